@@ -1,0 +1,1 @@
+"""The pages' templates and style sheet, installed as the package ``xots.templates``."""

@@ -1,0 +1,52 @@
+"""The memory store: for tests and throw-away runs. What it keeps dies with the process."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from ..errors import StaleWrite
+from .base import Lease, Stored, TokenStore
+
+__all__ = ["MemoryStore"]
+
+
+class MemoryStore(TokenStore):
+    """Keeps records in a dictionary; the lease is an ``asyncio.Lock``."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Stored] = {}
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    @classmethod
+    def from_url(cls, url: str) -> MemoryStore:
+        """``memory:`` and nothing after it."""
+        if url.rstrip("/") != "memory:":
+            raise ValueError("the memory store has no location: write just memory:")
+        return cls()
+
+    async def read(self, name: str) -> Stored | None:
+        """See ``TokenStore.read``."""
+        return self._kept.get(name)
+
+    async def swap(self, name: str, value: bytes, *, expected: str | None) -> str:
+        """See ``TokenStore.swap``."""
+        kept = self._kept.get(name)
+        if (kept.version if kept else None) != expected:
+            raise StaleWrite(f"{name} was written by somebody else meanwhile")
+        version = secrets.token_hex(8)
+        self._kept[name] = Stored(value, version)
+        return version
+
+    async def names(self) -> list[str]:
+        """See ``TokenStore.names``."""
+        return sorted(self._kept)
+
+    @asynccontextmanager
+    async def lease(self, name: str, ttl_seconds: float) -> AsyncIterator[Lease]:
+        """See ``TokenStore.lease``."""
+        async with self._locks[name]:
+            yield Lease()

@@ -1,0 +1,137 @@
+"""What happened, as small frozen types. The keeper emits them; the log, metrics and notices observe them.
+
+``str(event)`` is a sentence for the log; no event holds a secret, tokens appear as fingerprints. All times are
+aware UTC.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import ClassVar
+
+__all__ = [
+    "ConsentWasLost",
+    "Event",
+    "LoggedIn",
+    "LoginRefused",
+    "Observer",
+    "RefreshFailed",
+    "Refreshed",
+    "StoreDegraded",
+    "StoreRecovered",
+    "TokenRead",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something that happened to one account."""
+
+    level: ClassVar[int] = logging.INFO
+    account: str
+    at: datetime
+
+
+Observer = Callable[[Event], None]
+"""What is told of every event, at once and in order. It must not raise and must not wait."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggedIn(Event):
+    """A code exchange succeeded, and its tokens are kept."""
+
+    client_id: str
+    scopes: tuple[str, ...]
+    token: str
+    """Fingerprint of the refresh token."""
+
+    def __str__(self) -> str:
+        return f"logged in: client {self.client_id}, scopes {' '.join(self.scopes)}, refresh token #{self.token}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoginRefused(Event):
+    """A login did not succeed; whatever was live before still is."""
+
+    level: ClassVar[int] = logging.WARNING
+    reason: str
+
+    def __str__(self) -> str:
+        return f"login failed, nothing was changed: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refreshed(Event):
+    """Xero issued a new access token, and what it issued is kept."""
+
+    spent: str
+    """Fingerprint of the refresh token that was spent."""
+    issued: str | None
+    """Fingerprint of its successor; None when the answer held none."""
+    expires_at: datetime
+    seconds: float
+    """How long Xero took to answer."""
+
+    def __str__(self) -> str:
+        successor = f"refresh token #{self.issued} follows #{self.spent}" if self.issued else "no new refresh token"
+        return f"refreshed: {successor}; the access token expires at {self.expires_at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefreshFailed(Event):
+    """A refresh did not succeed. Nothing was lost; it is tried again at ``retry_not_before``."""
+
+    level: ClassVar[int] = logging.WARNING
+    kind: str
+    detail: str
+    tries: int
+    retry_not_before: datetime | None
+
+    def __str__(self) -> str:
+        when = f"at {self.retry_not_before:%H:%M:%S} UTC or after" if self.retry_not_before else "at once"
+        return f"refresh failed (try {self.tries}, {self.kind}): {self.detail}; the next try is {when}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsentWasLost(Event):
+    """Xero refused every refresh token that the record holds: a person must log in again."""
+
+    level: ClassVar[int] = logging.ERROR
+    reason: str
+
+    def __str__(self) -> str:
+        return f"the login is lost, a person must log in again: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreDegraded(Event):
+    """The store can't be read or written; access tokens are served from memory meanwhile."""
+
+    level: ClassVar[int] = logging.ERROR
+    reason: str
+
+    def __str__(self) -> str:
+        return f"the token store fails, serving from memory: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreRecovered(Event):
+    """The store works again, and all that was held in memory is written."""
+
+    def __str__(self) -> str:
+        return "the token store works again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenRead(Event):
+    """A caller was given the access token."""
+
+    level: ClassVar[int] = logging.DEBUG
+    token: str
+    """Fingerprint of the access token."""
+
+    def __str__(self) -> str:
+        return f"access token #{self.token} was read"

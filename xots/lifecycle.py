@@ -1,0 +1,505 @@
+"""The life of a login's tokens, as a pure state machine: what to do next, and what the record becomes.
+
+Nothing here does I/O, reads a clock or draws a random number: ``now`` is an argument (aware UTC), so is the
+jitter (0 to 1). The keeper asks ``next_step``, acts, and hands the outcome to ``after``; login and its end have
+functions of their own.
+
+Protocol facts: RFC 6749 (refresh, errors), and Xero's "token types" page: a refresh token is used once, a lost
+answer may be retried with the same token for 30 minutes, one that lies unused dies after 60 days.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from msgspec.structs import replace
+
+from .account import AccessToken, Account, Intent, Problem, RefreshToken, Secret
+
+__all__ = [
+    "ClientRefused",
+    "Issued",
+    "NotSent",
+    "Outcome",
+    "Policy",
+    "Refused",
+    "Spend",
+    "State",
+    "Step",
+    "Throttled",
+    "Unknown",
+    "Use",
+    "Wait",
+    "after",
+    "after_login",
+    "begin_refresh",
+    "demanded_ttl",
+    "good_for",
+    "is_ours",
+    "last_seconds",
+    "next_step",
+    "promised_ttl",
+    "refresh_due_at",
+    "state_of",
+    "tick_seconds",
+    "with_rival",
+]
+
+XERO_ACCESS_LIFE = timedelta(minutes=30)
+"""How long Xero's access tokens live; for shorter-lived ones the promises below shrink in proportion."""
+
+ASSUMED_LIFE = timedelta(minutes=5)
+"""An answer without a usable ``expires_in`` (RFC 6749 only recommends it) is taken to live this long."""
+
+LAST_SECONDS = timedelta(seconds=5)
+"""An access token with less left than this may die on its way to Xero: it is no longer served."""
+
+LONGEST_LIFE = timedelta(days=1)
+"""An ``expires_in`` beyond this is more likely a mistake than a promise."""
+
+CLOCK_SKEW = timedelta(seconds=10)
+"""The clocks of two hosts that share an account may differ by this much. A token that was issued further in the
+future than that tells of a clock which stepped back: its expiry can't be trusted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """The durations that the decisions rest on."""
+
+    refresh_ahead: timedelta = timedelta(seconds=300)
+    """An access token is refreshed this long before its end (at most half its life before), so nobody waits."""
+    min_ttl: timedelta = timedelta(seconds=60)
+    """A caller is promised a token that lives at least this long."""
+    refresh_lifetime: timedelta = timedelta(minutes=72000)
+    """A refresh token is rotated before it is this old. Xero's die after 60 days unused; the default is 50."""
+    tick: timedelta = timedelta(seconds=15)
+    """How often it is looked whether a refresh is due."""
+    grace: timedelta = timedelta(minutes=30)
+    """How long Xero takes a spent refresh token once more (Xero: "token types")."""
+    first_wait: timedelta = timedelta(seconds=1)
+    """The first retry comes within this; each further wait may be twice as long."""
+    longest_backoff: timedelta = timedelta(seconds=60)
+    """Back-off never waits longer: some 30 tries fit into the grace, and an outage is over within a minute for us."""
+    slow_wait: timedelta = timedelta(minutes=5)
+    """The wait after ``invalid_client``, which only an operator can mend, and the most that a 429 may ask for while
+    a refresh is open: several tries must still fall inside the grace."""
+    longest_wait: timedelta = timedelta(hours=1)
+    """The most that a 429 may ask for otherwise. A ``retry_not_before`` further off comes from a clock that stepped."""
+    proving_wait: timedelta = timedelta(minutes=5)
+    """A rival that arrived is proved or dropped by a refresh this soon, well inside the grace."""
+
+
+# ---------------------------------------------------------------------------------------------- outcomes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Issued:
+    """Xero issued an access token, and with it, as a rule, a new refresh token."""
+
+    access_token: Secret
+    token_type: str = "Bearer"  # noqa: S105 - RFC 6750's name of the scheme
+    life: timedelta | None = None
+    """None when the answer held no usable ``expires_in``."""
+    refresh_token: Secret | None = None
+    scopes: tuple[str, ...] | None = None
+    """None when the answer did not say: RFC 6749 section 5.1 then means the scopes that were asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Failure:
+    detail: str
+    """What happened, in words; never holds a secret."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotSent(_Failure):
+    """The request never left (DNS, connection refused, TLS): the token is not spent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unknown(_Failure):
+    """The request may have been carried out: no answer, half an answer, or one that says nothing about the token."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Throttled(_Failure):
+    """429: not carried out."""
+
+    retry_after: timedelta | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientRefused(_Failure):
+    """Xero refused the client or the request itself (``invalid_client`` and its like): the token is not spent."""
+
+    code: str
+    """The OAuth error code (RFC 6749 section 5.2)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused(_Failure):
+    """``invalid_grant``: Xero will never issue from this token, or code, again."""
+
+
+Outcome = Issued | NotSent | Unknown | Throttled | ClientRefused | Refused
+
+
+# ------------------------------------------------------------------------------------------------- state
+
+
+class State(StrEnum):
+    """Where a login stands."""
+
+    NO_CREDENTIALS = "no-credentials"
+    NOT_LOGGED_IN = "not-logged-in"
+    CONNECTED = "connected"
+    REFRESH_FAILING = "refresh-failing"
+    CONSENT_LOST = "consent-lost"
+    REVOKED = "revoked"
+
+
+def state_of(account: Account, now: datetime, policy: Policy | None = None) -> State:
+    """The named state that the record is in."""
+    if account.client_id is None:
+        return State.NO_CREDENTIALS
+    if account.consent_id is None:
+        return State.NOT_LOGGED_IN if account.ended_at is None else State.REVOKED
+    if next(candidates(account, now, policy or Policy()), None) is None:
+        return State.CONSENT_LOST
+    return State.REFRESH_FAILING if account.tries else State.CONNECTED
+
+
+def good_for(account: Account, now: datetime) -> timedelta:
+    """How long the access token may still be served; zero when there is none, it is dead or nobody is logged in."""
+    access = account.access
+    if access is None or account.consent_id is None or _from_the_future(access, now):
+        return timedelta(0)
+    return max(access.expires_at - max(now, access.issued_at), timedelta(0))
+
+
+def _from_the_future(access: AccessToken, now: datetime) -> bool:
+    return access.issued_at - now > CLOCK_SKEW
+
+
+def promised_ttl(account: Account, policy: Policy) -> timedelta:
+    """The least life that a caller is promised: ``min_ttl``, at most a quarter of a life shorter than Xero's."""
+    if account.access is None:
+        return policy.min_ttl
+    life = timedelta(seconds=account.access.life_seconds)
+    return min(policy.min_ttl, life / 4) if life < XERO_ACCESS_LIFE else policy.min_ttl
+
+
+def last_seconds(account: Account, policy: Policy) -> timedelta:
+    """An access token that lives less than this is never served, whatever else fails."""
+    return min(LAST_SECONDS, promised_ttl(account, policy))
+
+
+def demanded_ttl(account: Account, policy: Policy, asked: timedelta | None) -> timedelta:
+    """The life that one caller is to get: what is promised to all, or more if ``asked``.
+
+    What is asked for is capped at nine tenths of a fresh token's life, so that one caller can't have a token that
+    was just minted refreshed again.
+    """
+    promised = promised_ttl(account, policy)
+    if asked is None:
+        return promised
+    life = timedelta(seconds=account.access.life_seconds) if account.access else XERO_ACCESS_LIFE
+    return max(promised, min(asked, life * 0.9))
+
+
+def tick_seconds(account: Account, policy: Policy) -> float:
+    """How often to look, in seconds: ``tick``, at most an eighth of a life shorter than Xero's."""
+    tick = policy.tick.total_seconds()
+    if account.access is None or account.access.life_seconds >= XERO_ACCESS_LIFE.total_seconds():
+        return tick
+    return max(min(tick, account.access.life_seconds / 8), 0.1)
+
+
+# ------------------------------------------------------------------------------------------- what to do
+
+
+@dataclass(frozen=True)
+class Use:
+    """Nothing is due: what the record holds is to be used."""
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Something is due, but not before ``until``."""
+
+    until: datetime
+
+
+@dataclass(frozen=True)
+class Spend:
+    """Refresh with this token now."""
+
+    token: RefreshToken
+
+
+Step = Use | Wait | Spend
+
+
+def candidates(account: Account, now: datetime, policy: Policy) -> Iterator[RefreshToken]:
+    """The refresh tokens worth spending, the best first.
+
+    ``current`` whatever its age, since only Xero's word condemns a token; then rivals that were never spent, then
+    those spent within the grace; newest first. A rival spent before that is left alone: Xero refuses it, and may
+    answer reuse by ending the whole chain.
+    """
+    if account.current and not account.current.refused_at:
+        yield account.current
+    live = [r for r in account.rivals if not r.refused_at and _within_grace(r, now, policy)]
+    yield from sorted(live, key=lambda r: (r.first_spent_at is None, r.obtained_at), reverse=True)
+
+
+def _within_grace(token: RefreshToken, now: datetime, policy: Policy) -> bool:
+    return token.first_spent_at is None or now - token.first_spent_at < policy.grace
+
+
+def refresh_due_at(account: Account, policy: Policy) -> datetime | None:
+    """When the next refresh is due, back-off aside; None when nobody is logged in.
+
+    The earliest of: an open intent, a refused token or no access token (all at once), ``refresh_ahead`` before the
+    access token's end, the refresh token's age reaching ``refresh_lifetime``, and the proving of a rival that was
+    never spent.
+    """
+    current, access = account.current, account.access
+    if account.consent_id is None or current is None:
+        return None
+    if account.intent:
+        return account.intent.began_at
+    if current.refused_at:
+        return current.refused_at
+    if access is None:
+        return current.obtained_at
+    ahead = min(policy.refresh_ahead, timedelta(seconds=access.life_seconds) / 2)
+    proofs = (r.obtained_at + policy.proving_wait for r in account.rivals if not (r.first_spent_at or r.refused_at))
+    return min(access.expires_at - ahead, current.obtained_at + policy.refresh_lifetime, *proofs)
+
+
+def next_step(
+    account: Account, now: datetime, policy: Policy, *, needed: timedelta | None = None, meant: str | None = None
+) -> Step:
+    """What to do about the tokens now.
+
+    ``needed`` is the life that a caller asks for, if one does: a token that lives less is refreshed although it
+    is not yet due. ``meant`` is the fingerprint of the refresh token that somebody wants spent whether due or not:
+    if it is no longer the current one, somebody else has refreshed meanwhile and there is nothing to force.
+    """
+    due_at = refresh_due_at(account, policy)
+    token = next(candidates(account, now, policy), None)
+    if due_at is None or token is None:
+        return Use()
+    # An intent or an access token from the future is a clock that stepped back: the refresh is due now.
+    stepped = account.intent is not None or (account.access is not None and _from_the_future(account.access, now))
+    short = needed is not None and good_for(account, now) < needed
+    forced = meant is not None and account.current is not None and account.current.value.fingerprint == meant
+    if due_at > now and not (stepped or short or forced):
+        return Use()
+    until = account.retry_not_before
+    # The clock may have stepped under the wait too: one further off than is ever asked for counts as reached.
+    if until is not None and now < until <= now + _longest_wait(account, policy) + policy.first_wait:
+        return Wait(until)
+    return Spend(token)
+
+
+def _longest_wait(account: Account, policy: Policy) -> timedelta:
+    """The longest wait between tries: while a refresh is open, several must fall inside the grace."""
+    return policy.slow_wait if account.intent else policy.longest_wait
+
+
+# ------------------------------------------------------------------------------------ what it becomes
+
+
+def begin_refresh(account: Account, token: RefreshToken, *, by: str, now: datetime) -> Account:
+    """The record with the intent to spend ``token``, to be written before the request is sent."""
+    stamped = token.first_spent_at is None
+    intent = Intent(by=by, began_at=now, fingerprint=token.value.fingerprint, stamped=stamped)
+    if stamped:
+        account = _replaced(account, replace(token, first_spent_at=now))
+    return replace(account, intent=intent)
+
+
+def after(account: Account, outcome: Outcome, *, now: datetime, policy: Policy, jitter: float) -> Account:
+    """The record after the refresh that its intent speaks of came to ``outcome``. ``jitter`` is in [0, 1)."""
+    match outcome:
+        case Issued():
+            return after_issued(account, outcome, now=now, policy=policy)
+        case Refused():
+            return after_refused(account, outcome, now=now)
+        case Unknown():
+            return _failed(account, outcome, "unknown", now, _backoff(account, policy, jitter))
+        case NotSent():
+            return _failed(_unspent(account), outcome, "not-sent", now, _backoff(account, policy, jitter))
+        case Throttled():
+            account = _unspent(account)
+            wait = _backoff(account, policy, jitter)
+            if outcome.retry_after is not None:
+                # The jitter comes on top, so that a crowd sent away together does not come back together.
+                wait = min(outcome.retry_after, _longest_wait(account, policy)) + jitter * policy.first_wait
+            return _failed(account, outcome, "throttled", now, wait)
+        case ClientRefused():
+            return _failed(_unspent(account), outcome, "client-refused", now, policy.slow_wait * (0.5 + jitter / 2))
+
+
+def after_issued(account: Account, issued: Issued, *, now: datetime, policy: Policy) -> Account:
+    """The record after an answer with tokens: the new one is current, the spent one is kept beside it."""
+    intent, spent = account.intent, _spent_token(account)
+    # The answer to a retry may be a replay of the lost one, so its token's life counts from the first try.
+    began = min(spent.first_spent_at or now, intent.began_at, now) if intent else now
+    account = replace(
+        account,
+        access=_access_token(issued, began),
+        scopes_granted=issued.scopes if issued.scopes is not None else account.scopes_granted,
+        refreshed_at=now,
+        refreshed_by=intent.by if intent else None,
+        tries=0,
+        problem=None,
+        retry_not_before=None,
+    )
+    if issued.refresh_token is None:
+        return _not_rotated(account, spent, now=now, policy=policy)
+    rest = tuple(t for t in _others(account, spent) if _worth_keeping(t, spent, now, policy))
+    if issued.refresh_token != spent.value:  # one that answers with the same token does not rotate
+        rest = (spent, *rest)
+    successor = RefreshToken(value=issued.refresh_token, obtained_at=now)
+    return replace(account, current=successor, rivals=rest, intent=None, unrotated=0)
+
+
+def _not_rotated(account: Account, spent: RefreshToken, *, now: datetime, policy: Policy) -> Account:
+    """An answer without a refresh token: was it dropped on the way, or does this server not rotate?
+
+    The first time the intent stays, and one more try inside the grace asks again; the second time in a row it is
+    the server's way, and the token counts as fresh.
+    """
+    if account.unrotated == 0:
+        return replace(account, unrotated=1, retry_not_before=now + policy.first_wait)
+    fresh = replace(spent, obtained_at=now, first_spent_at=None)
+    rest = tuple(t for t in _others(account, spent) if _worth_keeping(t, spent, now, policy))
+    return replace(account, current=fresh, rivals=rest, intent=None, unrotated=2)
+
+
+def _worth_keeping(token: RefreshToken, proved: RefreshToken, now: datetime, policy: Policy) -> bool:
+    """May Xero still take ``token``, and could it matter, now that ``proved`` was accepted?"""
+    if token.refused_at:
+        return False
+    if token.first_spent_at is None:  # a rival: dropped once another token was proved after it arrived
+        return token.obtained_at > (proved.first_spent_at or now)
+    return now - token.first_spent_at < policy.grace
+
+
+def after_refused(account: Account, refused: Refused, *, now: datetime) -> Account:
+    """The record after ``invalid_grant``: the token that was spent is condemned, the others stay."""
+    account = _replaced(account, replace(_spent_token(account), refused_at=now))
+    return replace(
+        account,
+        intent=None,
+        tries=account.tries + 1,
+        retry_not_before=None,
+        problem=Problem(kind="refused", detail=refused.detail, at=now),
+    )
+
+
+def after_login(
+    account: Account,
+    issued: Issued,
+    *,
+    consent_id: str,
+    client_id: str,
+    client_secret: Secret | None,
+    token_url: str,
+    tenant_id: str | None,
+    scopes_asked: tuple[str, ...],
+    began_at: datetime,
+    now: datetime,
+) -> Account:
+    """The record after a code exchange: a new consent, with nothing left of the one before but the generation."""
+    token = issued.refresh_token
+    return Account(
+        generation=account.generation,
+        write_id=account.write_id,
+        client_id=client_id,
+        client_secret=client_secret,
+        token_url=token_url,
+        tenant_id=tenant_id,
+        consent_id=consent_id,
+        consented_at=now,
+        scopes_asked=scopes_asked,
+        scopes_granted=scopes_asked if issued.scopes is None else issued.scopes,
+        access=_access_token(issued, began_at),
+        current=RefreshToken(value=token, obtained_at=now) if token else None,
+        refreshed_at=now,
+    )
+
+
+def with_rival(account: Account, token: RefreshToken) -> Account:
+    """The record with one more refresh token of the same consent, which a process that slept past its lease brings."""
+    return replace(account, rivals=(token, *(r for r in account.rivals if r.value != token.value)))
+
+
+def is_ours(account: Account, other: Account) -> bool:
+    """Do both records speak of the same consent?"""
+    return account.consent_id is not None and account.consent_id == other.consent_id
+
+
+# ---------------------------------------------------------------------------------------------- helpers
+
+
+def _failed(account: Account, outcome: _Failure, kind: str, now: datetime, wait: timedelta) -> Account:
+    return replace(
+        account,
+        tries=account.tries + 1,
+        retry_not_before=now + wait,
+        problem=Problem(kind=kind, detail=outcome.detail, at=now),
+    )
+
+
+def _backoff(account: Account, policy: Policy, jitter: float) -> timedelta:
+    """Full jitter: a random part of a wait that doubles with every try, up to a cap."""
+    ceiling: timedelta = policy.first_wait * 2 ** min(account.tries, 20)
+    return min(ceiling, policy.longest_backoff) * jitter
+
+
+def _unspent(account: Account) -> Account:
+    """The record after an answer which shows that this try did not spend the token.
+
+    If an earlier try may have spent it, the intent stays open and the token's first-spent time stands.
+    """
+    if account.intent is None or not account.intent.stamped:
+        return account
+    return replace(_replaced(account, replace(_spent_token(account), first_spent_at=None)), intent=None)
+
+
+def _tokens(account: Account) -> tuple[RefreshToken, ...]:
+    return (account.current, *account.rivals) if account.current else account.rivals
+
+
+def _spent_token(account: Account) -> RefreshToken:
+    """The token that the intent speaks of."""
+    if account.intent:
+        for token in _tokens(account):
+            if token.value.fingerprint == account.intent.fingerprint:
+                return token
+    raise LookupError("the record holds no intent, or not the token that its intent speaks of")
+
+
+def _others(account: Account, token: RefreshToken) -> tuple[RefreshToken, ...]:
+    return tuple(t for t in _tokens(account) if t.value != token.value)
+
+
+def _replaced(account: Account, token: RefreshToken) -> Account:
+    """The record with ``token`` in the place of the one with the same value."""
+    if account.current and account.current.value == token.value:
+        return replace(account, current=token)
+    return replace(account, rivals=tuple(token if r.value == token.value else r for r in account.rivals))
+
+
+def _access_token(issued: Issued, began: datetime) -> AccessToken:
+    life = min(issued.life, LONGEST_LIFE) if issued.life else ASSUMED_LIFE
+    return AccessToken(
+        value=issued.access_token, token_type=issued.token_type, issued_at=began, expires_at=began + life
+    )

@@ -1,0 +1,42 @@
+"""The tick: a ``PeriodicCallback`` that asks the keeper to do what is due.
+
+It compares wall-clock times at every tick and never sleeps until an expiry, so a suspended machine or a clock that
+steps is noticed at the next one.
+"""
+
+from __future__ import annotations
+
+from tornado.ioloop import IOLoop, PeriodicCallback
+
+from .keeper import TokenKeeper
+from .lifecycle import tick_seconds
+
+__all__ = ["Rotation"]
+
+JITTER = 0.1
+"""Each wait varies by this part, so that processes which were started together don't tick together."""
+
+
+class Rotation:
+    """Calls ``keeper.tend()`` at every tick; a tick that finds the one before still at work passes."""
+
+    def __init__(self, keeper: TokenKeeper) -> None:
+        self._keeper = keeper
+        self._callback = PeriodicCallback(self.tick, self._milliseconds(), jitter=JITTER)
+
+    def start(self) -> None:
+        """Begin to tick, in the running event loop, and at once: a refresh that was cut off is due now."""
+        self._callback.start()
+        IOLoop.current().add_callback(self.tick)
+
+    def stop(self) -> None:
+        """Tick no more. What a tick began goes on to its end in the keeper."""
+        self._callback.stop()
+
+    async def tick(self) -> None:
+        """One tick, now. The next one follows the life of the token that is there then."""
+        await self._keeper.tend()
+        self._callback.callback_time = self._milliseconds()
+
+    def _milliseconds(self) -> float:
+        return tick_seconds(self._keeper.account, self._keeper.policy) * 1000

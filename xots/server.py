@@ -1,0 +1,185 @@
+"""Wiring: sockets, the keeper, the tick and the web application, from start to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from ipaddress import ip_address
+
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+
+from .backends import open_store
+from .errors import XotsError
+from .events import Event, Observer
+from .keeper import TokenKeeper, utc_now
+from .rotation import Rotation
+from .sealing import Sealer
+from .settings import Settings
+from .web.app import make_app
+from .web.guard import allowed_hosts
+from .web.handler import InFlight, WebConfig
+from .xero import XeroClient
+
+__all__ = ["CannotStart", "Server", "log_event", "serve", "stop_signal"]
+
+logger = logging.getLogger("xots")
+
+LONGEST_REQUEST = 64 << 10
+"""In bytes: the largest thing that anybody has to send is the form with the credentials."""
+
+
+LOOPBACK = ("127.0.0.1", "localhost")
+
+
+class CannotStart(XotsError):
+    """The server can't start; the message says why and what to do."""
+
+
+def log_event(event: Event) -> None:
+    """The observer that writes events to the log."""
+    logger.log(event.level, "%s: %s", event.account, event)
+
+
+class Server:
+    """One running server.
+
+    Args:
+        settings: what it is told.
+        clock: the current time, aware UTC.
+        observers: what is told of every event, besides the log.
+    """
+
+    def __init__(
+        self, settings: Settings, *, clock: Callable[[], datetime] = utc_now, observers: Sequence[Observer] = ()
+    ) -> None:
+        self.settings = settings
+        # Whoever can read a cookie's seal could read the credentials in it; it lives as long as a login, so the
+        # key need not outlive the process, and neither does what the memory store keeps.
+        self._sealer = Sealer.for_this_process()
+        self.keeper = TokenKeeper(
+            open_store(settings.store),
+            XeroClient(settings.endpoints, clock=clock),
+            self._sealer,
+            policy=settings.policy,
+            name=settings.account,
+            configured=settings.credentials,
+            observers=[log_event, *observers],
+            clock=clock,
+        )
+        self.rotation = Rotation(self.keeper)
+        self.port = settings.port
+        self._http: HTTPServer | None = None
+        self._in_flight = InFlight()
+
+    @property
+    def url(self) -> str:
+        """Where programs reach it."""
+        host = self.settings.address
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    @property
+    def redirect_uri(self) -> str:
+        """The redirect URI to register at Xero; without one set it follows the port that is really used."""
+        return self.settings.redirect or f"http://localhost:{self.port}/code"
+
+    async def start(self) -> None:
+        """Listen, read the record, and begin to tick.
+
+        Raises:
+            CannotStart: the address can't be listened on.
+            StoreUnavailable, SealError: the record can't be read.
+        """
+        sockets = listen(self.settings.address, self.settings.port)
+        self.port = sockets[0].getsockname()[1]
+        try:
+            await self.keeper.start()
+        except BaseException:
+            for listening in sockets:
+                listening.close()
+            raise
+        config = WebConfig(
+            redirect_uri=self.redirect_uri,
+            authorize_url=self.settings.authorize_url,
+            token_url=self.settings.token_url,
+            scopes=self.settings.scopes,
+            tenant_id=self.settings.tenant_id,
+            pkce=self.settings.pkce,
+            refresh_lifetime=self.settings.policy.refresh_lifetime,
+            hosts=allowed_hosts(self.settings.address, [self.port], self.redirect_uri),
+        )
+        app = make_app(self.keeper, self._sealer, config, self._in_flight)
+        self._http = HTTPServer(app, max_body_size=LONGEST_REQUEST, max_buffer_size=LONGEST_REQUEST * 2)
+        self._http.add_sockets(sockets)
+        self.rotation.start()
+
+    async def stop(self) -> None:
+        """Take no more requests, conclude and keep what was begun, answer who still waits, and close."""
+        self.rotation.stop()
+        if self._http is not None:
+            self._http.stop()
+        await self.keeper.close()
+        if self._http is not None:
+            # Whoever waited for the token that was just kept gets it before the connections close.
+            await self._in_flight.none(within_seconds=2)
+            await self._http.close_all_connections()
+
+
+def listen(address: str, port: int) -> list[socket.socket]:
+    """The sockets to serve on. ``127.0.0.1`` and ``localhost`` take ``::1`` too, where the machine has it.
+
+    A browser sends the redirect to ``localhost``, which may mean ``::1``: if somebody else listened there, he would
+    get the code.
+
+    Raises:
+        CannotStart: an address can't be listened on.
+    """
+    addresses = ["127.0.0.1", "::1"] if address in LOOPBACK else [address]
+    sockets: list[socket.socket] = []
+    for one in addresses:
+        family = socket.AF_INET6 if ip_address(one).version == 6 else socket.AF_INET
+        try:
+            sockets += bind_sockets(sockets[0].getsockname()[1] if sockets else port, one, family)
+        except OSError as error:
+            if sockets and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                continue  # a machine without IPv6: nobody else can listen there either
+            for opened in sockets:
+                opened.close()
+            raise CannotStart(_why_not(one, port, error)) from None
+    return sockets
+
+
+def _why_not(address: str, port: int, error: OSError) -> str:
+    where = f"{address} port {port}"
+    if error.errno == errno.EADDRINUSE:
+        return f"another program listens on {where} already; stop it, or choose another port with --port"
+    if error.errno == errno.EACCES:
+        return f"there is no permission to listen on {where}; ports below 1024 need it, choose another with --port"
+    return f"can't listen on {where}: {error.strerror}; choose another address with --address"
+
+
+def stop_signal() -> asyncio.Event:
+    """An event that is set by the first SIGINT or SIGTERM. Further ones change nothing: a refresh is concluded."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+async def serve(settings: Settings) -> None:
+    """Run a server until SIGINT or SIGTERM."""
+    stop = stop_signal()
+    server = Server(settings)
+    await server.start()
+    logger.info("serving on %s; the redirect URI to register at Xero is %s", server.url, server.redirect_uri)
+    try:
+        await stop.wait()
+        logger.info("stopping")
+    finally:
+        await server.stop()
+    logger.info("stopped")

@@ -1,0 +1,328 @@
+"""Every setting, declared once: name, type, default, help; and the sources they come from.
+
+A setting ``token_url`` is ``--token-url`` on the command line, ``XOTS_TOKEN_URL`` in the environment, a file
+``token_url`` in the systemd credentials directory and ``token_url:`` in the YAML file; the first source that has it
+wins, in that order. All problems are collected and told at once, each with the source and key it came from.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from datetime import timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from .account import Secret
+from .backends import scheme_of
+from .errors import SettingsError, StoreError
+from .lifecycle import Policy
+from .xero import XERO, Credentials, Endpoints
+
+__all__ = ["DEFAULT_SCOPES", "Settings", "load"]
+
+DEFAULT_SCOPES = ("offline_access", "accounting.transactions", "accounting.reports.read")
+
+
+def _integer(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.removeprefix("-").isdecimal() or not low <= int(text) <= high:
+            raise ValueError(f"{text!r} is not a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def _seconds(low: float, high: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = -1
+        if not low <= seconds <= high:
+            raise ValueError(f"{text!r} is not a number of seconds from {low:g} to {high:g}")
+        return seconds
+
+    return parse
+
+
+def _boolean(text: str) -> bool:
+    words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+    if text.lower() not in words:
+        raise ValueError(f"{text!r} is neither true nor false")
+    return words[text.lower()]
+
+
+def _choice(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text.lower() not in choices:
+            raise ValueError(f"{text!r} is none of: {', '.join(choices)}")
+        return text.lower()
+
+    return parse
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ip_address(text.strip("[]")))
+    except ValueError:
+        if text == "localhost":
+            return text
+        raise ValueError(f"{text!r} is not an IP address") from None
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.fragment:
+        raise ValueError(f"{text!r} is not an http or https URL")
+    if parts.port == 0:  # .port also raises ValueError for one that is no port
+        raise ValueError(f"{text!r} has no usable port")
+    return text
+
+
+def _url_or_nothing(text: str) -> str:
+    return _url(text) if text else ""
+
+
+def _redirect(text: str) -> str:
+    parts = urlsplit(_url(text))
+    if parts.query:
+        raise ValueError(f"{text!r} has a query string, which a redirect URI must not have here")
+    if parts.path != "/code":
+        raise ValueError(f"{text!r} does not end in /code, where this server takes Xero's answer")
+    return text
+
+
+def _scopes(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(text.replace(",", " ").split()))
+    if not names:
+        raise ValueError("no scope is named")
+    for name in names:
+        if not all("!" <= c <= "~" and c not in '"\\' for c in name):  # RFC 6749 section 3.3
+            raise ValueError(f"the scope {name!r} has a character that no scope may have")
+    if "offline_access" not in names:
+        raise ValueError("offline_access is missing: without it Xero issues no refresh token")
+    return names
+
+
+def _printable(text: str) -> str:
+    if not text or not text.isprintable() or " " in text:
+        raise ValueError("it is empty, or has a space or a control character")
+    return text
+
+
+def _secret(text: str) -> Secret:
+    return Secret(_printable(text))
+
+
+def _account_name(text: str) -> str:
+    if not 0 < len(text) <= 64 or text.startswith("lease-") or not all(c in _NAME_LETTERS for c in text):
+        raise ValueError(f"{text!r} is not a name of up to 64 lower-case letters, digits and hyphens")
+    return text
+
+
+_NAME_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
+
+
+def _store(text: str) -> str:
+    try:
+        scheme_of(text)
+    except StoreError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
+def _setting(
+    default: Any,
+    parse: Callable[[str], Any],
+    help: str,  # noqa: A002 - argparse's word for it
+    *,
+    letter: str | None = None,
+    shown: str | None = None,
+    secret: bool = False,
+) -> Any:
+    """A setting. ``shown`` is how the default reads in the help where its value would not do."""
+    return field(
+        default=default, metadata={"parse": parse, "help": help, "letter": letter, "shown": shown, "secret": secret}
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a server is told. ``sources`` says where each setting that is not a default was set."""
+
+    port: int = _setting(5001, _integer(0, 65535), "port to run on", letter="p")
+    address: str = _setting("127.0.0.1", _address, "network address to run on", letter="n")
+    redirect: str | None = _setting(
+        None, _redirect, "oauth2 redirect address", letter="r", shown="http://localhost:5001/code"
+    )
+    scopes: tuple[str, ...] = _setting(
+        DEFAULT_SCOPES, _scopes, "oauth2 scopes", letter="o", shown=", ".join(DEFAULT_SCOPES)
+    )
+    refreshmins: int = _setting(
+        72000, _integer(1, 86400), "set lifetime of refresh token (default 50 days)", letter="m"
+    )
+    client_id: str | None = _setting(None, _printable, "client id of the app at Xero; without it a form asks for it")
+    client_secret: Secret | None = _setting(None, _secret, "client secret of the app at Xero", secret=True)
+    tenant_id: str | None = _setting(None, _printable, "id of the organisation to use")
+    account: str = _setting("default", _account_name, "name of the account in the store")
+    store: str = _setting("memory:", _store, "where the login is kept, as a URL")
+    authorize_url: str = _setting(XERO.authorize_url, _url, "where the person is sent to log in")
+    token_url: str = _setting(XERO.token_url, _url, "where tokens are issued")
+    revoke_url: str = _setting(XERO.revoke_url, _url, "where tokens are revoked")
+    connections_url: str = _setting(
+        XERO.connections_url, _url_or_nothing, "where the connected organisations are listed; empty: there are none"
+    )
+    pkce: bool = _setting(True, _boolean, "whether a login uses PKCE")
+    refresh_ahead: float = _setting(
+        300.0, _seconds(0, 86400), "refresh this many seconds before the access token's end"
+    )
+    min_ttl: float = _setting(60.0, _seconds(0, 86400), "callers get a token that lives at least this many seconds")
+    tick: float = _setting(15.0, _seconds(0.1, 300), "seconds between looks at what is due")
+    log_level: str = _setting("info", _choice("debug", "info", "warning", "error"), "least level of what is logged")
+
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def redirect_uri(self) -> str:
+        """The redirect URI: the one that was set, else ``localhost`` at the port."""
+        return self.redirect or f"http://localhost:{self.port}/code"
+
+    @property
+    def credentials(self) -> Credentials | None:
+        """The client's credentials, if the settings hold them."""
+        if self.client_id is None:
+            return None
+        return Credentials(client_id=self.client_id, client_secret=self.client_secret)
+
+    @property
+    def endpoints(self) -> Endpoints:
+        """Where the identity server is."""
+        return Endpoints(
+            authorize_url=self.authorize_url,
+            token_url=self.token_url,
+            revoke_url=self.revoke_url,
+            connections_url=self.connections_url,
+        )
+
+    @property
+    def policy(self) -> Policy:
+        """The durations that decide what is due."""
+        return Policy(
+            refresh_ahead=timedelta(seconds=self.refresh_ahead),
+            min_ttl=timedelta(seconds=self.min_ttl),
+            refresh_lifetime=timedelta(minutes=self.refreshmins),
+            tick=timedelta(seconds=self.tick),
+        )
+
+
+def declared() -> list[Field[Any]]:
+    """The settings as dataclass fields, in the order of the help."""
+    return [f for f in fields(Settings) if "parse" in f.metadata]
+
+
+def default_shown(setting: Field[Any]) -> str | None:
+    """A setting's default as the help and the README show it; None when there is none."""
+    if setting.metadata["shown"]:
+        return str(setting.metadata["shown"])
+    if setting.default is None or setting.default is MISSING:
+        return None
+    return str(setting.default).lower() if isinstance(setting.default, bool) else f"{setting.default}"
+
+
+def load(arguments: Mapping[str, str], environment: Mapping[str, str], config: Path | None = None) -> Settings:
+    """The settings from all their sources.
+
+    Args:
+        arguments: what the command line set, by setting name.
+        environment: the process's environment.
+        config: a YAML file, or None.
+
+    Raises:
+        SettingsError: with every problem of every source.
+    """
+    problems: list[str] = []
+    sources: list[tuple[Callable[[str], str], Mapping[str, str]]] = [
+        (lambda name: f"--{name.replace('_', '-')}", arguments),
+        (lambda name: f"XOTS_{name.upper()}", _of_environment(environment)),
+    ]
+    if directory := environment.get("CREDENTIALS_DIRECTORY"):
+        folder = Path(directory)
+        sources.append((lambda name: f"{folder / name}", _of_credentials(folder, problems)))
+    if config is not None:
+        sources.append((lambda name: f"{config}: {name}", _of_yaml(config, problems)))
+
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for setting in declared():
+        for place, source in sources:
+            if setting.name not in source:
+                continue
+            origins[setting.name] = place(setting.name)
+            try:
+                values[setting.name] = setting.metadata["parse"](source[setting.name])
+            except ValueError as error:
+                problems.append(f"{origins[setting.name]}: {error}")
+            break
+    if "client_secret" in values and "client_id" not in values:
+        problems.append(f"{origins['client_secret']}: a client secret without a client id (set client_id too)")
+    if problems:
+        raise SettingsError(problems)
+    return Settings(**values, sources=origins)
+
+
+def _of_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """``XOTS_…`` variables; an empty one counts as not set, as is the custom."""
+    return {
+        s.name: environment[f"XOTS_{s.name.upper()}"] for s in declared() if environment.get(f"XOTS_{s.name.upper()}")
+    }
+
+
+def _of_credentials(folder: Path, problems: list[str]) -> dict[str, str]:
+    """Files of systemd's credentials directory that bear a setting's name."""
+    found = {}
+    for setting in declared():
+        path = folder / setting.name
+        if not path.is_file():
+            continue
+        try:
+            found[setting.name] = path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            problems.append(f"{path}: it can't be read: {error}")
+    return found
+
+
+def _of_yaml(path: Path, problems: list[str]) -> dict[str, str]:
+    """The keys of a YAML file, as the texts that the other sources would give."""
+    import yaml  # here, since a start without --config need not pay for it
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:  # its own text quotes the line, which may hold a secret
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        problems.append(f"{path}{line}: this is not YAML: {error.problem}")
+        return {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        problems.append(f"{path}: it can't be read: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}")
+        return {}
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        problems.append(f"{path}: it is not a list of settings, one 'name: value' a line")
+        return {}
+    names = [setting.name for setting in declared()]
+    found = {}
+    for key, value in content.items():
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, n=1)
+            problems.append(f"{path}: {key}: no such setting{f' (did you mean {near[0]}?)' if near else ''}")
+        elif isinstance(value, list):
+            found[key] = " ".join(str(item) for item in value)
+        elif isinstance(value, dict):
+            problems.append(f"{path}: {key}: a single value is wanted here")
+        elif value is not None:
+            found[key] = str(value).lower() if isinstance(value, bool) else str(value)
+    return found

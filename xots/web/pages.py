@@ -1,0 +1,281 @@
+"""What a person sees: the form for the credentials, the way to Xero, and the way back.
+
+Nothing about a login is held here between its requests. A sealed cookie carries it, HttpOnly and SameSite=Lax, one
+for each login that is begun: the ``state``, the PKCE verifier, the credentials, tenant and scopes. So any process of
+a cluster can finish it, two tabs don't disturb each other, and only the browser that began a login can finish it
+(RFC 9700 section 2.1).
+"""
+
+from __future__ import annotations
+
+import secrets
+from datetime import datetime, timedelta
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+from tornado.web import HTTPError
+
+from ..account import Secret
+from ..errors import LoginFailed, SealError
+from ..keeper import LoginAttempt
+from ..xero import Credentials, authorize_url, new_code_verifier
+from .guard import is_loopback_name
+from .handler import Handler
+
+__all__ = ["ROUTES"]
+
+LOGIN_LIFE = timedelta(minutes=10)
+"""How long a login that was begun may take; a code itself lives 5 minutes."""
+
+MOST_LOGINS = 4
+"""So many logins may be under way in one browser; beginning another forgets the oldest."""
+
+FORM_COOKIE = "xots-form"
+LOGIN_COOKIE = "xots-login-"
+
+
+class Form(msgspec.Struct, frozen=True):
+    """What was entered in the form, on its way from ``/login`` to ``/home``."""
+
+    client_id: str
+    client_secret: str | None
+    tenant_id: str | None
+    at: datetime
+
+    def __repr__(self) -> str:
+        return f"Form(client_id={self.client_id!r})"
+
+
+class Login(msgspec.Struct, frozen=True):
+    """A login that was begun, on its way from ``/home`` through Xero to ``/code``."""
+
+    state: str
+    verifier: str | None
+    client_id: str
+    client_secret: str | None
+    tenant_id: str | None
+    scopes: tuple[str, ...]
+    redirect_uri: str
+    at: datetime
+
+    def __repr__(self) -> str:
+        return f"Login(client_id={self.client_id!r})"
+
+
+C = TypeVar("C", Form, Login)
+
+
+class Page(Handler):
+    """A handler for a person's browser."""
+
+    def prepare(self) -> None:
+        """Send a browser that came to another name of loopback to the redirect URI's: cookies belong to a name."""
+        super().prepare()
+        here, there = urlsplit(f"//{self.request.host.lower()}"), urlsplit(self.config.redirect_uri)
+        if (
+            self.request.method in ("GET", "HEAD")
+            and self.request.path != "/code"
+            and here.netloc != there.netloc.lower()
+            and is_loopback_name(here.hostname or "")
+            and is_loopback_name(there.hostname or "")
+        ):
+            self.redirect(self.config.origin + self.request.path, status=303)
+
+    def keep_cookie(self, name: str, content: Form | Login) -> None:
+        """Seal ``content`` into a cookie for the length of a login."""
+        sealed = self.sealer.seal(msgspec.json.encode(content), "cookie", {"name": name})
+        self.set_cookie(
+            name,
+            sealed,
+            path="/",
+            max_age=int(LOGIN_LIFE.total_seconds()),
+            httponly=True,
+            samesite="Lax",
+            secure=self.config.origin.startswith("https:"),
+        )
+
+    def form(self) -> Form | None:
+        """What was entered in the form, if it was lately."""
+        return self._opened(FORM_COOKIE, Form)
+
+    def logins(self) -> dict[str, Login]:
+        """The logins under way in this browser, by cookie name, the oldest first."""
+        found = {name: self._opened(name, Login) for name in self.cookies if name.startswith(LOGIN_COOKIE)}
+        live = [(name, login) for name, login in found.items() if login is not None]
+        return dict(sorted(live, key=lambda item: item[1].at))
+
+    def _opened(self, name: str, kind: type[C]) -> C | None:
+        """A cookie's content; None when it is missing, too old, or was not sealed here for this name."""
+        sealed = self.get_cookie(name)
+        if sealed is None:
+            return None
+        try:
+            content = msgspec.json.decode(self.sealer.open(sealed.encode(), "cookie", {"name": name}), type=kind)
+        except (SealError, msgspec.MsgspecError):
+            return None
+        return content if timedelta(0) <= self.keeper.clock() - content.at < LOGIN_LIFE else None
+
+
+class FormHandler(Page):
+    """``/`` and ``/login``: the form for the client's credentials."""
+
+    async def get(self) -> None:
+        """The form; ``/`` leads on to ``/home`` where the credentials are known."""
+        if self.request.path == "/" and self.keeper.credentials is not None:
+            self.redirect("/home", status=303)
+            return
+        self._write_form([])
+
+    async def post(self) -> None:
+        """Take the form, and lead on to ``/home``."""
+        client_id, client_secret, tenant_id = (
+            self.get_body_argument(name, "") for name in ("client_id", "client_secret", "tenant_id")
+        )
+        problems: list[str] = []
+        for label, value in (("client id", client_id), ("client secret", client_secret), ("tenant id", tenant_id)):
+            if not value.isprintable() or " " in value or len(value) > 512:
+                problems.append(f"The {label} can't be right: it holds a space or a control character, or is too long.")
+        if not client_id:
+            problems.append("The client id is missing: Xero shows it on the app's Configuration page.")
+        if not client_secret and not self.config.pkce:
+            problems.append("The client secret is missing, and PKCE, which does without, is turned off.")
+        if problems:
+            self.set_status(400)
+            self._write_form(problems, client_id, tenant_id)
+            return
+        self.keep_cookie(
+            FORM_COOKIE,
+            Form(client_id, client_secret or None, tenant_id or self.config.tenant_id, self.keeper.clock()),
+        )
+        self.redirect("/home", status=303)
+
+    def _write_form(self, problems: list[str], client_id: str = "", tenant_id: str = "") -> None:
+        self.write_page(
+            "form.html", title="Client credentials", problems=problems, client_id=client_id, tenant_id=tenant_id
+        )
+
+
+class HomeHandler(Page):
+    """``/home``: what is connected, and the button that starts the OAuth2 flow."""
+
+    async def get(self) -> None:
+        """What is connected, and the button."""
+        form, credentials = self.form(), self.keeper.credentials
+        if form is None and credentials is None:
+            self.redirect("/", status=303)
+            return
+        logins = list(self.logins().values())
+        self.write_page(
+            "home.html",
+            title="Xero connection",
+            summary=self.summary(),
+            account=self.keeper.account,
+            client_id=form.client_id if form else credentials.client_id if credentials else "",
+            pending=logins[-1].at if logins else None,
+        )
+
+    async def post(self) -> None:
+        """Begin a login: remember it in a cookie, and lead to Xero."""
+        form, credentials = self.form(), self.keeper.credentials
+        if form is not None:
+            client_id, client_secret, tenant_id = form.client_id, form.client_secret, form.tenant_id
+        elif credentials is not None:
+            secret = credentials.client_secret
+            client_id, client_secret = credentials.client_id, secret.reveal() if secret else None
+            tenant_id = self.config.tenant_id
+        else:
+            self.redirect("/", status=303)
+            return
+        login = Login(
+            state=secrets.token_urlsafe(32),
+            verifier=new_code_verifier() if self.config.pkce else None,
+            client_id=client_id,
+            client_secret=client_secret,
+            tenant_id=tenant_id,
+            scopes=self.config.scopes,
+            redirect_uri=self.config.redirect_uri,
+            at=self.keeper.clock(),
+        )
+        under_way = list(self.logins())
+        for name in under_way[: max(0, len(under_way) - MOST_LOGINS + 1)]:
+            self.clear_cookie(name)
+        self.keep_cookie(LOGIN_COOKIE + login.state[:16], login)
+        self.redirect(
+            authorize_url(
+                self.config.authorize_url,
+                client_id=login.client_id,
+                redirect_uri=login.redirect_uri,
+                scopes=login.scopes,
+                state=login.state,
+                verifier=login.verifier,
+            ),
+            status=303,
+        )
+
+
+class CodeHandler(Page):
+    """``/code``: where Xero sends the browser back."""
+
+    async def get(self) -> None:
+        """Finish the login that this browser began, and lead to ``/home``."""
+        state = self._single("state")
+        name = LOGIN_COOKIE + state[:16]
+        login = self.logins().get(name)
+        if login is None or not secrets.compare_digest(login.state, state):
+            raise LoginFailed(
+                f"no login that was begun in this browser within the last 10 minutes fits this answer. Begin again at "
+                f"{self.config.origin}/home and finish in the same browser"
+            )
+        self.clear_cookie(name)
+        if issuer := self._single("iss"):
+            self._check_issuer(issuer)
+        if error := self._single("error"):
+            raise LoginFailed(_refused(error, self._single("error_description")))
+        if not (code := self._single("code")):
+            raise LoginFailed("Xero's answer holds neither a code nor an error; begin again at /home")
+        await self.keeper.login(
+            LoginAttempt(
+                credentials=Credentials(
+                    client_id=login.client_id,
+                    client_secret=Secret(login.client_secret) if login.client_secret else None,
+                ),
+                code=Secret(code),
+                verifier=Secret(login.verifier) if login.verifier else None,
+                redirect_uri=login.redirect_uri,
+                scopes=login.scopes,
+                tenant_id=login.tenant_id,
+            )
+        )
+        self.clear_cookie(FORM_COOKIE)
+        self.redirect("/home", status=303)
+
+    def _single(self, name: str) -> str:
+        values = self.get_query_arguments(name, strip=False)
+        if len(values) > 1:
+            raise HTTPError(400, f"the parameter {name} was given more than once")
+        return values[0] if values else ""
+
+    def _check_issuer(self, issuer: str) -> None:
+        """RFC 9207: an answer that names its issuer must name ours. Xero does not send it."""
+        known = (self.config.authorize_url, self.config.token_url)
+        if urlsplit(issuer).netloc not in {urlsplit(url).netloc for url in known}:
+            raise LoginFailed("the answer names an issuer that is not the identity server of this login")
+
+
+def _refused(error: str, description: str) -> str:
+    if error == "access_denied":
+        return "the consent was cancelled at Xero, or not given. Nothing was changed; begin again when you like"
+    return f"Xero answered with an error: {_shown(error)} {_shown(description)}".rstrip()
+
+
+def _shown(text: str) -> str:
+    return "".join(c for c in text[:200] if c.isprintable())
+
+
+ROUTES = [
+    (r"/", FormHandler),
+    (r"/login", FormHandler),
+    (r"/home", HomeHandler),
+    (r"/code", CodeHandler),
+]

@@ -1,0 +1,322 @@
+"""The Xero protocol: requests built, answers read, outcomes classified; ``XeroClient`` does the I/O.
+
+Everything but ``XeroClient`` is pure and tested by handing it an answer. Facts come from RFC 6749 (OAuth 2.0), 7636
+(PKCE), 7009 (revocation) and Xero's pages "The standard authorization code flow", "Token types" and "Connections".
+No library retries stand below this: whether a token may be spent twice is not a transport's decision.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import secrets
+from asyncio import Future
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from urllib.parse import quote_plus, urlencode, urlsplit
+
+import msgspec
+
+from .account import Secret
+from .errors import UpstreamFailed
+from .lifecycle import ClientRefused, Issued, NotSent, Outcome, Refused, Throttled, Unknown
+
+__all__ = [
+    "XERO",
+    "Answer",
+    "Connection",
+    "Credentials",
+    "Endpoints",
+    "XeroClient",
+    "authorize_url",
+    "code_challenge",
+    "new_code_verifier",
+    "read_connections",
+    "read_token_answer",
+]
+
+LARGEST_ANSWER = 1 << 20
+"""In bytes. A token answer is about 4 kB and a long list of connections some 100 kB; more is not from Xero."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoints:
+    """Where the identity server is. The defaults are Xero's; they are not discovered, so nothing can move them."""
+
+    authorize_url: str = "https://login.xero.com/identity/connect/authorize"
+    token_url: str = "https://identity.xero.com/connect/token"  # noqa: S105 - an address, not a secret
+    revoke_url: str = "https://identity.xero.com/connect/revocation"
+    connections_url: str = "https://api.xero.com/connections"
+    """Empty for an identity server without tenants."""
+
+
+XERO = Endpoints()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Credentials:
+    """What a client authenticates with; a PKCE app has no secret."""
+
+    client_id: str
+    client_secret: Secret | None = None
+
+
+@dataclass(frozen=True)
+class _Request:
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back over HTTP."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+
+
+class Connection(msgspec.Struct, frozen=True, rename="camel"):
+    """One organisation that the login is connected to (Xero: "Connections"). Fields not named here are passed over."""
+
+    id: str
+    tenant_id: str
+    tenant_type: str = "ORGANISATION"
+    tenant_name: str | None = None
+
+
+# ---------------------------------------------------------------------------------------------- requests
+
+
+def new_code_verifier() -> str:
+    """A PKCE code verifier: 43 characters that hold 256 random bits (RFC 7636 section 4.1)."""
+    return secrets.token_urlsafe(32)
+
+
+def code_challenge(verifier: str) -> str:
+    """The S256 challenge of a code verifier (RFC 7636 section 4.2)."""
+    return base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+
+
+def authorize_url(
+    base: str, *, client_id: str, redirect_uri: str, scopes: tuple[str, ...], state: str, verifier: str | None
+) -> str:
+    """Where to send the person's browser (RFC 6749 section 4.1.1); ``verifier`` None does without PKCE."""
+    query = {
+        "response_type": "code",
+        "client_id": client_id,
+        "redirect_uri": redirect_uri,
+        "scope": " ".join(scopes),
+        "state": state,
+    }
+    if verifier is not None:
+        query |= {"code_challenge": code_challenge(verifier), "code_challenge_method": "S256"}
+    return f"{base}{'&' if urlsplit(base).query else '?'}{urlencode(query)}"
+
+
+def _form_request(url: str, form: Mapping[str, str], credentials: Credentials) -> _Request:
+    """A form POST that authenticates the client: HTTP Basic with a secret, the bare id in the body without one."""
+    headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
+    if credentials.client_secret is None:
+        form = {**form, "client_id": credentials.client_id}
+    else:
+        # RFC 6749 section 2.3.1: both are form-encoded before they are joined.
+        pair = f"{quote_plus(credentials.client_id)}:{quote_plus(credentials.client_secret.reveal())}"
+        headers["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
+    return _Request("POST", url, headers, urlencode(form).encode())
+
+
+# ----------------------------------------------------------------------------------------------- answers
+
+
+def read_token_answer(answer: Answer, now: datetime) -> Outcome:
+    """What an answer of the token endpoint means for the token that was spent.
+
+    Only ``invalid_grant``, exactly, in a JSON answer of status 400 or 401, condemns it. Whatever does not clearly
+    say "issued" or "not carried out" is ``Unknown``, which loses nothing.
+    """
+    content = _json_object(answer.body)
+    if answer.status == 200:
+        issued = _read_issued(content) if content is not None else None
+        return issued or Unknown(detail="the answer was 200, but not the JSON of a token")
+    if answer.status == 429:
+        return Throttled(
+            detail="too many requests (429)", retry_after=_retry_after(answer.headers.get("Retry-After"), now)
+        )
+    if answer.status in (400, 401) and content is not None and isinstance(code := content.get("error"), str):
+        if code == "invalid_grant":
+            return Refused(detail="invalid_grant")
+        return ClientRefused(detail=f"{_printable(code)} ({answer.status})", code=code)
+    return Unknown(detail=f"the answer was status {answer.status} and says nothing about the token")
+
+
+def _read_issued(content: dict[str, object]) -> Issued | None:
+    access_token = content.get("access_token")
+    if not isinstance(access_token, str) or not access_token:
+        return None
+    refresh_token, scope, token_type = content.get("refresh_token"), content.get("scope"), content.get("token_type")
+    return Issued(
+        access_token=Secret(access_token),
+        token_type=token_type if isinstance(token_type, str) and token_type.isalpha() else "Bearer",
+        life=_life(content.get("expires_in")),
+        refresh_token=Secret(refresh_token) if isinstance(refresh_token, str) and refresh_token else None,
+        scopes=tuple(scope.split()) if isinstance(scope, str) else None,
+    )
+
+
+def _life(expires_in: object) -> timedelta | None:
+    """``expires_in`` as a duration, given as a number or as digits; None when it is missing, absurd or not positive."""
+    if isinstance(expires_in, str) and expires_in.isdecimal():
+        expires_in = int(expires_in[:12])
+    if isinstance(expires_in, bool) or not isinstance(expires_in, int | float) or not 0 < expires_in < 1e9:
+        return None
+    return timedelta(seconds=expires_in)
+
+
+def _retry_after(value: str | None, now: datetime) -> timedelta | None:
+    """A Retry-After header as a duration: seconds or an HTTP date (RFC 9110 section 10.2.3); None when neither."""
+    if value is None:
+        return None
+    if value.strip().isdecimal():
+        return timedelta(seconds=min(int(value.strip()[:12]), 10**6))
+    try:
+        at = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(at.replace(tzinfo=at.tzinfo or UTC) - now, timedelta(0))
+
+
+def _json_object(body: bytes) -> dict[str, object] | None:
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _printable(text: str) -> str:
+    return "".join(c for c in text[:80] if c.isprintable())
+
+
+def read_connections(answer: Answer) -> list[Connection]:
+    """The organisations of an answer of the connections endpoint.
+
+    Raises:
+        UpstreamFailed: it is not the list that was asked for.
+    """
+    if answer.status != 200:
+        raise UpstreamFailed(f"the connections endpoint answered with status {answer.status}")
+    try:
+        return msgspec.json.decode(answer.body, type=list[Connection])
+    except msgspec.MsgspecError as error:
+        raise UpstreamFailed("the connections endpoint did not answer with a list of connections") from error
+
+
+# --------------------------------------------------------------------------------------------------- I/O
+
+
+class XeroClient:
+    """Talks to the identity server: one request, one deadline, one outcome; no retries, no redirects.
+
+    Args:
+        endpoints: where it is.
+        clock: the current time, aware UTC.
+        connect_seconds: how long DNS, TCP and TLS may take together.
+        deadline_seconds: how long a whole request may take.
+    """
+
+    def __init__(
+        self,
+        endpoints: Endpoints = XERO,
+        *,
+        clock: Callable[[], datetime],
+        connect_seconds: float = 10,
+        deadline_seconds: float = 20,
+    ) -> None:
+        # Tornado is imported here and below, so that commands which only need this room's types start fast.
+        from tornado.simple_httpclient import SimpleAsyncHTTPClient
+
+        self.endpoints = endpoints
+        self._clock = clock
+        self._connect_seconds = connect_seconds
+        self._deadline_seconds = deadline_seconds
+        self._http = SimpleAsyncHTTPClient(force_instance=True, max_body_size=LARGEST_ANSWER)
+
+    async def refresh(self, credentials: Credentials, token: Secret) -> Outcome:
+        """Spend a refresh token (RFC 6749 section 6)."""
+        return await self._token({"grant_type": "refresh_token", "refresh_token": token.reveal()}, credentials)
+
+    async def exchange(
+        self, credentials: Credentials, *, code: Secret, redirect_uri: str, verifier: Secret | None
+    ) -> Outcome:
+        """Exchange an authorization code for the first tokens (RFC 6749 section 4.1.3, RFC 7636 section 4.5)."""
+        form = {"grant_type": "authorization_code", "code": code.reveal(), "redirect_uri": redirect_uri}
+        if verifier is not None:
+            form["code_verifier"] = verifier.reveal()
+        return await self._token(form, credentials)
+
+    async def connections(self, access_token: Secret) -> Answer:
+        """What the connections endpoint answers to the bearer of ``access_token``.
+
+        Raises:
+            UpstreamFailed: no answer came.
+        """
+        headers = {"Authorization": f"Bearer {access_token.reveal()}", "Accept": "application/json"}
+        answer = await self._send(_Request("GET", self.endpoints.connections_url, headers))
+        if isinstance(answer, Answer):
+            return answer
+        raise UpstreamFailed(f"the connections endpoint could not be asked: {answer.detail}")
+
+    def close(self) -> None:
+        """Give back the HTTP client's resources."""
+        self._http.close()
+
+    async def _token(self, form: Mapping[str, str], credentials: Credentials) -> Outcome:
+        answer = await self._send(_form_request(self.endpoints.token_url, form, credentials))
+        return read_token_answer(answer, self._clock()) if isinstance(answer, Answer) else answer
+
+    async def _send(self, request: _Request) -> Answer | NotSent | Unknown:
+        """Send once. ``NotSent`` only if not a byte of the body left: the body is what spends a token."""
+        from tornado.httpclient import HTTPClientError, HTTPRequest
+        from tornado.httputil import HTTPInputError
+
+        begun = False
+
+        def body(write: Callable[[bytes], None]) -> Future[None]:
+            nonlocal begun
+            begun = True
+            write(request.body)
+            (written := Future[None]()).set_result(None)
+            return written
+
+        headers, posted = dict(request.headers), request.method == "POST"
+        if posted:  # with a length given, the client leaves the body to the producer and does not chunk it
+            headers["Content-Length"] = str(len(request.body))
+        try:
+            response = await self._http.fetch(
+                HTTPRequest(
+                    request.url,
+                    method=request.method,
+                    headers=headers,
+                    body_producer=body if posted else None,
+                    connect_timeout=self._connect_seconds,
+                    request_timeout=self._deadline_seconds,
+                    follow_redirects=False,
+                    decompress_response=False,
+                    user_agent="xots",
+                ),
+                raise_error=False,
+            )
+        except (HTTPClientError, HTTPInputError, OSError) as error:
+            detail = f"{urlsplit(request.url).hostname}: {_reason(error)}"
+            return Unknown(detail=f"no answer from {detail}") if begun else NotSent(detail=f"can't reach {detail}")
+        return Answer(response.code, response.headers, response.body or b"")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "message", None) or getattr(error, "strerror", None) or str(error) or type(error).__name__
