@@ -1,0 +1,27 @@
+"""A sandbox on a free port, with a clock that only tests move."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from sandbox_caller import CUSTOM_CLIENT, NEW_CLIENT, ORGANISATIONS, START, Caller
+
+from xots.sandbox import DEFAULT_PKCE_CLIENT_ID, Client, Sandbox, SandboxOptions
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    options = SandboxOptions(
+        port=0,
+        clients=(Client(), Client(DEFAULT_PKCE_CLIENT_ID, None), NEW_CLIENT, CUSTOM_CLIENT),
+        organisations=ORGANISATIONS,
+        seed=1,
+    )
+    async with Sandbox(options, clock=lambda: START) as running:
+        yield running
+
+
+@pytest.fixture
+def caller(sandbox: Sandbox) -> Caller:
+    return Caller(sandbox)

@@ -1,0 +1,161 @@
+"""``xots sandbox`` as a process."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import requests
+
+from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, FaultKind, SiblingMode
+from xots.sandbox.command import add_arguments
+
+PROGRAM = """
+import argparse, sys
+from xots.sandbox.command import add_arguments, run
+parser = argparse.ArgumentParser("xots sandbox")
+add_arguments(parser)
+sys.exit(run(parser.parse_args()))
+"""
+
+
+@contextmanager
+def running(*options: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
+    """Start the command on a free port; give the process and the settings that it printed."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "--port", "0", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            assert process.stdout is not None
+            settings = {}
+            for line in process.stdout:
+                name, _, value = line.strip().partition(": ")
+                settings[name] = value
+                if line.startswith("Stop with"):
+                    break
+            yield process, settings
+        finally:
+            process.kill()
+
+
+def failing(*options: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *options], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_prints_its_settings_and_requests_and_stops_at_a_signal(number: signal.Signals) -> None:
+    """Exit status 0 within five seconds, even while a request is held; no line holds the token."""
+    with running("--fault", "refresh:every:500-html") as (process, settings):
+        assert settings["client_id"] == DEFAULT_CLIENT_ID
+        assert settings["client_secret"] == DEFAULT_CLIENT_SECRET
+        assert settings["redirect"] == "http://localhost:5001/code"
+        assert settings["Fault"] == "refresh:every:500-html"
+        form = {"grant_type": "refresh_token", "refresh_token": "canary-token"}
+        assert requests.post(settings["token_url"], form, timeout=5).status_code == 500
+        process.send_signal(number)
+        out, err = process.communicate(timeout=5)
+    assert process.returncode == 0
+    assert err == ""
+    assert "POST /connect/token 500 faulted" in out
+    assert "fault=500-html" in out
+    assert "canary-token" not in out
+
+
+def test_its_options_reach_the_sandbox() -> None:
+    """Lives, modes, organisations, redirect URIs, new apps and consent."""
+    options = ["--auto-consent", "--new-app", "--late-reuse-kills-chain", "--seed", "7"]
+    options += ["--pkce-client", "P", "--client-id", "C"]
+    options += ["--siblings", "last-valid", "--access-token-life", "60", "--grace-minutes", "1.5"]
+    options += ["--refresh-token-life-days", "2", "--organisation", "Mine", "--redirect-uri", "http://localhost:9/x"]
+    with running(*options) as (_, settings):
+        base = settings["token_url"].removesuffix("/connect/token")
+        switches = requests.get(f"{base}/sandbox/switches", timeout=5).json()
+        assert switches["sibling_mode"] == "last-valid"
+        assert switches["late_reuse_kills_chain"] is True
+        assert switches["access_token_life_seconds"] == 60
+        assert switches["grace_seconds"] == 90
+        assert switches["refresh_token_life_seconds"] == 2 * 86400
+        query = {"response_type": "code", "client_id": "C", "redirect_uri": "http://localhost:9/x"}
+
+        def location(scope: str) -> str:
+            asked = {**query, "scope": scope}
+            answer = requests.get(settings["authorize_url"], asked, allow_redirects=False, timeout=5)
+            return answer.headers["Location"]
+
+        assert location("accounting.invoices").startswith("http://localhost:9/x?code=")
+        assert location("accounting.transactions") == "/identity/error?errorId=invalid-scope"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--fault", "refresh:every:explode"], ", ".join(FaultKind)),
+        (["--siblings", "nonsense"], ", ".join(SiblingMode)),
+        (["--port", "70000"], "'70000' is not a port"),
+        (["--redirect-uri", "localhost/code"], "is not a redirect URI"),
+        (["--access-token-life", "0"], "seconds from 1 up"),
+        (["--grace-minutes", "soon"], "is not a number above 0"),
+        (["--client-secret", ""], "must not be empty"),
+    ],
+)
+def test_a_bad_value_is_a_sentence_and_status_2(
+    options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It names the option, and what could stand there."""
+    parser = argparse.ArgumentParser("xots sandbox")
+    add_arguments(parser)
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args(options)
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert f"argument {options[0]}:" in error
+    assert said in error
+
+
+def test_a_bad_fault_rule_ends_the_process_without_a_traceback() -> None:
+    """The list of kinds is on stderr."""
+    status, error = failing("--fault", "refresh:nth=2:explode")
+    assert status == 2
+    assert "unknown fault 'explode'; the kinds are: delay-before" in error
+
+
+def test_a_port_in_use_is_a_sentence_and_status_1() -> None:
+    """It names the port and the option."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        status, error = failing("--port", str(port))
+    assert status == 1
+    assert (
+        f"can't listen on 127.0.0.1 port {port}: Address already in use; choose another with --address or --port"
+        in error
+    )
+
+
+def test_an_address_that_is_not_ours_is_a_sentence_and_status_1() -> None:
+    """It names the address."""
+    status, error = failing("--port", "0", "--address", "192.0.2.1")
+    assert status == 1
+    assert "can't listen on 192.0.2.1 port 0: Cannot assign requested address" in error
+
+
+def test_two_apps_of_one_client_id_are_a_sentence_and_status_2() -> None:
+    """The second would hide the first."""
+    status, error = failing("--client-id", "SAME", "--pkce-client", "SAME")
+    assert status == 2
+    assert "--client-id and --pkce-client are both SAME" in error

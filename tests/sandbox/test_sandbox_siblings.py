@@ -1,0 +1,197 @@
+"""What becomes of a refresh token that is used again, in every mode that Xero might have."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from xots.sandbox import Client, Identity, OAuthError, Refusal, SiblingMode, Switches
+
+NOW = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
+CLIENT = Client()
+
+
+def made(**switches: object) -> Identity:
+    source = random.Random(1)  # noqa: S311 - the same tokens every time
+    return Identity(switches=Switches(**switches), random=source)  # type: ignore[arg-type]
+
+
+def log_in(identity: Identity) -> str:
+    return refresh_token_of(identity.log_in(CLIENT.client_id, NOW))
+
+
+def refresh_token_of(answer: object) -> str:
+    token = answer.refresh_token  # type: ignore[attr-defined]
+    assert isinstance(token, str)
+    return token
+
+
+def spend(identity: Identity, token: str, minutes: float = 0) -> str:
+    return refresh_token_of(identity.refresh(CLIENT, token, NOW + timedelta(minutes=minutes)))
+
+
+# Whether, after T was spent for S1, S1 for D1, and T again for S2, each would still issue.
+EXPECTED = {
+    SiblingMode.ALL_VALID: {"s1": True, "d1": True},
+    SiblingMode.LAST_VALID: {"s1": False, "d1": True},
+    SiblingMode.LAST_VALID_WITH_DESCENDANTS: {"s1": False, "d1": False},
+    SiblingMode.SAME_ANSWER: {"s1": True, "d1": True},
+}
+
+
+@pytest.mark.parametrize("mode", SiblingMode)
+def test_a_retry_in_the_grace_treats_earlier_successors_as_the_mode_says(mode: SiblingMode) -> None:
+    """Siblings and their descendants live or die by the switch."""
+    identity = made(sibling_mode=mode)
+    t = log_in(identity)
+    s1 = spend(identity, t, 0)
+    d1 = spend(identity, s1, 1)
+    s2 = spend(identity, t, 2)
+    now = NOW + timedelta(minutes=3)
+    assert (s2 == s1) == (mode is SiblingMode.SAME_ANSWER)
+    assert identity.would_issue(s2, now)
+    assert {"s1": identity.would_issue(s1, now), "d1": identity.would_issue(d1, now)} == EXPECTED[mode]
+    if not EXPECTED[mode]["s1"]:
+        with pytest.raises(OAuthError) as refused:
+            identity.refresh(CLIENT, s1, now)
+        assert (refused.value.code, refused.value.reason) == ("invalid_grant", Refusal.SIBLING)
+
+
+@pytest.mark.parametrize("mode", SiblingMode)
+def test_the_old_token_may_be_retried_as_often_as_needed_within_the_grace(mode: SiblingMode) -> None:
+    """Thirty minutes from the first use, and each retry yields a token that works."""
+    identity = made(sibling_mode=mode)
+    t = log_in(identity)
+    for minutes in (0, 1, 15, 29, 30):
+        newest = spend(identity, t, minutes)
+        assert identity.would_issue(newest, NOW + timedelta(minutes=minutes))
+    assert identity.counts.refreshes + identity.counts.replays == 5
+    assert identity.counts.replays == (4 if mode is SiblingMode.SAME_ANSWER else 0)
+
+
+@pytest.mark.parametrize("mode", SiblingMode)
+@pytest.mark.parametrize("kills", [False, True])
+def test_reuse_after_the_grace_is_invalid_grant_and_kills_the_chain_by_switch(mode: SiblingMode, kills: bool) -> None:
+    """Late reuse is refused in every mode; the rest of the chain survives unless the switch is on."""
+    identity = made(sibling_mode=mode, late_reuse_kills_chain=kills)
+    t = log_in(identity)
+    successor = spend(identity, t)
+    other = refresh_token_of(identity.log_in(CLIENT.client_id, NOW))
+    late = NOW + timedelta(minutes=30, seconds=1)
+    with pytest.raises(OAuthError) as refused:
+        identity.refresh(CLIENT, t, late)
+    assert (refused.value.code, refused.value.reason) == ("invalid_grant", Refusal.SPENT)
+    assert identity.would_issue(successor, late) is not kills
+    assert identity.would_issue(other, late), "another consent's tokens are not touched"
+
+
+def test_the_same_answer_is_the_same_byte_for_byte() -> None:
+    """In that mode a retry gets the access token of the first answer too."""
+    identity = made(sibling_mode=SiblingMode.SAME_ANSWER)
+    t = log_in(identity)
+    first = identity.refresh(CLIENT, t, NOW)
+    again = identity.refresh(CLIENT, t, NOW + timedelta(minutes=5))
+    assert (first.replayed, again.replayed) == (False, True)
+    assert list(first.fields.items()) == list(again.fields.items())
+
+
+def test_the_grace_runs_from_the_first_use_and_not_from_the_last() -> None:
+    """A retry doesn't prolong it."""
+    identity = made()
+    t = log_in(identity)
+    spend(identity, t, 0)
+    spend(identity, t, 29)
+    assert identity.refusal_of(t, NOW + timedelta(minutes=31)) is Refusal.SPENT
+
+
+def test_a_refresh_token_that_nobody_used_for_sixty_days_is_dead() -> None:
+    """The last second counts, and a used one starts its successor's sixty days anew."""
+    identity = made()
+    t = log_in(identity)
+    assert identity.would_issue(t, NOW + timedelta(days=60, seconds=-1))
+    assert identity.refusal_of(t, NOW + timedelta(days=60)) is Refusal.IDLE
+    successor = spend(identity, t, 59 * 24 * 60)
+    assert identity.would_issue(successor, NOW + timedelta(days=118))
+
+
+def test_a_server_that_does_not_rotate_leaves_the_refresh_token_out_and_the_old_one_good() -> None:
+    """With ``rotate`` off, use alone keeps a token alive."""
+    identity = made(rotate=False)
+    t = log_in(identity)
+    for days in (50, 100, 150):
+        assert identity.refresh(CLIENT, t, NOW + timedelta(days=days)).refresh_token is None
+    assert identity.refusal_of(t, NOW + timedelta(days=210)) is Refusal.IDLE
+
+
+def test_would_issue_changes_nothing() -> None:
+    """Looking is not using: no grace starts, and nothing is counted."""
+    identity = made()
+    t = log_in(identity)
+    for _ in range(3):
+        assert identity.would_issue(t, NOW)
+    assert identity.would_issue(t, NOW + timedelta(hours=5))
+    assert not identity.would_issue("nonsense", NOW)
+    assert (identity.counts.refreshes, identity.counts.refusals) == (0, 0)
+    assert identity.usable_refresh_tokens(NOW) == [t]
+
+
+def test_another_clients_refresh_token_is_refused_and_stays_good() -> None:
+    """And even long after its grace, a stranger's reuse kills no chain."""
+    other = Client("OTHER", "secret")
+    identity = Identity([CLIENT, other], switches=Switches(late_reuse_kills_chain=True))
+    t = log_in(identity)
+    successor = spend(identity, t)
+    late = NOW + timedelta(hours=1)
+    with pytest.raises(OAuthError) as refused:
+        identity.refresh(other, t, late)
+    assert refused.value.reason is Refusal.FOREIGN
+    assert identity.would_issue(successor, late)
+
+
+def test_the_same_seed_makes_the_same_tokens() -> None:
+    """A simulation can be replayed."""
+    runs = []
+    for _ in range(2):
+        identity = made()
+        runs.append([log_in(identity), spend(identity, identity.usable_refresh_tokens(NOW)[0])])
+    assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize("mode", SiblingMode)
+def test_pruning_keeps_a_long_simulation_small_and_changes_no_answer(mode: SiblingMode) -> None:
+    """Thousands of refreshes with retries, pruned and not: the same tokens, and a handful of them kept."""
+
+    def run(prune: bool) -> tuple[list[str], Identity]:
+        identity = made(sibling_mode=mode)
+        token, now, seen = log_in(identity), NOW, []
+        for step in range(2000):
+            now += timedelta(minutes=10)
+            token, spent = refresh_token_of(identity.refresh(CLIENT, token, now)), token
+            if step % 7 == 0:
+                token = refresh_token_of(identity.refresh(CLIENT, spent, now + timedelta(minutes=2)))
+            seen.append(token)
+            if prune and step % 50 == 0:
+                identity.prune(now)
+        return seen, identity
+
+    (plain, _), (pruned, identity) = run(prune=False), run(prune=True)
+    assert plain == pruned
+    assert len(identity._refresh_tokens) < 400
+
+
+def test_forgetting_ends_every_consent() -> None:
+    """Xero may lose a grant without telling anybody."""
+    identity = made()
+    t = log_in(identity)
+    assert identity.forget("nobody") == 0
+    assert identity.forget() == 1
+    assert identity.refusal_of(t, NOW) is Refusal.FORGOTTEN
+
+
+@pytest.mark.parametrize("wrong", [{"grace_seconds": -1}, {"access_token_life_seconds": 0}])
+def test_impossible_durations_are_refused(wrong: dict[str, float]) -> None:
+    """A life of nothing would make every test pass."""
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Switches(**wrong)  # type: ignore[arg-type]

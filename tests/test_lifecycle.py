@@ -1,0 +1,427 @@
+"""The state machine, as its protocol says: what is due, and what every outcome makes of the record."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from xots.account import AccessToken, Account, RefreshToken, Secret
+from xots.lifecycle import (
+    ClientRefused,
+    Issued,
+    NotSent,
+    Outcome,
+    Policy,
+    Refused,
+    Spend,
+    State,
+    Throttled,
+    Unknown,
+    Use,
+    Wait,
+    after,
+    after_login,
+    begin_refresh,
+    candidates,
+    demanded_ttl,
+    good_for,
+    next_step,
+    promised_ttl,
+    refresh_due_at,
+    state_of,
+    tick_seconds,
+    with_rival,
+)
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+POLICY = Policy()
+MINUTE = timedelta(minutes=1)
+HALF_HOUR = timedelta(minutes=30)
+
+
+def issued(token: str | None = "r1", access: str = "a1", life: timedelta | None = HALF_HOUR) -> Issued:
+    return Issued(access_token=Secret(access), life=life, refresh_token=Secret(token) if token else None)
+
+
+def logged_in(at: datetime = NOW, life: timedelta | None = HALF_HOUR) -> Account:
+    return after_login(
+        Account(generation=7),
+        issued("r0", "a0", life),
+        consent_id="c1",
+        client_id="client",
+        client_secret=Secret("secret"),
+        token_url="https://id.example/token",
+        tenant_id=None,
+        scopes_asked=("offline_access",),
+        began_at=at,
+        now=at,
+    )
+
+
+def current(account: Account) -> RefreshToken:
+    assert account.current is not None
+    return account.current
+
+
+def begun(account: Account, at: datetime) -> Account:
+    step = next_step(account, at, POLICY, needed=timedelta(days=1))
+    assert isinstance(step, Spend)
+    return begin_refresh(account, step.token, by="host:1", now=at)
+
+
+def concluded(account: Account, outcome: Outcome, at: datetime, jitter: float = 0.5) -> Account:
+    return after(account, outcome, now=at, policy=POLICY, jitter=jitter)
+
+
+def values(account: Account) -> set[str]:
+    return {t.value.reveal() for t in candidates(account, NOW, POLICY)}
+
+
+# ---------------------------------------------------------------------------------------------- what is due
+
+
+def test_nothing_is_due_before_a_login() -> None:
+    """Without a login there is nothing to refresh, with or without credentials."""
+    assert isinstance(next_step(Account(), NOW, POLICY), Use)
+    assert refresh_due_at(Account(client_id="client"), POLICY) is None
+
+
+def test_a_refresh_is_due_five_minutes_before_the_end() -> None:
+    """Refresh-ahead: not a moment before, and from then on."""
+    account = logged_in()
+    due = NOW + timedelta(minutes=25)
+    assert refresh_due_at(account, POLICY) == due
+    assert isinstance(next_step(account, due - timedelta(seconds=1), POLICY), Use)
+    assert isinstance(next_step(account, due, POLICY), Spend)
+
+
+def test_a_short_token_is_refreshed_at_half_its_life() -> None:
+    """Refresh-ahead is at most half a life, so that a 90-second token isn't refreshed at once and for ever."""
+    assert refresh_due_at(logged_in(life=timedelta(seconds=90)), POLICY) == NOW + timedelta(seconds=45)
+
+
+def test_the_refresh_token_is_rotated_at_its_lifetime_whatever_else() -> None:
+    """An access token that lives for days does not keep the refresh token from being rotated in time."""
+    policy = Policy(refresh_lifetime=10 * MINUTE)
+    account = logged_in()
+    assert refresh_due_at(account, policy) == NOW + 10 * MINUTE
+    assert isinstance(next_step(account, NOW + 10 * MINUTE, policy), Spend)
+
+
+def test_an_open_intent_is_due_at_once() -> None:
+    """A refresh that was cut off is taken up by whoever looks next, with the same token."""
+    account = begun(logged_in(), NOW)
+    step = next_step(account, NOW, POLICY)
+    assert isinstance(step, Spend)
+    assert step.token.value.reveal() == "r0"
+
+
+def test_a_demand_for_a_longer_life_makes_it_due() -> None:
+    """A caller's own demand is met although the tick would not refresh yet."""
+    account, later = logged_in(), NOW + 10 * MINUTE
+    assert isinstance(next_step(account, later, POLICY), Use)
+    assert isinstance(next_step(account, later, POLICY, needed=25 * MINUTE), Spend)
+
+
+def test_forcing_is_void_when_another_token_is_current() -> None:
+    """Whoever wants r0 spent finds that somebody else has done it, and uses what is there."""
+    account = logged_in()
+    assert isinstance(next_step(account, NOW, POLICY, meant=current(account).value.fingerprint), Spend)
+    assert isinstance(next_step(account, NOW, POLICY, meant="000000000000"), Use)
+
+
+def test_a_wait_that_was_asked_for_is_kept() -> None:
+    """No call before ``retry_not_before``."""
+    account = concluded(begun(logged_in(), NOW), NotSent(detail="no route"), NOW, jitter=1)
+    assert account.retry_not_before is not None
+    later = NOW + timedelta(minutes=40)
+    waiting = replace(account, retry_not_before=later + MINUTE)
+    assert next_step(waiting, later, POLICY) == Wait(later + MINUTE)
+    assert isinstance(next_step(waiting, later + MINUTE, POLICY), Spend)
+
+
+def test_a_wait_from_a_clock_that_stepped_back_counts_as_reached() -> None:
+    """A ``retry_not_before`` further off than is ever asked for does not stop the refresh for a day."""
+    account = replace(logged_in(), retry_not_before=NOW + timedelta(days=1))
+    assert isinstance(next_step(account, NOW + HALF_HOUR, POLICY), Spend)
+
+
+# --------------------------------------------------------------------------------------------------- clocks
+
+
+def test_a_clock_that_stepped_back_does_not_lengthen_a_life() -> None:
+    """A token issued in the future can't be trusted: it is not served, and refreshed."""
+    account, yesterday = logged_in(), NOW - timedelta(days=1)
+    assert good_for(account, yesterday) == timedelta(0)
+    assert isinstance(next_step(account, yesterday, POLICY), Spend)
+
+
+def test_hosts_may_differ_by_seconds() -> None:
+    """A token issued by a host whose clock is a little ahead is served, but never longer than its life."""
+    account = logged_in()
+    assert good_for(account, NOW - timedelta(seconds=5)) == HALF_HOUR
+
+
+def test_a_dead_token_is_good_for_nothing() -> None:
+    """At its expiry and after it, there is no life left."""
+    assert good_for(logged_in(), NOW + HALF_HOUR) == timedelta(0)
+    assert good_for(logged_in(), NOW + timedelta(days=1)) == timedelta(0)
+
+
+@pytest.mark.parametrize(
+    ("life_seconds", "promised", "tick"), [(1800, 60, 15), (1200, 60, 15), (90, 22.5, 11.25), (20, 5, 2.5)]
+)
+def test_promises_shrink_with_shorter_lives(life_seconds: int, promised: float, tick: float) -> None:
+    """At most a quarter of a life is promised and an eighth is waited between looks, once it is shorter than Xero's."""
+    account = logged_in(life=timedelta(seconds=life_seconds))
+    assert promised_ttl(account, POLICY).total_seconds() == promised
+    assert tick_seconds(account, POLICY) == tick
+
+
+def test_no_caller_can_demand_more_than_a_fresh_token_has() -> None:
+    """A demand is capped below a fresh token's life, so a token just minted is never refreshed for it."""
+    account = logged_in()
+    assert demanded_ttl(account, POLICY, timedelta(hours=9)) == 27 * MINUTE
+    assert demanded_ttl(account, POLICY, timedelta(seconds=1)) == timedelta(seconds=60)
+    assert isinstance(next_step(account, NOW, POLICY, needed=demanded_ttl(account, POLICY, timedelta(hours=9))), Use)
+
+
+# ----------------------------------------------------------------------------------------------- outcomes
+
+
+def test_issued_moves_on_and_keeps_the_spent_token() -> None:
+    """The successor is current; the spent token stays until its successor is proved and the grace is over."""
+    account = concluded(begun(logged_in(), NOW + 25 * MINUTE), issued(), NOW + 25 * MINUTE)
+    assert current(account).value.reveal() == "r1"
+    assert [r.value.reveal() for r in account.rivals] == ["r0"]
+    assert account.rivals[0].first_spent_at == NOW + 25 * MINUTE
+    assert (account.intent, account.tries, account.problem) == (None, 0, None)
+    assert account.refreshed_by == "host:1"
+
+
+def test_a_spent_token_leaves_when_its_successor_is_proved_and_the_grace_is_over() -> None:
+    """25 minutes after, it stays though its successor is proved; another 25 minutes on, it goes."""
+    account, at = logged_in(), NOW
+    kept = []
+    for number in range(1, 5):
+        at += 25 * MINUTE
+        account = concluded(begun(account, at), issued(f"r{number}"), at)
+        kept.append(sorted(r.value.reveal() for r in account.rivals))
+    assert kept == [["r0"], ["r0", "r1"], ["r1", "r2"], ["r2", "r3"]]
+
+
+def test_a_token_spent_long_ago_stays_while_its_successor_is_unproved() -> None:
+    """A recovery after the grace keeps the spent token: nothing has proved the answer's token yet."""
+    account = begun(logged_in(), NOW)
+    account = concluded(account, Unknown(detail="reset"), NOW)
+    at = NOW + timedelta(hours=5)
+    account = concluded(begun(account, at), issued(), at)
+    assert [r.value.reveal() for r in account.rivals] == ["r0"]
+
+
+def test_unknown_keeps_everything_open() -> None:
+    """No answer: the token stays current, spent when it was first tried, the intent stays, and a retry is set."""
+    account = concluded(begun(logged_in(), NOW), Unknown(detail="reset"), NOW + MINUTE)
+    assert current(account).first_spent_at == NOW
+    assert account.intent is not None
+    assert account.tries == 1
+    assert state_of(account, NOW, POLICY) is State.REFRESH_FAILING
+    again = begun(account, NOW + 5 * MINUTE)
+    assert current(again).first_spent_at == NOW, "the first-spent time is never moved later"
+
+
+@pytest.mark.parametrize(
+    "outcome", [NotSent(detail="no route"), Throttled(detail="429"), ClientRefused(detail="x", code="invalid_client")]
+)
+def test_an_answer_that_shows_the_token_unspent_undoes_its_own_stamp(outcome: Outcome) -> None:
+    """Not sent, throttled and client refused start no grace clock."""
+    account = concluded(begun(logged_in(), NOW), outcome, NOW)
+    assert current(account).first_spent_at is None
+    assert account.intent is None
+
+
+@pytest.mark.parametrize(
+    "outcome", [NotSent(detail="no route"), Throttled(detail="429"), ClientRefused(detail="x", code="invalid_client")]
+)
+def test_it_does_not_undo_an_earlier_unknown(outcome: Outcome) -> None:
+    """After an unknown, the intent and the first-spent time stand, whatever a later try says of itself."""
+    account = concluded(begun(logged_in(), NOW), Unknown(detail="reset"), NOW)
+    account = concluded(begun(account, NOW + MINUTE), outcome, NOW + MINUTE)
+    assert current(account).first_spent_at == NOW
+    assert account.intent is not None
+
+
+def test_on_a_retry_the_access_tokens_life_counts_from_the_first_try() -> None:
+    """The answer to a retry may be a replay of the lost one, minted 20 minutes ago."""
+    account = concluded(begun(logged_in(), NOW), Unknown(detail="reset"), NOW)
+    account = concluded(begun(account, NOW + 20 * MINUTE), issued(), NOW + 20 * MINUTE)
+    assert account.access is not None
+    assert account.access.expires_at == NOW + HALF_HOUR
+
+
+@given(tries=st.integers(0, 40), jitter=st.floats(0, 1, exclude_max=True))
+def test_waits_after_an_unknown_fit_the_grace_many_times(tries: int, jitter: float) -> None:
+    """However often it failed, the next try is at most a minute away."""
+    account = replace(begun(logged_in(), NOW), tries=tries)
+    account = concluded(account, Unknown(detail="reset"), NOW, jitter)
+    assert account.retry_not_before is not None
+    assert timedelta(0) <= account.retry_not_before - NOW <= MINUTE
+
+
+def test_retry_after_is_kept_but_capped_while_a_refresh_is_open() -> None:
+    """A 429 may ask for an hour; after a lost answer for 5 minutes, lest the grace be slept through."""
+    hour = Throttled(detail="429", retry_after=timedelta(hours=1))
+    account = concluded(begun(logged_in(), NOW), hour, NOW, jitter=0)
+    assert account.retry_not_before == NOW + timedelta(hours=1)
+    account = concluded(begun(logged_in(), NOW), Unknown(detail="reset"), NOW)
+    account = concluded(begun(account, NOW + MINUTE), hour, NOW + MINUTE, jitter=0)
+    assert account.retry_not_before == NOW + 6 * MINUTE
+
+
+def test_a_refused_client_drops_nothing_and_is_tried_slowly() -> None:
+    """``invalid_client`` is the operator's to mend: some minutes between the tries, nothing lost."""
+    account = concluded(begun(logged_in(), NOW), ClientRefused(detail="x", code="invalid_client"), NOW)
+    assert values(account) == {"r0"}
+    assert account.retry_not_before is not None
+    assert account.retry_not_before - NOW > MINUTE
+    assert state_of(account, NOW, POLICY) is State.REFRESH_FAILING
+
+
+def test_consent_is_lost_only_when_every_candidate_is_refused() -> None:
+    """``invalid_grant`` condemns one token; the next candidate is tried at once; the record stays as evidence."""
+    at = NOW + 25 * MINUTE
+    account = concluded(begun(logged_in(), at), issued(), at)
+    account = concluded(begun(account, at + MINUTE), Refused(detail="invalid_grant"), at + MINUTE)
+    assert state_of(account, at + MINUTE, POLICY) is State.REFRESH_FAILING
+    step = next_step(account, at + MINUTE, POLICY)
+    assert isinstance(step, Spend)
+    assert step.token.value.reveal() == "r0"
+    account = begin_refresh(account, step.token, by="host:1", now=at + MINUTE)
+    account = concluded(account, Refused(detail="invalid_grant"), at + MINUTE)
+    assert state_of(account, at + MINUTE, POLICY) is State.CONSENT_LOST
+    assert current(account).value.reveal() == "r1"
+    assert isinstance(next_step(account, at + MINUTE, POLICY), Use)
+
+
+def test_a_rival_is_never_reused_after_the_grace() -> None:
+    """A token that was spent more than 30 minutes ago is not worth the risk that Xero ends the chain."""
+    at = NOW + 25 * MINUTE
+    account = concluded(begun(logged_in(), at), issued(), at)
+    assert [t.value.reveal() for t in candidates(account, at + HALF_HOUR, POLICY)] == ["r1"]
+
+
+def test_the_current_token_is_tried_however_old_its_intent() -> None:
+    """An old intent condemns nothing: only Xero's word does."""
+    account = concluded(begun(logged_in(), NOW), Unknown(detail="reset"), NOW)
+    step = next_step(account, NOW + timedelta(days=3), POLICY)
+    assert isinstance(step, Spend)
+    assert step.token.value.reveal() == "r0"
+
+
+def test_success_with_a_rival_makes_its_successor_current() -> None:
+    """When the current token is refused and a rival is taken, the refused one leaves the record."""
+    account = with_rival(logged_in(), RefreshToken(value=Secret("x"), obtained_at=NOW))
+    account = concluded(begun(account, NOW), Refused(detail="invalid_grant"), NOW)
+    account = concluded(begun(account, NOW + MINUTE), issued("x1"), NOW + MINUTE)
+    assert current(account).value.reveal() == "x1"
+    assert [r.value.reveal() for r in account.rivals] == ["x"]
+    assert state_of(account, NOW, POLICY) is State.CONNECTED
+
+
+def test_a_rival_that_arrived_is_proved_soon_and_then_dropped() -> None:
+    """A rival makes a refresh due well inside the grace; once another token is proved, it goes."""
+    account = with_rival(logged_in(), RefreshToken(value=Secret("x"), obtained_at=NOW + MINUTE))
+    due = refresh_due_at(account, POLICY)
+    assert due is not None
+    assert due < NOW + timedelta(minutes=10)
+    account = concluded(begun(account, due), issued("r1"), due)
+    assert [r.value.reveal() for r in account.rivals] == ["r0"]
+
+
+def test_a_rival_that_arrives_during_the_proof_stays() -> None:
+    """What came after the proving request was sent is not proved wrong by it."""
+    account = begun(logged_in(), NOW)
+    account = with_rival(account, RefreshToken(value=Secret("x"), obtained_at=NOW + MINUTE))
+    account = concluded(account, issued("r1"), NOW + 2 * MINUTE)
+    assert sorted(r.value.reveal() for r in account.rivals) == ["r0", "x"]
+
+
+def test_an_answer_without_a_refresh_token_is_asked_again_once() -> None:
+    """The first time its access token is served and the intent stays; the second time the server does not rotate."""
+    account = concluded(begun(logged_in(), NOW), issued(None, "a1"), NOW)
+    assert account.access is not None
+    assert account.access.value.reveal() == "a1"
+    assert account.intent is not None
+    assert current(account).first_spent_at == NOW
+    account = concluded(begun(account, NOW + MINUTE), issued(None, "a2"), NOW + MINUTE)
+    assert account.intent is None
+    assert current(account).value.reveal() == "r0"
+    assert current(account).first_spent_at is None
+    account = concluded(begun(account, NOW + 2 * MINUTE), issued(None, "a3"), NOW + 2 * MINUTE)
+    assert account.intent is None, "a server that is known not to rotate is not asked twice"
+
+
+def test_a_refresh_token_that_comes_at_the_second_asking_is_taken() -> None:
+    """An answer that lost its refresh token on the way costs one retry and nothing else."""
+    account = concluded(begun(logged_in(), NOW), issued(None), NOW)
+    account = concluded(begun(account, NOW + MINUTE), issued("r1"), NOW + MINUTE)
+    assert current(account).value.reveal() == "r1"
+    assert account.unrotated == 0
+
+
+def test_a_server_that_answers_with_the_same_token_does_not_rotate() -> None:
+    """The same refresh token again is fresh, not its own rival."""
+    account = concluded(begun(logged_in(), NOW), issued("r0"), NOW + MINUTE)
+    assert (current(account).value.reveal(), account.rivals) == ("r0", ())
+    assert current(account).first_spent_at is None
+
+
+@pytest.mark.parametrize("life", [None, timedelta(days=400)])
+def test_an_absurd_life_is_not_believed(life: timedelta | None) -> None:
+    """A missing or enormous ``expires_in`` still yields a token, with a life of at most a day."""
+    account = concluded(begun(logged_in(), NOW), issued(life=life), NOW)
+    assert timedelta(0) < good_for(account, NOW) <= timedelta(days=1)
+
+
+def test_a_login_starts_clean_but_keeps_the_generation() -> None:
+    """A new consent replaces all there was, and the generations go on rising."""
+    account = logged_in()
+    assert (account.generation, account.consent_id, account.rivals, account.tries) == (7, "c1", (), 0)
+    assert state_of(account, NOW, POLICY) is State.CONNECTED
+
+
+OUTCOMES = st.one_of(
+    st.just(NotSent(detail="d")),
+    st.just(Unknown(detail="d")),
+    st.builds(Throttled, detail=st.just("d"), retry_after=st.none() | st.timedeltas(timedelta(0), timedelta(days=2))),
+    st.just(ClientRefused(detail="d", code="invalid_client")),
+    st.just("issued"),
+)
+
+
+@given(st.lists(st.tuples(OUTCOMES, st.floats(0, 0.99), st.integers(1, 3600)), max_size=30))
+def test_without_a_refusal_no_history_loses_the_last_token(history: list[tuple[object, float, int]]) -> None:
+    """Whatever happens short of ``invalid_grant``, the newest issued token is current and nothing is condemned."""
+    account, now, count = logged_in(), NOW, 0
+    for outcome, jitter, seconds in history:
+        now += timedelta(seconds=seconds)
+        step = next_step(account, now, POLICY, needed=timedelta(days=1))
+        if not isinstance(step, Spend):
+            continue
+        account = begin_refresh(account, step.token, by="host:1", now=now)
+        if outcome == "issued":
+            count += 1
+            outcome = issued(f"r{count}")
+        account = after(account, outcome, now=now, policy=POLICY, jitter=jitter)  # type: ignore[arg-type]
+        assert current(account).value.reveal() == f"r{count}"
+        assert state_of(account, now, POLICY) is not State.CONSENT_LOST
+
+
+def test_the_access_token_type_has_a_life() -> None:
+    """``life_seconds`` is from issue to expiry."""
+    token = AccessToken(value=Secret("a"), issued_at=NOW, expires_at=NOW + MINUTE)
+    assert token.life_seconds == 60

@@ -1,0 +1,67 @@
+"""A simulated Xero, to test an integration against: ``xots sandbox`` on the command line, or in a test::
+
+    from xots.sandbox import Sandbox, SandboxOptions
+
+    async with Sandbox(SandboxOptions(port=0)) as sandbox:
+        tokens = sandbox.log_in()
+        sandbox.add_fault("refresh:nth=1:lost")
+        ...  # run the program under test against sandbox.token_url
+        assert [request.outcome for request in sandbox.refreshes()] == ["lost", "issued"]
+
+`Identity` by itself is a pure state machine, for simulations without any socket.
+"""
+
+from __future__ import annotations
+
+from .books import Organisation
+from .clients import (
+    BROAD_SCOPES,
+    DEFAULT_CLIENT_ID,
+    DEFAULT_CLIENT_SECRET,
+    DEFAULT_PKCE_CLIENT_ID,
+    DEFAULT_REDIRECT_URI,
+    GRANULAR_SCOPES,
+    Client,
+    User,
+)
+from .faults import Endpoint, Fault, FaultKind, FaultScript, FaultSyntaxError, Rule
+from .identity import Identity
+from .limits import Limits
+from .log import LoggedRequest, Outcome, fingerprint
+from .protocol import OAuthError, OAuthErrorCode, Refusal, Shape, TokenAnswer
+from .server import Sandbox
+from .switches import SiblingMode, Switches
+from .world import SandboxClock, SandboxOptions
+
+__all__ = [
+    "BROAD_SCOPES",
+    "DEFAULT_CLIENT_ID",
+    "DEFAULT_CLIENT_SECRET",
+    "DEFAULT_PKCE_CLIENT_ID",
+    "DEFAULT_REDIRECT_URI",
+    "GRANULAR_SCOPES",
+    "Client",
+    "Endpoint",
+    "Fault",
+    "FaultKind",
+    "FaultScript",
+    "FaultSyntaxError",
+    "Identity",
+    "Limits",
+    "LoggedRequest",
+    "OAuthError",
+    "OAuthErrorCode",
+    "Organisation",
+    "Outcome",
+    "Refusal",
+    "Rule",
+    "Sandbox",
+    "SandboxClock",
+    "SandboxOptions",
+    "Shape",
+    "SiblingMode",
+    "Switches",
+    "TokenAnswer",
+    "User",
+    "fingerprint",
+]

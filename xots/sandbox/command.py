@@ -1,0 +1,231 @@
+"""``xots sandbox``: the simulated Xero as a command."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from urllib.parse import urlsplit
+
+from .books import Organisation, default_organisations
+from .clients import (
+    DEFAULT_CLIENT_ID,
+    DEFAULT_CLIENT_SECRET,
+    DEFAULT_PKCE_CLIENT_ID,
+    DEFAULT_REDIRECT_URI,
+    Client,
+)
+from .faults import FaultSyntaxError, Rule
+from .server import Sandbox
+from .switches import SiblingMode, Switches
+from .world import SandboxOptions
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options. A bad value ends the program with a sentence and status 2."""
+    add = parser.add_argument
+    add("--port", type=_port, default=5002, help="port to listen on; 0 takes any free one (default: %(default)s)")
+    add("--address", default="127.0.0.1", help="address to listen on (default: %(default)s, and ::1)")
+    add("--client-id", type=_word, default=DEFAULT_CLIENT_ID, help="the app's client id (default: %(default)s)")
+    add(
+        "--client-secret",
+        type=_word,
+        default=DEFAULT_CLIENT_SECRET,
+        help="its made-up secret, which is printed: never a real one (default: %(default)s)",
+    )
+    add(
+        "--pkce-client",
+        type=_word,
+        default=DEFAULT_PKCE_CLIENT_ID,
+        metavar="ID",
+        help="client id of an app without a secret (default: %(default)s)",
+    )
+    add(
+        "--redirect-uri",
+        type=_redirect_uri,
+        action="append",
+        metavar="URI",
+        help=f"registered redirect URI; may be repeated (default: {DEFAULT_REDIRECT_URI})",
+    )
+    add(
+        "--organisation",
+        type=_word,
+        action="append",
+        metavar="NAME",
+        help="an organisation; may be repeated (default: two demo companies)",
+    )
+    add(
+        "--access-token-life",
+        type=_seconds,
+        default=1800,
+        metavar="SECONDS",
+        help="life of an access token (default: %(default)s)",
+    )
+    add(
+        "--refresh-token-life-days",
+        type=_amount,
+        default=60.0,
+        metavar="DAYS",
+        help="life of a refresh token that nobody uses (default: 60)",
+    )
+    add(
+        "--grace-minutes",
+        type=_amount,
+        default=30.0,
+        metavar="MINUTES",
+        help="how long a used refresh token may be tried again (default: 30)",
+    )
+    add(
+        "--siblings",
+        type=_sibling_mode,
+        default=SiblingMode.ALL_VALID,
+        metavar="MODE",
+        help=f"when a refresh token is used again within the grace: {', '.join(SiblingMode)} (default: %(default)s)",
+    )
+    add("--late-reuse-kills-chain", action="store_true", help="use after the grace ends all tokens of the consent")
+    add("--new-app", action="store_true", help="the apps were made since 2 March 2026: no broad scopes")
+    add(
+        "--fault",
+        type=_rule,
+        action="append",
+        default=[],
+        metavar="RULE",
+        help="ENDPOINT:WHEN:KIND[=VALUE], such as refresh:nth=2:lost or token:p=0.05:500-html; may be repeated",
+    )
+    add("--seed", type=int, help="make tokens, ids and chances repeatable")
+    add("--auto-consent", action="store_true", help="consent to everything without showing the page")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the sandbox until SIGINT or SIGTERM and return the exit status.
+
+    0: stopped by a signal; 1: the address can't be had; 2: two options contradict each other.
+    """
+    if arguments.client_id == arguments.pkce_client:
+        both = f"--client-id and --pkce-client are both {arguments.client_id}"
+        print(f"xots sandbox: {both}; each app needs an id of its own", file=sys.stderr)
+        return 2
+    sandbox = Sandbox(_options(arguments))
+    sandbox.world.on_logged = lambda request: print(request, flush=True)
+    try:
+        asyncio.run(_serve(sandbox))
+    except OSError as error:
+        # A failed look-up of the address has a number below zero and a text of its own.
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        where = f"{arguments.address} port {arguments.port}"
+        print(f"xots sandbox: can't listen on {where}: {why}; choose another with --address or --port", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _serve(sandbox: Sandbox) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    sandbox.start()
+    print(_greeting(sandbox), flush=True)
+    try:
+        await stopped.wait()
+    finally:
+        await sandbox.stop()
+
+
+def _options(arguments: argparse.Namespace) -> SandboxOptions:
+    redirect_uris = tuple(arguments.redirect_uri or [DEFAULT_REDIRECT_URI])
+    new_app = arguments.new_app
+    return SandboxOptions(
+        port=arguments.port,
+        address=arguments.address,
+        clients=(
+            Client(arguments.client_id, arguments.client_secret, redirect_uris, new_app),
+            Client(arguments.pkce_client, None, redirect_uris, new_app),
+        ),
+        organisations=tuple(map(Organisation, arguments.organisation or [])) or default_organisations(),
+        switches=Switches(
+            sibling_mode=arguments.siblings,
+            late_reuse_kills_chain=arguments.late_reuse_kills_chain,
+            grace_seconds=arguments.grace_minutes * 60,
+            access_token_life_seconds=arguments.access_token_life,
+            refresh_token_life_seconds=arguments.refresh_token_life_days * 86400,
+        ),
+        faults=tuple(arguments.fault),
+        seed=arguments.seed,
+        auto_consent=arguments.auto_consent,
+    )
+
+
+def _greeting(sandbox: Sandbox) -> str:
+    web_app, public = sandbox.options.clients
+    lines = [
+        f"A simulated Xero listens on {sandbox.url}. Settings for xots, or any client:",
+        "",
+        f"  authorize_url: {sandbox.authorize_url}",
+        f"  token_url: {sandbox.token_url}",
+        f"  revoke_url: {sandbox.revoke_url}",
+        f"  connections_url: {sandbox.connections_url}",
+        f"  redirect: {web_app.redirect_uris[0]}",
+        f"  client_id: {web_app.client_id}",
+        f"  client_secret: {web_app.secret}",
+        "",
+        f"Without a secret (PKCE): client_id {public.client_id}",
+        f"Accounting API: {sandbox.api_url}    key set: {sandbox.jwks_url}",
+        f"Control: {sandbox.url}/sandbox/{{clock,switches,faults,release,log,forget}}",
+        *(f"Fault: {running.rule}" for running in sandbox.faults.rules),
+        "Stop with Ctrl-C. Each request is a line:",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: 0 to 65535")
+    return int(text)
+
+
+def _word(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
+
+
+def _redirect_uri(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.fragment:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a redirect URI, such as {DEFAULT_REDIRECT_URI}")
+    return text
+
+
+def _seconds(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of seconds from 1 up")
+    return int(text)
+
+
+def _amount(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def _sibling_mode(text: str) -> SiblingMode:
+    try:
+        return SiblingMode(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of: {', '.join(SiblingMode)}") from None
+
+
+def _rule(text: str) -> Rule:
+    try:
+        return Rule.parse(text)
+    except FaultSyntaxError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
