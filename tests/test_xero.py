@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -272,11 +280,39 @@ async def test_nobody_listening_is_not_sent(xero: Sandbox) -> None:
             client.close()
 
 
-async def test_tls_that_does_not_verify_is_not_sent(xero: Sandbox) -> None:
+async def test_tls_that_does_not_verify_is_not_sent(tmp_path: Path) -> None:
     """A server that can't prove who it is never sees the token."""
-    client = XeroClient(Endpoints(token_url=xero.token_url.replace("http:", "https:")), clock=lambda: NOW)
-    assert isinstance(await client.refresh(WEB_APP, Secret("r")), NotSent)
-    client.close()
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(datetime.now(UTC) - timedelta(hours=1))
+        .not_valid_after(datetime.now(UTC) + timedelta(hours=1))
+        .sign(key, hashes.SHA256())
+    )
+    pem = tmp_path / "server.pem"
+    pem.write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + certificate.public_bytes(Encoding.PEM)
+    )
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(pem)
+    asked: list[bytes] = []
+
+    async def serving(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.read(1))
+        writer.close()
+
+    async with await asyncio.start_server(serving, "127.0.0.1", 0, ssl=context) as server:
+        url = f"https://localhost:{server.sockets[0].getsockname()[1]}/"
+        client = XeroClient(Endpoints(token_url=url), clock=lambda: NOW)
+        outcome = await client.refresh(WEB_APP, Secret("r"))
+        client.close()
+    assert isinstance(outcome, NotSent)
+    assert not any(asked)
 
 
 async def test_an_enormous_answer_is_cut_off(xero: Sandbox) -> None:
@@ -289,8 +325,6 @@ async def test_an_enormous_answer_is_cut_off(xero: Sandbox) -> None:
 
 async def test_redirects_are_never_followed() -> None:
     """A 307 would carry the refresh token to wherever it points."""
-    import asyncio
-
     seen: list[bytes] = []
 
     async def redirecting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

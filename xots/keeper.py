@@ -216,16 +216,15 @@ class TokenKeeper:
             NoCredentials, NotLoggedIn, ConsentLost: there is nothing to refresh.
             TokenUnavailable: it did not succeed; nothing is lost.
         """
-        current = self._account.current
-        before = self._account.refreshed_at
-        if current is not None:
-            await self._refresh_together(meant=current.value.fingerprint)
-        if self._account.consent_id is None or self._account.refreshed_at == before:
+        before = self._account
+        if before.current is not None:
+            await self._refresh_together(meant=before.current.value.fingerprint)
+        if self._account.consent_id is None or self._account.access == before.access:
             raise self._no_token()
 
     async def tend(self) -> None:
         """What the tick calls: write what the store could not take before, and refresh if it is due."""
-        if self._unwritten:
+        if self._unwritten or self._store_problem is not None:
             await self._in_a_task(self._settle())
         if isinstance(lifecycle.next_step(self._account, self.clock(), self.policy), Spend):
             await self._refresh_together()
@@ -431,7 +430,6 @@ class TokenKeeper:
             await self._write_the_unwritten()
             return
         await self._fetch()
-        self._store_works()
 
     async def _fetch(self) -> None:
         stored = await self._store.read(self.name)
@@ -479,9 +477,12 @@ class TokenKeeper:
                 await self._keep(lifecycle.with_rival(self._account, held.current))
 
     async def _settle(self) -> None:
+        """Look whether the store works again, and write what it could not take."""
         try:
             async with self._store.lease(self.name, LEASE_SECONDS):
+                await self._store.check()
                 await self._read()
+                self._store_works()
         except (StoreUnavailable, SealError) as error:
             self._store_failed(error)
 

@@ -1,0 +1,521 @@
+"""The keeper: the one order of acts that loses nothing, over the sandbox and a store that can be made to fail."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from msgspec.structs import replace
+
+from xots.account import Secret, decode, encode
+from xots.backends.base import Stored
+from xots.backends.memory import MemoryStore
+from xots.errors import (
+    ConsentLost,
+    LoginFailed,
+    NoCredentials,
+    NotLoggedIn,
+    StaleWrite,
+    StoreUnavailable,
+    TokenUnavailable,
+)
+from xots.events import ConsentWasLost, Event, LoggedIn, Refreshed, RefreshFailed, StoreDegraded, StoreRecovered
+from xots.keeper import LoginAttempt, TokenKeeper
+from xots.lifecycle import State
+from xots.sandbox import (
+    DEFAULT_CLIENT_ID,
+    DEFAULT_CLIENT_SECRET,
+    DEFAULT_REDIRECT_URI,
+    Sandbox,
+    SandboxOptions,
+    fingerprint,
+)
+from xots.sealing import Sealer
+from xots.xero import Credentials, Endpoints, XeroClient
+
+START = datetime(2026, 11, 23, 12, tzinfo=UTC)
+SCOPES = ("offline_access", "accounting.transactions")
+WEB_APP = Credentials(client_id=DEFAULT_CLIENT_ID, client_secret=Secret(DEFAULT_CLIENT_SECRET))
+
+
+class SetClock:
+    """A clock that stands still until it is set."""
+
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, **by: float) -> None:
+        self.now += timedelta(**by)
+
+
+class TroubledStore(MemoryStore):
+    """A memory store that fails on demand: by the name of the method, or after the write, when the reply is lost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.broken: set[str] = set()
+        self.lose_replies = 0
+        self.before_swap: Callable[[], None] | None = None
+
+    async def read(self, name: str) -> Stored | None:
+        if "read" in self.broken:
+            raise StoreUnavailable("the disk is gone")
+        return await super().read(name)
+
+    async def check(self) -> None:
+        if self.broken:
+            raise StoreUnavailable("the disk is broken")
+
+    async def swap(self, name: str, value: bytes, *, expected: str | None) -> str:
+        if "swap" in self.broken:
+            raise StoreUnavailable("the disk is full")
+        if self.before_swap is not None:
+            act, self.before_swap = self.before_swap, None
+            act()
+        version = await super().swap(name, value, expected=expected)
+        if self.lose_replies:
+            self.lose_replies -= 1
+            raise StoreUnavailable("the reply was lost")
+        return version
+
+
+class Bench:
+    """A sandbox, a store, and as many keepers on them as a test wants."""
+
+    def __init__(self, sandbox: Sandbox, clock: SetClock) -> None:
+        self.sandbox, self.clock = sandbox, clock
+        self.store = TroubledStore()
+        self.sealer = Sealer.for_this_process()
+        self.events: list[Event] = []
+        self.keepers: list[TokenKeeper] = []
+
+    async def keeper(self) -> TokenKeeper:
+        endpoints = Endpoints(
+            authorize_url=self.sandbox.authorize_url,
+            token_url=self.sandbox.token_url,
+            revoke_url=self.sandbox.revoke_url,
+            connections_url=self.sandbox.connections_url,
+        )
+        keeper = TokenKeeper(
+            self.store,
+            XeroClient(endpoints, clock=self.clock),
+            self.sealer,
+            clock=self.clock,
+            chance=random.Random(7),  # noqa: S311 - jitter
+            observers=[self.events.append],
+        )
+        self.keepers.append(keeper)
+        await keeper.start()
+        return keeper
+
+    def attempt(self, **changes: object) -> LoginAttempt:
+        identity = self.sandbox.identity
+        request = identity.check_authorization(
+            {
+                "response_type": "code",
+                "client_id": DEFAULT_CLIENT_ID,
+                "redirect_uri": DEFAULT_REDIRECT_URI,
+                "scope": " ".join(SCOPES),
+                "state": "s",
+            }
+        )
+        tenants = list(self.sandbox.world.books.organisations)
+        code = identity.consent(request, self.sandbox.clock(), tenant_ids=tenants[:1])["code"]
+        given = {"credentials": WEB_APP, "code": Secret(code), "verifier": None, "scopes": SCOPES} | changes
+        return LoginAttempt(redirect_uri=DEFAULT_REDIRECT_URI, **given)  # type: ignore[arg-type]
+
+    async def logged_in(self) -> TokenKeeper:
+        keeper = await self.keeper()
+        await keeper.login(self.attempt())
+        return keeper
+
+    def issues_from(self, keeper: TokenKeeper) -> bool:
+        """Would Xero issue from the token that the *store* holds? The invariant, in short."""
+        stored = self.store._kept["default"]
+        account = decode(self.sealer.open(stored.value, "account", {"name": "default"}))
+        tokens = [t for t in (account.current, *account.rivals) if t is not None]
+        return any(self.sandbox.identity.would_issue(t.value.reveal(), self.clock()) for t in tokens)
+
+    def happened(self, kind: type[Event]) -> int:
+        return sum(isinstance(event, kind) for event in self.events)
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    clock = SetClock()
+    async with Sandbox(SandboxOptions(port=0), clock) as sandbox:
+        bench = Bench(sandbox, clock)
+        yield bench
+        bench.store.broken.clear()
+        sandbox.release()
+        for keeper in bench.keepers:
+            await keeper.close()
+
+
+async def test_before_a_login_there_is_no_token(bench: Bench) -> None:
+    """The error tells whether credentials or a login is missing."""
+    keeper = await bench.keeper()
+    assert keeper.state is State.NO_CREDENTIALS
+    with pytest.raises(NoCredentials):
+        await keeper.token()
+    with pytest.raises(NoCredentials):
+        await keeper.refresh()
+    configured = TokenKeeper(bench.store, keeper._xero, bench.sealer, configured=WEB_APP, clock=bench.clock)
+    assert configured.state is State.NOT_LOGGED_IN
+    with pytest.raises(NotLoggedIn):
+        await configured.token()
+
+
+async def test_a_login_is_kept_before_it_counts(bench: Bench) -> None:
+    """After a login the store holds a live token, sealed, and the token is served from memory."""
+    keeper = await bench.logged_in()
+    assert keeper.state is State.CONNECTED
+    assert bench.issues_from(keeper)
+    token = await keeper.token()
+    assert token.value.reveal().encode() not in bench.store._kept["default"].value
+    asked = len(bench.sandbox.log)
+    for _ in range(100):
+        await keeper.token()
+    assert len(bench.sandbox.log) == asked
+    assert bench.happened(LoggedIn) == 1
+
+
+async def test_a_new_keeper_on_the_store_goes_on(bench: Bench) -> None:
+    """A restart needs neither a login nor a word with Xero."""
+    first = await bench.logged_in()
+    second = await bench.keeper()
+    asked = len(bench.sandbox.log)
+    assert await second.token() == await first.token()
+    assert len(bench.sandbox.log) == asked
+
+
+async def test_the_tick_refreshes_ahead_so_that_nobody_waits(bench: Bench) -> None:
+    """Five minutes before the end the tick refreshes; callers never do."""
+    keeper = await bench.logged_in()
+    bench.clock.advance(minutes=24, seconds=59)
+    await keeper.tend()
+    assert bench.sandbox.refreshes() == []
+    bench.clock.advance(seconds=1)
+    await keeper.tend()
+    assert [r.outcome for r in bench.sandbox.refreshes()] == ["issued"]
+    assert (await keeper.token()).expires_at == bench.clock() + timedelta(minutes=30)
+    assert bench.happened(Refreshed) == 1
+
+
+async def test_many_callers_share_one_refresh(bench: Bench) -> None:
+    """64 callers at the moment of expiry: one refresh, one token for all."""
+    keeper = await bench.logged_in()
+    bench.clock.advance(minutes=30)
+    tokens = await asyncio.gather(*(keeper.token() for _ in range(64)))
+    assert len({t.value for t in tokens}) == 1
+    assert len(bench.sandbox.refreshes()) == 1
+
+
+async def test_a_caller_who_goes_away_does_not_end_the_refresh(bench: Bench) -> None:
+    """The refresh is shielded: it is concluded and kept although its only caller was cancelled."""
+    keeper = await bench.logged_in()
+    bench.sandbox.add_fault("refresh:nth=1:hold-after")
+    bench.clock.advance(minutes=30)
+    caller = asyncio.create_task(keeper.token())
+    await bench.sandbox.held()
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    bench.sandbox.release()
+    await keeper.token()
+    assert [r.outcome for r in bench.sandbox.refreshes()] == ["issued"]
+
+
+async def test_closing_waits_for_the_refresh_and_keeps_it(bench: Bench) -> None:
+    """What was begun is concluded and written before the keeper is closed; nothing new is begun."""
+    keeper = await bench.logged_in()
+    bench.sandbox.add_fault("refresh:nth=1:hold-after")
+    bench.clock.advance(minutes=30)
+    caller = asyncio.create_task(keeper.token())
+    await bench.sandbox.held()
+    closing = asyncio.create_task(keeper.close())
+    await asyncio.sleep(0)
+    assert not closing.done()
+    bench.sandbox.release()
+    await closing
+    assert (await caller).expires_at == bench.clock() + timedelta(minutes=30)
+    successor = await bench.keeper()
+    assert await successor.token() == await caller
+    assert len(bench.sandbox.refreshes()) == 1
+
+
+async def test_two_keepers_refresh_once(bench: Bench) -> None:
+    """The second one takes the lease, reads again, and finds the work done."""
+    first = await bench.logged_in()
+    second = await bench.keeper()
+    bench.clock.advance(minutes=30)
+    tokens = await asyncio.gather(first.token(), second.token(), first.token(), second.token())
+    assert len({t.value for t in tokens}) == 1
+    assert len(bench.sandbox.refreshes()) == 1
+
+
+async def test_forced_refreshes_at_once_are_one(bench: Bench) -> None:
+    """Whoever forces a refresh gets one that began after he asked; those who ask together share it."""
+    first = await bench.logged_in()
+    second = await bench.keeper()
+    await asyncio.gather(*(k.refresh() for k in (first, second, first, second)))
+    assert len(bench.sandbox.refreshes()) == 1
+    await first.refresh()
+    assert len(bench.sandbox.refreshes()) == 2
+
+
+async def test_a_lost_answer_is_asked_for_again_with_the_same_token(bench: Bench) -> None:
+    """Xero issued and the answer was lost: the same token again, inside the grace, and all is well."""
+    keeper = await bench.logged_in()
+    bench.sandbox.add_fault("refresh:nth=1:lost")
+    bench.clock.advance(minutes=25)
+    await keeper.tend()
+    assert keeper.state is State.REFRESH_FAILING
+    assert bench.issues_from(keeper)
+    assert bench.happened(RefreshFailed) == 1
+    assert (await keeper.token()).expires_at > bench.clock(), "the old token is served meanwhile"
+    bench.clock.advance(minutes=1)
+    await keeper.tend()
+    assert keeper.state is State.CONNECTED
+    assert len({r.token for r in bench.sandbox.refreshes()}) == 1
+
+
+async def test_a_refresh_cut_off_by_a_crash_is_taken_up(bench: Bench) -> None:
+    """A process that died after Xero committed leaves an intent; the next one refreshes with the same token."""
+    dying = await bench.logged_in()
+    bench.sandbox.add_fault("refresh:nth=1:hold-after")
+    refresh = asyncio.create_task(dying.refresh())
+    await bench.sandbox.held()
+    (task,) = dying._tasks
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await refresh
+    survivor = await bench.keeper()
+    assert survivor.account.intent is not None
+    bench.sandbox.release()
+    await survivor.tend()
+    assert survivor.state is State.CONNECTED
+    assert survivor.account.intent is None
+    assert len({r.token for r in bench.sandbox.refreshes()}) == 1
+
+
+async def test_no_token_is_spent_when_the_intent_can_not_be_written(bench: Bench) -> None:
+    """A full disk: Xero isn't asked, the access token is served to its end, and then the error says why."""
+    keeper = await bench.logged_in()
+    bench.store.broken.add("swap")
+    bench.clock.advance(minutes=29)
+    await keeper.tend()
+    assert bench.sandbox.refreshes() == []
+    assert (await keeper.token()).expires_at > bench.clock()
+    bench.clock.advance(minutes=1)
+    with pytest.raises(TokenUnavailable, match="the disk is full"):
+        await keeper.token()
+    assert bench.happened(StoreDegraded) == 1
+    bench.store.broken.clear()
+    assert (await keeper.token()).expires_at == bench.clock() + timedelta(minutes=30)
+    assert bench.happened(StoreRecovered) == 1
+    assert len(bench.sandbox.refreshes()) == 1
+
+
+async def test_a_write_whose_reply_was_lost_is_read_back(bench: Bench) -> None:
+    """The same write id means that it went through: nothing is written twice and nothing is called lost."""
+    keeper = await bench.logged_in()
+    bench.store.lose_replies = 2
+    await keeper.refresh()
+    assert keeper.account.generation == 3
+    assert keeper.state is State.CONNECTED
+    assert len(bench.sandbox.refreshes()) == 1
+    assert bench.happened(StoreDegraded) == 0
+
+
+async def test_what_the_store_can_not_take_is_held_and_written_later(bench: Bench) -> None:
+    """Xero issued, the disk failed: the new token is served from memory and written by a later tick."""
+    keeper = await bench.logged_in()
+    bench.sandbox.add_fault("refresh:nth=1:hold-after")
+    refresh = asyncio.create_task(keeper.refresh())
+    await bench.sandbox.held()
+    bench.store.broken |= {"swap", "read"}
+    bench.sandbox.release()
+    await refresh
+    held = await keeper.token()
+    assert bench.happened(StoreDegraded) == 1
+    await keeper.tend()
+    bench.store.broken.clear()
+    await keeper.tend()
+    successor = await bench.keeper()
+    assert await successor.token() == held
+    assert len(bench.sandbox.refreshes()) == 1
+
+
+async def test_closing_writes_what_was_held(bench: Bench) -> None:
+    """A process does not exit with a token that only it knows if the store works by then."""
+    keeper = await bench.logged_in()
+    bench.sandbox.add_fault("refresh:nth=1:hold-after")
+    refresh = asyncio.create_task(keeper.refresh())
+    await bench.sandbox.held()
+    bench.store.broken |= {"swap", "read"}
+    bench.sandbox.release()
+    await refresh
+    bench.store.broken.clear()
+    await keeper.close()
+    assert bench.issues_from(keeper)
+    successor = await bench.keeper()
+    assert successor.account.current == keeper.account.current
+
+
+async def test_whoever_slept_past_his_lease_adds_his_token(bench: Bench) -> None:
+    """Somebody wrote meanwhile: his record stands, and our new token joins it as a rival, proved soon after."""
+    keeper = await bench.logged_in()
+    bench.sandbox.add_fault("refresh:nth=1:hold-after")
+    refresh = asyncio.create_task(keeper.refresh())
+    await bench.sandbox.held()
+    other = decode(bench.sealer.open(bench.store._kept["default"].value, "account", {"name": "default"}))
+    changed = replace(other, generation=other.generation + 1, write_id="another", intent=None, notices_sent=("x",))
+    bench.store._kept["default"] = Stored(bench.sealer.seal(encode(changed), "account", {"name": "default"}), "v-other")
+    bench.sandbox.release()
+    with pytest.raises(TokenUnavailable):
+        await refresh
+    assert keeper.account.notices_sent == ("x",)
+    (issued,) = [r.issued for r in bench.sandbox.refreshes()]
+    assert [r.value.fingerprint for r in keeper.account.rivals] == [issued]
+    bench.clock.advance(minutes=6)
+    await keeper.tend()
+    assert keeper.state is State.CONNECTED
+    assert bench.issues_from(keeper)
+
+
+async def test_a_token_of_an_ended_consent_is_dropped(bench: Bench) -> None:
+    """If another login took the record meanwhile, the late answer does not disturb it."""
+    keeper = await bench.logged_in()
+    bench.sandbox.add_fault("refresh:nth=1:hold-after")
+    refresh = asyncio.create_task(keeper.refresh())
+    await bench.sandbox.held()
+    other = replace(keeper.account, generation=9, write_id="another", consent_id="newer", intent=None, rivals=())
+    bench.store._kept["default"] = Stored(bench.sealer.seal(encode(other), "account", {"name": "default"}), "v-other")
+    bench.sandbox.release()
+    with pytest.raises(TokenUnavailable):
+        await refresh
+    assert keeper.account == other
+
+
+async def test_xero_refusing_every_token_loses_the_consent_and_says_so(bench: Bench) -> None:
+    """Only then; the record stays as evidence, and the old access token is served to its end."""
+    keeper = await bench.logged_in()
+    bench.sandbox.identity.forget()
+    bench.clock.advance(minutes=25)
+    await keeper.tend()
+    assert keeper.state is State.CONSENT_LOST
+    assert bench.happened(ConsentWasLost) == 1
+    assert (await keeper.token()).expires_at > bench.clock()
+    bench.clock.advance(minutes=5)
+    with pytest.raises(ConsentLost, match="invalid_grant"):
+        await keeper.token()
+    assert keeper.account.current is not None
+    asked = len(bench.sandbox.refreshes())
+    await keeper.tend()
+    assert len(bench.sandbox.refreshes()) == asked, "what Xero refused is not tried again"
+    await keeper.login(bench.attempt())
+    assert keeper.state is State.CONNECTED
+
+
+async def test_a_wrong_secret_drops_nothing(bench: Bench) -> None:
+    """``invalid_client`` is slow to be tried again, and all is well once it is mended."""
+    keeper = await bench.logged_in()
+    bench.sandbox.add_fault("refresh:nth=1:invalid-client")
+    bench.clock.advance(minutes=25)
+    await keeper.tend()
+    assert keeper.state is State.REFRESH_FAILING
+    bench.clock.advance(seconds=30)
+    await keeper.tend()
+    assert len(bench.sandbox.refreshes()) == 1
+    bench.clock.advance(minutes=6)
+    await keeper.tend()
+    assert keeper.state is State.CONNECTED
+
+
+async def test_a_demanded_life_is_kept_or_refused(bench: Bench) -> None:
+    """A caller who names ``min_ttl`` gets at least that, or an error with the time to ask again."""
+    keeper = await bench.logged_in()
+    bench.clock.advance(minutes=10)
+    token = await keeper.token(timedelta(minutes=25))
+    assert token.expires_at - bench.clock() >= timedelta(minutes=25)
+    bench.sandbox.add_fault("refresh:every:500-json")
+    bench.clock.advance(minutes=10)
+    with pytest.raises(TokenUnavailable) as caught:
+        await keeper.token(timedelta(minutes=25))
+    assert caught.value.retry_after_seconds >= 1
+    assert (await keeper.token()).expires_at > bench.clock()
+
+
+async def test_a_failed_login_changes_nothing(bench: Bench) -> None:
+    """A code that Xero refuses leaves the live login as it was."""
+    keeper = await bench.logged_in()
+    before = keeper.account
+    with pytest.raises(LoginFailed, match="used before"):
+        await keeper.login(bench.attempt(code=Secret("wrong")))
+    assert keeper.account == before
+    assert await keeper.token() == before.access
+
+
+async def test_a_tenant_that_is_not_connected_fails_the_login(bench: Bench) -> None:
+    """The message lists the organisations that are connected."""
+    keeper = await bench.keeper()
+    connected = next(iter(bench.sandbox.world.books.organisations.values()))
+    with pytest.raises(LoginFailed, match=connected.tenant_id):
+        await keeper.login(bench.attempt(tenant_id="11111111-1111-4111-8111-111111111111"))
+    assert keeper.state is State.NO_CREDENTIALS
+    await keeper.login(bench.attempt(tenant_id=connected.tenant_id))
+    assert keeper.account.tenant_id == connected.tenant_id
+
+
+async def test_a_login_whose_granted_scopes_fall_short_fails(bench: Bench) -> None:
+    """Granted must hold all that was asked for; more is fine, since Xero's scopes add up."""
+    keeper = await bench.keeper()
+    with pytest.raises(LoginFailed, match=r"payroll\.settings"):
+        await keeper.login(bench.attempt(scopes=(*SCOPES, "payroll.settings")))
+    await keeper.login(bench.attempt(scopes=("offline_access",)))
+    assert set(keeper.account.scopes_granted) == set(SCOPES)
+
+
+async def test_a_login_the_store_can_not_take_spends_no_code(bench: Bench) -> None:
+    """The store is read before the code is exchanged: if that fails, the code is still good."""
+    keeper = await bench.keeper()
+    attempt = bench.attempt()
+    bench.store.broken.add("read")
+    with pytest.raises(StoreUnavailable):
+        await keeper.login(attempt)
+    bench.store.broken.clear()
+    await keeper.login(attempt)
+    assert keeper.state is State.CONNECTED
+
+
+async def test_events_name_tokens_by_fingerprint_only(bench: Bench) -> None:
+    """No event shows a token, in its text or its fields."""
+    keeper = await bench.logged_in()
+    assert keeper.account.current is not None
+    secret = keeper.account.current.value.reveal()
+    await keeper.refresh()
+    shown = " ".join(f"{event} {event!r}" for event in bench.events)
+    assert secret not in shown
+    assert keeper.account.current.value.reveal() not in shown
+    assert fingerprint(secret) in shown
+
+
+async def test_the_stores_own_rules(bench: Bench) -> None:
+    """Compare-and-set: a version that moved is stale, and nothing is written."""
+    store = MemoryStore()
+    assert await store.read("a") is None
+    first = await store.swap("a", b"1", expected=None)
+    with pytest.raises(StaleWrite):
+        await store.swap("a", b"2", expected=None)
+    second = await store.swap("a", b"2", expected=first)
+    with pytest.raises(StaleWrite):
+        await store.swap("a", b"3", expected=first)
+    assert await store.read("a") == Stored(b"2", second)
+    assert await store.names() == ["a"]
