@@ -1,0 +1,63 @@
+# For a machine with make, Python 3.11 or newer and its venv; everything else goes into .venv.
+# Another Python: make demo PYTHON=python3.12.
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
+# Named for the Python that made it, so that another one makes it anew.
+MADE := $(VENV)/made-by-$(subst /,-,$(PYTHON))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint clean
+
+help:
+	@echo 'make demo     run xots against a simulated Xero, logged in; Ctrl-C stops it'
+	@echo '              options: make demo ARGS="--port 6001 --access-token-life 30"'
+	@echo 'make test     run the tests'
+	@echo '              some of them: make test ARGS="tests/test_layers.py -v"'
+	@echo 'make lint     check style and types'
+	@echo 'make clean    remove whatever these made'
+	@echo
+	@echo 'They use $(PYTHON); choose another Python with PYTHON=python3.12.'
+
+# exec: the signal of a Ctrl-C goes to xots itself, which ends with status 0.
+demo: $(VENV)/installed
+	@exec $(VENV)/bin/xots demo $(ARGS)
+
+test: $(VENV)/installed-dev
+	@exec $(VENV)/bin/python -m pytest $(ARGS)
+
+lint: $(VENV)/installed-dev
+	$(VENV)/bin/python -m ruff check .
+	$(VENV)/bin/python -m ruff format --check .
+	$(VENV)/bin/python -m mypy --strict
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(MADE): setup.cfg pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo 'xots: there is no $(PYTHON) here; install it (apt-get install python3 python3-venv),' \
+	    'or name another with PYTHON=python3.12' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "xots: Python 3.11 or newer is needed, and $(PYTHON) is $$($(PYTHON) --version 2>&1);" \
+	    'install a newer one, and name it with PYTHON=python3.12' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "xots: $(PYTHON) can't make a virtual environment; install the package python3-venv" \
+	    "(apt-get install python3-venv), or the one of your Python, such as python3.12-venv" >&2; exit 1; }
+	@echo 'making $(VENV); the first time takes a minute'
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/installed: $(MADE)
+	@$(PIP) install -e .
+	@touch $@
+
+# It holds what the other installs, too.
+$(VENV)/installed-dev: $(MADE)
+	@$(PIP) install -e '.[dev]'
+	@touch $(VENV)/installed $@
