@@ -27,6 +27,7 @@ demo: $(VENV)/installed
 	@exec $(VENV)/bin/xots demo $(ARGS)
 
 test: $(VENV)/installed-dev
+	@tests/debian-packages
 	@exec $(VENV)/bin/python -m pytest $(ARGS)
 
 lint: $(VENV)/installed-dev

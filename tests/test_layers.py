@@ -34,7 +34,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("web.app",),
     ("settings",),
     ("server",),
-    ("demo",),
+    ("demo", "check"),
     ("cli",),
     ("__main__",),
 )

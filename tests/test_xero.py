@@ -7,7 +7,7 @@ import base64
 import json
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -280,8 +280,9 @@ async def test_nobody_listening_is_not_sent(xero: Sandbox) -> None:
             client.close()
 
 
-async def test_tls_that_does_not_verify_is_not_sent(tmp_path: Path) -> None:
+async def test_tls_that_does_not_verify_is_not_sent(tmp_path: Path, expected_log: Callable[..., None]) -> None:
     """A server that can't prove who it is never sees the token."""
+    expected_log("SSL Error")
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     certificate = (

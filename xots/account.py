@@ -121,6 +121,8 @@ class Account(_Record, frozen=True, kw_only=True):
     consented_at: datetime | None = None
     ended_at: datetime | None = None
     """When the last login was revoked or logged out, if it was."""
+    revocation: str | None = None
+    """What is still to be done at Xero after the login's end: "revoke", or "forget" to drop the credentials then."""
     scopes_asked: tuple[str, ...] = ()
     scopes_granted: tuple[str, ...] = ()
 

@@ -6,27 +6,42 @@ Whatever goes wrong ends in one sentence on stderr and an exit status: 2 for wha
 from __future__ import annotations
 
 import argparse
-import asyncio
+import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
 from .errors import SettingsError, XotsError
 
 if TYPE_CHECKING:
+    from .client import Client
     from .settings import Settings
 
 __all__ = ["main"]
+
+DESCRIPTION = "Xero OAuth Token Server: logs in to Xero once, then serves fresh access tokens."
 
 EPILOG = """\
 commands (the first word; "xots COMMAND -h" tells more):
   serve      run the server; what "xots" alone does
   demo       run the server against a simulated Xero, logged in, on a throw-away store
   sandbox    run the simulated Xero by itself
+  check      look whether the settings, the store and Xero are in order
+
+commands that ask a running server, and say why when it can't answer:
+  login      show where to log in, and wait until somebody has
+  token      print a fresh access token
+  exec       run a program with a fresh access token in its environment
+  status     print how things are
+  refresh    refresh the token now
+  tenants    list the connected organisations
+  revoke     end the login, and revoke it at Xero
+  logout     the same, and forget the credentials
 
 Each option can also be set in the environment (--token-url as XOTS_TOKEN_URL), in a file of systemd's credentials
 directory (token_url), or in the file that --config names (token_url: …); the command line comes first, then in that
@@ -47,11 +62,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except XotsError as error:
         print(f"xots: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+        return 1
 
 
 def _serve(arguments: list[str]) -> int:
     settings = _settings(arguments)
     _log_to_stderr(settings.log_level)
+    import asyncio
+
     from .server import serve
 
     asyncio.run(serve(settings))
@@ -60,6 +82,8 @@ def _serve(arguments: list[str]) -> int:
 
 def _demo(arguments: list[str]) -> int:
     parser = _parser("xots demo", "Run the server against a simulated Xero, logged in, on a throw-away store.")
+    import asyncio
+
     from . import demo
 
     demo.add_arguments(parser)
@@ -77,7 +101,142 @@ def _sandbox(arguments: list[str]) -> int:
     return command.run(parser.parse_args(arguments))
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"serve": _serve, "demo": _demo, "sandbox": _sandbox}
+def _check(arguments: list[str]) -> int:
+    settings = _settings(arguments, "xots check", "Look whether the settings, the store and Xero are in order.")
+    import asyncio
+
+    from .check import check
+
+    return asyncio.run(check(settings))
+
+
+# ------------------------------------------------------------------------- commands that ask a running server
+
+
+def _login(arguments: list[str]) -> int:
+    server, _ = _server(arguments, "login", "Show where to log in, and wait until somebody has.")
+    where = f"http://localhost:{server.port}" if server.host in ("127.0.0.1", "::1") else server.url
+    if not _health(server)["healthy"]:
+        print(f"open {where}/home in a browser on this machine, and log in", flush=True)
+        while not _health(server)["healthy"]:
+            time.sleep(1)
+    print("logged in")
+    return 0
+
+
+def _health(server: Client) -> dict[str, Any]:
+    health: dict[str, Any] = server.ask("GET", "/livez", also=(401, 503))
+    return health
+
+
+def _token(arguments: list[str]) -> int:
+    server, options = _server(
+        arguments,
+        "token",
+        "Print a fresh access token.",
+        lambda parser: (
+            parser.add_argument("--min-ttl", type=int, metavar="SECONDS", help="one that lives at least so long"),
+            parser.add_argument("--json", action="store_true", help="print all that the server tells of it"),
+        ),
+    )
+    content = server.token(options.min_ttl)
+    print(json.dumps(content) if options.json else content["accessToken"])
+    return 0
+
+
+def _exec(arguments: list[str]) -> int:
+    own, program = arguments, []
+    if "--" in arguments:
+        at = arguments.index("--")
+        own, program = arguments[:at], arguments[at + 1 :]
+    server, options = _server(
+        own,
+        "exec",
+        "Run a program with a fresh access token in its environment, as XERO_ACCESS_TOKEN, and the tenant's id as "
+        "XERO_TENANT_ID:  xots exec -- python3 report.py",
+        lambda parser: parser.add_argument("--min-ttl", type=int, metavar="SECONDS", help="one that lives so long"),
+    )
+    if not program:
+        print("xots: nothing to run; name it after two hyphens: xots exec -- python3 report.py", file=sys.stderr)
+        return 2
+    content = server.token(options.min_ttl)
+    environment = os.environ | {"XERO_ACCESS_TOKEN": content["accessToken"]}
+    if content.get("tenantId"):
+        environment["XERO_TENANT_ID"] = content["tenantId"]
+    try:
+        os.execvpe(program[0], program, environment)  # noqa: S606 - running what the user names is the command's job
+    except OSError as error:
+        raise XotsError(f"{program[0]} can't be run: {error.strerror}") from None
+
+
+def _status(arguments: list[str]) -> int:
+    server, options = _server(
+        arguments,
+        "status",
+        "Print how things are. The exit status is 0 if a good token can be served.",
+        lambda parser: parser.add_argument("--json", action="store_true", help="print it as JSON"),
+    )
+    status = server.ask("GET", "/status")
+    if options.json:
+        print(json.dumps(status))
+    else:
+        for name, value in status.items():
+            shown = " ".join(value) if isinstance(value, list) else "-" if value is None else value
+            print(f"{name.replace('_', ' '):26}{shown}")
+    return 0 if status["healthy"] else 1
+
+
+def _refresh(arguments: list[str]) -> int:
+    server, _ = _server(arguments, "refresh", "Refresh the token now.")
+    server.ask("POST", "/refresh")
+    print("refreshed")
+    return 0
+
+
+def _tenants(arguments: list[str]) -> int:
+    server, options = _server(
+        arguments,
+        "tenants",
+        "List the connected organisations: id, type and name.",
+        lambda parser: parser.add_argument("--json", action="store_true", help="print it as Xero gives it"),
+    )
+    tenants = server.ask("GET", "/tenants")
+    if options.json:
+        print(json.dumps(tenants))
+        return 0
+    for tenant in tenants:
+        print(tenant["tenantId"], tenant.get("tenantType") or "-", tenant.get("tenantName") or "-")
+    return 0
+
+
+def _revoke(arguments: list[str]) -> int:
+    server, _ = _server(arguments, "revoke", "End the login, and revoke it at Xero. The credentials are kept.")
+    answer = server.ask("POST", "/revoke")
+    print(answer.get("detail") or answer["status"])
+    return 0
+
+
+def _logout(arguments: list[str]) -> int:
+    server, _ = _server(arguments, "logout", "End the login, revoke it at Xero, and forget the credentials.")
+    server.ask("POST", "/logout")
+    print("logged out")
+    return 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "serve": _serve,
+    "demo": _demo,
+    "sandbox": _sandbox,
+    "check": _check,
+    "login": _login,
+    "token": _token,
+    "exec": _exec,
+    "status": _status,
+    "refresh": _refresh,
+    "tenants": _tenants,
+    "revoke": _revoke,
+    "logout": _logout,
+}
 
 
 def _parser(prog: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
@@ -90,29 +249,64 @@ def _parser(prog: str, description: str, epilog: str | None = None) -> argparse.
     )
 
 
-def _settings(arguments: list[str]) -> Settings:
+def _settings(arguments: list[str], prog: str = "xots", description: str = DESCRIPTION) -> Settings:
     """The settings of a server, from the command line and the other sources."""
-    from .settings import declared, default_shown, load
+    from .settings import declared, load
 
-    parser = _parser("xots", "Xero OAuth Token Server: logs in to Xero once, then serves fresh access tokens.", EPILOG)
-    for setting in declared():
-        meta = setting.metadata
-        flags = [f"-{meta['letter']}"] if meta["letter"] else []
-        flags.append(f"--{setting.name.replace('_', '-')}")
-        shown = default_shown(setting)
-        if not meta["secret"]:
-            parser.add_argument(
-                *flags,
-                dest=setting.name,
-                default=argparse.SUPPRESS,
-                metavar=setting.name.upper() if meta["letter"] is None else "",
-                help=meta["help"] + (f" (default: {shown})" if shown else ""),
-            )
-    parser.add_argument("--config", metavar="FILE", type=Path, default=None, help="read settings from a YAML file")
+    parser = _parser(prog, description, EPILOG if prog == "xots" else None)
+    _add_settings(parser, [setting.name for setting in declared()])
     parser.add_argument("--version", action="version", version=f"xots {__version__}")
     options = vars(parser.parse_args(arguments))
-    config = options.pop("config") or (Path(found) if (found := os.environ.get("XOTS_CONFIG")) else None)
-    return load(options, os.environ, config)
+    return load(options, os.environ, _config(options))
+
+
+def _server(
+    arguments: list[str],
+    command: str,
+    description: str,
+    more: Callable[[argparse.ArgumentParser], object] = lambda parser: None,
+) -> tuple[Client, argparse.Namespace]:
+    """The running server that a command is to ask, and the command's own options."""
+    from .client import Client
+    from .settings import load
+
+    parser = _parser(f"xots {command}", description)
+    _add_settings(parser, WHERE)
+    more(parser)
+    options = parser.parse_args(arguments)
+    given = {name: value for name, value in vars(options).items() if name in WHERE}
+    settings = load(given, os.environ, _config(vars(options)), only=WHERE)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.address, settings.address)  # noqa: S104 - not bound to
+    return Client(host, settings.port), options
+
+
+WHERE = ("address", "port")
+"""The settings that say where a running server is."""
+
+
+def _config(options: dict[str, Any]) -> Path | None:
+    """The YAML file to read: the option's, else the environment's."""
+    return options.pop("config") or (Path(found) if (found := os.environ.get("XOTS_CONFIG")) else None)
+
+
+def _add_settings(parser: argparse.ArgumentParser, names: Collection[str]) -> None:
+    from .settings import declared, default_shown
+
+    for setting in declared():
+        if setting.name not in names:
+            continue
+        meta, shown = setting.metadata, default_shown(setting)
+        flags = [f"-{meta['letter']}"] if meta["letter"] else []
+        parser.add_argument(
+            *flags,
+            f"--{setting.name.replace('_', '-')}",
+            dest=setting.name,
+            default=argparse.SUPPRESS,
+            metavar=meta["metavar"] or setting.name.upper(),
+            # One that holds a secret is taken here only to be refused with a reason, rather than shown as unknown.
+            help=argparse.SUPPRESS if meta["secret"] else meta["help"] + (f" (default: {shown})" if shown else ""),
+        )
+    parser.add_argument("--config", metavar="FILE", type=Path, default=None, help="read settings from a YAML file")
 
 
 def _log_to_stderr(level: str) -> None:

@@ -35,13 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
+    if not (text.isascii() and text.isdecimal()) or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
     return int(text)
 
 
 def _life(text: str) -> int:
-    if not text.isdecimal() or not 10 <= int(text) <= 86400:
+    if not (text.isascii() and text.isdecimal()) or not 10 <= int(text) <= 86400:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 10 to 86400")
     return int(text)
 

@@ -14,18 +14,24 @@
     │   └── ConsentLost        Xero refused every refresh token: a person must log in again
     ├── TokenUnavailable       no good access token just now; try again after ``retry_after_seconds``
     ├── LoginFailed            a login did not succeed; nothing was changed
-    └── UpstreamFailed         Xero gave no usable answer to a question that spends no token
+    ├── UpstreamFailed         Xero gave no usable answer to a question that spends no token
+    └── ClientError            for programs that ask a running server
+        ├── ServerUnreachable  no server answers there
+        └── ServerRefused      it answered with an error; the message is the server's
 """
 
 from __future__ import annotations
 
 __all__ = [
+    "ClientError",
     "ConsentLost",
     "LoginFailed",
     "NoCredentials",
     "NoToken",
     "NotLoggedIn",
     "SealError",
+    "ServerRefused",
+    "ServerUnreachable",
     "SettingsError",
     "StaleWrite",
     "StoreError",
@@ -97,3 +103,15 @@ class LoginFailed(XotsError):
 
 class UpstreamFailed(XotsError):
     """Xero gave no usable answer to a question that spends no token, such as for the list of connections."""
+
+
+class ClientError(XotsError):
+    """Base of what a program that asks a running server may get."""
+
+
+class ServerUnreachable(ClientError):
+    """No server answers at the address."""
+
+
+class ServerRefused(ClientError):
+    """The server answered with an error; the message is the server's, and says what to do."""

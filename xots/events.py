@@ -14,14 +14,18 @@ from typing import ClassVar
 
 __all__ = [
     "ConsentWasLost",
+    "Ended",
     "Event",
     "LoggedIn",
     "LoginRefused",
     "Observer",
     "RefreshFailed",
     "Refreshed",
+    "RevocationFailed",
+    "Revoked",
     "StoreDegraded",
     "StoreRecovered",
+    "TenantChosen",
     "TokenRead",
 ]
 
@@ -104,6 +108,48 @@ class ConsentWasLost(Event):
 
     def __str__(self) -> str:
         return f"the login is lost, a person must log in again: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended(Event):
+    """A login was ended here: nothing is served from it any more."""
+
+    forgotten: bool
+    """Were the credentials dropped too?"""
+
+    def __str__(self) -> str:
+        return "logged out, the credentials are forgotten" if self.forgotten else "the login was ended"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Revoked(Event):
+    """Xero has revoked the tokens of a login that was ended here."""
+
+    def __str__(self) -> str:
+        return "Xero has revoked the login's tokens"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RevocationFailed(Event):
+    """Xero could not be told that the login was ended. It is tried again at ``retry_not_before``."""
+
+    level: ClassVar[int] = logging.WARNING
+    detail: str
+    retry_not_before: datetime | None
+
+    def __str__(self) -> str:
+        when = f"at {self.retry_not_before:%H:%M:%S} UTC or after" if self.retry_not_before else "at once"
+        return f"Xero could not be told to revoke the tokens: {self.detail}; the next try is {when}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TenantChosen(Event):
+    """The organisation to use was chosen among those that are connected."""
+
+    tenant_id: str
+
+    def __str__(self) -> str:
+        return f"the organisation to use is now {self.tenant_id}"
 
 
 @dataclass(frozen=True, kw_only=True)

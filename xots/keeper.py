@@ -24,6 +24,7 @@ import socket
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -45,27 +46,34 @@ from .errors import (
 )
 from .events import (
     ConsentWasLost,
+    Ended,
     Event,
     LoggedIn,
     LoginRefused,
     Observer,
     Refreshed,
     RefreshFailed,
+    RevocationFailed,
+    Revoked,
     StoreDegraded,
     StoreRecovered,
+    TenantChosen,
     TokenRead,
 )
 from .lifecycle import ClientRefused, Issued, Outcome, Policy, Refused, Spend, State
 from .sealing import Sealer
-from .xero import Connection, Credentials, XeroClient, read_connections
+from .xero import Answer, Connection, Credentials, XeroClient, read_connections
 
-__all__ = ["LoginAttempt", "TokenKeeper", "utc_now"]
+__all__ = ["LOGIN_LIFE", "LoginAttempt", "TokenKeeper", "utc_now"]
 
 logger = logging.getLogger("xots.keeper")
 
 LEASE_SECONDS = 12.0
 """How long a vanished holder's lease outlives it, where a store can't tell: longer than a pause of a busy machine,
 short enough that a caller waits it out."""
+
+LOGIN_LIFE = timedelta(minutes=10)
+"""How long a login that was begun may take; Xero's code itself lives 5 minutes."""
 
 T = TypeVar("T")
 
@@ -133,6 +141,7 @@ class TokenKeeper:
         self._refreshing: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
+        self._waiting_until: datetime | None = None
 
     # ------------------------------------------------------------------------------------ what is known
 
@@ -152,7 +161,12 @@ class TokenKeeper:
     def state(self) -> State:
         """Where the login stands now."""
         state = lifecycle.state_of(self._account, self.clock(), self.policy)
-        return State.NOT_LOGGED_IN if state is State.NO_CREDENTIALS and self._configured else state
+        if state in (State.NO_CREDENTIALS, State.NOT_LOGGED_IN, State.REVOKED):
+            if self._waiting_until is not None and self.clock() < self._waiting_until:
+                return State.WAITING
+            if state is State.NO_CREDENTIALS and self._configured:
+                return State.NOT_LOGGED_IN
+        return state
 
     @property
     def can_serve(self) -> bool:
@@ -163,6 +177,10 @@ class TokenKeeper:
     def store_problem(self) -> str | None:
         """Why the store can't be used just now; None when it can."""
         return self._store_problem
+
+    def observe(self, observer: Observer) -> None:
+        """Tell one more observer of every event from now on."""
+        self._observers.append(observer)
 
     # ---------------------------------------------------------------------------------------- lifetime
 
@@ -197,11 +215,10 @@ class TokenKeeper:
             NoCredentials, NotLoggedIn, ConsentLost: a person has to act.
             TokenUnavailable: not now, but soon.
         """
-        needed = lifecycle.demanded_ttl(self._account, self.policy, min_ttl)
-        access = self._good_for(needed)
-        if access is None:
-            await self._refresh_together(needed=needed)
-            access = self._good_for(lifecycle.demanded_ttl(self._account, self.policy, min_ttl))
+        ours = False
+        while (access := self._good_for(self._demanded(min_ttl))) is None and not ours:
+            # A refresh that others began may have been content with less than is needed here: then ours follows.
+            ours = await self._refresh_together(needed=self._demanded(min_ttl))
         if access is None and min_ttl is None:
             access = self._good_for(lifecycle.last_seconds(self._account, self.policy))
         if access is None:
@@ -223,11 +240,13 @@ class TokenKeeper:
             raise self._no_token()
 
     async def tend(self) -> None:
-        """What the tick calls: write what the store could not take before, and refresh if it is due."""
+        """What the tick calls: write what the store could not take before, refresh and revoke if it is due."""
         if self._unwritten or self._store_problem is not None:
             await self._in_a_task(self._settle())
         if isinstance(lifecycle.next_step(self._account, self.clock(), self.policy), Spend):
             await self._refresh_together()
+        if lifecycle.revocation_due(self._account, self.clock(), self.policy):
+            await self._in_a_task(self._take_up_revocation())
 
     async def login(self, attempt: LoginAttempt) -> None:
         """Exchange the code that the browser brought, and keep what Xero issues for it.
@@ -239,6 +258,65 @@ class TokenKeeper:
         if self._closing:
             raise LoginFailed("the server is stopping; log in again when it is back")
         await self._in_a_task(self._login(attempt))
+
+    def login_began(self) -> None:
+        """A person was sent to Xero: until he comes back, or the time for it is over, the state says so."""
+        self._waiting_until = self.clock() + LOGIN_LIFE
+
+    def login_came_back(self) -> None:
+        """The person came back from Xero, however it went."""
+        self._waiting_until = None
+
+    async def end(self, *, forget: bool) -> bool:
+        """End the login: serve nothing more from it and revoke its tokens at Xero; ``forget`` the credentials too.
+
+        An account that nobody is logged in to stays as it is, but for what is to be forgotten.
+
+        Returns:
+            True when Xero has revoked the tokens; False when it could not be told yet, which is tried again.
+
+        Raises:
+            StoreUnavailable, SealError: the store can't be read; nothing was changed.
+        """
+        self.login_came_back()
+        return await self._in_a_task(self._end(forget))
+
+    async def connections(self) -> list[Connection]:
+        """The organisations that the login is connected to.
+
+        Raises:
+            NoCredentials, NotLoggedIn, ConsentLost, TokenUnavailable: as ``token``.
+            UpstreamFailed: Xero gave no list.
+        """
+        return read_connections(await self.connections_answer())
+
+    async def connections_answer(self) -> Answer:
+        """What Xero's connections endpoint answers, as it is; raises as ``connections``."""
+        if not self._xero.endpoints.connections_url:
+            raise UpstreamFailed("this identity server has no list of organisations (connections_url is empty)")
+        answer = await self._xero.connections((await self.token()).value)
+        if answer.status != 200:
+            raise UpstreamFailed(f"the connections endpoint answered with status {answer.status}")
+        return answer
+
+    async def check_store(self) -> str | None:
+        """Why the store can't be read and written now; None when it can."""
+        if self._store_problem is None:
+            try:
+                await self._store.check()
+            except StoreUnavailable as error:
+                return str(error)
+        return self._store_problem
+
+    async def choose_tenant(self, tenant_id: str) -> None:
+        """Use this organisation from now on.
+
+        Raises:
+            LoginFailed: it is not among those that are connected.
+            And what ``connections`` raises.
+        """
+        tenant_id = _among(tenant_id, await self.connections())
+        await self._in_a_task(self._choose_tenant(tenant_id))
 
     # ------------------------------------------------------------------------------------- the one task
 
@@ -260,13 +338,17 @@ class TokenKeeper:
             # Whoever waits gets the error itself; this line is for the case that nobody is left waiting.
             logger.debug("%s: %s", type(error).__name__, error)
 
-    async def _refresh_together(self, *, needed: timedelta | None = None, meant: str | None = None) -> None:
-        """Join the refresh that is under way, or begin one; return when it is concluded, however it went."""
-        if self._refreshing is None:
+    async def _refresh_together(self, *, needed: timedelta | None = None, meant: str | None = None) -> bool:
+        """Join the refresh that is under way, or begin one; return when it is concluded, however it went.
+
+        True if it was begun here, or can't be begun any more.
+        """
+        if ours := self._refreshing is None:
             if self._closing:
-                return
+                return True
             self._refreshing = self._begin(self._refresh(needed, meant))
         await asyncio.shield(self._refreshing)
+        return ours
 
     # ---------------------------------------------------------------------------------------- a refresh
 
@@ -376,11 +458,12 @@ class TokenKeeper:
         if missing := [scope for scope in attempt.scopes if scope not in granted]:
             raise LoginFailed(f"Xero granted less than was asked for; missing: {' '.join(missing)}")
         tenant_id = await self._tenant(attempt, outcome.access_token)
-        while True:
-            account = lifecycle.after_login(
-                self._account,
+        consent_id = secrets.token_hex(16)
+        await self._change(
+            lambda account: lifecycle.after_login(
+                account,
                 outcome,
-                consent_id=secrets.token_hex(16),
+                consent_id=consent_id,
                 client_id=attempt.credentials.client_id,
                 client_secret=attempt.credentials.client_secret,
                 token_url=self._xero.endpoints.token_url,
@@ -389,11 +472,7 @@ class TokenKeeper:
                 began_at=began_at,
                 now=self.clock(),
             )
-            try:
-                await self._keep(account)
-                break
-            except StaleWrite:
-                await self._read()
+        )
         self._emit(
             LoggedIn(
                 account=self.name,
@@ -416,11 +495,73 @@ class TokenKeeper:
             return attempt.tenant_id
         if attempt.tenant_id is None:
             return connected[0].tenant_id if len(connected) == 1 else None
-        if attempt.tenant_id.lower() not in (c.tenant_id.lower() for c in connected):
-            raise LoginFailed(
-                f"the tenant {attempt.tenant_id} is not among the connected organisations: {_listed(connected)}"
-            )
-        return attempt.tenant_id
+        return _among(attempt.tenant_id, connected)
+
+    # ------------------------------------------------------------------------------------- a login's end
+
+    async def _end(self, forget: bool) -> bool:
+        async with self._store.lease(self.name, LEASE_SECONDS):
+            await self._read()
+            await self._conclude_intent()
+            if self._account.consent_id is None and self._account.revocation is None and not forget:
+                return True
+            await self._change(lambda account: lifecycle.after_end(account, forget=forget, now=self.clock()))
+            self._emit(Ended(account=self.name, at=self.clock(), forgotten=forget))
+            return self._account.revocation is None or await self._revoke()
+
+    async def _conclude_intent(self) -> None:
+        """Ask once more what became of a refresh that was cut off: its successor is to be revoked, not lost."""
+        account = self._account
+        if account.intent is None or account.current is None or account.consent_id is None:
+            return
+        try:
+            await self._spend(await self._save(self._intending(account.current)), account.current)
+        except StaleWrite:
+            await self._read()
+
+    async def _revoke(self) -> bool:
+        """Tell Xero, under the lease."""
+        credentials = self.credentials
+        assert credentials is not None, "a record with a refresh token has a client id"  # noqa: S101
+        tokens = lifecycle.tokens_to_revoke(self._account) if self._xero.endpoints.revoke_url else ()
+        for token in tokens:
+            failure = await self._xero.revoke(credentials, token.value)
+            if failure is not None:
+                failed = partial(
+                    lifecycle.after_revocation_failed,
+                    failure=failure,
+                    now=self.clock(),
+                    policy=self.policy,
+                    jitter=self._chance.random(),
+                )
+                await self._change(failed)
+                self._emit(
+                    RevocationFailed(
+                        account=self.name,
+                        at=self.clock(),
+                        detail=failure.detail,
+                        retry_not_before=self._account.retry_not_before,
+                    )
+                )
+                return False
+        await self._change(lifecycle.after_revoked)
+        self._emit(Revoked(account=self.name, at=self.clock()))
+        return True
+
+    async def _take_up_revocation(self) -> None:
+        try:
+            async with self._store.lease(self.name, LEASE_SECONDS):
+                await self._read()
+                if lifecycle.revocation_due(self._account, self.clock(), self.policy):
+                    await self._revoke()
+        except (StoreUnavailable, SealError) as error:
+            self._store_failed(error)
+
+    async def _choose_tenant(self, tenant_id: str) -> None:
+        async with self._store.lease(self.name, LEASE_SECONDS):
+            await self._read()
+            await self._change(lambda account: replace(account, tenant_id=tenant_id))
+        self._emit(TenantChosen(account=self.name, at=self.clock(), tenant_id=tenant_id))
 
     # ---------------------------------------------------------------------------------------- the store
 
@@ -465,6 +606,14 @@ class TokenKeeper:
             self._account, self._unwritten = account, True
             self._store_failed(error)
 
+    async def _change(self, change: Callable[[Account], Account]) -> None:
+        """Keep the record that ``change`` makes of the one that is there, whoever wrote that."""
+        while True:
+            try:
+                return await self._keep(change(self._account))
+            except StaleWrite:
+                await self._read()
+
     async def _write_the_unwritten(self) -> None:
         """Write the record that was held in memory; if another was written meanwhile, join it."""
         held = self._account
@@ -504,6 +653,9 @@ class TokenKeeper:
 
     # ------------------------------------------------------------------------------------------ answers
 
+    def _demanded(self, min_ttl: timedelta | None) -> timedelta:
+        return lifecycle.demanded_ttl(self._account, self.policy, min_ttl)
+
     def _good_for(self, needed: timedelta) -> AccessToken | None:
         return self._account.access if lifecycle.good_for(self._account, self.clock()) >= needed else None
 
@@ -515,6 +667,8 @@ class TokenKeeper:
                 return NoCredentials("nobody has entered the client's credentials yet")
             case State.NOT_LOGGED_IN:
                 return NotLoggedIn("nobody has logged in yet")
+            case State.WAITING:
+                return NotLoggedIn("nobody has logged in yet: a login was begun, and has not come back from Xero")
             case State.REVOKED:
                 return NotLoggedIn("the login was revoked")
             case State.CONSENT_LOST:
@@ -544,5 +698,10 @@ def _why_no_exchange(
             return f"{outcome.detail}; log in again"
 
 
-def _listed(connected: list[Connection]) -> str:
-    return ", ".join(f"{c.tenant_id} ({c.tenant_name or 'no name'})" for c in connected) or "none is connected"
+def _among(tenant_id: str, connected: list[Connection]) -> str:
+    """The tenant id as Xero writes it, if it is one of those that are connected."""
+    for connection in connected:
+        if connection.tenant_id.lower() == tenant_id.lower():
+            return connection.tenant_id
+    listed = ", ".join(f"{c.tenant_id} ({c.tenant_name or 'no name'})" for c in connected) or "none"
+    raise LoginFailed(f"the tenant {tenant_id} is not among the connected organisations, which are: {listed}")

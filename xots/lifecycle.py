@@ -21,6 +21,7 @@ from .account import AccessToken, Account, Intent, Problem, RefreshToken, Secret
 
 __all__ = [
     "ClientRefused",
+    "Failure",
     "Issued",
     "NotSent",
     "Outcome",
@@ -34,7 +35,10 @@ __all__ = [
     "Use",
     "Wait",
     "after",
+    "after_end",
     "after_login",
+    "after_revocation_failed",
+    "after_revoked",
     "begin_refresh",
     "demanded_ttl",
     "good_for",
@@ -43,8 +47,10 @@ __all__ = [
     "next_step",
     "promised_ttl",
     "refresh_due_at",
+    "revocation_due",
     "state_of",
     "tick_seconds",
+    "tokens_to_revoke",
     "with_rival",
 ]
 
@@ -109,30 +115,32 @@ class Issued:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Failure:
+class Failure:
+    """What has no tokens in it."""
+
     detail: str
     """What happened, in words; never holds a secret."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class NotSent(_Failure):
+class NotSent(Failure):
     """The request never left (DNS, connection refused, TLS): the token is not spent."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unknown(_Failure):
+class Unknown(Failure):
     """The request may have been carried out: no answer, half an answer, or one that says nothing about the token."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Throttled(_Failure):
+class Throttled(Failure):
     """429: not carried out."""
 
     retry_after: timedelta | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClientRefused(_Failure):
+class ClientRefused(Failure):
     """Xero refused the client or the request itself (``invalid_client`` and its like): the token is not spent."""
 
     code: str
@@ -140,7 +148,7 @@ class ClientRefused(_Failure):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refused(_Failure):
+class Refused(Failure):
     """``invalid_grant``: Xero will never issue from this token, or code, again."""
 
 
@@ -155,6 +163,8 @@ class State(StrEnum):
 
     NO_CREDENTIALS = "no-credentials"
     NOT_LOGGED_IN = "not-logged-in"
+    WAITING = "waiting"
+    """A login was begun, and the person has not come back from Xero yet. Known to the process that began it only."""
     CONNECTED = "connected"
     REFRESH_FAILING = "refresh-failing"
     CONSENT_LOST = "consent-lost"
@@ -436,6 +446,59 @@ def after_login(
     )
 
 
+def after_end(account: Account, *, forget: bool, now: datetime) -> Account:
+    """The record when a login ends: nothing is served any more, the tokens stay until Xero has revoked them.
+
+    Clearing ``consent_id`` is what keeps a late answer to a refresh from reviving the login.
+    """
+    tokens = _tokens(account)
+    ended = replace(
+        account,
+        consent_id=None,
+        ended_at=now,
+        access=None,
+        scopes_granted=(),
+        revocation="forget" if forget else "revoke",
+        intent=None,
+        tries=0,
+        retry_not_before=None,
+        problem=None,
+    )
+    return ended if tokens else after_revoked(ended)
+
+
+def after_revoked(account: Account) -> Account:
+    """The record once Xero has revoked the tokens: the credentials stay, unless they were to be forgotten too.
+
+    A forgotten account is an empty record, not a missing one, so that generations never restart.
+    """
+    if account.revocation == "forget":
+        return Account(generation=account.generation, write_id=account.write_id, ended_at=account.ended_at)
+    return replace(account, current=None, rivals=(), revocation=None, tries=0, retry_not_before=None, problem=None)
+
+
+def after_revocation_failed(
+    account: Account, failure: Failure, *, now: datetime, policy: Policy, jitter: float
+) -> Account:
+    """The record after Xero could not be told: everything stays, and it is tried again."""
+    slow = isinstance(failure, ClientRefused)
+    wait = policy.slow_wait * (0.5 + jitter / 2) if slow else _backoff(account, policy, jitter)
+    return _failed(account, failure, "revocation", now, wait)
+
+
+def tokens_to_revoke(account: Account) -> tuple[RefreshToken, ...]:
+    """What to name to Xero at a login's end, the likeliest to be live first. Xero answers 200 to a dead one too
+    (RFC 7009 section 2.2), so all of them are named."""
+    return tuple(t for t in _tokens(account) if not t.refused_at)
+
+
+def revocation_due(account: Account, now: datetime, policy: Policy) -> bool:
+    """Is there a revocation to be tried at Xero now?"""
+    until = account.retry_not_before
+    waiting = until is not None and now < until <= now + policy.longest_wait
+    return account.revocation is not None and not waiting
+
+
 def with_rival(account: Account, token: RefreshToken) -> Account:
     """The record with one more refresh token of the same consent, which a process that slept past its lease brings."""
     return replace(account, rivals=(token, *(r for r in account.rivals if r.value != token.value)))
@@ -449,7 +512,7 @@ def is_ours(account: Account, other: Account) -> bool:
 # ---------------------------------------------------------------------------------------------- helpers
 
 
-def _failed(account: Account, outcome: _Failure, kind: str, now: datetime, wait: timedelta) -> Account:
+def _failed(account: Account, outcome: Failure, kind: str, now: datetime, wait: timedelta) -> Account:
     return replace(
         account,
         tries=account.tries + 1,

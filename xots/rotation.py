@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from tornado.ioloop import IOLoop, PeriodicCallback
 
+from .events import Event, LoggedIn
 from .keeper import TokenKeeper
 from .lifecycle import tick_seconds
 
@@ -22,7 +23,8 @@ class Rotation:
 
     def __init__(self, keeper: TokenKeeper) -> None:
         self._keeper = keeper
-        self._callback = PeriodicCallback(self.tick, self._milliseconds(), jitter=JITTER)
+        self._callback = self._new_callback()
+        keeper.observe(self._follow)
 
     def start(self) -> None:
         """Begin to tick, in the running event loop, and at once: a refresh that was cut off is due now."""
@@ -37,6 +39,16 @@ class Rotation:
         """One tick, now. The next one follows the life of the token that is there then."""
         await self._keeper.tend()
         self._callback.callback_time = self._milliseconds()
+
+    def _follow(self, event: Event) -> None:
+        """A login may bring a token whose life is shorter than the wait that runs: begin a new one."""
+        if isinstance(event, LoggedIn) and self._callback.is_running():
+            self._callback.stop()
+            self._callback = self._new_callback()
+            self._callback.start()
+
+    def _new_callback(self) -> PeriodicCallback:
+        return PeriodicCallback(self.tick, self._milliseconds(), jitter=JITTER)
 
     def _milliseconds(self) -> float:
         return tick_seconds(self._keeper.account, self._keeper.policy) * 1000

@@ -12,7 +12,6 @@ from datetime import datetime
 from ipaddress import ip_address
 
 from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_sockets
 
 from .backends import open_store
 from .errors import XotsError
@@ -26,13 +25,16 @@ from .web.guard import allowed_hosts
 from .web.handler import InFlight, WebConfig
 from .xero import XeroClient
 
-__all__ = ["CannotStart", "Server", "log_event", "serve", "stop_signal"]
+__all__ = ["CannotStart", "Server", "log_event", "serve", "stop_signal", "xero_client"]
 
 logger = logging.getLogger("xots")
 
 LONGEST_REQUEST = 64 << 10
 """In bytes: the largest thing that anybody has to send is the form with the credentials."""
 
+
+FREE_PORT_TRIES = 20
+"""With port 0, the port that is free on 127.0.0.1 may be taken on ::1; one of so many is free on both."""
 
 LOOPBACK = ("127.0.0.1", "localhost")
 
@@ -44,6 +46,16 @@ class CannotStart(XotsError):
 def log_event(event: Event) -> None:
     """The observer that writes events to the log."""
     logger.log(event.level, "%s: %s", event.account, event)
+
+
+def xero_client(settings: Settings, clock: Callable[[], datetime] = utc_now) -> XeroClient:
+    """The client that the settings describe.
+
+    Raises:
+        SettingsError: a proxy is wanted, and what it needs is not installed.
+    """
+    ca_file = str(settings.ca_file) if settings.ca_file else None
+    return XeroClient(settings.endpoints, clock=clock, ca_file=ca_file, proxy=settings.proxy)
 
 
 class Server:
@@ -64,7 +76,7 @@ class Server:
         self._sealer = Sealer.for_this_process()
         self.keeper = TokenKeeper(
             open_store(settings.store),
-            XeroClient(settings.endpoints, clock=clock),
+            xero_client(settings, clock),
             self._sealer,
             policy=settings.policy,
             name=settings.account,
@@ -110,8 +122,10 @@ class Server:
             scopes=self.settings.scopes,
             tenant_id=self.settings.tenant_id,
             pkce=self.settings.pkce,
+            has_tenants=bool(self.settings.connections_url),
             refresh_lifetime=self.settings.policy.refresh_lifetime,
-            hosts=allowed_hosts(self.settings.address, [self.port], self.redirect_uri),
+            hosts=allowed_hosts(self.settings.address, [self.port], self.redirect_uri)
+            | frozenset(self.settings.allowed_hosts),
         )
         app = make_app(self.keeper, self._sealer, config, self._in_flight)
         self._http = HTTPServer(app, max_body_size=LONGEST_REQUEST, max_buffer_size=LONGEST_REQUEST * 2)
@@ -140,18 +154,26 @@ def listen(address: str, port: int) -> list[socket.socket]:
         CannotStart: an address can't be listened on.
     """
     addresses = ["127.0.0.1", "::1"] if address in LOOPBACK else [address]
-    sockets: list[socket.socket] = []
-    for one in addresses:
-        family = socket.AF_INET6 if ip_address(one).version == 6 else socket.AF_INET
-        try:
-            sockets += bind_sockets(sockets[0].getsockname()[1] if sockets else port, one, family)
-        except OSError as error:
-            if sockets and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                continue  # a machine without IPv6: nobody else can listen there either
-            for opened in sockets:
-                opened.close()
-            raise CannotStart(_why_not(one, port, error)) from None
-    return sockets
+    for tries_left in reversed(range(FREE_PORT_TRIES if port == 0 else 1)):
+        sockets: list[socket.socket] = []
+        for one in addresses:
+            wanted = sockets[0].getsockname()[1] if sockets else port
+            family = socket.AF_INET6 if ip_address(one).version == 6 else socket.AF_INET
+            try:
+                sockets.append(socket.create_server((one, wanted), family=family, backlog=128))
+            except OSError as error:
+                if sockets and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    continue  # a machine without IPv6: nobody else can listen there either
+                for opened in sockets:
+                    opened.close()
+                if not tries_left:
+                    raise CannotStart(_why_not(one, wanted, error)) from None
+                break
+        else:
+            for listening in sockets:
+                listening.setblocking(False)
+            return sockets
+    raise AssertionError("the last try returns or raises")
 
 
 def _why_not(address: str, port: int, error: OSError) -> str:

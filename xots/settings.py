@@ -8,28 +8,26 @@ wins, in that order. All problems are collected and told at once, each with the 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import Field, dataclass, field, fields
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from .account import Secret
 from .backends import scheme_of
 from .errors import SettingsError, StoreError
 from .lifecycle import Policy
-from .xero import XERO, Credentials, Endpoints
+from .xero import SCOPE_SETS, XERO, Credentials, Endpoints, Proxy
 
-__all__ = ["DEFAULT_SCOPES", "Settings", "load"]
-
-DEFAULT_SCOPES = ("offline_access", "accounting.transactions", "accounting.reports.read")
+__all__ = ["Settings", "load"]
 
 
 def _integer(low: int, high: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        if not text.removeprefix("-").isdecimal() or not low <= int(text) <= high:
+        if not (text.isascii() and text.isdecimal() and len(text) < 20) or not low <= int(text) <= high:
             raise ValueError(f"{text!r} is not a whole number from {low} to {high}")
         return int(text)
 
@@ -76,7 +74,9 @@ def _address(text: str) -> str:
 
 def _url(text: str) -> str:
     parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.fragment:
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("a user name or password does not belong in this URL")
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment:
         raise ValueError(f"{text!r} is not an http or https URL")
     if parts.port == 0:  # .port also raises ValueError for one that is no port
         raise ValueError(f"{text!r} has no usable port")
@@ -84,7 +84,7 @@ def _url(text: str) -> str:
 
 
 def _url_or_nothing(text: str) -> str:
-    return _url(text) if text else ""
+    return "" if text in ("", "none") else _url(text)
 
 
 def _redirect(text: str) -> str:
@@ -97,7 +97,8 @@ def _redirect(text: str) -> str:
 
 
 def _scopes(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(text.replace(",", " ").split()))
+    words = text.replace(",", " ").split()
+    names = tuple(dict.fromkeys(name for word in words for name in SCOPE_SETS.get(word, (word,))))
     if not names:
         raise ValueError("no scope is named")
     for name in names:
@@ -124,6 +125,36 @@ def _account_name(text: str) -> str:
     return text
 
 
+def _file(text: str) -> Path:
+    path = Path(text)
+    try:
+        with path.open("rb"):
+            return path
+    except OSError as error:
+        raise ValueError(f"{text!r} can't be read: {error.strerror}") from None
+
+
+def _hosts(text: str) -> tuple[str, ...]:
+    hosts = tuple(text.replace(",", " ").lower().split())
+    for host in hosts:
+        if any(c in "/@?#*" for c in host) or not host.isprintable() or not urlsplit(f"//{host}").hostname:
+            raise ValueError(f"{host!r} is not a host name, with or without a port")
+    return hosts
+
+
+def _proxy(text: str) -> Proxy:
+    parts = urlsplit(text)
+    shown = f"{parts.scheme}://{parts.hostname}"  # what was given may hold a password
+    if parts.scheme != "http" or not parts.hostname or parts.path.strip("/") or parts.query:
+        raise ValueError(f"{shown!r} is not the URL of an HTTP proxy, such as http://proxy.example:3128")
+    return Proxy(
+        host=parts.hostname,
+        port=parts.port or 80,
+        username=unquote(parts.username) if parts.username else None,
+        password=Secret(unquote(parts.password)) if parts.password else None,
+    )
+
+
 _NAME_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 
@@ -143,10 +174,19 @@ def _setting(
     letter: str | None = None,
     shown: str | None = None,
     secret: bool = False,
+    metavar: str | None = None,
 ) -> Any:
     """A setting. ``shown`` is how the default reads in the help where its value would not do."""
     return field(
-        default=default, metadata={"parse": parse, "help": help, "letter": letter, "shown": shown, "secret": secret}
+        default=default,
+        metadata={
+            "parse": parse,
+            "help": help,
+            "letter": letter,
+            "shown": shown,
+            "secret": secret,
+            "metavar": metavar,
+        },
     )
 
 
@@ -160,29 +200,50 @@ class Settings:
         None, _redirect, "oauth2 redirect address", letter="r", shown="http://localhost:5001/code"
     )
     scopes: tuple[str, ...] = _setting(
-        DEFAULT_SCOPES, _scopes, "oauth2 scopes", letter="o", shown=", ".join(DEFAULT_SCOPES)
+        SCOPE_SETS["classic"],
+        _scopes,
+        "oauth2 scopes; granular and classic stand for whole sets",
+        letter="o",
+        shown=", ".join(SCOPE_SETS["classic"]),
     )
     refreshmins: int = _setting(
         72000, _integer(1, 86400), "set lifetime of refresh token (default 50 days)", letter="m"
     )
-    client_id: str | None = _setting(None, _printable, "client id of the app at Xero; without it a form asks for it")
+    client_id: str | None = _setting(
+        None, _printable, "client id of the app at Xero; without it a form asks for it", metavar="ID"
+    )
     client_secret: Secret | None = _setting(None, _secret, "client secret of the app at Xero", secret=True)
-    tenant_id: str | None = _setting(None, _printable, "id of the organisation to use")
-    account: str = _setting("default", _account_name, "name of the account in the store")
-    store: str = _setting("memory:", _store, "where the login is kept, as a URL")
-    authorize_url: str = _setting(XERO.authorize_url, _url, "where the person is sent to log in")
-    token_url: str = _setting(XERO.token_url, _url, "where tokens are issued")
-    revoke_url: str = _setting(XERO.revoke_url, _url, "where tokens are revoked")
+    client_secret_file: Path | None = _setting(None, _file, "file that holds the client secret", metavar="FILE")
+    tenant_id: str | None = _setting(None, _printable, "id of the organisation to use", metavar="ID")
+    account: str = _setting("default", _account_name, "name of the account in the store", metavar="NAME")
+    store: str = _setting("memory:", _store, "where the login is kept, as a URL", metavar="URL")
+    authorize_url: str = _setting(XERO.authorize_url, _url, "where the person is sent to log in", metavar="URL")
+    token_url: str = _setting(XERO.token_url, _url, "where tokens are issued", metavar="URL")
+    revoke_url: str = _setting(XERO.revoke_url, _url, "where tokens are revoked", metavar="URL")
     connections_url: str = _setting(
-        XERO.connections_url, _url_or_nothing, "where the connected organisations are listed; empty: there are none"
+        XERO.connections_url,
+        _url_or_nothing,
+        "where the connected organisations are listed; none: there are no such",
+        metavar="URL",
     )
-    pkce: bool = _setting(True, _boolean, "whether a login uses PKCE")
+    pkce: bool = _setting(True, _boolean, "whether a login uses PKCE", metavar="true|false")
     refresh_ahead: float = _setting(
-        300.0, _seconds(0, 86400), "refresh this many seconds before the access token's end"
+        300.0, _seconds(0, 86400), "refresh this many seconds before the access token's end", metavar="SECONDS"
     )
-    min_ttl: float = _setting(60.0, _seconds(0, 86400), "callers get a token that lives at least this many seconds")
-    tick: float = _setting(15.0, _seconds(0.1, 300), "seconds between looks at what is due")
-    log_level: str = _setting("info", _choice("debug", "info", "warning", "error"), "least level of what is logged")
+    min_ttl: float = _setting(
+        60.0, _seconds(0, 86400), "callers get a token that lives at least this many seconds", metavar="SECONDS"
+    )
+    tick: float = _setting(15.0, _seconds(0.1, 300), "seconds between looks at what is due", metavar="SECONDS")
+    allowed_hosts: tuple[str, ...] = _setting(
+        (), _hosts, "further values of the Host header to answer to, such as those of a proxy in front", metavar="HOSTS"
+    )
+    ca_file: Path | None = _setting(
+        None, _file, "certificates of the authorities to trust, in the system's place", metavar="FILE"
+    )
+    proxy: Proxy | None = _setting(None, _proxy, "HTTP proxy to go through, as a URL", metavar="URL")
+    log_level: str = _setting(
+        "info", _choice("debug", "info", "warning", "error"), "least level of what is logged", metavar="LEVEL"
+    )
 
     sources: Mapping[str, str] = field(default_factory=dict)
 
@@ -228,18 +289,27 @@ def default_shown(setting: Field[Any]) -> str | None:
     """A setting's default as the help and the README show it; None when there is none."""
     if setting.metadata["shown"]:
         return str(setting.metadata["shown"])
-    if setting.default is None or setting.default is MISSING:
+    if setting.default in (None, ()):
         return None
-    return str(setting.default).lower() if isinstance(setting.default, bool) else f"{setting.default}"
+    if isinstance(setting.default, bool):
+        return str(setting.default).lower()
+    return f"{setting.default:g}" if isinstance(setting.default, float) else f"{setting.default}"
 
 
-def load(arguments: Mapping[str, str], environment: Mapping[str, str], config: Path | None = None) -> Settings:
+def load(
+    arguments: Mapping[str, str],
+    environment: Mapping[str, str],
+    config: Path | None = None,
+    *,
+    only: Collection[str] | None = None,
+) -> Settings:
     """The settings from all their sources.
 
     Args:
         arguments: what the command line set, by setting name.
         environment: the process's environment.
         config: a YAML file, or None.
+        only: the settings that are wanted; None for all. The others keep their defaults, unread.
 
     Raises:
         SettingsError: with every problem of every source.
@@ -258,20 +328,58 @@ def load(arguments: Mapping[str, str], environment: Mapping[str, str], config: P
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for setting in declared():
+        if only is not None and setting.name not in only:
+            continue
         for place, source in sources:
             if setting.name not in source:
                 continue
             origins[setting.name] = place(setting.name)
             try:
-                values[setting.name] = setting.metadata["parse"](source[setting.name])
+                values[setting.name] = _parsed(setting, source[setting.name], public=source is arguments)
             except ValueError as error:
                 problems.append(f"{origins[setting.name]}: {error}")
             break
-    if "client_secret" in values and "client_id" not in values:
+    _read_secret_file(values, origins, problems)
+    if "client_secret" in values and "client_id" not in origins and only is None:
         problems.append(f"{origins['client_secret']}: a client secret without a client id (set client_id too)")
     if problems:
         raise SettingsError(problems)
     return Settings(**values, sources=origins)
+
+
+NOT_ON_THE_COMMAND_LINE = (
+    "a secret is not taken from the command line, where every user of the machine can see it; set it in the "
+    "environment, in a file that --config names, or in systemd's credentials directory"
+)
+
+
+def _parsed(setting: Field[Any], text: str, *, public: bool) -> Any:
+    """A setting's value. In public, on the command line, neither a secret nor a URL with a password is taken."""
+    if public and (setting.metadata["secret"] or _holds_password(text)):
+        raise ValueError(NOT_ON_THE_COMMAND_LINE)
+    return setting.metadata["parse"](text)
+
+
+def _holds_password(text: str) -> bool:
+    _, found, rest = text.partition("://")
+    userinfo, at, _ = rest.partition("/")[0].rpartition("@")
+    return bool(found and at and ":" in userinfo)
+
+
+def _read_secret_file(values: dict[str, Any], origins: dict[str, str], problems: list[str]) -> None:
+    """``client_secret_file`` stands for ``client_secret``."""
+    path = values.get("client_secret_file")
+    if path is None:
+        return
+    where = origins["client_secret_file"]
+    if "client_secret" in origins:
+        problems.append(f"{where}: client_secret is set too ({origins['client_secret']}); set one of them")
+        return
+    try:
+        values["client_secret"] = _secret(path.read_text(encoding="utf-8").strip())
+    except (OSError, ValueError):
+        problems.append(f"{where}: {str(path)!r} does not hold a client secret: one line of printable text")
+    origins["client_secret"] = where
 
 
 def _of_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -299,11 +407,19 @@ def _of_yaml(path: Path, problems: list[str]) -> dict[str, str]:
     """The keys of a YAML file, as the texts that the other sources would give."""
     import yaml  # here, since a start without --config need not pay for it
 
+    class TextLoader(yaml.SafeLoader):
+        """Leaves every value as it is written: an id such as 0011 or 12:30 is not a number. Null is not set."""
+
+    TextLoader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag == "tag:yaml.org,2002:null"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as error:  # its own text quotes the line, which may hold a secret
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=TextLoader)  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as error:  # its own words quote the file, where a secret may stand
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        problems.append(f"{path}{line}: this is not YAML: {error.problem}")
+        problems.append(f"{path}{line}: this is not YAML; a value with special characters wants quotes")
         return {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         problems.append(f"{path}: it can't be read: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}")
@@ -324,5 +440,5 @@ def _of_yaml(path: Path, problems: list[str]) -> dict[str, str]:
         elif isinstance(value, dict):
             problems.append(f"{path}: {key}: a single value is wanted here")
         elif value is not None:
-            found[key] = str(value).lower() if isinstance(value, bool) else str(value)
+            found[key] = str(value)
     return found

@@ -11,25 +11,32 @@ import base64
 import hashlib
 import json
 import secrets
+import ssl
 from asyncio import Future
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_plus, urlencode, urlsplit
 
 import msgspec
 
 from .account import Secret
-from .errors import UpstreamFailed
-from .lifecycle import ClientRefused, Issued, NotSent, Outcome, Refused, Throttled, Unknown
+from .errors import SettingsError, UpstreamFailed
+from .lifecycle import ClientRefused, Failure, Issued, NotSent, Outcome, Refused, Throttled, Unknown
+
+if TYPE_CHECKING:
+    from tornado.httpclient import AsyncHTTPClient
 
 __all__ = [
+    "SCOPE_SETS",
     "XERO",
     "Answer",
     "Connection",
     "Credentials",
     "Endpoints",
+    "Proxy",
     "XeroClient",
     "authorize_url",
     "code_challenge",
@@ -40,6 +47,24 @@ __all__ = [
 
 LARGEST_ANSWER = 1 << 20
 """In bytes. A token answer is about 4 kB and a long list of connections some 100 kB; more is not from Xero."""
+
+
+SCOPE_SETS = {
+    "classic": ("offline_access", "accounting.transactions", "accounting.reports.read"),
+    "granular": (
+        "offline_access",
+        *(f"accounting.{name}" for name in ("invoices", "payments", "banktransactions", "manualjournals")),
+        *(
+            f"accounting.reports.{name}.read"
+            for name in (
+                *("aged", "balancesheet", "banksummary", "budgetsummary"),
+                *("executivesummary", "profitandloss", "trialbalance", "taxreports"),
+            )
+        ),
+    ),
+}
+"""Shorthands for whole sets. Apps made at Xero on or after 2 March 2026 can't use the classic ones; the granular ones
+are what Xero names in their place (Xero: "Scopes")."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +87,16 @@ class Credentials:
 
     client_id: str
     client_secret: Secret | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proxy:
+    """An HTTP proxy to go through."""
+
+    host: str
+    port: int
+    username: str | None = None
+    password: Secret | None = None
 
 
 @dataclass(frozen=True)
@@ -228,6 +263,11 @@ class XeroClient:
         clock: the current time, aware UTC.
         connect_seconds: how long DNS, TCP and TLS may take together.
         deadline_seconds: how long a whole request may take.
+        ca_file: certificates of authorities to trust, in the place of the system's (PEM).
+        proxy: an HTTP proxy to go through. Needs pycurl (the extra ``xots[proxy]``).
+
+    Raises:
+        SettingsError: a proxy is wanted, and pycurl is not installed.
     """
 
     def __init__(
@@ -237,15 +277,17 @@ class XeroClient:
         clock: Callable[[], datetime],
         connect_seconds: float = 10,
         deadline_seconds: float = 20,
+        ca_file: str | None = None,
+        proxy: Proxy | None = None,
     ) -> None:
-        # Tornado is imported here and below, so that commands which only need this room's types start fast.
-        from tornado.simple_httpclient import SimpleAsyncHTTPClient
-
         self.endpoints = endpoints
         self._clock = clock
         self._connect_seconds = connect_seconds
         self._deadline_seconds = deadline_seconds
-        self._http = SimpleAsyncHTTPClient(force_instance=True, max_body_size=LARGEST_ANSWER)
+        self._proxy = proxy
+        # The curl client brings its own idea of where the system's authorities are: it is told.
+        self._ca_file = ca_file or (proxy and ssl.get_default_verify_paths().cafile) or None
+        self._http = _curl_client() if proxy else _simple_client()
 
     async def refresh(self, credentials: Credentials, token: Secret) -> Outcome:
         """Spend a refresh token (RFC 6749 section 6)."""
@@ -260,6 +302,20 @@ class XeroClient:
             form["code_verifier"] = verifier.reveal()
         return await self._token(form, credentials)
 
+    async def revoke(self, credentials: Credentials, token: Secret) -> Failure | None:
+        """Revoke a refresh token (RFC 7009), and at Xero all of the user's connections to the app with it.
+
+        None when it is done; a token that Xero does not know counts as done.
+        """
+        form = {"token": token.reveal(), "token_type_hint": "refresh_token"}
+        answer = await self._send(_form_request(self.endpoints.revoke_url, form, credentials))
+        if not isinstance(answer, Answer):
+            return answer
+        if answer.status == 200:
+            return None
+        outcome = read_token_answer(answer, self._clock())
+        return Unknown(detail="nothing that a revocation is answered with") if isinstance(outcome, Issued) else outcome
+
     async def connections(self, access_token: Secret) -> Answer:
         """What the connections endpoint answers to the bearer of ``access_token``.
 
@@ -271,6 +327,11 @@ class XeroClient:
         if isinstance(answer, Answer):
             return answer
         raise UpstreamFailed(f"the connections endpoint could not be asked: {answer.detail}")
+
+    async def reach(self) -> str | None:
+        """Why the token endpoint can't be reached; None when it answers, whatever it says. Spends nothing."""
+        answer = await self._send(_Request("GET", self.endpoints.token_url, {}))
+        return None if isinstance(answer, Answer) else answer.detail
 
     def close(self) -> None:
         """Give back the HTTP client's resources."""
@@ -294,16 +355,21 @@ class XeroClient:
             (written := Future[None]()).set_result(None)
             return written
 
-        headers, posted = dict(request.headers), request.method == "POST"
-        if posted:  # with a length given, the client leaves the body to the producer and does not chunk it
+        headers, options = dict(request.headers), self._proxy_options()
+        if request.method == "POST" and self._proxy:
+            options["body"] = request.body
+        elif request.method == "POST":
+            # With a length given, the client leaves the body to the producer and does not chunk it.
             headers["Content-Length"] = str(len(request.body))
+            options["body_producer"] = body
         try:
             response = await self._http.fetch(
                 HTTPRequest(
                     request.url,
+                    **options,
                     method=request.method,
                     headers=headers,
-                    body_producer=body if posted else None,
+                    ca_certs=self._ca_file,
                     connect_timeout=self._connect_seconds,
                     request_timeout=self._deadline_seconds,
                     follow_redirects=False,
@@ -314,8 +380,42 @@ class XeroClient:
             )
         except (HTTPClientError, HTTPInputError, OSError) as error:
             detail = f"{urlsplit(request.url).hostname}: {_reason(error)}"
+            if self._proxy:  # the curl client has no producer; what it failed at tells how far it came
+                begun = getattr(error, "errno", None) not in CURL_NOT_SENT
             return Unknown(detail=f"no answer from {detail}") if begun else NotSent(detail=f"can't reach {detail}")
         return Answer(response.code, response.headers, response.body or b"")
+
+    def _proxy_options(self) -> dict[str, Any]:
+        if self._proxy is None:
+            return {}
+        password = self._proxy.password
+        return {
+            "proxy_host": self._proxy.host,
+            "proxy_port": self._proxy.port,
+            "proxy_username": self._proxy.username,
+            "proxy_password": password.reveal() if password else "",
+        }
+
+
+CURL_NOT_SENT = frozenset({5, 6, 7, 35, 60, 77})
+"""libcurl's errors that come before a request is sent: name of the proxy or host, connection, TLS, certificate."""
+
+
+def _simple_client() -> AsyncHTTPClient:
+    # Tornado is imported here and above, so that commands which only need this room's types start fast.
+    from tornado.simple_httpclient import SimpleAsyncHTTPClient
+
+    return SimpleAsyncHTTPClient(force_instance=True, max_body_size=LARGEST_ANSWER)
+
+
+def _curl_client() -> AsyncHTTPClient:
+    try:
+        from tornado.curl_httpclient import CurlAsyncHTTPClient
+    except ImportError:
+        raise SettingsError(
+            ["proxy: going through a proxy needs pycurl, which is not installed (pip install 'xots[proxy]')"]
+        ) from None
+    return CurlAsyncHTTPClient(force_instance=True, max_body_size=LARGEST_ANSWER)
 
 
 def _reason(error: Exception) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-__all__ = ["allowed_hosts", "is_loopback_name", "looks_like_browser", "refusal"]
+__all__ = ["allowed_hosts", "foreign_origin", "is_loopback_name", "looks_like_browser", "refusal"]
 
 LANDING_PATHS = frozenset({"/", "/login", "/home", "/code"})
 """Where a person may arrive from another site: by a link, a bookmark, or sent back by Xero."""
@@ -36,7 +36,13 @@ def allowed_hosts(address: str, ports: Iterable[int], redirect_uri: str) -> froz
     hosts = {f"{name}:{port}" for name in names for port in ports}
     if 80 in ports:
         hosts |= names
-    return frozenset(hosts | {urlsplit(redirect_uri).netloc.lower()})
+    return frozenset(hosts | {urlsplit(redirect_uri).netloc.lower(), _origin(redirect_uri)[1]})
+
+
+def _origin(uri: str) -> tuple[str, str]:
+    """A URI's scheme and host as a browser writes them in Origin and Host: without a port that is the scheme's own."""
+    parts = urlsplit(uri.lower())
+    return parts.scheme, parts.netloc.removesuffix({"http": ":80", "https": ":443"}[parts.scheme])
 
 
 def refusal(
@@ -57,11 +63,25 @@ def refusal(
         return 400, "exactly one Host header is wanted"
     if hosts[0].lower() not in allowed:
         return 421, "this server does not answer to that host name"
-    if (site := headers.get("Sec-Fetch-Site")) not in (None, "same-origin", "none") and not (
-        navigation and headers.get("Sec-Fetch-Mode") == "navigate" and path.partition("?")[0] in LANDING_PATHS
-    ):
-        return 403, f"a {site} request from a web page is not answered"
+    if headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
+        landing = navigation and path.partition("?")[0] in LANDING_PATHS
+        top_level = headers.get("Sec-Fetch-Mode") == "navigate" and headers.get("Sec-Fetch-Dest", "") in (
+            "",
+            "document",
+        )
+        if not (landing and top_level):
+            return 403, "a request from another site's web page is not answered"
     return None
+
+
+def foreign_origin(headers: Mapping[str, str], host: str, redirect_uri: str) -> bool:
+    """Does a request that changes something come from another origin, by what its Origin header says?
+
+    A browser without Fetch Metadata tells no more than this. Behind a proxy that ends TLS, the own origin is the
+    redirect URI's.
+    """
+    origin = headers.get("Origin")
+    return origin is not None and origin.lower() not in (f"http://{host.lower()}", "://".join(_origin(redirect_uri)))
 
 
 def looks_like_browser(headers: Mapping[str, str]) -> bool:

@@ -23,6 +23,7 @@ from ..errors import (
     LoginFailed,
     NoCredentials,
     NotLoggedIn,
+    NoToken,
     SealError,
     StoreUnavailable,
     TokenUnavailable,
@@ -73,6 +74,8 @@ class WebConfig:
     scopes: tuple[str, ...]
     tenant_id: str | None
     pkce: bool
+    has_tenants: bool
+    """Does the identity server list connected organisations?"""
     refresh_lifetime: timedelta
     hosts: frozenset[str]
 
@@ -117,7 +120,8 @@ class Handler(RequestHandler):
         self.set_header("Cache-Control", "no-store")
         self.set_header("Cross-Origin-Resource-Policy", "same-origin")
         self.set_header("X-Content-Type-Options", "nosniff")
-        self.set_header("Referrer-Policy", "no-referrer")
+        # With "no-referrer", browsers send "Origin: null" with the own forms too.
+        self.set_header("Referrer-Policy", "same-origin")
         self.set_header("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 
     def prepare(self) -> None:
@@ -131,15 +135,23 @@ class Handler(RequestHandler):
         )
         if refused is not None:
             raise HTTPError(refused[0], refused[1])
+        changing = self.request.method not in ("GET", "HEAD")
+        if changing and guard.foreign_origin(self.request.headers, self.request.host, self.config.redirect_uri):
+            raise HTTPError(403, "a request from another site's web page is not answered")
 
     async def head(self) -> None:
         """As GET, without the body."""
         await self.get()  # type: ignore[misc]  # every handler here has a GET, which is a coroutine
 
+    def accepts(self, kind: str) -> bool:
+        """Is this media type named in Accept, and none before it that is answered here too?"""
+        named = [part.partition(";")[0].strip().lower() for part in self.request.headers.get("Accept", "").split(",")]
+        return next((n for n in named if n in ("application/json", "text/html", "text/plain")), None) == kind
+
     @property
     def wants_page(self) -> bool:
         """Is it a person's browser that asks?"""
-        return "text/html" in self.request.headers.get("Accept", "")
+        return self.accepts("text/html")
 
     def write_json(self, content: Any, content_type: str = "application/json") -> None:
         """Write a value as JSON."""
@@ -168,11 +180,14 @@ class Handler(RequestHandler):
             self.set_status(status_code)
         if isinstance(error, TokenUnavailable):
             self.set_header("Retry-After", str(max(1, ceil(error.retry_after_seconds))))
+        if status_code == 405:
+            written = (m for m in ("GET", "HEAD", "POST") if getattr(type(self), m.lower()) is not _UNWRITTEN)
+            self.set_header("Allow", ", ".join(written))
         if status_code == 401:
             self.set_header("WWW-Authenticate", 'Bearer realm="xots"')
             detail = f"{detail}; open {self.config.origin}/ in a browser and log in"
         if self.wants_page:
-            self.write_page("message.html", title=title, detail=detail)
+            self.write_page("message.html", title=title, detail=detail, good=False)
             self.finish()
             return
         problem = {"type": f"urn:xots:{kind or 'internal-error'}", "title": title, "status": status_code}
@@ -184,15 +199,12 @@ class Handler(RequestHandler):
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
         """Log an error without the query string, in which a code or a state may stand."""
         where = f"{self.request.method} {self.request.path}"
-        if isinstance(value, HTTPError | XotsError):
+        if isinstance(value, NoToken):  # a program that polls before a login is not a fault of the server
+            logger.info("%s: %s", where, value)
+        elif isinstance(value, HTTPError | XotsError):
             logger.warning("%s: %s", where, getattr(value, "log_message", None) or value)
         else:
             logger.error("%s failed", where, exc_info=(typ, value, tb))
-
-    @property
-    def healthy(self) -> bool:
-        """Can a good token be served now?"""
-        return self.keeper.can_serve
 
     def summary(self) -> dict[str, Any]:
         """What is known of the login, without secrets, under the field names of the Go server where it had one."""
@@ -200,7 +212,7 @@ class Handler(RequestHandler):
         access, current, problem = account.access, account.current, account.problem
         connected = account.consent_id is not None
         return {
-            "healthy": self.healthy,
+            "healthy": self.keeper.can_serve,
             "state": state.value,
             "reason": self.keeper.store_problem or (problem.detail if problem else None),
             "access_token_expiry_utc": access.expires_at if access and connected else None,
@@ -208,6 +220,10 @@ class Handler(RequestHandler):
                 current.obtained_at + self.config.refresh_lifetime if current and connected else None
             ),
         }
+
+
+_UNWRITTEN = RequestHandler.post
+"""What Tornado puts in the place of a method that a handler does not have."""
 
 
 def utc_text(moment: datetime | None) -> str:

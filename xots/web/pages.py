@@ -17,16 +17,13 @@ import msgspec
 from tornado.web import HTTPError
 
 from ..account import Secret
-from ..errors import LoginFailed, SealError
-from ..keeper import LoginAttempt
-from ..xero import Credentials, authorize_url, new_code_verifier
+from ..errors import LoginFailed, SealError, XotsError
+from ..keeper import LOGIN_LIFE, LoginAttempt
+from ..xero import SCOPE_SETS, Connection, Credentials, authorize_url, new_code_verifier
 from .guard import is_loopback_name
 from .handler import Handler
 
 __all__ = ["ROUTES"]
-
-LOGIN_LIFE = timedelta(minutes=10)
-"""How long a login that was begun may take; a code itself lives 5 minutes."""
 
 MOST_LOGINS = 4
 """So many logins may be under way in one browser; beginning another forgets the oldest."""
@@ -157,43 +154,49 @@ class FormHandler(Page):
 
 
 class HomeHandler(Page):
-    """``/home``: what is connected, and the button that starts the OAuth2 flow."""
+    """``/home``: what is connected, and the buttons that start the OAuth2 flow or choose the organisation."""
 
     async def get(self) -> None:
-        """What is connected, and the button."""
+        """What is connected, and the buttons."""
         form, credentials = self.form(), self.keeper.credentials
         if form is None and credentials is None:
             self.redirect("/", status=303)
             return
         logins = list(self.logins().values())
+        connections, trouble = await self._connections()
         self.write_page(
             "home.html",
             title="Xero connection",
             summary=self.summary(),
             account=self.keeper.account,
             client_id=form.client_id if form else credentials.client_id if credentials else "",
-            pending=logins[-1].at if logins else None,
+            new_client=form is not None and (credentials is None or form.client_id != credentials.client_id),
+            pending=logins[-1] if logins else None,
+            granular=SCOPE_SETS["granular"],
+            connections=connections,
+            trouble=trouble,
         )
 
     async def post(self) -> None:
-        """Begin a login: remember it in a cookie, and lead to Xero."""
-        form, credentials = self.form(), self.keeper.credentials
-        if form is not None:
-            client_id, client_secret, tenant_id = form.client_id, form.client_secret, form.tenant_id
-        elif credentials is not None:
-            secret = credentials.client_secret
-            client_id, client_secret = credentials.client_id, secret.reveal() if secret else None
-            tenant_id = self.config.tenant_id
-        else:
+        """Choose the organisation if one is named; else begin a login and lead to Xero."""
+        if tenant_id := self.get_body_argument("tenant_id", ""):
+            await self.keeper.choose_tenant(tenant_id)
+            self.redirect("/home", status=303)
+            return
+        client = self._client()
+        if client is None:
             self.redirect("/", status=303)
             return
+        asked = self.get_body_argument("scopes", "")
+        if asked and asked not in SCOPE_SETS:
+            raise HTTPError(400, "scopes must be one of: " + ", ".join(SCOPE_SETS))
         login = Login(
             state=secrets.token_urlsafe(32),
             verifier=new_code_verifier() if self.config.pkce else None,
-            client_id=client_id,
-            client_secret=client_secret,
-            tenant_id=tenant_id,
-            scopes=self.config.scopes,
+            client_id=client.client_id,
+            client_secret=client.client_secret,
+            tenant_id=client.tenant_id,
+            scopes=SCOPE_SETS[asked] if asked else self.config.scopes,
             redirect_uri=self.config.redirect_uri,
             at=self.keeper.clock(),
         )
@@ -201,6 +204,7 @@ class HomeHandler(Page):
         for name in under_way[: max(0, len(under_way) - MOST_LOGINS + 1)]:
             self.clear_cookie(name)
         self.keep_cookie(LOGIN_COOKIE + login.state[:16], login)
+        self.keeper.login_began()
         self.redirect(
             authorize_url(
                 self.config.authorize_url,
@@ -213,6 +217,25 @@ class HomeHandler(Page):
             status=303,
         )
 
+    def _client(self) -> Form | None:
+        """Whom to log in with: what was entered in the form, else the credentials that are known."""
+        credentials = self.keeper.credentials
+        if (form := self.form()) is not None or credentials is None:
+            return form
+        secret = credentials.client_secret
+        return Form(
+            credentials.client_id, secret.reveal() if secret else None, self.config.tenant_id, self.keeper.clock()
+        )
+
+    async def _connections(self) -> tuple[list[Connection], str | None]:
+        """The organisations to choose among, while none is chosen; and why they can't be listed."""
+        if self.keeper.account.tenant_id or not self.keeper.can_serve or not self.config.has_tenants:
+            return [], None
+        try:
+            return await self.keeper.connections(), None
+        except XotsError as error:
+            return [], f"{error}"
+
 
 class CodeHandler(Page):
     """``/code``: where Xero sends the browser back."""
@@ -222,12 +245,13 @@ class CodeHandler(Page):
         state = self._single("state")
         name = LOGIN_COOKIE + state[:16]
         login = self.logins().get(name)
-        if login is None or not secrets.compare_digest(login.state, state):
+        if login is None or not secrets.compare_digest(login.state.encode(), state.encode()):
             raise LoginFailed(
                 f"no login that was begun in this browser within the last 10 minutes fits this answer. Begin again at "
                 f"{self.config.origin}/home and finish in the same browser"
             )
         self.clear_cookie(name)
+        self.keeper.login_came_back()
         if issuer := self._single("iss"):
             self._check_issuer(issuer)
         if error := self._single("error"):
@@ -264,9 +288,19 @@ class CodeHandler(Page):
 
 
 def _refused(error: str, description: str) -> str:
+    """What an error that Xero sent back with the browser means, and what to do (RFC 6749 section 4.1.2.1)."""
+    if error == "access_denied" and "scope" in description.lower():
+        return (
+            "Xero refused the scopes for this app. Apps made since 2 March 2026 can't use the classic ones: " + GRANULAR
+        )
     if error == "access_denied":
         return "the consent was cancelled at Xero, or not given. Nothing was changed; begin again when you like"
+    if error == "invalid_scope":
+        return "Xero does not allow these scopes to the app. " + GRANULAR
     return f"Xero answered with an error: {_shown(error)} {_shown(description)}".rstrip()
+
+
+GRANULAR = "start xots with -o granular, or use the button for the granular scopes on /home"
 
 
 def _shown(text: str) -> str:

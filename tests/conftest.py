@@ -1,0 +1,228 @@
+"""What the server's tests share: a clock that only tests move, a simulated Xero, servers wired to it, and a person.
+
+Log output of level WARNING or above from xots, Tornado or asyncio fails a test that did not say it expects it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from tornado.httpclient import HTTPRequest, HTTPResponse
+from tornado.httputil import HTTPHeaders
+from tornado.simple_httpclient import SimpleAsyncHTTPClient
+
+from xots.account import Secret
+from xots.sandbox import (
+    DEFAULT_CLIENT_ID,
+    DEFAULT_CLIENT_SECRET,
+    DEFAULT_PKCE_CLIENT_ID,
+    Client,
+    Sandbox,
+    SandboxOptions,
+)
+from xots.sandbox.person import Person
+from xots.server import Server
+from xots.settings import Settings
+
+WATCHED_LOGGERS = ("xots", "tornado", "asyncio")
+
+
+class Clock:
+    """A clock that stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Move it on, or back with a negative number."""
+        self.now += timedelta(seconds=seconds)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back over HTTP."""
+
+    status: int
+    headers: HTTPHeaders
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return msgspec.json.decode(self.body)
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+
+class ExpectedLog:
+    """The log lines that a test expects: call it with a pattern for each; one that never comes fails the test too."""
+
+    def __init__(self) -> None:
+        self.patterns: dict[str, bool] = {}
+
+    def __call__(self, *patterns: str) -> None:
+        self.patterns |= dict.fromkeys(patterns, True)
+
+    def perhaps(self, *patterns: str) -> None:
+        """Lines that may come, and need not."""
+        self.patterns |= dict.fromkeys(patterns, False)
+
+
+@pytest.fixture
+def expected_log() -> ExpectedLog:
+    return ExpectedLog()
+
+
+@pytest.fixture(autouse=True)
+def unexpected_log_output_fails(expected_log: ExpectedLog, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Demand that what was logged from WARNING up is what the test expects, no more and no less."""
+    yield
+    records = [record for phase in ("setup", "call", "teardown") for record in caplog.get_records(phase)]
+    lines = [
+        f"{record.levelname} {record.name}: {record.getMessage()}"
+        for record in records
+        if record.levelno >= logging.WARNING and record.name.partition(".")[0] in WATCHED_LOGGERS
+    ]
+    unexpected = [line for line in lines if not any(re.search(pattern, line) for pattern in expected_log.patterns)]
+    assert not unexpected, "unexpected log output"
+    missing = [
+        pattern
+        for pattern, must_come in expected_log.patterns.items()
+        if must_come and not any(re.search(pattern, line) for line in lines)
+    ]
+    assert not missing, "expected log output never came"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def sandbox(clock: Clock) -> AsyncIterator[Sandbox]:
+    """A simulated Xero on a free port, by the tests' clock; a web app and a PKCE app, with no redirect URI yet."""
+    clients = (Client(redirect_uris=()), Client(DEFAULT_PKCE_CLIENT_ID, None, ()))
+    async with Sandbox(SandboxOptions(port=0, clients=clients), clock=clock) as running:
+        yield running
+
+
+@pytest.fixture
+async def new_server(sandbox: Sandbox, clock: Clock) -> AsyncIterator[Callable[..., Awaitable[Server]]]:
+    """Starts servers, wired to the sandbox and registered there; the arguments are settings, with no client's."""
+    servers: list[Server] = []
+
+    async def start(**settings: Any) -> Server:
+        wired = {
+            "port": 0,
+            "authorize_url": sandbox.authorize_url,
+            "token_url": sandbox.token_url,
+            "revoke_url": sandbox.revoke_url,
+            "connections_url": sandbox.connections_url,
+        }
+        server = Server(Settings(**(wired | settings)), clock=clock)
+        await server.start()
+        servers.append(server)
+        for client in list(sandbox.identity.clients.values()):
+            redirect_uris = (*client.redirect_uris, server.redirect_uri)
+            sandbox.identity.register(replace(client, redirect_uris=redirect_uris))
+        return server
+
+    yield start
+    sandbox.faults.clear()
+    sandbox.release()
+    for server in servers:
+        await server.stop()
+
+
+@pytest.fixture
+def credentials() -> dict[str, Any]:
+    """The web app's credentials, as settings."""
+    return {"client_id": DEFAULT_CLIENT_ID, "client_secret": Secret(DEFAULT_CLIENT_SECRET)}
+
+
+@pytest.fixture
+async def server(new_server: Callable[..., Awaitable[Server]], credentials: dict[str, Any]) -> Server:
+    """A server on a free port that has the web app's credentials from its settings; nobody has logged in."""
+    return await new_server(**credentials)
+
+
+@pytest.fixture
+def person() -> Person:
+    return Person()
+
+
+@pytest.fixture
+def log_in(person: Person) -> Callable[[Server], Awaitable[None]]:
+    """Logs the person in at a server that has credentials."""
+
+    async def log_in(server: Server) -> None:
+        page = await person.submit(await person.open(f"http://localhost:{server.port}/home"))
+        page = await person.consent(page)
+        assert page.status == 200, page.text
+
+    return log_in
+
+
+@pytest.fixture
+async def logged_in(server: Server, log_in: Callable[[Server], Awaitable[None]]) -> Server:
+    """The server after a login through its pages."""
+    await log_in(server)
+    return server
+
+
+@pytest.fixture
+async def send() -> AsyncIterator[Callable[..., Awaitable[Answer]]]:
+    """Sends one request as a program does, without any header of a browser's, and follows no redirect."""
+    http = SimpleAsyncHTTPClient(force_instance=True, max_clients=200)
+
+    async def send(
+        method: str, url: str, headers: dict[str, str] | None = None, body: str | bytes | None = None
+    ) -> Answer:
+        request = HTTPRequest(
+            url,
+            method=method,
+            headers=headers,
+            body=body,
+            follow_redirects=False,
+            decompress_response=False,
+            allow_nonstandard_methods=True,
+        )
+        response: HTTPResponse = await http.fetch(request, raise_error=False)
+        assert response.code != 599, response.error
+        return Answer(response.code, response.headers, response.body or b"")
+
+    yield send
+    http.close()
+
+
+@pytest.fixture
+def get(send: Callable[..., Awaitable[Answer]]) -> Callable[..., Awaitable[Answer]]:
+    """``get(url, **headers)`` as a program sends it; an underscore in a header's name stands for a hyphen."""
+
+    async def get(url: str, **headers: str) -> Answer:
+        return await send("GET", url, {name.replace("_", "-"): value for name, value in headers.items()})
+
+    return get
+
+
+@pytest.fixture
+def canaries(sandbox: Sandbox, clock: Clock) -> Callable[[Server], list[str]]:
+    """What must be found nowhere: the client's secret and all tokens that a server and Xero hold now."""
+
+    def collect(server: Server) -> list[str]:
+        access = server.keeper.account.access
+        found = [DEFAULT_CLIENT_SECRET, *sandbox.identity.usable_refresh_tokens(clock())]
+        return [*found, access.value.reveal()] if access else found
+
+    return collect

@@ -1,0 +1,59 @@
+"""``xots check``: is all in order for a server to start here? Each finding is a line."""
+
+from __future__ import annotations
+
+from .backends import open_store
+from .errors import StoreError, XotsError
+from .server import xero_client
+from .settings import Settings
+
+__all__ = ["check"]
+
+
+async def check(settings: Settings) -> int:
+    """Print what is in order and what is not; 0 if all is, else 1. Changes nothing, spends nothing.
+
+    The settings themselves were checked when they were read: whoever comes here has good ones.
+    """
+    set_here = ", ".join(f"{name} ({source})" for name, source in settings.sources.items())
+    _say(None, "settings", f"set: {set_here}" if set_here else "all have their defaults")
+    if settings.credentials is None:
+        _say(None, "client", "no client id is set: the form asks for it")
+    else:
+        secret = "with a secret" if settings.client_secret else "without a secret, as a PKCE app"
+        _say(None, "client", f"{settings.credentials.client_id}, {secret}")
+    _say(None, "redirect", f"register exactly this redirect URI at Xero: {settings.redirect_uri}")
+    _say(None, "scopes", " ".join(settings.scopes))
+    problems = [
+        _say(await _store_problem(settings), "store", settings.store.partition("?")[0]),
+        _say(await _reach_problem(settings), "xero", f"{settings.token_url} answers"),
+    ]
+    return 1 if any(problems) else 0
+
+
+def _say(problem: str | None, what: str, well: str) -> bool:
+    print(f"{'FAIL' if problem else 'ok':6}{what:10}{problem or well}")
+    return problem is not None
+
+
+async def _store_problem(settings: Settings) -> str | None:
+    try:
+        store = open_store(settings.store)
+        try:
+            await store.check()
+        finally:
+            await store.close()
+    except StoreError as error:
+        return f"{error}"
+    return None
+
+
+async def _reach_problem(settings: Settings) -> str | None:
+    try:
+        xero = xero_client(settings)
+    except XotsError as error:
+        return f"{error}"
+    try:
+        return await xero.reach()
+    finally:
+        xero.close()
