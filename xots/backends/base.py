@@ -1,18 +1,33 @@
 """``TokenStore``: the one interface behind which every store keeps its records.
 
 A store keeps opaque bytes under a name. It gives no meaning to them (they are sealed before they arrive), so
-whoever writes one never sees a secret. Its versions are its own: opaque, and never the same for different bytes.
+whoever writes one never sees a secret. ``xots.testing.TokenStoreContract`` is the suite that a store must pass.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+import re
+import secrets
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 
-__all__ = ["Lease", "Stored", "TokenStore"]
+from ..errors import StaleWrite, StoreUnavailable
+
+__all__ = ["LEASE_PATIENCE_SECONDS", "LEASE_PREFIX", "Lease", "Stored", "TokenStore", "checked_name"]
+
+LEASE_PREFIX = "lease-"
+"""Names that begin so are the store's own, and hidden."""
+
+LEASE_PATIENCE_SECONDS = 40.0
+"""How long to wait for a lease that somebody else holds: longer than a refresh with its deadline takes."""
+
+LOOK_EVERY_SECONDS = 0.05
+"""How often a lease that somebody else holds is looked at."""
 
 
 @dataclass(frozen=True)
@@ -21,24 +36,60 @@ class Stored:
 
     value: bytes
     version: str
-    """The store's own mark of these bytes, for compare-and-set. Random or a digest, never a counter: a dump that
-    is restored would repeat it."""
+    """The store's own mark of these bytes, for compare-and-set. Opaque, and never the same for different bytes:
+    random or a digest, never a counter, which a restored dump would repeat."""
 
 
 class Lease:
-    """The right to act for an account, while it is held."""
+    """The right to act for an account, while it is held.
+
+    Args:
+        ttl_seconds: how long it lasts from now unless it is renewed; None for one that can't run out.
+    """
+
+    def __init__(self, ttl_seconds: float | None = None) -> None:
+        self._ends_at = None if ttl_seconds is None else time.monotonic() + ttl_seconds
+        self._lost = False
+
+    def renewed(self, ttl_seconds: float, since: float) -> None:
+        """The store renewed it; ``since`` is the monotonic time before it was asked to."""
+        self._ends_at = since + ttl_seconds
+
+    def lose(self) -> None:
+        """The store says that somebody else holds it."""
+        self._lost = True
 
     @property
     def lost(self) -> bool:
-        """True once the lease ran out under its holder, who must then not begin anything new."""
-        return False
+        """True once it ran out under its holder, who must then not begin anything new. A process that was stopped
+        for a while learns it here at once, without asking the store."""
+        return self._lost or (self._ends_at is not None and time.monotonic() >= self._ends_at)
+
+
+def checked_name(name: str) -> str:
+    """The name, if it is one: 1 to 64 of ``a-z``, ``0-9`` and ``-``.
+
+    Raises:
+        ValueError: it isn't.
+    """
+    if not re.fullmatch(r"[a-z0-9-]{1,64}", name):
+        raise ValueError(f"{name!r} is not a name of up to 64 lower-case letters, digits and hyphens")
+    return name
 
 
 class TokenStore(ABC):
     """Keeps opaque bytes under a name (``[a-z0-9-]{1,64}``), with compare-and-set, a lease and a notice of changes.
 
-    Names that begin with ``lease-`` are reserved for the store's own use and hidden from ``names``. A store never
-    swallows an error: what it can't do it says by ``StoreUnavailable``, and then what it held is still there.
+    A store must provide ``from_url``, ``read``, ``swap`` and ``names``; the rest has defaults that are built on
+    these. What every store does:
+
+    - A **missing name** is None when read, and ``expected=None`` when written. Nothing is ever deleted: whoever wants
+      an account forgotten writes an empty record.
+    - A **stale write** (the version is no longer the expected one) raises ``StaleWrite`` and has written nothing.
+    - A **lost reply** (it may have been written, or not) raises ``StoreUnavailable``, and is never tried again by the
+      store. The caller reads back, and knows its own write by what it wrote.
+    - A store that **can't be reached** raises ``StoreUnavailable`` soon (within some seconds), keeps what it held,
+      and works again by itself when the cause is gone. It never swallows an error.
     """
 
     shared: bool = False
@@ -52,7 +103,7 @@ class TokenStore(ABC):
         """The store that ``url`` names. Opens nothing yet.
 
         Raises:
-            ValueError: the URL is not one for this store; the message says what is wrong with it.
+            ValueError: the URL is not one for this store; the message says what is wrong, without a password in it.
         """
 
     @abstractmethod
@@ -76,24 +127,33 @@ class TokenStore(ABC):
 
     @abstractmethod
     async def names(self) -> list[str]:
-        """The names under which something is kept, in order.
+        """The names under which something is kept, in order, without those that begin with ``lease-``.
 
         Raises:
             StoreUnavailable: they can't be listed now.
         """
 
-    @abstractmethod
     def lease(self, name: str, ttl_seconds: float) -> AbstractAsyncContextManager[Lease]:
         """Wait for the right to act for ``name`` and hold it inside the ``async with``.
 
-        ``ttl_seconds``: how long it outlives a holder that vanished, where the store can't tell that by itself.
+        This default writes who holds it, and until when, under a name of its own, and renews that while it is held.
+        A store with a lock of its own overrides it.
+
+        Args:
+            name: the account.
+            ttl_seconds: how long it outlives a holder that vanished, where the store can't tell that by itself.
 
         Raises:
-            StoreUnavailable: the lease can't be taken now.
+            StoreUnavailable: it can't be taken now, or somebody else held it for longer than anybody should.
         """
+        return self._lease_by_swap(name, ttl_seconds)
 
     async def changes(self, name: str, every_seconds: float = 1.0) -> AsyncIterator[None]:
-        """Yields whenever what is kept under ``name`` may have changed. This default looks every second."""
+        """Yields whenever what is kept under ``name`` may have changed. This default looks every second.
+
+        Raises:
+            StoreUnavailable: it can't be told now. Whoever asks again must look for himself first.
+        """
         known = await self.read(name)
         while True:
             await asyncio.sleep(every_seconds)
@@ -113,3 +173,60 @@ class TokenStore(ABC):
     async def close(self) -> None:
         """Give back whatever was opened. The store is not used afterwards."""
         return
+
+    @asynccontextmanager
+    async def _lease_by_swap(self, name: str, ttl_seconds: float) -> AsyncIterator[Lease]:
+        """A lease is a record of its holder and its end by the wall clock.
+
+        A holder whose end has passed, or lies further off than any lease lasts (a clock that stepped), is taken over.
+        """
+        key, me = LEASE_PREFIX + name[: 64 - len(LEASE_PREFIX)], secrets.token_hex(8)
+        give_up_at = time.monotonic() + LEASE_PATIENCE_SECONDS
+        while True:
+            stored = await self.read(key)
+            until: float = json.loads(stored.value)["until"] if stored else 0.0
+            if not 0 < until - time.time() <= ttl_seconds:
+                asked_at = time.monotonic()
+                with suppress(StaleWrite):
+                    version = await self.swap(
+                        key, _lease_record(me, ttl_seconds), expected=stored.version if stored else None
+                    )
+                    break
+            if time.monotonic() > give_up_at:
+                raise StoreUnavailable(f"another process has held the lease of {name} for too long")
+            await asyncio.sleep(LOOK_EVERY_SECONDS)
+        lease = Lease(ttl_seconds)
+        lease.renewed(ttl_seconds, asked_at)
+
+        released = asyncio.Event()
+
+        async def renew() -> None:
+            nonlocal version
+            while True:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(released.wait(), ttl_seconds / 4)
+                    return
+                asked_at = time.monotonic()
+                try:
+                    version = await self.swap(key, _lease_record(me, ttl_seconds), expected=version)
+                    lease.renewed(ttl_seconds, asked_at)
+                except StaleWrite:
+                    lease.lose()
+                    return
+                except StoreUnavailable:
+                    continue  # it lasts until its end, which the lease itself knows
+
+        renewal = asyncio.create_task(renew())
+        try:
+            yield lease
+        finally:
+            released.set()
+            await renewal
+            # If it can't be given back, it runs out by itself.
+            with suppress(StaleWrite, StoreUnavailable):
+                await self.swap(key, _lease_record(me, 0), expected=version)
+
+
+def _lease_record(holder: str, ttl_seconds: float) -> bytes:
+    # A random part, so that no two records have the same bytes, and so the same digest for a version.
+    return json.dumps({"holder": holder, "until": time.time() + ttl_seconds, "mark": secrets.token_hex(4)}).encode()

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from ..errors import StaleWrite
-from .base import Lease, Stored, TokenStore
+from .base import LEASE_PREFIX, Lease, Stored, TokenStore
 
 __all__ = ["MemoryStore"]
 
@@ -43,7 +43,7 @@ class MemoryStore(TokenStore):
 
     async def names(self) -> list[str]:
         """See ``TokenStore.names``."""
-        return sorted(self._kept)
+        return sorted(name for name in self._kept if not name.startswith(LEASE_PREFIX))
 
     @asynccontextmanager
     async def lease(self, name: str, ttl_seconds: float) -> AsyncIterator[Lease]:
