@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from xots.account import Secret, decode, encode
+from xots.account import Account, Secret, decode, encode
 from xots.backends.base import Stored
 from xots.backends.memory import MemoryStore
 from xots.errors import (
@@ -22,7 +24,16 @@ from xots.errors import (
     StoreUnavailable,
     TokenUnavailable,
 )
-from xots.events import ConsentWasLost, Event, LoggedIn, Refreshed, RefreshFailed, StoreDegraded, StoreRecovered
+from xots.events import (
+    ConsentWasLost,
+    Event,
+    LoggedIn,
+    Refreshed,
+    RefreshFailed,
+    StoreDegraded,
+    StoreLostWrites,
+    StoreRecovered,
+)
 from xots.keeper import LoginAttempt, TokenKeeper
 from xots.lifecycle import State
 from xots.sandbox import (
@@ -66,6 +77,8 @@ class TroubledStore(MemoryStore):
     async def read(self, name: str) -> Stored | None:
         if "read" in self.broken:
             raise StoreUnavailable("the disk is gone")
+        if "second read" in self.broken:  # the first one still works
+            self.broken = self.broken - {"second read"} | {"read", "swap"}
         return await super().read(name)
 
     async def check(self) -> None:
@@ -95,7 +108,19 @@ class Bench:
         self.events: list[Event] = []
         self.keepers: list[TokenKeeper] = []
 
-    async def keeper(self) -> TokenKeeper:
+    def kept(self) -> Account:
+        """What the store holds."""
+        stored = self.store._kept["default"]
+        return decode(self.sealer.open(stored.value, "account", {"name": "default"}))
+
+    def overwrite(self, change: Callable[[Account], Account]) -> None:
+        """Write as another process would that slept past its lease."""
+        kept = self.kept()
+        changed = replace(change(kept), generation=kept.generation + 1, write_id=f"other{kept.generation}", intent=None)
+        sealed = self.sealer.seal(encode(changed), "account", {"name": "default"})
+        self.store._kept["default"] = Stored(sealed, f"other{kept.generation}")
+
+    async def keeper(self, **options: Any) -> TokenKeeper:
         endpoints = Endpoints(
             authorize_url=self.sandbox.authorize_url,
             token_url=self.sandbox.token_url,
@@ -109,6 +134,7 @@ class Bench:
             clock=self.clock,
             chance=random.Random(7),  # noqa: S311 - jitter
             observers=[self.events.append],
+            **options,
         )
         self.keepers.append(keeper)
         await keeper.start()
@@ -137,8 +163,7 @@ class Bench:
 
     def issues_from(self, keeper: TokenKeeper) -> bool:
         """Would Xero issue from the token that the *store* holds? The invariant, in short."""
-        stored = self.store._kept["default"]
-        account = decode(self.sealer.open(stored.value, "account", {"name": "default"}))
+        account = self.kept()
         tokens = [t for t in (account.current, *account.rivals) if t is not None]
         return any(self.sandbox.identity.would_issue(t.value.reveal(), self.clock()) for t in tokens)
 
@@ -373,17 +398,17 @@ async def test_whoever_slept_past_his_lease_adds_his_token(bench: Bench) -> None
     """Somebody wrote meanwhile: his record stands, and our new token joins it as a rival, proved soon after."""
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("refresh:nth=1:hold-after")
+    bench.clock.advance(minutes=1)
     refresh = asyncio.create_task(keeper.refresh())
     await bench.sandbox.held()
     other = decode(bench.sealer.open(bench.store._kept["default"].value, "account", {"name": "default"}))
     changed = replace(other, generation=other.generation + 1, write_id="another", intent=None, notices_sent=("x",))
     bench.store._kept["default"] = Stored(bench.sealer.seal(encode(changed), "account", {"name": "default"}), "v-other")
     bench.sandbox.release()
-    with pytest.raises(TokenUnavailable):
-        await refresh
+    await refresh
     assert keeper.account.notices_sent == ("x",)
     (issued,) = [r.issued for r in bench.sandbox.refreshes()]
-    assert [r.value.fingerprint for r in keeper.account.rivals] == [issued]
+    assert issued in [r.value.fingerprint for r in keeper.account.rivals]
     bench.clock.advance(minutes=6)
     await keeper.tend()
     assert keeper.state is State.CONNECTED
@@ -396,12 +421,178 @@ async def test_a_token_of_an_ended_consent_is_dropped(bench: Bench) -> None:
     bench.sandbox.add_fault("refresh:nth=1:hold-after")
     refresh = asyncio.create_task(keeper.refresh())
     await bench.sandbox.held()
-    other = replace(keeper.account, generation=9, write_id="another", consent_id="newer", intent=None, rivals=())
+    other = replace(
+        keeper.account,
+        generation=9,
+        write_id="another",
+        consent_id="newer",
+        consented_at=bench.clock() + timedelta(seconds=1),
+        intent=None,
+        rivals=(),
+    )
     bench.store._kept["default"] = Stored(bench.sealer.seal(encode(other), "account", {"name": "default"}), "v-other")
     bench.sandbox.release()
     with pytest.raises(TokenUnavailable):
         await refresh
-    assert keeper.account == other
+    assert keeper.account.consent_id == "newer"
+    assert (keeper.account.current, keeper.account.rivals) == (other.current, ())
+
+
+async def test_a_store_that_blips_while_a_stale_write_is_settled_loses_nothing(bench: Bench) -> None:
+    """Stale write, then a read that fails: the new token is held, and joins the record when the store is back."""
+    keeper = await bench.logged_in()
+    bench.sandbox.add_fault("refresh:nth=1:hold-after")
+    refresh = asyncio.create_task(keeper.refresh())
+    await bench.sandbox.held()
+    bench.overwrite(lambda account: replace(account, notices_sent=("x",)))
+    bench.store.broken.add("second read")
+    bench.sandbox.release()
+    await refresh
+    (issued,) = [r.issued for r in bench.sandbox.refreshes()]
+    assert keeper.account.current is not None
+    assert keeper.account.current.value.fingerprint == issued
+    bench.store.broken.clear()
+    await keeper.tend()
+    kept = bench.kept()
+    assert kept.notices_sent == ("x",)
+    assert issued in [t.value.fingerprint for t in (kept.current, *kept.rivals) if t]
+
+
+async def test_a_held_token_survives_any_number_of_stale_writes(bench: Bench) -> None:
+    """Others go on writing while the held record is written: it gives way to each and loses nothing."""
+    keeper = await bench.logged_in()
+    bench.sandbox.add_fault("refresh:nth=1:hold-after")
+    refresh = asyncio.create_task(keeper.refresh())
+    await bench.sandbox.held()
+    bench.store.broken |= {"swap", "read"}
+    bench.sandbox.release()
+    await refresh
+    bench.store.broken.clear()
+    bench.overwrite(lambda account: replace(account, notices_sent=("x",)))
+    bench.store.before_swap = lambda: bench.overwrite(lambda account: replace(account, notices_sent=("x", "y")))
+    await keeper.tend()
+    kept = bench.kept()
+    assert kept.notices_sent == ("x", "y")
+    (issued,) = [r.issued for r in bench.sandbox.refreshes()]
+    assert issued in [t.value.fingerprint for t in (kept.current, *kept.rivals) if t]
+
+
+async def test_a_process_that_can_not_write_what_it_holds_says_so_at_its_end(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not exit quietly with a token that only it knows."""
+    monkeypatch.setattr("xots.keeper.STOP_PATIENCE_SECONDS", 0)
+    keeper = await bench.logged_in()
+    bench.sandbox.add_fault("refresh:nth=1:hold-after")
+    refresh = asyncio.create_task(keeper.refresh())
+    await bench.sandbox.held()
+    bench.store.broken |= {"swap", "read"}
+    bench.sandbox.release()
+    await refresh
+    bench.keepers.remove(keeper)
+    with pytest.raises(StoreUnavailable, match="could not take"):
+        await keeper.close()
+
+
+async def test_a_store_that_lost_its_record_is_told_again(bench: Bench) -> None:
+    """An old dump, or nothing at all, does not end a login that memory knows; the operator is told."""
+    keeper = await bench.logged_in()
+    old = bench.store._kept["default"]
+    await keeper.refresh()
+    bench.store._kept["default"] = old
+    await keeper.refresh()
+    assert bench.happened(StoreLostWrites) == 1
+    assert keeper.state is State.CONNECTED
+    bench.store._kept.clear()
+    bench.clock.advance(minutes=25)
+    await keeper.tend()
+    assert keeper.state is State.CONNECTED
+    assert bench.happened(StoreLostWrites) == 2
+    assert bench.issues_from(keeper)
+
+
+async def test_revoking_stops_serving_at_once_and_tells_xero(bench: Bench) -> None:
+    """Before anything is waited for, no token is served any more; then Xero is told, and the credentials stay."""
+    keeper = await bench.logged_in()
+    bench.sandbox.add_fault("revocation:nth=1:hold-before")
+    ending = asyncio.create_task(keeper.end(forget=False))
+    await bench.sandbox.held()
+    with pytest.raises(NotLoggedIn):
+        await keeper.token()
+    bench.sandbox.release()
+    assert await ending
+    assert keeper.state is State.REVOKED
+    assert keeper.account.client_id == DEFAULT_CLIENT_ID
+    assert bench.sandbox.identity.usable_refresh_tokens(bench.clock()) == []
+
+
+async def test_an_open_intent_is_concluded_before_a_revoke(bench: Bench) -> None:
+    """The successor that was issued and lost is revoked too, not forgotten alive."""
+    keeper = await bench.logged_in()
+    bench.sandbox.add_fault("refresh:nth=1:lost")
+    with pytest.raises(TokenUnavailable):
+        await keeper.refresh()
+    assert await keeper.end(forget=False)
+    assert [r.outcome for r in bench.sandbox.refreshes()] == ["lost", "issued"]
+    assert bench.sandbox.identity.usable_refresh_tokens(bench.clock()) == []
+
+
+async def test_a_revocation_that_xero_does_not_hear_is_tried_again(bench: Bench) -> None:
+    """Nothing is served, the tokens stay, and the tick tells Xero once it is back."""
+    keeper = await bench.logged_in()
+    bench.sandbox.add_fault("revocation:first=2:503-html")
+    assert not await keeper.end(forget=True)
+    with pytest.raises(NotLoggedIn):
+        await keeper.token()
+    for _ in range(2):
+        bench.clock.advance(minutes=2)
+        await keeper.tend()
+    assert keeper.state is State.NO_CREDENTIALS
+    assert bench.sandbox.identity.usable_refresh_tokens(bench.clock()) == []
+
+
+async def test_a_new_login_cancels_a_pending_revocation(bench: Bench) -> None:
+    """Revocation at Xero would end the new login too."""
+    keeper = await bench.logged_in()
+    bench.sandbox.add_fault("revocation:first=1:503-html")
+    assert not await keeper.end(forget=False)
+    await keeper.login(bench.attempt())
+    bench.clock.advance(minutes=2)
+    await keeper.tend()
+    assert keeper.state is State.CONNECTED
+    assert bench.issues_from(keeper)
+
+
+async def test_another_keepers_login_and_end_are_followed(bench: Bench) -> None:
+    """On a shared store, what one process does is seen by the other without being asked."""
+    bench.store.shared = True
+    first, second = await bench.keeper(), await bench.keeper()
+    await first.login(bench.attempt())
+    await eventually(lambda: second.state is State.CONNECTED)
+    assert await second.token() == await first.token()
+    await first.end(forget=False)
+    await eventually(lambda: second.state is State.REVOKED)
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Wait until it holds; looks often, and gives up after a time that no healthy run needs."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - a condition of the product's, which has no event for tests
+            await asyncio.sleep(0.01)
+
+
+async def test_a_changed_secret_and_the_old_one_are_both_tried(bench: Bench) -> None:
+    """A mistyped secret in the settings does not cost the login, and a new one there is taken over."""
+    await bench.logged_in()
+    wrong = Credentials(client_id=DEFAULT_CLIENT_ID, client_secret=Secret("mistyped"))
+    keeper = await bench.keeper(configured=wrong)
+    await keeper.refresh()
+    assert keeper.account.client_secret == WEB_APP.client_secret
+    renewed = bench.sandbox.identity.clients[DEFAULT_CLIENT_ID]
+    bench.sandbox.identity.register(dataclasses.replace(renewed, secret="renewed"))
+    after = await bench.keeper(configured=Credentials(client_id=DEFAULT_CLIENT_ID, client_secret=Secret("renewed")))
+    await after.refresh()
+    assert after.account.client_secret == Secret("renewed")
 
 
 async def test_xero_refusing_every_token_loses_the_consent_and_says_so(bench: Bench) -> None:

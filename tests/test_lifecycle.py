@@ -24,17 +24,20 @@ from xots.lifecycle import (
     Use,
     Wait,
     after,
+    after_end,
     after_login,
+    after_revoked,
     begin_refresh,
     candidates,
     demanded_ttl,
     good_for,
+    merged,
     next_step,
     promised_ttl,
     refresh_due_at,
     state_of,
     tick_seconds,
-    with_rival,
+    tokens_to_revoke,
 )
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -75,6 +78,11 @@ def begun(account: Account, at: datetime) -> Account:
 
 def concluded(account: Account, outcome: Outcome, at: datetime, jitter: float = 0.5) -> Account:
     return after(account, outcome, now=at, policy=POLICY, jitter=jitter)
+
+
+def with_rival(account: Account, token: RefreshToken) -> Account:
+    """The record once a token that another process got for the same consent has joined it."""
+    return merged(account, replace(account, current=token, rivals=()))
 
 
 def values(account: Account) -> set[str]:
@@ -385,6 +393,100 @@ def test_an_absurd_life_is_not_believed(life: timedelta | None) -> None:
     """A missing or enormous ``expires_in`` still yields a token, with a life of at most a day."""
     account = concluded(begun(logged_in(), NOW), issued(life=life), NOW)
     assert timedelta(0) < good_for(account, NOW) <= timedelta(days=1)
+
+
+def test_a_rival_with_an_open_intent_is_not_condemned_by_the_clock() -> None:
+    """Xero was down for longer than the grace while the last candidate, a rival, was tried: it is tried again."""
+    at = NOW + 25 * MINUTE
+    account = concluded(begun(logged_in(), at), issued(), at)
+    account = concluded(begun(account, at), Refused(detail="invalid_grant"), at)
+    account = concluded(begun(account, at), Unknown(detail="reset"), at)
+    assert state_of(account, at + timedelta(hours=2), POLICY) is State.REFRESH_FAILING
+    step = next_step(account, at + timedelta(hours=2), POLICY)
+    assert isinstance(step, Spend)
+    assert step.token.value.reveal() == "r0"
+
+
+def test_an_answer_beyond_the_grace_is_no_replay() -> None:
+    """After a long outage the new access token is served: it can't be the one that was lost hours ago."""
+    account = concluded(begun(logged_in(), NOW), Unknown(detail="reset"), NOW)
+    at = NOW + timedelta(hours=8)
+    account = concluded(begun(account, at), issued(), at)
+    assert good_for(account, at) == HALF_HOUR
+
+
+def test_retry_after_zero_does_not_turn_back_off_off() -> None:
+    """A server that says "at once" with every 429 is still not hammered."""
+    account = replace(begun(logged_in(), NOW), tries=8)
+    account = concluded(account, Throttled(detail="429", retry_after=timedelta(0)), NOW)
+    assert account.retry_not_before is not None
+    assert account.retry_not_before - NOW >= timedelta(seconds=20)
+
+
+def test_a_promise_is_never_more_than_a_fresh_token_has() -> None:
+    """A ``min_ttl`` of an hour does not have every caller refresh a token of half an hour."""
+    policy = Policy(min_ttl=timedelta(hours=1))
+    assert isinstance(next_step(logged_in(), NOW, policy, needed=promised_ttl(logged_in(), policy)), Use)
+
+
+# ------------------------------------------------------------------------------------------------- merging
+
+
+def ended(account: Account, at: datetime, *, forget: bool = False) -> Account:
+    return after_revoked(after_end(account, forget=forget, now=at))
+
+
+def test_tokens_of_one_consent_are_united() -> None:
+    """Theirs stays current, ours joins; of a token that both know, the earliest spending and any refusal count."""
+    theirs = concluded(begun(logged_in(), NOW), issued("theirs"), NOW)
+    mine = concluded(begun(logged_in(), NOW - MINUTE), issued("mine", life=timedelta(hours=2)), NOW)
+    both = merged(theirs, mine)
+    assert current(both).value.reveal() == "theirs"
+    assert {r.value.reveal(): r.first_spent_at for r in both.rivals} == {"mine": None, "r0": NOW - MINUTE}
+    assert both.access == mine.access
+
+
+def test_the_newest_consent_wins_a_merge() -> None:
+    """Whoever holds it, and whatever the generations say."""
+    old, new = logged_in(), replace(logged_in(NOW + MINUTE), consent_id="c2")
+    assert merged(old, new) == new
+    assert merged(new, old) == new
+
+
+def test_an_end_wins_over_the_login_before_it_and_loses_to_the_one_after() -> None:
+    """A logout that could not be written is not undone by another process's refresh; a new login is not by it."""
+    login, later = logged_in(), replace(logged_in(NOW + 2 * MINUTE), consent_id="c2")
+    end = after_end(login, forget=False, now=NOW + MINUTE)
+    refreshed = concluded(begun(login, NOW), issued("late"), NOW)
+    for mine, theirs in ((end, refreshed), (refreshed, end)):
+        after_both = merged(mine, theirs)
+        assert after_both.consent_id is None
+        assert after_both.revocation == "revoke"
+        assert "late" in {t.value.reveal() for t in tokens_to_revoke(after_both)}
+        assert good_for(after_both, NOW) == timedelta(0)
+    assert merged(end, later) == later
+
+
+def test_a_late_token_of_a_forgotten_login_is_revoked_with_its_own_credentials() -> None:
+    """The record that forgot them gets them back for just as long as the revocation takes."""
+    login = logged_in()
+    late = concluded(begun(login, NOW), issued("late"), NOW)
+    both = merged(late, ended(login, NOW + MINUTE, forget=True))
+    assert (both.client_id, both.revocation) == ("client", "forget")
+    assert "late" in {t.value.reveal() for t in tokens_to_revoke(both)}
+    assert after_revoked(both).client_id is None
+
+
+def test_an_empty_store_takes_what_memory_knows() -> None:
+    """A record that is gone is the oldest of all."""
+    assert merged(logged_in(), Account()) == logged_in()
+
+
+def test_a_revoke_after_a_logout_that_waits_still_forgets() -> None:
+    """The credentials go once Xero can be told."""
+    account = after_end(logged_in(), forget=True, now=NOW)
+    account = after_end(account, forget=False, now=NOW + MINUTE)
+    assert after_revoked(account).client_id is None
 
 
 def test_a_login_starts_clean_but_keeps_the_generation() -> None:

@@ -125,6 +125,8 @@ class Account(_Record, frozen=True, kw_only=True):
     """What is still to be done at Xero after the login's end: "revoke", or "forget" to drop the credentials then."""
     scopes_asked: tuple[str, ...] = ()
     scopes_granted: tuple[str, ...] = ()
+    scopes_set: tuple[str, ...] = ()
+    """What the settings named at the consent, where the person chose another set on the page."""
 
     access: AccessToken | None = None
     current: RefreshToken | None = None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from .backends import open_store
-from .errors import StoreError, XotsError
+from .errors import XotsError
+from .keys import sealer_for, store_url
 from .server import xero_client
 from .settings import Settings
 
@@ -25,7 +28,7 @@ async def check(settings: Settings) -> int:
     _say(None, "redirect", f"register exactly this redirect URI at Xero: {settings.redirect_uri}")
     _say(None, "scopes", " ".join(settings.scopes))
     problems = [
-        _say(await _store_problem(settings), "store", settings.store.partition("?")[0]),
+        _say(await _store_problem(settings), "store", shown_store(settings)),
         _say(await _reach_problem(settings), "xero", f"{settings.token_url} answers"),
     ]
     return 1 if any(problems) else 0
@@ -36,14 +39,26 @@ def _say(problem: str | None, what: str, well: str) -> bool:
     return problem is not None
 
 
+def shown_store(settings: Settings) -> str:
+    """The store's URL without what may be secret in it."""
+    parts = urlsplit(store_url(settings))
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}:{f'//{host}' if host or parts.path.startswith('/') else ''}{parts.path}"
+
+
 async def _store_problem(settings: Settings) -> str | None:
+    """Whether the store works, and its key opens what it holds."""
     try:
-        store = open_store(settings.store)
+        store = open_store(store_url(settings))
         try:
             await store.check()
+            sealer = await sealer_for(store, settings)
+            for name in await store.names():
+                if (stored := await store.read(name)) is not None:
+                    sealer.open(stored.value, "account", {"name": name})
         finally:
             await store.close()
-    except StoreError as error:
+    except XotsError as error:
         return f"{error}"
     return None
 

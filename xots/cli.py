@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
-from .errors import SettingsError, XotsError
+from .errors import ServerUnreachable, SettingsError, XotsError
 
 if TYPE_CHECKING:
     from .client import Client
@@ -32,6 +32,7 @@ commands (the first word; "xots COMMAND -h" tells more):
   demo       run the server against a simulated Xero, logged in, on a throw-away store
   sandbox    run the simulated Xero by itself
   check      look whether the settings, the store and Xero are in order
+  key        make, add or promote a sealing key (key new, key add, key promote)
 
 commands that ask a running server, and say why when it can't answer:
   login      show where to log in, and wait until somebody has
@@ -40,7 +41,7 @@ commands that ask a running server, and say why when it can't answer:
   status     print how things are
   refresh    refresh the token now
   tenants    list the connected organisations
-  revoke     end the login, and revoke it at Xero
+  revoke     end the login, and revoke it at Xero (works without a server, too)
   logout     the same, and forget the credentials
 
 Each option can also be set in the environment (--token-url as XOTS_TOKEN_URL), in a file of systemd's credentials
@@ -125,7 +126,7 @@ def _login(arguments: list[str]) -> int:
 
 
 def _health(server: Client) -> dict[str, Any]:
-    health: dict[str, Any] = server.ask("GET", "/livez", also=(401, 503))
+    health: dict[str, Any] = server.ask("GET", "/livez", "healthy", also=(401, 503))
     return health
 
 
@@ -176,7 +177,7 @@ def _status(arguments: list[str]) -> int:
         "Print how things are. The exit status is 0 if a good token can be served.",
         lambda parser: parser.add_argument("--json", action="store_true", help="print it as JSON"),
     )
-    status = server.ask("GET", "/status")
+    status = server.ask("GET", "/status", "healthy", "state")
     if options.json:
         print(json.dumps(status))
     else:
@@ -188,7 +189,7 @@ def _status(arguments: list[str]) -> int:
 
 def _refresh(arguments: list[str]) -> int:
     server, _ = _server(arguments, "refresh", "Refresh the token now.")
-    server.ask("POST", "/refresh")
+    server.ask("POST", "/refresh", "accessToken")
     print("refreshed")
     return 0
 
@@ -210,16 +211,68 @@ def _tenants(arguments: list[str]) -> int:
 
 
 def _revoke(arguments: list[str]) -> int:
-    server, _ = _server(arguments, "revoke", "End the login, and revoke it at Xero. The credentials are kept.")
-    answer = server.ask("POST", "/revoke")
-    print(answer.get("detail") or answer["status"])
-    return 0
+    return _end(arguments, "revoke", "End the login, and revoke it at Xero. The credentials are kept.", forget=False)
 
 
 def _logout(arguments: list[str]) -> int:
-    server, _ = _server(arguments, "logout", "End the login, revoke it at Xero, and forget the credentials.")
-    server.ask("POST", "/logout")
-    print("logged out")
+    return _end(arguments, "logout", "End the login, revoke it at Xero, and forget the credentials.", forget=True)
+
+
+def _end(arguments: list[str], command: str, description: str, *, forget: bool) -> int:
+    """End the login through the running server, or on the store itself when none runs."""
+    from .client import Client
+
+    settings = _settings(arguments, f"xots {command}", f"{description} Works on the store when no server runs.")
+    try:
+        answer = Client(_reachable(settings.address), settings.port).ask("POST", f"/{command}", "status")
+    except ServerUnreachable:
+        import asyncio
+
+        from .server import end_login
+
+        done = asyncio.run(end_login(settings, forget=forget))
+        print("logged out" if forget else "revoked" if done else "revocation-pending")
+        if not done:
+            print("xots: Xero can't be told just now; run this again, or start the server", file=sys.stderr)
+        return 0 if done else 1
+    # A logout is answered with a redirect, which has no content.
+    print((answer.get("detail") or answer["status"]) if answer else "logged out")
+    return 0
+
+
+def _key(arguments: list[str]) -> int:
+    from . import keys
+
+    acts = ("new", "add", "promote")
+    if not arguments or arguments[0] not in (*acts, "-h", "--help"):
+        print(f"xots: what is to be done with the key? One of: {', '.join(acts)}", file=sys.stderr)
+        return 2
+    act = arguments[0] if arguments[0] in acts else ""
+    settings = _settings(
+        arguments[1:] if act else arguments,
+        f"xots key {act or 'new|add|promote'}",
+        "new: print a new sealing key, for a key file.\n"
+        "add: add a new key to the key file; it opens, so that every process can be told of it first.\n"
+        "promote: let the key that was added seal, and seal every record anew with it. May be run again.",
+    )
+    if act == "new":
+        from .sealing import new_key
+
+        print(new_key().reveal())
+        return 0
+    path = settings.key_file or keys.default_key_file()
+    if act == "add":
+        keys.add_key(path)
+        print(f"{path} holds one more key, which opens; once every process has it: xots key promote")
+        return 0
+    if not settings.key and not keys.promote_key(path):
+        print(f"no key of {path} waits to be promoted; looking whether all records are sealed with the first one")
+    import asyncio
+
+    from .server import reseal
+
+    done, count = asyncio.run(reseal(settings))
+    print(f"{done} of {count} records were sealed anew; all are sealed with the first key now")
     return 0
 
 
@@ -236,6 +289,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "tenants": _tenants,
     "revoke": _revoke,
     "logout": _logout,
+    "key": _key,
 }
 
 
@@ -276,8 +330,12 @@ def _server(
     options = parser.parse_args(arguments)
     given = {name: value for name, value in vars(options).items() if name in WHERE}
     settings = load(given, os.environ, _config(vars(options)), only=WHERE)
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.address, settings.address)  # noqa: S104 - not bound to
-    return Client(host, settings.port), options
+    return Client(_reachable(settings.address), settings.port), options
+
+
+def _reachable(address: str) -> str:
+    """Where a server that listens on this address is reached from this machine."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104 - not bound to
 
 
 WHERE = ("address", "port")

@@ -37,15 +37,15 @@ class Client:
             ServerUnreachable: no server answers.
             ServerRefused: it gave no token; the message says why and what to do.
         """
-        content = self.ask("GET", "/token" if min_ttl is None else f"/token?min_ttl={min_ttl}")
-        if not isinstance(content, dict) or not isinstance(content.get("accessToken"), str):
-            raise ServerRefused(f"what answers at {self.url} is not xots")
+        path = "/token" if min_ttl is None else f"/token?min_ttl={min_ttl}"
+        content: dict[str, Any] = self.ask("GET", path, "accessToken")
         return content
 
-    def ask(self, method: str, path: str, *, also: tuple[int, ...] = ()) -> Any:
+    def ask(self, method: str, path: str, *fields: str, also: tuple[int, ...] = ()) -> Any:
         """The JSON that a request is answered with; None if a redirect says that it is done.
 
-        ``also`` names statuses of 400 and above that are answers and not errors.
+        ``fields`` are what an object that is answered with must hold (without any, a list is wanted); ``also`` names
+        statuses of 400 and above that are answers and not errors.
 
         Raises:
             ServerUnreachable, ServerRefused: as ``token``.
@@ -65,8 +65,10 @@ class Client:
         try:
             content = json.loads(body)
         except ValueError:
-            raise ServerRefused(f"what answers at {self.url} is not xots (status {answer.status})") from None
-        if answer.status >= 400 and answer.status not in also:
-            problem = content if isinstance(content, dict) else {}
-            raise ServerRefused(str(problem.get("detail") or problem.get("title") or f"status {answer.status}"))
+            content = None
+        if answer.status >= 400 and answer.status not in also and isinstance(content, dict) and "title" in content:
+            raise ServerRefused(str(content.get("detail") or content["title"]))
+        is_xots = all(name in content for name in fields) if isinstance(content, dict) else isinstance(content, list)
+        if not is_xots or isinstance(content, list) == bool(fields):
+            raise ServerRefused(f"what answers at {self.url} is not xots (status {answer.status})")
         return content

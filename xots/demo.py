@@ -65,6 +65,7 @@ async def run(options: argparse.Namespace) -> None:
         server = Server(
             Settings(
                 port=options.port,
+                store="memory:",
                 client_id=DEFAULT_CLIENT_ID,
                 client_secret=Secret(DEFAULT_CLIENT_SECRET),
                 authorize_url=sandbox.authorize_url,

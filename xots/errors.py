@@ -14,6 +14,7 @@
     │   └── ConsentLost        Xero refused every refresh token: a person must log in again
     ├── TokenUnavailable       no good access token just now; try again after ``retry_after_seconds``
     ├── LoginFailed            a login did not succeed; nothing was changed
+    ├── UnknownTenant          the organisation that was chosen is not among those that are connected
     ├── UpstreamFailed         Xero gave no usable answer to a question that spends no token
     └── ClientError            for programs that ask a running server
         ├── ServerUnreachable  no server answers there
@@ -37,6 +38,7 @@ __all__ = [
     "StoreError",
     "StoreUnavailable",
     "TokenUnavailable",
+    "UnknownTenant",
     "UpstreamFailed",
     "XotsError",
 ]
@@ -99,6 +101,10 @@ class TokenUnavailable(XotsError):
 
 class LoginFailed(XotsError):
     """A login did not succeed. Nothing was changed: a login that was live before still is."""
+
+
+class UnknownTenant(XotsError):
+    """The organisation that was chosen is not among those that are connected. The message lists these."""
 
 
 class UpstreamFailed(XotsError):

@@ -16,6 +16,7 @@ __all__ = [
     "ConsentWasLost",
     "Ended",
     "Event",
+    "Followed",
     "LoggedIn",
     "LoginRefused",
     "Observer",
@@ -24,6 +25,7 @@ __all__ = [
     "RevocationFailed",
     "Revoked",
     "StoreDegraded",
+    "StoreLostWrites",
     "StoreRecovered",
     "TenantChosen",
     "TokenRead",
@@ -54,6 +56,17 @@ class LoggedIn(Event):
 
     def __str__(self) -> str:
         return f"logged in: client {self.client_id}, scopes {' '.join(self.scopes)}, refresh token #{self.token}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Followed(Event):
+    """Another process wrote the record, and it was read."""
+
+    level: ClassVar[int] = logging.DEBUG
+    generation: int
+
+    def __str__(self) -> str:
+        return f"another process wrote the record, generation {self.generation}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +174,19 @@ class StoreDegraded(Event):
 
     def __str__(self) -> str:
         return f"the token store fails, serving from memory: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreLostWrites(Event):
+    """The store holds less than it acknowledged, such as after it was restored from an old dump. What memory knows is
+    united with it, and written again."""
+
+    level: ClassVar[int] = logging.WARNING
+    generation: int
+    """Of the record that memory knows."""
+
+    def __str__(self) -> str:
+        return f"the token store has lost writes; what is known here (generation {self.generation}) is written again"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ What to do is decided by ``lifecycle``; this room does it, in the one order that
 4. Call Xero once.
 5. Write what came of it, before anybody is served from it.
 6. If that write finds that somebody else wrote meanwhile, the new token joins the record as a rival; if the store
-   fails, the record is held in memory and written as soon as the store works again.
+   fails, the record is held in memory and written as soon as the store works again (``record``).
 
 Access tokens are served from the snapshot in memory, without a word to the store or to Xero.
 """
@@ -21,18 +21,18 @@ import os
 import random
 import secrets
 import socket
-from collections.abc import Callable, Coroutine, Iterable
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any, TypeVar
 
-import msgspec
 from msgspec.structs import replace
 
 from . import lifecycle
-from .account import AccessToken, Account, RefreshToken, Secret, decode, encode
-from .backends.base import TokenStore
+from .account import AccessToken, Account, RefreshToken, Secret
+from .backends.base import Lease, TokenStore
 from .errors import (
     ConsentLost,
     LoginFailed,
@@ -42,12 +42,14 @@ from .errors import (
     StaleWrite,
     StoreUnavailable,
     TokenUnavailable,
+    UnknownTenant,
     UpstreamFailed,
 )
 from .events import (
     ConsentWasLost,
     Ended,
     Event,
+    Followed,
     LoggedIn,
     LoginRefused,
     Observer,
@@ -56,15 +58,17 @@ from .events import (
     RevocationFailed,
     Revoked,
     StoreDegraded,
+    StoreLostWrites,
     StoreRecovered,
     TenantChosen,
     TokenRead,
 )
 from .lifecycle import ClientRefused, Issued, Outcome, Policy, Refused, Spend, State
+from .record import Record
 from .sealing import Sealer
 from .xero import Answer, Connection, Credentials, XeroClient, read_connections
 
-__all__ = ["LOGIN_LIFE", "LoginAttempt", "TokenKeeper", "utc_now"]
+__all__ = ["LEASE_SECONDS", "LOGIN_LIFE", "LoginAttempt", "TokenKeeper", "utc_now"]
 
 logger = logging.getLogger("xots.keeper")
 
@@ -74,6 +78,12 @@ short enough that a caller waits it out."""
 
 LOGIN_LIFE = timedelta(minutes=10)
 """How long a login that was begun may take; Xero's code itself lives 5 minutes."""
+
+STOP_PATIENCE_SECONDS = 20.0
+"""How long a process that is to stop tries to write what only it knows: well inside systemd's 90 seconds."""
+
+WATCH_AGAIN_SECONDS = 1.0
+"""How long to wait before a store that could not tell of changes is asked again."""
 
 T = TypeVar("T")
 
@@ -92,6 +102,8 @@ class LoginAttempt:
     verifier: Secret | None
     redirect_uri: str
     scopes: tuple[str, ...]
+    scopes_set: tuple[str, ...] = ()
+    """What the settings name, where the person chose another set."""
     tenant_id: str | None = None
 
 
@@ -128,39 +140,53 @@ class TokenKeeper:
         self.clock = clock
         self._store = store
         self._xero = xero
-        self._sealer = sealer
         self._configured = configured
         self._observers = list(observers)
         self._chance = chance or random.SystemRandom()
         self._process = f"{socket.gethostname()}:{os.getpid()}"
-        self._account = Account()
-        self._version: str | None = None
-        self._unwritten = False
-        """Does the snapshot hold what the store could not take?"""
-        self._store_problem: str | None = None
+        self._record = Record(
+            store, sealer, name, on_health=self._health_changed, on_lost_writes=self._writes_were_lost
+        )
         self._refreshing: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
         self._waiting_until: datetime | None = None
+        self._ending = False
+        self._acts = 0
+        """Rises as an act begins and as it ends: odd while one is under way."""
+        self._watching: asyncio.Task[None] | None = None
 
     # ------------------------------------------------------------------------------------ what is known
 
     @property
     def account(self) -> Account:
         """The snapshot of the record that is served from."""
-        return self._account
+        return self._record.account
 
     @property
     def credentials(self) -> Credentials | None:
-        """The client's credentials: the record's, else the configured ones, else None."""
-        if self._account.client_id is None:
-            return self._configured
-        return Credentials(client_id=self._account.client_id, client_secret=self._account.client_secret)
+        """The client's credentials: the configured ones where they are of the record's client, else the record's."""
+        choices = self._credentials()
+        return choices[0] if choices else None
+
+    def _credentials(self) -> list[Credentials]:
+        """What the client may authenticate with, the likeliest first: a secret that was changed in the settings is
+        tried, and the record's too, so that neither a new nor a mistyped one costs the login."""
+        account, configured = self.account, self._configured
+        if account.client_id is None:
+            return [configured] if configured else []
+        kept = Credentials(client_id=account.client_id, client_secret=account.client_secret)
+        if configured is None or configured == kept:
+            return [kept]
+        if configured.client_id == kept.client_id:
+            return [configured, kept]
+        # Another client's credentials are for the next login, once nothing is kept of this one.
+        return [kept] if account.consent_id or account.revocation else [configured]
 
     @property
     def state(self) -> State:
         """Where the login stands now."""
-        state = lifecycle.state_of(self._account, self.clock(), self.policy)
+        state = lifecycle.state_of(self.account, self.clock(), self.policy)
         if state in (State.NO_CREDENTIALS, State.NOT_LOGGED_IN, State.REVOKED):
             if self._waiting_until is not None and self.clock() < self._waiting_until:
                 return State.WAITING
@@ -171,12 +197,12 @@ class TokenKeeper:
     @property
     def can_serve(self) -> bool:
         """Is there an access token that may be served now?"""
-        return self._good_for(lifecycle.last_seconds(self._account, self.policy)) is not None
+        return self._good_for(lifecycle.last_seconds(self.account, self.policy)) is not None
 
     @property
     def store_problem(self) -> str | None:
         """Why the store can't be used just now; None when it can."""
-        return self._store_problem
+        return self._record.problem
 
     def observe(self, observer: Observer) -> None:
         """Tell one more observer of every event from now on."""
@@ -191,17 +217,35 @@ class TokenKeeper:
             StoreUnavailable: the store can't be read.
             SealError: the record can't be opened; it is left as it is.
         """
-        await self._read()
+        await self._record.read()
+        if self._store.shared:
+            self._watching = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
-        """Begin nothing new, wait until all that was begun is concluded and kept, then give everything back."""
+        """Begin nothing new, wait until all that was begun is concluded and kept, then give everything back.
+
+        Raises:
+            StoreUnavailable: the store could not take what is held in memory, for as long as one can wait.
+        """
         self._closing = True
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
         while self._tasks:
             await asyncio.wait(self._tasks)
-        if self._unwritten:
+        give_up_at = time.monotonic() + STOP_PATIENCE_SECONDS
+        while self._record.unwritten:
             await self._settle()
+            if self._record.unwritten and time.monotonic() > give_up_at:
+                break
+            await asyncio.sleep(WATCH_AGAIN_SECONDS if self._record.unwritten else 0)
         self._xero.close()
         await self._store.close()
+        if self._record.unwritten:
+            raise StoreUnavailable(
+                f"stopped with a login of {self.name!r} that the store could not take ({self._record.problem}); "
+                "the next start tries the token before it, which Xero takes for 30 minutes after its use"
+            )
 
     # ------------------------------------------------------------------------------------- for callers
 
@@ -216,11 +260,11 @@ class TokenKeeper:
             TokenUnavailable: not now, but soon.
         """
         ours = False
-        while (access := self._good_for(self._demanded(min_ttl))) is None and not ours:
+        while (access := self._good_for(self._demanded(min_ttl))) is None and not ours and self._may_refresh(min_ttl):
             # A refresh that others began may have been content with less than is needed here: then ours follows.
             ours = await self._refresh_together(needed=self._demanded(min_ttl))
         if access is None and min_ttl is None:
-            access = self._good_for(lifecycle.last_seconds(self._account, self.policy))
+            access = self._good_for(lifecycle.last_seconds(self.account, self.policy))
         if access is None:
             raise self._no_token()
         self._emit(TokenRead(account=self.name, at=self.clock(), token=access.value.fingerprint))
@@ -233,19 +277,21 @@ class TokenKeeper:
             NoCredentials, NotLoggedIn, ConsentLost: there is nothing to refresh.
             TokenUnavailable: it did not succeed; nothing is lost.
         """
-        before = self._account
+        before = self.account
         if before.current is not None:
             await self._refresh_together(meant=before.current.value.fingerprint)
-        if self._account.consent_id is None or self._account.access == before.access:
+        if self.account.consent_id is None or self.account.access == before.access:
             raise self._no_token()
 
     async def tend(self) -> None:
         """What the tick calls: write what the store could not take before, refresh and revoke if it is due."""
-        if self._unwritten or self._store_problem is not None:
+        if self._closing:
+            return
+        if self._record.unwritten or self._record.problem is not None:
             await self._in_a_task(self._settle())
-        if isinstance(lifecycle.next_step(self._account, self.clock(), self.policy), Spend):
+        if isinstance(lifecycle.next_step(self.account, self.clock(), self.policy), Spend):
             await self._refresh_together()
-        if lifecycle.revocation_due(self._account, self.clock(), self.policy):
+        if lifecycle.revocation_due(self.account, self.clock(), self.policy):
             await self._in_a_task(self._take_up_revocation())
 
     async def login(self, attempt: LoginAttempt) -> None:
@@ -255,8 +301,6 @@ class TokenKeeper:
             LoginFailed: it did not succeed; a login that was live before still is.
             StoreUnavailable, SealError: the store can't be read, so the code was not spent.
         """
-        if self._closing:
-            raise LoginFailed("the server is stopping; log in again when it is back")
         await self._in_a_task(self._login(attempt))
 
     def login_began(self) -> None:
@@ -301,18 +345,18 @@ class TokenKeeper:
 
     async def check_store(self) -> str | None:
         """Why the store can't be read and written now; None when it can."""
-        if self._store_problem is None:
+        if self._record.problem is None:
             try:
                 await self._store.check()
             except StoreUnavailable as error:
                 return str(error)
-        return self._store_problem
+        return self._record.problem
 
     async def choose_tenant(self, tenant_id: str) -> None:
         """Use this organisation from now on.
 
         Raises:
-            LoginFailed: it is not among those that are connected.
+            UnknownTenant: it is not among those that are connected.
             And what ``connections`` raises.
         """
         tenant_id = _among(tenant_id, await self.connections())
@@ -320,8 +364,22 @@ class TokenKeeper:
 
     # ------------------------------------------------------------------------------------- the one task
 
+    @asynccontextmanager
+    async def _door(self) -> AsyncIterator[Lease]:
+        """The one way to act on the account: take the lease, then read again."""
+        async with self._store.lease(self.name, LEASE_SECONDS) as lease:
+            self._acts += 1
+            try:
+                await self._record.read()
+                yield lease
+            finally:
+                self._acts += 1
+
     async def _in_a_task(self, work: Coroutine[Any, Any, T]) -> T:
         """Run ``work`` to its end even if the caller goes away; ``close`` waits for it."""
+        if self._closing:
+            work.close()
+            raise TokenUnavailable("the server is stopping; try again when it is back", WATCH_AGAIN_SECONDS)
         return await asyncio.shield(self._begin(work))
 
     def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -355,43 +413,42 @@ class TokenKeeper:
     async def _refresh(self, needed: timedelta | None, meant: str | None) -> None:
         """Refresh if, under the lease, it is still due. Never raises: what went wrong is in the snapshot."""
         try:
-            async with self._store.lease(self.name, LEASE_SECONDS) as lease:
-                await self._read()
+            async with self._door() as lease:
                 while not lease.lost:
-                    step = lifecycle.next_step(self._account, self.clock(), self.policy, needed=needed, meant=meant)
+                    step = lifecycle.next_step(self.account, self.clock(), self.policy, needed=needed, meant=meant)
                     if not isinstance(step, Spend):
                         return
                     try:
-                        begun = await self._save(self._intending(step.token))
+                        begun = await self._record.save(self._intending(step.token))
                     except StaleWrite:
                         # Somebody slept past his own lease and wrote under ours: look at what he wrote.
-                        await self._read()
+                        await self._record.read()
                         continue
                     if lease.lost or not isinstance(await self._spend(begun, step.token), Refused):
                         return
         except (StoreUnavailable, SealError) as error:
-            self._store_failed(error)
+            self._record.failed(error)
 
     def _intending(self, token: RefreshToken) -> Account:
-        return lifecycle.begin_refresh(self._account, token, by=self._process, now=self.clock())
+        return lifecycle.begin_refresh(self.account, token, by=self._process, now=self.clock())
 
     async def _spend(self, begun: Account, token: RefreshToken) -> Outcome:
         """One try, whose intent is written: the request and its conclusion."""
-        credentials = self.credentials
-        assert credentials is not None, "a record with a refresh token has a client id"  # noqa: S101
         started = self.clock()
-        outcome = await self._xero.refresh(credentials, token.value)
+        for credentials in self._credentials():
+            outcome: Outcome = await self._xero.refresh(credentials, token.value)
+            if not _wrong_secret(outcome):
+                break
         now = self.clock()
         concluded = lifecycle.after(begun, outcome, now=now, policy=self.policy, jitter=self._chance.random())
-        try:
-            await self._keep(concluded)
-        except StaleWrite:
-            await self._join_as_rival(begun, outcome)
+        if isinstance(outcome, Issued):
+            concluded = replace(concluded, client_secret=credentials.client_secret)
+        await self._record.keep(concluded)
         self._tell(token, outcome, seconds=(now - started).total_seconds())
         return outcome
 
     def _tell(self, spent: RefreshToken, outcome: Outcome, seconds: float) -> None:
-        account, at = self._account, self.clock()
+        account, at = self.account, self.clock()
         if isinstance(outcome, Issued):
             if account.access is not None:
                 issued = outcome.refresh_token
@@ -419,26 +476,10 @@ class TokenKeeper:
                 )
             )
 
-    async def _join_as_rival(self, begun: Account, outcome: Outcome) -> None:
-        """This process slept past its lease, and another one wrote. Its record stands; our new token joins it."""
-        while True:
-            await self._read()
-            if not isinstance(outcome, Issued) or outcome.refresh_token is None:
-                return
-            if not lifecycle.is_ours(begun, self._account):
-                return  # another login took its place, or its end: our token belongs to nobody any more
-            rival = RefreshToken(value=outcome.refresh_token, obtained_at=self.clock())
-            try:
-                await self._keep(lifecycle.with_rival(self._account, rival))
-            except StaleWrite:
-                continue
-            return
-
     # ------------------------------------------------------------------------------------------ a login
 
     async def _login(self, attempt: LoginAttempt) -> None:
-        async with self._store.lease(self.name, LEASE_SECONDS):
-            await self._read()
+        async with self._door():
             try:
                 await self._exchange(attempt)
             except LoginFailed as error:
@@ -458,17 +499,17 @@ class TokenKeeper:
         if missing := [scope for scope in attempt.scopes if scope not in granted]:
             raise LoginFailed(f"Xero granted less than was asked for; missing: {' '.join(missing)}")
         tenant_id = await self._tenant(attempt, outcome.access_token)
-        consent_id = secrets.token_hex(16)
-        await self._change(
-            lambda account: lifecycle.after_login(
-                account,
+        await self._record.keep(
+            lifecycle.after_login(
+                self.account,
                 outcome,
-                consent_id=consent_id,
+                consent_id=secrets.token_hex(16),
                 client_id=attempt.credentials.client_id,
                 client_secret=attempt.credentials.client_secret,
                 token_url=self._xero.endpoints.token_url,
                 tenant_id=tenant_id,
                 scopes_asked=attempt.scopes,
+                scopes_set=attempt.scopes_set,
                 began_at=began_at,
                 now=self.clock(),
             )
@@ -478,7 +519,7 @@ class TokenKeeper:
                 account=self.name,
                 at=self.clock(),
                 client_id=attempt.credentials.client_id,
-                scopes=self._account.scopes_granted,
+                scopes=self.account.scopes_granted,
                 token=outcome.refresh_token.fingerprint,
             )
         )
@@ -493,175 +534,154 @@ class TokenKeeper:
             # A login is worth more than the check of its tenant.
             logger.warning("the login's organisations could not be listed: %s", error)
             return attempt.tenant_id
-        if attempt.tenant_id is None:
-            return connected[0].tenant_id if len(connected) == 1 else None
-        return _among(attempt.tenant_id, connected)
+        if attempt.tenant_id is not None:
+            try:
+                return _among(attempt.tenant_id, connected)
+            except UnknownTenant as error:
+                raise LoginFailed(f"{error}") from None
+        if len(connected) == 1:
+            return connected[0].tenant_id
+        # Whoever logs in again goes on with the organisation that was chosen before, if it is still connected.
+        chosen = self.account.tenant_id if self.account.client_id == attempt.credentials.client_id else None
+        return chosen if chosen in [c.tenant_id for c in connected] else None
 
     # ------------------------------------------------------------------------------------- a login's end
 
     async def _end(self, forget: bool) -> bool:
-        async with self._store.lease(self.name, LEASE_SECONDS):
-            await self._read()
-            await self._conclude_intent()
-            if self._account.consent_id is None and self._account.revocation is None and not forget:
-                return True
-            await self._change(lambda account: lifecycle.after_end(account, forget=forget, now=self.clock()))
-            self._emit(Ended(account=self.name, at=self.clock(), forgotten=forget))
-            return self._account.revocation is None or await self._revoke()
+        self._ending = True  # serving stops at once, whatever has to be waited for
+        try:
+            async with self._door():
+                await self._conclude_intent()
+                if self.account.consent_id is None and self.account.revocation is None and not forget:
+                    return True
+                await self._record.keep(lifecycle.after_end(self.account, forget=forget, now=self.clock()))
+                self._emit(Ended(account=self.name, at=self.clock(), forgotten=forget))
+                return self.account.revocation is None or await self._revoke()
+        finally:
+            self._ending = False
 
     async def _conclude_intent(self) -> None:
         """Ask once more what became of a refresh that was cut off: its successor is to be revoked, not lost."""
-        account = self._account
-        if account.intent is None or account.current is None or account.consent_id is None:
+        token = lifecycle.intended_token(self.account)
+        if token is None or self.account.consent_id is None:
             return
         try:
-            await self._spend(await self._save(self._intending(account.current)), account.current)
+            await self._spend(await self._record.save(self._intending(token)), token)
         except StaleWrite:
-            await self._read()
+            await self._record.read()
 
     async def _revoke(self) -> bool:
         """Tell Xero, under the lease."""
-        credentials = self.credentials
-        assert credentials is not None, "a record with a refresh token has a client id"  # noqa: S101
-        tokens = lifecycle.tokens_to_revoke(self._account) if self._xero.endpoints.revoke_url else ()
+        tokens = lifecycle.tokens_to_revoke(self.account) if self._xero.endpoints.revoke_url else ()
         for token in tokens:
-            failure = await self._xero.revoke(credentials, token.value)
+            for credentials in self._credentials():
+                failure = await self._xero.revoke(credentials, token.value)
+                if not _wrong_secret(failure):
+                    break
             if failure is not None:
-                failed = partial(
-                    lifecycle.after_revocation_failed,
-                    failure=failure,
-                    now=self.clock(),
-                    policy=self.policy,
-                    jitter=self._chance.random(),
+                await self._record.keep(
+                    lifecycle.after_revocation_failed(
+                        self.account,
+                        failure,
+                        now=self.clock(),
+                        policy=self.policy,
+                        jitter=self._chance.random(),
+                    )
                 )
-                await self._change(failed)
                 self._emit(
                     RevocationFailed(
                         account=self.name,
                         at=self.clock(),
                         detail=failure.detail,
-                        retry_not_before=self._account.retry_not_before,
+                        retry_not_before=self.account.retry_not_before,
                     )
                 )
                 return False
-        await self._change(lifecycle.after_revoked)
+        await self._record.keep(lifecycle.after_revoked(self.account))
         self._emit(Revoked(account=self.name, at=self.clock()))
         return True
 
     async def _take_up_revocation(self) -> None:
         try:
-            async with self._store.lease(self.name, LEASE_SECONDS):
-                await self._read()
-                if lifecycle.revocation_due(self._account, self.clock(), self.policy):
+            async with self._door():
+                if lifecycle.revocation_due(self.account, self.clock(), self.policy):
                     await self._revoke()
         except (StoreUnavailable, SealError) as error:
-            self._store_failed(error)
+            self._record.failed(error)
 
     async def _choose_tenant(self, tenant_id: str) -> None:
-        async with self._store.lease(self.name, LEASE_SECONDS):
-            await self._read()
-            await self._change(lambda account: replace(account, tenant_id=tenant_id))
+        async with self._door():
+            await self._record.change(lambda account: replace(account, tenant_id=tenant_id))
         self._emit(TenantChosen(account=self.name, at=self.clock(), tenant_id=tenant_id))
 
     # ---------------------------------------------------------------------------------------- the store
 
-    async def _read(self) -> None:
-        """Bring the snapshot and the store together: write what the store could not take before, or read it."""
-        if self._unwritten:
-            await self._write_the_unwritten()
-            return
-        await self._fetch()
-
-    async def _fetch(self) -> None:
-        stored = await self._store.read(self.name)
-        self._account = Account() if stored is None else self._open(stored.value)
-        self._version = None if stored is None else stored.version
-
-    async def _save(self, account: Account) -> Account:
-        """Write the record in the place of the one that the snapshot came from; the snapshot moves on.
-
-        Raises:
-            StaleWrite: another record is there. The snapshot stays.
-            StoreUnavailable: it was not written, or can't be known to be. The snapshot stays.
-        """
-        account = replace(account, generation=self._account.generation + 1, write_id=secrets.token_hex(8))
-        sealed = self._sealer.seal(encode(account), "account", {"name": self.name})
-        try:
-            version = await self._store.swap(self.name, sealed, expected=self._version)
-        except (StaleWrite, StoreUnavailable):
-            # The reply may have been lost: never written again blindly, but read back.
-            stored = await self._store.read(self.name)
-            if stored is None or self._open(stored.value).write_id != account.write_id:
-                raise
-            version = stored.version
-        self._account, self._version, self._unwritten = account, version, False
-        self._store_works()
-        return account
-
-    async def _keep(self, account: Account) -> None:
-        """Write a record that must not be lost: if the store fails, it is held in memory and written later."""
-        try:
-            await self._save(account)
-        except (StoreUnavailable, SealError) as error:
-            self._account, self._unwritten = account, True
-            self._store_failed(error)
-
-    async def _change(self, change: Callable[[Account], Account]) -> None:
-        """Keep the record that ``change`` makes of the one that is there, whoever wrote that."""
+    async def _watch(self) -> None:
+        """Follow what other processes write: a login, a refresh or an end is seen here soon."""
         while True:
             try:
-                return await self._keep(change(self._account))
-            except StaleWrite:
-                await self._read()
+                if self._record.problem is not None:
+                    await self._in_a_task(self._settle())
+                if self._record.problem is None:
+                    await self._look()
+                    async for _ in self._store.changes(self.name):
+                        await self._look()
+            except (StoreUnavailable, SealError) as error:
+                self._record.failed(error)
+            except Exception:  # whatever a store does wrong, the watch goes on
+                logger.exception("following the store failed")
+            await asyncio.sleep(WATCH_AGAIN_SECONDS)
 
-    async def _write_the_unwritten(self) -> None:
-        """Write the record that was held in memory; if another was written meanwhile, join it."""
-        held = self._account
-        try:
-            await self._save(held)
-        except StaleWrite:
-            await self._fetch()
-            self._unwritten = False
-            if lifecycle.is_ours(held, self._account) and held.current is not None:
-                await self._keep(lifecycle.with_rival(self._account, held.current))
+    async def _look(self) -> None:
+        """Follow the store, unless an act of our own is under way, which reads for itself."""
+        before, known = self._acts, self.account.write_id
+        if before % 2:
+            return
+        if await self._record.look(lambda: self._acts == before):
+            await self._in_a_task(self._settle())
+        if self.account.write_id != known:
+            self._emit(Followed(account=self.name, at=self.clock(), generation=self.account.generation))
 
     async def _settle(self) -> None:
         """Look whether the store works again, and write what it could not take."""
         try:
-            async with self._store.lease(self.name, LEASE_SECONDS):
+            async with self._door():
                 await self._store.check()
-                await self._read()
-                self._store_works()
+                self._record.works()
         except (StoreUnavailable, SealError) as error:
-            self._store_failed(error)
+            self._record.failed(error)
 
-    def _open(self, sealed: bytes) -> Account:
-        try:
-            return decode(self._sealer.open(sealed, "account", {"name": self.name}))
-        except msgspec.MsgspecError as error:
-            raise SealError(f"the record of {self.name!r} was written by another version: {error}") from None
+    def _health_changed(self, problem: str | None) -> None:
+        at = self.clock()
+        self._emit(
+            StoreRecovered(account=self.name, at=at)
+            if problem is None
+            else StoreDegraded(account=self.name, at=at, reason=problem)
+        )
 
-    def _store_failed(self, error: Exception) -> None:
-        if self._store_problem is None:
-            self._emit(StoreDegraded(account=self.name, at=self.clock(), reason=str(error)))
-        self._store_problem = str(error)
-
-    def _store_works(self) -> None:
-        if self._store_problem is not None:
-            self._store_problem = None
-            self._emit(StoreRecovered(account=self.name, at=self.clock()))
+    def _writes_were_lost(self) -> None:
+        self._emit(StoreLostWrites(account=self.name, at=self.clock(), generation=self.account.generation))
 
     # ------------------------------------------------------------------------------------------ answers
 
     def _demanded(self, min_ttl: timedelta | None) -> timedelta:
-        return lifecycle.demanded_ttl(self._account, self.policy, min_ttl)
+        return lifecycle.demanded_ttl(self.account, self.policy, min_ttl)
+
+    def _may_refresh(self, min_ttl: timedelta | None) -> bool:
+        """Could a refresh help now? If not, nobody waits for the lease in vain."""
+        step = lifecycle.next_step(self.account, self.clock(), self.policy, needed=self._demanded(min_ttl))
+        return not self._ending and (self._refreshing is not None or isinstance(step, Spend))
 
     def _good_for(self, needed: timedelta) -> AccessToken | None:
-        return self._account.access if lifecycle.good_for(self._account, self.clock()) >= needed else None
+        if self._ending or lifecycle.good_for(self.account, self.clock()) < needed:
+            return None
+        return self.account.access
 
     def _no_token(self) -> Exception:
         """Why no token can be given."""
-        account, problem = self._account, self._account.problem
+        account, problem = self.account, self.account.problem
+        if self._ending:
+            return NotLoggedIn("the login is being ended")
         match self.state:
             case State.NO_CREDENTIALS:
                 return NoCredentials("nobody has entered the client's credentials yet")
@@ -673,7 +693,7 @@ class TokenKeeper:
                 return NotLoggedIn("the login was revoked")
             case State.CONSENT_LOST:
                 return ConsentLost(f"Xero refused the refresh token ({problem.detail if problem else 'no token'})")
-        reason = self._store_problem or (problem.detail if problem else "the access token could not be refreshed")
+        reason = self._record.problem or (problem.detail if problem else "the access token could not be refreshed")
         wait = self.policy.first_wait
         if account.retry_not_before is not None:
             wait = max(wait, account.retry_not_before - self.clock())
@@ -698,10 +718,14 @@ def _why_no_exchange(
             return f"{outcome.detail}; log in again"
 
 
+def _wrong_secret(outcome: object) -> bool:
+    return isinstance(outcome, ClientRefused) and outcome.code == "invalid_client"
+
+
 def _among(tenant_id: str, connected: list[Connection]) -> str:
     """The tenant id as Xero writes it, if it is one of those that are connected."""
     for connection in connected:
         if connection.tenant_id.lower() == tenant_id.lower():
             return connection.tenant_id
     listed = ", ".join(f"{c.tenant_id} ({c.tenant_name or 'no name'})" for c in connected) or "none"
-    raise LoginFailed(f"the tenant {tenant_id} is not among the connected organisations, which are: {listed}")
+    raise UnknownTenant(f"the tenant {tenant_id} is not among the connected organisations, which are: {listed}")

@@ -42,8 +42,10 @@ __all__ = [
     "begin_refresh",
     "demanded_ttl",
     "good_for",
+    "intended_token",
     "is_ours",
     "last_seconds",
+    "merged",
     "next_step",
     "promised_ttl",
     "refresh_due_at",
@@ -51,7 +53,6 @@ __all__ = [
     "state_of",
     "tick_seconds",
     "tokens_to_revoke",
-    "with_rival",
 ]
 
 XERO_ACCESS_LIFE = timedelta(minutes=30)
@@ -62,6 +63,12 @@ ASSUMED_LIFE = timedelta(minutes=5)
 
 LAST_SECONDS = timedelta(seconds=5)
 """An access token with less left than this may die on its way to Xero: it is no longer served."""
+
+MOST_DEMANDED = 0.9
+"""The part of a fresh token's life that a caller may ask for. With more, a token just minted would be too old soon."""
+
+SHORTEST_TICK = 0.25
+"""In seconds: however short tokens live, no more looks are taken than this, nor refreshes made."""
 
 LONGEST_LIFE = timedelta(days=1)
 """An ``expires_in`` beyond this is more likely a mistake than a promise."""
@@ -195,11 +202,12 @@ def _from_the_future(access: AccessToken, now: datetime) -> bool:
 
 
 def promised_ttl(account: Account, policy: Policy) -> timedelta:
-    """The least life that a caller is promised: ``min_ttl``, at most a quarter of a life shorter than Xero's."""
+    """The least life that a caller is promised: ``min_ttl``, at most a quarter of a life shorter than Xero's, and never
+    more than a token has that was just minted."""
     if account.access is None:
         return policy.min_ttl
     life = timedelta(seconds=account.access.life_seconds)
-    return min(policy.min_ttl, life / 4) if life < XERO_ACCESS_LIFE else policy.min_ttl
+    return min(policy.min_ttl, life / 4 if life < XERO_ACCESS_LIFE else life * MOST_DEMANDED)
 
 
 def last_seconds(account: Account, policy: Policy) -> timedelta:
@@ -217,7 +225,7 @@ def demanded_ttl(account: Account, policy: Policy, asked: timedelta | None) -> t
     if asked is None:
         return promised
     life = timedelta(seconds=account.access.life_seconds) if account.access else XERO_ACCESS_LIFE
-    return max(promised, min(asked, life * 0.9))
+    return max(promised, min(asked, life * MOST_DEMANDED))
 
 
 def tick_seconds(account: Account, policy: Policy) -> float:
@@ -225,7 +233,7 @@ def tick_seconds(account: Account, policy: Policy) -> float:
     tick = policy.tick.total_seconds()
     if account.access is None or account.access.life_seconds >= XERO_ACCESS_LIFE.total_seconds():
         return tick
-    return max(min(tick, account.access.life_seconds / 8), 0.1)
+    return max(min(tick, account.access.life_seconds / 8), SHORTEST_TICK)
 
 
 # ------------------------------------------------------------------------------------------- what to do
@@ -256,13 +264,18 @@ Step = Use | Wait | Spend
 def candidates(account: Account, now: datetime, policy: Policy) -> Iterator[RefreshToken]:
     """The refresh tokens worth spending, the best first.
 
-    ``current`` whatever its age, since only Xero's word condemns a token; then rivals that were never spent, then
-    those spent within the grace; newest first. A rival spent before that is left alone: Xero refuses it, and may
-    answer reuse by ending the whole chain.
+    ``current`` and the token of an open intent whatever their age, since only Xero's word condemns a token; then
+    rivals that were never spent, then those spent within the grace; newest first. A rival spent before that, whose
+    answer came, is left alone: Xero refuses it, and may answer reuse by ending the whole chain.
     """
     if account.current and not account.current.refused_at:
         yield account.current
-    live = [r for r in account.rivals if not r.refused_at and _within_grace(r, now, policy)]
+    open_one = account.intent.fingerprint if account.intent else None
+    live = [
+        r
+        for r in account.rivals
+        if not r.refused_at and (_within_grace(r, now, policy) or r.value.fingerprint == open_one)
+    ]
     yield from sorted(live, key=lambda r: (r.first_spent_at is None, r.obtained_at), reverse=True)
 
 
@@ -350,7 +363,8 @@ def after(account: Account, outcome: Outcome, *, now: datetime, policy: Policy, 
             wait = _backoff(account, policy, jitter)
             if outcome.retry_after is not None:
                 # The jitter comes on top, so that a crowd sent away together does not come back together.
-                wait = min(outcome.retry_after, _longest_wait(account, policy)) + jitter * policy.first_wait
+                asked = min(outcome.retry_after, _longest_wait(account, policy)) + jitter * policy.first_wait
+                wait = max(wait, asked)
             return _failed(account, outcome, "throttled", now, wait)
         case ClientRefused():
             return _failed(_unspent(account), outcome, "client-refused", now, policy.slow_wait * (0.5 + jitter / 2))
@@ -359,8 +373,10 @@ def after(account: Account, outcome: Outcome, *, now: datetime, policy: Policy, 
 def after_issued(account: Account, issued: Issued, *, now: datetime, policy: Policy) -> Account:
     """The record after an answer with tokens: the new one is current, the spent one is kept beside it."""
     intent, spent = account.intent, _spent_token(account)
-    # The answer to a retry may be a replay of the lost one, so its token's life counts from the first try.
-    began = min(spent.first_spent_at or now, intent.began_at, now) if intent else now
+    began = min(intent.began_at, now) if intent else now
+    if spent.first_spent_at is not None and _within_grace(spent, now, policy):
+        # The answer to a retry may be a replay of the lost one, so its token's life counts from the first try.
+        began = min(spent.first_spent_at, began)
     account = replace(
         account,
         access=_access_token(issued, began),
@@ -424,6 +440,7 @@ def after_login(
     token_url: str,
     tenant_id: str | None,
     scopes_asked: tuple[str, ...],
+    scopes_set: tuple[str, ...] = (),
     began_at: datetime,
     now: datetime,
 ) -> Account:
@@ -439,6 +456,7 @@ def after_login(
         consent_id=consent_id,
         consented_at=now,
         scopes_asked=scopes_asked,
+        scopes_set=scopes_set,
         scopes_granted=scopes_asked if issued.scopes is None else issued.scopes,
         access=_access_token(issued, began_at),
         current=RefreshToken(value=token, obtained_at=now) if token else None,
@@ -458,7 +476,7 @@ def after_end(account: Account, *, forget: bool, now: datetime) -> Account:
         ended_at=now,
         access=None,
         scopes_granted=(),
-        revocation="forget" if forget else "revoke",
+        revocation="forget" if forget or account.revocation == "forget" else "revoke",
         intent=None,
         tries=0,
         retry_not_before=None,
@@ -499,9 +517,46 @@ def revocation_due(account: Account, now: datetime, policy: Policy) -> bool:
     return account.revocation is not None and not waiting
 
 
-def with_rival(account: Account, token: RefreshToken) -> Account:
-    """The record with one more refresh token of the same consent, which a process that slept past its lease brings."""
-    return replace(account, rivals=(token, *(r for r in account.rivals if r.value != token.value)))
+def merged(base: Account, other: Account) -> Account:
+    """The record that holds what two hold, where a process finds another record than the one it means to follow.
+
+    The newest consent wins, by ``consented_at``; the end of a login counts as one, by ``ended_at``. Of the same consent
+    the tokens are united, and what is current in ``base`` stays current. If one is the end of the other's login, what
+    that still holds is to be revoked with it. Generation and write id are the caller's to set.
+    """
+    if is_ours(base, other):
+        return _united(base, other)
+    winner, loser = (other, base) if _epoch(other) > _epoch(base) else (base, other)
+    if winner.consent_id is None and loser.consent_id is not None and winner.ended_at is not None:
+        forget = winner.client_id is None or winner.revocation == "forget"
+        return _united(after_end(loser, forget=forget, now=winner.ended_at), winner)
+    return winner
+
+
+def _epoch(account: Account) -> float:
+    moments = [m.timestamp() for m in (account.consented_at, account.ended_at) if m is not None]
+    return max(moments, default=0.0)
+
+
+def _united(base: Account, other: Account) -> Account:
+    """``base`` with the tokens of ``other``, and of each token what either knows."""
+    for token in _tokens(other):
+        known = next((t for t in _tokens(base) if t.value == token.value), None)
+        if known is None:
+            base = replace(base, rivals=(token, *base.rivals))
+            continue
+        spent = [t.first_spent_at for t in (known, token) if t.first_spent_at is not None]
+        base = _replaced(
+            base,
+            replace(known, first_spent_at=min(spent, default=None), refused_at=known.refused_at or token.refused_at),
+        )
+    access = (a for a in (base.access, other.access) if a is not None)
+    return replace(base, access=max(access, key=lambda a: a.expires_at, default=None))
+
+
+def intended_token(account: Account) -> RefreshToken | None:
+    """The token that an open intent is to spend; None without one."""
+    return _spent_token(account) if account.intent else None
 
 
 def is_ours(account: Account, other: Account) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tornado.ioloop import IOLoop, PeriodicCallback
 
-from .events import Event, LoggedIn
+from .events import Event, Followed, LoggedIn
 from .keeper import TokenKeeper
 from .lifecycle import tick_seconds
 
@@ -41,8 +41,11 @@ class Rotation:
         self._callback.callback_time = self._milliseconds()
 
     def _follow(self, event: Event) -> None:
-        """A login may bring a token whose life is shorter than the wait that runs: begin a new one."""
-        if isinstance(event, LoggedIn) and self._callback.is_running():
+        """A login, here or by another process, may bring a token whose life wants a shorter wait than the one that
+        runs: begin a new one."""
+        if not isinstance(event, LoggedIn | Followed) or not self._callback.is_running():
+            return
+        if self._milliseconds() < self._callback.callback_time:
             self._callback.stop()
             self._callback = self._new_callback()
             self._callback.start()

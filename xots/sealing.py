@@ -6,7 +6,7 @@ opening, so that a text copied from one place to another does not open there. No
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
@@ -14,7 +14,7 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from .account import Secret
 from .errors import SealError
 
-__all__ = ["Sealer"]
+__all__ = ["Sealer", "new_key"]
 
 FORMAT = 1
 """The version of the envelope. Others are refused, so that a newer server's text is not misread."""
@@ -32,12 +32,19 @@ class Sealer:
 
     Args:
         keys: Fernet keys (32 bytes, URL-safe base64), at least one.
+        reload: gives the keys anew, as they are now where they came from. It is asked when the first key does not
+            open a text: somebody else has a newer one, and what is sealed here from then on must be sealed with it.
+            An empty answer leaves the keys as they are.
 
     Raises:
         SealError: a key is malformed. The message says which one by its place, never its value.
     """
 
-    def __init__(self, keys: Sequence[Secret]) -> None:
+    def __init__(self, keys: Sequence[Secret], reload: Callable[[], Sequence[Secret]] | None = None) -> None:
+        self._reload = reload
+        self._take(keys)
+
+    def _take(self, keys: Sequence[Secret]) -> None:
         if not keys:
             raise SealError("no sealing key was given")
         fernets = []
@@ -46,12 +53,13 @@ class Sealer:
                 fernets.append(Fernet(key.reveal().encode()))
             except ValueError:
                 raise SealError(f"sealing key {place} is malformed: it must be 32 bytes in URL-safe base64") from None
-        self._fernet = MultiFernet(fernets)
+        self._keys = list(keys)
+        self._first, self._all = fernets[0], MultiFernet(fernets)
 
     @classmethod
     def for_this_process(cls) -> Sealer:
         """A sealer with a new random key that nobody else has: what it seals does not outlive the process."""
-        return cls([Secret(Fernet.generate_key().decode())])
+        return cls([new_key()])
 
     def seal(self, body: bytes, purpose: str, context: Mapping[str, str]) -> bytes:
         """``body`` (UTF-8 text) sealed; the result is URL-safe ASCII.
@@ -59,7 +67,7 @@ class Sealer:
         ``purpose`` says what it is (such as "account"), ``context`` whose it is; opening demands the same.
         """
         envelope = _Envelope(format=FORMAT, purpose=purpose, context=dict(context), body=body.decode())
-        return self._fernet.encrypt(msgspec.json.encode(envelope))
+        return self._first.encrypt(msgspec.json.encode(envelope))
 
     def open(self, sealed: bytes, purpose: str, context: Mapping[str, str]) -> bytes:
         """The body of a sealed text.
@@ -68,10 +76,11 @@ class Sealer:
             SealError: no key opens it, it was tampered with, or it was sealed for another purpose or owner.
         """
         try:
-            envelope = msgspec.json.decode(self._fernet.decrypt(sealed), type=_Envelope)
+            envelope = msgspec.json.decode(self._decrypt(sealed), type=_Envelope)
         except InvalidToken:
             raise SealError(
-                f"this {purpose} can't be opened: it was sealed with another key, or tampered with"
+                f"this {purpose} can't be opened: it was sealed with another key, or tampered with; "
+                "give the key that it was sealed with"
             ) from None
         except msgspec.MsgspecError:
             raise SealError(f"this {purpose} was sealed by a version that is not known here") from None
@@ -80,3 +89,24 @@ class Sealer:
         if envelope.purpose != purpose or envelope.context != dict(context):
             raise SealError(f"what was opened is not this {purpose}: it was sealed for another purpose or owner")
         return envelope.body.encode()
+
+    def sealed_by_first(self, sealed: bytes) -> bool:
+        """Was this text sealed with the key that seals now?"""
+        try:
+            self._first.decrypt(sealed)
+        except InvalidToken:
+            return False
+        return True
+
+    def _decrypt(self, sealed: bytes) -> bytes:
+        try:
+            return self._first.decrypt(sealed)
+        except InvalidToken:
+            if self._reload is not None and (keys := list(self._reload())) and keys != self._keys:
+                self._take(keys)
+            return self._all.decrypt(sealed)
+
+
+def new_key() -> Secret:
+    """A new random key."""
+    return Secret(Fernet.generate_key().decode())

@@ -13,19 +13,33 @@ from ipaddress import ip_address
 
 from tornado.httpserver import HTTPServer
 
+from .account import Account
 from .backends import open_store
-from .errors import XotsError
+from .errors import SettingsError, XotsError
 from .events import Event, Observer
-from .keeper import TokenKeeper, utc_now
+from .keeper import LEASE_SECONDS, TokenKeeper, utc_now
+from .keys import sealer_for, store_url
+from .record import reseal_all
 from .rotation import Rotation
 from .sealing import Sealer
-from .settings import Settings
+from .settings import Settings, is_loopback
 from .web.app import make_app
 from .web.guard import allowed_hosts
 from .web.handler import InFlight, WebConfig
 from .xero import XeroClient
 
-__all__ = ["CannotStart", "Server", "log_event", "serve", "stop_signal", "xero_client"]
+__all__ = [
+    "CannotStart",
+    "Server",
+    "end_login",
+    "log_event",
+    "mismatches",
+    "open_keeper",
+    "reseal",
+    "serve",
+    "stop_signal",
+    "xero_client",
+]
 
 logger = logging.getLogger("xots")
 
@@ -36,7 +50,7 @@ LONGEST_REQUEST = 64 << 10
 FREE_PORT_TRIES = 20
 """With port 0, the port that is free on 127.0.0.1 may be taken on ::1; one of so many is free on both."""
 
-LOOPBACK = ("127.0.0.1", "localhost")
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class CannotStart(XotsError):
@@ -58,6 +72,106 @@ def xero_client(settings: Settings, clock: Callable[[], datetime] = utc_now) -> 
     return XeroClient(settings.endpoints, clock=clock, ca_file=ca_file, proxy=settings.proxy)
 
 
+async def open_keeper(
+    settings: Settings,
+    *,
+    clock: Callable[[], datetime] = utc_now,
+    observers: Sequence[Observer] = (),
+    check: bool = True,
+) -> tuple[TokenKeeper, Sealer]:
+    """The keeper that the settings describe, its record read, and the sealer that it seals with.
+
+    ``check`` False opens it even if the settings speak of another login than the record.
+
+    Raises:
+        SettingsError: the settings speak of another login than the record, or want what is not installed.
+        StoreError: the store can't be opened or read.
+        SealError: there is no key, or it does not open the record; nothing is overwritten.
+    """
+    xero = xero_client(settings, clock)
+    store = open_store(store_url(settings))
+    try:
+        sealer = await sealer_for(store, settings)
+        keeper = TokenKeeper(
+            store,
+            xero,
+            sealer,
+            policy=settings.policy,
+            name=settings.account,
+            configured=settings.credentials,
+            observers=[log_event, *observers],
+            clock=clock,
+        )
+        for warning in await store.warnings():
+            logger.warning("%s", warning)
+        await keeper.start()
+    except BaseException:
+        xero.close()
+        await store.close()
+        raise
+    if check and (problems := mismatches(settings, keeper.account)):
+        await keeper.close()
+        raise SettingsError(problems)
+    return keeper, sealer
+
+
+async def end_login(settings: Settings, *, forget: bool) -> bool:
+    """End the login on the store itself, where no server runs; True once Xero has revoked it.
+
+    Raises:
+        XotsError: there is no login to end, or what ``open_keeper`` raises.
+    """
+    # What the settings say of scopes or client is no reason to keep a login that is to be ended.
+    keeper, _ = await open_keeper(settings, check=False)
+    try:
+        if keeper.account.client_id is None:
+            raise XotsError(f"the store holds no login ({store_url(settings).partition(':')[0]}:)")
+        return await keeper.end(forget=forget)
+    finally:
+        await keeper.close()
+
+
+async def reseal(settings: Settings) -> tuple[int, int]:
+    """Seal every record of the store with the first key: how many were sealed anew, and how many there are.
+
+    Raises:
+        StoreError, SealError: it could not be finished; what was done stands, and it may be run again.
+    """
+    store = open_store(store_url(settings))
+    try:
+        return await reseal_all(store, await sealer_for(store, settings), LEASE_SECONDS)
+    finally:
+        await store.close()
+
+
+def mismatches(settings: Settings, account: Account) -> list[str]:
+    """Where the settings speak of another login than the one that is kept: so one wrong setting can't burn it.
+
+    Scopes count only where they were set explicitly (the document that xots was asked for with: to limit or expand
+    scopes, the token has to be revoked first).
+    """
+    if account.consent_id is None:
+        return []
+    problems = []
+    another = "end that login first (xots logout), or keep this one apart with --account"
+    if settings.client_id not in (None, account.client_id):
+        where = settings.sources["client_id"]
+        problems.append(f"{where}: the stored login is of another client, {account.client_id}; {another}")
+    if settings.token_url != account.token_url:
+        where = settings.sources.get("token_url", "token_url (the default)")
+        problems.append(f"{where}: the stored login is of another identity server, {account.token_url}; {another}")
+    wanted = set(settings.scopes)
+    if "scopes" in settings.sources and wanted not in (set(account.scopes_asked), set(account.scopes_set)):
+        kept = set(account.scopes_asked)
+        changes = [f"added: {' '.join(sorted(wanted - kept))}"] if wanted - kept else []
+        changes += [f"removed: {' '.join(sorted(kept - wanted))}"] if kept - wanted else []
+        problems.append(
+            f"{settings.sources['scopes']}: these scopes are not those of the stored login ({'; '.join(changes)}); "
+            "to change them, end that login with xots revoke, start again, and log in"
+        )
+    return problems
+
+
 class Server:
     """One running server.
 
@@ -67,25 +181,17 @@ class Server:
         observers: what is told of every event, besides the log.
     """
 
+    keeper: TokenKeeper
+    """What it serves from, once it is started."""
+    rotation: Rotation
+
     def __init__(
         self, settings: Settings, *, clock: Callable[[], datetime] = utc_now, observers: Sequence[Observer] = ()
     ) -> None:
         self.settings = settings
-        # Whoever can read a cookie's seal could read the credentials in it; it lives as long as a login, so the
-        # key need not outlive the process, and neither does what the memory store keeps.
-        self._sealer = Sealer.for_this_process()
-        self.keeper = TokenKeeper(
-            open_store(settings.store),
-            xero_client(settings, clock),
-            self._sealer,
-            policy=settings.policy,
-            name=settings.account,
-            configured=settings.credentials,
-            observers=[log_event, *observers],
-            clock=clock,
-        )
-        self.rotation = Rotation(self.keeper)
         self.port = settings.port
+        self._clock = clock
+        self._observers = observers
         self._http: HTTPServer | None = None
         self._in_flight = InFlight()
 
@@ -105,16 +211,17 @@ class Server:
 
         Raises:
             CannotStart: the address can't be listened on.
-            StoreUnavailable, SealError: the record can't be read.
+            And what ``open_keeper`` raises.
         """
         sockets = listen(self.settings.address, self.settings.port)
         self.port = sockets[0].getsockname()[1]
         try:
-            await self.keeper.start()
+            self.keeper, sealer = await open_keeper(self.settings, clock=self._clock, observers=self._observers)
         except BaseException:
             for listening in sockets:
                 listening.close()
             raise
+        self.rotation = Rotation(self.keeper)
         config = WebConfig(
             redirect_uri=self.redirect_uri,
             authorize_url=self.settings.authorize_url,
@@ -127,18 +234,24 @@ class Server:
             hosts=allowed_hosts(self.settings.address, [self.port], self.redirect_uri)
             | frozenset(self.settings.allowed_hosts),
         )
-        app = make_app(self.keeper, self._sealer, config, self._in_flight)
+        app = make_app(self.keeper, sealer, config, self._in_flight)
         self._http = HTTPServer(app, max_body_size=LONGEST_REQUEST, max_buffer_size=LONGEST_REQUEST * 2)
         self._http.add_sockets(sockets)
         self.rotation.start()
 
     async def stop(self) -> None:
-        """Take no more requests, conclude and keep what was begun, answer who still waits, and close."""
+        """Take no more requests, conclude and keep what was begun, answer who still waits, and close.
+
+        Raises:
+            StoreUnavailable: a token that only this process knows could not be written.
+        """
+        if self._http is None:
+            return
         self.rotation.stop()
-        if self._http is not None:
-            self._http.stop()
-        await self.keeper.close()
-        if self._http is not None:
+        self._http.stop()
+        try:
+            await self.keeper.close()
+        finally:
             # Whoever waited for the token that was just kept gets it before the connections close.
             await self._in_flight.none(within_seconds=2)
             await self._http.close_all_connections()
@@ -198,6 +311,12 @@ async def serve(settings: Settings) -> None:
     stop = stop_signal()
     server = Server(settings)
     await server.start()
+    if not is_loopback(settings.address):
+        logger.warning(
+            "listening on %s: every machine that reaches it can ask for the token. Listen on loopback unless a "
+            "firewall keeps strangers away",
+            settings.address,
+        )
     logger.info("serving on %s; the redirect URI to register at Xero is %s", server.url, server.redirect_uri)
     try:
         await stop.wait()

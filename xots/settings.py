@@ -73,18 +73,22 @@ def _address(text: str) -> str:
 
 
 def _url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.username is not None or parts.password is not None:
+    if "@" in text:  # looked at first, since every other message would repeat it
         raise ValueError("a user name or password does not belong in this URL")
+    parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment:
         raise ValueError(f"{text!r} is not an http or https URL")
     if parts.port == 0:  # .port also raises ValueError for one that is no port
         raise ValueError(f"{text!r} has no usable port")
+    try:
+        parts.hostname.encode("idna")
+    except UnicodeError:
+        raise ValueError(f"{text!r} has a host name that can't be one") from None
     return text
 
 
 def _url_or_nothing(text: str) -> str:
-    return "" if text in ("", "none") else _url(text)
+    return _url(text) if text else ""
 
 
 def _redirect(text: str) -> str:
@@ -119,6 +123,13 @@ def _secret(text: str) -> Secret:
     return Secret(_printable(text))
 
 
+def _keys(text: str) -> tuple[Secret, ...]:
+    keys = tuple(Secret(word) for word in text.replace(",", " ").split())
+    if not keys:
+        raise ValueError("no key is there")
+    return keys
+
+
 def _account_name(text: str) -> str:
     if not 0 < len(text) <= 64 or text.startswith("lease-") or not all(c in _NAME_LETTERS for c in text):
         raise ValueError(f"{text!r} is not a name of up to 64 lower-case letters, digits and hyphens")
@@ -144,12 +155,23 @@ def _hosts(text: str) -> tuple[str, ...]:
 
 def _proxy(text: str) -> Proxy:
     parts = urlsplit(text)
-    shown = f"{parts.scheme}://{parts.hostname}"  # what was given may hold a password
-    if parts.scheme != "http" or not parts.hostname or parts.path.strip("/") or parts.query:
-        raise ValueError(f"{shown!r} is not the URL of an HTTP proxy, such as http://proxy.example:3128")
+    try:
+        port = parts.port or 80
+    except ValueError:
+        port = 0
+    if (
+        parts.scheme != "http"
+        or not parts.hostname
+        or not port
+        or parts.path.strip("/")
+        or parts.query
+        or parts.fragment
+    ):
+        # What was given may hold a password: it is not repeated.
+        raise ValueError("this is not the URL of an HTTP proxy, such as http://proxy.example:3128")
     return Proxy(
         host=parts.hostname,
-        port=parts.port or 80,
+        port=port,
         username=unquote(parts.username) if parts.username else None,
         password=Secret(unquote(parts.password)) if parts.password else None,
     )
@@ -175,10 +197,14 @@ def _setting(
     shown: str | None = None,
     secret: bool = False,
     metavar: str | None = None,
+    may_be_empty: bool = False,
+    hidden: bool = False,
 ) -> Any:
-    """A setting. ``shown`` is how the default reads in the help where its value would not do."""
+    """A setting. ``shown`` is how the default reads in the help where its value would not do; ``may_be_empty`` says
+    that an empty value in the environment or the file is a value, and not the same as none."""
     return field(
         default=default,
+        repr=not hidden,
         metadata={
             "parse": parse,
             "help": help,
@@ -186,6 +212,7 @@ def _setting(
             "shown": shown,
             "secret": secret,
             "metavar": metavar,
+            "may_be_empty": may_be_empty,
         },
     )
 
@@ -207,7 +234,7 @@ class Settings:
         shown=", ".join(SCOPE_SETS["classic"]),
     )
     refreshmins: int = _setting(
-        72000, _integer(1, 86400), "set lifetime of refresh token (default 50 days)", letter="m"
+        72000, _integer(1, 84960), "set lifetime of refresh token (default 50 days)", letter="m"
     )
     client_id: str | None = _setting(
         None, _printable, "client id of the app at Xero; without it a form asks for it", metavar="ID"
@@ -216,15 +243,33 @@ class Settings:
     client_secret_file: Path | None = _setting(None, _file, "file that holds the client secret", metavar="FILE")
     tenant_id: str | None = _setting(None, _printable, "id of the organisation to use", metavar="ID")
     account: str = _setting("default", _account_name, "name of the account in the store", metavar="NAME")
-    store: str = _setting("memory:", _store, "where the login is kept, as a URL", metavar="URL")
+    store: str | None = _setting(
+        None,
+        _store,
+        "where the login is kept, as a URL: file:///folder, redis://…, rediss://…, unix://…, sentinel://…, memory:",
+        shown="a folder of the user's own",
+        metavar="URL",
+        hidden=True,  # a password may stand in it
+    )
+    key: tuple[Secret, ...] = _setting((), _keys, "sealing keys: the first seals, all open", secret=True)
+    key_file: Path | None = _setting(
+        None, Path, "file of sealing keys, one a line: the first seals, all open", metavar="FILE"
+    )
     authorize_url: str = _setting(XERO.authorize_url, _url, "where the person is sent to log in", metavar="URL")
     token_url: str = _setting(XERO.token_url, _url, "where tokens are issued", metavar="URL")
-    revoke_url: str = _setting(XERO.revoke_url, _url, "where tokens are revoked", metavar="URL")
+    revoke_url: str = _setting(
+        XERO.revoke_url,
+        _url_or_nothing,
+        "where tokens are revoked; empty: nowhere",
+        metavar="URL",
+        may_be_empty=True,
+    )
     connections_url: str = _setting(
         XERO.connections_url,
         _url_or_nothing,
-        "where the connected organisations are listed; none: there are no such",
+        "where the connected organisations are listed; empty: there are no such",
         metavar="URL",
+        may_be_empty=True,
     )
     pkce: bool = _setting(True, _boolean, "whether a login uses PKCE", metavar="true|false")
     refresh_ahead: float = _setting(
@@ -340,11 +385,23 @@ def load(
                 problems.append(f"{origins[setting.name]}: {error}")
             break
     _read_secret_file(values, origins, problems)
+    if "key" in origins and "key_file" in origins:
+        problems.append(f"{origins['key_file']}: key is set too ({origins['key']}); set one of them")
     if "client_secret" in values and "client_id" not in origins and only is None:
         problems.append(f"{origins['client_secret']}: a client secret without a client id (set client_id too)")
+    if "address" in values and not is_loopback(values["address"]) and "redirect" not in origins and only is None:
+        problems.append(
+            f"{origins['address']}: with an address that is not loopback, the redirect URI that Xero sends browsers to "
+            "can't be guessed: set redirect too"
+        )
     if problems:
         raise SettingsError(problems)
     return Settings(**values, sources=origins)
+
+
+def is_loopback(address: str) -> bool:
+    """Is this address reached from this machine alone?"""
+    return address == "localhost" or ip_address(address).is_loopback
 
 
 NOT_ON_THE_COMMAND_LINE = (
@@ -383,10 +440,13 @@ def _read_secret_file(values: dict[str, Any], origins: dict[str, str], problems:
 
 
 def _of_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """``XOTS_…`` variables; an empty one counts as not set, as is the custom."""
-    return {
-        s.name: environment[f"XOTS_{s.name.upper()}"] for s in declared() if environment.get(f"XOTS_{s.name.upper()}")
-    }
+    """``XOTS_…`` variables; an empty one counts as not set, as is the custom, but where it means something."""
+    found = {s.name: environment.get(f"XOTS_{s.name.upper()}") for s in declared()}
+    return {name: text for name, text in found.items() if text or (text is not None and _may_be_empty(name))}
+
+
+def _may_be_empty(name: str) -> bool:
+    return any(s.name == name and s.metadata["may_be_empty"] for s in declared())
 
 
 def _of_credentials(folder: Path, problems: list[str]) -> dict[str, str]:
@@ -439,6 +499,6 @@ def _of_yaml(path: Path, problems: list[str]) -> dict[str, str]:
             found[key] = " ".join(str(item) for item in value)
         elif isinstance(value, dict):
             problems.append(f"{path}: {key}: a single value is wanted here")
-        elif value is not None:
-            found[key] = str(value)
+        elif value is not None or _may_be_empty(key):
+            found[key] = "" if value is None else str(value)
     return found

@@ -45,6 +45,11 @@ __all__ = [
     "read_token_answer",
 ]
 
+CLIENT_ERRORS = frozenset(
+    {"invalid_client", "invalid_request", "invalid_scope", "unauthorized_client", "unsupported_grant_type"}
+)
+"""The errors by which a token endpoint says that it did not carry out the request (RFC 6749 section 5.2)."""
+
 LARGEST_ANSWER = 1 << 20
 """In bytes. A token answer is about 4 kB and a long list of connections some 100 kB; more is not from Xero."""
 
@@ -103,7 +108,7 @@ class Proxy:
 class _Request:
     method: str
     url: str
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(default=b"", repr=False)
 
 
@@ -186,31 +191,41 @@ def read_token_answer(answer: Answer, now: datetime) -> Outcome:
     if answer.status in (400, 401) and content is not None and isinstance(code := content.get("error"), str):
         if code == "invalid_grant":
             return Refused(detail="invalid_grant")
-        return ClientRefused(detail=f"{_printable(code)} ({answer.status})", code=code)
+        if code in CLIENT_ERRORS:
+            return ClientRefused(detail=f"{code} ({answer.status})", code=code)
     return Unknown(detail=f"the answer was status {answer.status} and says nothing about the token")
 
 
 def _read_issued(content: dict[str, object]) -> Issued | None:
-    access_token = content.get("access_token")
-    if not isinstance(access_token, str) or not access_token:
+    """The tokens of an answer. What is not made of the characters that RFC 6749 appendix A allows counts as absent, so
+    that nothing odd in one field can cost the others."""
+    access_token, refresh_token = (_visible(content.get(name)) for name in ("access_token", "refresh_token"))
+    scope, token_type = content.get("scope"), content.get("token_type")
+    if access_token is None:
         return None
-    refresh_token, scope, token_type = content.get("refresh_token"), content.get("scope"), content.get("token_type")
     return Issued(
         access_token=Secret(access_token),
-        token_type=token_type if isinstance(token_type, str) and token_type.isalpha() else "Bearer",
+        token_type=token_type
+        if isinstance(token_type, str) and token_type.isascii() and token_type.isalpha()
+        else "Bearer",
         life=_life(content.get("expires_in")),
-        refresh_token=Secret(refresh_token) if isinstance(refresh_token, str) and refresh_token else None,
-        scopes=tuple(scope.split()) if isinstance(scope, str) else None,
+        refresh_token=Secret(refresh_token) if refresh_token else None,
+        scopes=tuple(scope.split()) if isinstance(scope, str) and scope.isascii() and scope.isprintable() else None,
     )
 
 
+def _visible(value: object) -> str | None:
+    return value if isinstance(value, str) and value and all("!" <= c <= "~" for c in value) else None
+
+
 def _life(expires_in: object) -> timedelta | None:
-    """``expires_in`` as a duration, given as a number or as digits; None when it is missing, absurd or not positive."""
-    if isinstance(expires_in, str) and expires_in.isdecimal():
+    """``expires_in`` as a duration, given as a number or as digits; None when it is missing or absurd. A token that is
+    born dead gets a second, so that it is neither served nor believed in."""
+    if isinstance(expires_in, str) and expires_in.isascii() and expires_in.isdecimal():
         expires_in = int(expires_in[:12])
-    if isinstance(expires_in, bool) or not isinstance(expires_in, int | float) or not 0 < expires_in < 1e9:
+    if isinstance(expires_in, bool) or not isinstance(expires_in, int | float) or not -1e9 < expires_in < 1e9:
         return None
-    return timedelta(seconds=expires_in)
+    return timedelta(seconds=max(expires_in, 1))
 
 
 def _retry_after(value: str | None, now: datetime) -> timedelta | None:
@@ -221,9 +236,9 @@ def _retry_after(value: str | None, now: datetime) -> timedelta | None:
         return timedelta(seconds=min(int(value.strip()[:12]), 10**6))
     try:
         at = parsedate_to_datetime(value)
-    except ValueError:
+        return max(at.replace(tzinfo=at.tzinfo or UTC) - now, timedelta(0))
+    except (ValueError, OverflowError, TypeError):
         return None
-    return max(at.replace(tzinfo=at.tzinfo or UTC) - now, timedelta(0))
 
 
 def _json_object(body: bytes) -> dict[str, object] | None:
@@ -232,10 +247,6 @@ def _json_object(body: bytes) -> dict[str, object] | None:
     except (ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
-
-
-def _printable(text: str) -> str:
-    return "".join(c for c in text[:80] if c.isprintable())
 
 
 def read_connections(answer: Answer) -> list[Connection]:
@@ -287,7 +298,8 @@ class XeroClient:
         self._proxy = proxy
         # The curl client brings its own idea of where the system's authorities are: it is told.
         self._ca_file = ca_file or (proxy and ssl.get_default_verify_paths().cafile) or None
-        self._http = _curl_client() if proxy else _simple_client()
+        # One for the tokens, one for the rest: a slow list of organisations must not keep a refresh waiting.
+        self._token_http, self._other_http = (_curl_client() if proxy else _simple_client() for _ in range(2))
 
     async def refresh(self, credentials: Credentials, token: Secret) -> Outcome:
         """Spend a refresh token (RFC 6749 section 6)."""
@@ -311,10 +323,10 @@ class XeroClient:
         answer = await self._send(_form_request(self.endpoints.revoke_url, form, credentials))
         if not isinstance(answer, Answer):
             return answer
-        if answer.status == 200:
+        if 200 <= answer.status < 300:
             return None
         outcome = read_token_answer(answer, self._clock())
-        return Unknown(detail="nothing that a revocation is answered with") if isinstance(outcome, Issued) else outcome
+        return None if isinstance(outcome, Issued | Refused) else outcome
 
     async def connections(self, access_token: Secret) -> Answer:
         """What the connections endpoint answers to the bearer of ``access_token``.
@@ -334,8 +346,9 @@ class XeroClient:
         return None if isinstance(answer, Answer) else answer.detail
 
     def close(self) -> None:
-        """Give back the HTTP client's resources."""
-        self._http.close()
+        """Give back the HTTP clients' resources."""
+        self._token_http.close()
+        self._other_http.close()
 
     async def _token(self, form: Mapping[str, str], credentials: Credentials) -> Outcome:
         answer = await self._send(_form_request(self.endpoints.token_url, form, credentials))
@@ -343,8 +356,7 @@ class XeroClient:
 
     async def _send(self, request: _Request) -> Answer | NotSent | Unknown:
         """Send once. ``NotSent`` only if not a byte of the body left: the body is what spends a token."""
-        from tornado.httpclient import HTTPClientError, HTTPRequest
-        from tornado.httputil import HTTPInputError
+        from tornado.httpclient import HTTPRequest
 
         begun = False
 
@@ -356,6 +368,7 @@ class XeroClient:
             return written
 
         headers, options = dict(request.headers), self._proxy_options()
+        http = self._token_http if request.method == "POST" else self._other_http
         if request.method == "POST" and self._proxy:
             options["body"] = request.body
         elif request.method == "POST":
@@ -363,7 +376,7 @@ class XeroClient:
             headers["Content-Length"] = str(len(request.body))
             options["body_producer"] = body
         try:
-            response = await self._http.fetch(
+            response = await http.fetch(
                 HTTPRequest(
                     request.url,
                     **options,
@@ -378,7 +391,7 @@ class XeroClient:
                 ),
                 raise_error=False,
             )
-        except (HTTPClientError, HTTPInputError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever went wrong, what counts is whether the body had left
             detail = f"{urlsplit(request.url).hostname}: {_reason(error)}"
             if self._proxy:  # the curl client has no producer; what it failed at tells how far it came
                 begun = getattr(error, "errno", None) not in CURL_NOT_SENT
@@ -394,11 +407,22 @@ class XeroClient:
             "proxy_port": self._proxy.port,
             "proxy_username": self._proxy.username,
             "proxy_password": password.reveal() if password else "",
+            "prepare_curl_callback": _prepare_curl,
         }
 
 
 CURL_NOT_SENT = frozenset({5, 6, 7, 35, 60, 77})
 """libcurl's errors that come before a request is sent: name of the proxy or host, connection, TLS, certificate."""
+
+
+def _prepare_curl(curl: Any) -> None:
+    """One connection a request, since libcurl repeats a POST by itself when a connection that it kept has died; and
+    no verbose log of its own, which would hold the tokens."""
+    import pycurl
+
+    curl.setopt(pycurl.FRESH_CONNECT, 1)
+    curl.setopt(pycurl.FORBID_REUSE, 1)
+    curl.setopt(pycurl.VERBOSE, 0)
 
 
 def _simple_client() -> AsyncHTTPClient:
@@ -419,4 +443,6 @@ def _curl_client() -> AsyncHTTPClient:
 
 
 def _reason(error: Exception) -> str:
-    return getattr(error, "message", None) or getattr(error, "strerror", None) or str(error) or type(error).__name__
+    if isinstance(error, OSError) or hasattr(error, "message"):
+        return getattr(error, "message", None) or getattr(error, "strerror", None) or type(error).__name__
+    return type(error).__name__  # the text of an error that is not foreseen may quote what was sent

@@ -96,6 +96,9 @@ class TokenStore(ABC):
     """Do other processes see what is written here?"""
     durable: bool = False
     """Does what was written survive a restart?"""
+    own_key: bool = False
+    """May a sealing key be made for it at its first start? Only where every process that shares it reads the same
+    key file: on one machine, for one user."""
 
     @classmethod
     @abstractmethod
@@ -169,6 +172,14 @@ class TokenStore(ABC):
             StoreUnavailable: no; the message says why.
         """
         await self.names()
+
+    async def warnings(self) -> list[str]:
+        """What an operator should know of how well this store keeps what it acknowledges: a sentence each.
+
+        Raises:
+            StoreUnavailable: it can't be told now.
+        """
+        return []
 
     async def close(self) -> None:
         """Give back whatever was opened. The store is not used afterwards."""

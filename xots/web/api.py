@@ -11,7 +11,7 @@ from datetime import timedelta
 from tornado.web import HTTPError
 
 from .._version import __version__
-from ..errors import NotLoggedIn
+from ..errors import NoCredentials, NotLoggedIn
 from ..lifecycle import State
 from . import guard
 from .handler import Handler
@@ -174,7 +174,9 @@ class RevokeHandler(ActHandler):
 
     async def act(self) -> None:
         """200 when Xero has revoked it; 202 when Xero can't be told yet; 401 if nobody ever logged in."""
-        if self.keeper.state in (State.NO_CREDENTIALS, State.NOT_LOGGED_IN, State.WAITING):
+        if self.keeper.state is State.NO_CREDENTIALS:
+            raise NoCredentials("there is no login to revoke: nobody has entered the client's credentials yet")
+        if self.keeper.state in (State.NOT_LOGGED_IN, State.WAITING):
             raise NotLoggedIn("there is no login to revoke")
         if await self.keeper.end(forget=False):
             status, detail = "revoked", "Xero has revoked the login. The credentials are kept; connect to log in again"

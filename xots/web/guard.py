@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-__all__ = ["allowed_hosts", "foreign_origin", "is_loopback_name", "looks_like_browser", "refusal"]
+__all__ = ["allowed_hosts", "browser_origin", "foreign_origin", "is_loopback_name", "looks_like_browser", "refusal"]
 
 LANDING_PATHS = frozenset({"/", "/login", "/home", "/code"})
 """Where a person may arrive from another site: by a link, a bookmark, or sent back by Xero."""
@@ -36,10 +36,10 @@ def allowed_hosts(address: str, ports: Iterable[int], redirect_uri: str) -> froz
     hosts = {f"{name}:{port}" for name in names for port in ports}
     if 80 in ports:
         hosts |= names
-    return frozenset(hosts | {urlsplit(redirect_uri).netloc.lower(), _origin(redirect_uri)[1]})
+    return frozenset(hosts | {urlsplit(redirect_uri).netloc.lower(), browser_origin(redirect_uri)[1]})
 
 
-def _origin(uri: str) -> tuple[str, str]:
+def browser_origin(uri: str) -> tuple[str, str]:
     """A URI's scheme and host as a browser writes them in Origin and Host: without a port that is the scheme's own."""
     parts = urlsplit(uri.lower())
     return parts.scheme, parts.netloc.removesuffix({"http": ":80", "https": ":443"}[parts.scheme])
@@ -81,7 +81,10 @@ def foreign_origin(headers: Mapping[str, str], host: str, redirect_uri: str) -> 
     redirect URI's.
     """
     origin = headers.get("Origin")
-    return origin is not None and origin.lower() not in (f"http://{host.lower()}", "://".join(_origin(redirect_uri)))
+    return origin is not None and origin.lower() not in (
+        f"http://{host.lower()}",
+        "://".join(browser_origin(redirect_uri)),
+    )
 
 
 def looks_like_browser(headers: Mapping[str, str]) -> bool:

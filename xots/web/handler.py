@@ -27,6 +27,7 @@ from ..errors import (
     SealError,
     StoreUnavailable,
     TokenUnavailable,
+    UnknownTenant,
     UpstreamFailed,
     XotsError,
 )
@@ -93,9 +94,13 @@ KINDS: Mapping[type[XotsError], tuple[int, str, str]] = {
     StoreUnavailable: (503, "store-unavailable", "The token store can't be used just now"),
     SealError: (503, "record-unreadable", "The stored login can't be opened"),
     LoginFailed: (400, "login-failed", "The login did not succeed"),
+    UnknownTenant: (400, "unknown-tenant", "That organisation is not connected"),
     UpstreamFailed: (502, "upstream-failed", "Xero gave no usable answer"),
 }
 """What each error is as an answer: status, the last part of its ``type``, and its title."""
+
+
+FAILED = (500, "internal-error", "Something went wrong here")
 
 
 class Handler(RequestHandler):
@@ -160,7 +165,10 @@ class Handler(RequestHandler):
 
     def write_page(self, template: str, **names: Any) -> None:
         """Write a page: no script, styles from here, forms that lead here or to Xero."""
+        # Chromium holds a form to this also where its answer redirects to, and on from there.
         xero = "/".join(self.config.authorize_url.split("/")[:3])
+        if xero.endswith(".xero.com"):
+            xero += " https://*.xero.com"
         self.set_header(
             "Content-Security-Policy",
             f"default-src 'none'; style-src 'self'; form-action 'self' {xero}; frame-ancestors 'none'; base-uri 'none'",
@@ -175,7 +183,7 @@ class Handler(RequestHandler):
         if isinstance(error, HTTPError):
             kind, detail = title.lower().replace(" ", "-"), error.log_message or ""
         elif isinstance(error, XotsError):
-            status_code, kind, title = next(v for k, v in KINDS.items() if isinstance(error, k))
+            status_code, kind, title = next((v for k, v in KINDS.items() if isinstance(error, k)), FAILED)
             detail = f"{error}"
             self.set_status(status_code)
         if isinstance(error, TokenUnavailable):

@@ -8,6 +8,7 @@ a cluster can finish it, two tabs don't disturb each other, and only the browser
 
 from __future__ import annotations
 
+import logging
 import secrets
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -20,8 +21,8 @@ from ..account import Secret
 from ..errors import LoginFailed, SealError, XotsError
 from ..keeper import LOGIN_LIFE, LoginAttempt
 from ..xero import SCOPE_SETS, Connection, Credentials, authorize_url, new_code_verifier
-from .guard import is_loopback_name
-from .handler import Handler
+from .guard import browser_origin, is_loopback_name
+from .handler import Handler, utc_text
 
 __all__ = ["ROUTES"]
 
@@ -53,12 +54,15 @@ class Login(msgspec.Struct, frozen=True):
     client_secret: str | None
     tenant_id: str | None
     scopes: tuple[str, ...]
+    scopes_set: tuple[str, ...]
     redirect_uri: str
     at: datetime
 
     def __repr__(self) -> str:
         return f"Login(client_id={self.client_id!r})"
 
+
+logger = logging.getLogger("xots.web")
 
 C = TypeVar("C", Form, Login)
 
@@ -69,13 +73,12 @@ class Page(Handler):
     def prepare(self) -> None:
         """Send a browser that came to another name of loopback to the redirect URI's: cookies belong to a name."""
         super().prepare()
-        here, there = urlsplit(f"//{self.request.host.lower()}"), urlsplit(self.config.redirect_uri)
+        here, there = self.request.host.lower(), browser_origin(self.config.redirect_uri)[1]
         if (
             self.request.method in ("GET", "HEAD")
             and self.request.path != "/code"
-            and here.netloc != there.netloc.lower()
-            and is_loopback_name(here.hostname or "")
-            and is_loopback_name(there.hostname or "")
+            and here not in (there, urlsplit(self.config.redirect_uri).netloc.lower())
+            and all(is_loopback_name(urlsplit(f"//{host}").hostname or "") for host in (here, there))
         ):
             self.redirect(self.config.origin + self.request.path, status=303)
 
@@ -163,6 +166,13 @@ class HomeHandler(Page):
             self.redirect("/", status=303)
             return
         logins = list(self.logins().values())
+        for login in logins:
+            logger.info(
+                "a login begun at %s has not come back; if Xero showed an error page, register the redirect URI %s "
+                "there to the letter, check the client id, or try -o granular",
+                utc_text(login.at),
+                login.redirect_uri,
+            )
         connections, trouble = await self._connections()
         self.write_page(
             "home.html",
@@ -197,6 +207,7 @@ class HomeHandler(Page):
             client_secret=client.client_secret,
             tenant_id=client.tenant_id,
             scopes=SCOPE_SETS[asked] if asked else self.config.scopes,
+            scopes_set=self.config.scopes if asked else (),
             redirect_uri=self.config.redirect_uri,
             at=self.keeper.clock(),
         )
@@ -268,6 +279,7 @@ class CodeHandler(Page):
                 verifier=Secret(login.verifier) if login.verifier else None,
                 redirect_uri=login.redirect_uri,
                 scopes=login.scopes,
+                scopes_set=login.scopes_set,
                 tenant_id=login.tenant_id,
             )
         )
@@ -282,8 +294,12 @@ class CodeHandler(Page):
 
     def _check_issuer(self, issuer: str) -> None:
         """RFC 9207: an answer that names its issuer must name ours. Xero does not send it."""
-        known = (self.config.authorize_url, self.config.token_url)
-        if urlsplit(issuer).netloc not in {urlsplit(url).netloc for url in known}:
+        try:
+            known = {browser_origin(url) for url in (self.config.authorize_url, self.config.token_url)}
+            ours = browser_origin(issuer) in known
+        except (ValueError, KeyError):
+            ours = False
+        if not ours:
             raise LoginFailed("the answer names an issuer that is not the identity server of this login")
 
 
