@@ -104,6 +104,18 @@ def unexpected_log_output_fails(expected_log: ExpectedLog, caplog: pytest.LogCap
     assert not missing, "expected log output never came"
 
 
+@pytest.fixture(autouse=True)
+def nothing_of_the_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Whatever a test starts keeps its state and its keys in a folder of the tests."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, folder in (("XDG_STATE_HOME", "state"), ("XDG_CONFIG_HOME", "config")):
+            patch.setenv(name, str(home / folder))
+        for name in ("STATE_DIRECTORY", "CREDENTIALS_DIRECTORY"):
+            patch.delenv(name, raising=False)
+        yield
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -125,6 +137,7 @@ async def new_server(sandbox: Sandbox, clock: Clock) -> AsyncIterator[Callable[.
     async def start(**settings: Any) -> Server:
         wired = {
             "port": 0,
+            "store": "memory:",
             "authorize_url": sandbox.authorize_url,
             "token_url": sandbox.token_url,
             "revoke_url": sandbox.revoke_url,

@@ -48,7 +48,7 @@ async def test_login_refresh_and_revoke_at_another_identity_server(
     start_other: Callable[[str], str], person: Person, get: Any, expected_log: Any
 ) -> None:
     """Endpoints, scopes and an empty connections_url are all that it takes."""
-    probe = Server(Settings(port=0))
+    probe = Server(Settings(port=0, store="memory:"))
     await probe.start()
     port, redirect_uri = probe.port, probe.redirect_uri
     await probe.stop()
@@ -56,6 +56,7 @@ async def test_login_refresh_and_revoke_at_another_identity_server(
     server = Server(
         Settings(
             port=port,
+            store="memory:",
             client_id=CLIENT_ID,
             client_secret=Secret(CLIENT_SECRET),
             authorize_url=f"{other}/o/authorize/",

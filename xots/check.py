@@ -27,8 +27,10 @@ async def check(settings: Settings) -> int:
         _say(None, "client", f"{settings.credentials.client_id}, {secret}")
     _say(None, "redirect", f"register exactly this redirect URI at Xero: {settings.redirect_uri}")
     _say(None, "scopes", " ".join(settings.scopes))
+    store_problem, key_problem = await _store_problems(settings)
     problems = [
-        _say(await _store_problem(settings), "store", shown_store(settings)),
+        _say(store_problem, "store", shown_store(settings)),
+        _say(key_problem, "key", "it opens all that the store holds"),
         _say(await _reach_problem(settings), "xero", f"{settings.token_url} answers"),
     ]
     return 1 if any(problems) else 0
@@ -46,21 +48,29 @@ def shown_store(settings: Settings) -> str:
     return f"{parts.scheme}:{f'//{host}' if host or parts.path.startswith('/') else ''}{parts.path}"
 
 
-async def _store_problem(settings: Settings) -> str | None:
-    """Whether the store works, and its key opens what it holds."""
+async def _store_problems(settings: Settings) -> tuple[str | None, str | None]:
+    """What is wrong with the store, and with the key: whether it opens what the store holds."""
     try:
         store = open_store(store_url(settings))
-        try:
-            await store.check()
-            sealer = await sealer_for(store, settings)
-            for name in await store.names():
-                if (stored := await store.read(name)) is not None:
-                    sealer.open(stored.value, "account", {"name": name})
-        finally:
-            await store.close()
     except XotsError as error:
-        return f"{error}"
-    return None
+        return f"{error}", "not looked for, since there is no store"
+    try:
+        await store.check()
+        names = await store.names()
+    except XotsError as error:
+        await store.close()
+        return f"{error}", "not tried, since the store can't be read"
+    try:
+        sealer = await sealer_for(store, settings)
+        for name in names:
+            if (stored := await store.read(name)) is not None:
+                sealer.open(stored.value, "account", {"name": name})
+    except XotsError as error:
+        return None, f"{error}"
+    else:
+        return None, None
+    finally:
+        await store.close()
 
 
 async def _reach_problem(settings: Settings) -> str | None:

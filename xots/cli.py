@@ -162,6 +162,7 @@ def _exec(arguments: list[str]) -> int:
         return 2
     content = server.token(options.min_ttl)
     environment = os.environ | {"XERO_ACCESS_TOKEN": content["accessToken"]}
+    environment.pop("XERO_TENANT_ID", None)  # one of another login must not be taken for this one's
     if content.get("tenantId"):
         environment["XERO_TENANT_ID"] = content["tenantId"]
     try:
@@ -189,7 +190,7 @@ def _status(arguments: list[str]) -> int:
 
 def _refresh(arguments: list[str]) -> int:
     server, _ = _server(arguments, "refresh", "Refresh the token now.")
-    server.ask("POST", "/refresh", "accessToken")
+    server.ask("POST", "/refresh", "accessToken", done_at="/token")
     print("refreshed")
     return 0
 
@@ -202,6 +203,8 @@ def _tenants(arguments: list[str]) -> int:
         lambda parser: parser.add_argument("--json", action="store_true", help="print it as Xero gives it"),
     )
     tenants = server.ask("GET", "/tenants")
+    if not all(isinstance(tenant, dict) and "tenantId" in tenant for tenant in tenants):
+        raise XotsError(f"what answers at {server.url} is not xots")
     if options.json:
         print(json.dumps(tenants))
         return 0
@@ -224,7 +227,9 @@ def _end(arguments: list[str], command: str, description: str, *, forget: bool) 
 
     settings = _settings(arguments, f"xots {command}", f"{description} Works on the store when no server runs.")
     try:
-        answer = Client(_reachable(settings.address), settings.port).ask("POST", f"/{command}", "status")
+        answer = Client(_reachable(settings.address), settings.port).ask(
+            "POST", f"/{command}", "status", done_at="/" if forget else None
+        )
     except ServerUnreachable:
         import asyncio
 

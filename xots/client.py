@@ -41,8 +41,8 @@ class Client:
         content: dict[str, Any] = self.ask("GET", path, "accessToken")
         return content
 
-    def ask(self, method: str, path: str, *fields: str, also: tuple[int, ...] = ()) -> Any:
-        """The JSON that a request is answered with; None if a redirect says that it is done.
+    def ask(self, method: str, path: str, *fields: str, also: tuple[int, ...] = (), done_at: str | None = None) -> Any:
+        """The JSON that a request is answered with; None if a redirect to ``done_at`` says that it is done.
 
         ``fields`` are what an object that is answered with must hold (without any, a list is wanted); ``also`` names
         statuses of 400 and above that are answers and not errors.
@@ -55,12 +55,14 @@ class Client:
             connection.request(method, path, headers={"Accept": "application/json", "User-Agent": "xots"})
             answer = connection.getresponse()
             body = answer.read()
-        except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        except http.client.HTTPException:
+            raise ServerRefused(f"what answers at {self.url} is not xots") from None
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
             raise ServerUnreachable(f"no server answers at {self.url} ({reason}); start it with: xots") from None
         finally:
             connection.close()
-        if 300 <= answer.status < 400:
+        if done_at is not None and answer.status == 303 and answer.headers["Location"] == done_at:
             return None
         try:
             content = json.loads(body)

@@ -8,6 +8,7 @@ wins, in that order. All problems are collected and told at once, each with the 
 from __future__ import annotations
 
 import difflib
+import ssl
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import Field, dataclass, field, fields
 from datetime import timedelta
@@ -124,10 +125,8 @@ def _secret(text: str) -> Secret:
 
 
 def _keys(text: str) -> tuple[Secret, ...]:
-    keys = tuple(Secret(word) for word in text.replace(",", " ").split())
-    if not keys:
-        raise ValueError("no key is there")
-    return keys
+    lines = (line for line in text.splitlines() if not line.lstrip().startswith("#"))  # as in a key file
+    return tuple(Secret(word) for line in lines for word in line.replace(",", " ").split())
 
 
 def _account_name(text: str) -> str:
@@ -143,6 +142,15 @@ def _file(text: str) -> Path:
             return path
     except OSError as error:
         raise ValueError(f"{text!r} can't be read: {error.strerror}") from None
+
+
+def _certificates(text: str) -> Path:
+    path = _file(text)
+    try:
+        ssl.create_default_context(cafile=path)
+    except (OSError, ssl.SSLError):
+        raise ValueError(f"{text!r} holds no certificates (PEM)") from None
+    return path
 
 
 def _hosts(text: str) -> tuple[str, ...]:
@@ -283,7 +291,7 @@ class Settings:
         (), _hosts, "further values of the Host header to answer to, such as those of a proxy in front", metavar="HOSTS"
     )
     ca_file: Path | None = _setting(
-        None, _file, "certificates of the authorities to trust, in the system's place", metavar="FILE"
+        None, _certificates, "certificates of the authorities to trust, in the system's place", metavar="FILE"
     )
     proxy: Proxy | None = _setting(None, _proxy, "HTTP proxy to go through, as a URL", metavar="URL")
     log_level: str = _setting(

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import msgspec
 from tornado.web import HTTPError
 
-from ..account import Secret
+from ..account import Account, Secret
 from ..errors import LoginFailed, SealError, XotsError
 from ..keeper import LOGIN_LIFE, LoginAttempt
 from ..xero import SCOPE_SETS, Connection, Credentials, authorize_url, new_code_verifier
@@ -165,8 +165,11 @@ class HomeHandler(Page):
         if form is None and credentials is None:
             self.redirect("/", status=303)
             return
-        logins = list(self.logins().values())
-        for login in logins:
+        account = self.keeper.account
+        # What was begun before the login that is live is not worth a hint any more.
+        since = account.consented_at if account.consent_id else None
+        pending = [login for login in self.logins().values() if since is None or login.at > since]
+        for login in pending:
             logger.info(
                 "a login begun at %s has not come back; if Xero showed an error page, register the redirect URI %s "
                 "there to the letter, check the client id, or try -o granular",
@@ -178,11 +181,11 @@ class HomeHandler(Page):
             "home.html",
             title="Xero connection",
             summary=self.summary(),
-            account=self.keeper.account,
+            account=account,
             client_id=form.client_id if form else credentials.client_id if credentials else "",
             new_client=form is not None and (credentials is None or form.client_id != credentials.client_id),
-            pending=logins[-1] if logins else None,
-            granular=SCOPE_SETS["granular"],
+            pending=pending[-1] if pending else None,
+            offer_granular=self._offers_granular(account, pending),
             connections=connections,
             trouble=trouble,
         )
@@ -237,6 +240,12 @@ class HomeHandler(Page):
         return Form(
             credentials.client_id, secret.reveal() if secret else None, self.config.tenant_id, self.keeper.clock()
         )
+
+    def _offers_granular(self, account: Account, pending: list[Login]) -> bool:
+        """Might a login with the granular scopes help? Not where it was tried already."""
+        granular, broad = SCOPE_SETS["granular"], set(SCOPE_SETS["classic"]) - set(SCOPE_SETS["granular"])
+        tried = [account.scopes_asked, *(login.scopes for login in pending)]
+        return bool(pending or broad & set(self.config.scopes)) and granular not in tried
 
     async def _connections(self) -> tuple[list[Connection], str | None]:
         """The organisations to choose among, while none is chosen; and why they can't be listed."""
