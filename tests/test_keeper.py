@@ -577,7 +577,7 @@ async def test_another_keepers_login_and_end_are_followed(bench: Bench) -> None:
 async def eventually(condition: Callable[[], bool]) -> None:
     """Wait until it holds; looks often, and gives up after a time that no healthy run needs."""
     async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - a condition of the product's, which has no event for tests
+        while not condition():
             await asyncio.sleep(0.01)
 
 

@@ -152,7 +152,8 @@ class TokenStore(ABC):
         return self._lease_by_swap(name, ttl_seconds)
 
     async def changes(self, name: str, every_seconds: float = 1.0) -> AsyncIterator[None]:
-        """Yields whenever what is kept under ``name`` may have changed. This default looks every second.
+        """Yields whenever what is kept under ``name`` may have changed, and perhaps once at the start. This default
+        looks every second.
 
         Raises:
             StoreUnavailable: it can't be told now. Whoever asks again must look for himself first.

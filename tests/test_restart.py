@@ -1,0 +1,337 @@
+"""Restarts: the login survives them, and settings that speak of another one are refused."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Client, Sandbox, SandboxOptions
+from xots.sandbox.person import Person
+
+XOTS = str(Path(sys.executable).with_name("xots"))
+CANARIES = (DEFAULT_CLIENT_SECRET,)
+
+
+@dataclass
+class House:
+    """A simulated Xero, a free port, and a folder of state; servers are started on them one after another."""
+
+    sandbox: Sandbox
+    port: int
+    folder: Path
+
+    def environment(self, **more: str) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("XOTS_")}
+        return kept | {
+            "XOTS_PORT": str(self.port),
+            "XOTS_STORE": self.folder.joinpath("state").as_uri(),
+            "XOTS_KEY_FILE": str(self.folder / "key"),
+            "XOTS_AUTHORIZE_URL": self.sandbox.authorize_url,
+            "XOTS_TOKEN_URL": self.sandbox.token_url,
+            "XOTS_REVOKE_URL": self.sandbox.revoke_url,
+            "XOTS_CONNECTIONS_URL": self.sandbox.connections_url,
+            **more,
+        }
+
+    async def command(self, *arguments: str, **more: str) -> tuple[int, str, str]:
+        """Run a command to its end: status, stdout, stderr."""
+        process = await asyncio.create_subprocess_exec(
+            XOTS,
+            *arguments,
+            env=self.environment(**more),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await asyncio.wait_for(process.communicate(), 30)
+        assert process.returncode is not None
+        return process.returncode, out.decode(), err.decode()
+
+    @asynccontextmanager
+    async def serving(self, *arguments: str, **more: str) -> AsyncIterator[asyncio.subprocess.Process]:
+        """A server, once its port is open; killed at the end if it still runs."""
+        log = (self.folder / "log").open("ab")
+        process = await asyncio.create_subprocess_exec(
+            XOTS, *arguments, env=self.environment(**more), stdout=log, stderr=log
+        )
+        log.close()
+        try:
+            async with asyncio.timeout(20):
+                while await self.ask("/ping") is None:
+                    assert process.returncode is None, (self.folder / "log").read_text()
+                    await asyncio.sleep(0.02)
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+    async def ask(self, path: str) -> tuple[int, Any] | None:
+        """A program's GET: status and JSON; None if nobody listens."""
+
+        def fetch() -> tuple[int, Any] | None:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=20) as answer:
+                    return answer.status, json.load(answer)
+            except urllib.error.HTTPError as error:
+                with error:
+                    return error.code, json.load(error)
+            except OSError:
+                return None
+
+        return await asyncio.to_thread(fetch)
+
+    async def log_in(self) -> None:
+        page = await Person().log_in(f"http://localhost:{self.port}", DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET)
+        assert page.status == 200, page.text
+
+    async def token(self) -> str:
+        answer = await self.ask("/token")
+        assert answer is not None
+        assert answer[0] == 200, answer
+        return str(answer[1]["accessToken"])
+
+
+@pytest.fixture
+async def house(tmp_path: Path, unused_tcp_port: int) -> AsyncIterator[House]:
+    client = Client(redirect_uris=(f"http://localhost:{unused_tcp_port}/code",))
+    async with Sandbox(SandboxOptions(port=0, clients=(client,))) as sandbox:
+        house = House(sandbox, unused_tcp_port, tmp_path)
+        assert (await house.command("key", "new", XOTS_KEY_FILE=""))[0] == 0
+        (tmp_path / "key").write_text((await house.command("key", "new", XOTS_KEY_FILE=""))[1])
+        (tmp_path / "key").chmod(0o600)
+        yield house
+
+
+async def killed(process: asyncio.subprocess.Process) -> None:
+    process.send_signal(signal.SIGKILL)
+    await process.wait()
+
+
+async def test_a_killed_server_goes_on_with_the_same_login(house: House) -> None:
+    """kill -9, start again: the same token at once, no form, and a refresh later works with the kept secret."""
+    async with house.serving() as process:
+        await house.log_in()
+        token = await house.token()
+        await killed(process)
+    asked = len(house.sandbox.log)
+    async with house.serving():
+        assert await house.token() == token
+        assert len(house.sandbox.log) == asked, "the stored token is served before the first word with Xero"
+        assert (await house.command("refresh", "--port", str(house.port)))[0] == 0
+        assert await house.token() != token
+
+
+async def test_a_restart_needs_no_xero(house: House) -> None:
+    """With nobody answering at the token URL, the stored token is served all the same."""
+    async with house.serving() as process:
+        await house.log_in()
+        token = await house.token()
+        await killed(process)
+    await house.sandbox.stop()
+    async with house.serving():
+        assert await house.token() == token
+
+
+async def test_nothing_in_the_folder_or_the_log_is_in_clear(house: House) -> None:
+    """No secret, token or key stands in any file of the store, or in the log at its most talkative."""
+    async with house.serving(XOTS_LOG_LEVEL="debug"):
+        await house.log_in()
+        first = await house.token()
+        assert (await house.command("refresh", "--port", str(house.port)))[0] == 0
+        secrets = [first, await house.token(), DEFAULT_CLIENT_SECRET, (house.folder / "key").read_text().strip()]
+        secrets += house.sandbox.identity.usable_refresh_tokens(house.sandbox.clock())
+        files = [path for path in [*(house.folder / "state").iterdir(), house.folder / "log"] if path.is_file()]
+        assert len(files) >= 2
+        for path in files:
+            content = path.read_bytes()
+            assert not [secret for secret in secrets if secret.encode() in content], path
+
+
+async def test_a_wrong_or_missing_key_is_refused_and_overwrites_nothing(house: House) -> None:
+    """Exit non-zero, a sentence that says what to do, and the record as it was; the right key then opens it."""
+    async with house.serving():
+        await house.log_in()
+        token = await house.token()
+    (record,) = (house.folder / "state").glob("*.sealed")
+    before = record.read_bytes()
+    right = (house.folder / "key").read_text()
+    for wrong in ((await house.command("key", "new"))[1], "malformed\n", ""):
+        (house.folder / "key").write_text(wrong)
+        status, out, err = await house.command("serve")
+        assert (status, out) == (1, "")
+        assert "key" in err
+        assert "Traceback" not in err
+        assert not [key for key in (right, wrong) if len(key) > 20 and key.strip() in err]
+        assert record.read_bytes() == before
+    (house.folder / "key").unlink()
+    status, _, err = await house.command("serve")
+    assert status == 1
+    assert str(house.folder / "key") in err
+    (house.folder / "key").write_text(right)
+    (house.folder / "key").chmod(0o644)
+    status, _, err = await house.command("serve")
+    assert status == 1
+    assert "chmod 600" in err
+    (house.folder / "key").chmod(0o600)
+    async with house.serving():
+        assert await house.token() == token
+
+
+@pytest.mark.parametrize("harm", ["cut", "changed", "of another account", "unsealed"])
+async def test_a_tampered_or_foreign_record_is_refused_and_left(house: House, harm: str) -> None:
+    """What is not this account's sealed record is neither opened nor overwritten."""
+    async with house.serving():
+        await house.log_in()
+    record = house.folder / "state" / "default.sealed"
+    sealed = record.read_bytes()
+    harmed = {"cut": sealed[:-10], "changed": sealed[:100] + b"AAAA" + sealed[104:], "unsealed": b'{"generation": 1}'}
+    name = "other" if harm == "of another account" else "default"
+    path = record.with_name(f"{name}.sealed")
+    path.write_bytes(harmed.get(harm, sealed))
+    path.chmod(0o600)
+    status, _, err = await house.command("serve", "--account", name)
+    assert status == 1
+    assert "Traceback" not in err
+    assert "sealed" in err
+    assert path.read_bytes() == harmed.get(harm, sealed)
+
+
+async def test_the_file_store_makes_its_own_key_once_and_says_where(house: House, tmp_path: Path) -> None:
+    """First start: a key file of mode 0600 beside the settings; if it is gone later, no new one is made."""
+    own = {"XDG_CONFIG_HOME": str(tmp_path / "config"), "XOTS_KEY_FILE": ""}
+    async with house.serving(**own):
+        await house.log_in()
+        token = await house.token()
+    key = tmp_path / "config" / "xots" / "key"
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert str(key) in (house.folder / "log").read_text()
+    assert key.read_text().splitlines()[-1] not in (house.folder / "log").read_text()
+    async with house.serving(**own):
+        assert await house.token() == token
+    key.rename(tmp_path / "elsewhere")
+    status, _, err = await house.command("serve", **own)
+    assert status == 1
+    assert str(key) in err
+    assert not key.exists()
+
+
+async def test_another_client_or_identity_server_is_refused(house: House) -> None:
+    """One wrong setting can't burn a login: the start is refused, with where it was set and what to do."""
+    async with house.serving():
+        await house.log_in()
+        token = await house.token()
+    for setting, value in (("XOTS_CLIENT_ID", "ANOTHER"), ("XOTS_TOKEN_URL", "https://identity.example/token")):
+        status, _, err = await house.command("serve", **{setting: value})
+        assert status == 2
+        assert setting in err
+        assert "xots logout" in err
+    async with house.serving(XOTS_CLIENT_ID=DEFAULT_CLIENT_ID):
+        assert await house.token() == token
+
+
+async def test_other_scopes_set_explicitly_abort_the_start(house: House) -> None:
+    """As the seed's document says; then ``xots revoke`` on the store itself and a start with the new ones work."""
+    async with house.serving():
+        await house.log_in()
+    new = "offline_access,accounting.contacts,accounting.transactions"
+    status, _, err = await house.command("serve", "-o", new)
+    assert status == 2
+    assert "added: accounting.contacts; removed: accounting.reports.read" in err
+    assert "xots revoke" in err
+    assert (await house.command("check", "-o", new))[0] == 0
+    assert await house.command("revoke", "-o", new) == (0, "revoked\n", "")
+    assert house.sandbox.identity.usable_refresh_tokens(house.sandbox.clock()) == []
+    async with house.serving("-o", new):
+        answer = await house.ask("/token")
+        assert answer is not None
+        assert (answer[0], answer[1]["type"]) == (401, "urn:xots:not-logged-in")
+        person = Person()
+        page = await person.consent(await person.submit(await person.open(f"http://localhost:{house.port}/home")))
+        assert page.status == 200, "the credentials were kept"
+        answer = await house.ask("/token")
+        assert answer is not None
+        assert set(new.split(",")) <= set(answer[1]["scopes"])
+
+
+@pytest.mark.parametrize("explicit", [(), ("-o", "classic")], ids=["by default", "set explicitly"])
+async def test_the_retry_with_granular_scopes_does_not_trip_the_next_start(
+    house: House, explicit: tuple[str, ...]
+) -> None:
+    """What the person chose on the page stands, although the settings still name the classic set."""
+    old = house.sandbox.options.clients[0]
+    house.sandbox.identity.register(Client(old.client_id, old.secret, old.redirect_uris, new_app=True))
+    async with house.serving(*explicit):
+        person = Person()
+        page = await person.open(f"http://localhost:{house.port}/login")
+        page = await person.submit(page, client_id=DEFAULT_CLIENT_ID, client_secret=DEFAULT_CLIENT_SECRET)
+        page = await person.submit(page, scopes="granular")
+        page = await person.consent(page)
+        assert page.status == 200, page.text
+        token = await house.token()
+    async with house.serving(*explicit):
+        assert await house.token() == token
+
+
+async def test_logout_on_the_store_forgets_the_credentials(house: House) -> None:
+    """Without a server: Xero is told, and the next start asks for everything anew."""
+    async with house.serving():
+        await house.log_in()
+    assert await house.command("logout") == (0, "logged out\n", "")
+    assert house.sandbox.identity.usable_refresh_tokens(house.sandbox.clock()) == []
+    status, _, err = await house.command("revoke")
+    assert status == 1
+    assert "no login" in err
+    async with house.serving():
+        answer = await house.ask("/token")
+        assert answer is not None
+        assert answer[1]["type"] == "urn:xots:no-credentials"
+
+
+async def test_keys_are_rotated_under_a_running_server(house: House, sealed_with: Callable[[Path, str], bool]) -> None:
+    """add, promote: the record is sealed anew while the server runs, which goes on, and writes with the new key."""
+    record = house.folder / "state" / "default.sealed"
+    async with house.serving():
+        await house.log_in()
+        old = (house.folder / "key").read_text().split()[-1]
+        assert sealed_with(record, old)
+        assert (await house.command("key", "add"))[0] == 0
+        new = (house.folder / "key").read_text().split()[-1]
+        assert new != old
+        assert (await house.command("refresh", "--port", str(house.port)))[0] == 0
+        assert sealed_with(record, old), "a key that was added opens only"
+        status, out, _ = await house.command("key", "promote")
+        assert (status, out) == (0, "1 of 1 records were sealed anew; all are sealed with the first key now\n")
+        assert sealed_with(record, new)
+        assert (await house.command("refresh", "--port", str(house.port)))[0] == 0
+        assert sealed_with(record, new), "the server has taken the new key over"
+        assert "0 of 1" in (await house.command("key", "promote"))[1], "it may be run again"
+        (house.folder / "key").write_text(f"{new}\n")
+        token = await house.token()
+    async with house.serving():
+        assert await house.token() == token
+
+
+@pytest.fixture
+def sealed_with() -> Callable[[Path, str], bool]:
+    from cryptography.fernet import Fernet, InvalidToken
+
+    def opens(path: Path, key: str) -> bool:
+        try:
+            Fernet(key).decrypt(path.read_bytes())
+        except InvalidToken:
+            return False
+        return True
+
+    return opens
