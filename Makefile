@@ -10,13 +10,15 @@ PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 MADE := $(VENV)/made-by-$(subst /,-,$(PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo test simulate lint clean
 
 help:
 	@echo 'make demo     run xots against a simulated Xero, logged in; Ctrl-C stops it'
 	@echo '              options: make demo ARGS="--port 6001 --access-token-life 30"'
 	@echo 'make test     run the tests'
 	@echo '              some of them: make test ARGS="tests/test_layers.py -v"'
+	@echo 'make simulate run the keepers against a simulated store, Xero and clock'
+	@echo '              options: make simulate ARGS="--seeds 1..1000"'
 	@echo 'make lint     check style and types'
 	@echo 'make clean    remove whatever these made'
 	@echo
@@ -29,6 +31,9 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-dev
 	@tests/debian-packages
 	@exec $(VENV)/bin/python -m pytest $(ARGS)
+
+simulate: $(VENV)/installed-dev
+	@exec $(VENV)/bin/python tests/simulation.py $(ARGS)
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/python -m ruff check .

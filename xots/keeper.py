@@ -550,13 +550,13 @@ class TokenKeeper:
     async def _end(self, forget: bool) -> bool:
         self._ending = True  # serving stops at once, whatever has to be waited for
         try:
-            async with self._door():
+            async with self._door() as lease:
                 await self._conclude_intent()
                 if self.account.consent_id is None and self.account.revocation is None and not forget:
                     return True
                 await self._record.keep(lifecycle.after_end(self.account, forget=forget, now=self.clock()))
                 self._emit(Ended(account=self.name, at=self.clock(), forgotten=forget))
-                return self.account.revocation is None or await self._revoke()
+                return self.account.revocation is None or await self._revoke(lease)
         finally:
             self._ending = False
 
@@ -570,10 +570,13 @@ class TokenKeeper:
         except StaleWrite:
             await self._record.read()
 
-    async def _revoke(self) -> bool:
-        """Tell Xero, under the lease."""
+    async def _revoke(self, lease: Lease) -> bool:
+        """Tell Xero, while the lease is ours: who slept past it may find a new login, which this would end too. Nor is
+        Xero told before the end is written: who died in between would leave a login that Xero has ended."""
         tokens = lifecycle.tokens_to_revoke(self.account) if self._xero.endpoints.revoke_url else ()
         for token in tokens:
+            if lease.lost or self._record.unwritten:
+                return False
             for credentials in self._credentials():
                 failure = await self._xero.revoke(credentials, token.value)
                 if not _wrong_secret(failure):
@@ -603,9 +606,9 @@ class TokenKeeper:
 
     async def _take_up_revocation(self) -> None:
         try:
-            async with self._door():
+            async with self._door() as lease:
                 if lifecycle.revocation_due(self.account, self.clock(), self.policy):
-                    await self._revoke()
+                    await self._revoke(lease)
         except (StoreUnavailable, SealError) as error:
             self._record.failed(error)
 

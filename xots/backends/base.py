@@ -152,19 +152,18 @@ class TokenStore(ABC):
         return self._lease_by_swap(name, ttl_seconds)
 
     async def changes(self, name: str, every_seconds: float = 1.0) -> AsyncIterator[None]:
-        """Yields whenever what is kept under ``name`` may have changed, and perhaps once at the start. This default
-        looks every second.
+        """Yields once when it begins to look, since somebody may have written just before, and then whenever what is
+        kept under ``name`` may have changed. This default looks every second.
 
         Raises:
             StoreUnavailable: it can't be told now. Whoever asks again must look for himself first.
         """
-        known = await self.read(name)
+        known: object = object()  # equal to nothing that is read
         while True:
-            await asyncio.sleep(every_seconds)
-            found = await self.read(name)
-            if found != known:
+            if (found := await self.read(name)) != known:
                 known = found
                 yield
+            await asyncio.sleep(every_seconds)
 
     async def check(self) -> None:
         """Can the store be read and written now?
@@ -196,7 +195,7 @@ class TokenStore(ABC):
         give_up_at = time.monotonic() + LEASE_PATIENCE_SECONDS
         while True:
             stored = await self.read(key)
-            until: float = json.loads(stored.value)["until"] if stored else 0.0
+            until = _ends_at(stored)
             if not 0 < until - time.time() <= ttl_seconds:
                 asked_at = time.monotonic()
                 with suppress(StaleWrite):
@@ -237,6 +236,14 @@ class TokenStore(ABC):
             # If it can't be given back, it runs out by itself.
             with suppress(StaleWrite, StoreUnavailable):
                 await self.swap(key, _lease_record(me, 0), expected=version)
+
+
+def _ends_at(stored: Stored | None) -> float:
+    """When a lease's record says that it ends; one that says nothing of the kind holds nobody up."""
+    try:
+        return float(json.loads(stored.value)["until"]) if stored else 0.0
+    except (ValueError, TypeError, KeyError):
+        return 0.0
 
 
 def _lease_record(holder: str, ttl_seconds: float) -> bytes:

@@ -43,6 +43,8 @@ WRITE_PATIENCE_SECONDS = 5.0
 
 TOO_LONG = "another process has held {} for too long: see which, with fuser"
 
+LINKED = "it is a symbolic link, which is not followed: put what it leads to in its place"
+
 MOUNTS = Path("/proc/self/mountinfo")
 """Linux's list of what is mounted where; other systems have none, and nothing is said of their file systems."""
 
@@ -133,25 +135,25 @@ class FileStore(TokenStore):
         except OSError as error:
             # An error of an open folder has its number for a name.
             where = self._folder / (error.filename if isinstance(error.filename, str) else "")
-            raise StoreUnavailable(f"the file store can't be used: {where}: {error.strerror or error}") from error
+            what = LINKED if error.errno == errno.ELOOP else error.strerror
+            raise StoreUnavailable(f"the file store can't be used: {where}: {what}") from error
 
     def _read(self, name: str) -> Stored | None:
         with self._opened() as folder:
             if self._unsynced:
                 # A write failed after its rename. Whoever reads it back must not take for kept what may yet be undone.
                 self._sync(folder)
-            value = self._value(folder, name + RECORD)
-        return None if value is None else Stored(value, _version_of(value))
+            return self._stored(folder, name + RECORD)
 
     def _swap(self, name: str, value: bytes, expected: str | None) -> str:
         with self._opened() as folder, self._locked(folder, name):
-            current = self._value(folder, name + RECORD)
-            if (None if current is None else _version_of(current)) != expected:
+            current = self._stored(folder, name + RECORD)
+            if (current.version if current else None) != expected:
                 raise StaleWrite(f"{self._folder / name}{RECORD} was written by somebody else meanwhile")
             with self._written(folder, name, value) as temporary:
                 os.rename(temporary, name + RECORD, src_dir_fd=folder, dst_dir_fd=folder)
             self._sync(folder)
-        return _version_of(value)
+        return hashlib.sha256(value).hexdigest()
 
     def _names(self) -> list[str]:
         with self._opened() as folder:
@@ -170,7 +172,7 @@ class FileStore(TokenStore):
         with self._opened() as folder, self._locked(folder, PROBE):
             probe = secrets.token_bytes(4096)
             with self._written(folder, PROBE, probe) as temporary:
-                if self._value(folder, temporary) != probe:
+                if (found := self._stored(folder, temporary)) is None or found.value != probe:
                     raise StoreUnavailable(f"{self._folder} does not give back what is written there: check the disk")
                 os.unlink(temporary, dir_fd=folder)
 
@@ -205,26 +207,20 @@ class FileStore(TokenStore):
 
     def _open(self, folder: int, file: str, flags: int) -> int:
         """Open a file of the folder, if it is a plain one of this user's own that nobody else may touch."""
-        path = self._folder / file
-        try:
-            # Not blocking: a pipe in the file's place must not stop us.
-            opened = os.open(file, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600, dir_fd=folder)
-        except OSError as error:
-            if error.errno != errno.ELOOP:
-                raise
-            raise StoreUnavailable(f"{path} is a symbolic link: put the file itself in its place") from None
+        # Not blocking: a pipe in the file's place must not stop us.
+        opened = os.open(file, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600, dir_fd=folder)
         if fault := _fault(os.fstat(opened), stat.S_IFREG, (os.geteuid(),), closed=0o7177):
             os.close(opened)
-            raise StoreUnavailable(f"{path} {fault}")
+            raise StoreUnavailable(f"{self._folder / file} {fault}")
         return opened
 
-    def _value(self, folder: int, file: str) -> bytes | None:
+    def _stored(self, folder: int, file: str) -> Stored | None:
         try:
-            opened = self._open(folder, file, os.O_RDONLY)
+            with os.fdopen(self._open(folder, file, os.O_RDONLY), "rb") as stream:
+                value = stream.read()
         except FileNotFoundError:
             return None
-        with os.fdopen(opened, "rb") as stream:
-            return stream.read()
+        return Stored(value, hashlib.sha256(value).hexdigest())
 
     @contextmanager
     def _locked(self, folder: int, name: str) -> Iterator[None]:
@@ -297,10 +293,6 @@ class _Held:
             if self._file is not None:
                 os.close(self._file)
                 self._file = None
-
-
-def _version_of(value: bytes) -> str:
-    return hashlib.sha256(value).hexdigest()
 
 
 def _fault(found: os.stat_result, kind: int, owners: tuple[int, ...], closed: int) -> str | None:
