@@ -24,7 +24,7 @@ help:
 	@echo
 	@echo 'They use $(PYTHON); choose another Python with PYTHON=python3.12.'
 
-# exec: the signal of a Ctrl-C goes to xots itself, which ends with status 0.
+# A Ctrl-C in the terminal reaches xots too, which ends with status 0. A script signals the xots process, not make.
 demo: $(VENV)/installed
 	@exec $(VENV)/bin/xots demo $(ARGS)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 import urllib.error
@@ -170,19 +171,19 @@ async def test_a_wrong_or_missing_key_is_refused_and_overwrites_nothing(house: H
     for wrong in ((await house.command("key", "new"))[1], "malformed\n", ""):
         (house.folder / "key").write_text(wrong)
         status, out, err = await house.command("serve")
-        assert (status, out) == (1, "")
+        assert (status, out) == (2, "")
         assert "key" in err
         assert "Traceback" not in err
         assert not [key for key in (right, wrong) if len(key) > 20 and key.strip() in err]
         assert record.read_bytes() == before
     (house.folder / "key").unlink()
     status, _, err = await house.command("serve")
-    assert status == 1
+    assert status == 2
     assert str(house.folder / "key") in err
     (house.folder / "key").write_text(right)
     (house.folder / "key").chmod(0o644)
     status, _, err = await house.command("serve")
-    assert status == 1
+    assert status == 2
     assert "chmod 600" in err
     (house.folder / "key").chmod(0o600)
     async with house.serving():
@@ -202,7 +203,7 @@ async def test_a_tampered_or_foreign_record_is_refused_and_left(house: House, ha
     path.write_bytes(harmed.get(harm, sealed))
     path.chmod(0o600)
     status, _, err = await house.command("serve", "--account", name)
-    assert status == 1
+    assert status == 2
     assert "Traceback" not in err
     assert "sealed" in err
     assert path.read_bytes() == harmed.get(harm, sealed)
@@ -222,7 +223,7 @@ async def test_the_file_store_makes_its_own_key_once_and_says_where(house: House
         assert await house.token() == token
     key.rename(tmp_path / "elsewhere")
     status, _, err = await house.command("serve", **own)
-    assert status == 1
+    assert status == 2
     assert str(key) in err
     assert not key.exists()
 
@@ -233,10 +234,14 @@ async def test_another_client_or_identity_server_is_refused(house: House) -> Non
         await house.log_in()
         token = await house.token()
     for setting, value in (("XOTS_CLIENT_ID", "ANOTHER"), ("XOTS_TOKEN_URL", "https://identity.example/token")):
-        status, _, err = await house.command("serve", **{setting: value})
-        assert status == 2
-        assert setting in err
-        assert "xots logout" in err
+        for command in ("serve", "logout", "revoke"):  # an end would tell another server, and with another's word
+            status, _, err = await house.command(command, **{setting: value})
+            assert status == 2
+            assert setting in err
+            assert "xots logout" in err
+        status, out, _ = await house.command("check", **{setting: value})
+        assert status == 1
+        assert re.search(rf"^FAIL +login .*{setting}", out, re.MULTILINE)
     async with house.serving(XOTS_CLIENT_ID=DEFAULT_CLIENT_ID):
         assert await house.token() == token
 
@@ -250,7 +255,7 @@ async def test_other_scopes_set_explicitly_abort_the_start(house: House) -> None
     assert status == 2
     assert "added: accounting.contacts; removed: accounting.reports.read" in err
     assert "xots revoke" in err
-    assert (await house.command("check", "-o", new))[0] == 0
+    assert (await house.command("check", "-o", new))[0] == 1
     assert await house.command("revoke", "-o", new) == (0, "revoked\n", "")
     assert house.sandbox.identity.usable_refresh_tokens(house.sandbox.clock()) == []
     async with house.serving("-o", new):
@@ -282,6 +287,26 @@ async def test_the_retry_with_granular_scopes_does_not_trip_the_next_start(
         token = await house.token()
     async with house.serving(*explicit):
         assert await house.token() == token
+
+
+async def test_a_logout_that_xero_does_not_hear_is_finished_later(house: House) -> None:
+    """The command says so and exits with 1; nothing is served meanwhile; run again, it is done."""
+    async with house.serving():
+        await house.log_in()
+    house.sandbox.add_fault("revocation:nth=1:503-html")
+    status, out, err = await house.command("logout")
+    assert (status, out) == (1, "")
+    assert "can't be told" in err
+    assert await house.command("logout") == (0, "logged out\n", "")
+    assert house.sandbox.identity.usable_refresh_tokens(house.sandbox.clock()) == []
+
+
+async def test_a_check_makes_no_key(house: House, tmp_path: Path) -> None:
+    """It looks, and changes nothing: neither a key nor a record is made."""
+    own = {"XDG_CONFIG_HOME": str(tmp_path / "config"), "XOTS_KEY_FILE": ""}
+    status, out, _ = await house.command("check", **own)
+    assert status == 0, out
+    assert not (tmp_path / "config" / "xots").exists()
 
 
 async def test_logout_on_the_store_forgets_the_credentials(house: House) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
-from .backends import open_store
+from .account import Account, decode
+from .backends import TokenStore, open_store
 from .errors import XotsError
+from .keeper import utc_now
 from .keys import sealer_for, store_url
-from .server import xero_client
+from .lifecycle import state_of
+from .server import mismatches, shown_store, xero_client
 from .settings import Settings
 
 __all__ = ["check"]
@@ -27,10 +28,8 @@ async def check(settings: Settings) -> int:
         _say(None, "client", f"{settings.credentials.client_id}, {secret}")
     _say(None, "redirect", f"register exactly this redirect URI at Xero: {settings.redirect_uri}")
     _say(None, "scopes", " ".join(settings.scopes))
-    store_problem, key_problem = await _store_problems(settings)
     problems = [
-        _say(store_problem, "store", shown_store(settings)),
-        _say(key_problem, "key", "it opens all that the store holds"),
+        *await _check_store(settings),
         _say(await _reach_problem(settings), "xero", f"{settings.token_url} answers"),
     ]
     return 1 if any(problems) else 0
@@ -41,36 +40,37 @@ def _say(problem: str | None, what: str, well: str) -> bool:
     return problem is not None
 
 
-def shown_store(settings: Settings) -> str:
-    """The store's URL without what may be secret in it."""
-    parts = urlsplit(store_url(settings))
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}:{f'//{host}' if host or parts.path.startswith('/') else ''}{parts.path}"
-
-
-async def _store_problems(settings: Settings) -> tuple[str | None, str | None]:
-    """What is wrong with the store, and with the key: whether it opens what the store holds."""
+async def _check_store(settings: Settings) -> list[bool]:
+    """Does the store work, does the key open what it holds, and do the settings go with the login that is there?"""
     try:
         store = open_store(store_url(settings))
     except XotsError as error:
-        return f"{error}", "not looked for, since there is no store"
+        return [_say(f"{error}", "store", "")]
     try:
         await store.check()
         names = await store.names()
+        _say(None, "store", shown_store(settings))
     except XotsError as error:
-        await store.close()
-        return f"{error}", "not tried, since the store can't be read"
-    try:
-        sealer = await sealer_for(store, settings)
-        for name in names:
-            if (stored := await store.read(name)) is not None:
-                sealer.open(stored.value, "account", {"name": name})
-    except XotsError as error:
-        return None, f"{error}"
+        return [_say(f"{error}", "store", "")]
     else:
-        return None, None
+        return await _check_records(settings, store, names)
     finally:
         await store.close()
+
+
+async def _check_records(settings: Settings, store: TokenStore, names: list[str]) -> list[bool]:
+    account = Account()
+    try:
+        sealer = await sealer_for(store, settings, make=False)
+        for name in names:
+            if (stored := await store.read(name)) is not None:
+                body = sealer.open(stored.value, "account", {"name": name})
+                account = decode(body) if name == settings.account else account
+    except XotsError as error:
+        return [_say(f"{error}", "key", "")]
+    _say(None, "key", f"it opens all that the store holds ({', '.join(names)})" if names else "the store is empty")
+    state = state_of(account, utc_now())
+    return [_say("; ".join(mismatches(settings, account)) or None, "login", f"{settings.account}: {state}")]
 
 
 async def _reach_problem(settings: Settings) -> str | None:

@@ -6,6 +6,7 @@ Whatever goes wrong ends in one sentence on stderr and an exit status: 2 for wha
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
-from .errors import ServerUnreachable, SettingsError, XotsError
+from .errors import SealError, ServerUnreachable, SettingsError, XotsError
 
 if TYPE_CHECKING:
     from .client import Client
@@ -53,7 +54,13 @@ order. A secret is never taken from the command line.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that ``argv`` names; the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    name = arguments.pop(0) if arguments and arguments[0] in COMMANDS else "serve"
+    name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "serve"
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        print(
+            f"xots: {name!r} is no command{f' (did you mean {near[0]}?)' if near else ''}; see xots -h", file=sys.stderr
+        )
+        return 2
     try:
         return COMMANDS[name](arguments)
     except SettingsError as error:
@@ -62,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except XotsError as error:
         print(f"xots: {error}", file=sys.stderr)
-        return 1
+        # Trying again mends neither a setting nor a key: systemd is told so by the status.
+        return 2 if isinstance(error, SealError) else 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -146,10 +154,11 @@ def _token(arguments: list[str]) -> int:
 
 
 def _exec(arguments: list[str]) -> int:
-    own, program = arguments, []
-    if "--" in arguments:
-        at = arguments.index("--")
-        own, program = arguments[:at], arguments[at + 1 :]
+    at = arguments.index("--") if "--" in arguments else len(arguments)
+    own, program = arguments[:at], arguments[at + 1 :]
+    if not program and not {"-h", "--help"} & set(own):
+        print("xots: nothing to run; name it after two hyphens: xots exec -- python3 report.py", file=sys.stderr)
+        return 2
     server, options = _server(
         own,
         "exec",
@@ -157,9 +166,6 @@ def _exec(arguments: list[str]) -> int:
         "XERO_TENANT_ID:  xots exec -- python3 report.py",
         lambda parser: parser.add_argument("--min-ttl", type=int, metavar="SECONDS", help="one that lives so long"),
     )
-    if not program:
-        print("xots: nothing to run; name it after two hyphens: xots exec -- python3 report.py", file=sys.stderr)
-        return 2
     content = server.token(options.min_ttl)
     environment = os.environ | {"XERO_ACCESS_TOKEN": content["accessToken"]}
     environment.pop("XERO_TENANT_ID", None)  # one of another login must not be taken for this one's
@@ -226,23 +232,26 @@ def _end(arguments: list[str], command: str, description: str, *, forget: bool) 
     from .client import Client
 
     settings = _settings(arguments, f"xots {command}", f"{description} Works on the store when no server runs.")
+    server = Client(_reachable(settings.address), settings.port)
     try:
-        answer = Client(_reachable(settings.address), settings.port).ask(
-            "POST", f"/{command}", "status", done_at="/" if forget else None
-        )
+        server.ask("POST", f"/{command}", "status", done_at="/" if forget else None)
     except ServerUnreachable:
         import asyncio
 
         from .server import end_login
 
-        done = asyncio.run(end_login(settings, forget=forget))
-        print("logged out" if forget else "revoked" if done else "revocation-pending")
-        if not done:
-            print("xots: Xero can't be told just now; run this again, or start the server", file=sys.stderr)
-        return 0 if done else 1
-    # A logout is answered with a redirect, which has no content.
-    print((answer.get("detail") or answer["status"]) if answer else "logged out")
+        if not asyncio.run(end_login(settings, forget=forget)):
+            print(f"xots: {PENDING}; run this again when it can", file=sys.stderr)
+            return 1
+        pending = False
+    else:
+        pending = server.ask("GET", "/status", "revocation_pending")["revocation_pending"]
+    said = "logged out" if forget else "revoked"
+    print(f"{said} here; {PENDING}, which is tried again by itself" if pending else said)
     return 0
+
+
+PENDING = "nothing is served from that login any more, but Xero can't be told just now"
 
 
 def _key(arguments: list[str]) -> int:
@@ -270,13 +279,15 @@ def _key(arguments: list[str]) -> int:
         keys.add_key(path)
         print(f"{path} holds one more key, which opens; once every process has it: xots key promote")
         return 0
-    if not settings.key and not keys.promote_key(path):
-        print(f"no key of {path} waits to be promoted; looking whether all records are sealed with the first one")
     import asyncio
 
     from .server import reseal
 
-    done, count = asyncio.run(reseal(settings))
+    def promote() -> None:
+        if not settings.key and not keys.promote_key(path):
+            print(f"no key of {path} waits to be promoted; looking whether all records are sealed with the first one")
+
+    done, count = asyncio.run(reseal(settings, promote))
     print(f"{done} of {count} records were sealed anew; all are sealed with the first key now")
     return 0
 

@@ -131,7 +131,8 @@ class Ended(Event):
     """Were the credentials dropped too?"""
 
     def __str__(self) -> str:
-        return "logged out, the credentials are forgotten" if self.forgotten else "the login was ended"
+        what = "; the credentials are forgotten once Xero has been told" if self.forgotten else ""
+        return f"the login was ended, nothing is served from it any more{what}"
 
 
 @dataclass(frozen=True, kw_only=True)

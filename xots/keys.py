@@ -38,8 +38,8 @@ def default_key_file() -> Path:
     return platformdirs.user_config_path("xots") / "key"
 
 
-async def sealer_for(store: TokenStore, settings: Settings) -> Sealer:
-    """The sealer for a store's records.
+async def sealer_for(store: TokenStore, settings: Settings, *, make: bool = True) -> Sealer:
+    """The sealer for a store's records. ``make`` False writes no key file.
 
     A store in memory gets a key of the process. The file store makes a key file at its first start, while it holds
     nothing yet. Every other store demands a key, since two hosts must not each invent one.
@@ -66,6 +66,8 @@ async def sealer_for(store: TokenStore, settings: Settings) -> Sealer:
                     f"the store holds sealed logins ({', '.join(kept)}), but their key is missing: {path} is not "
                     "there. Put it back, or name another with key_file"
                 )
+            if not make:
+                return Sealer.for_this_process()  # there is nothing to open, and nothing will be sealed
             try:
                 write_key_file(path, [new_key()], new=True)
                 logger.info("made a sealing key for the store, %s; without it, the stored login can't be opened", path)

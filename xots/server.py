@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 from tornado.httpserver import HTTPServer
 
@@ -37,6 +38,7 @@ __all__ = [
     "open_keeper",
     "reseal",
     "serve",
+    "shown_store",
     "stop_signal",
     "xero_client",
 ]
@@ -77,11 +79,11 @@ async def open_keeper(
     *,
     clock: Callable[[], datetime] = utc_now,
     observers: Sequence[Observer] = (),
-    check: bool = True,
+    to_end: bool = False,
 ) -> tuple[TokenKeeper, Sealer]:
     """The keeper that the settings describe, its record read, and the sealer that it seals with.
 
-    ``check`` False opens it even if the settings speak of another login than the record.
+    ``to_end`` opens it although the settings name other scopes than the record: the login is to be ended.
 
     Raises:
         SettingsError: the settings speak of another login than the record, or want what is not installed.
@@ -109,7 +111,7 @@ async def open_keeper(
         xero.close()
         await store.close()
         raise
-    if check and (problems := mismatches(settings, keeper.account)):
+    if problems := mismatches(settings, keeper.account, to_end=to_end):
         await keeper.close()
         raise SettingsError(problems)
     return keeper, sealer
@@ -121,45 +123,58 @@ async def end_login(settings: Settings, *, forget: bool) -> bool:
     Raises:
         XotsError: there is no login to end, or what ``open_keeper`` raises.
     """
-    # What the settings say of scopes or client is no reason to keep a login that is to be ended.
-    keeper, _ = await open_keeper(settings, check=False)
+    keeper, _ = await open_keeper(settings, to_end=True)
     try:
         if keeper.account.client_id is None:
-            raise XotsError(f"the store holds no login ({store_url(settings).partition(':')[0]}:)")
+            raise XotsError(f"no server runs, and the store holds no login: {shown_store(settings)}")
         return await keeper.end(forget=forget)
     finally:
         await keeper.close()
 
 
-async def reseal(settings: Settings) -> tuple[int, int]:
+async def reseal(settings: Settings, promote: Callable[[], object] = lambda: None) -> tuple[int, int]:
     """Seal every record of the store with the first key: how many were sealed anew, and how many there are.
+
+    ``promote`` changes which key is the first, once the store was seen to work.
 
     Raises:
         StoreError, SealError: it could not be finished; what was done stands, and it may be run again.
     """
     store = open_store(store_url(settings))
     try:
+        await store.check()
+        promote()
         return await reseal_all(store, await sealer_for(store, settings), LEASE_SECONDS)
     finally:
         await store.close()
 
 
-def mismatches(settings: Settings, account: Account) -> list[str]:
-    """Where the settings speak of another login than the one that is kept: so one wrong setting can't burn it.
+def shown_store(settings: Settings) -> str:
+    """The store's URL without what may be secret in it."""
+    parts = urlsplit(store_url(settings))
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}:{f'//{host}' if host or parts.path.startswith('/') else ''}{parts.path}"
+
+
+def mismatches(settings: Settings, account: Account, *, to_end: bool = False) -> list[str]:
+    """Where the settings speak of another login than the one that is kept: so one wrong setting can't burn it, nor
+    send its tokens to another server.
 
     Scopes count only where they were set explicitly (the document that xots was asked for with: to limit or expand
-    scopes, the token has to be revoked first).
+    scopes, the token has to be revoked first), and not for ``to_end``.
     """
-    if account.consent_id is None:
+    if account.consent_id is None and account.revocation is None:
         return []
     problems = []
-    another = "end that login first (xots logout), or keep this one apart with --account"
+    another = "set that again, end that login with xots logout, or keep the two apart with --account"
     if settings.client_id not in (None, account.client_id):
         where = settings.sources["client_id"]
         problems.append(f"{where}: the stored login is of another client, {account.client_id}; {another}")
     if settings.token_url != account.token_url:
         where = settings.sources.get("token_url", "token_url (the default)")
         problems.append(f"{where}: the stored login is of another identity server, {account.token_url}; {another}")
+    if account.consent_id is None or to_end:
+        return problems
     wanted = set(settings.scopes)
     if "scopes" in settings.sources and wanted not in (set(account.scopes_asked), set(account.scopes_set)):
         kept = set(account.scopes_asked)

@@ -191,6 +191,7 @@ class Handler(RequestHandler):
         if status_code == 405:
             written = (m for m in ("GET", "HEAD", "POST") if getattr(type(self), m.lower()) is not _UNWRITTEN)
             self.set_header("Allow", ", ".join(written))
+            detail = f"this method is not for {self.request.path}"
         if status_code == 401:
             self.set_header("WWW-Authenticate", 'Bearer realm="xots"')
             detail = f"{detail}; open {self.config.origin}/ in a browser and log in"
