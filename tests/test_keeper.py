@@ -23,6 +23,7 @@ from xots.errors import (
     StaleWrite,
     StoreUnavailable,
     TokenUnavailable,
+    XotsError,
 )
 from xots.events import (
     ConsentWasLost,
@@ -80,6 +81,10 @@ class TroubledStore(MemoryStore):
         if "second read" in self.broken:  # the first one still works
             self.broken = self.broken - {"second read"} | {"read", "swap"}
         return await super().read(name)
+
+    def lapse(self) -> None:
+        """Whoever holds the lease has slept past it."""
+        self._locks.clear()
 
     async def check(self) -> None:
         if self.broken:
@@ -593,6 +598,103 @@ async def test_a_changed_secret_and_the_old_one_are_both_tried(bench: Bench) -> 
     after = await bench.keeper(configured=Credentials(client_id=DEFAULT_CLIENT_ID, client_secret=Secret("renewed")))
     await after.refresh()
     assert after.account.client_secret == Secret("renewed")
+
+
+async def test_a_late_answer_does_not_overwrite_a_new_login_that_was_followed(bench: Bench) -> None:
+    """The lease lapsed during a refresh, another process logged in, and this one has seen it: the login stands."""
+    keeper, other = await bench.logged_in(), await bench.keeper()
+    bench.sandbox.add_fault("refresh:nth=1:hold-after")
+    refresh = asyncio.create_task(keeper.refresh())
+    await bench.sandbox.held()
+    bench.store.lapse()
+    bench.clock.advance(seconds=1)
+    await other.login(bench.attempt())
+    await keeper._settle()
+    bench.sandbox.release()
+    await refresh
+    assert bench.kept().consent_id == other.account.consent_id
+    assert keeper.account.consent_id == other.account.consent_id
+    assert bench.issues_from(keeper)
+
+
+@pytest.mark.parametrize("forget", [False, True])
+async def test_a_late_answer_does_not_revive_a_login_that_was_ended(bench: Bench, forget: bool) -> None:
+    """The same with an end: it stands, and what the late answer brought is revoked."""
+    keeper = await bench.logged_in()
+    bench.sandbox.add_fault("refresh:nth=1:hold-after")
+    refresh = asyncio.create_task(keeper.refresh())
+    await bench.sandbox.held()
+    bench.store.lapse()
+    bench.clock.advance(seconds=1)
+    bench.sandbox.add_fault("refresh:first=1:503-html")
+    await keeper.end(forget=forget)
+    bench.sandbox.release()
+    with pytest.raises(XotsError):
+        await refresh
+    bench.clock.advance(minutes=2)
+    await keeper.tend()
+    assert keeper.state is (State.NO_CREDENTIALS if forget else State.REVOKED)
+    assert bench.kept().consent_id is None
+    assert bench.sandbox.identity.usable_refresh_tokens(bench.clock()) == []
+
+
+async def test_a_revocation_that_was_slept_through_does_not_end_a_new_login(bench: Bench) -> None:
+    """The lease lapsed while Xero was told; somebody logged in meanwhile, and his record stands."""
+    keeper = await bench.logged_in()
+    bench.sandbox.add_fault("revocation:nth=1:hold-before")
+    ending = asyncio.create_task(keeper.end(forget=False))
+    await bench.sandbox.held()
+    bench.store.lapse()
+    bench.clock.advance(seconds=1)
+    await keeper.login(bench.attempt())
+    new = keeper.account.consent_id
+    bench.sandbox.release()
+    await ending
+    assert bench.kept().consent_id == new
+    assert bench.kept().current is not None
+
+
+async def test_another_identity_servers_login_is_neither_spent_nor_revoked(bench: Bench) -> None:
+    """A process with another token URL that comes to follow it sends its tokens nowhere, and says why."""
+    keeper, stranger = await bench.logged_in(), await bench.keeper()
+    stranger._xero.endpoints = dataclasses.replace(stranger._xero.endpoints, token_url="http://127.0.0.1:1/token")
+    await stranger._look()
+    asked = len(bench.sandbox.log)
+    bench.clock.advance(minutes=40)
+    await stranger.tend()
+    with pytest.raises(TokenUnavailable, match="another identity server"):
+        await stranger.token()
+    assert not await stranger.end(forget=False)
+    assert len(bench.sandbox.log) == asked
+    assert keeper.account.current is not None
+    assert bench.issues_from(keeper)
+
+
+async def test_a_login_that_a_fail_over_lost_is_written_again_over_later_writes(bench: Bench) -> None:
+    """A login is one write, a refresh two: the older consent's higher generation does not win."""
+    keeper = await bench.logged_in()
+    old = bench.store._kept["default"]
+    bench.clock.advance(minutes=1)
+    await keeper.login(bench.attempt())
+    new = keeper.account
+    bench.store._kept["default"] = old
+    for _ in range(3):
+        bench.overwrite(lambda account: account)
+    await keeper._settle()
+    assert bench.happened(StoreLostWrites) == 1
+    assert bench.kept().consent_id == new.consent_id
+    assert bench.kept().current == new.current
+
+
+async def test_an_end_is_never_older_than_its_login(bench: Bench) -> None:
+    """A clock that was ahead at the login and put right before the logout does not let the login win a merge."""
+    keeper = await bench.logged_in()
+    bench.clock.advance(seconds=-50)
+    await keeper.end(forget=False)
+    kept = bench.kept()
+    assert kept.ended_at is not None
+    assert kept.consented_at is not None
+    assert kept.ended_at >= kept.consented_at
 
 
 async def test_xero_refusing_every_token_loses_the_consent_and_says_so(bench: Bench) -> None:

@@ -407,6 +407,14 @@ def test_a_rival_with_an_open_intent_is_not_condemned_by_the_clock() -> None:
     assert step.token.value.reveal() == "r0"
 
 
+def test_a_fresh_rival_is_tried_before_a_current_token_whose_grace_is_over() -> None:
+    """Late reuse may end the whole chain: what is unspent goes first, though it is not the current one."""
+    account = concluded(begun(logged_in(), NOW), Unknown(detail="reset"), NOW)
+    account = with_rival(account, RefreshToken(value=Secret("x"), obtained_at=NOW))
+    assert [t.value.reveal() for t in candidates(account, NOW, POLICY)] == ["r0", "x"]
+    assert [t.value.reveal() for t in candidates(account, NOW + HALF_HOUR, POLICY)] == ["x", "r0"]
+
+
 def test_an_answer_beyond_the_grace_is_no_replay() -> None:
     """After a long outage the new access token is served: it can't be the one that was lost hours ago."""
     account = concluded(begun(logged_in(), NOW), Unknown(detail="reset"), NOW)

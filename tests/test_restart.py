@@ -301,6 +301,28 @@ async def test_a_logout_that_xero_does_not_hear_is_finished_later(house: House) 
     assert house.sandbox.identity.usable_refresh_tokens(house.sandbox.clock()) == []
 
 
+async def test_an_end_names_its_own_account_only(house: House) -> None:
+    """A running server of one account is not asked to end another's login."""
+    async with house.serving():
+        await house.log_in()
+        status, _, err = await house.command("logout", "--account", "other")
+        assert status == 1
+        assert "no login" in err
+        assert await house.token()
+
+
+async def test_a_login_after_a_promotion_is_sealed_with_the_new_key(
+    house: House, sealed_with: Callable[[Path, str], bool]
+) -> None:
+    """A server that has had nothing to open since seals with the key that is the first now."""
+    async with house.serving():
+        assert (await house.command("key", "add"))[0] == 0
+        assert (await house.command("key", "promote"))[0] == 0
+        await house.log_in()
+        new = next(line for line in (house.folder / "key").read_text().splitlines() if not line.startswith("#"))
+        assert sealed_with(house.folder / "state" / "default.sealed", new)
+
+
 async def test_a_check_makes_no_key(house: House, tmp_path: Path) -> None:
     """It looks, and changes nothing: neither a key nor a record is made."""
     own = {"XDG_CONFIG_HOME": str(tmp_path / "config"), "XOTS_KEY_FILE": ""}

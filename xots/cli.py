@@ -234,8 +234,14 @@ def _end(arguments: list[str], command: str, description: str, *, forget: bool) 
     settings = _settings(arguments, f"xots {command}", f"{description} Works on the store when no server runs.")
     server = Client(_reachable(settings.address), settings.port)
     try:
-        server.ask("POST", f"/{command}", "status", done_at="/" if forget else None)
+        # A server that serves another account is none for this one.
+        running = server.ask("GET", "/status", "account")["account"] == settings.account
     except ServerUnreachable:
+        running = False
+    if running:
+        server.ask("POST", f"/{command}", "status", done_at="/" if forget else None)
+        pending = server.ask("GET", "/status", "revocation_pending")["revocation_pending"]
+    else:
         import asyncio
 
         from .server import end_login
@@ -244,8 +250,6 @@ def _end(arguments: list[str], command: str, description: str, *, forget: bool) 
             print(f"xots: {PENDING}; run this again when it can", file=sys.stderr)
             return 1
         pending = False
-    else:
-        pending = server.ask("GET", "/status", "revocation_pending")["revocation_pending"]
     said = "logged out" if forget else "revoked"
     print(f"{said} here; {PENDING}, which is tried again by itself" if pending else said)
     return 0
@@ -275,6 +279,10 @@ def _key(arguments: list[str]) -> int:
         print(new_key().reveal())
         return 0
     path = settings.key_file or keys.default_key_file()
+    if act == "add" and settings.key:
+        raise SettingsError(
+            [f"{settings.sources['key']}: the keys are set here, so there is no key file to add one to"]
+        )
     if act == "add":
         keys.add_key(path)
         print(f"{path} holds one more key, which opens; once every process has it: xots key promote")

@@ -152,8 +152,10 @@ class TokenKeeper:
         self._closing = False
         self._waiting_until: datetime | None = None
         self._ending = False
+        self._acting = 0
+        """How many acts are under way."""
         self._acts = 0
-        """Rises as an act begins and as it ends: odd while one is under way."""
+        """How many have begun."""
         self._watching: asyncio.Task[None] | None = None
 
     # ------------------------------------------------------------------------------------ what is known
@@ -243,8 +245,9 @@ class TokenKeeper:
         await self._store.close()
         if self._record.unwritten:
             raise StoreUnavailable(
-                f"stopped with a login of {self.name!r} that the store could not take ({self._record.problem}); "
-                "the next start tries the token before it, which Xero takes for 30 minutes after its use"
+                f"stopped with a change of {self.name!r} that the store could not take ({self._record.problem}); "
+                "the next start goes on from the record before it: a refresh can be repeated for 30 minutes, a login "
+                "or its end has to be done again"
             )
 
     # ------------------------------------------------------------------------------------- for callers
@@ -368,12 +371,12 @@ class TokenKeeper:
     async def _door(self) -> AsyncIterator[Lease]:
         """The one way to act on the account: take the lease, then read again."""
         async with self._store.lease(self.name, LEASE_SECONDS) as lease:
-            self._acts += 1
+            self._acting, self._acts = self._acting + 1, self._acts + 1
             try:
                 await self._record.read()
                 yield lease
             finally:
-                self._acts += 1
+                self._acting -= 1
 
     async def _in_a_task(self, work: Coroutine[Any, Any, T]) -> T:
         """Run ``work`` to its end even if the caller goes away; ``close`` waits for it."""
@@ -410,11 +413,16 @@ class TokenKeeper:
 
     # ---------------------------------------------------------------------------------------- a refresh
 
+    @property
+    def _foreign(self) -> bool:
+        """Is what is kept another identity server's? Then its tokens are not for the one that is asked here."""
+        return self.account.token_url not in (None, self._xero.endpoints.token_url)
+
     async def _refresh(self, needed: timedelta | None, meant: str | None) -> None:
         """Refresh if, under the lease, it is still due. Never raises: what went wrong is in the snapshot."""
         try:
             async with self._door() as lease:
-                while not lease.lost:
+                while not (lease.lost or self._foreign):
                     step = lifecycle.next_step(self.account, self.clock(), self.policy, needed=needed, meant=meant)
                     if not isinstance(step, Spend):
                         return
@@ -443,7 +451,7 @@ class TokenKeeper:
         concluded = lifecycle.after(begun, outcome, now=now, policy=self.policy, jitter=self._chance.random())
         if isinstance(outcome, Issued):
             concluded = replace(concluded, client_secret=credentials.client_secret)
-        await self._record.keep(concluded)
+        await self._record.keep(concluded, after=begun)
         self._tell(token, outcome, seconds=(now - started).total_seconds())
         return outcome
 
@@ -487,7 +495,7 @@ class TokenKeeper:
                 raise
 
     async def _exchange(self, attempt: LoginAttempt) -> None:
-        began_at = self.clock()
+        began_at, known = self.clock(), self.account
         outcome = await self._xero.exchange(
             attempt.credentials, code=attempt.code, redirect_uri=attempt.redirect_uri, verifier=attempt.verifier
         )
@@ -501,7 +509,7 @@ class TokenKeeper:
         tenant_id = await self._tenant(attempt, outcome.access_token)
         await self._record.keep(
             lifecycle.after_login(
-                self.account,
+                known,
                 outcome,
                 consent_id=secrets.token_hex(16),
                 client_id=attempt.credentials.client_id,
@@ -512,7 +520,8 @@ class TokenKeeper:
                 scopes_set=attempt.scopes_set,
                 began_at=began_at,
                 now=self.clock(),
-            )
+            ),
+            after=known,
         )
         self._emit(
             LoggedIn(
@@ -551,31 +560,36 @@ class TokenKeeper:
         self._ending = True  # serving stops at once, whatever has to be waited for
         try:
             async with self._door() as lease:
-                await self._conclude_intent()
+                await self._conclude_intent(lease)
                 if self.account.consent_id is None and self.account.revocation is None and not forget:
                     return True
-                await self._record.keep(lifecycle.after_end(self.account, forget=forget, now=self.clock()))
+                known = self.account
+                await self._record.keep(lifecycle.after_end(known, forget=forget, now=self.clock()), after=known)
                 self._emit(Ended(account=self.name, at=self.clock(), forgotten=forget))
                 return self.account.revocation is None or await self._revoke(lease)
         finally:
             self._ending = False
 
-    async def _conclude_intent(self) -> None:
+    async def _conclude_intent(self, lease: Lease) -> None:
         """Ask once more what became of a refresh that was cut off: its successor is to be revoked, not lost."""
         token = lifecycle.intended_token(self.account)
-        if token is None or self.account.consent_id is None:
+        if token is None or self.account.consent_id is None or self._foreign:
             return
         try:
-            await self._spend(await self._record.save(self._intending(token)), token)
+            begun = await self._record.save(self._intending(token))
         except StaleWrite:
             await self._record.read()
+            return
+        if not lease.lost:
+            await self._spend(begun, token)
 
     async def _revoke(self, lease: Lease) -> bool:
         """Tell Xero, while the lease is ours: who slept past it may find a new login, which this would end too. Nor is
         Xero told before the end is written: who died in between would leave a login that Xero has ended."""
-        tokens = lifecycle.tokens_to_revoke(self.account) if self._xero.endpoints.revoke_url else ()
+        known = self.account
+        tokens = lifecycle.tokens_to_revoke(known) if self._xero.endpoints.revoke_url else ()
         for token in tokens:
-            if lease.lost or self._record.unwritten:
+            if lease.lost or self._record.unwritten or self._foreign:
                 return False
             for credentials in self._credentials():
                 failure = await self._xero.revoke(credentials, token.value)
@@ -584,12 +598,9 @@ class TokenKeeper:
             if failure is not None:
                 await self._record.keep(
                     lifecycle.after_revocation_failed(
-                        self.account,
-                        failure,
-                        now=self.clock(),
-                        policy=self.policy,
-                        jitter=self._chance.random(),
-                    )
+                        known, failure, now=self.clock(), policy=self.policy, jitter=self._chance.random()
+                    ),
+                    after=known,
                 )
                 self._emit(
                     RevocationFailed(
@@ -600,7 +611,7 @@ class TokenKeeper:
                     )
                 )
                 return False
-        await self._record.keep(lifecycle.after_revoked(self.account))
+        await self._record.keep(lifecycle.after_revoked(known), after=known)
         self._emit(Revoked(account=self.name, at=self.clock()))
         return True
 
@@ -638,7 +649,7 @@ class TokenKeeper:
     async def _look(self) -> None:
         """Follow the store, unless an act of our own is under way, which reads for itself."""
         before, known = self._acts, self.account.write_id
-        if before % 2:
+        if self._acting:
             return
         if await self._record.look(lambda: self._acts == before):
             await self._in_a_task(self._settle())
@@ -696,6 +707,12 @@ class TokenKeeper:
                 return NotLoggedIn("the login was revoked")
             case State.CONSENT_LOST:
                 return ConsentLost(f"Xero refused the refresh token ({problem.detail if problem else 'no token'})")
+        if self._foreign:
+            return TokenUnavailable(
+                f"the stored login is of another identity server, {account.token_url}; set token_url to that, or keep "
+                "the two apart with an account of their own",
+                self.policy.longest_wait.total_seconds(),
+            )
         reason = self._record.problem or (problem.detail if problem else "the access token could not be refreshed")
         wait = self.policy.first_wait
         if account.retry_not_before is not None:

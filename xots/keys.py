@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -156,7 +157,10 @@ def write_key_file(path: Path, keys: Sequence[Secret], *, waiting: Secret | None
     text += "".join(f"{key.reveal()}\n" for key in keys)
     if waiting is not None:
         text += f"{WAITING}\n{waiting.reveal()}\n"
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    path = path.resolve()  # a link to the file is kept, and the file changed
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    if path.exists() and path.stat().st_uid != os.geteuid():
+        raise SealError(f"the key file {path} belongs to user {path.stat().st_uid}: change it as that user")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -164,17 +168,14 @@ def write_key_file(path: Path, keys: Sequence[Secret], *, waiting: Secret | None
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        try:
-            if new:
-                os.link(draft, path)  # unlike a rename, it fails if the file is there
-                draft.unlink()
-            else:
-                draft.rename(path)
-        except OSError:
-            draft.unlink()
-            raise
+        if new:
+            os.link(draft, path)  # unlike a rename, it fails if the file is there
+        else:
+            draft.rename(path)
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
     except OSError as error:
         raise SealError(f"the key file {path} can't be written: {error.strerror}") from None
+    finally:
+        draft.unlink(missing_ok=True)

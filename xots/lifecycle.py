@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from msgspec.structs import replace
@@ -40,6 +40,7 @@ __all__ = [
     "after_revocation_failed",
     "after_revoked",
     "begin_refresh",
+    "consent_epoch",
     "demanded_ttl",
     "good_for",
     "intended_token",
@@ -264,19 +265,18 @@ Step = Use | Wait | Spend
 def candidates(account: Account, now: datetime, policy: Policy) -> Iterator[RefreshToken]:
     """The refresh tokens worth spending, the best first.
 
-    ``current`` and the token of an open intent whatever their age, since only Xero's word condemns a token; then
-    rivals that were never spent, then those spent within the grace; newest first. A rival spent before that, whose
-    answer came, is left alone: Xero refuses it, and may answer reuse by ending the whole chain.
+    First those that are unspent or were spent within the grace: ``current``, then rivals that were never spent, then
+    the others, newest first. Last, ``current`` and the token of an open intent although their grace is over, since
+    only Xero's word condemns a token. A rival spent before that, whose answer came, is left alone: Xero refuses it, and
+    may answer reuse by ending the whole chain.
     """
-    if account.current and not account.current.refused_at:
-        yield account.current
+    current = account.current
     open_one = account.intent.fingerprint if account.intent else None
-    live = [
-        r
-        for r in account.rivals
-        if not r.refused_at and (_within_grace(r, now, policy) or r.value.fingerprint == open_one)
-    ]
-    yield from sorted(live, key=lambda r: (r.first_spent_at is None, r.obtained_at), reverse=True)
+    live = [t for t in _tokens(account) if not t.refused_at]
+    fresh = [t for t in live if _within_grace(t, now, policy)]
+    yield from sorted(fresh, key=lambda t: (t is current, t.first_spent_at is None, t.obtained_at), reverse=True)
+    late = [t for t in live if t not in fresh and (t is current or t.value.fingerprint == open_one)]
+    yield from sorted(late, key=lambda t: t is current, reverse=True)
 
 
 def _within_grace(token: RefreshToken, now: datetime, policy: Policy) -> bool:
@@ -454,7 +454,7 @@ def after_login(
         token_url=token_url,
         tenant_id=tenant_id,
         consent_id=consent_id,
-        consented_at=now,
+        consented_at=max(now, datetime.fromtimestamp(consent_epoch(account), UTC) + timedelta(microseconds=1)),
         scopes_asked=scopes_asked,
         scopes_set=scopes_set,
         scopes_granted=scopes_asked if issued.scopes is None else issued.scopes,
@@ -473,7 +473,7 @@ def after_end(account: Account, *, forget: bool, now: datetime) -> Account:
     ended = replace(
         account,
         consent_id=None,
-        ended_at=now,
+        ended_at=max(now, account.consented_at or now),  # an end is never older than its login, whatever the clock did
         access=None,
         scopes_granted=(),
         revocation="forget" if forget or account.revocation == "forget" else "revoke",
@@ -526,14 +526,15 @@ def merged(base: Account, other: Account) -> Account:
     """
     if is_ours(base, other):
         return _united(base, other)
-    winner, loser = (other, base) if _epoch(other) > _epoch(base) else (base, other)
+    winner, loser = (other, base) if consent_epoch(other) > consent_epoch(base) else (base, other)
     if winner.consent_id is None and loser.consent_id is not None and winner.ended_at is not None:
         forget = winner.client_id is None or winner.revocation == "forget"
         return _united(after_end(loser, forget=forget, now=winner.ended_at), winner)
     return winner
 
 
-def _epoch(account: Account) -> float:
+def consent_epoch(account: Account) -> float:
+    """When the login, or the end of one, that the record speaks of came to be, as a timestamp; 0 for neither."""
     moments = [m.timestamp() for m in (account.consented_at, account.ended_at) if m is not None]
     return max(moments, default=0.0)
 

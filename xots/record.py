@@ -93,9 +93,13 @@ class Record:
         self.account = account
         return account
 
-    async def keep(self, account: Account) -> None:
-        """Write ``account``, which must not be lost: it counts at once. If another record is there, what both hold is
-        united; if the store fails, it is held, and written by a later ``read``."""
+    async def keep(self, account: Account, *, after: Account) -> None:
+        """Write ``account``, which was made from ``after`` and must not be lost: it counts at once. If memory follows
+        another record by now, or another one is in the store, what both hold is united; if the store fails, it is
+        held, and written by a later ``read``."""
+        if self.account.write_id != after.write_id:
+            # The lease was lost while something was awaited, and another act of this process went on from elsewhere.
+            account = lifecycle.merged(self.account, account)
         self._hold(account, above=self.account)
         try:
             await self._write_held()
@@ -173,11 +177,14 @@ class Record:
         return version
 
     def _has_lost_writes(self, theirs: Account) -> bool:
-        """Does the store hold less than memory has seen it acknowledge?"""
+        """Does the store hold less than memory has seen it acknowledge?
+
+        Told by the generation, and by the consent: after a fail-over, another process may have written past ours.
+        """
         mine = self.account
-        return theirs.generation < mine.generation or (
-            theirs.generation == mine.generation and theirs.write_id != mine.write_id
-        )
+        if theirs.generation == mine.generation:
+            return theirs.write_id != mine.write_id
+        return theirs.generation < mine.generation or lifecycle.consent_epoch(theirs) < lifecycle.consent_epoch(mine)
 
     def _hold(self, account: Account, *, above: Account) -> None:
         self.account, self.unwritten = self._stamped(account, above=above), True

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from tornado.ioloop import IOLoop, PeriodicCallback
 
-from .events import Event, Followed, LoggedIn
+from .events import Event, Followed, LoggedIn, StoreDegraded
 from .keeper import TokenKeeper
 from .lifecycle import tick_seconds
 
 __all__ = ["Rotation"]
+
+DEGRADED_SECONDS = 2.0
+"""How often a store that fails is tried: so soon after its return all is well again."""
 
 JITTER = 0.1
 """Each wait varies by this part, so that processes which were started together don't tick together."""
@@ -42,8 +45,8 @@ class Rotation:
 
     def _follow(self, event: Event) -> None:
         """A login, here or by another process, may bring a token whose life wants a shorter wait than the one that
-        runs: begin a new one."""
-        if not isinstance(event, LoggedIn | Followed) or not self._callback.is_running():
+        runs, and a store that fails is looked at more often: begin a new one."""
+        if not isinstance(event, LoggedIn | Followed | StoreDegraded) or not self._callback.is_running():
             return
         if self._milliseconds() < self._callback.callback_time:
             self._callback.stop()
@@ -54,4 +57,5 @@ class Rotation:
         return PeriodicCallback(self.tick, self._milliseconds(), jitter=JITTER)
 
     def _milliseconds(self) -> float:
-        return tick_seconds(self._keeper.account, self._keeper.policy) * 1000
+        tick = tick_seconds(self._keeper.account, self._keeper.policy)
+        return 1000 * (min(tick, DEGRADED_SECONDS) if self._keeper.store_problem else tick)

@@ -7,6 +7,7 @@ opening, so that a text copied from one place to another does not open there. No
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 import msgspec
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
@@ -32,9 +33,9 @@ class Sealer:
 
     Args:
         keys: Fernet keys (32 bytes, URL-safe base64), at least one.
-        reload: gives the keys anew, as they are now where they came from. It is asked when the first key does not
-            open a text: somebody else has a newer one, and what is sealed here from then on must be sealed with it.
-            An empty answer leaves the keys as they are.
+        reload: gives the keys anew, as they are now where they came from. It is asked before a text is sealed, since
+            another key may have been promoted, and when the first key does not open one. An empty answer leaves the
+            keys as they are.
 
     Raises:
         SealError: a key is malformed. The message says which one by its place, never its value.
@@ -66,6 +67,7 @@ class Sealer:
 
         ``purpose`` says what it is (such as "account"), ``context`` whose it is; opening demands the same.
         """
+        self._reread()  # another key may have been promoted meanwhile
         envelope = _Envelope(format=FORMAT, purpose=purpose, context=dict(context), body=body.decode())
         return self._first.encrypt(msgspec.json.encode(envelope))
 
@@ -102,9 +104,14 @@ class Sealer:
         try:
             return self._first.decrypt(sealed)
         except InvalidToken:
-            if self._reload is not None and (keys := list(self._reload())) and keys != self._keys:
-                self._take(keys)
+            self._reread()
             return self._all.decrypt(sealed)
+
+    def _reread(self) -> None:
+        """Take the keys as they are now; those that are known stay if the new ones can't be used."""
+        if self._reload is not None and (keys := list(self._reload())) and keys != self._keys:
+            with suppress(SealError):
+                self._take(keys)
 
 
 def new_key() -> Secret:

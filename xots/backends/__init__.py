@@ -5,6 +5,7 @@ The built-in ones are registered the same way as a stranger's; only the chosen o
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import EntryPoint, entry_points
 
 from ..errors import StoreError
@@ -26,7 +27,9 @@ def scheme_of(url: str) -> str:
     """
     scheme = url.partition(":")[0].lower()
     if scheme not in (installed := installed_backends()):
-        raise StoreError(f"no store is installed for {scheme!r}; installed are: {', '.join(installed)}")
+        # What does not look like a scheme may be a password that was put in its place: it is not repeated.
+        shown = repr(scheme) if re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme) else "this"
+        raise StoreError(f"no store is installed for {shown}; installed are: {', '.join(installed)}")
     return scheme
 
 

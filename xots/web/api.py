@@ -93,6 +93,7 @@ class StatusHandler(Handler):
         status = self.summary() | {
             "access_token": f"#{access.value.fingerprint}" if access else None,
             "refresh_token": f"#{current.value.fingerprint}" if current else None,
+            "account": self.keeper.name,
             "client_id": credentials.client_id if (credentials := self.keeper.credentials) else None,
             "tenant_id": account.tenant_id,
             "scopes": account.scopes_granted,
