@@ -538,13 +538,13 @@ class Simulation:
         await asyncio.sleep(180)
 
     async def _come_to_rest(self) -> None:
-        """Nothing goes wrong any more: within some minutes, whoever is logged in is served by every process."""
+        """Nothing goes wrong any more: once the longest wait that a 429 may have asked for is over, all are connected."""
         world = self.world
         world.faults = 0.0
         for process in self.processes:
             process.awake.set()
             process.skew = timedelta(0)
-        await asyncio.sleep(600)
+        await asyncio.sleep(4500)
         world.check()
         states = {p.keeper.state for p in self.processes if p.keeper}
         if world.account().consent_id is not None and states != {State.CONNECTED}:
