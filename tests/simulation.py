@@ -538,7 +538,7 @@ class Simulation:
         await asyncio.sleep(180)
 
     async def _come_to_rest(self) -> None:
-        """Nothing goes wrong any more: once the longest wait that a 429 may have asked for is over, all are connected."""
+        """Nothing goes wrong any more: once the longest wait that a 429 may ask for is over, all are connected."""
         world = self.world
         world.faults = 0.0
         for process in self.processes:
