@@ -415,6 +415,20 @@ def test_a_fresh_rival_is_tried_before_a_current_token_whose_grace_is_over() -> 
     assert [t.value.reveal() for t in candidates(account, NOW + HALF_HOUR, POLICY)] == ["x", "r0"]
 
 
+def test_a_replay_of_an_earlier_answer_makes_nothing_fresh() -> None:
+    """Spending a rival again brings a token that is known and spent: it keeps its first-spent time, and stands once."""
+    at = NOW + 25 * MINUTE
+    account = concluded(begun(logged_in(), at), issued("r1"), at)
+    account = concluded(begun(account, at + MINUTE), issued("r2"), at + MINUTE)
+    account = concluded(begun(account, at + MINUTE), Refused(detail="invalid_grant"), at + MINUTE)
+    step = next_step(account, at + MINUTE, POLICY)
+    assert isinstance(step, Spend)
+    account = begin_refresh(account, next(r for r in account.rivals if r.value.reveal() == "r0"), by="x", now=at)
+    account = concluded(account, issued("r1"), at + 2 * MINUTE)
+    assert (current(account).value.reveal(), current(account).first_spent_at) == ("r1", at + MINUTE)
+    assert "r1" not in [r.value.reveal() for r in account.rivals]
+
+
 def test_an_answer_beyond_the_grace_is_no_replay() -> None:
     """After a long outage the new access token is served: it can't be the one that was lost hours ago."""
     account = concluded(begun(logged_in(), NOW), Unknown(detail="reset"), NOW)

@@ -265,18 +265,27 @@ Step = Use | Wait | Spend
 def candidates(account: Account, now: datetime, policy: Policy) -> Iterator[RefreshToken]:
     """The refresh tokens worth spending, the best first.
 
-    First those that are unspent or were spent within the grace: ``current``, then rivals that were never spent, then
-    the others, newest first. Last, ``current`` and the token of an open intent although their grace is over, since
-    only Xero's word condemns a token. A rival spent before that, whose answer came, is left alone: Xero refuses it, and
-    may answer reuse by ending the whole chain.
+    ``current``; rivals that were never spent; rivals spent within the grace, and the token of an open intent; newest
+    first. A ``current`` whose grace is over waits until every unspent one was tried, since late reuse may end the whole
+    chain, but is not left out: only Xero's word condemns a token, and a clock may have stepped. A rival spent before
+    that, whose answer came, is left alone.
     """
     current = account.current
     open_one = account.intent.fingerprint if account.intent else None
-    live = [t for t in _tokens(account) if not t.refused_at]
-    fresh = [t for t in live if _within_grace(t, now, policy)]
-    yield from sorted(fresh, key=lambda t: (t is current, t.first_spent_at is None, t.obtained_at), reverse=True)
-    late = [t for t in live if t not in fresh and (t is current or t.value.fingerprint == open_one)]
-    yield from sorted(late, key=lambda t: t is current, reverse=True)
+
+    def rank(token: RefreshToken) -> int:
+        if token is current and _within_grace(token, now, policy):
+            return 0
+        if token.first_spent_at is None:
+            return 1
+        return 2 if token is current else 3
+
+    live = [
+        t
+        for t in _tokens(account)
+        if not t.refused_at and (t is current or _within_grace(t, now, policy) or t.value.fingerprint == open_one)
+    ]
+    yield from sorted(sorted(live, key=lambda t: t.obtained_at, reverse=True), key=rank)
 
 
 def _within_grace(token: RefreshToken, now: datetime, policy: Policy) -> bool:
@@ -389,10 +398,12 @@ def after_issued(account: Account, issued: Issued, *, now: datetime, policy: Pol
     )
     if issued.refresh_token is None:
         return _not_rotated(account, spent, now=now, policy=policy)
-    rest = tuple(t for t in _others(account, spent) if _worth_keeping(t, spent, now, policy))
+    # One that is known already, and was spent, is a replay of an answer further back: it is no fresher for that.
+    known = next((t for t in _others(account, spent) if t.value == issued.refresh_token), None)
+    successor = known or RefreshToken(value=issued.refresh_token, obtained_at=now)
+    rest = tuple(t for t in _others(account, spent) if t is not known and _worth_keeping(t, spent, now, policy))
     if issued.refresh_token != spent.value:  # one that answers with the same token does not rotate
         rest = (spent, *rest)
-    successor = RefreshToken(value=issued.refresh_token, obtained_at=now)
     return replace(account, current=successor, rivals=rest, intent=None, unrotated=0)
 
 
