@@ -323,6 +323,16 @@ async def test_a_login_after_a_promotion_is_sealed_with_the_new_key(
         assert sealed_with(house.folder / "state" / "default.sealed", new)
 
 
+async def test_the_log_can_be_read_by_machines(house: House) -> None:
+    """With log_format json, every line is an object with time, level, logger and message."""
+    async with house.serving(XOTS_LOG_FORMAT="json"):
+        await house.log_in()
+    lines = [json.loads(line) for line in (house.folder / "log").read_text().splitlines()]
+    assert lines
+    assert all({"time", "level", "logger", "message"} <= set(line) for line in lines)
+    assert any(line["message"].startswith("default: logged in") for line in lines)
+
+
 async def test_a_check_makes_no_key(house: House, tmp_path: Path) -> None:
     """It looks, and changes nothing: neither a key nor a record is made."""
     own = {"XDG_CONFIG_HOME": str(tmp_path / "config"), "XOTS_KEY_FILE": ""}

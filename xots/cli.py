@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _serve(arguments: list[str]) -> int:
     settings = _settings(arguments)
-    _log_to_stderr(settings.log_level)
+    _log_to_stderr(settings.log_level, settings.log_format)
     import asyncio
 
     from .server import serve
@@ -391,5 +392,22 @@ def _add_settings(parser: argparse.ArgumentParser, names: Collection[str]) -> No
     parser.add_argument("--config", metavar="FILE", type=Path, default=None, help="read settings from a YAML file")
 
 
-def _log_to_stderr(level: str) -> None:
+def _log_to_stderr(level: str, form: str = "text") -> None:
     logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if form == "json":
+        logging.getLogger().handlers[0].setFormatter(_JsonLines())
+
+
+class _JsonLines(logging.Formatter):
+    """One JSON object a line: ``time`` (UTC), ``level``, ``logger``, ``message``, and ``exception`` if there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)

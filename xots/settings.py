@@ -297,6 +297,7 @@ class Settings:
     log_level: str = _setting(
         "info", _choice("debug", "info", "warning", "error"), "least level of what is logged", metavar="LEVEL"
     )
+    log_format: str = _setting("text", _choice("text", "json"), "how a line of the log is written", metavar="FORMAT")
 
     sources: Mapping[str, str] = field(default_factory=dict)
 
