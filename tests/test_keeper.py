@@ -161,6 +161,13 @@ class Bench:
         given = {"credentials": WEB_APP, "code": Secret(code), "verifier": None, "scopes": SCOPES} | changes
         return LoginAttempt(redirect_uri=DEFAULT_REDIRECT_URI, **given)  # type: ignore[arg-type]
 
+    async def held_refresh(self, keeper: TokenKeeper) -> asyncio.Task[None]:
+        """A refresh whose answer Xero holds back, after it has issued."""
+        self.sandbox.add_fault("refresh:nth=1:hold-after")
+        refresh = asyncio.create_task(keeper.refresh())
+        await self.sandbox.held()
+        return refresh
+
     async def logged_in(self) -> TokenKeeper:
         keeper = await self.keeper()
         await keeper.login(self.attempt())
@@ -367,9 +374,7 @@ async def test_a_write_whose_reply_was_lost_is_read_back(bench: Bench) -> None:
 async def test_what_the_store_can_not_take_is_held_and_written_later(bench: Bench) -> None:
     """Xero issued, the disk failed: the new token is served from memory and written by a later tick."""
     keeper = await bench.logged_in()
-    bench.sandbox.add_fault("refresh:nth=1:hold-after")
-    refresh = asyncio.create_task(keeper.refresh())
-    await bench.sandbox.held()
+    refresh = await bench.held_refresh(keeper)
     bench.store.broken |= {"swap", "read"}
     bench.sandbox.release()
     await refresh
@@ -386,9 +391,7 @@ async def test_what_the_store_can_not_take_is_held_and_written_later(bench: Benc
 async def test_closing_writes_what_was_held(bench: Bench) -> None:
     """A process does not exit with a token that only it knows if the store works by then."""
     keeper = await bench.logged_in()
-    bench.sandbox.add_fault("refresh:nth=1:hold-after")
-    refresh = asyncio.create_task(keeper.refresh())
-    await bench.sandbox.held()
+    refresh = await bench.held_refresh(keeper)
     bench.store.broken |= {"swap", "read"}
     bench.sandbox.release()
     await refresh
@@ -423,9 +426,7 @@ async def test_whoever_slept_past_his_lease_adds_his_token(bench: Bench) -> None
 async def test_a_token_of_an_ended_consent_is_dropped(bench: Bench) -> None:
     """If another login took the record meanwhile, the late answer does not disturb it."""
     keeper = await bench.logged_in()
-    bench.sandbox.add_fault("refresh:nth=1:hold-after")
-    refresh = asyncio.create_task(keeper.refresh())
-    await bench.sandbox.held()
+    refresh = await bench.held_refresh(keeper)
     other = replace(
         keeper.account,
         generation=9,
@@ -446,9 +447,7 @@ async def test_a_token_of_an_ended_consent_is_dropped(bench: Bench) -> None:
 async def test_a_store_that_blips_while_a_stale_write_is_settled_loses_nothing(bench: Bench) -> None:
     """Stale write, then a read that fails: the new token is held, and joins the record when the store is back."""
     keeper = await bench.logged_in()
-    bench.sandbox.add_fault("refresh:nth=1:hold-after")
-    refresh = asyncio.create_task(keeper.refresh())
-    await bench.sandbox.held()
+    refresh = await bench.held_refresh(keeper)
     bench.overwrite(lambda account: replace(account, notices_sent=("x",)))
     bench.store.broken.add("second read")
     bench.sandbox.release()
@@ -466,9 +465,7 @@ async def test_a_store_that_blips_while_a_stale_write_is_settled_loses_nothing(b
 async def test_a_held_token_survives_any_number_of_stale_writes(bench: Bench) -> None:
     """Others go on writing while the held record is written: it gives way to each and loses nothing."""
     keeper = await bench.logged_in()
-    bench.sandbox.add_fault("refresh:nth=1:hold-after")
-    refresh = asyncio.create_task(keeper.refresh())
-    await bench.sandbox.held()
+    refresh = await bench.held_refresh(keeper)
     bench.store.broken |= {"swap", "read"}
     bench.sandbox.release()
     await refresh
@@ -488,9 +485,7 @@ async def test_a_process_that_can_not_write_what_it_holds_says_so_at_its_end(
     """It does not exit quietly with a token that only it knows."""
     monkeypatch.setattr("xots.keeper.STOP_PATIENCE_SECONDS", 0)
     keeper = await bench.logged_in()
-    bench.sandbox.add_fault("refresh:nth=1:hold-after")
-    refresh = asyncio.create_task(keeper.refresh())
-    await bench.sandbox.held()
+    refresh = await bench.held_refresh(keeper)
     bench.store.broken |= {"swap", "read"}
     bench.sandbox.release()
     await refresh
@@ -603,9 +598,7 @@ async def test_a_changed_secret_and_the_old_one_are_both_tried(bench: Bench) -> 
 async def test_a_late_answer_does_not_overwrite_a_new_login_that_was_followed(bench: Bench) -> None:
     """The lease lapsed during a refresh, another process logged in, and this one has seen it: the login stands."""
     keeper, other = await bench.logged_in(), await bench.keeper()
-    bench.sandbox.add_fault("refresh:nth=1:hold-after")
-    refresh = asyncio.create_task(keeper.refresh())
-    await bench.sandbox.held()
+    refresh = await bench.held_refresh(keeper)
     bench.store.lapse()
     bench.clock.advance(seconds=1)
     await other.login(bench.attempt())
@@ -621,9 +614,7 @@ async def test_a_late_answer_does_not_overwrite_a_new_login_that_was_followed(be
 async def test_a_late_answer_does_not_revive_a_login_that_was_ended(bench: Bench, forget: bool) -> None:
     """The same with an end: it stands, and what the late answer brought is revoked."""
     keeper = await bench.logged_in()
-    bench.sandbox.add_fault("refresh:nth=1:hold-after")
-    refresh = asyncio.create_task(keeper.refresh())
-    await bench.sandbox.held()
+    refresh = await bench.held_refresh(keeper)
     bench.store.lapse()
     bench.clock.advance(seconds=1)
     bench.sandbox.add_fault("refresh:first=1:503-html")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from .account import Account, decode
+from .account import Account
 from .backends import TokenStore, open_store
 from .errors import XotsError
 from .keeper import utc_now
 from .keys import sealer_for, store_url
 from .lifecycle import state_of
+from .record import open_record
 from .server import mismatches, shown_store, xero_client
 from .settings import Settings
 
@@ -64,8 +65,8 @@ async def _check_records(settings: Settings, store: TokenStore, names: list[str]
         sealer = await sealer_for(store, settings, make=False)
         for name in names:
             if (stored := await store.read(name)) is not None:
-                body = sealer.open(stored.value, "account", {"name": name})
-                account = decode(body) if name == settings.account else account
+                opened = open_record(sealer, stored, name)
+                account = opened if name == settings.account else account
     except XotsError as error:
         return [_say(f"{error}", "key", "")]
     _say(None, "key", f"it opens all that the store holds ({', '.join(names)})" if names else "the store is empty")

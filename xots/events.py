@@ -45,6 +45,10 @@ Observer = Callable[[Event], None]
 """What is told of every event, at once and in order. It must not raise and must not wait."""
 
 
+def _next_try(not_before: datetime | None) -> str:
+    return f"the next try is {f'at {not_before:%H:%M:%S} UTC or after' if not_before else 'at once'}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoggedIn(Event):
     """A code exchange succeeded, and its tokens are kept."""
@@ -108,8 +112,7 @@ class RefreshFailed(Event):
     retry_not_before: datetime | None
 
     def __str__(self) -> str:
-        when = f"at {self.retry_not_before:%H:%M:%S} UTC or after" if self.retry_not_before else "at once"
-        return f"refresh failed (try {self.tries}, {self.kind}): {self.detail}; the next try is {when}"
+        return f"refresh failed (try {self.tries}, {self.kind}): {self.detail}; {_next_try(self.retry_not_before)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,8 +155,7 @@ class RevocationFailed(Event):
     retry_not_before: datetime | None
 
     def __str__(self) -> str:
-        when = f"at {self.retry_not_before:%H:%M:%S} UTC or after" if self.retry_not_before else "at once"
-        return f"Xero could not be told to revoke the tokens: {self.detail}; the next try is {when}"
+        return f"Xero could not be told to revoke the tokens: {self.detail}; {_next_try(self.retry_not_before)}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ import random
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -443,10 +443,7 @@ class TokenKeeper:
     async def _spend(self, begun: Account, token: RefreshToken) -> Outcome:
         """One try, whose intent is written: the request and its conclusion."""
         started = self.clock()
-        for credentials in self._credentials():
-            outcome: Outcome = await self._xero.refresh(credentials, token.value)
-            if not _wrong_secret(outcome):
-                break
+        credentials, outcome = await self._authenticated(self._xero.refresh, token)
         now = self.clock()
         concluded = lifecycle.after(begun, outcome, now=now, policy=self.policy, jitter=self._chance.random())
         if isinstance(outcome, Issued):
@@ -454,6 +451,17 @@ class TokenKeeper:
         await self._record.keep(concluded, after=begun)
         self._tell(token, outcome, seconds=(now - started).total_seconds())
         return outcome
+
+    async def _authenticated(
+        self, ask: Callable[[Credentials, Secret], Awaitable[T]], token: RefreshToken
+    ) -> tuple[Credentials, T]:
+        """Ask Xero with the likeliest credentials, and with the others only if it does not accept those."""
+        *others, last = self._credentials()
+        for credentials in others:
+            outcome = await ask(credentials, token.value)
+            if not (isinstance(outcome, ClientRefused) and outcome.code == "invalid_client"):
+                return credentials, outcome
+        return last, await ask(last, token.value)
 
     def _tell(self, spent: RefreshToken, outcome: Outcome, seconds: float) -> None:
         account, at = self.account, self.clock()
@@ -591,10 +599,7 @@ class TokenKeeper:
         for token in tokens:
             if lease.lost or self._record.unwritten or self._foreign:
                 return False
-            for credentials in self._credentials():
-                failure = await self._xero.revoke(credentials, token.value)
-                if not _wrong_secret(failure):
-                    break
+            _, failure = await self._authenticated(self._xero.revoke, token)
             if failure is not None:
                 await self._record.keep(
                     lifecycle.after_revocation_failed(
@@ -736,10 +741,6 @@ def _why_no_exchange(
             return f"Xero refused the exchange of the code: {outcome.detail}"
         case _:
             return f"{outcome.detail}; log in again"
-
-
-def _wrong_secret(outcome: object) -> bool:
-    return isinstance(outcome, ClientRefused) and outcome.code == "invalid_client"
 
 
 def _among(tenant_id: str, connected: list[Connection]) -> str:

@@ -84,6 +84,11 @@ def read_keys(path: Path) -> list[Secret]:
     Raises:
         SealError: it can't be read, others may read it, or no key is in it.
     """
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[list[Secret], Secret | None]:
+    """The keys of a key file in order, and the one among them that was added and not promoted yet."""
     try:
         with path.open(encoding="ascii") as file:
             mode = os.fstat(file.fileno()).st_mode
@@ -96,7 +101,7 @@ def read_keys(path: Path) -> list[Secret]:
     keys = [Secret(line) for line in lines if line and not line.startswith("#")]
     if not keys:
         raise SealError(f"the key file {path} holds no key")
-    return keys
+    return keys, Secret(lines[lines.index(WAITING) + 1]) if WAITING in lines[:-1] else None
 
 
 def _of_systemd(path: Path) -> bool:
@@ -119,8 +124,8 @@ def add_key(path: Path) -> None:
     Raises:
         SealError: the file can't be read or written, or holds a key already that waits to be promoted.
     """
-    keys = read_keys(path)
-    if _waiting(path):
+    keys, waiting = _read(path)
+    if waiting is not None:
         raise SealError(f"a key in {path} waits to be promoted already; go on with: xots key promote")
     write_key_file(path, keys, waiting=new_key())
 
@@ -131,7 +136,7 @@ def promote_key(path: Path) -> bool:
     Raises:
         SealError: the file can't be read or written.
     """
-    keys, waiting = read_keys(path), _waiting(path)
+    keys, waiting = _read(path)
     if waiting is None:
         return False
     write_key_file(path, [waiting, *(key for key in keys if key != waiting)])
@@ -139,12 +144,6 @@ def promote_key(path: Path) -> bool:
 
 
 WAITING = "# The next one opens only, until it is promoted (xots key promote):"
-
-
-def _waiting(path: Path) -> Secret | None:
-    """The key that was added and not promoted yet."""
-    lines = path.read_text(encoding="ascii").splitlines()
-    return Secret(lines[lines.index(WAITING) + 1].strip()) if WAITING in lines[:-1] else None
 
 
 def write_key_file(path: Path, keys: Sequence[Secret], *, waiting: Secret | None = None, new: bool = False) -> None:

@@ -20,7 +20,7 @@ from .backends.base import Stored, TokenStore
 from .errors import SealError, StaleWrite, StoreUnavailable
 from .sealing import Sealer
 
-__all__ = ["Record", "reseal_all"]
+__all__ = ["Record", "open_record", "reseal_all"]
 
 PURPOSE = "account"
 
@@ -197,12 +197,19 @@ class Record:
         self.account, self._version = theirs, stored.version if stored else None
 
     def _opened(self, stored: Stored | None) -> Account:
-        if stored is None:
-            return Account()
-        try:
-            return decode(self._sealer.open(stored.value, PURPOSE, {"name": self._name}))
-        except msgspec.MsgspecError as error:
-            raise SealError(f"the record of {self._name!r} was written by another version: {error}") from None
+        return Account() if stored is None else open_record(self._sealer, stored, self._name)
+
+
+def open_record(sealer: Sealer, stored: Stored, name: str) -> Account:
+    """The record that a store holds under ``name``.
+
+    Raises:
+        SealError: it can't be opened, or was written by another version.
+    """
+    try:
+        return decode(sealer.open(stored.value, PURPOSE, {"name": name}))
+    except msgspec.MsgspecError as error:
+        raise SealError(f"the record of {name!r} was written by another version: {error}") from None
 
 
 async def reseal_all(store: TokenStore, sealer: Sealer, lease_seconds: float) -> tuple[int, int]:

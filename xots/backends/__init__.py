@@ -25,12 +25,16 @@ def scheme_of(url: str) -> str:
     Raises:
         StoreError: no store is installed for it; the message lists those that are.
     """
-    scheme = url.partition(":")[0].lower()
-    if scheme not in (installed := installed_backends()):
+    return _backend(url).name
+
+
+def _backend(url: str) -> EntryPoint:
+    scheme, installed = url.partition(":")[0].lower(), installed_backends()
+    if scheme not in installed:
         # What does not look like a scheme may be a password that was put in its place: it is not repeated.
         shown = repr(scheme) if re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme) else "this"
         raise StoreError(f"no store is installed for {shown}; installed are: {', '.join(installed)}")
-    return scheme
+    return installed[scheme]
 
 
 def open_store(url: str) -> TokenStore:
@@ -39,8 +43,7 @@ def open_store(url: str) -> TokenStore:
     Raises:
         StoreError: no store is installed for its scheme, or the URL is not one for that store.
     """
-    scheme = scheme_of(url)
-    kind: type[TokenStore] = installed_backends()[scheme].load()
+    kind: type[TokenStore] = _backend(url).load()
     try:
         return kind.from_url(url)
     except ValueError as error:

@@ -18,7 +18,15 @@ from dataclasses import dataclass
 
 from ..errors import StaleWrite, StoreUnavailable
 
-__all__ = ["LEASE_PATIENCE_SECONDS", "LEASE_PREFIX", "Lease", "Stored", "TokenStore", "checked_name"]
+__all__ = [
+    "LEASE_PATIENCE_SECONDS",
+    "LEASE_PREFIX",
+    "LOOK_EVERY_SECONDS",
+    "Lease",
+    "Stored",
+    "TokenStore",
+    "checked_name",
+]
 
 LEASE_PREFIX = "lease-"
 """Names that begin so are the store's own, and hidden."""

@@ -48,7 +48,7 @@ from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
 
 from ..errors import StaleWrite, StoreUnavailable
-from .base import LEASE_PATIENCE_SECONDS, LEASE_PREFIX, Lease, Stored, TokenStore, checked_name
+from .base import LEASE_PATIENCE_SECONDS, LEASE_PREFIX, LOOK_EVERY_SECONDS, Lease, Stored, TokenStore, checked_name
 
 __all__ = ["RedisStore"]
 
@@ -62,9 +62,6 @@ SENTINEL_SECONDS = 1.0
 """For a sentinel's answer: several may have to be asked in turn before one call fails."""
 QUIET_SECONDS = 10.0
 """After so long without a notice the server is asked for a sign of life: a cut network line says nothing by itself."""
-LOOK_EVERY_SECONDS = 0.05
-"""How often a lease that somebody else holds is asked for."""
-
 SWAP = """
 local kept = redis.call('GET', KEYS[1])
 if (kept and redis.sha1hex(kept) or '') ~= ARGV[2] then return 0 end
