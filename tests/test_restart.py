@@ -18,8 +18,10 @@ from typing import Any
 
 import pytest
 
+from xots.account import Secret
 from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Client, Sandbox, SandboxOptions
 from xots.sandbox.person import Person
+from xots.sealing import Sealer
 
 XOTS = str(Path(sys.executable).with_name("xots"))
 CANARIES = (DEFAULT_CLIENT_SECRET,)
@@ -331,6 +333,24 @@ async def test_the_log_can_be_read_by_machines(house: House) -> None:
     assert lines
     assert all({"time", "level", "logger", "message"} <= set(line) for line in lines)
     assert any(line["message"].startswith("default: logged in") for line in lines)
+
+
+async def test_a_record_of_another_version_is_told_by_check_and_start(house: House) -> None:
+    """What a newer version kept is neither dropped nor a traceback: a sentence, and the record stays."""
+    async with house.serving():
+        await house.log_in()
+    record = house.folder / "state" / "default.sealed"
+    sealer = Sealer([Secret((house.folder / "key").read_text().split()[-1])])
+    record.write_bytes(sealer.seal(b'{"generation": 9, "of_a_newer_version": true}', "account", {"name": "default"}))
+    before = record.read_bytes()
+    status, out, err = await house.command("check")
+    assert (status, err) == (1, "")
+    assert re.search(r"^FAIL +key .*another version", out, re.MULTILINE)
+    status, _, err = await house.command("serve")
+    assert status == 2
+    assert "another version" in err
+    assert "Traceback" not in err
+    assert record.read_bytes() == before
 
 
 async def test_a_check_makes_no_key(house: House, tmp_path: Path) -> None:
