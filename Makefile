@@ -10,7 +10,7 @@ PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 MADE := $(VENV)/made-by-$(subst /,-,$(PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test simulate lint clean
+.PHONY: help demo test simulate torture lint clean
 
 help:
 	@echo 'make demo     run xots against a simulated Xero, logged in; Ctrl-C stops it'
@@ -18,7 +18,9 @@ help:
 	@echo 'make test     run the tests'
 	@echo '              some of them: make test ARGS="tests/test_layers.py -v"'
 	@echo 'make simulate run the keepers against a simulated store, Xero and clock'
-	@echo '              options: make simulate ARGS="--seeds 1..1000"'
+	@echo '              options: make simulate ARGS="--seeds 1..1000 --jobs 2"; --help tells all'
+	@echo 'make torture  use violence on the real thing; without ARGS it lists what there is'
+	@echo '              one of them: make torture ARGS="kills --store file --forked 1000"'
 	@echo 'make lint     check style and types'
 	@echo 'make clean    remove whatever these made'
 	@echo
@@ -33,7 +35,11 @@ test: $(VENV)/installed-dev
 	@exec $(VENV)/bin/python -m pytest $(ARGS)
 
 simulate: $(VENV)/installed-dev
-	@exec $(VENV)/bin/python tests/simulation.py $(ARGS)
+	@PYTHONPATH=tests exec $(VENV)/bin/python -m simulation $(ARGS)
+
+torture: $(VENV)/installed-dev
+	@tests/debian-packages
+	@PYTHONPATH=tests exec $(VENV)/bin/python -m torture $(ARGS)
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/python -m ruff check .

@@ -76,6 +76,11 @@ class RedisServer:
             self.process.wait()
             self.process = None
 
+    def signal(self, number: signal.Signals) -> None:
+        """Stop it, so that it hangs, or let it go on."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
     def __enter__(self) -> RedisServer:
         try:
             return self.start()

@@ -6,14 +6,15 @@ import asyncio
 import dataclasses
 import random
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from xots.account import Account, Secret, decode, encode
-from xots.backends.base import Stored
+from xots.account import AccessToken, Account, Secret, decode, encode
+from xots.backends.base import Lease, Stored
 from xots.backends.memory import MemoryStore
 from xots.errors import (
     ConsentLost,
@@ -41,8 +42,10 @@ from xots.sandbox import (
     DEFAULT_CLIENT_ID,
     DEFAULT_CLIENT_SECRET,
     DEFAULT_REDIRECT_URI,
+    Endpoint,
     Sandbox,
     SandboxOptions,
+    SiblingMode,
     fingerprint,
 )
 from xots.sealing import Sealer
@@ -803,3 +806,269 @@ async def test_the_stores_own_rules(bench: Bench) -> None:
         await store.swap("a", b"3", expected=first)
     assert await store.read("a") == Stored(b"2", second)
     assert await store.names() == ["a"]
+
+
+# ------------------------------------------------------------------------------------- one safeguard each
+
+
+@pytest.fixture
+def leases(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[Lease]:
+    """All the leases that are taken from now on."""
+    taken: list[Lease] = []
+    whole = bench.store.lease
+
+    @asynccontextmanager
+    async def noted(name: str, ttl_seconds: float) -> AsyncIterator[Lease]:
+        async with whole(name, ttl_seconds) as lease:
+            taken.append(lease)
+            yield lease
+
+    monkeypatch.setattr(bench.store, "lease", noted)
+    return taken
+
+
+def revocations(bench: Bench) -> int:
+    return sum(request.endpoint is Endpoint.REVOCATION for request in bench.sandbox.log)
+
+
+async def test_another_processs_login_cancels_a_pending_revocation(bench: Bench) -> None:
+    """The process that was to tell Xero reads again first, and finds that its order is void."""
+    keeper = await bench.logged_in()
+    bench.sandbox.add_fault("revocation:first=1:503-html")
+    assert not await keeper.end(forget=False)
+    other = await bench.keeper()
+    await other.login(bench.attempt())
+    bench.clock.advance(minutes=2)
+    await keeper.tend()
+    assert revocations(bench) == 1
+    assert keeper.state is State.CONNECTED
+    assert bench.issues_from(keeper)
+
+
+async def test_many_callers_take_the_lease_once(bench: Bench, leases: list[Lease]) -> None:
+    """They share one task, and don't queue at the store one after the other."""
+    keeper = await bench.logged_in()
+    leases.clear()
+    bench.clock.advance(minutes=30)
+    await asyncio.gather(*(keeper.token() for _ in range(64)))
+    assert len(leases) == 1
+
+
+async def test_a_browser_that_goes_away_does_not_end_the_login(bench: Bench) -> None:
+    """The code is spent at Xero: what was issued for it is kept although nobody waits for it any more."""
+    keeper = await bench.keeper()
+    bench.sandbox.add_fault("token:nth=1:hold-after")
+    login = asyncio.create_task(keeper.login(bench.attempt()))
+    await bench.sandbox.held()
+    login.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await login
+    bench.sandbox.release()
+    while keeper._tasks:
+        await asyncio.wait(keeper._tasks)
+    assert keeper.state is State.CONNECTED
+    assert bench.issues_from(keeper)
+
+
+async def test_xero_is_asked_once_the_store_has_acknowledged_the_intent(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not before: the write may take its time, and the process may die in it."""
+    keeper = await bench.logged_in()
+    write, asked, acknowledge = bench.store.swap, asyncio.Event(), asyncio.Event()
+
+    async def slow(name: str, value: bytes, *, expected: str | None) -> str:
+        asked.set()
+        await acknowledge.wait()
+        return await write(name, value, expected=expected)
+
+    monkeypatch.setattr(bench.store, "swap", slow)
+    refresh = asyncio.create_task(keeper.refresh())
+    await asked.wait()
+    await asyncio.wait([refresh], timeout=0.2)
+    sent = len(bench.sandbox.refreshes())
+    acknowledge.set()
+    await refresh
+    assert (sent, len(bench.sandbox.refreshes())) == (0, 1)
+
+
+async def test_whoever_lost_his_lease_while_he_wrote_the_intent_sends_nothing(
+    bench: Bench, leases: list[Lease]
+) -> None:
+    """Somebody else may be spending the token; the intent is there, and whoever looks next takes it up."""
+    keeper = await bench.logged_in()
+    bench.store.before_swap = lambda: leases[-1].lose()
+    with pytest.raises(TokenUnavailable):
+        await keeper.refresh()
+    assert bench.sandbox.refreshes() == []
+    assert bench.kept().intent is not None
+    await keeper.tend()
+    assert keeper.account.intent is None
+    assert len(bench.sandbox.refreshes()) == 1
+
+
+async def test_whoever_lost_his_lease_concludes_no_intent_at_an_end(bench: Bench, leases: list[Lease]) -> None:
+    """The end is written, and told to Xero by whoever has the lease."""
+    keeper = await bench.logged_in()
+    bench.sandbox.add_fault("refresh:nth=1:lost")
+    with pytest.raises(TokenUnavailable):
+        await keeper.refresh()
+    bench.store.before_swap = lambda: leases[-1].lose()
+    assert not await keeper.end(forget=False)
+    assert len(bench.sandbox.refreshes()) == 1
+    assert revocations(bench) == 0
+    await keeper.tend()
+    assert keeper.state is State.REVOKED
+    assert bench.sandbox.identity.usable_refresh_tokens(bench.clock()) == []
+
+
+async def test_whoever_lost_his_lease_revokes_nothing(bench: Bench, leases: list[Lease]) -> None:
+    """Somebody may have logged in meanwhile, and Xero would end that login too."""
+    keeper = await bench.logged_in()
+    bench.store.before_swap = lambda: leases[-1].lose()
+    assert not await keeper.end(forget=False)
+    assert revocations(bench) == 0
+    await keeper.login(bench.attempt())
+    await keeper.tend()
+    assert bench.issues_from(keeper)
+
+
+async def test_xero_is_not_told_of_an_end_that_is_not_written(bench: Bench) -> None:
+    """A process that died now would leave a login in the store that Xero has ended."""
+    keeper = await bench.logged_in()
+    bench.store.broken.add("swap")
+    assert not await keeper.end(forget=False)
+    assert revocations(bench) == 0
+    assert bench.issues_from(keeper)
+    bench.store.broken.clear()
+    await keeper.tend()
+    assert bench.kept().consent_id is None
+    assert keeper.state is State.REVOKED
+    assert bench.sandbox.identity.usable_refresh_tokens(bench.clock()) == []
+
+
+async def test_what_is_held_is_not_dropped_for_what_another_process_wrote(bench: Bench) -> None:
+    """Although the other one's generation is higher by now: the held token joins his record."""
+    keeper = await bench.logged_in()
+    refresh = await bench.held_refresh(keeper)
+    bench.store.broken |= {"swap", "read"}
+    bench.sandbox.release()
+    await refresh
+    bench.store.broken.clear()
+    for _ in range(5):
+        bench.overwrite(lambda account: account)
+    assert bench.kept().generation > keeper.account.generation
+    await keeper._look()
+    await keeper.tend()
+    kept = bench.kept()
+    (issued,) = [r.issued for r in bench.sandbox.refreshes()]
+    assert issued in [t.value.fingerprint for t in (kept.current, *kept.rivals) if t]
+
+
+async def test_a_write_that_a_fail_over_lost_is_missed_although_another_took_its_generation(bench: Bench) -> None:
+    """Two records of one generation are told apart by their write ids; the token of the lost one joins."""
+    keeper = await bench.logged_in()
+    old = bench.store._kept["default"]
+    await keeper.refresh()
+    bench.store._kept["default"] = old
+    while bench.kept().generation < keeper.account.generation:
+        bench.overwrite(lambda account: account)
+    (issued,) = [r.issued for r in bench.sandbox.refreshes()]
+    await keeper._settle()
+    assert bench.happened(StoreLostWrites) == 1
+    kept = bench.kept()
+    assert issued in [t.value.fingerprint for t in (kept.current, *kept.rivals) if t]
+
+
+async def test_a_clock_that_steps_back_does_not_lengthen_a_life(bench: Bench) -> None:
+    """A token seen 20 minutes ago has ten left, whatever the clock says, and is refreshed in time."""
+    elapsed = 0.0
+    keeper = await bench.keeper(elapsed=lambda: elapsed)
+    await keeper.login(bench.attempt())
+    first = await keeper.token()
+    elapsed = 20 * 60
+    assert (await keeper.token()).expires_at == first.expires_at - timedelta(minutes=20)
+    bench.clock.advance(minutes=-15)
+    elapsed = 26 * 60
+    await keeper.tend()
+    assert (await keeper.token()).value != first.value
+    assert len(bench.sandbox.refreshes()) == 1
+
+
+async def test_a_replay_whose_life_is_over_is_followed_by_a_fresh_one(bench: Bench) -> None:
+    """Xero gives the lost answer again, whose access token has died meanwhile: the next refresh follows at once."""
+    bench.sandbox.identity.switches = dataclasses.replace(
+        bench.sandbox.identity.switches, sibling_mode=SiblingMode.SAME_ANSWER, access_token_life_seconds=300
+    )
+    keeper = await bench.logged_in()
+    bench.sandbox.add_fault("refresh:nth=1:lost")
+    bench.clock.advance(minutes=3)
+    await keeper.tend()
+    bench.clock.advance(minutes=6)
+    token = await keeper.token()
+    assert token.expires_at == bench.clock() + timedelta(minutes=5)
+    assert [r.outcome for r in bench.sandbox.refreshes()] == ["lost", "replayed", "issued"]
+
+
+async def test_a_login_without_a_refresh_token_fails_whatever_its_scopes(bench: Bench) -> None:
+    """It would be over after half an hour; a login that was live before still is."""
+    keeper = await bench.logged_in()
+    before = keeper.account
+    bench.sandbox.add_fault("token:nth=1:no-refresh-token")
+    with pytest.raises(LoginFailed, match="no refresh token"):
+        await keeper.login(bench.attempt())
+    assert keeper.account == before
+
+
+async def test_nothing_is_served_while_an_end_waits_for_its_turn(bench: Bench) -> None:
+    """Another process has the lease: who asked for the end is not to see a token handed out after it."""
+    keeper = await bench.logged_in()
+    async with bench.store.lease("default", 10):
+        ending = asyncio.create_task(keeper.end(forget=False))
+        await asyncio.wait([ending], timeout=0.05)
+        assert keeper.account.consent_id is not None
+        with pytest.raises(NotLoggedIn):
+            await keeper.token()
+    assert await ending
+
+
+async def test_a_caller_who_comes_just_as_a_refresh_ends_does_not_wait_for_it_for_ever(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """He is next in the event loop, before anybody hears that it is over; it failed, and he gets his error too."""
+    keeper = await bench.logged_in()
+    callers: list[asyncio.Task[AccessToken]] = []
+    lease = bench.store.lease
+
+    @asynccontextmanager
+    async def ends_with_a_caller(name: str, ttl_seconds: float) -> AsyncIterator[Lease]:
+        async with lease(name, ttl_seconds) as held:
+            yield held
+        callers.append(asyncio.create_task(keeper.token()))
+
+    monkeypatch.setattr(bench.store, "lease", ends_with_a_caller)
+    bench.sandbox.add_fault("refresh:nth=1:reset")
+    bench.clock.advance(minutes=31)
+    with pytest.raises(TokenUnavailable):
+        await keeper.token()
+    with pytest.raises(TokenUnavailable):
+        await callers[0]
+
+
+async def test_an_old_dump_that_comes_back_under_a_refresh_is_not_gone_on_from(bench: Bench) -> None:
+    """The store is restored while Xero is asked: its token was spent an hour ago, and spending it again may end all."""
+    keeper = await bench.logged_in()
+    old = bench.store._kept["default"]
+    await keeper.refresh()
+    bench.clock.advance(hours=1)
+    await keeper.tend()
+    refresh = await bench.held_refresh(keeper)
+    bench.store._kept["default"] = old
+    bench.sandbox.release()
+    await refresh
+    assert bench.happened(StoreLostWrites) == 1
+    assert bench.issues_from(keeper)
+    kept = bench.kept().current
+    assert kept is not None
+    assert kept.first_spent_at is None
+    assert bench.sandbox.identity.would_issue(kept.value.reveal(), bench.clock())

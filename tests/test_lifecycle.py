@@ -26,6 +26,7 @@ from xots.lifecycle import (
     after,
     after_end,
     after_login,
+    after_revocation_failed,
     after_revoked,
     begin_refresh,
     candidates,
@@ -35,6 +36,7 @@ from xots.lifecycle import (
     next_step,
     promised_ttl,
     refresh_due_at,
+    revocation_due,
     state_of,
     tick_seconds,
     tokens_to_revoke,
@@ -322,6 +324,18 @@ def test_a_rival_is_never_reused_after_the_grace() -> None:
     assert [t.value.reveal() for t in candidates(account, at + HALF_HOUR, POLICY)] == ["r1"]
 
 
+def test_the_last_hope_is_tried_whatever_the_clock_says_of_it() -> None:
+    """A clock of yesterday stamped the token that was spent last: when its successor is refused, it is tried all the
+    same, and only that one."""
+    yesterday = NOW - timedelta(days=1)
+    account = concluded(begun(logged_in(yesterday), yesterday), issued("r1"), yesterday)
+    account = concluded(begun(account, yesterday), issued("r2"), yesterday)
+    account = concluded(begun(account, NOW), Refused(detail="invalid_grant"), NOW)
+    assert [t.value.reveal() for t in candidates(account, NOW, POLICY)] == ["r1"]
+    account = concluded(begun(account, NOW), Refused(detail="invalid_grant"), NOW)
+    assert state_of(account, NOW, POLICY) is State.CONSENT_LOST
+
+
 def test_the_current_token_is_tried_however_old_its_intent() -> None:
     """An old intent condemns nothing: only Xero's word does."""
     account = concluded(begun(logged_in(), NOW), Unknown(detail="reset"), NOW)
@@ -371,6 +385,22 @@ def test_an_answer_without_a_refresh_token_is_asked_again_once() -> None:
     assert current(account).first_spent_at is None
     account = concluded(begun(account, NOW + 2 * MINUTE), issued(None, "a3"), NOW + 2 * MINUTE)
     assert account.intent is None, "a server that is known not to rotate is not asked twice"
+
+
+def test_a_server_that_has_rotated_is_asked_for_the_token_as_long_as_the_grace_lasts() -> None:
+    """Two answers in a row lost their refresh token on the way: that is not yet a server which never sends any."""
+    account = concluded(begun(logged_in(), NOW), issued("r1"), NOW)
+    waits = []
+    for minute in (1, 2, 10, 29):
+        at = NOW + minute * MINUTE
+        account = concluded(begun(account, at), issued(None, "a2"), at)
+        assert account.intent is not None
+        assert account.retry_not_before is not None
+        waits.append((account.retry_not_before - at).total_seconds())
+    assert waits == [1, 2, 4, 8]
+    at = NOW + 32 * MINUTE
+    account = concluded(begun(account, at), issued(None, "a3"), at)
+    assert account.intent is None, "it issues from a token whose grace is over: it does not rotate any more"
 
 
 def test_a_refresh_token_that_comes_at_the_second_asking_is_taken() -> None:
@@ -429,12 +459,44 @@ def test_a_replay_of_an_earlier_answer_makes_nothing_fresh() -> None:
     assert "r1" not in [r.value.reveal() for r in account.rivals]
 
 
-def test_an_answer_beyond_the_grace_is_no_replay() -> None:
-    """After a long outage the new access token is served: it can't be the one that was lost hours ago."""
-    account = concluded(begun(logged_in(), NOW), Unknown(detail="reset"), NOW)
+@pytest.mark.parametrize("spent_at", [NOW, NOW + timedelta(hours=16)], ids=["long ago", "in the future"])
+def test_a_retrys_access_token_of_unknown_age_is_not_served(spent_at: datetime) -> None:
+    """Beyond the grace it is no replay if the clock is right, but a clock may have stepped: another one is due."""
+    account = concluded(begun(logged_in(), spent_at), Unknown(detail="reset"), spent_at)
     at = NOW + timedelta(hours=8)
     account = concluded(begun(account, at), issued(), at)
-    assert good_for(account, at) == HALF_HOUR
+    assert good_for(account, at) == timedelta(0)
+    step = next_step(account, at, POLICY)
+    assert isinstance(step, Spend)
+    assert step.token.value.reveal() == "r1"
+
+
+def test_an_access_token_from_the_future_is_not_served_once_that_has_come() -> None:
+    """A clock was an hour ahead when it came, and is right again: its end can't be known any more."""
+    account = logged_in(NOW + timedelta(hours=1))
+    account = concluded(begun(account, NOW), NotSent(detail="no route"), NOW)
+    assert good_for(account, NOW + timedelta(hours=1, minutes=20)) == timedelta(0)
+
+
+def test_what_is_due_at_once_is_so_although_a_clock_stepped_back() -> None:
+    """A refused token, or no access token, of tomorrow's clock: the next try is now, not tomorrow."""
+    tomorrow = NOW + timedelta(days=1)
+    account = with_rival(logged_in(tomorrow), RefreshToken(value=Secret("x"), obtained_at=tomorrow))
+    refused = concluded(begun(account, tomorrow), Refused(detail="invalid_grant"), tomorrow)
+    for due in (replace(refused, access=None), replace(logged_in(tomorrow), access=None)):
+        assert isinstance(next_step(due, NOW, POLICY), Spend)
+    refused = concluded(begun(account, NOW + MINUTE), Refused(detail="invalid_grant"), NOW + MINUTE)
+    assert isinstance(next_step(replace(refused, access=logged_in().access), NOW, POLICY), Spend)
+
+
+def test_rivals_are_tried_in_the_order_they_were_spent_whatever_the_clock_said() -> None:
+    """One that a clock of tomorrow stamped seems the newest: tried first, its late reuse may end the whole chain."""
+    tomorrow, at = NOW + timedelta(days=1), NOW + timedelta(hours=2)
+    account = concluded(begun(logged_in(), tomorrow), issued("r1"), tomorrow)
+    account = concluded(begun(account, at), issued("r2"), at)
+    account = concluded(begun(account, at), issued("r3"), at)
+    account = concluded(begun(account, at), Refused(detail="invalid_grant"), at)
+    assert [t.value.reveal() for t in candidates(account, at, POLICY)] == ["r2", "r1", "r0"]
 
 
 def test_retry_after_zero_does_not_turn_back_off_off() -> None:
@@ -466,6 +528,14 @@ def test_tokens_of_one_consent_are_united() -> None:
     assert current(both).value.reveal() == "theirs"
     assert {r.value.reveal(): r.first_spent_at for r in both.rivals} == {"mine": None, "r0": NOW - MINUTE}
     assert both.access == mine.access
+
+
+def test_united_tokens_keep_their_order() -> None:
+    """Whatever joins a record stays in the order of its own: the one that was spent last is tried first."""
+    ours = concluded(begun(logged_in(), NOW), issued("r1"), NOW)
+    ours = concluded(begun(ours, NOW + MINUTE), issued("r2"), NOW + MINUTE)
+    both = merged(logged_in(), ours)
+    assert [r.value.reveal() for r in both.rivals] == ["r2", "r1"]
 
 
 def test_the_newest_consent_wins_a_merge() -> None:
@@ -549,3 +619,73 @@ def test_the_access_token_type_has_a_life() -> None:
     """``life_seconds`` is from issue to expiry."""
     token = AccessToken(value=Secret("a"), issued_at=NOW, expires_at=NOW + MINUTE)
     assert token.life_seconds == 60
+
+
+def test_a_revocations_wait_from_a_clock_that_stepped_back_counts_as_reached() -> None:
+    """Xero is told of an end within minutes, and not when tomorrow comes again."""
+    tomorrow = NOW + timedelta(days=1)
+    account = after_end(logged_in(tomorrow), forget=False, now=tomorrow)
+    failed = Unknown(detail="reset")
+    account = after_revocation_failed(account, failed, now=tomorrow, policy=POLICY, jitter=0.5)
+    assert not revocation_due(account, tomorrow, POLICY)
+    assert revocation_due(account, NOW, POLICY)
+
+
+def test_an_open_intent_of_tomorrows_clock_is_due_now() -> None:
+    """Its answer is to be asked for within the grace, whatever the clock said when it was begun."""
+    account = begin_refresh(logged_in(), current(logged_in()), by="host:1", now=NOW + timedelta(days=1))
+    assert isinstance(next_step(account, NOW + MINUTE, POLICY), Spend)
+
+
+def test_a_current_token_that_was_spent_long_ago_is_tried_also_without_an_intent() -> None:
+    """Another process may have told of its spending, or a replay have brought it: only Xero's word condemns it."""
+    account = logged_in()
+    account = replace(account, current=replace(current(account), first_spent_at=NOW))
+    assert state_of(account, NOW + timedelta(hours=2), POLICY) is State.CONNECTED
+    assert [t.value.reveal() for t in candidates(account, NOW + timedelta(hours=2), POLICY)] == ["r0"]
+
+
+def test_an_older_rival_whose_answer_is_open_is_not_condemned_by_the_clock() -> None:
+    """Xero refused the two newer ones, and was down for longer than the grace while this one was tried."""
+    at = NOW + 25 * MINUTE
+    account = logged_in()
+    for token in ("r1", "r2"):
+        account = concluded(begun(account, at), issued(token), at)
+    for _ in range(2):
+        account = concluded(begun(account, at), Refused(detail="invalid_grant"), at)
+    account = concluded(begun(account, at), Unknown(detail="reset"), at)
+    assert [t.value.reveal() for t in candidates(account, at + timedelta(hours=2), POLICY)] == ["r0"]
+
+
+def test_the_predecessor_of_a_refused_token_is_the_last_hope_whatever_the_clock_says() -> None:
+    """It seems spent long ago, but a clock may have stepped, and there is nothing else left to lose."""
+    at, later = NOW + 25 * MINUTE, NOW + timedelta(hours=3)
+    account = concluded(begun(logged_in(), at), issued("r1"), at)
+    account = concluded(begun(account, later), Refused(detail="invalid_grant"), later)
+    assert [t.value.reveal() for t in candidates(account, later, POLICY)] == ["r0"]
+
+
+def test_an_unspent_token_of_an_old_dump_is_tried_last() -> None:
+    """It is older than the current one, so it was spent long ago: late reuse may end the whole chain."""
+    at = NOW + 25 * MINUTE
+    account = concluded(begun(logged_in(), at), issued("r1"), at)
+    account = with_rival(account, RefreshToken(value=Secret("x"), obtained_at=NOW))
+    account = replace(account, current=replace(current(account), first_spent_at=at))
+    assert [t.value.reveal() for t in candidates(account, at + HALF_HOUR, POLICY)] == ["r1", "x"]
+
+
+def test_a_server_that_has_rotated_is_asked_for_a_refresh_token_through_the_whole_grace() -> None:
+    """Its answers lose them on the way; before the grace is over, the spent token is never taken for fresh."""
+    at = NOW + 25 * MINUTE
+    account = concluded(begun(logged_in(), at), issued("r1"), at)
+    for minutes in range(0, 30, 5):
+        account = concluded(begun(account, at + minutes * MINUTE), issued(None), at + minutes * MINUTE)
+        assert account.intent is not None
+        assert current(account).first_spent_at == at
+
+
+def test_an_open_intent_survives_a_merge() -> None:
+    """Who slept and then sent may have killed what the others got: a refresh is due, and shows it."""
+    account = merged(logged_in(), begun(logged_in(), NOW))
+    assert account.intent is not None
+    assert isinstance(next_step(account, NOW + MINUTE, POLICY), Spend)

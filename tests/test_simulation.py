@@ -1,17 +1,39 @@
-"""A short run of the deterministic simulation; ``make simulate`` runs the long one."""
+"""Short runs of the deterministic simulation; ``make simulate`` runs the long ones."""
 
 from __future__ import annotations
 
 import pytest
-from simulation import run_seed
+from simulation.runs import MISFORTUNES, run_beyond, run_seed, run_years
 
 from xots.sandbox import SiblingMode
 
 
 @pytest.mark.parametrize("mode", SiblingMode)
 @pytest.mark.parametrize("seed", [3, 25])
-def test_a_simulated_day_of_trouble_loses_no_login(mode: SiblingMode, seed: int, expected_log: object) -> None:
-    """Faults, crashes, pauses, clock steps and roll-backs: the store always holds a token that Xero would take."""
-    figures = run_seed(seed, mode, hours=3)
+def test_hours_of_trouble_lose_no_login(mode: SiblingMode, seed: int) -> None:
+    """Faults, deaths, pauses, clock steps, outages and roll-backs: the store always holds a token that Xero takes."""
+    figures = run_seed(seed, mode, hours=4)
     assert figures["refreshes issued"] > 0
     assert figures["logins"] > 0
+
+
+def test_a_seed_replays() -> None:
+    """The same seed tells the same story, so that a failure can be looked at."""
+    assert run_seed(31, SiblingMode.LAST_VALID, hours=2) == run_seed(31, SiblingMode.LAST_VALID, hours=2)
+
+
+def test_what_lies_beyond_the_bound_is_reported() -> None:
+    """Each misfortune comes up; some logins are lost, and every one that is lost is reported, and mended by a login."""
+    told: set[str] = set()
+    for seed in range(40):
+        told |= run_beyond(seed, SiblingMode.LAST_VALID_WITH_DESCENDANTS).keys()
+    for misfortune in MISFORTUNES:
+        assert any(figure.startswith(misfortune) for figure in told), misfortune
+    assert any(figure.endswith(": lost, and reported") for figure in told)
+
+
+def test_weeks_of_faulty_calls_needs_no_second_login() -> None:
+    """Eighteen days in which one call in twenty fails, to Xero and to the store."""
+    figures = run_years(5, SiblingMode.LAST_VALID, years=0.05)
+    assert figures["logins"] == 1
+    assert figures["refreshes issued"] > 500

@@ -887,3 +887,20 @@ async def test_warnings_tell_what_can_be_lost(own_server: RedisServer, open_stor
 async def test_there_are_no_warnings_where_one_may_not_ask(server: RedisServer, open_store: Opener) -> None:
     """A user without INFO gets none, and no error either."""
     assert await open_store(set_user(server, ACL_LINE.replace(" +info", ""))).warnings() == []
+
+
+async def test_a_lease_has_an_end_in_redis(server: RedisServer, open_store: Opener) -> None:
+    """Redis itself frees it, should its holder never come back."""
+    async with open_store(server.url).lease("a", 5):
+        assert 0 < server.admin.pttl("xots:lease:a") <= 5000
+
+
+async def test_a_write_whose_answer_was_lost_is_not_sent_again(server: RedisServer, open_store: Opener) -> None:
+    """Neither by the store nor by its library: the caller reads back."""
+    await open_store(server.url).swap("b", b"so that the script is known there", expected=None)
+    server.admin.config_resetstat()
+    async with proxy_that_keeps_the_answer_to(b"EVALSHA", server.port) as port:
+        cut_off = RedisStore.from_url(server.url.replace(str(server.port), str(port)))
+        assert "can't be reached" in await refusal(cut_off.swap("a", b"mine", expected=None))
+        await cut_off.close()
+    assert server.admin.info("commandstats")["cmdstat_evalsha"]["calls"] == 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import ClassVar
 
 __all__ = [
@@ -27,8 +27,12 @@ __all__ = [
     "StoreDegraded",
     "StoreLostWrites",
     "StoreRecovered",
+    "TakenOver",
     "TenantChosen",
     "TokenRead",
+    "problem_in_words",
+    "span_text",
+    "time_text",
 ]
 
 
@@ -45,8 +49,37 @@ Observer = Callable[[Event], None]
 """What is told of every event, at once and in order. It must not raise and must not wait."""
 
 
-def _next_try(not_before: datetime | None) -> str:
-    return f"the next try is {f'at {not_before:%H:%M:%S} UTC or after' if not_before else 'at once'}"
+PROBLEMS = {
+    "unknown": "no usable answer came from Xero, the refresh token may be spent ({})",
+    "not-sent": "Xero could not be reached, the refresh token is not spent ({})",
+    "throttled": "Xero asks for a pause, the refresh token is not spent ({})",
+    "client-refused": "Xero does not accept the client, the refresh token is not spent ({}): mend the client id or "
+    "secret in the settings, or enter the right ones at /login",
+    "refused": "Xero refused a refresh token ({})",
+    "revocation": "Xero could not be told that the login was ended ({})",
+}
+
+
+def problem_in_words(kind: str, detail: str) -> str:
+    """What went wrong, as an operator understands it."""
+    return PROBLEMS.get(kind, f"{kind} ({{}})").format(detail)
+
+
+def time_text(moment: datetime, now: datetime) -> str:
+    """A time as a person reads it, without the day if that is today."""
+    return f"{moment:%H:%M:%S} UTC" if moment.date() == now.date() else f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def span_text(span: timedelta) -> str:
+    """A duration as a person reads it, rounded down: seconds, minutes, hours or days."""
+    seconds = max(int(span.total_seconds()), 0)
+    units = ((86400, "day"), (3600, "hour"), (60, "minute"))
+    size, unit = next((unit for unit in units if seconds >= unit[0]), (1, "second"))
+    return f"{seconds // size} {unit}{'' if seconds // size == 1 else 's'}"
+
+
+def _next_try(not_before: datetime | None, now: datetime) -> str:
+    return f"the next try is {f'at {time_text(not_before, now)} or after' if not_before else 'at once'}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +101,14 @@ class Followed(Event):
 
     level: ClassVar[int] = logging.DEBUG
     generation: int
+    refreshed_at: datetime | None
+    refreshed_by: str | None
 
     def __str__(self) -> str:
-        return f"another process wrote the record, generation {self.generation}"
+        told = f"another process wrote the record, generation {self.generation}"
+        if self.refreshed_by and self.refreshed_at:
+            told += f"; last refreshed by {self.refreshed_by} at {time_text(self.refreshed_at, self.at)}"
+        return told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +133,33 @@ class Refreshed(Event):
     expires_at: datetime
     seconds: float
     """How long Xero took to answer."""
+    tries: int
+    """Failed tries before it."""
+    due_at: datetime | None
+    """When it was due; None if that is not known."""
 
     def __str__(self) -> str:
         successor = f"refresh token #{self.issued} follows #{self.spent}" if self.issued else "no new refresh token"
-        return f"refreshed: {successor}; the access token expires at {self.expires_at:%Y-%m-%d %H:%M:%S} UTC"
+        after = f" after {self.tries} failed {'try' if self.tries == 1 else 'tries'}" if self.tries else ""
+        if self.tries and self.due_at and self.due_at < self.at:
+            after += f", {span_text(self.at - self.due_at)} after it was due"
+        return f"refreshed{after}: {successor}; the access token expires at {self.expires_at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakenOver(Event):
+    """A refresh that was begun and never concluded is taken up: its process was cut off, or slept past its lease."""
+
+    by: str
+    """The process that began it."""
+    began_at: datetime
+    same: bool
+    """Is the same refresh token tried again?"""
+
+    def __str__(self) -> str:
+        which = "the same refresh token again" if self.same else "another refresh token"
+        began = time_text(self.began_at, self.at)
+        return f"{self.by} began a refresh at {began} and did not conclude it; trying {which}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,9 +171,22 @@ class RefreshFailed(Event):
     detail: str
     tries: int
     retry_not_before: datetime | None
+    grace_ends_at: datetime | None
+    """Until when Xero surely takes the same refresh token again, if it may be spent."""
+    person_needed_at: datetime
+    """When a person must log in if nothing improves."""
 
     def __str__(self) -> str:
-        return f"refresh failed (try {self.tries}, {self.kind}): {self.detail}; {_next_try(self.retry_not_before)}"
+        told = [problem_in_words(self.kind, self.detail), _next_try(self.retry_not_before, self.at)]
+        ends_at, needed_at = self.grace_ends_at, self.person_needed_at
+        if ends_at is not None:
+            until = "until" if ends_at > self.at else "no longer for certain than until"
+            told.append(f"Xero takes the same refresh token again {until} {time_text(ends_at, self.at)}")
+        # Whether a token was really spent is not known: Xero may issue from it even after the grace.
+        must = "may have to" if ends_at is not None and needed_at <= max(ends_at, self.at) else "must"
+        after = "now" if needed_at <= self.at else f"after {time_text(needed_at, self.at)}"
+        told.append(f"if nothing improves, a person {must} log in {after}")
+        return f"refresh failed (try {self.tries}): {'; '.join(told)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +194,23 @@ class ConsentWasLost(Event):
     """Xero refused every refresh token that the record holds: a person must log in again."""
 
     level: ClassVar[int] = logging.ERROR
+    detail: str
+    """What Xero answered."""
+    refused: str
+    """Fingerprint of the refresh token that it refused last."""
     reason: str
+    """Why, as far as that is known."""
+    served_until: datetime | None
+    """The end of the access token that is still served."""
 
     def __str__(self) -> str:
-        return f"the login is lost, a person must log in again: {self.reason}"
+        told = (
+            "the login is lost, a person must log in again: open /home and log in. Xero refused every refresh token, "
+            f"#{self.refused} last ({self.detail}): {self.reason}"
+        )
+        if self.served_until is not None:
+            told += f"; programs get the old access token until {time_text(self.served_until, self.at)}"
+        return told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +242,8 @@ class RevocationFailed(Event):
     retry_not_before: datetime | None
 
     def __str__(self) -> str:
-        return f"Xero could not be told to revoke the tokens: {self.detail}; {_next_try(self.retry_not_before)}"
+        next_try = _next_try(self.retry_not_before, self.at)
+        return f"Xero could not be told to revoke the tokens: {self.detail}; {next_try}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,9 +262,18 @@ class StoreDegraded(Event):
 
     level: ClassVar[int] = logging.ERROR
     reason: str
+    unwritten: bool
+    """Does memory hold what the store could not take?"""
+    grace_ends_at: datetime | None
+    """Until when the refresh before it can be repeated, should this process end with what it holds."""
 
     def __str__(self) -> str:
-        return f"the token store fails, serving from memory: {self.reason}"
+        told = f"the token store fails, serving from memory: {self.reason}"
+        if self.unwritten:
+            told += "; what happened last is known to this process only: don't end it before the store works again"
+        if self.unwritten and self.grace_ends_at is not None:
+            told += f" (if it ends, the refresh can be repeated until {time_text(self.grace_ends_at, self.at)})"
+        return told
 
 
 @dataclass(frozen=True, kw_only=True)

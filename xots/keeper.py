@@ -16,6 +16,7 @@ Access tokens are served from the snapshot in memory, without a word to the stor
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import os
 import random
@@ -32,7 +33,7 @@ from msgspec.structs import replace
 
 from . import lifecycle
 from .account import AccessToken, Account, RefreshToken, Secret
-from .backends.base import Lease, TokenStore
+from .backends.base import Lease, TokenStore, stopped
 from .errors import (
     ConsentLost,
     LoginFailed,
@@ -60,10 +61,11 @@ from .events import (
     StoreDegraded,
     StoreLostWrites,
     StoreRecovered,
+    TakenOver,
     TenantChosen,
     TokenRead,
 )
-from .lifecycle import ClientRefused, Issued, Outcome, Policy, Refused, Spend, State
+from .lifecycle import ClientRefused, Issued, Outcome, Outlook, Policy, Refused, Spend, State
 from .record import Record
 from .sealing import Sealer
 from .xero import Answer, Connection, Credentials, XeroClient, read_connections
@@ -93,6 +95,11 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def seconds_since_boot() -> float:
+    """Goes on while the machine sleeps, where the system has a clock that does (Linux)."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoginAttempt:
     """What the browser brought back from Xero, and what it was sent there with."""
@@ -120,6 +127,8 @@ class TokenKeeper:
         observers: what is told of every event.
         clock: the current time, aware UTC.
         chance: where the jitter comes from.
+        elapsed: seconds from any fixed moment, by a clock that can't be set and goes on while the machine sleeps. None:
+            the system's; or ``clock`` where that is not the system's.
     """
 
     def __init__(
@@ -134,10 +143,12 @@ class TokenKeeper:
         observers: Iterable[Observer] = (),
         clock: Callable[[], datetime] = utc_now,
         chance: random.Random | None = None,
+        elapsed: Callable[[], float] | None = None,
     ) -> None:
         self.policy = policy or Policy()
         self.name = name
         self.clock = clock
+        self._elapsed = elapsed or (seconds_since_boot if clock is utc_now else lambda: clock().timestamp())
         self._store = store
         self._xero = xero
         self._configured = configured
@@ -157,13 +168,24 @@ class TokenKeeper:
         self._acts = 0
         """How many have begun."""
         self._watching: asyncio.Task[None] | None = None
+        self._first_seen: tuple[AccessToken | None, float] = (None, 0.0)
+        """The access token, and when it ends by the clock that can't be set."""
 
     # ------------------------------------------------------------------------------------ what is known
 
     @property
     def account(self) -> Account:
-        """The snapshot of the record that is served from."""
-        return self._record.account
+        """The snapshot of the record that is served from.
+
+        Since its access token was first seen here, time has passed by whichever clock says more: one that is set back
+        does not lengthen its life.
+        """
+        account, now, elapsed = self._record.account, self.clock(), self._elapsed()
+        if account.access is None:
+            return account
+        if account.access != self._first_seen[0]:
+            self._first_seen = account.access, elapsed + lifecycle.good_for(account, now).total_seconds()
+        return lifecycle.ending_within(account, timedelta(seconds=self._first_seen[1] - elapsed), now)
 
     @property
     def credentials(self) -> Credentials | None:
@@ -206,6 +228,18 @@ class TokenKeeper:
         """Why the store can't be used just now; None when it can."""
         return self._record.problem
 
+    @property
+    def unwritten(self) -> bool:
+        """Does memory hold what the store could not take? It is lost if the process ends before that is written."""
+        return self._record.unwritten
+
+    @property
+    def outlook(self) -> Outlook:
+        """What is being retried and when, and when a person will be needed if nothing improves."""
+        outlook = lifecycle.outlook(self.account, self.clock(), self.policy, unwritten=self.unwritten)
+        # Nothing is tried here with what is another identity server's.
+        return dataclasses.replace(outlook, retrying=None, next_try_at=None) if self._foreign else outlook
+
     def observe(self, observer: Observer) -> None:
         """Tell one more observer of every event from now on."""
         self._observers.append(observer)
@@ -231,8 +265,7 @@ class TokenKeeper:
         """
         self._closing = True
         if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.wait([self._watching])
+            await stopped(self._watching)
         while self._tasks:
             await asyncio.wait(self._tasks)
         give_up_at = time.monotonic() + STOP_PATIENCE_SECONDS
@@ -282,7 +315,11 @@ class TokenKeeper:
         """
         before = self.account
         if before.current is not None:
-            await self._refresh_together(meant=before.current.value.fingerprint)
+            meant = before.current.value.fingerprint
+            while not await self._refresh_together(meant=meant):
+                # One that others began may have been over but for its lease: then ours follows.
+                if not isinstance(lifecycle.next_step(self.account, self.clock(), self.policy, meant=meant), Spend):
+                    break
         if self.account.consent_id is None or self.account.access == before.access:
             raise self._no_token()
 
@@ -393,8 +430,6 @@ class TokenKeeper:
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if task is self._refreshing:
-            self._refreshing = None
         if not task.cancelled() and (error := task.exception()) is not None:
             # Whoever waits gets the error itself; this line is for the case that nobody is left waiting.
             logger.debug("%s: %s", type(error).__name__, error)
@@ -404,12 +439,18 @@ class TokenKeeper:
 
         True if it was begun here, or can't be begun any more.
         """
-        if ours := self._refreshing is None:
+        under_way = self._under_way
+        if ours := under_way is None:
             if self._closing:
                 return True
-            self._refreshing = self._begin(self._refresh(needed, meant))
-        await asyncio.shield(self._refreshing)
+            under_way = self._refreshing = self._begin(self._refresh(needed, meant))
+        await asyncio.shield(under_way)
         return ours
+
+    @property
+    def _under_way(self) -> asyncio.Task[None] | None:
+        """The refresh that can be joined. One that is done can't: whoever waited for it in a loop would never yield."""
+        return self._refreshing if self._refreshing is not None and not self._refreshing.done() else None
 
     # ---------------------------------------------------------------------------------------- a refresh
 
@@ -420,6 +461,7 @@ class TokenKeeper:
 
     async def _refresh(self, needed: timedelta | None, meant: str | None) -> None:
         """Refresh if, under the lease, it is still due. Never raises: what went wrong is in the snapshot."""
+        answers = 0
         try:
             async with self._door() as lease:
                 while not (lease.lost or self._foreign):
@@ -427,18 +469,32 @@ class TokenKeeper:
                     if not isinstance(step, Spend):
                         return
                     try:
-                        begun = await self._record.save(self._intending(step.token))
+                        begun = await self._intend(step.token)
                     except StaleWrite:
                         # Somebody slept past his own lease and wrote under ours: look at what he wrote.
                         await self._record.read()
                         continue
-                    if lease.lost or not isinstance(await self._spend(begun, step.token), Refused):
+                    if lease.lost:
                         return
+                    match await self._spend(begun, step.token):
+                        case Issued() if not answers:
+                            # A retry may bring an access token whose life is over: then the next is due at once.
+                            answers, needed, meant = 1, None, None
+                        case Refused():
+                            pass  # the next candidate, if there is one
+                        case _:
+                            return
         except (StoreUnavailable, SealError) as error:
             self._record.failed(error)
 
-    def _intending(self, token: RefreshToken) -> Account:
-        return lifecycle.begin_refresh(self.account, token, by=self._process, now=self.clock())
+    async def _intend(self, token: RefreshToken) -> Account:
+        """Write the intent to spend ``token``; raises as ``Record.save``."""
+        found, now = self.account, self.clock()
+        begun = await self._record.save(lifecycle.begin_refresh(found, token, by=self._process, now=now))
+        if cut_off := lifecycle.unconcluded(found):
+            same = cut_off.fingerprint == token.value.fingerprint
+            self._emit(TakenOver(account=self.name, at=now, by=cut_off.by, began_at=cut_off.began_at, same=same))
+        return begun
 
     async def _spend(self, begun: Account, token: RefreshToken) -> Outcome:
         """One try, whose intent is written: the request and its conclusion."""
@@ -449,7 +505,7 @@ class TokenKeeper:
         if isinstance(outcome, Issued):
             concluded = replace(concluded, client_secret=credentials.client_secret)
         await self._record.keep(concluded, after=begun)
-        self._tell(token, outcome, seconds=(now - started).total_seconds())
+        self._tell(begun, token, outcome, seconds=(now - started).total_seconds())
         return outcome
 
     async def _authenticated(
@@ -463,8 +519,8 @@ class TokenKeeper:
                 return credentials, outcome
         return last, await ask(last, token.value)
 
-    def _tell(self, spent: RefreshToken, outcome: Outcome, seconds: float) -> None:
-        account, at = self.account, self.clock()
+    def _tell(self, begun: Account, spent: RefreshToken, outcome: Outcome, seconds: float) -> None:
+        account, at, outlook = self.account, self.clock(), self.outlook
         if isinstance(outcome, Issued):
             if account.access is not None:
                 issued = outcome.refresh_token
@@ -476,10 +532,21 @@ class TokenKeeper:
                         issued=issued.fingerprint if issued else None,
                         expires_at=account.access.expires_at,
                         seconds=seconds,
+                        tries=begun.tries,
+                        due_at=lifecycle.refresh_due_at(replace(begun, intent=None), self.policy),
                     )
                 )
         elif self.state is State.CONSENT_LOST:
-            self._emit(ConsentWasLost(account=self.name, at=at, reason=outcome.detail))
+            self._emit(
+                ConsentWasLost(
+                    account=self.name,
+                    at=at,
+                    detail=outcome.detail,
+                    refused=spent.value.fingerprint,
+                    reason=lifecycle.why_lost(account, self.policy),
+                    served_until=account.access.expires_at if account.access and self.can_serve else None,
+                )
+            )
         else:
             self._emit(
                 RefreshFailed(
@@ -489,6 +556,8 @@ class TokenKeeper:
                     detail=outcome.detail,
                     tries=account.tries,
                     retry_not_before=account.retry_not_before,
+                    grace_ends_at=outlook.grace_ends_at,
+                    person_needed_at=outlook.person_needed_at,
                 )
             )
 
@@ -580,11 +649,11 @@ class TokenKeeper:
 
     async def _conclude_intent(self, lease: Lease) -> None:
         """Ask once more what became of a refresh that was cut off: its successor is to be revoked, not lost."""
-        token = lifecycle.intended_token(self.account)
-        if token is None or self.account.consent_id is None or self._foreign:
+        token = next(lifecycle.candidates(self.account, self.clock(), self.policy), None)
+        if self.account.intent is None or token is None or self.account.consent_id is None or self._foreign:
             return
         try:
-            begun = await self._record.save(self._intending(token))
+            begun = await self._intend(token)
         except StaleWrite:
             await self._record.read()
             return
@@ -659,7 +728,16 @@ class TokenKeeper:
         if await self._record.look(lambda: self._acts == before):
             await self._in_a_task(self._settle())
         if self.account.write_id != known:
-            self._emit(Followed(account=self.name, at=self.clock(), generation=self.account.generation))
+            account = self.account
+            self._emit(
+                Followed(
+                    account=self.name,
+                    at=self.clock(),
+                    generation=account.generation,
+                    refreshed_at=account.refreshed_at,
+                    refreshed_by=account.refreshed_by,
+                )
+            )
 
     async def _settle(self) -> None:
         """Look whether the store works again, and write what it could not take."""
@@ -671,11 +749,13 @@ class TokenKeeper:
             self._record.failed(error)
 
     def _health_changed(self, problem: str | None) -> None:
-        at = self.clock()
+        at, ends_at = self.clock(), self.outlook.grace_ends_at
         self._emit(
             StoreRecovered(account=self.name, at=at)
             if problem is None
-            else StoreDegraded(account=self.name, at=at, reason=problem)
+            else StoreDegraded(
+                account=self.name, at=at, reason=problem, unwritten=self.unwritten, grace_ends_at=ends_at
+            )
         )
 
     def _writes_were_lost(self) -> None:
@@ -689,12 +769,11 @@ class TokenKeeper:
     def _may_refresh(self, min_ttl: timedelta | None) -> bool:
         """Could a refresh help now? If not, nobody waits for the lease in vain."""
         step = lifecycle.next_step(self.account, self.clock(), self.policy, needed=self._demanded(min_ttl))
-        return not self._ending and (self._refreshing is not None or isinstance(step, Spend))
+        return not self._ending and (self._under_way is not None or isinstance(step, Spend))
 
     def _good_for(self, needed: timedelta) -> AccessToken | None:
-        if self._ending or lifecycle.good_for(self.account, self.clock()) < needed:
-            return None
-        return self.account.access
+        good_for = lifecycle.good_for(self.account, self.clock())
+        return None if self._ending or not good_for or good_for < needed else self.account.access
 
     def _no_token(self) -> Exception:
         """Why no token can be given."""

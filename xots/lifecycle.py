@@ -23,10 +23,13 @@ __all__ = [
     "ClientRefused",
     "Failure",
     "Issued",
+    "Need",
     "NotSent",
     "Outcome",
+    "Outlook",
     "Policy",
     "Refused",
+    "Retrying",
     "Spend",
     "State",
     "Step",
@@ -42,18 +45,22 @@ __all__ = [
     "begin_refresh",
     "consent_epoch",
     "demanded_ttl",
+    "ending_within",
     "good_for",
     "intended_token",
     "is_ours",
     "last_seconds",
     "merged",
     "next_step",
+    "outlook",
     "promised_ttl",
     "refresh_due_at",
     "revocation_due",
     "state_of",
     "tick_seconds",
     "tokens_to_revoke",
+    "unconcluded",
+    "why_lost",
 ]
 
 XERO_ACCESS_LIFE = timedelta(minutes=30)
@@ -61,6 +68,9 @@ XERO_ACCESS_LIFE = timedelta(minutes=30)
 
 ASSUMED_LIFE = timedelta(minutes=5)
 """An answer without a usable ``expires_in`` (RFC 6749 only recommends it) is taken to live this long."""
+
+XERO_REFRESH_LIFE = timedelta(days=60)
+"""A refresh token that lies unused for so long dies (Xero: "token types"). Ours is rotated long before that."""
 
 LAST_SECONDS = timedelta(seconds=5)
 """An access token with less left than this may die on its way to Xero: it is no longer served."""
@@ -198,6 +208,17 @@ def good_for(account: Account, now: datetime) -> timedelta:
     return max(access.expires_at - max(now, access.issued_at), timedelta(0))
 
 
+def ending_within(account: Account, left: timedelta, now: datetime) -> Account:
+    """The record with its access token dated so that it ends no later than ``left`` from now; its life is as long.
+    A difference within the last seconds, in which it is not served anyhow, is left."""
+    access = account.access
+    late = access.expires_at - now - left if access else timedelta(0)
+    if access is None or late < LAST_SECONDS:
+        return account
+    earlier = replace(access, issued_at=access.issued_at - late, expires_at=access.expires_at - late)
+    return replace(account, access=earlier)
+
+
 def _from_the_future(access: AccessToken, now: datetime) -> bool:
     return access.issued_at - now > CLOCK_SKEW
 
@@ -265,10 +286,12 @@ Step = Use | Wait | Spend
 def candidates(account: Account, now: datetime, policy: Policy) -> Iterator[RefreshToken]:
     """The refresh tokens worth spending, the best first.
 
-    ``current``; rivals that were never spent; rivals spent within the grace, and the token of an open intent; newest
-    first. A ``current`` whose grace is over waits until every unspent one was tried, since late reuse may end the whole
-    chain, but is not left out: only Xero's word condemns a token, and a clock may have stepped. A rival spent before
-    that, whose answer came, is left alone.
+    ``current``; rivals that were never spent; rivals spent within the grace, and the token of an open intent; each in
+    the record's own order, newest first, since a clock may have stepped. A ``current`` whose grace is over waits until
+    every unspent one was tried, since late reuse may end the whole chain, but is not left out: only Xero's word
+    condemns a token. A rival spent before that, whose answer came, is left alone, but for the one that was spent last
+    where ``current`` was refused: a clock may have stepped, and nothing else is left to lose. One that seems unspent
+    and is older than ``current`` comes last: as a rule it is from an old dump of the store, and was spent long ago.
     """
     current = account.current
     open_one = account.intent.fingerprint if account.intent else None
@@ -277,15 +300,17 @@ def candidates(account: Account, now: datetime, policy: Policy) -> Iterator[Refr
         if token is current and _within_grace(token, now, policy):
             return 0
         if token.first_spent_at is None:
-            return 1
+            return 1 if current is None or token.obtained_at >= current.obtained_at else 4
         return 2 if token is current else 3
 
     live = [
-        t
-        for t in _tokens(account)
-        if not t.refused_at and (t is current or _within_grace(t, now, policy) or t.value.fingerprint == open_one)
+        t for t in _tokens(account) if t is current or _within_grace(t, now, policy) or t.value.fingerprint == open_one
     ]
-    yield from sorted(sorted(live, key=lambda t: t.obtained_at, reverse=True), key=rank)
+    if current is not None and current.refused_at:
+        # Its predecessor is the last hope, whatever the clock says of it.
+        spent = next((t for t in account.rivals if t.first_spent_at), None)
+        live += [spent] if spent and spent not in live else []
+    yield from sorted((t for t in live if not t.refused_at), key=rank)
 
 
 def _within_grace(token: RefreshToken, now: datetime, policy: Policy) -> bool:
@@ -326,11 +351,13 @@ def next_step(
     token = next(candidates(account, now, policy), None)
     if due_at is None or token is None:
         return Use()
-    # An intent or an access token from the future is a clock that stepped back: the refresh is due now.
-    stepped = account.intent is not None or (account.access is not None and _from_the_future(account.access, now))
+    # What is due at once is so even where a clock that stepped back says that it is due in the future.
+    current, access = account.current, account.access
+    at_once = bool(account.intent or access is None or (current and current.refused_at))
+    stepped = access is not None and _from_the_future(access, now)
     short = needed is not None and good_for(account, now) < needed
-    forced = meant is not None and account.current is not None and account.current.value.fingerprint == meant
-    if due_at > now and not (stepped or short or forced):
+    forced = meant is not None and current is not None and current.value.fingerprint == meant
+    if due_at > now and not (at_once or stepped or short or forced):
         return Use()
     until = account.retry_not_before
     # The clock may have stepped under the wait too: one further off than is ever asked for counts as reached.
@@ -344,11 +371,161 @@ def _longest_wait(account: Account, policy: Policy) -> timedelta:
     return policy.slow_wait if account.intent else policy.longest_wait
 
 
+# ------------------------------------------------------------------------------- what the operator is told
+
+
+class Retrying(StrEnum):
+    """What is begun and not done yet."""
+
+    UNDER_WAY = "under-way"
+    """A refresh was begun and is not concluded: it is under way, or its process was cut off."""
+    LOST_ANSWER = "lost-answer"
+    """A refresh may have reached Xero, and its answer never arrived."""
+    MISSING_TOKEN = "missing-refresh-token"  # noqa: S105
+    """Xero's answer held no refresh token."""
+    REFRESH = "refresh"
+    """A refresh failed without spending the token."""
+    PROOF = "proof"
+    """Several refresh tokens may be live; a refresh is to show which one is."""
+    REVOCATION = "revocation"
+    """The login was ended here, and Xero is not told yet."""
+
+
+class Need(StrEnum):
+    """What a person will be needed for."""
+
+    NO_LOGIN = "not-logged-in"
+    CONSENT_LOST = "consent-lost"
+    GRACE_ENDS = "grace-ends"
+    """All that is left are spent tokens, which Xero takes once more within the grace only."""
+    TOKEN_DIES = "refresh-token-unused"  # noqa: S105
+    """A refresh token is there that was never spent, and dies if it lies unused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What is being retried and when, and when a person will be needed if nothing improves."""
+
+    retrying: Retrying | None
+    next_try_at: datetime | None
+    """The earliest moment of the next try, or refresh; None when nothing is to be tried."""
+    grace_ends_at: datetime | None
+    """Until when Xero surely takes a spent token again, while that matters: its successor is not known, or not kept."""
+    person_needed_at: datetime
+    """When a person must log in if no try succeeds; never before now."""
+    person_needed_for: Need
+
+
+def outlook(account: Account, now: datetime, policy: Policy, *, unwritten: bool = False) -> Outlook:
+    """How things will go on. ``unwritten``: the store does not hold this record yet.
+
+    The latest hope of all the refresh tokens counts. That a token was spent does not say that Xero took it: after the
+    grace it may still issue, but nobody can count on it.
+    """
+    live = list(candidates(account, now, policy)) if account.consent_id else []
+    hopes = [(_hope_ends_at(token, now, policy), token) for token in live]
+    until, best = max(hopes, key=lambda hope: hope[0], default=(now, None))
+    if account.consent_id is None:
+        need = Need.NO_LOGIN
+    elif best is None:
+        need = Need.CONSENT_LOST
+    else:
+        need = Need.GRACE_ENDS if best.first_spent_at else Need.TOKEN_DIES
+    return Outlook(
+        retrying=_retrying(account, live),
+        next_try_at=_next_try_at(account, now, policy),
+        grace_ends_at=_grace_ends_at(account, now, policy, unwritten) if account.consent_id else None,
+        person_needed_at=max(until, now),
+        person_needed_for=need,
+    )
+
+
+def unconcluded(account: Account) -> Intent | None:
+    """The intent of a refresh that is under way or was cut off; None when it is known how the last try went."""
+    intent, problem = account.intent, account.problem
+    known = account.unrotated or (problem is not None and intent is not None and problem.at >= intent.began_at)
+    return None if known else intent
+
+
+def why_lost(account: Account, policy: Policy) -> str:
+    """Why Xero refused the refresh tokens, as far as the record of a lost consent tells."""
+    newest = max((t for t in _tokens(account) if t.refused_at), key=lambda t: t.obtained_at, default=None)
+    if newest is None or newest.refused_at is None:
+        return "the record holds no refresh token"
+    spent = newest.first_spent_at
+    if spent is not None and newest.refused_at - spent >= policy.grace:
+        minutes = f"{policy.grace.total_seconds() / 60:.0f} minutes"
+        return f"the answer to the refresh begun at {spent:%Y-%m-%d %H:%M:%S} UTC was not had within Xero's {minutes}"
+    if newest.refused_at - newest.obtained_at >= XERO_REFRESH_LIFE:
+        return f"the refresh token lay unused for {XERO_REFRESH_LIFE.days} days"
+    return "most likely the app was disconnected at Xero"
+
+
+def _hope_ends_at(token: RefreshToken, now: datetime, policy: Policy) -> datetime:
+    """Until when Xero surely takes the token. Moments in the future tell of a clock that stepped: they count as now."""
+    dies_at = min(token.obtained_at, now) + XERO_REFRESH_LIFE
+    return dies_at if token.first_spent_at is None else min(dies_at, min(token.first_spent_at, now) + policy.grace)
+
+
+def _grace_ends_at(account: Account, now: datetime, policy: Policy, unwritten: bool) -> datetime | None:
+    # What a process that dies leaves behind is the record before its last refresh: the intent to spend the token that
+    # was spent last. Of a failed try, nothing is missing there but how it went.
+    last_of_all = unwritten and not account.tries
+    spent = [
+        min(token.first_spent_at, now)
+        for token in _tokens(account)
+        if token.first_spent_at is not None
+        and not token.refused_at
+        and (last_of_all or (account.intent and account.intent.fingerprint == token.value.fingerprint))
+    ]
+    return max(spent) + policy.grace if spent else None
+
+
+def _retrying(account: Account, live: list[RefreshToken]) -> Retrying | None:
+    intent = account.intent
+    if account.consent_id is None:
+        return Retrying.REVOCATION if account.revocation else None
+    if not live:
+        return None
+    if intent and account.unrotated:
+        return Retrying.MISSING_TOKEN
+    if intent and intent.stamped and unconcluded(account):
+        return Retrying.UNDER_WAY
+    if intent:
+        return Retrying.LOST_ANSWER
+    if account.tries:
+        return Retrying.REFRESH
+    return Retrying.PROOF if any(t is not account.current and t.first_spent_at is None for t in live) else None
+
+
+def _next_try_at(account: Account, now: datetime, policy: Policy) -> datetime | None:
+    if account.revocation is not None:
+        return now if revocation_due(account, now, policy) else account.retry_not_before
+    if next(candidates(account, now, policy), None) is None:
+        return None
+    step, due_at = next_step(account, now, policy), refresh_due_at(account, policy)
+    if isinstance(step, Use) and due_at is not None:  # not due yet: how will it be then?
+        now = max(now, due_at)
+        step = next_step(account, now, policy)
+    match step:
+        case Wait(until):
+            return until
+        case Spend():
+            return now
+        case Use():
+            return None
+
+
 # ------------------------------------------------------------------------------------ what it becomes
 
 
 def begin_refresh(account: Account, token: RefreshToken, *, by: str, now: datetime) -> Account:
-    """The record with the intent to spend ``token``, to be written before the request is sent."""
+    """The record with the intent to spend ``token``, to be written before the request is sent.
+
+    An access token from the future goes: once the clock that was ahead is right, its end can't be known any more.
+    """
+    if account.access is not None and _from_the_future(account.access, now):
+        account = replace(account, access=None)
     stamped = token.first_spent_at is None
     intent = Intent(by=by, began_at=now, fingerprint=token.value.fingerprint, stamped=stamped)
     if stamped:
@@ -383,9 +560,11 @@ def after_issued(account: Account, issued: Issued, *, now: datetime, policy: Pol
     """The record after an answer with tokens: the new one is current, the spent one is kept beside it."""
     intent, spent = account.intent, _spent_token(account)
     began = min(intent.began_at, now) if intent else now
-    if spent.first_spent_at is not None and _within_grace(spent, now, policy):
-        # The answer to a retry may be a replay of the lost one, so its token's life counts from the first try.
-        began = min(spent.first_spent_at, began)
+    if spent.first_spent_at is not None and not (intent and intent.stamped):
+        # The answer to a retry may be a replay of the lost one, so its token's life counts from the first try. If that
+        # lies outside the grace, a clock may have stepped: the token's age is not known, and its life counts as over.
+        datable = -CLOCK_SKEW <= now - spent.first_spent_at < policy.grace
+        began = min(spent.first_spent_at, began) if datable else began - _life(issued)
     account = replace(
         account,
         access=_access_token(issued, began),
@@ -410,13 +589,17 @@ def after_issued(account: Account, issued: Issued, *, now: datetime, policy: Pol
 def _not_rotated(account: Account, spent: RefreshToken, *, now: datetime, policy: Policy) -> Account:
     """An answer without a refresh token: was it dropped on the way, or does this server not rotate?
 
-    The first time the intent stays, and one more try inside the grace asks again; the second time in a row it is
-    the server's way, and the token counts as fresh.
+    The first time the intent stays, and one more try inside the grace asks again; the second time in a row it is the
+    server's way, and the token counts as fresh. A server that has rotated this login's tokens before is asked again as
+    long as the grace lasts: only who issues after it does not rotate any more.
     """
-    if account.unrotated == 0:
-        return replace(account, unrotated=1, retry_not_before=now + policy.first_wait)
+    others = _others(account, spent)
+    rotates = bool(others) and _within_grace(spent, now, policy)
+    if account.unrotated == 0 or rotates:
+        wait = min(policy.first_wait * 2 ** min(account.unrotated, 20), policy.longest_backoff)
+        return replace(account, unrotated=account.unrotated + 1, retry_not_before=now + wait)
     fresh = replace(spent, obtained_at=now, first_spent_at=None)
-    rest = tuple(t for t in _others(account, spent) if _worth_keeping(t, spent, now, policy))
+    rest = tuple(t for t in others if _worth_keeping(t, spent, now, policy))
     return replace(account, current=fresh, rivals=rest, intent=None, unrotated=2)
 
 
@@ -465,7 +648,7 @@ def after_login(
         token_url=token_url,
         tenant_id=tenant_id,
         consent_id=consent_id,
-        consented_at=max(now, datetime.fromtimestamp(consent_epoch(account), UTC) + timedelta(microseconds=1)),
+        consented_at=_newer_than(account, now),
         scopes_asked=scopes_asked,
         scopes_set=scopes_set,
         scopes_granted=scopes_asked if issued.scopes is None else issued.scopes,
@@ -484,7 +667,7 @@ def after_end(account: Account, *, forget: bool, now: datetime) -> Account:
     ended = replace(
         account,
         consent_id=None,
-        ended_at=max(now, account.consented_at or now),  # an end is never older than its login, whatever the clock did
+        ended_at=_newer_than(account, now),
         access=None,
         scopes_granted=(),
         revocation="forget" if forget or account.revocation == "forget" else "revoke",
@@ -550,9 +733,17 @@ def consent_epoch(account: Account) -> float:
     return max(moments, default=0.0)
 
 
+def _newer_than(account: Account, now: datetime) -> datetime:
+    """When a login or an end of one counts as done: later than what the record speaks of, whatever the clock did."""
+    return max(now, datetime.fromtimestamp(consent_epoch(account), UTC) + timedelta(microseconds=1))
+
+
 def _united(base: Account, other: Account) -> Account:
-    """``base`` with the tokens of ``other``, and of each token what either knows."""
-    for token in _tokens(other):
+    """``base`` with the tokens of ``other``, and of each token what either knows.
+
+    An open intent stays: who slept and then sent may have killed what the others got meanwhile, so a refresh is due.
+    """
+    for token in reversed(_tokens(other)):  # so that what joins at the front stays in its order
         known = next((t for t in _tokens(base) if t.value == token.value), None)
         if known is None:
             base = replace(base, rivals=(token, *base.rivals))
@@ -562,8 +753,9 @@ def _united(base: Account, other: Account) -> Account:
             base,
             replace(known, first_spent_at=min(spent, default=None), refused_at=known.refused_at or token.refused_at),
         )
-    access = (a for a in (base.access, other.access) if a is not None)
-    return replace(base, access=max(access, key=lambda a: a.expires_at, default=None))
+    tokens = (a for a in (base.access, other.access) if a is not None)
+    access = max(tokens, key=lambda a: a.expires_at, default=None)
+    return replace(base, access=access, intent=base.intent or other.intent)
 
 
 def intended_token(account: Account) -> RefreshToken | None:
@@ -629,7 +821,13 @@ def _replaced(account: Account, token: RefreshToken) -> Account:
 
 
 def _access_token(issued: Issued, began: datetime) -> AccessToken:
-    life = min(issued.life, LONGEST_LIFE) if issued.life else ASSUMED_LIFE
     return AccessToken(
-        value=issued.access_token, token_type=issued.token_type, issued_at=began, expires_at=began + life
+        value=issued.access_token,
+        token_type=issued.token_type,
+        issued_at=began,
+        expires_at=began + _life(issued),
     )
+
+
+def _life(issued: Issued) -> timedelta:
+    return min(issued.life, LONGEST_LIFE) if issued.life else ASSUMED_LIFE

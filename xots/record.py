@@ -54,6 +54,8 @@ class Record:
         self._sealer = sealer
         self._name = name
         self._version: str | None = None
+        self._seen = self.account
+        """The record that the store was last seen to hold."""
         self._on_health = on_health
         self._on_lost_writes = on_lost_writes
 
@@ -74,7 +76,7 @@ class Record:
                 return
             self._on_lost_writes()
             self._hold(lifecycle.merged(self.account, theirs), above=theirs)
-            self._version = stored.version if stored else None
+            self._see(stored, theirs)
         await self._write_held()
 
     async def save(self, account: Account) -> Account:
@@ -90,7 +92,7 @@ class Record:
         except StoreUnavailable as error:
             self.failed(error)
             raise
-        self.account = account
+        self.account = self._seen = account
         return account
 
     async def keep(self, account: Account, *, after: Account) -> None:
@@ -154,13 +156,17 @@ class Record:
         while self.unwritten:
             try:
                 self._version = await self._swap(self.account)
-                self.unwritten = False
+                self.unwritten, self._seen = False, self.account
             except StaleWrite:
                 stored = await self._store.read(self._name)
                 theirs = self._opened(stored)
-                # Theirs is what the others go on from; ours joins it.
-                self._hold(lifecycle.merged(theirs, self.account), above=theirs)
-                self._version = stored.version if stored else None
+                if self._has_lost_writes(theirs):
+                    self._on_lost_writes()
+                    both = lifecycle.merged(self.account, theirs)
+                else:  # theirs is what the others go on from; ours joins it
+                    both = lifecycle.merged(theirs, self.account)
+                self._hold(both, above=theirs)
+                self._see(stored, theirs)
 
     async def _swap(self, account: Account) -> str:
         """Compare-and-set, and a read-back where the reply may have been lost: the same write id means that it went
@@ -177,14 +183,14 @@ class Record:
         return version
 
     def _has_lost_writes(self, theirs: Account) -> bool:
-        """Does the store hold less than memory has seen it acknowledge?
+        """Does the store hold less than it was seen to hold?
 
         Told by the generation, and by the consent: after a fail-over, another process may have written past ours.
         """
-        mine = self.account
-        if theirs.generation == mine.generation:
-            return theirs.write_id != mine.write_id
-        return theirs.generation < mine.generation or lifecycle.consent_epoch(theirs) < lifecycle.consent_epoch(mine)
+        seen = self._seen
+        if theirs.generation == seen.generation:
+            return theirs.write_id != seen.write_id
+        return theirs.generation < seen.generation or lifecycle.consent_epoch(theirs) < lifecycle.consent_epoch(seen)
 
     def _hold(self, account: Account, *, above: Account) -> None:
         self.account, self.unwritten = self._stamped(account, above=above), True
@@ -194,7 +200,11 @@ class Record:
         return replace(account, generation=generation, write_id=secrets.token_hex(8))
 
     def _follow(self, stored: Stored | None, theirs: Account) -> None:
-        self.account, self._version = theirs, stored.version if stored else None
+        self.account = theirs
+        self._see(stored, theirs)
+
+    def _see(self, stored: Stored | None, theirs: Account) -> None:
+        self._seen, self._version = theirs, stored.version if stored else None
 
     def _opened(self, stored: Stored | None) -> Account:
         return Account() if stored is None else open_record(self._sealer, stored, self._name)

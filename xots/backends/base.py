@@ -26,6 +26,7 @@ __all__ = [
     "Stored",
     "TokenStore",
     "checked_name",
+    "stopped",
 ]
 
 LEASE_PREFIX = "lease-"
@@ -36,6 +37,9 @@ LEASE_PATIENCE_SECONDS = 40.0
 
 LOOK_EVERY_SECONDS = 0.05
 """How often a lease that somebody else holds is looked at."""
+
+CANCEL_AGAIN_SECONDS = 0.1
+"""How long a cancelled task may take to end before it is cancelled again."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,14 @@ class Lease:
         """True once it ran out under its holder, who must then not begin anything new. A process that was stopped
         for a while learns it here at once, without asking the store."""
         return self._lost or (self._ends_at is not None and time.monotonic() >= self._ends_at)
+
+
+async def stopped(task: asyncio.Task[None]) -> None:
+    """Cancel ``task``, as often as it takes: Python 3.11's ``asyncio.wait_for`` drops a cancellation that comes just
+    as what it waited for ends (https://github.com/python/cpython/issues/81839), and clients of stores use it."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=CANCEL_AGAIN_SECONDS)
 
 
 def checked_name(name: str) -> str:

@@ -109,7 +109,9 @@ class FileStore(TokenStore):
                 await asyncio.sleep(LOOK_EVERY_SECONDS)
             yield Lease()
         finally:
-            held.give_back()
+            # Nothing was written to it, and the kernel has unlocked it whatever it answers: no act has failed for that.
+            with suppress(OSError):
+                held.give_back()
 
     async def changes(self, name: str, every_seconds: float = 1.0) -> AsyncIterator[None]:
         """See ``TokenStore.changes``. Yields first when it begins to look: somebody may have written just before."""

@@ -48,7 +48,16 @@ from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
 
 from ..errors import StaleWrite, StoreUnavailable
-from .base import LEASE_PATIENCE_SECONDS, LEASE_PREFIX, LOOK_EVERY_SECONDS, Lease, Stored, TokenStore, checked_name
+from .base import (
+    LEASE_PATIENCE_SECONDS,
+    LEASE_PREFIX,
+    LOOK_EVERY_SECONDS,
+    Lease,
+    Stored,
+    TokenStore,
+    checked_name,
+    stopped,
+)
 
 __all__ = ["RedisStore"]
 
@@ -146,8 +155,7 @@ class RedisStore(TokenStore):
         try:
             yield lease
         finally:
-            renewal.cancel()
-            await asyncio.wait([renewal])
+            await stopped(renewal)
             # If it can't be given back, or is another's by now, it runs out by itself.
             with suppress(StoreUnavailable):
                 async with self._asked():

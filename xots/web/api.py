@@ -6,13 +6,16 @@ since a link, a prefetch or a hostile page can make a browser send a GET.
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Iterator
+from datetime import datetime, timedelta
 
 from tornado.web import HTTPError
 
 from .._version import __version__
 from ..errors import NoCredentials, NotLoggedIn
-from ..lifecycle import State
+from ..events import problem_in_words, span_text, time_text
+from ..keeper import TokenKeeper
+from ..lifecycle import CLOCK_SKEW, XERO_REFRESH_LIFE, Need, Outlook, Retrying, State, why_lost
 from . import guard
 from .handler import Handler
 
@@ -88,8 +91,9 @@ class StatusHandler(Handler):
 
     async def get(self) -> None:
         """A page for a browser, JSON for a program."""
-        account = self.keeper.account
+        account, outlook, now = self.keeper.account, self.keeper.outlook, self.keeper.clock()
         access, current, problem = account.access, account.current, account.problem
+        grace_left = outlook.grace_ends_at - now if outlook.grace_ends_at else None
         status = self.summary() | {
             "access_token": f"#{access.value.fingerprint}" if access else None,
             "refresh_token": f"#{current.value.fingerprint}" if current else None,
@@ -101,17 +105,28 @@ class StatusHandler(Handler):
             "refreshed_at": account.refreshed_at,
             "refreshed_by": account.refreshed_by,
             "failed_tries": account.tries,
+            "last_problem": problem_in_words(problem.kind, problem.detail) if problem else None,
             "last_problem_at": problem.at if problem else None,
             "retry_not_before": account.retry_not_before,
+            "retrying": outlook.retrying,
+            "next_try_at": outlook.next_try_at,
+            "grace_ends_at": outlook.grace_ends_at,
+            "grace_seconds_left": None if grace_left is None else max(int(grace_left.total_seconds()), 0),
+            "person_needed_at": outlook.person_needed_at,
+            "person_needed_for": outlook.person_needed_for,
             "revocation_pending": account.revocation is not None,
             "store": "degraded" if self.keeper.store_problem else "ok",
+            "unwritten": self.keeper.unwritten,
             "redirect_uri": self.config.redirect_uri,
             "version": __version__,
         }
+        told = list(in_words(self.keeper, outlook, now))
+        if account.token_url not in (None, self.config.token_url):
+            told.append(f"The stored login is of another identity server, {account.token_url}: it is left alone here.")
         if self.wants_page:
-            self.write_page("status.html", title="Status", status=status)
+            self.write_page("status.html", title="Status", told=told, status=status)
         else:
-            self.write_json(status)
+            self.write_json({"in_words": told} | status)
 
 
 class TenantsHandler(Handler):
@@ -200,6 +215,110 @@ class LogoutHandler(ActHandler):
         """303 to the form."""
         await self.keeper.end(forget=True)
         self.redirect("/", status=303)
+
+
+# -------------------------------------------------------------------------------- how things are, in words
+
+
+def in_words(keeper: TokenKeeper, outlook: Outlook, now: datetime) -> Iterator[str]:
+    """What happened, what is being retried and when, and when a person will be needed: a few sentences."""
+    if keeper.account.consent_id is not None:
+        yield from _served(keeper, now)
+    if outlook.retrying is not None:
+        yield from _retried(keeper, outlook, now)
+    elif outlook.next_try_at is not None:
+        yield f"The next refresh is due at {_moment(outlook.next_try_at, now)}."
+    yield _needed(keeper, outlook, now)
+    if keeper.store_problem is not None:
+        yield f"The token store can't be used: {keeper.store_problem}. No refresh token is spent before it works again."
+    if keeper.unwritten:
+        yield "What happened last is known to this process only, so don't end it now."
+        yield _if_it_ends(keeper, outlook, now)
+
+
+def _served(keeper: TokenKeeper, now: datetime) -> Iterator[str]:
+    account = keeper.account
+    if account.refreshed_at is not None:
+        at, by = _moment(account.refreshed_at, now), account.refreshed_by
+        yield f"Last refreshed at {at} by {by}." if by else f"Logged in at {at}, and not refreshed since."
+        if account.refreshed_at - now > CLOCK_SKEW:
+            yield "That lies in the future: the clock was set back."
+    if account.access is not None and keeper.can_serve:
+        yield f"Programs get an access token that is good until {_moment(account.access.expires_at, now)}."
+    else:
+        yield "There is no access token to serve now."
+
+
+def _retried(keeper: TokenKeeper, outlook: Outlook, now: datetime) -> Iterator[str]:
+    account, ends_at, next_at = keeper.account, outlook.grace_ends_at, outlook.next_try_at
+    intent, problem = account.intent, account.problem
+    match outlook.retrying:
+        case Retrying.UNDER_WAY if intent:
+            yield f"{intent.by} began a refresh at {_moment(intent.began_at, now)}, and has not concluded it yet."
+        case Retrying.LOST_ANSWER if ends_at:
+            began_at = _moment(ends_at - keeper.policy.grace, now)
+            yield f"Xero's answer to the refresh begun at {began_at} never arrived."
+        case Retrying.MISSING_TOKEN:
+            yield "Xero's last answer held no refresh token, so the same one is tried once more."
+        case Retrying.PROOF:
+            yield "Several refresh tokens may be live; the next refresh shows which one is."
+        case Retrying.REVOCATION if account.ended_at:
+            yield f"The login was ended at {_moment(account.ended_at, now)}, and Xero could not be told yet."
+    if problem is not None:
+        tries = f"{account.tries} failed {'try' if account.tries == 1 else 'tries'} so far"
+        words = problem_in_words(problem.kind, problem.detail)
+        yield f"{tries}, the last at {_moment(problem.at, now)}: {words}."
+    if ends_at is not None and account.intent is not None:
+        until = _moment(ends_at, now)
+        if ends_at > now:
+            yield f"Xero takes the same refresh token again until {until}."
+        else:
+            yield f"Xero surely took the same refresh token again until {until}; it is tried all the same."
+    if next_at is not None and outlook.retrying is not Retrying.UNDER_WAY:
+        yield f"The next try is at {_moment(next_at, now)} or after." if next_at > now else "The next try is due now."
+
+
+def _needed(keeper: TokenKeeper, outlook: Outlook, now: datetime) -> str:
+    account, at = keeper.account, outlook.person_needed_at
+    match outlook.person_needed_for:
+        case Need.NO_LOGIN if keeper.state is State.WAITING:
+            return "A login was begun, and has not come back from Xero yet."
+        case Need.NO_LOGIN if keeper.state is State.NO_CREDENTIALS:
+            return "A person is needed now: open / to enter the app's credentials, and log in."
+        case Need.NO_LOGIN:
+            return "Nobody is logged in. A person is needed now: open /home and log in."
+        case Need.CONSENT_LOST:
+            what = account.problem.detail if account.problem else "no token"
+            return (
+                "The login is lost. A person is needed now: open /home and log in. Xero refused every refresh token "
+                f"({what}): {why_lost(account, keeper.policy)}."
+            )
+    if at <= now:
+        return "Unless the next try succeeds, a person must log in now."
+    if outlook.person_needed_for is Need.GRACE_ENDS:
+        return f"If nothing improves, a person may have to log in after {_moment(at, now)}."
+    return (
+        f"If no refresh succeeds before, a person must log in after {_moment(at, now)}: "
+        f"a refresh token that lies unused for {XERO_REFRESH_LIFE.days} days dies."
+    )
+
+
+def _if_it_ends(keeper: TokenKeeper, outlook: Outlook, now: datetime) -> str:
+    """What is lost if this process ends with what it holds."""
+    if keeper.account.tries:
+        return "Should it end, the next one tries again."
+    if outlook.grace_ends_at is None:
+        return "Should it end, a login, or the end of one, has to be done again."
+    if outlook.grace_ends_at > now:
+        return f"Should it end, the refresh can be repeated until {_moment(outlook.grace_ends_at, now)}."
+    return "Should it end, a person may have to log in."
+
+
+def _moment(moment: datetime, now: datetime) -> str:
+    # What was dated a moment later than another, so that their order is told, is not in the future for that.
+    past = moment <= now + timedelta(milliseconds=1)
+    apart = f"{span_text(max(now - moment, timedelta(0)))} ago" if past else f"{span_text(moment - now)} from now"
+    return f"{time_text(moment, now)} ({apart})"
 
 
 PENDING = "nothing is served from this login any more, but Xero can't be told just now; that is tried again by itself"

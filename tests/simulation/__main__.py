@@ -1,0 +1,87 @@
+"""The command: see the package's docstring, or ``--help``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+
+import simulation
+from simulation.runs import run_beyond, run_seed, run_years
+from simulation.world import BrokenInvariantError
+from xots import keeper as keeper_room
+from xots.sandbox import SiblingMode
+
+CHUNK = 50
+"""So many seeds are given to a worker at once."""
+
+
+def main() -> int:
+    """Run what was asked for, and print its figures."""
+    parser = argparse.ArgumentParser(
+        prog="simulation", description=simulation.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", default="1..100", help="A..B (default: %(default)s)")
+    modes = [mode.value for mode in SiblingMode]
+    parser.add_argument("--mode", choices=modes, help="one sibling mode; all of them if not given")
+    parser.add_argument("--hours", type=float, default=12, help="simulated hours a seed (default: %(default)s)")
+    parser.add_argument("--refreshes", type=int, help="stop each mode once Xero was asked for so many refreshes")
+    parser.add_argument("--beyond", action="store_true", help="instead: what lies beyond the invariant's bound")
+    parser.add_argument("--years", type=float, help="instead: so many years of one process, with 5%% of calls faulty")
+    parser.add_argument("--jobs", type=int, default=1, help="processes to run seeds in (default: %(default)s)")
+    parser.add_argument("--trace", action="store_true", help="tell what happens")
+    options = parser.parse_args()
+    first, _, last = options.seeds.partition("..")
+    seeds = range(int(first), int(last or first) + 1)
+    run: Callable[[int, SiblingMode], Counter[str]]
+    if options.beyond:
+        run = partial(run_beyond, trace=options.trace)
+    elif options.years:
+        seeds, run = seeds[:1], partial(run_years, years=options.years, trace=options.trace)
+    else:
+        run = partial(run_seed, hours=options.hours, trace=options.trace)
+    broken = 0
+    with ProcessPoolExecutor(options.jobs) as pool:
+        for mode in [SiblingMode(options.mode)] if options.mode else list(SiblingMode):
+            began, figures, done, failures = time.monotonic(), Counter[str](), seeds[:0], 0
+            for chunk in _chunks(seeds, options.jobs):
+                for found, failed in pool.map(partial(_attempt, run, mode), chunk):
+                    figures += found
+                    if failed:
+                        failures += 1
+                        print(
+                            f"BROKEN: seed {failed} (replay: --mode {mode} --trace, with this seed alone)",
+                            flush=True,
+                        )
+                done = range(seeds.start, chunk.stop)
+                if options.refreshes and figures["refreshes asked"] >= options.refreshes:
+                    break
+            broken += failures
+            asked, seconds = figures["refreshes asked"], time.monotonic() - began
+            print(f"{mode}: seeds {done.start}..{done.stop - 1}, {asked} refreshes, {failures} broken invariants")
+            print("   " + ", ".join(f"{name} {count}" for name, count in sorted(figures.items())))
+            print(f"   {asked / seconds:.0f} refreshes a second", flush=True)
+    return 1 if broken else 0
+
+
+def _chunks(seeds: range, jobs: int) -> list[range]:
+    size = CHUNK * jobs
+    return [seeds[i : i + size] for i in range(0, len(seeds), size)]
+
+
+def _attempt(run: Callable[[int, SiblingMode], Counter[str]], mode: SiblingMode, seed: int) -> tuple[Counter[str], str]:
+    keeper_room.logger.disabled = True
+    try:
+        return run(seed, mode), ""
+    except BrokenInvariantError as error:
+        return Counter(), f"{seed}: {error}"
+    finally:
+        sys.stdout.flush()  # a worker's trace
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,251 @@
+"""What a simulated process speaks with: its store and its Xero, and whatever goes wrong on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from xots.account import Account, RefreshToken, Secret, decode
+from xots.backends.base import Lease, Stored, TokenStore
+from xots.errors import StaleWrite, StoreUnavailable
+from xots.lifecycle import Failure, NotSent, Outcome, Unknown
+from xots.sandbox import OAuthError, TokenAnswer
+from xots.xero import Answer, Credentials, Endpoints, read_token_answer
+
+from .world import CLIENT, SCOPES, UNNOTICED, Held, Process
+
+LEASE_PATIENCE_SECONDS = 60.0
+ANSWER_SECONDS = 20.0
+"""Xero's answer comes within this, or is waited for no longer."""
+
+
+class PlainSealer:
+    """Seals nothing: whether the seal holds is tested elsewhere, and here it would cost most of the time."""
+
+    def seal(self, body: bytes, purpose: str, context: Mapping[str, str]) -> bytes:
+        return body
+
+    def open(self, sealed: bytes, purpose: str, context: Mapping[str, str]) -> bytes:
+        return sealed
+
+
+class SimulatedLease(Lease):
+    """Renewed by its holder while that runs."""
+
+    def __init__(self, process: Process, name: str, held: Held) -> None:
+        super().__init__()
+        self._process, self._name, self._held = process, name, held
+
+    @property
+    def lost(self) -> bool:
+        return self._held.over or self._process.world.leases.get(self._name) is not self._held
+
+
+class SimulatedStore(TokenStore):
+    """One process's connection to the store."""
+
+    shared = durable = True
+
+    def __init__(self, process: Process) -> None:
+        self.process, self.world = process, process.world
+
+    @classmethod
+    def from_url(cls, url: str) -> SimulatedStore:
+        raise ValueError(url)
+
+    async def _way(self) -> None:
+        await self.process.step()
+        await asyncio.sleep(self.world.chance.random() * 0.01)
+
+    def _fails(self, what: str) -> bool:
+        away = self.world.loop.time() < self.world.store_away_until
+        if away or (self.world.climate.store and self.world.chance.random() < self.world.climate.store):
+            self.world.figures[f"store: {what}"] += 1
+            return True
+        return False
+
+    async def read(self, name: str) -> Stored | None:
+        await self._way()
+        if self._fails("read failed"):
+            raise StoreUnavailable("the store is away")
+        found = self.world.kept.get(name)
+        await self._way()
+        return found
+
+    async def swap(self, name: str, value: bytes, *, expected: str | None) -> str:
+        await self._way()
+        await self.process.step()
+        if self._fails("write failed"):
+            raise StoreUnavailable("the store is away")
+        kept = self.world.kept.get(name)
+        if (kept.version if kept else None) != expected:
+            self.world.figures["store: stale write"] += 1
+            raise StaleWrite(name)
+        version = hashlib.sha256(value).hexdigest()
+        if self.world.trace:
+            self.world.say(f"p{self.process.number} wrote {_shown(decode(value))}")
+        self.world.write(name, Stored(value, version), self.process)
+        await self._way()
+        if self._fails("reply lost"):
+            raise StoreUnavailable("the reply was lost")
+        return version
+
+    async def names(self) -> list[str]:
+        return sorted(self.world.kept)
+
+    async def check(self) -> None:
+        await self._way()
+        if self._fails("check failed"):
+            raise StoreUnavailable("the store is away")
+
+    @asynccontextmanager
+    async def lease(self, name: str, ttl_seconds: float) -> AsyncIterator[Lease]:
+        await self._way()
+        give_up_at = self.world.loop.time() + LEASE_PATIENCE_SECONDS
+        while (other := self.world.leases.get(name)) is not None and not self.world.run_out(other):
+            if self.world.loop.time() > give_up_at:
+                raise StoreUnavailable("somebody has held the lease for too long")
+            await asyncio.sleep(0.5)
+            await self.process.step()
+        if other is not None:
+            other.over = True
+            self.world.figures["leases taken over"] += 1
+        held = self.world.leases[name] = Held(self.process, ttl_seconds)
+        try:
+            yield SimulatedLease(self.process, name, held)
+        finally:
+            if not self.process.dead and self.world.leases.get(name) is held:
+                del self.world.leases[name]
+
+    async def changes(self, name: str, every_seconds: float = 1.0) -> AsyncIterator[None]:
+        waker = asyncio.Event()
+        self.world.wakers[waker] = None
+        try:
+            while True:
+                yield
+                await waker.wait()
+                waker.clear()
+                await self._way()
+        finally:
+            del self.world.wakers[waker]
+
+
+class SimulatedXero:
+    """One process's connection to Xero."""
+
+    endpoints = Endpoints(connections_url="")
+
+    def __init__(self, process: Process) -> None:
+        self.process, self.world = process, process.world
+
+    async def refresh(self, credentials: Credentials, token: Secret) -> Outcome:
+        world = self.world
+        world.figures["refreshes asked"] += 1
+
+        def commit() -> TokenAnswer:
+            world.check_use(token.reveal())
+            answer = world.identity.refresh(CLIENT, token.reveal(), world.now())
+            world.figures["refreshes issued"] += 1
+            got = Secret(answer.refresh_token or "").fingerprint
+            world.say(f"  Xero: p{self.process.number} spent #{token.fingerprint}, got #{got}")
+            return answer
+
+        return await self._post(commit)
+
+    async def exchange(
+        self, credentials: Credentials, *, code: Secret, redirect_uri: str, verifier: Secret | None
+    ) -> Outcome:
+        world = self.world
+        return await self._post(
+            lambda: world.identity.log_in(CLIENT.client_id, world.now(), scopes=SCOPES, tenant_ids=("t",)),
+            forbidden="twice",  # a code is used once
+        )
+
+    async def revoke(self, credentials: Credentials, token: Secret) -> Failure | None:
+        # Xero ends the logins that come after, too: who sleeps between his last look at the lease and the sending
+        # is beyond the bound.
+        if self.world.sleep_before_revoking:
+            self.process.sleep(self.world.sleep_before_revoking)
+        await self.process.step(may_pause=False)
+        if self._away():
+            return NotSent(detail="no route")
+        if self.world.chance.random() < self.world.climate.xero:
+            return Unknown(detail="503")
+        self.world.identity.revoke(CLIENT, token.reveal())
+        self.world.say(f"  Xero: p{self.process.number} revoked by #{token.fingerprint}")
+        self.world.figures["revocations"] += 1
+        await self.process.step()
+        return Unknown(detail="reset") if self.world.chance.random() < self.world.climate.xero else None
+
+    def close(self) -> None:
+        pass
+
+    def _away(self) -> str:
+        until, kind = self.world.xero_away
+        return kind if self.world.loop.time() < until else ""
+
+    async def _post(self, commit: Callable[[], TokenAnswer], *, forbidden: str = "") -> Outcome:
+        await self.process.step()
+        world, kind = self.world, self._away()
+        if not kind and world.chance.random() < world.climate.xero:
+            kind = world.chance.choice(world.climate.kinds)
+            if kind == forbidden:
+                kind = ""
+        if kind:
+            world.figures[f"xero: {kind}"] += 1
+            world.say(f"  Xero: {kind}")
+        if kind == "not-sent":
+            return NotSent(detail="no route")
+        # From here on the request is on its way, whatever becomes of the process.
+        answer = await asyncio.shield(asyncio.ensure_future(self._carried_out(commit, kind)))
+        await self.process.step()
+        return Unknown(detail="no answer") if answer is None else read_token_answer(answer, self.process.clock())
+
+    async def _carried_out(self, commit: Callable[[], TokenAnswer], kind: str) -> Answer | None:
+        world = self.world
+        await asyncio.sleep(world.chance.random() * 0.5)
+        answer: Answer | None = None
+        match kind:
+            case "before":
+                await asyncio.sleep(ANSWER_SECONDS)
+                return None
+            case "503-before":
+                return Answer(503, {}, b"<html>")
+            case "429":
+                long = 60 if set(UNNOTICED) & set(world.climate.kinds) else 4000
+                return Answer(429, {"Retry-After": str(world.chance.choice((0, 5, 60, long)))}, b"")
+            case "client":
+                return Answer(400, {}, b'{"error": "invalid_client"}')
+        for _ in range(2 if kind == "twice" else 1):
+            try:
+                fields = dict(commit().fields)
+                if kind == "bare":
+                    del fields["refresh_token"]
+                answer = answer or Answer(200, {}, msgspec.json.encode(fields))
+            except OAuthError as error:
+                answer = answer or Answer(400, {}, msgspec.json.encode({"error": error.code.value}))
+        try:
+            world.check()
+        except AssertionError:
+            return None  # the world remembers it
+        await asyncio.sleep(world.chance.random() * (ANSWER_SECONDS if kind == "slow" else 0.5))
+        if kind == "503-after":
+            return Answer(503, {}, b"")
+        return None if kind == "after" else answer
+
+
+def _shown(account: Account) -> str:
+    def mark(token: RefreshToken) -> str:
+        spent, refused = "*" if token.first_spent_at else "", "!" if token.refused_at else ""
+        return f"#{token.value.fingerprint}{spent}{refused}"
+
+    current = mark(account.current) if account.current else "-"
+    return (
+        f"g{account.generation} {str(account.consent_id)[:4]} current {current} rivals "
+        f"[{' '.join(mark(r) for r in account.rivals)}] intent {account.intent is not None} tries {account.tries} "
+        f"revocation {account.revocation}"
+    )

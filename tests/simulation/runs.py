@@ -1,0 +1,176 @@
+"""The three kinds of run: trouble within the bound of the invariant, trouble beyond it, and ten quiet years."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+
+from xots.sandbox import SiblingMode
+
+from .story import Story, in_jumping_time
+from .world import KINDS, BrokenInvariantError, Climate, World
+
+
+def run_seed(seed: int, mode: SiblingMode, *, hours: float = 12, trace: bool = False) -> Counter[str]:
+    """Some hours of whatever this seed has trouble with, and the rest after it: its figures.
+
+    Raises:
+        BrokenInvariantError: with what broke.
+    """
+
+    async def run() -> Counter[str]:
+        world = World(seed, mode, Climate.drawn(random.Random(seed)), trace=trace)  # noqa: S311
+        world.say(world.climate)
+        story = Story(world)
+        try:
+            await story.run(hours)
+            await story.come_to_rest()
+            await story.check_connected()
+        finally:
+            await story.leave()
+        return _figures(world)
+
+    return in_jumping_time(run())
+
+
+def run_years(seed: int, mode: SiblingMode, years: float, *, trace: bool = False) -> Counter[str]:
+    """One process through years in which one call in twenty fails, to Xero and to the store: its figures.
+
+    Raises:
+        BrokenInvariantError: with what broke; a login that was lost is one.
+    """
+
+    async def run() -> Counter[str]:
+        world = World(seed, mode, Climate(xero=0.05, store=0.05), trace=trace)
+        story = Story(world, patient=True)
+        try:
+            story.start()
+            await story.log_in()
+            for _ in range(round(years * 365)):
+                await asyncio.sleep(86400)
+                world.identity.prune(world.now())
+                world.check()
+            await story.come_to_rest()
+            await story.check_connected()
+        finally:
+            await story.leave()
+        return _figures(world)
+
+    return in_jumping_time(run())
+
+
+def run_beyond(seed: int, mode: SiblingMode, *, trace: bool = False) -> Counter[str]:
+    """One misfortune that lies beyond the bound of the invariant: the login may be lost, and then it is reported.
+
+    Raises:
+        BrokenInvariantError: it was lost, and hidden; or a new login did not mend it.
+    """
+
+    async def run() -> Counter[str]:
+        chance = random.Random(seed)  # noqa: S311
+        climate = Climate(processes=chance.randint(1, 3), kernel_locks=chance.random() < 0.3)
+        world = World(seed, mode, climate, trace=trace, within_bound=False)
+        story = Story(world)
+        misfortune = chance.choice(list(MISFORTUNES))
+        world.say(misfortune)
+        try:
+            await story.run(hours=1, every_seconds=300)
+            await asyncio.sleep(60)
+            await MISFORTUNES[misfortune](story)
+            await story.come_to_rest()
+            lost = await story.check_reported()
+        finally:
+            await story.leave()
+        figures = _figures(world)
+        figures[f"{misfortune}: {'lost, and reported' if lost else 'not lost'}"] += 1
+        return figures
+
+    return in_jumping_time(run())
+
+
+def _figures(world: World) -> Counter[str]:
+    if world.broken:
+        raise world.broken
+    world.figures["replays"] = world.identity.counts.replays
+    return world.figures
+
+
+# ------------------------------------------------------------------------------------ beyond the bound
+
+
+async def answer_lost_and_xero_away(story: Story) -> None:
+    """An answer is lost after Xero issued it, and Xero is away until its grace is over."""
+    world = story.world
+    world.climate = Climate(processes=world.climate.processes, xero=1.0, kinds=("after",))
+    story.processes[0].spawn(story.processes[0].keeper.refresh())
+    await asyncio.sleep(2)
+    world.xero_away = world.loop.time() + 2400, "not-sent"
+    world.climate = Climate(processes=world.climate.processes)
+    await asyncio.sleep(2400)
+
+
+async def store_away_and_death(story: Story) -> None:
+    """The store goes away under a refresh, the process that holds its answer dies, and the store returns too late."""
+    world, process = story.world, story.processes[0]
+    process.spawn(process.keeper.refresh())
+    before = world.figures["refreshes issued"]
+    while world.figures["refreshes issued"] == before:
+        await asyncio.sleep(0.05)
+    world.store_away_until = world.loop.time() + 2400
+    await asyncio.sleep(30)
+    for each in list(story.processes):
+        each.die()
+    await asyncio.sleep(2400)
+
+
+async def roll_back_with_nobody_alive(story: Story) -> None:
+    """Every process ends, and the store is restored from a dump that is hours old."""
+    world = story.world
+    dump = dict(world.kept)
+    for _ in range(3):
+        await asyncio.sleep(3600)
+    await asyncio.wait([story.processes[0].spawn(story.processes[0].keeper.refresh())])
+    await asyncio.sleep(2400)
+    world.kept = dump
+    for each in list(story.processes):
+        each.die()
+    await asyncio.sleep(300)
+
+
+async def slept_past_the_grace(story: Story) -> None:
+    """A process sleeps for 40 minutes between its look at the lease and the sending; others go on meanwhile."""
+    world, process = story.world, story.processes[0]
+    process.spawn(process.keeper.refresh())
+    while world.account().intent is None:
+        await asyncio.sleep(0.001)
+    process.sleep(2400)
+    await asyncio.sleep(2500)
+
+
+async def revocation_slept_past_a_login(story: Story) -> None:
+    """A process sleeps between its look at the lease and the sending of a revocation; meanwhile a person logs in."""
+    world = story.world
+    story.start()
+    await asyncio.sleep(20)
+    world.sleep_before_revoking = 600
+    process = story.processes[0]
+    ending = asyncio.ensure_future(story.end(process, forget=False))
+    while process.awake.is_set():
+        await asyncio.sleep(0.001)
+    world.sleep_before_revoking = 0
+    await asyncio.sleep(60)
+    await story.log_in()
+    await ending
+    await asyncio.sleep(3600)
+
+
+MISFORTUNES = {
+    "answer lost, then Xero away for 40 minutes": answer_lost_and_xero_away,
+    "store away for 40 minutes, and the answer's only holder dies": store_away_and_death,
+    "old dump restored, with no process alive": roll_back_with_nobody_alive,
+    "asleep for 40 minutes between lease and sending": slept_past_the_grace,
+    "revocation sent after a sleep, into a new login": revocation_slept_past_a_login,
+}
+
+__all__ = ["KINDS", "MISFORTUNES", "BrokenInvariantError", "run_beyond", "run_seed", "run_years"]

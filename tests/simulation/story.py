@@ -1,0 +1,335 @@
+"""One seed's story: some hours, with everything that goes wrong in them, and the rest after it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from datetime import timedelta
+
+from xots.account import Secret
+from xots.errors import ConsentLost, StoreUnavailable, XotsError
+from xots.events import ConsentWasLost, Event
+from xots.keeper import LoginAttempt, TokenKeeper
+from xots.lifecycle import Policy, State, Wait, next_step, refresh_due_at
+
+from .loop import JumpingLoop
+from .outside import PlainSealer, SimulatedStore, SimulatedXero
+from .world import CREDENTIALS, SCOPES, BrokenInvariantError, Climate, Process, Stored, World
+
+ATTEMPT = LoginAttempt(
+    credentials=CREDENTIALS, code=Secret("c"), verifier=None, redirect_uri="http://x/code", scopes=SCOPES
+)
+TICK_SECONDS = Policy().tick.total_seconds()
+SOUND = timedelta(seconds=2)
+"""A clock that is off by less is right."""
+LONGEST_OUTAGE_SECONDS = 1200
+"""Of what an answer may be lost before: with the tries around it, well inside Xero's 30 minutes."""
+
+
+class Story:
+    """Processes that live in a world, and what happens to them."""
+
+    def __init__(self, world: World, *, patient: bool = False) -> None:
+        self.world = world
+        self.patient = patient
+        """Does a process pass the ticks at which nothing can be due? Over years they cost most of the time."""
+        self.processes: list[Process] = []
+        self.lost: set[int] = set()
+        """Which processes reported that the login is lost."""
+        self.dumps: list[dict[str, Stored]] = []
+        self._count = 0
+        self._calm_until = 0.0
+        self._restarts: set[asyncio.Task[None]] = set()
+        world.on_death = self._died
+
+    # Processes
+
+    def start(self) -> Process:
+        """Start a process, for as long as it lives."""
+        world = self.world
+        self._count += 1
+        process = Process(self._count, world, skew=timedelta(seconds=world.chance.uniform(-1, 1)))
+        process.keeper = TokenKeeper(
+            SimulatedStore(process),
+            SimulatedXero(process),  # type: ignore[arg-type]
+            PlainSealer(),  # type: ignore[arg-type]
+            configured=CREDENTIALS,
+            observers=[lambda event: self._seen(process, event)],
+            clock=process.clock,
+            chance=world.chance,
+            elapsed=world.loop.time,
+        )
+        self.processes.append(process)
+        world.say(f"p{process.number} starts")
+        process.spawn(self._live(process))
+        return process
+
+    async def _live(self, process: Process) -> None:
+        keeper = process.keeper
+        while True:
+            try:
+                await keeper.start()
+                break
+            except StoreUnavailable:
+                await asyncio.sleep(2)
+        while True:
+            await keeper.tend()
+            ticks = 1 + self._idle_ticks(process) if self.patient else 1
+            await asyncio.sleep(TICK_SECONDS * ticks + self.world.chance.random())
+            await process.step()
+
+    def _idle_ticks(self, process: Process) -> int:
+        due_at = refresh_due_at(process.keeper.account, Policy())
+        step = next_step(process.keeper.account, process.clock(), Policy())
+        if due_at is None or isinstance(step, Wait) or process.keeper.store_problem:
+            return 0
+        return max(int((due_at - process.clock()).total_seconds() / TICK_SECONDS), 0)
+
+    def _seen(self, process: Process, event: Event) -> None:
+        self.world.figures[type(event).__name__] += 1
+        self.world.say(f"p{process.number}: {event}")
+        # A wrong clock may misjudge which tokens are worth a try: that is no loss if it is well in the end.
+        if isinstance(event, ConsentWasLost) and (abs(process.skew) < SOUND or not self.world.within_bound):
+            self.lost.add(process.number)
+
+    def _died(self, process: Process) -> None:
+        if process in self.processes:
+            self.processes.remove(process)
+            self._restarts.add(restart := asyncio.ensure_future(self._restart()))
+            restart.add_done_callback(self._restarts.discard)
+
+    async def _restart(self) -> None:
+        await asyncio.sleep(self.world.chance.random() * self.world.chance.choice((2, 120)))
+        # Who starts while the store is rolled back knows no better, and is told of it by those who do.
+        await asyncio.sleep(max(self.world.excused_until - self.world.loop.time(), 0))
+        self.start()
+
+    # Acts
+
+    async def run(self, hours: float, every_seconds: float = 60) -> None:
+        """Live through so many hours of trouble.
+
+        Raises:
+            BrokenInvariantError: with what broke.
+        """
+        world = self.world
+        for _ in range(world.climate.processes):
+            self.start()
+        await self.log_in()
+        end = world.loop.time() + hours * 3600
+        while world.loop.time() < end:
+            await asyncio.sleep(world.chance.expovariate(1 / every_seconds))
+            await self._happen()
+            world.check()
+
+    async def _happen(self) -> None:
+        world, climate = self.world, self.world.climate
+        if not self.processes:
+            return
+        chance, process = world.chance, world.chance.choice(self.processes)
+        weights = {
+            "token": 30,
+            "refresh": 40,
+            "refresh everywhere": 6,
+            "death": 3 if climate.deaths else 0,
+            "pause": 3 if climate.pauses else 0,
+            "step": 2 if climate.steps else 0,
+            "log in": 1,
+            "log in twice": 0.3,
+            "end": 0.5,
+            "outage": 1 if climate.outages else 0,
+            "dump": 2 if climate.roll_backs else 0,
+            "roll back": 0.7 if climate.roll_backs else 0,
+        }
+        match chance.choices(list(weights), list(weights.values()))[0]:
+            case "token":
+                process.spawn(self.token(process))
+            case "refresh":
+                process.spawn(process.keeper.refresh())
+            case "refresh everywhere":
+                for each in self.processes:
+                    each.spawn(each.keeper.refresh())
+            case "death" if world.loop.time() >= process.safe_until:
+                process.die()
+            case "pause" if world.loop.time() >= process.safe_until:
+                process.sleep(chance.choice((5, 30, 240)))
+            case "step":
+                process.skew = timedelta(seconds=chance.choice((-86400, -60, 60, 86400)))
+                world.say(f"p{process.number}'s clock is off by {process.skew}")
+                process.spawn(self._mend_clock(process))
+            case "log in":
+                await self.log_in()
+            case "log in twice":
+                await asyncio.gather(self.log_in(), self.log_in())
+            case "end":
+                await self.end(process, forget=chance.random() < 0.5)
+                await asyncio.sleep(60)
+                await self.log_in()
+            case "outage" if world.loop.time() >= self._calm_until:
+                self._outage()
+            case "dump":
+                self.dumps = [*self.dumps[-3:], dict(world.kept)]
+            case "roll back":
+                await self._roll_back()
+
+    async def token(self, process: Process) -> None:
+        """A program asks for the token."""
+        await process.step()
+        token = await process.keeper.token()
+        self.world.check_served(token.value.reveal(), process)
+
+    async def log_in(self) -> None:
+        """A person logs in, and tries again until it works."""
+        for _ in range(200):
+            self.world.check()
+            process = self.world.chance.choice([p for p in self.processes if p.awake.is_set()] or [None])
+            if process is None:
+                await asyncio.sleep(5)
+                continue
+            done = await self._log_in_at(process)
+            if done:
+                self.world.figures["logins"] += 1
+                return
+            await asyncio.sleep(10)
+        raise BrokenInvariantError("no login succeeded")
+
+    async def _log_in_at(self, process: Process) -> bool:
+        ledger = self.world.ledger
+        act = ledger.begins(login=True, by=process)
+
+        async def log_in() -> None:
+            try:
+                await process.keeper.login(ATTEMPT)
+            except XotsError:
+                ledger.refused(act)
+                raise
+            ledger.acknowledged(act, process)
+
+        await asyncio.wait([process.spawn(log_in())])
+        return act.acknowledged or act.held
+
+    async def end(self, process: Process, *, forget: bool) -> None:
+        """A person revokes, or logs out."""
+        ledger = self.world.ledger
+        act = ledger.begins(login=False, by=process)
+
+        async def end() -> None:
+            try:
+                await process.keeper.end(forget=forget)
+            except XotsError:
+                ledger.refused(act)
+                raise
+            ledger.acknowledged(act, process)
+
+        await asyncio.wait([process.spawn(end())])
+
+    async def _mend_clock(self, process: Process) -> None:
+        await asyncio.sleep(self.world.chance.random() * 600)
+        process.skew = timedelta(0)
+
+    def _outage(self) -> None:
+        """Xero or the store is away for a while; then there is time to recover before the next."""
+        world, seconds = self.world, self.world.chance.uniform(30, LONGEST_OUTAGE_SECONDS)
+        until = world.loop.time() + seconds
+        self._calm_until = until + 2400
+        if world.chance.random() < 0.5:
+            world.store_away_until = until
+            world.say(f"the store is away for {seconds:.0f} s")
+        else:
+            world.xero_away = until, world.chance.choice(("not-sent", "503-before", "before"))
+            world.say(f"Xero is away for {seconds:.0f} s")
+        world.figures["outages"] += 1
+
+    async def _roll_back(self) -> None:
+        """The store is restored from an old dump. Somebody alive knows better, and tells it soon."""
+        world = self.world
+        best = world.account().generation
+        knows = any(p.keeper.account.generation >= best for p in self.processes)
+        awake = all(p.awake.is_set() for p in self.processes)
+        if not (self.dumps and knows and awake) or world.loop.time() < world.store_away_until:
+            return
+        world.figures["roll-backs"] += 1
+        world.say("the store is rolled back")
+        world.kept = dict(world.chance.choice(self.dumps))
+        world.excused_until = world.loop.time() + 180
+        for process in self.processes:
+            process.safe_until = world.excused_until
+        world.tell()
+        await asyncio.sleep(181)
+
+    # The end
+
+    async def come_to_rest(self) -> None:
+        """Nothing goes wrong any more: once the longest wait that a 429 may ask for is over, all is well.
+
+        Raises:
+            BrokenInvariantError: it isn't.
+        """
+        world = self.world
+        world.climate = Climate(processes=world.climate.processes, kernel_locks=world.climate.kernel_locks)
+        world.xero_away, world.store_away_until = (0.0, ""), 0.0
+        for process in self.processes:
+            process._wake()
+            process.skew = timedelta(0)
+        await asyncio.sleep(4500)
+        world.check()
+        for process in self.processes:
+            if process.keeper._record.unwritten or process.keeper.store_problem:
+                raise BrokenInvariantError(f"at rest, p{process.number} has not written what it holds")
+            if process.keeper.account.write_id != world.account().write_id:
+                raise BrokenInvariantError(f"at rest, p{process.number} has another record than the store")
+
+    async def check_connected(self) -> None:
+        """Is a token served everywhere, unless a person ended the login?
+
+        Raises:
+            BrokenInvariantError: no.
+        """
+        if self.lost and self.world.within_bound:
+            raise BrokenInvariantError("a login was reported lost")
+        if self.world.account().consent_id is None:
+            return
+        for process in self.processes:
+            if process.keeper.state is not State.CONNECTED:
+                raise BrokenInvariantError(f"at rest, p{process.number} is {process.keeper.state}")
+            await self.token(process)
+        if self.world.broken:
+            raise self.world.broken
+
+    async def check_reported(self) -> bool:
+        """Was the login lost, and does every process say so? Then a new login mends it.
+
+        Raises:
+            BrokenInvariantError: it was lost, and hidden; or no login mended it.
+        """
+        lost = bool(self.world.account().consent_id) and all(
+            p.keeper.state is State.CONSENT_LOST for p in self.processes
+        )
+        if lost:
+            if not self.lost:
+                raise BrokenInvariantError("the login was lost, and no process reported it")
+            for process in self.processes:
+                try:
+                    await process.keeper.token()
+                except ConsentLost:
+                    continue
+                raise BrokenInvariantError(f"p{process.number} serves a token although the login is lost")
+            await self.log_in()
+            await asyncio.sleep(60)
+        await self.check_connected()
+        return lost
+
+    async def leave(self) -> None:
+        """End every process, so that the loop can close."""
+        self.world.on_death = lambda process: None
+        for process in list(self.processes):
+            process.die()
+        for restart in list(self._restarts):
+            restart.cancel()
+        await asyncio.sleep(60)
+
+
+def in_jumping_time(coroutine: object) -> Counter[str]:
+    """Run one simulation in a loop of its own."""
+    with asyncio.Runner(loop_factory=JumpingLoop) as runner:
+        return runner.run(coroutine)  # type: ignore[arg-type]

@@ -1,0 +1,162 @@
+"""Several processes on one store, and many callers: one refresh a rotation, and nothing dead is ever served.
+
+The short versions of ``torture processes`` and ``torture callers``, and the same on a clock that is set.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torture.processes import Run, fleet, stop_the_holder
+
+from xots.backends.base import Lease
+from xots.sandbox import Sandbox
+from xots.sandbox.switches import SiblingMode
+from xots.server import Server
+
+XERO_LIFE = 1800
+CALLERS = 64
+
+Start = Callable[..., Awaitable[list[Server]]]
+
+
+@pytest.mark.parametrize(("store", "count", "storms"), [("redis", 4, 20), ("file", 3, 15)])
+async def test_processes_that_all_refresh_at_once_cost_one_refresh_a_rotation(
+    store: str, count: int, storms: int
+) -> None:
+    """Held storms cost one refresh each; then demands and storms at random; no token is spent twice, no one errs."""
+    async with fleet(store, count) as them:
+        run = Run(them, life=2)
+        figures = await run.go(storms=storms, demands=3, expiries=0)
+        assert figures.wrong == []
+        assert figures.polls > storms
+        assert figures.looks > 0
+        assert len(them.sandbox.refreshes()) == run.rotations >= storms + 3
+
+
+async def test_with_faulty_calls_nobody_is_handed_a_dead_token_or_logged_out() -> None:
+    """Each fifth refresh fails, one way or another: 503 with Retry-After is all that a caller ever hears of it."""
+    async with fleet("redis", 4, seed=5) as them:
+        run = Run(them, faults_percent=20, life=4, seed=5)
+        figures = await run.go(storms=12, demands=1, expiries=0)
+        assert figures.wrong == []
+        assert any(refresh.fault for refresh in them.sandbox.refreshes())
+
+
+@pytest.mark.parametrize("store", ["redis", "file"])
+async def test_a_holder_of_the_lease_that_is_stopped_throws_no_token_away(store: str) -> None:
+    """Stopped in mid-refresh, and woken when another process has gone on: in each way that Xero may treat siblings."""
+    async with fleet(store, 2) as them:
+        modes = SiblingMode if store == "redis" else (SiblingMode.LAST_VALID,)
+        for mode, hold in product(modes, ("hold-before", "hold-after") if store == "redis" else ("hold-after",)):
+            await stop_the_holder(them, mode, hold)
+
+
+# ------------------------------------------------------------------------------- on a clock that is set
+
+
+@pytest.fixture
+async def logged_in_at(
+    new_server: Callable[..., Awaitable[Server]],
+    credentials: dict[str, Any],
+    log_in: Callable[[Server], Awaitable[None]],
+    tmp_path: Path,
+) -> Start:
+    """Starts so many servers on one store, with one login."""
+
+    async def start(count: int, **settings: Any) -> list[Server]:
+        store = "memory:" if count == 1 else (tmp_path / "state").as_uri()
+        servers = [await new_server(store=store, **credentials, **settings)]
+        await log_in(servers[0])
+        return servers + [await new_server(store=store, **credentials, **settings) for _ in range(count - 1)]
+
+    return start
+
+
+def asking(get: Any, servers: list[Server]) -> list[asyncio.Task[Any]]:
+    """The callers, spread over the servers."""
+    return [asyncio.create_task(get(f"{servers[n % len(servers)].url}/token")) for n in range(CALLERS)]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_callers_at_the_instant_of_expiry_cost_one_refresh_of_a_slow_xero(
+    logged_in_at: Start, sandbox: Sandbox, clock: Any, get: Any, count: int
+) -> None:
+    """Xero takes 300 ms: one refresh at all servers together, no error, and everybody has the new token."""
+    servers = await logged_in_at(count)
+    old = (await get(f"{servers[0].url}/token")).json["accessToken"]
+    sandbox.add_fault("refresh:every:delay-before=0.3")
+    clock.advance(XERO_LIFE)
+    answers = await asyncio.gather(*asking(get, servers))
+    assert {answer.status for answer in answers} == {200}
+    (token,) = {answer.json["accessToken"] for answer in answers}
+    assert token != old
+    assert {answer.json["expiresIn"] for answer in answers} == {XERO_LIFE}
+    assert [refresh.outcome for refresh in sandbox.refreshes()] == ["issued"]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_callers_wait_for_nobody_while_a_refresh_ahead_is_under_way(
+    logged_in_at: Start, sandbox: Sandbox, clock: Any, get: Any, count: int
+) -> None:
+    """Every server's tick wants the refresh that Xero is slow to answer: all callers get the token that is there."""
+    servers = await logged_in_at(count)
+    old = (await get(f"{servers[0].url}/token")).json["accessToken"]
+    sandbox.add_fault("refresh:every:hold-before")
+    clock.advance(XERO_LIFE - 300)
+    ticks = [asyncio.create_task(server.rotation.tick()) for server in servers]
+    await sandbox.held()
+    answers = await asyncio.gather(*asking(get, servers))
+    assert [answer.json["accessToken"] for answer in answers] == [old] * CALLERS
+    assert len(sandbox.world.holds) == 1
+    sandbox.release()
+    await asyncio.gather(*ticks)
+    assert [refresh.outcome for refresh in sandbox.refreshes()] == ["issued"]
+    answers = await asyncio.gather(*asking(get, servers))
+    assert {answer.json["expiresIn"] for answer in answers} == {XERO_LIFE}
+
+
+async def test_a_refresh_asked_for_as_another_ends_is_made(
+    logged_in_at: Start, sandbox: Sandbox, get: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one before has its token, and gives its lease back: who asks then did not mean that one."""
+    (server,) = await logged_in_at(1)
+    store, over, go_on = server.keeper._store, asyncio.Event(), asyncio.Event()
+    whole = store.lease
+
+    @asynccontextmanager
+    async def slow_to_give_back(name: str, ttl_seconds: float) -> AsyncIterator[Lease]:
+        async with whole(name, ttl_seconds) as lease:
+            yield lease
+            over.set()
+            await go_on.wait()
+
+    monkeypatch.setattr(store, "lease", slow_to_give_back)
+    first = asyncio.create_task(get(f"{server.url}/refresh"))
+    await over.wait()
+    second = asyncio.create_task(get(f"{server.url}/refresh"))
+    for _ in range(2):  # by now the second one has asked
+        assert (await get(f"{server.url}/livez")).status == 200
+    go_on.set()
+    assert (await first).status == 303
+    assert (await second).status == 303
+    assert [refresh.outcome for refresh in sandbox.refreshes()] == ["issued", "issued"]
+
+
+async def test_without_a_promise_a_dead_token_is_not_served_either(
+    logged_in_at: Start, sandbox: Sandbox, clock: Any, get: Any, expected_log: Any
+) -> None:
+    """``min_ttl`` 0 promises nothing but a live token, also when Xero is away and no tick came."""
+    expected_log.perhaps("refresh failed", "GET /token")
+    (server,) = await logged_in_at(1, min_ttl=0, refresh_ahead=0)
+    sandbox.add_fault("refresh:nth=1:reset")
+    clock.advance(XERO_LIFE)
+    assert (await get(f"{server.url}/token")).status == 503
+    assert len(sandbox.refreshes()) == 1
+    assert (await get(f"{server.url}/livez")).status == 503

@@ -1,0 +1,606 @@
+"""Several real server processes on one store, all asked at once: one refresh a rotation, and nothing served dead.
+
+A run has three parts, on one login and without a pause between them:
+
+storms    Tokens live long, so that only ``GET /refresh`` brings a refresh about. It is sent to every process in one
+          instant, and Xero's answer is held until all of them have it: each storm costs exactly one refresh. (Where
+          calls are to go wrong, it is not held.)
+demands   Tokens live short, callers ask for most of that life (``min_ttl``), and storms come at random, unheld. A
+          process that hears of a storm after its refresh is over refreshes once more, as it should.
+expiry    Tokens live short, and nobody asks for more than the next token: the ticks do the work.
+
+All along callers ask every process for ``/token``, and the record in the store is read, and its tokens tried, in
+thought, at the simulated Xero.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+
+from redis_servers import RedisServer
+
+from xots.account import Account, Secret
+from xots.backends import open_store
+from xots.record import open_record
+from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Sandbox, SandboxOptions
+from xots.sandbox.identity import Identity
+from xots.sandbox.person import Person
+from xots.sandbox.protocol import BearerRefused, Refusal
+from xots.sandbox.switches import SiblingMode, Switches
+from xots.sealing import Sealer, new_key
+
+LONG_LIFE = 1800
+
+WHOLE_SECONDS_LIFE = 4
+"""Tokens that live at least so many seconds are held to their ``exp`` claim too. That is a whole second, rounded down,
+so it may come a second before Xero's own end of the token; the quarter of a life that xots keeps back covers it."""
+
+LEASE_KEY = "xots:lease:default"
+
+FAULTS = (
+    *("reset", "lost", "truncated", "not-json", "500-html", "503-json-after", "502-empty", "429=1", "403-html"),
+    *("delay-before=0.3", "delay-after=0.3"),
+)
+"""What goes wrong with a refresh, each as often as the others: before the commit, after it, or just late."""
+
+PAUSE_SECONDS = 0.02
+"""Between two questions of one caller: the two cores of a small machine must do for Xero and the servers too."""
+
+
+# ------------------------------------------------------------------------------------------ asking
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back: ``asked_at`` is the time just before the question, by the wall clock."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    asked_at: datetime
+
+    @property
+    def token(self) -> str:
+        return str(json.loads(self.body)["accessToken"])
+
+
+class Line:
+    """One connection to a server, kept open from question to question; a program's, not a browser's."""
+
+    def __init__(self, port: int, clock: Callable[[], datetime]) -> None:
+        self._port, self._clock = port, clock
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def get(self, path: str) -> Answer:
+        if self._streams is None:
+            self._streams = await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = self._streams
+        asked_at = self._clock()
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\n\r\n".encode())
+        first, *rest = (await reader.readuntil(b"\r\n\r\n")).decode().splitlines()
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)}
+        body = await reader.readexactly(int(headers.get("content-length", 0)))
+        return Answer(int(first.split()[1]), headers, body, asked_at)
+
+    def close(self) -> None:
+        if self._streams is not None:
+            self._streams[1].close()
+
+
+def exp(token: str) -> float:
+    """A JWT's ``exp`` claim, as a timestamp."""
+    claims = token.split(".")[1]
+    return float(json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["exp"])
+
+
+async def until(condition: Callable[[], Awaitable[bool] | bool], within_seconds: float = 30) -> None:
+    """Wait until it holds."""
+    async with asyncio.timeout(within_seconds):
+        while not (found if isinstance(found := condition(), bool) else await found):
+            await asyncio.sleep(0.01)
+
+
+# --------------------------------------------------------------------------------------- the processes
+
+
+@dataclass
+class Process:
+    """One ``python -m xots``."""
+
+    process: asyncio.subprocess.Process
+    log: Path
+    port: int = 0
+
+    def said(self, pattern: str) -> list[str]:
+        """What its log says that fits."""
+        return re.findall(pattern, self.log.read_text())
+
+    @property
+    def refreshes(self) -> int:
+        """How many it made that issued tokens."""
+        return len(self.said(r"(?m)^.*: refreshed"))
+
+
+@dataclass
+class Fleet:
+    """A simulated Xero, and processes that share one login at it through one store."""
+
+    sandbox: Sandbox
+    url: str
+    key: str
+    processes: list[Process]
+    redis: RedisServer | None
+    lines: list[Line] = field(default_factory=list)
+
+    def line(self, process: Process) -> Line:
+        line = Line(process.port, self.sandbox.clock)
+        self.lines.append(line)
+        return line
+
+    async def log_in(self) -> None:
+        url = f"http://localhost:{self.processes[0].port}"
+        page = await Person().log_in(url, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET)
+        assert page.status == 200, page.text
+        await self.settled()
+
+    async def tokens(self) -> list[str | None]:
+        """What each process gives."""
+        lines = [self.line(p) for p in self.processes]
+        answers = await asyncio.gather(*(line.get("/token") for line in lines))
+        for line in lines:
+            line.close()
+        return [answer.token if answer.status == 200 else None for answer in answers]
+
+    async def settled(self) -> str:
+        """The token, once all processes give the same."""
+        tokens: list[str | None] = []
+
+        async def same() -> bool:
+            tokens[:] = await self.tokens()
+            return None not in tokens and len(set(tokens)) == 1
+
+        await until(same)
+        return str(tokens[0])
+
+    async def kept(self) -> Account:
+        """The record in the store, read past the processes."""
+        store = open_store(self.url)
+        try:
+            stored = await store.read("default")
+        finally:
+            await store.close()
+        assert stored is not None
+        return open_record(Sealer([Secret(self.key)]), stored, "default")
+
+    async def is_safe(self) -> bool:
+        """The invariant: does the store hold a token from which Xero would issue?"""
+        account = await self.kept()
+        tokens = [t for t in (account.current, *account.rivals) if t is not None]
+        identity, now = self.sandbox.identity, self.sandbox.clock()
+        return account.consent_id is not None and any(identity.would_issue(t.value.reveal(), now) for t in tokens)
+
+    def live(self, seconds: int) -> None:
+        """Tokens that are issued from now on live so long."""
+        switches = self.sandbox.identity.switches
+        self.sandbox.identity.switches = replace(switches, access_token_life_seconds=seconds)
+
+
+@asynccontextmanager
+async def fleet(
+    store: str,
+    count: int,
+    *,
+    life: int = LONG_LIFE,
+    seed: int | None = None,
+    siblings: SiblingMode = SiblingMode.ALL_VALID,
+    **settings: str,
+) -> AsyncIterator[Fleet]:
+    """``count`` processes on one Redis or one file folder, one of them logged in at; all is gone afterwards."""
+    async with AsyncExitStack() as running:
+        folder = Path(tempfile.mkdtemp(prefix="xots-processes-"))
+        running.callback(shutil.rmtree, folder)
+        redis = RedisServer("appendonly yes") if store == "redis" else None
+        if redis is not None:
+            running.callback(redis.__exit__)
+            await asyncio.to_thread(redis.start)
+        switches = Switches(access_token_life_seconds=life, sibling_mode=siblings)
+        sandbox = await running.enter_async_context(Sandbox(SandboxOptions(port=0, switches=switches, seed=seed)))
+        key = folder / "key"
+        key.write_text(new_key().reveal())
+        key.chmod(0o600)
+        url = redis.unix_url if redis is not None else (folder / "state").as_uri()
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("XOTS_")} | {
+            "XOTS_PORT": "0",
+            "XOTS_STORE": url,
+            "XOTS_KEY_FILE": str(key),
+            "XOTS_AUTHORIZE_URL": sandbox.authorize_url,
+            "XOTS_TOKEN_URL": sandbox.token_url,
+            "XOTS_REVOKE_URL": sandbox.revoke_url,
+            "XOTS_CONNECTIONS_URL": sandbox.connections_url,
+            **settings,
+        }
+        processes = []
+        for number in range(count):
+            with (folder / f"log-{number}").open("wb") as log:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "xots"), env=environment, stdout=log, stderr=log
+                )
+            running.push_async_callback(ended, process)
+            processes.append(Process(process, folder / f"log-{number}"))
+        for one in processes:
+            await until(lambda one=one: bool(one.said(r"serving on ")) or one.process.returncode is not None)  # type: ignore[misc]
+            assert one.process.returncode is None, one.log.read_text()
+            one.port = int(one.said(r"serving on http://127\.0\.0\.1:(\d+)")[0])
+        client = sandbox.options.clients[0]
+        redirect_uris = tuple(f"http://localhost:{one.port}/code" for one in processes)
+        sandbox.identity.register(replace(client, redirect_uris=redirect_uris))
+        them = Fleet(sandbox, url, key.read_text(), processes, redis)
+        try:
+            await them.log_in()
+            yield them
+        finally:
+            sandbox.faults.clear()
+            sandbox.release()
+            for line in them.lines:
+                line.close()
+
+
+async def ended(process: asyncio.subprocess.Process) -> None:
+    """Kill it, stopped or not."""
+    if process.returncode is None:
+        process.kill()
+    await process.wait()
+
+
+# ---------------------------------------------------------------------------------------- the figures
+
+
+@dataclass
+class Figures:
+    """What was seen, and what of it must not be."""
+
+    polls: int = 0
+    unavailable: int = 0
+    """503s, all with Retry-After."""
+    least_left: float = LONG_LIFE
+    """The least life of a served token, from the time before it was asked for to its end at Xero, in seconds."""
+    least_exp: float = LONG_LIFE
+    """The same, to its ``exp``."""
+    storms: Counter[int] = field(default_factory=Counter)
+    """Unheld storms, by the number of refreshes that came meanwhile."""
+    looks: int = 0
+    """How often the record was tried."""
+    wrong: list[str] = field(default_factory=list)
+
+    def check(self, answer: Answer, where: str, life: int, identity: Identity, faulty: bool) -> None:
+        """Judge an answer to ``/token`` or ``/refresh``."""
+        if answer.status == 503 and faulty and answer.headers.get("retry-after", "").isdecimal():
+            self.unavailable += 1
+        elif answer.status == 303 and where == "/refresh":
+            pass
+        elif answer.status == 200 and where != "/refresh":
+            self.polls += 1
+            try:
+                end = identity.check_access(answer.token, answer.asked_at).expires_at
+            except BearerRefused as error:
+                self.wrong.append(f"a token that Xero refuses was served: {error}")
+                return
+            self.least_left = min(self.least_left, (end - answer.asked_at).total_seconds())
+            left = exp(answer.token) - answer.asked_at.timestamp()
+            self.least_exp = min(self.least_exp, left)
+            if left <= 0 and life >= WHOLE_SECONDS_LIFE:
+                self.wrong.append(f"a token was served {-left:.3f} s past its exp")
+        else:
+            self.wrong.append(f"{where} answered {answer.status} {answer.body.decode()[:300]}")
+
+    def count(self, fleet: Fleet, faulty: bool) -> None:
+        """Judge what Xero has seen."""
+        refreshes = fleet.sandbox.refreshes()
+        if SPENT in (r.reason for r in refreshes):
+            self.wrong.append("a refresh token was used again after its grace")
+        if faulty:
+            return
+        counts = fleet.sandbox.identity.counts
+        if bad := [r for r in refreshes if r.outcome != "issued"]:
+            self.wrong.append(f"{len(bad)} refreshes issued nothing, such as: {bad[0]}")
+        if not len(refreshes) == counts.refreshes == len({r.token for r in refreshes}):
+            self.wrong.append("a refresh token was spent twice")
+        for earlier, later in pairwise(refreshes):
+            if later.token != earlier.issued:
+                self.wrong.append(f"the chain breaks: {later} does not follow {earlier}")
+
+
+SPENT = str(Refusal.SPENT)
+
+
+# ------------------------------------------------------------------------------------------- the run
+
+
+class Run:
+    """One run on a fleet: callers all the time, and the parts one after another."""
+
+    def __init__(self, fleet: Fleet, *, faults_percent: float = 0, life: int = 2, seed: int = 0) -> None:
+        self.fleet, self.life = fleet, life
+        self.faulty = faults_percent > 0
+        self.probability = faults_percent / 100 / len(FAULTS)
+        self.figures = Figures()
+        self.chance = random.Random(seed)  # noqa: S311
+        self.pings = [fleet.line(process) for process in fleet.processes]
+        self.over = False
+        self.min_ttl: int | None = None
+        """What the callers demand."""
+
+    @property
+    def rotations(self) -> int:
+        """How often Xero has issued new tokens for old."""
+        return self.fleet.sandbox.identity.counts.refreshes
+
+    async def go(self, *, storms: int, demands: int, expiries: int) -> Figures:
+        """The three parts, of so many rotations each."""
+        tasks = [asyncio.create_task(self.parts(storms, demands, expiries))]
+        tasks += [asyncio.create_task(self.call(process)) for process in self.fleet.processes]
+        tasks.append(asyncio.create_task(self.look()))
+        try:
+            # Whoever asks ends only by an error.
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            self.over = True  # not cancelled: Python 3.11 may lose that inside a call to Redis
+            tasks[0].cancel()
+            await asyncio.wait(tasks, timeout=30)
+        await self.end()
+        return self.figures
+
+    async def parts(self, storms: int, demands: int, expiries: int) -> None:
+        goal = self.rotations + storms
+        for kind in FAULTS if self.faulty else ():
+            self.fleet.sandbox.add_fault(f"refresh:p={self.probability}:{kind}")
+        while self.rotations < goal:
+            await (self.storm() if self.faulty else self.held_storm())
+        self.fleet.live(self.life)
+        await self.storm()
+        self.min_ttl = self.life
+        goal = self.rotations + demands
+        while self.rotations < goal:
+            await asyncio.sleep(self.chance.uniform(0, 0.3))
+            if self.chance.random() < 0.5:
+                before = len(self.fleet.sandbox.refreshes())
+                await self.storm()
+                self.figures.storms[len(self.fleet.sandbox.refreshes()) - before] += 1
+        self.min_ttl = None
+        goal = self.rotations + expiries
+        await until(lambda: self.rotations >= goal, 60 + expiries * self.life * 10)
+
+    async def call(self, process: Process) -> None:
+        """Ask one process for the token, again and again."""
+        line, identity = self.fleet.line(process), self.fleet.sandbox.identity
+        while not self.over:
+            path = "/token" if self.min_ttl is None else f"/token?min_ttl={self.min_ttl}"
+            self.figures.check(await line.get(path), "/token", self.life, identity, self.faulty)
+            await asyncio.sleep(PAUSE_SECONDS * self.chance.uniform(0.5, 1.5))
+
+    async def look(self) -> None:
+        """Try the tokens of the record in the store, again and again."""
+        while not self.over:
+            if not await self.fleet.is_safe():
+                self.figures.wrong.append("the store held no token from which Xero would issue")
+            self.figures.looks += 1
+            await asyncio.sleep(0.1)
+
+    async def storm(self) -> None:
+        """``GET /refresh`` to all in one instant."""
+        await asyncio.gather(*(self.refresh(process) for process in self.fleet.processes))
+
+    async def refresh(self, process: Process) -> None:
+        line = self.fleet.line(process)
+        answer = await line.get("/refresh")
+        line.close()
+        self.figures.check(answer, "/refresh", self.life, self.fleet.sandbox.identity, self.faulty)
+
+    async def held_storm(self) -> None:
+        """A storm whose refresh Xero holds until every process has heard of it."""
+        sandbox, before = self.fleet.sandbox, len(self.fleet.sandbox.refreshes())
+        sandbox.add_fault("refresh:nth=1:hold-before")
+        storm = asyncio.create_task(self.storm())
+        try:
+            async with asyncio.timeout(60):
+                await sandbox.held()
+                for _ in range(2):  # whoever has answered the second of these has begun what came before the first
+                    for line in self.pings:
+                        await line.get("/ping")
+                sandbox.release()
+                await storm
+        finally:
+            storm.cancel()
+            sandbox.faults.clear()
+        made = len(sandbox.refreshes()) - before
+        if made != 1:
+            self.figures.wrong.append(f"a storm at {len(self.fleet.processes)} processes cost {made} refreshes")
+
+    async def end(self) -> None:
+        """When all is quiet, every process gives the same token, and the record holds one that Xero takes."""
+        self.fleet.sandbox.faults.clear()
+        self.fleet.live(LONG_LIFE)
+        line = self.fleet.line(self.fleet.processes[0])
+
+        async def fresh() -> bool:
+            await line.get("/refresh")
+            token = (await self.fleet.tokens())[0]
+            return token is not None and exp(token) - time.time() > LONG_LIFE / 2
+
+        await until(fresh, 90)  # a back-off may still run
+        await self.fleet.settled()
+        if not await self.fleet.is_safe():
+            self.figures.wrong.append("the record at the end holds no token from which Xero would issue")
+        account, identity, now = await self.fleet.kept(), self.fleet.sandbox.identity, self.fleet.sandbox.clock()
+        if account.current is None or not identity.would_issue(account.current.value.reveal(), now):
+            self.figures.wrong.append("Xero would not take the record's current token")
+        self.figures.count(self.fleet, self.faulty)
+
+    def report(self) -> list[str]:
+        """The figures, in lines."""
+        refreshes, seen = self.fleet.sandbox.refreshes(), self.figures
+        spent = len({r.token for r in refreshes})
+        outcomes = Counter(f"{r.outcome}" + (f" ({r.fault})" if r.fault else "") for r in refreshes)
+        shares = [process.refreshes for process in self.fleet.processes]
+        unheld = ", ".join(f"{made}: {times}" for made, times in sorted(seen.storms.items())) or "none"
+        return [
+            f"rotations {self.rotations}, refresh requests {len(refreshes)}, distinct refresh tokens spent {spent}, "
+            f"retries {len(refreshes) - spent}, reused after the grace {sum(r.reason == SPENT for r in refreshes)}",
+            f"polls {seen.polls}, 503s with Retry-After {seen.unavailable}, wrong {len(seen.wrong)}; least life left "
+            f"of a served token {seen.least_left:.3f} s (to its exp, in whole seconds: {seen.least_exp:.3f} s)",
+            f"record read and its tokens tried {seen.looks} times; refreshes made by each process: {shares}; unheld "
+            f"storms by the refreshes that came meanwhile: {unheld}",
+            f"at Xero: {', '.join(f'{name}: {times}' for name, times in outcomes.most_common())}",
+        ]
+
+
+# ------------------------------------------------------------------------- a lease's holder is stopped
+
+
+@contextmanager
+def stopped(process: Process) -> Iterator[None]:
+    """The process sleeps inside."""
+    process.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            process.process.send_signal(signal.SIGCONT)
+
+
+async def stop_the_holder(fleet: Fleet, mode: SiblingMode, hold: str, *, seconds: float = 0, further: int = 2) -> str:
+    """Stop whoever holds the lease in mid-refresh, let the other take over, and let the first go on; what it cost.
+
+    The refresh is held at Xero before or after its commit (``hold``). On Redis the lease runs out: the other finds the
+    intent, refreshes with the same token, and goes on from there, so that the first one's answer comes very late. In a
+    folder the lease never runs out: the other serves what it has, and spends nothing.
+
+    Args:
+        seconds: how long the holder is stopped; 0 for no longer than need be, with the lease cut short in Redis.
+        further: how often the other then refreshes before the first goes on.
+    """
+    sandbox, (first, second) = fleet.sandbox, fleet.processes
+    sandbox.identity.switches = replace(sandbox.identity.switches, sibling_mode=mode)
+    old, before = await fleet.settled(), len(sandbox.refreshes())
+    asked, other = fleet.line(first), fleet.line(second)
+    sandbox.add_fault(f"refresh:nth=1:{hold}")
+    begun = asyncio.create_task(asked.get("/refresh"))
+    await sandbox.held()
+    with stopped(first):
+        began = time.monotonic()
+        taking_over = asyncio.create_task(fleet.line(second).get("/refresh"))
+        for _ in range(2):  # whoever answers the second of these has begun to wait for the lease
+            assert (await other.get("/token")).token == old, "the other serves what it has"
+        if fleet.redis is not None:
+            if not seconds:
+                assert fleet.redis.admin.pexpire(LEASE_KEY, 1)
+            assert (await taking_over).status == 303
+            for _ in range(further):
+                assert (await other.get("/refresh")).status == 303
+            assert (await other.get("/token")).token != old
+        await asyncio.sleep(max(0, began + seconds - time.monotonic()))
+        assert taking_over.done() == (fleet.redis is not None)
+        assert len(sandbox.world.holds) == 1
+        assert await fleet.is_safe()
+        taken = sandbox.refreshes()[before:]
+        assert len(taken) == len({r.token for r in taken}) == (1 + further if fleet.redis is not None else 0), taken
+        assert all(r.outcome in ("issued", "replayed") for r in taken), taken
+        sandbox.release()
+        await until(lambda: len(sandbox.refreshes()) > before + len(taken))
+        assert await fleet.is_safe(), "although the answer has reached nobody yet"
+    late = await begun
+    assert late.status == 303 or (late.status == 503 and "retry-after" in late.headers), late
+    assert (await taking_over).status == 303
+    for process in (first, second, first):
+        line = fleet.line(process)
+        assert (await line.get("/refresh")).status == 303
+        sandbox.identity.check_access((await line.get("/token")).token, sandbox.clock())
+        assert await fleet.is_safe()
+    await fleet.settled()
+    made, account = sandbox.refreshes()[before:], await fleet.kept()
+    reasons = Counter(r.reason for r in made if r.reason)
+    assert SPENT not in reasons, made
+    assert sandbox.identity.counts.consents == 1
+    said = ", ".join(f"{times} refused ({reason})" for reason, times in reasons.items()) or "none refused"
+    return f"{mode} {hold}: {len(made)} refreshes, {said}, {1 + len(account.rivals)} tokens kept"
+
+
+# ----------------------------------------------------------------------------------------- the command
+
+
+async def rotate(options: argparse.Namespace) -> list[str]:
+    began = time.monotonic()
+    async with fleet(options.store, options.processes, seed=options.seed, siblings=options.siblings) as them:
+        run = Run(them, faults_percent=options.faults, life=options.life, seed=options.seed)
+        storms, demands = options.rotations // 4, options.rotations // 4
+        try:
+            await run.go(storms=storms, demands=demands, expiries=options.rotations - storms - demands)
+        finally:
+            for line in run.report():
+                print(line, flush=True)
+            print(
+                f"{options.processes} processes on {options.store}, faults {options.faults:g}%, life {options.life} s, "
+                f"siblings {options.siblings}, seed {options.seed}: {time.monotonic() - began:.0f} s",
+                flush=True,
+            )
+        return run.figures.wrong
+
+
+async def stop_holders(options: argparse.Namespace) -> list[str]:
+    wrong, tries = [], [(mode, hold) for mode in SiblingMode for hold in ("hold-before", "hold-after")]
+    for mode, hold in tries:
+        async with fleet(options.store, 2) as them:
+            try:
+                print(await stop_the_holder(them, mode, hold, seconds=options.seconds), flush=True)
+            except AssertionError as error:
+                wrong.append(f"{mode} {hold}: {error}")
+    print(f"the lease's holder was stopped in {len(tries)} refreshes on {options.store}; lost or wrong: {len(wrong)}")
+    return wrong
+
+
+def main(arguments: list[str]) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="torture processes", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--store", choices=("redis", "file"), default="redis", help="what they share (default redis)")
+    parser.add_argument("--processes", type=int, help="how many (default 8 on redis, 4 on a file folder)")
+    parser.add_argument("--rotations", type=int, default=100, help="until Xero has seen so many (default 100)")
+    parser.add_argument("--faults", type=float, default=0, help="how many refreshes in a hundred go wrong (default 0)")
+    parser.add_argument("--life", type=int, default=2, help="of an access token, in seconds (default 2)")
+    parser.add_argument("--siblings", type=SiblingMode, choices=list(SiblingMode), default=SiblingMode.ALL_VALID)
+    parser.add_argument("--seed", type=int, default=1, help="of the faults and the storms (default 1)")
+    parser.add_argument(
+        "--stop", action="store_true", help="instead: stop (SIGSTOP) the lease's holder in mid-refresh, in all modes"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=0,
+        help="with --stop: how long; from 13 the lease runs out by itself, from 21 the request's deadline is over too "
+        "(default 0: the lease is cut short in Redis)",
+    )
+    options = parser.parse_args(arguments)
+    options.processes = options.processes or (8 if options.store == "redis" else 4)
+    wrong = asyncio.run((stop_holders if options.stop else rotate)(options))
+    for one in wrong[:20]:
+        print(f"WRONG: {one}")
+    return 1 if wrong else 0
