@@ -663,10 +663,12 @@ class TokenKeeper:
     async def _revoke(self, lease: Lease) -> bool:
         """Tell Xero, while the lease is ours: who slept past it may find a new login, which this would end too. Nor is
         Xero told before the end is written: who died in between would leave a login that Xero has ended."""
+        if self._record.unwritten:
+            return False
         known = self.account
         tokens = lifecycle.tokens_to_revoke(known) if self._xero.endpoints.revoke_url else ()
         for token in tokens:
-            if lease.lost or self._record.unwritten or self._foreign:
+            if lease.lost or self._foreign:
                 return False
             _, failure = await self._authenticated(self._xero.revoke, token)
             if failure is not None:
