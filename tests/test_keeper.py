@@ -139,10 +139,9 @@ class Bench:
             self.store,
             XeroClient(endpoints, clock=self.clock),
             self.sealer,
-            clock=self.clock,
             chance=random.Random(7),  # noqa: S311 - jitter
             observers=[self.events.append],
-            **options,
+            **({"clock": self.clock} | options),
         )
         self.keepers.append(keeper)
         await keeper.start()
@@ -1072,3 +1071,60 @@ async def test_an_old_dump_that_comes_back_under_a_refresh_is_not_gone_on_from(b
     assert kept is not None
     assert kept.first_spent_at is None
     assert bench.sandbox.identity.would_issue(kept.value.reveal(), bench.clock())
+
+
+async def test_a_host_whose_clock_is_behind_takes_no_token_from_the_others(bench: Bench) -> None:
+    """To it, a good token comes from the future: it serves none, and leaves the others theirs while Xero is away."""
+    keeper = await bench.logged_in()
+    bench.sandbox.add_fault("refresh:every:503-html")
+    behind = SetClock()
+    behind.advance(minutes=-2)
+    other = await bench.keeper(clock=behind)
+    await other.tend()
+    with pytest.raises(TokenUnavailable):
+        await other.token()
+    await keeper._record.read()
+    assert (await keeper.token()).expires_at == bench.clock() + timedelta(minutes=30)
+
+
+async def test_a_refresh_that_failed_is_not_told_as_made_after_the_clock_stepped(bench: Bench) -> None:
+    """The token that is there is dated anew at each look, and is still the same one."""
+    elapsed = 0.0
+    keeper = await bench.keeper(elapsed=lambda: elapsed)
+    await keeper.login(bench.attempt())
+    await keeper.token()
+    bench.clock.advance(minutes=-1)
+    bench.sandbox.add_fault("refresh:nth=1:503-html")
+    with pytest.raises(TokenUnavailable):
+        await keeper.refresh()
+
+
+async def test_a_replay_is_as_old_as_its_first_request_although_the_clock_was_ahead(bench: Bench) -> None:
+    """The lost answer's token has eight minutes left when it is given again, not the 28 that the clock makes of it."""
+    bench.sandbox.identity.switches = dataclasses.replace(
+        bench.sandbox.identity.switches, sibling_mode=SiblingMode.SAME_ANSWER
+    )
+    elapsed, ahead = 0.0, SetClock()
+    keeper = await bench.keeper(clock=ahead, elapsed=lambda: elapsed)
+    await keeper.login(bench.attempt())
+    ahead.advance(minutes=20)
+    bench.sandbox.add_fault("refresh:nth=1:lost")
+    with pytest.raises(TokenUnavailable):
+        await keeper.refresh()
+    bench.clock.advance(minutes=22)
+    ahead.advance(minutes=2)
+    elapsed = 22 * 60
+    await keeper.tend()
+    assert [r.outcome for r in bench.sandbox.refreshes()] == ["lost", "replayed"]
+    assert (await keeper.token()).expires_at == ahead() + timedelta(minutes=8)
+
+
+async def test_a_logout_is_not_told_as_done_while_the_store_can_not_take_it(bench: Bench) -> None:
+    """The revoked login's credentials are still there, and would be back after a crash."""
+    keeper = await bench.logged_in()
+    assert await keeper.end(forget=False)
+    bench.store.broken = {"swap"}
+    assert not await keeper.end(forget=True)
+    bench.store.broken.clear()
+    await keeper.tend()
+    assert bench.kept().client_secret is None

@@ -471,13 +471,6 @@ def test_a_retrys_access_token_of_unknown_age_is_not_served(spent_at: datetime) 
     assert step.token.value.reveal() == "r1"
 
 
-def test_an_access_token_from_the_future_is_not_served_once_that_has_come() -> None:
-    """A clock was an hour ahead when it came, and is right again: its end can't be known any more."""
-    account = logged_in(NOW + timedelta(hours=1))
-    account = concluded(begun(account, NOW), NotSent(detail="no route"), NOW)
-    assert good_for(account, NOW + timedelta(hours=1, minutes=20)) == timedelta(0)
-
-
 def test_what_is_due_at_once_is_so_although_a_clock_stepped_back() -> None:
     """A refused token, or no access token, of tomorrow's clock: the next try is now, not tomorrow."""
     tomorrow = NOW + timedelta(days=1)

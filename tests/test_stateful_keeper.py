@@ -259,7 +259,7 @@ class Story(RuleBasedStateMachine):
             return
         if not nobody:  # else it ends nothing, not even a login that the other holds and could not write
             self.actor, self.expected = keeper, None
-        assert told == (keeper.account.revocation is None)
+        assert told == (nobody or (keeper.account.revocation is None and not keeper._record.unwritten))
         assert not keeper.can_serve
 
     @rule()

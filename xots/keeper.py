@@ -170,6 +170,8 @@ class TokenKeeper:
         self._watching: asyncio.Task[None] | None = None
         self._first_seen: tuple[AccessToken | None, float] = (None, 0.0)
         """The access token, and when it ends by the clock that can't be set."""
+        self._first_sent: tuple[str, float] = ("", 0.0)
+        """The refresh token that was spent here last, by its fingerprint, and when first, by the same clock."""
 
     # ------------------------------------------------------------------------------------ what is known
 
@@ -313,14 +315,14 @@ class TokenKeeper:
             NoCredentials, NotLoggedIn, ConsentLost: there is nothing to refresh.
             TokenUnavailable: it did not succeed; nothing is lost.
         """
-        before = self.account
+        before = self._record.account
         if before.current is not None:
             meant = before.current.value.fingerprint
             while not await self._refresh_together(meant=meant):
                 # One that others began may have been over but for its lease: then ours follows.
                 if not isinstance(lifecycle.next_step(self.account, self.clock(), self.policy, meant=meant), Spend):
                     break
-        if self.account.consent_id is None or self.account.access == before.access:
+        if self.account.consent_id is None or self._record.account.access == before.access:
             raise self._no_token()
 
     async def tend(self) -> None:
@@ -489,7 +491,8 @@ class TokenKeeper:
 
     async def _intend(self, token: RefreshToken) -> Account:
         """Write the intent to spend ``token``; raises as ``Record.save``."""
-        found, now = self.account, self.clock()
+        # As it was written, not as it is dated here: the clock that is wrong may be ours.
+        found, now = self._record.account, self.clock()
         begun = await self._record.save(lifecycle.begin_refresh(found, token, by=self._process, now=now))
         if cut_off := lifecycle.unconcluded(found):
             same = cut_off.fingerprint == token.value.fingerprint
@@ -499,12 +502,17 @@ class TokenKeeper:
     async def _spend(self, begun: Account, token: RefreshToken) -> Outcome:
         """One try, whose intent is written: the request and its conclusion."""
         started = self.clock()
+        if self._first_sent[0] != token.value.fingerprint:
+            self._first_sent = token.value.fingerprint, self._elapsed()
         credentials, outcome = await self._authenticated(self._xero.refresh, token)
         now = self.clock()
         concluded = lifecycle.after(begun, outcome, now=now, policy=self.policy, jitter=self._chance.random())
         if isinstance(outcome, Issued):
             concluded = replace(concluded, client_secret=credentials.client_secret)
         await self._record.keep(concluded, after=begun)
+        access = self._record.account.access
+        if isinstance(outcome, Issued) and access is not None and access.value == outcome.access_token:
+            self._first_seen = access, self._first_sent[1] + access.life_seconds
         self._tell(begun, token, outcome, seconds=(now - started).total_seconds())
         return outcome
 
@@ -643,6 +651,8 @@ class TokenKeeper:
                 known = self.account
                 await self._record.keep(lifecycle.after_end(known, forget=forget, now=self.clock()), after=known)
                 self._emit(Ended(account=self.name, at=self.clock(), forgotten=forget))
+                if self._record.unwritten:
+                    return False
                 return self.account.revocation is None or await self._revoke(lease)
         finally:
             self._ending = False

@@ -520,12 +520,7 @@ def _next_try_at(account: Account, now: datetime, policy: Policy) -> datetime | 
 
 
 def begin_refresh(account: Account, token: RefreshToken, *, by: str, now: datetime) -> Account:
-    """The record with the intent to spend ``token``, to be written before the request is sent.
-
-    An access token from the future goes: once the clock that was ahead is right, its end can't be known any more.
-    """
-    if account.access is not None and _from_the_future(account.access, now):
-        account = replace(account, access=None)
+    """The record with the intent to spend ``token``, to be written before the request is sent."""
     stamped = token.first_spent_at is None
     intent = Intent(by=by, began_at=now, fingerprint=token.value.fingerprint, stamped=stamped)
     if stamped:
