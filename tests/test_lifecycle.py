@@ -659,10 +659,10 @@ def test_the_predecessor_of_a_refused_token_is_the_last_hope_whatever_the_clock_
 
 
 def test_an_unspent_token_of_an_old_dump_is_tried_last() -> None:
-    """It is older than the current one, so it was spent long ago: late reuse may end the whole chain."""
+    """It is older than the current one by the grace, so it was spent long ago: late reuse may end the whole chain."""
     at = NOW + 25 * MINUTE
     account = concluded(begun(logged_in(), at), issued("r1"), at)
-    account = with_rival(account, RefreshToken(value=Secret("x"), obtained_at=NOW))
+    account = with_rival(account, RefreshToken(value=Secret("x"), obtained_at=NOW - 10 * MINUTE))
     account = replace(account, current=replace(current(account), first_spent_at=at))
     assert [t.value.reveal() for t in candidates(account, at + HALF_HOUR, POLICY)] == ["r1", "x"]
 

@@ -14,7 +14,6 @@ from dataclasses import replace as with_fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -562,7 +561,6 @@ def test_an_end_spends_no_token_whose_grace_is_over() -> None:
     story.the_login_ends(False, "issued", True)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: candidates() takes a rival that is seconds older for an old dump's token")
 def test_a_rival_that_was_never_spent_goes_before_a_token_whose_grace_is_over() -> None:
     """It is of the same race as the current token, and a little older; late reuse of that may end the whole chain."""
     story = a_story(SiblingMode.ALL_VALID)

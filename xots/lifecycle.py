@@ -291,7 +291,7 @@ def candidates(account: Account, now: datetime, policy: Policy) -> Iterator[Refr
     every unspent one was tried, since late reuse may end the whole chain, but is not left out: only Xero's word
     condemns a token. A rival spent before that, whose answer came, is left alone, but for the one that was spent last
     where ``current`` was refused: a clock may have stepped, and nothing else is left to lose. One that seems unspent
-    and is older than ``current`` comes last: as a rule it is from an old dump of the store, and was spent long ago.
+    and is older than ``current`` by the grace comes last: it is from an old dump of the store, and was spent long ago.
     """
     current = account.current
     open_one = account.intent.fingerprint if account.intent else None
@@ -300,7 +300,7 @@ def candidates(account: Account, now: datetime, policy: Policy) -> Iterator[Refr
         if token is current and _within_grace(token, now, policy):
             return 0
         if token.first_spent_at is None:
-            return 1 if current is None or token.obtained_at >= current.obtained_at else 4
+            return 1 if current is None or current.obtained_at - token.obtained_at < policy.grace else 4
         return 2 if token is current else 3
 
     live = [
