@@ -502,7 +502,8 @@ class TokenKeeper:
     async def _spend(self, begun: Account, token: RefreshToken) -> Outcome:
         """One try, whose intent is written: the request and its conclusion."""
         started = self.clock()
-        if self._first_sent[0] != token.value.fingerprint:
+        retried = begun.intent is not None and not begun.intent.stamped
+        if not (retried and self._first_sent[0] == token.value.fingerprint):
             self._first_sent = token.value.fingerprint, self._elapsed()
         credentials, outcome = await self._authenticated(self._xero.refresh, token)
         now = self.clock()
