@@ -252,7 +252,8 @@ class Story(RuleBasedStateMachine):
     def a_person_ends_the_login(self, which: int, forget: bool) -> None:
         keeper = self.keepers[which]
         self.now += timedelta(milliseconds=1)
-        nobody = self.record.consent_id is None and not keeper._record.unwritten and not forget
+        stored, unwritten = self.record, keeper._record.unwritten
+        nobody = stored.consent_id is None and stored.revocation is None and not unwritten and not forget
         try:
             told = self.run(keeper.end(forget=forget))
         except StoreUnavailable:

@@ -652,7 +652,7 @@ class TokenKeeper:
                 known = self.account
                 await self._record.keep(lifecycle.after_end(known, forget=forget, now=self.clock()), after=known)
                 self._emit(Ended(account=self.name, at=self.clock(), forgotten=forget))
-                if self._record.unwritten:
+                if self._record.unwritten:  # who died now would leave a login that Xero has ended
                     return False
                 return self.account.revocation is None or await self._revoke(lease)
         finally:
@@ -672,10 +672,7 @@ class TokenKeeper:
             await self._spend(begun, token)
 
     async def _revoke(self, lease: Lease) -> bool:
-        """Tell Xero, while the lease is ours: who slept past it may find a new login, which this would end too. Nor is
-        Xero told before the end is written: who died in between would leave a login that Xero has ended."""
-        if self._record.unwritten:
-            return False
+        """Tell Xero, while the lease is ours: who slept past it may find a new login, which this would end too."""
         known = self.account
         tokens = lifecycle.tokens_to_revoke(known) if self._xero.endpoints.revoke_url else ()
         for token in tokens:

@@ -125,8 +125,8 @@ SAFEGUARDS = (
         "revocation only once the end is written",
         "a login that goes on here and is dead at Xero, if the process dies in between",
         "keeper.py",
-        "        if self._record.unwritten:\n            return False\n",
-        "",
+        "if self._record.unwritten:  # who died now would leave a login that Xero has ended\n                    return False",
+        "pass",
         STORY + "xero_is_not_told_of_an_end_that_is_not_written",
     ),
     Safeguard(
