@@ -769,11 +769,12 @@ async def test_a_login_whose_granted_scopes_fall_short_fails(bench: Bench) -> No
     assert set(keeper.account.scopes_granted) == set(SCOPES)
 
 
-async def test_a_login_the_store_can_not_take_spends_no_code(bench: Bench) -> None:
-    """The store is read before the code is exchanged: if that fails, the code is still good."""
+@pytest.mark.parametrize("fails", ["read", "swap"])
+async def test_a_login_the_store_can_not_take_spends_no_code(bench: Bench, fails: str) -> None:
+    """The store is read and tried before the code is exchanged: if that fails, the code is still good."""
     keeper = await bench.keeper()
     attempt = bench.attempt()
-    bench.store.broken.add("read")
+    bench.store.broken.add(fails)
     with pytest.raises(StoreUnavailable):
         await keeper.login(attempt)
     bench.store.broken.clear()

@@ -260,7 +260,12 @@ class Story(RuleBasedStateMachine):
             return
         if not nobody:  # else it ends nothing, not even a login that the other holds and could not write
             self.actor, self.expected = keeper, None
-        assert told == (nobody or (keeper.account.revocation is None and not keeper._record.unwritten))
+        if told:  # Xero was told: should that not be written yet, the worst is that it is told once more
+            assert self.record.consent_id is None
+            assert nobody or keeper.account.revocation is None
+        else:
+            assert not nobody
+            assert keeper.account.revocation is not None or keeper._record.unwritten
         assert not keeper.can_serve
 
     @rule()

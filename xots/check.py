@@ -5,9 +5,10 @@ from __future__ import annotations
 from .account import Account
 from .backends import TokenStore, open_store
 from .errors import XotsError
+from .events import problem_in_words
 from .keeper import utc_now
 from .keys import sealer_for, store_url
-from .lifecycle import state_of
+from .lifecycle import State, state_of
 from .record import open_record
 from .server import mismatches, shown_store, xero_client
 from .settings import Settings
@@ -70,8 +71,12 @@ async def _check_records(settings: Settings, store: TokenStore, names: list[str]
     except XotsError as error:
         return [_say(f"{error}", "key", "")]
     _say(None, "key", f"it opens all that the store holds ({', '.join(names)})" if names else "the store is empty")
-    state = state_of(account, utc_now())
-    return [_say("; ".join(mismatches(settings, account)) or None, "login", f"{settings.account}: {state}")]
+    state, problems = state_of(account, utc_now()), mismatches(settings, account)
+    if state is State.CONSENT_LOST:
+        problems.append(f"{settings.account}: the login is lost, a person must log in again: start xots, open /home")
+    problem = account.problem
+    failing = f", {problem_in_words(problem.kind, problem.detail)}" if problem else ""
+    return [_say("; ".join(problems) or None, "login", f"{settings.account}: {state}{failing}")]
 
 
 async def _reach_problem(settings: Settings) -> str | None:

@@ -395,9 +395,16 @@ def _add_settings(parser: argparse.ArgumentParser, names: Collection[str]) -> No
 
 
 def _log_to_stderr(level: str, form: str = "text") -> None:
-    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    if form == "json":
-        logging.getLogger().handlers[0].setFormatter(_JsonLines())
+    logging.basicConfig(level=level.upper())
+    logging.getLogger().handlers[0].setFormatter(_JsonLines() if form == "json" else _text_lines())
+
+
+def _text_lines() -> logging.Formatter:
+    """Each with its time in UTC, as are the times in the messages."""
+    lines = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    lines.converter = time.gmtime
+    lines.default_msec_format = "%s.%03d UTC"
+    return lines
 
 
 class _JsonLines(logging.Formatter):

@@ -92,7 +92,7 @@ class ConsentLost(NoToken):
 
 
 class TokenUnavailable(XotsError):
-    """No good access token just now, but one is expected. ``retry_after_seconds`` says when to ask again."""
+    """No fresh access token just now, but one is expected. ``retry_after_seconds`` says when to ask again."""
 
     def __init__(self, message: str, retry_after_seconds: float) -> None:
         super().__init__(message)

@@ -27,6 +27,7 @@ __all__ = [
     "StoreDegraded",
     "StoreLostWrites",
     "StoreRecovered",
+    "SuccessorMissing",
     "TakenOver",
     "TenantChosen",
     "TokenRead",
@@ -54,7 +55,7 @@ PROBLEMS = {
     "not-sent": "Xero could not be reached, the refresh token is not spent ({})",
     "throttled": "Xero asks for a pause, the refresh token is not spent ({})",
     "client-refused": "Xero does not accept the client, the refresh token is not spent ({}): mend the client id or "
-    "secret in the settings, or enter the right ones at /login",
+    "secret in the settings, or enter the right ones at /login and log in again",
     "refused": "Xero refused a refresh token ({})",
     "revocation": "Xero could not be told that the login was ended ({})",
 }
@@ -78,8 +79,8 @@ def span_text(span: timedelta) -> str:
     return f"{seconds // size} {unit}{'' if seconds // size == 1 else 's'}"
 
 
-def _next_try(not_before: datetime | None, now: datetime) -> str:
-    return f"the next try is {f'at {time_text(not_before, now)} or after' if not_before else 'at once'}"
+def _next_try(at: datetime | None, now: datetime) -> str:
+    return f"the next try is {'at once' if at is None or at <= now else f'at {time_text(at, now)} or after'}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +148,25 @@ class Refreshed(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SuccessorMissing(Event):
+    """Xero's answer held no refresh token: it may have been lost on the way, so the same one is tried again."""
+
+    level: ClassVar[int] = logging.WARNING
+    token: str
+    """Fingerprint of the refresh token that is tried again."""
+    next_try_at: datetime | None
+    grace_ends_at: datetime | None
+    """Until when Xero surely takes it again."""
+
+    def __str__(self) -> str:
+        told = f"Xero's answer held no refresh token, so #{self.token} is tried again; "
+        told += _next_try(self.next_try_at, self.at)
+        if self.grace_ends_at is not None:
+            told += f"; Xero takes it again until {time_text(self.grace_ends_at, self.at)}"
+        return told
+
+
+@dataclass(frozen=True, kw_only=True)
 class TakenOver(Event):
     """A refresh that was begun and never concluded is taken up: its process was cut off, or slept past its lease."""
 
@@ -164,20 +184,20 @@ class TakenOver(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class RefreshFailed(Event):
-    """A refresh did not succeed. Nothing was lost; it is tried again at ``retry_not_before``."""
+    """A refresh did not succeed. Nothing was lost; it is tried again at ``next_try_at``."""
 
     level: ClassVar[int] = logging.WARNING
     kind: str
     detail: str
     tries: int
-    retry_not_before: datetime | None
+    next_try_at: datetime | None
     grace_ends_at: datetime | None
     """Until when Xero surely takes the same refresh token again, if it may be spent."""
     person_needed_at: datetime
     """When a person must log in if nothing improves."""
 
     def __str__(self) -> str:
-        told = [problem_in_words(self.kind, self.detail), _next_try(self.retry_not_before, self.at)]
+        told = [problem_in_words(self.kind, self.detail), _next_try(self.next_try_at, self.at)]
         ends_at, needed_at = self.grace_ends_at, self.person_needed_at
         if ends_at is not None:
             until = "until" if ends_at > self.at else "no longer for certain than until"

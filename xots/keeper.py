@@ -61,11 +61,14 @@ from .events import (
     StoreDegraded,
     StoreLostWrites,
     StoreRecovered,
+    SuccessorMissing,
     TakenOver,
     TenantChosen,
     TokenRead,
+    problem_in_words,
+    time_text,
 )
-from .lifecycle import ClientRefused, Issued, Outcome, Outlook, Policy, Refused, Spend, State
+from .lifecycle import ClientRefused, Issued, Outcome, Outlook, Policy, Refused, Retrying, Spend, State
 from .record import Record
 from .sealing import Sealer
 from .xero import Answer, Connection, Credentials, XeroClient, read_connections
@@ -341,7 +344,7 @@ class TokenKeeper:
 
         Raises:
             LoginFailed: it did not succeed; a login that was live before still is.
-            StoreUnavailable, SealError: the store can't be read, so the code was not spent.
+            StoreUnavailable, SealError: the store can't be read or written, so the code was not spent.
         """
         await self._in_a_task(self._login(attempt))
 
@@ -545,6 +548,16 @@ class TokenKeeper:
                         due_at=lifecycle.refresh_due_at(replace(begun, intent=None), self.policy),
                     )
                 )
+            if outlook.retrying is Retrying.MISSING_TOKEN:
+                self._emit(
+                    SuccessorMissing(
+                        account=self.name,
+                        at=at,
+                        token=spent.value.fingerprint,
+                        next_try_at=outlook.next_try_at,
+                        grace_ends_at=outlook.grace_ends_at,
+                    )
+                )
         elif self.state is State.CONSENT_LOST:
             self._emit(
                 ConsentWasLost(
@@ -564,7 +577,7 @@ class TokenKeeper:
                     kind=account.problem.kind if account.problem else "unknown",
                     detail=outcome.detail,
                     tries=account.tries,
-                    retry_not_before=account.retry_not_before,
+                    next_try_at=outlook.next_try_at,
                     grace_ends_at=outlook.grace_ends_at,
                     person_needed_at=outlook.person_needed_at,
                 )
@@ -581,6 +594,7 @@ class TokenKeeper:
                 raise
 
     async def _exchange(self, attempt: LoginAttempt) -> None:
+        await self._store.check()  # a login that can't be kept is not begun
         began_at, known = self.clock(), self.account
         outcome = await self._xero.exchange(
             attempt.credentials, code=attempt.code, redirect_uri=attempt.redirect_uri, verifier=attempt.verifier
@@ -652,8 +666,8 @@ class TokenKeeper:
                 known = self.account
                 await self._record.keep(lifecycle.after_end(known, forget=forget, now=self.clock()), after=known)
                 self._emit(Ended(account=self.name, at=self.clock(), forgotten=forget))
-                if self._record.unwritten:  # who died now would leave a login that Xero has ended
-                    return False
+                if self._record.unwritten:
+                    return False  # who died now would leave a login that Xero has ended
                 return self.account.revocation is None or await self._revoke(lease)
         finally:
             self._ending = False
@@ -807,10 +821,17 @@ class TokenKeeper:
                 "the two apart with an account of their own",
                 self.policy.longest_wait.total_seconds(),
             )
-        reason = self._record.problem or (problem.detail if problem else "the access token could not be refreshed")
-        wait = self.policy.first_wait
-        if account.retry_not_before is not None:
-            wait = max(wait, account.retry_not_before - self.clock())
+        reason = "the access token could not be refreshed"
+        if self._record.problem is not None:
+            reason = f"the token store can't be used: {self._record.problem}"
+        elif problem is not None:
+            reason = problem_in_words(problem.kind, problem.detail)
+        wait, now = self.policy.first_wait, self.clock()
+        if account.retry_not_before is not None and account.retry_not_before > now:
+            wait = max(wait, account.retry_not_before - now)
+            reason += f"; Xero is not asked again before {time_text(account.retry_not_before, now)}"
+        if account.access is not None and self.can_serve:
+            reason += f"; /token gives the old access token until {time_text(account.access.expires_at, now)}"
         return TokenUnavailable(reason, min(wait, self.policy.longest_wait).total_seconds())
 
     def _emit(self, event: Event) -> None:

@@ -106,6 +106,7 @@ class Record:
         try:
             await self._write_held()
         except (StoreUnavailable, SealError) as error:
+            self.problem = None  # that something is held is told even if the store failed before
             self.failed(error)
 
     async def change(self, change: Callable[[Account], Account]) -> None:

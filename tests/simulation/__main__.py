@@ -37,6 +37,8 @@ def main() -> int:
     options = parser.parse_args()
     first, _, last = options.seeds.partition("..")
     seeds = range(int(first), int(last or first) + 1)
+    if not seeds:
+        parser.error(f"--seeds: {options.seeds} holds no seed; the first is to be the smaller one")
     run: Callable[[int, SiblingMode], Counter[str]]
     if options.beyond:
         run = partial(run_beyond, trace=options.trace)

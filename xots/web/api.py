@@ -14,7 +14,7 @@ from tornado.web import HTTPError
 from .._version import __version__
 from ..errors import NoCredentials, NotLoggedIn
 from ..events import problem_in_words, span_text, time_text
-from ..keeper import TokenKeeper
+from ..keeper import LEASE_SECONDS, TokenKeeper
 from ..lifecycle import CLOCK_SKEW, XERO_REFRESH_LIFE, Need, Outlook, Retrying, State, why_lost
 from . import guard
 from .handler import Handler
@@ -255,6 +255,8 @@ def _retried(keeper: TokenKeeper, outlook: Outlook, now: datetime) -> Iterator[s
     match outlook.retrying:
         case Retrying.UNDER_WAY if intent:
             yield f"{intent.by} began a refresh at {_moment(intent.began_at, now)}, and has not concluded it yet."
+            within = span_text(timedelta(seconds=LEASE_SECONDS) + keeper.policy.tick)
+            yield f"Should that process be gone, the refresh is taken up again within {within}."
         case Retrying.LOST_ANSWER if ends_at:
             began_at = _moment(ends_at - keeper.policy.grace, now)
             yield f"Xero's answer to the refresh begun at {began_at} never arrived."

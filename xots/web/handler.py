@@ -90,7 +90,7 @@ KINDS: Mapping[type[XotsError], tuple[int, str, str]] = {
     NoCredentials: (401, "no-credentials", "Nobody has entered the client's credentials yet"),
     NotLoggedIn: (401, "not-logged-in", "Nobody is logged in"),
     ConsentLost: (401, "consent-lost", "The login is lost"),
-    TokenUnavailable: (503, "token-unavailable", "No good access token just now"),
+    TokenUnavailable: (503, "token-unavailable", "No fresh access token just now"),
     StoreUnavailable: (503, "store-unavailable", "The token store can't be used just now"),
     SealError: (503, "record-unreadable", "The stored login can't be opened"),
     LoginFailed: (400, "login-failed", "The login did not succeed"),
