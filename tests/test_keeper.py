@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import random
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from xots.account import AccessToken, Account, Secret, decode, encode
+from xots.account import AccessToken, Account, RefreshToken, Secret, decode, encode
 from xots.backends.base import Lease, Stored
 from xots.backends.memory import MemoryStore
 from xots.errors import (
@@ -35,6 +37,7 @@ from xots.events import (
     StoreDegraded,
     StoreLostWrites,
     StoreRecovered,
+    SuccessorMissing,
 )
 from xots.keeper import LoginAttempt, TokenKeeper
 from xots.lifecycle import State
@@ -49,6 +52,7 @@ from xots.sandbox import (
     fingerprint,
 )
 from xots.sealing import Sealer
+from xots.web.api import in_words
 from xots.xero import Credentials, Endpoints, XeroClient
 
 START = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -1129,3 +1133,255 @@ async def test_a_logout_is_not_told_as_done_while_the_store_can_not_take_it(benc
     bench.store.broken.clear()
     await keeper.tend()
     assert bench.kept().client_secret is None
+
+
+# ------------------------------------------------------------------------- sleep, and what overlaps in one process
+
+
+@pytest.fixture
+def suspended(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """The machine sleeps for so many seconds: its monotonic clock stands still, the one since its boot goes on."""
+    real, slept = time.clock_gettime, 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal slept
+        slept += seconds
+
+    monkeypatch.setattr(time, "clock_gettime", lambda c: real(c) + (slept if c == time.CLOCK_BOOTTIME else 0))
+    return sleep
+
+
+async def test_who_was_suspended_with_the_lease_spends_nothing(
+    bench: Bench, suspended: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others have gone on for hours meanwhile: the token whose intent was written is long out of its grace."""
+    keeper = await bench.logged_in()
+    lease = bench.store.lease
+
+    @asynccontextmanager
+    async def as_of_redis(name: str, ttl_seconds: float) -> AsyncIterator[Lease]:
+        async with lease(name, ttl_seconds):
+            yield Lease(ttl_seconds)
+
+    monkeypatch.setattr(bench.store, "lease", as_of_redis)
+    bench.store.before_swap = lambda: suspended(7200)
+    with pytest.raises(TokenUnavailable):
+        await keeper.refresh()
+    assert bench.sandbox.refreshes() == []
+
+
+async def test_who_slept_past_his_lease_tries_no_other_secret(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Xero does not accept the secret of the settings; by then another process has a new login, which the second try
+    would end."""
+    keeper = await bench.logged_in()
+    wrong = Credentials(client_id=DEFAULT_CLIENT_ID, client_secret=Secret("mistyped"))
+    other = await bench.keeper(configured=wrong)
+    ask, lease = other._xero.revoke, bench.store.lease
+    leases: list[Lease] = []
+
+    @asynccontextmanager
+    async def watched(name: str, ttl_seconds: float) -> AsyncIterator[Lease]:
+        async with lease(name, ttl_seconds) as held:
+            leases.append(held)
+            yield held
+
+    async def sleeping(credentials: Credentials, token: Secret) -> Any:
+        outcome = await ask(credentials, token)
+        if credentials == wrong:
+            leases[-1].lose()
+            bench.store.lapse()
+            await keeper.login(bench.attempt())
+        return outcome
+
+    monkeypatch.setattr(bench.store, "lease", watched)
+    monkeypatch.setattr(other._xero, "revoke", sleeping)
+    assert not await other.end(forget=False)
+    assert bench.issues_from(keeper)
+    assert keeper.state is State.CONNECTED
+
+
+@pytest.mark.parametrize("during", ["save", "read"])
+async def test_what_is_held_while_another_act_is_at_the_store_stays(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, during: str
+) -> None:
+    """Two acts of one process overlap, since one slept past its lease: whatever comes back from the store first, the
+    new token is not forgotten."""
+    keeper = await bench.logged_in()
+    record = keeper._record
+    before = record.account
+    swap, read = bench.store.swap, bench.store.read
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow_swap(name: str, value: bytes, *, expected: str | None) -> str:
+        monkeypatch.setattr(bench.store, "swap", swap)
+        version = await swap(name, value, expected=expected)
+        reached.set()
+        await go_on.wait()
+        return version
+
+    async def slow_read(name: str) -> Stored | None:
+        monkeypatch.setattr(bench.store, "read", read)
+        stored = await read(name)
+        reached.set()
+        await go_on.wait()
+        return stored
+
+    if during == "save":
+        monkeypatch.setattr(bench.store, "swap", slow_swap)
+        act = asyncio.create_task(record.save(replace(before, tenant_id="another")))
+    else:
+        monkeypatch.setattr(bench.store, "read", slow_read)
+        act = asyncio.create_task(record.read())
+    await reached.wait()
+    bench.store.broken |= {"swap", "read"}
+    new = RefreshToken(value=Secret("new"), obtained_at=bench.clock())
+    await record.keep(replace(before, rivals=(new,)), after=before)
+    assert record.unwritten
+    bench.store.broken.clear()
+    go_on.set()
+    await act
+    await keeper.tend()
+    assert new in bench.kept().rivals
+    assert not record.unwritten
+
+
+async def test_what_an_old_dumps_next_process_writes_drops_no_live_token(bench: Bench) -> None:
+    """It has refreshed as often by then as the process which knows the live token."""
+    keeper = await bench.logged_in()
+    await keeper.refresh()
+    bench.clock.advance(minutes=25)
+    refresh = await bench.held_refresh(keeper)
+    dump = bench.store._kept["default"]
+    bench.sandbox.release()
+    await refresh
+    bench.clock.advance(minutes=10)
+    await keeper.refresh()
+    bench.clock.advance(minutes=21)
+    bench.store._kept["default"] = dump
+    other = await bench.keeper()
+    await other.tend()
+    assert other.state is State.CONSENT_LOST
+    assert bench.kept().generation > keeper.account.generation
+    await keeper._look()
+    assert bench.happened(StoreLostWrites) == 1
+    assert bench.issues_from(keeper)
+    await keeper.tend()
+    await other._look()
+    assert keeper.state is other.state is State.CONNECTED
+
+
+async def test_a_store_that_hangs_keeps_no_caller_from_a_good_token(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The refresh goes on; who asked is served what is left of the old token, and else told that it takes long."""
+    monkeypatch.setattr("xots.keeper.SERVED_PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr("xots.keeper.CALLER_PATIENCE_SECONDS", 0.02)
+    keeper = await bench.logged_in()
+    swap, go_on = bench.store.swap, asyncio.Event()
+
+    async def hang(name: str, value: bytes, *, expected: str | None) -> str:
+        await go_on.wait()
+        return await swap(name, value, expected=expected)
+
+    monkeypatch.setattr(bench.store, "swap", hang)
+    old = keeper.account.access
+    bench.clock.advance(minutes=29, seconds=10)
+    assert await asyncio.gather(keeper.token(), keeper.token()) == [old, old]
+    with pytest.raises(TokenUnavailable, match="a refresh is under way"):
+        await keeper.token(timedelta(minutes=10))
+    with pytest.raises(TokenUnavailable, match=r"under way.*/token gives the old access token until"):
+        await keeper.refresh()
+    go_on.set()
+    assert await keeper.token(timedelta(minutes=10)) != old
+    assert len(bench.sandbox.refreshes()) == 1
+
+
+async def test_a_short_life_is_not_lengthened_by_a_small_step_back(bench: Bench) -> None:
+    """A clock that steps back by less than the last seconds of a long-lived token."""
+    bench.sandbox.identity.switches = dataclasses.replace(bench.sandbox.identity.switches, access_token_life_seconds=12)
+    now, step = bench.clock(), timedelta(seconds=4.9)
+    keeper = await bench.keeper(
+        clock=lambda: bench.clock() - (step if bench.clock() > now else timedelta(0)),
+        elapsed=lambda: bench.clock().timestamp(),
+    )
+    await keeper.login(bench.attempt())
+    bench.sandbox.add_fault("refresh:every:503-html")
+    bench.clock.advance(seconds=13)
+    with pytest.raises(TokenUnavailable):
+        await keeper.token()
+
+
+# ------------------------------------------------------------------------------------------- what is told of it
+
+
+async def test_that_something_is_held_is_told_although_the_store_failed_before(bench: Bench) -> None:
+    """An operator who knows that the store is away must still learn that this process is not to be ended."""
+    keeper = await bench.logged_in()
+    refresh = await bench.held_refresh(keeper)
+    bench.store.broken |= {"swap", "read"}
+    keeper._record.failed(StoreUnavailable("the disk is gone"))
+    bench.sandbox.release()
+    await refresh
+    assert [e.unwritten for e in bench.events if isinstance(e, StoreDegraded)] == [False, True]
+
+
+async def test_the_log_names_the_next_try_of_the_outlook(bench: Bench) -> None:
+    """A refresh that was asked for before it was due failed without spending its token: the next is tried when due."""
+    keeper = await bench.logged_in()
+    bench.sandbox.add_fault("refresh:nth=1:invalid-client")
+    with pytest.raises(TokenUnavailable, match=r"mend the client id.*Xero is not asked again before 12:\d\d:\d\d UTC"):
+        await keeper.refresh()
+    (failed,) = [event for event in bench.events if isinstance(event, RefreshFailed)]
+    assert failed.next_try_at == keeper.outlook.next_try_at == bench.clock() + timedelta(minutes=25)
+
+
+async def test_an_answer_without_a_refresh_token_is_a_warning(bench: Bench) -> None:
+    """It may have been lost on the way, and the grace is short."""
+    keeper = await bench.logged_in()
+    bench.sandbox.add_fault("refresh:nth=1:no-refresh-token")
+    await keeper.refresh()
+    (missing,) = [event for event in bench.events if isinstance(event, SuccessorMissing)]
+    assert missing.level == logging.WARNING
+    assert missing.grace_ends_at == bench.clock() + timedelta(minutes=30)
+    assert "is tried again; the next try is at 12:00:01 UTC or after; Xero takes it again until 12:30" in str(missing)
+    bench.clock.advance(minutes=1)
+    await keeper.tend()
+    assert bench.happened(SuccessorMissing) == 1
+
+
+@pytest.mark.parametrize("fault", ["503-html", "invalid-client"])
+async def test_who_was_overtaken_calls_nothing_failed(bench: Bench, fault: str) -> None:
+    """He slept past his lease, and another process has refreshed: what came of his own try matters no more."""
+    keeper = await bench.logged_in()
+    other = await bench.keeper()
+    bench.sandbox.add_fault("refresh:nth=1:hold-before")
+    bench.sandbox.add_fault(f"refresh:nth=1:{fault}")
+    refresh = asyncio.create_task(keeper.refresh())
+    await bench.sandbox.held()
+    bench.store.lapse()
+    await other.refresh()
+    bench.sandbox.release()
+    await refresh
+    assert bench.happened(RefreshFailed) == 0
+    assert keeper.account.tries == 0
+
+
+async def test_what_ends_with_a_process_that_knows_more_than_a_rolled_back_store_is_told(bench: Bench) -> None:
+    """The store holds an old dump and takes no writes: no refresh of its tokens can be promised."""
+    keeper = await bench.logged_in()
+    await keeper.refresh()
+    dump = bench.store._kept["default"]
+    for _ in range(4):
+        bench.clock.advance(minutes=25)
+        await keeper.tend()
+    bench.store._kept["default"] = dump
+    bench.store.broken.add("swap")
+    await keeper._look()
+    assert keeper.unwritten
+    told = list(in_words(keeper, keeper.outlook, bench.clock()))
+    assert told[-1] == "Should it end, a person may have to log in: the store holds an older record."
+    assert all("can be repeated" not in str(event) for event in bench.events)
+    bench.store.broken.clear()
+    await keeper.tend()
+    assert not keeper.rolled_back
+    assert bench.issues_from(keeper)

@@ -50,7 +50,6 @@ from xots.lifecycle import (
     candidates,
     consent_epoch,
     good_for,
-    intended_token,
     is_ours,
     merged,
     next_step,
@@ -96,6 +95,12 @@ RETRY_AFTER = st.sampled_from([None, *(timedelta(seconds=s) for s in (0, 5, 60, 
 
 def tokens_of(account: Account) -> tuple[RefreshToken, ...]:
     return (account.current, *account.rivals) if account.current else account.rivals
+
+
+def intended(account: Account) -> RefreshToken | None:
+    """The token that an open intent is to spend."""
+    named = account.intent.fingerprint if account.intent else None
+    return next((token for token in tokens_of(account) if token.value.fingerprint == named), None)
 
 
 class LifecycleStory(RuleBasedStateMachine):
@@ -175,7 +180,7 @@ class LifecycleStory(RuleBasedStateMachine):
     def begin(self, token: RefreshToken) -> tuple[Account, RefreshToken]:
         """Write the intent; the record with it, and the token as it is there."""
         self.write(begin_refresh(self.record, token, by="p", now=self.now))
-        spent = intended_token(self.record)
+        spent = intended(self.record)
         assert spent is not None
         assert spent.value == token.value
         if token.first_spent_at is None:
@@ -283,7 +288,7 @@ class LifecycleStory(RuleBasedStateMachine):
             return None
         if (spent_at := self.all_spent_at) is not None:
             return spent_at + (20 * MINUTE if self.record.intent else 26 * MINUTE)
-        token = intended_token(self.record)
+        token = intended(self.record)
         if token is not None and self.rolled_back:
             return (token.first_spent_at or self.time) - self.skew + 20 * MINUTE
         return self.issued_at + 50 * DAY

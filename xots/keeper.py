@@ -33,7 +33,7 @@ from msgspec.structs import replace
 
 from . import lifecycle
 from .account import AccessToken, Account, RefreshToken, Secret
-from .backends.base import Lease, TokenStore, stopped
+from .backends.base import Lease, TokenStore, seconds_since_boot, stopped
 from .errors import (
     ConsentLost,
     LoginFailed,
@@ -87,6 +87,12 @@ LOGIN_LIFE = timedelta(minutes=10)
 STOP_PATIENCE_SECONDS = 20.0
 """How long a process that is to stop tries to write what only it knows: well inside systemd's 90 seconds."""
 
+CALLER_PATIENCE_SECONDS = 60.0
+"""How long one call waits for a refresh; longer than the lease, the deadlines at Xero and a working store take."""
+
+SERVED_PATIENCE_SECONDS = 5.0
+"""How long it waits where the old access token may still be served."""
+
 WATCH_AGAIN_SECONDS = 1.0
 """How long to wait before a store that could not tell of changes is asked again."""
 
@@ -96,11 +102,6 @@ T = TypeVar("T")
 def utc_now() -> datetime:
     """The current time, aware UTC."""
     return datetime.now(UTC)
-
-
-def seconds_since_boot() -> float:
-    """Goes on while the machine sleeps, where the system has a clock that does (Linux)."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,9 +240,15 @@ class TokenKeeper:
         return self._record.unwritten
 
     @property
+    def rolled_back(self) -> bool:
+        """Is that because the store lost what it had acknowledged, and holds an older record?"""
+        return self._record.rolled_back
+
+    @property
     def outlook(self) -> Outlook:
         """What is being retried and when, and when a person will be needed if nothing improves."""
-        outlook = lifecycle.outlook(self.account, self.clock(), self.policy, unwritten=self.unwritten)
+        before_it = self.unwritten and not self.rolled_back
+        outlook = lifecycle.outlook(self.account, self.clock(), self.policy, unwritten=before_it)
         # Nothing is tried here with what is another identity server's.
         return dataclasses.replace(outlook, retrying=None, next_try_at=None) if self._foreign else outlook
 
@@ -282,10 +289,15 @@ class TokenKeeper:
         self._xero.close()
         await self._store.close()
         if self._record.unwritten:
+            what_follows = (
+                "the next start goes on from the older record that the store holds: a person may have to log in"
+                if self.rolled_back
+                else "the next start goes on from the record before it: a refresh can be repeated for 30 minutes, a "
+                "login or its end has to be done again"
+            )
             raise StoreUnavailable(
                 f"stopped with a change of {self.name!r} that the store could not take ({self._record.problem}); "
-                "the next start goes on from the record before it: a refresh can be repeated for 30 minutes, a login "
-                "or its end has to be done again"
+                + what_follows
             )
 
     # ------------------------------------------------------------------------------------- for callers
@@ -294,7 +306,7 @@ class TokenKeeper:
         """An access token that lives at least ``min_ttl`` (None: as long as the policy promises).
 
         Served from memory; Xero is asked only if the token there is too short. Should that fail, a caller who did
-        not name a ``min_ttl`` gets what is left of the old token.
+        not name a ``min_ttl`` gets what is left of the old token, and so does one who has waited some seconds.
 
         Raises:
             NoCredentials, NotLoggedIn, ConsentLost: a person has to act.
@@ -303,7 +315,8 @@ class TokenKeeper:
         ours = False
         while (access := self._good_for(self._demanded(min_ttl))) is None and not ours and self._may_refresh(min_ttl):
             # A refresh that others began may have been content with less than is needed here: then ours follows.
-            ours = await self._refresh_together(needed=self._demanded(min_ttl))
+            patience = SERVED_PATIENCE_SECONDS if min_ttl is None and self.can_serve else None
+            ours = await self._refresh_together(needed=self._demanded(min_ttl), patience=patience)
         if access is None and min_ttl is None:
             access = self._good_for(lifecycle.last_seconds(self.account, self.policy))
         if access is None:
@@ -439,18 +452,24 @@ class TokenKeeper:
             # Whoever waits gets the error itself; this line is for the case that nobody is left waiting.
             logger.debug("%s: %s", type(error).__name__, error)
 
-    async def _refresh_together(self, *, needed: timedelta | None = None, meant: str | None = None) -> bool:
-        """Join the refresh that is under way, or begin one; return when it is concluded, however it went.
+    async def _refresh_together(
+        self, *, needed: timedelta | None = None, meant: str | None = None, patience: float | None = None
+    ) -> bool:
+        """Join the refresh that is under way, or begin one; return when it is concluded, however it went, or goes on
+        for longer than ``patience``, in seconds.
 
-        True if it was begun here, or can't be begun any more.
+        False if another may be begun now.
         """
         under_way = self._under_way
         if ours := under_way is None:
             if self._closing:
                 return True
             under_way = self._refreshing = self._begin(self._refresh(needed, meant))
-        await asyncio.shield(under_way)
-        return ours
+        # It goes on, whatever becomes of its callers.
+        done, _ = await asyncio.wait([under_way], timeout=CALLER_PATIENCE_SECONDS if patience is None else patience)
+        for task in done:
+            task.result()
+        return ours or not done
 
     @property
     def _under_way(self) -> asyncio.Task[None] | None:
@@ -481,7 +500,7 @@ class TokenKeeper:
                         continue
                     if lease.lost:
                         return
-                    match await self._spend(begun, step.token):
+                    match await self._spend(begun, step.token, lease):
                         case Issued() if not answers:
                             # A retry may bring an access token whose life is over: then the next is due at once.
                             answers, needed, meant = 1, None, None
@@ -502,13 +521,13 @@ class TokenKeeper:
             self._emit(TakenOver(account=self.name, at=now, by=cut_off.by, began_at=cut_off.began_at, same=same))
         return begun
 
-    async def _spend(self, begun: Account, token: RefreshToken) -> Outcome:
+    async def _spend(self, begun: Account, token: RefreshToken, lease: Lease) -> Outcome:
         """One try, whose intent is written: the request and its conclusion."""
         started = self.clock()
         retried = begun.intent is not None and not begun.intent.stamped
         if not (retried and self._first_sent[0] == token.value.fingerprint):
             self._first_sent = token.value.fingerprint, self._elapsed()
-        credentials, outcome = await self._authenticated(self._xero.refresh, token)
+        credentials, outcome = await self._authenticated(self._xero.refresh, token, lease)
         now = self.clock()
         concluded = lifecycle.after(begun, outcome, now=now, policy=self.policy, jitter=self._chance.random())
         if isinstance(outcome, Issued):
@@ -517,21 +536,22 @@ class TokenKeeper:
         access = self._record.account.access
         if isinstance(outcome, Issued) and access is not None and access.value == outcome.access_token:
             self._first_seen = access, self._first_sent[1] + access.life_seconds
-        self._tell(begun, token, outcome, seconds=(now - started).total_seconds())
+        self._tell(begun, token, outcome, concluded, seconds=(now - started).total_seconds())
         return outcome
 
     async def _authenticated(
-        self, ask: Callable[[Credentials, Secret], Awaitable[T]], token: RefreshToken
+        self, ask: Callable[[Credentials, Secret], Awaitable[T]], token: RefreshToken, lease: Lease
     ) -> tuple[Credentials, T]:
-        """Ask Xero with the likeliest credentials, and with the others only if it does not accept those."""
+        """Ask Xero with the likeliest credentials, and with the others only if it does not accept those, and the lease
+        was not slept past meanwhile."""
         *others, last = self._credentials()
         for credentials in others:
             outcome = await ask(credentials, token.value)
-            if not (isinstance(outcome, ClientRefused) and outcome.code == "invalid_client"):
+            if lease.lost or not (isinstance(outcome, ClientRefused) and outcome.code == "invalid_client"):
                 return credentials, outcome
         return last, await ask(last, token.value)
 
-    def _tell(self, begun: Account, spent: RefreshToken, outcome: Outcome, seconds: float) -> None:
+    def _tell(self, begun: Account, spent: RefreshToken, outcome: Outcome, concluded: Account, seconds: float) -> None:
         account, at, outlook = self.account, self.clock(), self.outlook
         if isinstance(outcome, Issued):
             if account.access is not None:
@@ -569,12 +589,12 @@ class TokenKeeper:
                     served_until=account.access.expires_at if account.access and self.can_serve else None,
                 )
             )
-        else:
+        elif concluded.problem is not None and concluded.problem == account.problem:
             self._emit(
                 RefreshFailed(
                     account=self.name,
                     at=at,
-                    kind=account.problem.kind if account.problem else "unknown",
+                    kind=concluded.problem.kind,
                     detail=outcome.detail,
                     tries=account.tries,
                     next_try_at=outlook.next_try_at,
@@ -582,6 +602,8 @@ class TokenKeeper:
                     person_needed_at=outlook.person_needed_at,
                 )
             )
+        else:  # slept through: another process has gone on from there, and how it went for that one counts
+            self._emit_followed()
 
     # ------------------------------------------------------------------------------------------ a login
 
@@ -683,7 +705,7 @@ class TokenKeeper:
             await self._record.read()
             return
         if not lease.lost:
-            await self._spend(begun, token)
+            await self._spend(begun, token, lease)
 
     async def _revoke(self, lease: Lease) -> bool:
         """Tell Xero, while the lease is ours: who slept past it may find a new login, which this would end too."""
@@ -692,7 +714,7 @@ class TokenKeeper:
         for token in tokens:
             if lease.lost or self._foreign:
                 return False
-            _, failure = await self._authenticated(self._xero.revoke, token)
+            _, failure = await self._authenticated(self._xero.revoke, token, lease)
             if failure is not None:
                 await self._record.keep(
                     lifecycle.after_revocation_failed(
@@ -752,16 +774,19 @@ class TokenKeeper:
         if await self._record.look(lambda: self._acts == before):
             await self._in_a_task(self._settle())
         if self.account.write_id != known:
-            account = self.account
-            self._emit(
-                Followed(
-                    account=self.name,
-                    at=self.clock(),
-                    generation=account.generation,
-                    refreshed_at=account.refreshed_at,
-                    refreshed_by=account.refreshed_by,
-                )
+            self._emit_followed()
+
+    def _emit_followed(self) -> None:
+        account = self.account
+        self._emit(
+            Followed(
+                account=self.name,
+                at=self.clock(),
+                generation=account.generation,
+                refreshed_at=account.refreshed_at,
+                refreshed_by=account.refreshed_by,
             )
+        )
 
     async def _settle(self) -> None:
         """Look whether the store works again, and write what it could not take."""
@@ -822,6 +847,8 @@ class TokenKeeper:
                 self.policy.longest_wait.total_seconds(),
             )
         reason = "the access token could not be refreshed"
+        if self._under_way is not None:
+            reason = "a refresh is under way, and takes long"
         if self._record.problem is not None:
             reason = f"the token store can't be used: {self._record.problem}"
         elif problem is not None:

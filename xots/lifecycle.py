@@ -43,11 +43,11 @@ __all__ = [
     "after_revocation_failed",
     "after_revoked",
     "begin_refresh",
+    "branched_off",
     "consent_epoch",
     "demanded_ttl",
     "ending_within",
     "good_for",
-    "intended_token",
     "is_ours",
     "last_seconds",
     "merged",
@@ -80,6 +80,9 @@ MOST_DEMANDED = 0.9
 
 SHORTEST_TICK = 0.25
 """In seconds: however short tokens live, no more looks are taken than this, nor refreshes made."""
+
+CLOCK_DRIFT = timedelta(seconds=1)
+"""Two clocks of one machine may drift apart by this much while an access token lives."""
 
 LONGEST_LIFE = timedelta(days=1)
 """An ``expires_in`` beyond this is more likely a mistake than a promise."""
@@ -210,10 +213,10 @@ def good_for(account: Account, now: datetime) -> timedelta:
 
 def ending_within(account: Account, left: timedelta, now: datetime) -> Account:
     """The record with its access token dated so that it ends no later than ``left`` from now; its life is as long.
-    A difference within the last seconds, in which it is not served anyhow, is left."""
+    Less than ``CLOCK_DRIFT`` is left: clocks are slewed."""
     access = account.access
     late = access.expires_at - now - left if access else timedelta(0)
-    if access is None or late < LAST_SECONDS:
+    if access is None or late < CLOCK_DRIFT:
         return account
     earlier = replace(access, issued_at=access.issued_at - late, expires_at=access.expires_at - late)
     return replace(account, access=earlier)
@@ -722,6 +725,18 @@ def merged(base: Account, other: Account) -> Account:
     return winner
 
 
+def branched_off(theirs: Account, ours: Account) -> bool:
+    """Does ``theirs`` go on from a record that was older than ``ours``, such as an old dump's? Its current token is
+    older than ours, which it does not know."""
+    return (
+        is_ours(theirs, ours)
+        and theirs.current is not None
+        and ours.current is not None
+        and theirs.current.obtained_at < ours.current.obtained_at
+        and all(token.value != ours.current.value for token in _tokens(theirs))
+    )
+
+
 def consent_epoch(account: Account) -> float:
     """When the login, or the end of one, that the record speaks of came to be, as a timestamp; 0 for neither."""
     moments = [m.timestamp() for m in (account.consented_at, account.ended_at) if m is not None]
@@ -751,11 +766,6 @@ def _united(base: Account, other: Account) -> Account:
     tokens = (a for a in (base.access, other.access) if a is not None)
     access = max(tokens, key=lambda a: a.expires_at, default=None)
     return replace(base, access=access, intent=base.intent or other.intent)
-
-
-def intended_token(account: Account) -> RefreshToken | None:
-    """The token that an open intent is to spend; None without one."""
-    return _spent_token(account) if account.intent else None
 
 
 def is_ours(account: Account, other: Account) -> bool:

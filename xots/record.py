@@ -48,6 +48,8 @@ class Record:
         self.account = Account()
         self.unwritten = False
         """Does memory hold what the store has not acknowledged?"""
+        self.rolled_back = False
+        """Is that because the store lost what it had acknowledged?"""
         self.problem: str | None = None
         """Why the store can't be used just now; None when it can."""
         self._store = store
@@ -71,12 +73,11 @@ class Record:
         if not self.unwritten:
             stored = await self._store.read(self._name)
             theirs = self._opened(stored)
-            if not self._has_lost_writes(theirs):
-                self._follow(stored, theirs)
-                return
-            self._on_lost_writes()
-            self._hold(lifecycle.merged(self.account, theirs), above=theirs)
-            self._see(stored, theirs)
+            if not self.unwritten:  # else another act has held something meanwhile
+                if not self._has_lost_writes(theirs):
+                    self._follow(stored, theirs)
+                    return
+                self._join(stored, theirs)
         await self._write_held()
 
     async def save(self, account: Account) -> Account:
@@ -86,13 +87,15 @@ class Record:
             StaleWrite: another record is there. Memory stays.
             StoreUnavailable, SealError: it was not written, or can't be known to be. Memory stays.
         """
-        account = self._stamped(account, above=self.account)
+        before, account = self.account, self._stamped(account, above=self.account)
         try:
-            self._version = await self._swap(account)
+            version = await self._swap(account)
         except StoreUnavailable as error:
             self.failed(error)
             raise
-        self.account = self._seen = account
+        if self.account is before:  # else another act has held something meanwhile, and joins this by itself
+            self.account, self.unwritten = account, False
+            self._seen, self._version = account, version
         return account
 
     async def keep(self, account: Account, *, after: Account) -> None:
@@ -155,19 +158,15 @@ class Record:
 
     async def _write_held(self) -> None:
         while self.unwritten:
+            account = self.account
             try:
-                self._version = await self._swap(self.account)
-                self.unwritten, self._seen = False, self.account
+                self._version, self._seen = await self._swap(account), account
             except StaleWrite:
                 stored = await self._store.read(self._name)
-                theirs = self._opened(stored)
-                if self._has_lost_writes(theirs):
-                    self._on_lost_writes()
-                    both = lifecycle.merged(self.account, theirs)
-                else:  # theirs is what the others go on from; ours joins it
-                    both = lifecycle.merged(theirs, self.account)
-                self._hold(both, above=theirs)
-                self._see(stored, theirs)
+                self._join(stored, self._opened(stored))
+            else:
+                self.unwritten = self.account is not account  # another act may have held more meanwhile
+                self.rolled_back = False
 
     async def _swap(self, account: Account) -> str:
         """Compare-and-set, and a read-back where the reply may have been lost: the same write id means that it went
@@ -186,12 +185,27 @@ class Record:
     def _has_lost_writes(self, theirs: Account) -> bool:
         """Does the store hold less than it was seen to hold?
 
-        Told by the generation, and by the consent: after a fail-over, another process may have written past ours.
+        Told by the generation. After a fail-over, another process may have written past ours: then by the consent, and
+        by the tokens.
         """
         seen = self._seen
         if theirs.generation == seen.generation:
             return theirs.write_id != seen.write_id
-        return theirs.generation < seen.generation or lifecycle.consent_epoch(theirs) < lifecycle.consent_epoch(seen)
+        return (
+            theirs.generation < seen.generation
+            or lifecycle.consent_epoch(theirs) < lifecycle.consent_epoch(seen)
+            or lifecycle.branched_off(theirs, seen)
+        )
+
+    def _join(self, stored: Stored | None, theirs: Account) -> None:
+        """Hold what memory and the store know, united. Where others went on writing, ours joins that."""
+        if self._has_lost_writes(theirs):
+            self.rolled_back = True
+            self._on_lost_writes()
+        ahead = theirs.generation > self._seen.generation
+        both = lifecycle.merged(theirs, self.account) if ahead else lifecycle.merged(self.account, theirs)
+        self._hold(both, above=theirs)
+        self._see(stored, theirs)
 
     def _hold(self, account: Account, *, above: Account) -> None:
         self.account, self.unwritten = self._stamped(account, above=above), True

@@ -133,7 +133,7 @@ SAFEGUARDS = (
         "lease ends by its holder's own clock",
         "a process that was stopped, and does not know that its lease ran out",
         "backends/base.py",
-        "return self._lost or (self._ends_at is not None and time.monotonic() >= self._ends_at)",
+        "return self._lost or (self._ends_at is not None and seconds_since_boot() >= self._ends_at)",
         "return self._lost",
         REDIS + "a_holder_that_was_stopped_knows_at_once_that_it_lost",
     ),

@@ -56,6 +56,7 @@ from .base import (
     Stored,
     TokenStore,
     checked_name,
+    seconds_since_boot,
     stopped,
 )
 
@@ -237,7 +238,7 @@ class RedisStore(TokenStore):
 async def _renew(lock: Lock, lease: Lease, ttl_seconds: float) -> None:
     while not lease.lost:
         await asyncio.sleep(ttl_seconds / 4)
-        asked_at = time.monotonic()
+        asked_at = seconds_since_boot()
         try:
             await lock.extend(ttl_seconds, replace_ttl=True)
         except exceptions.LockNotOwnedError:

@@ -307,6 +307,8 @@ def _needed(keeper: TokenKeeper, outlook: Outlook, now: datetime) -> str:
 
 def _if_it_ends(keeper: TokenKeeper, outlook: Outlook, now: datetime) -> str:
     """What is lost if this process ends with what it holds."""
+    if keeper.rolled_back:
+        return "Should it end, a person may have to log in: the store holds an older record."
     if keeper.account.tries:
         return "Should it end, the next one tries again."
     if outlook.grace_ends_at is None:
