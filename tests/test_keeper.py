@@ -94,7 +94,7 @@ class TroubledStore(MemoryStore):
         self._locks.clear()
 
     async def check(self) -> None:
-        if self.broken:
+        if self.broken - {"read"}:
             raise StoreUnavailable("the disk is broken")
 
     async def swap(self, name: str, value: bytes, *, expected: str | None) -> str:

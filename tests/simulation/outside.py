@@ -60,6 +60,7 @@ class SimulatedStore(TokenStore):
     async def _way(self) -> None:
         await self.process.step()
         await asyncio.sleep(self.world.chance.random() * 0.01)
+        await self.process.awake.wait()
 
     def _fails(self, what: str) -> bool:
         away = self.world.loop.time() < self.world.store_away_until
@@ -90,6 +91,7 @@ class SimulatedStore(TokenStore):
             self.world.say(f"p{self.process.number} wrote {_shown(decode(value))}")
         self.world.write(name, Stored(value, version), self.process)
         await self._way()
+        await self.process.step(long=True)
         if self._fails("reply lost"):
             raise StoreUnavailable("the reply was lost")
         return version
@@ -202,7 +204,7 @@ class SimulatedXero:
             return NotSent(detail="no route")
         # From here on the request is on its way, whatever becomes of the process.
         answer = await asyncio.shield(asyncio.ensure_future(self._carried_out(commit, kind)))
-        await self.process.step()
+        await self.process.step(long=True)
         return Unknown(detail="no answer") if answer is None else read_token_answer(answer, self.process.clock())
 
     async def _carried_out(self, commit: Callable[[], TokenAnswer], kind: str) -> Answer | None:

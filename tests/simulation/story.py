@@ -14,7 +14,7 @@ from xots.lifecycle import Policy, State, Wait, next_step, refresh_due_at
 
 from .loop import JumpingLoop
 from .outside import PlainSealer, SimulatedStore, SimulatedXero
-from .world import CREDENTIALS, SCOPES, BrokenInvariantError, Climate, Process, Stored, World
+from .world import CREDENTIALS, NAPS, SCOPES, BrokenInvariantError, Climate, Process, Stored, World
 
 ATTEMPT = LoginAttempt(
     credentials=CREDENTIALS, code=Secret("c"), verifier=None, redirect_uri="http://x/code", scopes=SCOPES
@@ -33,7 +33,7 @@ class Story:
         self.world = world
         self.patient = patient
         """Does a process pass the ticks at which nothing can be due? Over years they cost most of the time."""
-        self.processes: list[Process] = []
+        self.processes = world.processes
         self.lost: set[int] = set()
         """Which processes reported that the login is lost."""
         self.dumps: list[dict[str, Stored]] = []
@@ -152,7 +152,7 @@ class Story:
             case "death" if world.loop.time() >= process.safe_until:
                 process.die()
             case "pause" if world.loop.time() >= process.safe_until:
-                process.sleep(chance.choice((5, 30, 240)))
+                process.sleep(chance.choice(NAPS))
             case "step":
                 process.skew = timedelta(seconds=chance.choice((-86400, -60, 60, 86400)))
                 world.say(f"p{process.number}'s clock is off by {process.skew}")

@@ -23,6 +23,12 @@ CREDENTIALS = Credentials(client_id=CLIENT.client_id, client_secret=Secret(CLIEN
 SCOPES = ("offline_access", "accounting.transactions")
 GRACE = timedelta(minutes=30)
 
+NAPS = (5, 30, 240)
+"""How long a process sleeps, in seconds: within its lease, past it, and well inside the grace."""
+
+LONG_SLEEP = 4000
+"""In seconds: far past the grace."""
+
 KINDS = ("not-sent", "before", "after", "503-before", "503-after", "429", "client", "bare", "slow", "twice")
 """What may go wrong with one request to Xero."""
 
@@ -100,14 +106,19 @@ class Process:
     def clock(self) -> datetime:
         return self.world.now() + self.skew
 
-    async def step(self, *, may_pause: bool = True) -> None:
-        """Every word with the outside passes here: the place where a process dies, is paused, or is found dead."""
+    async def step(self, *, may_pause: bool = True, long: bool = False) -> None:
+        """Every word with the outside passes here: the place where a process dies, is paused, or is found dead.
+
+        ``long``: here it may sleep past the grace, since it must look at its lease before it goes on.
+        """
         world, climate = self.world, self.world.climate
         if not self.dead and world.loop.time() >= self.safe_until:
             if climate.deaths and world.chance.random() < climate.deaths:
                 self.die()
             elif may_pause and climate.pauses and world.chance.random() < climate.pauses:
-                self.sleep(world.chance.choice((5, 30, 240)))
+                self.sleep(world.chance.choice(NAPS))
+            elif long and climate.pauses and world.chance.random() < 0.02 and self._others_go_on():
+                self.sleep(LONG_SLEEP)
         await self.awake.wait()
         if self.dead:
             await self.world.loop.create_future()  # for ever: whatever a dead process had begun is cancelled
@@ -128,11 +139,17 @@ class Process:
         except BrokenInvariantError as error:
             self.world.breaks(error)
 
+    def _others_go_on(self) -> bool:
+        """Is somebody else there to conclude within the grace what this one has begun?"""
+        processes, climate = self.world.processes, self.world.climate
+        hinders = climate.kernel_locks or climate.outages or climate.roll_backs
+        return len(processes) > 1 and not hinders and all(process.awake.is_set() for process in processes)
+
     def sleep(self, seconds: float) -> None:
         """Stop here, as by SIGSTOP, and go on after ``seconds``."""
         if self.awake.is_set():
             self.world.say(f"p{self.number} sleeps for {seconds} s")
-            self.world.figures["pauses"] += 1
+            self.world.figures["long sleeps" if seconds == LONG_SLEEP else "pauses"] += 1
             self.awake.clear()
             self.gone_since = self.world.loop.time()
             self.world.loop.call_later(seconds, self._wake)
@@ -265,6 +282,8 @@ class World:
             ),
             random=self.chance,
         )
+        self.processes: list[Process] = []
+        """Those that live."""
         self.kept: dict[str, Stored] = {}
         self.wakers: dict[asyncio.Event, None] = {}
         """Of those who follow the store's changes."""
