@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -333,6 +334,25 @@ async def test_the_log_can_be_read_by_machines(house: House) -> None:
     assert lines
     assert all({"time", "level", "logger", "message"} <= set(line) for line in lines)
     assert any(line["message"].startswith("default: logged in") for line in lines)
+
+
+async def test_a_lost_login_is_told_by_check_and_in_a_log_that_keeps_one_time(house: House) -> None:
+    """The check fails, and every line of the log has its time in UTC, as its messages have, wherever the server is."""
+    async with house.serving(TZ="America/New_York"):
+        await house.log_in()
+        house.sandbox.identity.forget()
+        answer = await house.ask("/refresh")
+        assert answer is not None
+        assert answer[1]["type"] == "urn:xots:consent-lost"
+    status, out, err = await house.command("check")
+    assert (status, err) == (1, "")
+    assert re.search(r"^FAIL +login +default: the login is lost, a person must log in again", out, re.MULTILINE)
+    lines = (house.folder / "log").read_text().splitlines()
+    times = [re.match(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}) UTC [A-Z]+ ", line) for line in lines]
+    assert all(times)
+    assert times[-1] is not None
+    last = datetime.fromisoformat(times[-1][1]).replace(tzinfo=UTC)
+    assert abs(datetime.now(UTC) - last) < timedelta(hours=1)
 
 
 async def test_a_record_of_another_version_is_told_by_check_and_start(house: House) -> None:

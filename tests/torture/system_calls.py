@@ -5,8 +5,9 @@ outlives it. A first run under strace lists every system call that leads into th
 (which reads, saves the intent, and saves the answer), in whichever thread. Then there is one run for each of these
 calls and each treatment. Afterwards:
 
-- A child that was killed is gone. One that met an error has told of it, or took no harm; it served the access token
-  all along, refreshed when asked again, and stopped with everything written. Nobody printed a traceback.
+- A child that was killed is gone. One that met an error has told of it, or took no harm (never so where a record was
+  written or synced); it served the access token all along, refreshed when asked again, and stopped with everything
+  written. Nobody printed a traceback.
 - Whenever Xero was asked, the folder held the intent to spend that very token.
 - The next start on the folder finds the login, refreshes it twice, and is never refused; no temporary file stays.
 
@@ -467,6 +468,8 @@ async def try_point(point: Point) -> Result:
                 stage.problems.append(f"the child was not killed: it ended with {trace.status}")
         else:
             outcome = "told" if trace.said("failed") or trace.said("StoreDegraded") else "harmless"
+            if outcome == "harmless" and point.call.about.endswith(".new") and point.call.kind in ("write", "fsync"):
+                stage.problems.append("a record that may not be on the disk was taken for kept")
             if trace.status != 0 or not (trace.said("refreshed") and trace.said("stopped")):
                 stage.problems.append(f"the child did not go on to its end: {trace.story[1:]}")
             await stage.check_written()

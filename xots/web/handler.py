@@ -31,6 +31,7 @@ from ..errors import (
     UpstreamFailed,
     XotsError,
 )
+from ..events import problem_in_words
 from ..keeper import TokenKeeper
 from ..sealing import Sealer
 from . import guard
@@ -223,7 +224,8 @@ class Handler(RequestHandler):
         return {
             "healthy": self.keeper.can_serve,
             "state": state.value,
-            "reason": self.keeper.store_problem or (problem.detail if problem else None),
+            "reason": self.keeper.store_problem
+            or (problem_in_words(problem.kind, problem.detail) if problem else None),
             "access_token_expiry_utc": access.expires_at if access and connected else None,
             "refresh_token_expiry_utc": (
                 current.obtained_at + self.config.refresh_lifetime if current and connected else None
