@@ -1385,3 +1385,20 @@ async def test_what_ends_with_a_process_that_knows_more_than_a_rolled_back_store
     await keeper.tend()
     assert not keeper.rolled_back
     assert bench.issues_from(keeper)
+
+
+@pytest.mark.parametrize("off", [timedelta(days=1), timedelta(days=-1), timedelta(minutes=27), timedelta(minutes=-27)])
+async def test_hosts_whose_clocks_differ_do_not_refresh_against_each_other(bench: Bench, off: timedelta) -> None:
+    """Each goes on with the access token that it knows to be good, instead of the other's, which seems dead to it."""
+    right = await bench.logged_in()
+    wrong = await bench.keeper(clock=lambda: bench.clock() + off, elapsed=lambda: bench.clock().timestamp())
+    for _ in range(4 * 120):
+        bench.clock.advance(seconds=15)
+        for keeper in (right, wrong):
+            await keeper._look()
+            await keeper.tend()
+            access = await keeper.token()
+            bench.sandbox.identity.check_access(access.value.reveal(), bench.clock())
+    refreshes = bench.sandbox.refreshes()
+    assert len(refreshes) <= 2 * 6, "two hours; each host needs a refresh every 25 minutes"
+    assert {refresh.outcome for refresh in refreshes} == {"issued"}

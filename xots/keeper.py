@@ -173,7 +173,9 @@ class TokenKeeper:
         """How many have begun."""
         self._watching: asyncio.Task[None] | None = None
         self._first_seen: tuple[AccessToken | None, float] = (None, 0.0)
-        """The access token, and when it ends by the clock that can't be set."""
+        """The record's access token, and when it ends by the clock that can't be set."""
+        self._longest: tuple[AccessToken | None, str | None, float] = (None, None, 0.0)
+        """The access token that lives longest by what is known here, of which consent, and its end by that clock."""
         self._first_sent: tuple[str, float] = ("", 0.0)
         """The refresh token that was spent here last, by its fingerprint, and when first, by the same clock."""
 
@@ -184,14 +186,24 @@ class TokenKeeper:
         """The snapshot of the record that is served from.
 
         Since its access token was first seen here, time has passed by whichever clock says more: one that is set back
-        does not lengthen its life.
+        does not lengthen its life. Where another host's clock is wrong, or ours, its new token seems dead: the one
+        before it, which is as good at Xero as ever, is served to its end, so that hosts do not refresh against each
+        other.
         """
         account, now, elapsed = self._record.account, self.clock(), self._elapsed()
         if account.access is None:
             return account
         if account.access != self._first_seen[0]:
             self._first_seen = account.access, elapsed + lifecycle.good_for(account, now).total_seconds()
-        return lifecycle.ending_within(account, timedelta(seconds=self._first_seen[1] - elapsed), now)
+        dated = lifecycle.ending_within(account, timedelta(seconds=self._first_seen[1] - elapsed), now)
+        access, consent_id, ends_at = self._longest
+        if access not in (None, account.access) and consent_id == account.consent_id:
+            longer = replace(account, access=access)
+            longer = lifecycle.ending_within(longer, timedelta(seconds=ends_at - elapsed), now)
+            if lifecycle.good_for(longer, now) > lifecycle.good_for(dated, now):
+                return longer
+        self._longest = account.access, account.consent_id, self._first_seen[1]
+        return dated
 
     @property
     def credentials(self) -> Credentials | None:
