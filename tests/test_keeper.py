@@ -1402,3 +1402,75 @@ async def test_hosts_whose_clocks_differ_do_not_refresh_against_each_other(bench
     refreshes = bench.sandbox.refreshes()
     assert len(refreshes) <= 2 * 6, "two hours; each host needs a refresh every 25 minutes"
     assert {refresh.outcome for refresh in refreshes} == {"issued"}
+
+
+async def test_a_life_that_xero_shortens_makes_no_storm(bench: Bench) -> None:
+    """The new tokens count, although the one before them still lives longer."""
+    keeper = await bench.logged_in()
+    bench.clock.advance(minutes=10)
+    switches = dataclasses.replace(bench.sandbox.identity.switches, access_token_life_seconds=300)
+    bench.sandbox.identity.switches = switches
+    for _ in range(40):
+        bench.clock.advance(seconds=15)
+        await keeper.token(timedelta(minutes=22))
+    assert len(bench.sandbox.refreshes()) <= 25
+
+
+async def test_what_is_read_while_another_act_writes_is_read_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is older than what was written meanwhile, and no sign that the store has lost anything."""
+    keeper = await bench.logged_in()
+    refresh = await bench.held_refresh(keeper)
+    read = bench.store.read
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(name: str) -> Stored | None:
+        monkeypatch.setattr(bench.store, "read", read)
+        stored = await read(name)
+        reached.set()
+        await go_on.wait()
+        return stored
+
+    monkeypatch.setattr(bench.store, "read", slow)
+    bench.store.lapse()
+    settling = asyncio.create_task(keeper._settle())
+    await reached.wait()
+    bench.sandbox.release()
+    await refresh
+    go_on.set()
+    await settling
+    assert bench.happened(StoreLostWrites) == 0
+    assert keeper.account.intent is None
+
+
+async def test_who_can_not_be_served_any_more_waits_for_the_refresh(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Xero is slow, and the old access token runs out while the caller waits."""
+    monkeypatch.setattr("xots.keeper.SERVED_PATIENCE_SECONDS", 0.02)
+    keeper = await bench.logged_in()
+    bench.clock.advance(minutes=29, seconds=51)
+    bench.sandbox.add_fault("refresh:nth=1:hold-before")
+    caller = asyncio.create_task(keeper.token())
+    await bench.sandbox.held()
+    bench.clock.advance(seconds=5)
+    done, _ = await asyncio.wait([caller], timeout=0.1)
+    assert not done
+    bench.sandbox.release()
+    assert (await caller).expires_at > bench.clock()
+
+
+async def test_a_rolled_back_store_that_takes_the_next_write_is_no_more_so(bench: Bench) -> None:
+    """Whatever is held after that is one refresh ahead of the store, as ever."""
+    keeper = await bench.logged_in()
+    old = bench.store._kept["default"]
+    await keeper.refresh()
+    bench.store._kept["default"] = old
+    bench.store.broken.add("swap")
+    await keeper._look()
+    assert keeper.rolled_back
+    bench.store.broken.clear()
+    await keeper._record.save(keeper._record.account)
+    assert not keeper.unwritten
+    assert not keeper.rolled_back

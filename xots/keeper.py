@@ -87,11 +87,11 @@ LOGIN_LIFE = timedelta(minutes=10)
 STOP_PATIENCE_SECONDS = 20.0
 """How long a process that is to stop tries to write what only it knows: well inside systemd's 90 seconds."""
 
-CALLER_PATIENCE_SECONDS = 60.0
-"""How long one call waits for a refresh; longer than the lease, the deadlines at Xero and a working store take."""
-
 SERVED_PATIENCE_SECONDS = 5.0
-"""How long it waits where the old access token may still be served."""
+"""How long a caller waits for a refresh where the old access token may be served to him instead."""
+
+CALLER_PATIENCE_SECONDS = 60.0
+"""How much longer he waits where it may not: longer than the lease, Xero's deadline and a working store take."""
 
 WATCH_AGAIN_SECONDS = 1.0
 """How long to wait before a store that could not tell of changes is asked again."""
@@ -174,8 +174,8 @@ class TokenKeeper:
         self._watching: asyncio.Task[None] | None = None
         self._first_seen: tuple[AccessToken | None, float] = (None, 0.0)
         """The record's access token, and when it ends by the clock that can't be set."""
-        self._longest: tuple[AccessToken | None, str | None, float] = (None, None, 0.0)
-        """The access token that lives longest by what is known here, of which consent, and its end by that clock."""
+        self._well_dated: tuple[AccessToken | None, str | None, float] = (None, None, 0.0)
+        """The last one that was not old when it was first seen, of which consent, and its end by that clock."""
         self._first_sent: tuple[str, float] = ("", 0.0)
         """The refresh token that was spent here last, by its fingerprint, and when first, by the same clock."""
 
@@ -186,24 +186,28 @@ class TokenKeeper:
         """The snapshot of the record that is served from.
 
         Since its access token was first seen here, time has passed by whichever clock says more: one that is set back
-        does not lengthen its life. Where another host's clock is wrong, or ours, its new token seems dead: the one
-        before it, which is as good at Xero as ever, is served to its end, so that hosts do not refresh against each
-        other.
+        does not lengthen its life. Where another host's clock is wrong, or ours, its new token seems old: the one
+        before it, which is as good at Xero as ever, is served to its end, and hosts do not refresh against each other.
         """
         account, now, elapsed = self._record.account, self.clock(), self._elapsed()
         if account.access is None:
             return account
         if account.access != self._first_seen[0]:
-            self._first_seen = account.access, elapsed + lifecycle.good_for(account, now).total_seconds()
+            self._see(account.access, account.consent_id, lifecycle.good_for(account, now).total_seconds())
         dated = lifecycle.ending_within(account, timedelta(seconds=self._first_seen[1] - elapsed), now)
-        access, consent_id, ends_at = self._longest
+        access, consent_id, ends_at = self._well_dated
         if access not in (None, account.access) and consent_id == account.consent_id:
-            longer = replace(account, access=access)
-            longer = lifecycle.ending_within(longer, timedelta(seconds=ends_at - elapsed), now)
-            if lifecycle.good_for(longer, now) > lifecycle.good_for(dated, now):
-                return longer
-        self._longest = account.access, account.consent_id, self._first_seen[1]
+            other = replace(account, access=access)
+            other = lifecycle.ending_within(other, timedelta(seconds=ends_at - elapsed), now)
+            if lifecycle.good_for(other, now) > lifecycle.good_for(dated, now):
+                return other
         return dated
+
+    def _see(self, access: AccessToken, consent_id: str | None, left: float) -> None:
+        """A new access token, which lives for so many seconds more."""
+        self._first_seen = access, self._elapsed() + left
+        if left > access.life_seconds / 2:
+            self._well_dated = access, consent_id, self._first_seen[1]
 
     @property
     def credentials(self) -> Credentials | None:
@@ -327,8 +331,7 @@ class TokenKeeper:
         ours = False
         while (access := self._good_for(self._demanded(min_ttl))) is None and not ours and self._may_refresh(min_ttl):
             # A refresh that others began may have been content with less than is needed here: then ours follows.
-            patience = SERVED_PATIENCE_SECONDS if min_ttl is None and self.can_serve else None
-            ours = await self._refresh_together(needed=self._demanded(min_ttl), patience=patience)
+            ours = await self._refresh_together(needed=self._demanded(min_ttl), may_serve=min_ttl is None)
         if access is None and min_ttl is None:
             access = self._good_for(lifecycle.last_seconds(self.account, self.policy))
         if access is None:
@@ -465,10 +468,10 @@ class TokenKeeper:
             logger.debug("%s: %s", type(error).__name__, error)
 
     async def _refresh_together(
-        self, *, needed: timedelta | None = None, meant: str | None = None, patience: float | None = None
+        self, *, needed: timedelta | None = None, meant: str | None = None, may_serve: bool = False
     ) -> bool:
         """Join the refresh that is under way, or begin one; return when it is concluded, however it went, or goes on
-        for longer than ``patience``, in seconds.
+        for longer than a caller waits. ``may_serve``: there is a token for him meanwhile.
 
         False if another may be begun now.
         """
@@ -478,7 +481,9 @@ class TokenKeeper:
                 return True
             under_way = self._refreshing = self._begin(self._refresh(needed, meant))
         # It goes on, whatever becomes of its callers.
-        done, _ = await asyncio.wait([under_way], timeout=CALLER_PATIENCE_SECONDS if patience is None else patience)
+        done, _ = await asyncio.wait([under_way], timeout=SERVED_PATIENCE_SECONDS)
+        if not done and not (may_serve and self.can_serve):
+            done, _ = await asyncio.wait([under_way], timeout=CALLER_PATIENCE_SECONDS)
         for task in done:
             task.result()
         return ours or not done
@@ -547,7 +552,7 @@ class TokenKeeper:
         await self._record.keep(concluded, after=begun)
         access = self._record.account.access
         if isinstance(outcome, Issued) and access is not None and access.value == outcome.access_token:
-            self._first_seen = access, self._first_sent[1] + access.life_seconds
+            self._see(access, concluded.consent_id, self._first_sent[1] + access.life_seconds - self._elapsed())
         self._tell(begun, token, outcome, concluded, seconds=(now - started).total_seconds())
         return outcome
 

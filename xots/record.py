@@ -70,14 +70,15 @@ class Record:
             StoreUnavailable: the store can't be read, or not be written where it must. Memory stays.
             SealError: what is there can't be opened. It is left as it is, and so is memory.
         """
-        if not self.unwritten:
-            stored = await self._store.read(self._name)
+        while not self.unwritten:
+            seen, stored = self._seen, await self._store.read(self._name)
             theirs = self._opened(stored)
-            if not self.unwritten:  # else another act has held something meanwhile
-                if not self._has_lost_writes(theirs):
-                    self._follow(stored, theirs)
-                    return
-                self._join(stored, theirs)
+            if self.unwritten or self._seen is not seen:
+                continue  # another act has held or written something meanwhile
+            if not self._has_lost_writes(theirs):
+                self._follow(stored, theirs)
+                return
+            self._join(stored, theirs)
         await self._write_held()
 
     async def save(self, account: Account) -> Account:
@@ -94,7 +95,7 @@ class Record:
             self.failed(error)
             raise
         if self.account is before:  # else another act has held something meanwhile, and joins this by itself
-            self.account, self.unwritten = account, False
+            self.account, self.unwritten, self.rolled_back = account, False, False
             self._seen, self._version = account, version
         return account
 
