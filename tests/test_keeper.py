@@ -1270,6 +1270,24 @@ async def test_what_an_old_dumps_next_process_writes_drops_no_live_token(bench: 
     assert keeper.state is other.state is State.CONNECTED
 
 
+async def test_a_token_that_a_wrong_clock_dated_does_not_make_the_store_seem_restored(bench: Bench) -> None:
+    """Who has slept through some rotations follows the record; what it knew was spent long ago, and is not revived."""
+    asleep = await bench.logged_in()
+    ahead = await bench.keeper(clock=lambda: bench.clock() + timedelta(days=1))
+    await ahead.refresh()
+    await asleep._look()
+    known = asleep.account.current
+    awake = await bench.keeper()
+    for _ in range(3):
+        bench.clock.advance(minutes=35)
+        await awake.refresh()
+    await asleep._look()
+    assert bench.happened(StoreLostWrites) == 0
+    assert asleep.account.write_id == bench.kept().write_id
+    assert known is not None
+    assert known.value not in [t.value for t in (asleep.account.current, *asleep.account.rivals) if t is not None]
+
+
 async def test_a_store_that_hangs_keeps_no_caller_from_a_good_token(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

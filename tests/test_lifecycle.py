@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from xots.account import AccessToken, Account, RefreshToken, Secret
 from xots.lifecycle import (
+    MOST_DROPPED,
     ClientRefused,
     Issued,
     NotSent,
@@ -29,6 +30,7 @@ from xots.lifecycle import (
     after_revocation_failed,
     after_revoked,
     begin_refresh,
+    branched_off,
     candidates,
     demanded_ttl,
     good_for,
@@ -529,6 +531,34 @@ def test_united_tokens_keep_their_order() -> None:
     ours = concluded(begun(ours, NOW + MINUTE), issued("r2"), NOW + MINUTE)
     both = merged(logged_in(), ours)
     assert [r.value.reveal() for r in both.rivals] == ["r2", "r1"]
+
+
+def test_what_was_dropped_does_not_come_back_from_an_old_dump() -> None:
+    """It seems unspent there, and may be the newest by a wrong clock; one that is only unknown here joins."""
+    dump = with_rival(logged_in(), RefreshToken(value=Secret("sibling"), obtained_at=NOW))
+    dump = replace(dump, current=replace(current(dump), obtained_at=NOW + timedelta(days=1)))
+    ours, at = replace(dump, rivals=()), NOW
+    for number in range(1, 4):
+        at += timedelta(minutes=31)
+        ours = concluded(begun(ours, at), issued(f"r{number}"), at)
+    assert ours.dropped == tuple(Secret(value).fingerprint for value in ("r1", "r0"))
+    both = merged(ours, dump)
+    assert [t.value.reveal() for t in (current(both), *both.rivals)] == ["r3", "sibling", "r2"]
+
+
+def test_a_record_that_goes_on_from_ours_is_told_by_the_tokens_it_has_dropped() -> None:
+    """Whatever the clocks said; as far back as it remembers, and beyond that it is taken to be one."""
+    ours, at = concluded(begun(logged_in(), NOW), issued("r1"), NOW), NOW
+    theirs = ours
+    for number in range(2, 2 * MOST_DROPPED):
+        at += timedelta(minutes=31)
+        theirs = concluded(begun(theirs, at), issued(f"r{number}"), at)
+        assert len(theirs.dropped) == min(number - 1, MOST_DROPPED)
+        assert theirs.dropped_ever == number - 1
+        assert not branched_off(theirs, ours)
+    other = concluded(begun(logged_in(), NOW), issued("other"), NOW)
+    assert branched_off(other, ours)
+    assert branched_off(ours, other)
 
 
 def test_the_newest_consent_wins_a_merge() -> None:

@@ -132,6 +132,11 @@ class Account(_Record, frozen=True, kw_only=True):
     current: RefreshToken | None = None
     rivals: tuple[RefreshToken, ...] = ()
     """Other refresh tokens of the same consent that Xero may still take."""
+    dropped: tuple[str, ...] = ()
+    """Fingerprints of those that are kept no longer, the last first, and no more than some: so it is known, without a
+    clock, whether another record of this consent goes on from this one, or this from that."""
+    dropped_ever: int = 0
+    """How many there were since the login."""
 
     intent: Intent | None = None
     retry_not_before: datetime | None = None

@@ -84,6 +84,9 @@ SHORTEST_TICK = 0.25
 CLOCK_DRIFT = timedelta(seconds=1)
 """Two clocks of one machine may drift apart by this much while an access token lives."""
 
+MOST_DROPPED = 100
+"""So many refresh tokens that are kept no longer are remembered by their fingerprints: Xero's of two days."""
+
 LONGEST_LIFE = timedelta(days=1)
 """An ``expires_in`` beyond this is more likely a mistake than a promise."""
 
@@ -581,7 +584,7 @@ def after_issued(account: Account, issued: Issued, *, now: datetime, policy: Pol
     rest = tuple(t for t in _others(account, spent) if t is not known and _worth_keeping(t, spent, now, policy))
     if issued.refresh_token != spent.value:  # one that answers with the same token does not rotate
         rest = (spent, *rest)
-    return replace(account, current=successor, rivals=rest, intent=None, unrotated=0)
+    return _keeping(account, successor, rest, unrotated=0)
 
 
 def _not_rotated(account: Account, spent: RefreshToken, *, now: datetime, policy: Policy) -> Account:
@@ -598,7 +601,22 @@ def _not_rotated(account: Account, spent: RefreshToken, *, now: datetime, policy
         return replace(account, unrotated=account.unrotated + 1, retry_not_before=now + wait)
     fresh = replace(spent, obtained_at=now, first_spent_at=None)
     rest = tuple(t for t in others if _worth_keeping(t, spent, now, policy))
-    return replace(account, current=fresh, rivals=rest, intent=None, unrotated=2)
+    return _keeping(account, fresh, rest, unrotated=2)
+
+
+def _keeping(account: Account, current: RefreshToken, rivals: tuple[RefreshToken, ...], *, unrotated: int) -> Account:
+    """The record with these tokens and no others, and no open intent."""
+    kept = {token.value for token in (current, *rivals)}
+    gone = tuple(token.value.fingerprint for token in _tokens(account) if token.value not in kept)
+    return replace(
+        account,
+        current=current,
+        rivals=rivals,
+        intent=None,
+        unrotated=unrotated,
+        dropped=(*gone, *account.dropped)[:MOST_DROPPED],
+        dropped_ever=account.dropped_ever + len(gone),
+    )
 
 
 def _worth_keeping(token: RefreshToken, proved: RefreshToken, now: datetime, policy: Policy) -> bool:
@@ -726,14 +744,16 @@ def merged(base: Account, other: Account) -> Account:
 
 
 def branched_off(theirs: Account, ours: Account) -> bool:
-    """Does ``theirs`` go on from a record that was older than ``ours``, such as an old dump's? Its current token is
-    older than ours, which it does not know."""
+    """Does ``theirs`` go on from another record than ``ours``, such as an old dump's? It has never held our current
+    token, as far as it reaches back."""
+    current = ours.current
     return (
         is_ours(theirs, ours)
-        and theirs.current is not None
-        and ours.current is not None
-        and theirs.current.obtained_at < ours.current.obtained_at
-        and all(token.value != ours.current.value for token in _tokens(theirs))
+        and current is not None
+        and not current.refused_at
+        and all(token.value != current.value for token in _tokens(theirs))
+        and current.value.fingerprint not in theirs.dropped
+        and theirs.dropped_ever - ours.dropped_ever <= len(theirs.dropped)
     )
 
 
@@ -756,7 +776,9 @@ def _united(base: Account, other: Account) -> Account:
     for token in reversed(_tokens(other)):  # so that what joins at the front stays in its order
         known = next((t for t in _tokens(base) if t.value == token.value), None)
         if known is None:
-            base = replace(base, rivals=(token, *base.rivals))
+            # What the other takes for unspent, and was dropped here, was spent long ago.
+            if token.first_spent_at is not None or token.value.fingerprint not in base.dropped:
+                base = replace(base, rivals=(token, *base.rivals))
             continue
         spent = [t.first_spent_at for t in (known, token) if t.first_spent_at is not None]
         base = _replaced(
@@ -765,7 +787,15 @@ def _united(base: Account, other: Account) -> Account:
         )
     tokens = (a for a in (base.access, other.access) if a is not None)
     access = max(tokens, key=lambda a: a.expires_at, default=None)
-    return replace(base, access=access, intent=base.intent or other.intent)
+    kept = {token.value.fingerprint for token in _tokens(base)}
+    more = tuple(one for one in other.dropped if one not in base.dropped and one not in kept)
+    return replace(
+        base,
+        access=access,
+        intent=base.intent or other.intent,
+        dropped=(*more, *base.dropped)[:MOST_DROPPED],
+        dropped_ever=max(base.dropped_ever, other.dropped_ever) + len(more),
+    )
 
 
 def is_ours(account: Account, other: Account) -> bool:

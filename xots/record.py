@@ -199,12 +199,13 @@ class Record:
         )
 
     def _join(self, stored: Stored | None, theirs: Account) -> None:
-        """Hold what memory and the store know, united. Where others went on writing, ours joins that."""
+        """Hold what memory and the store know, united."""
         if self._has_lost_writes(theirs):
             self.rolled_back = True
             self._on_lost_writes()
-        ahead = theirs.generation > self._seen.generation
-        both = lifecycle.merged(theirs, self.account) if ahead else lifecycle.merged(self.account, theirs)
+            both = lifecycle.merged(self.account, theirs)
+        else:  # theirs is what the others go on from; ours joins it
+            both = lifecycle.merged(theirs, self.account)
         self._hold(both, above=theirs)
         self._see(stored, theirs)
 

@@ -77,8 +77,7 @@ class Climate:
             # A clock that is ahead drops spent tokens early, which a process that slept past its lease may yet use.
             pauses=0.0 if steps else chance.choice((0.0, 0.0005, 0.004)),
             outages=outages,
-            # Whether an old dump's token is older than the current one is told by dates, which such clocks have made.
-            roll_backs=chance.random() < 0.5 and not steps,
+            roll_backs=chance.random() < 0.5,
             steps=steps,
             kernel_locks=chance.random() < 0.3,
         )
