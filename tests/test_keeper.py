@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from xots.account import AccessToken, Account, RefreshToken, Secret, decode, encode
+from xots.account import AccessToken, Account, Intent, RefreshToken, Secret, decode, encode
 from xots.backends.base import Lease, Stored
 from xots.backends.memory import MemoryStore
 from xots.errors import (
@@ -45,6 +45,7 @@ from xots.sandbox import (
     DEFAULT_CLIENT_ID,
     DEFAULT_CLIENT_SECRET,
     DEFAULT_REDIRECT_URI,
+    Client,
     Endpoint,
     Sandbox,
     SandboxOptions,
@@ -128,7 +129,8 @@ class Bench:
     def overwrite(self, change: Callable[[Account], Account]) -> None:
         """Write as another process would that slept past its lease."""
         kept = self.kept()
-        changed = replace(change(kept), generation=kept.generation + 1, write_id=f"other{kept.generation}", intent=None)
+        changed = change(replace(kept, intent=None))
+        changed = replace(changed, generation=kept.generation + 1, write_id=f"other{kept.generation}")
         sealed = self.sealer.seal(encode(changed), "account", {"name": "default"})
         self.store._kept["default"] = Stored(sealed, f"other{kept.generation}")
 
@@ -409,22 +411,22 @@ async def test_closing_writes_what_was_held(bench: Bench) -> None:
 
 
 async def test_whoever_slept_past_his_lease_adds_his_token(bench: Bench) -> None:
-    """Somebody wrote meanwhile: his record stands, and our new token joins it as a rival, proved soon after."""
+    """Somebody took over meanwhile: his record stands, and our new token joins it as a rival, proved soon after."""
     keeper = await bench.logged_in()
-    bench.sandbox.add_fault("refresh:nth=1:hold-after")
     bench.clock.advance(minutes=1)
-    refresh = asyncio.create_task(keeper.refresh())
-    await bench.sandbox.held()
-    other = decode(bench.sealer.open(bench.store._kept["default"].value, "account", {"name": "default"}))
-    changed = replace(other, generation=other.generation + 1, write_id="another", intent=None, notices_sent=("x",))
-    bench.store._kept["default"] = Stored(bench.sealer.seal(encode(changed), "account", {"name": "default"}), "v-other")
+    refresh = await bench.held_refresh(keeper)
+    bench.store.lapse()
+    other = await bench.keeper()
+    await other.refresh()
     bench.sandbox.release()
     await refresh
-    assert keeper.account.notices_sent == ("x",)
-    (issued,) = [r.issued for r in bench.sandbox.refreshes()]
-    assert issued in [r.value.fingerprint for r in keeper.account.rivals]
+    theirs, ours = [r.issued for r in bench.sandbox.refreshes()]
+    assert keeper.account.current is not None
+    assert keeper.account.current.value.fingerprint == theirs
+    assert ours in [r.value.fingerprint for r in bench.kept().rivals]
     bench.clock.advance(minutes=6)
     await keeper.tend()
+    assert len(bench.sandbox.refreshes()) == 3
     assert keeper.state is State.CONNECTED
     assert bench.issues_from(keeper)
 
@@ -439,6 +441,7 @@ async def test_a_token_of_an_ended_consent_is_dropped(bench: Bench) -> None:
         write_id="another",
         consent_id="newer",
         consented_at=bench.clock() + timedelta(seconds=1),
+        current=RefreshToken(value=Secret("another login's"), obtained_at=bench.clock()),
         intent=None,
         rivals=(),
     )
@@ -1286,6 +1289,144 @@ async def test_a_token_that_a_wrong_clock_dated_does_not_make_the_store_seem_res
     assert asleep.account.write_id == bench.kept().write_id
     assert known is not None
     assert known.value not in [t.value for t in (asleep.account.current, *asleep.account.rivals) if t is not None]
+
+
+def late_reuse_kills(bench: Bench) -> None:
+    """Xero ends the chain where a refresh token is used after its grace."""
+    bench.sandbox.identity.switches = dataclasses.replace(bench.sandbox.identity.switches, late_reuse_kills_chain=True)
+
+
+@pytest.mark.parametrize("minutes", [33, 65, 1440])
+async def test_a_successor_that_comes_late_is_what_is_tried_through_an_outage(bench: Bench, minutes: int) -> None:
+    """Its store was away from it, and another process asked Xero again meanwhile, which is away from then on."""
+    late_reuse_kills(bench)
+    keeper = await bench.logged_in()
+    bench.clock.advance(minutes=1)
+    refresh = await bench.held_refresh(keeper)
+    bench.store.broken |= {"read", "swap"}
+    bench.sandbox.release()
+    await refresh
+    (answered,) = bench.sandbox.refreshes()
+    bench.store.broken.clear()
+    bench.sandbox.add_fault("refresh:every:503-html")
+    other = await bench.keeper()
+    with pytest.raises(TokenUnavailable):
+        await other.refresh()
+    await keeper.tend()
+    assert bench.issues_from(keeper)
+    spent_before = len(bench.sandbox.refreshes())
+    for _ in range(minutes):
+        bench.clock.advance(minutes=1)
+        await keeper.tend()
+        await other._look()
+        await other.tend()
+    bench.sandbox.faults.clear()
+    bench.clock.advance(minutes=6)
+    await keeper.tend()
+    await other._look()
+    assert keeper.state is other.state is State.CONNECTED
+    assert answered.token not in {r.token for r in bench.sandbox.refreshes()[spent_before:]}
+
+
+async def test_what_another_line_has_dropped_is_not_gone_on_from(bench: Bench) -> None:
+    """A process that was cut off with a store of its own wrote more often; the others have rotated what it holds."""
+    late_reuse_kills(bench)
+    keeper = await bench.logged_in()
+    cut_off = dict(bench.store._kept)
+    other = await bench.keeper()
+    for _ in range(3):
+        bench.clock.advance(minutes=20)
+        await other.refresh()
+    gone_on, bench.store._kept = bench.store._kept, cut_off
+    bench.sandbox.add_fault("refresh:every:429=1")
+    for _ in range(10):
+        bench.clock.advance(minutes=6)
+        await keeper.tend()
+    assert keeper.account.generation > other.account.generation
+    bench.store._kept = gone_on
+    bench.sandbox.faults.clear()
+    bench.clock.advance(minutes=6)
+    await keeper.refresh()
+    await other._look()
+    assert keeper.account == other.account
+    assert keeper.state is State.CONNECTED
+    assert bench.issues_from(keeper)
+    issued = [r for r in bench.sandbox.refreshes() if r.issued]
+    assert [r.token for r in issued[1:]] == [r.issued for r in issued[:-1]]
+
+
+async def test_a_record_that_was_sealed_anew_does_not_hide_what_a_process_holds(bench: Bench) -> None:
+    """The key is changed while a new token waits for the store: that token is the next to be spent."""
+    keeper = await bench.logged_in()
+    bench.clock.advance(minutes=1)
+    refresh = await bench.held_refresh(keeper)
+    bench.store.broken.add("swap")
+    bench.sandbox.release()
+    await refresh
+    assert keeper.unwritten
+    bench.store.broken.clear()
+    sealed = bench.sealer.seal(encode(bench.kept()), "account", {"name": "default"})
+    bench.store._kept["default"] = Stored(sealed, "sealed-anew")
+    known = keeper.account
+    await keeper._settle()
+    assert bench.kept().refreshed_at == known.refreshed_at
+    await keeper.refresh()
+    issued = bench.sandbox.refreshes()
+    assert [r.token for r in issued[1:]] == [r.issued for r in issued[:-1]]
+    assert bench.kept().write_id == keeper.account.write_id
+
+
+async def test_a_doubt_stays_open_when_another_token_is_not_spent(bench: Bench) -> None:
+    """Who slept and then sent has killed what the others got: a 429 for that token puts it off by minutes only."""
+    bench.sandbox.identity.switches = dataclasses.replace(
+        bench.sandbox.identity.switches, sibling_mode=SiblingMode.LAST_VALID_WITH_DESCENDANTS
+    )
+    keeper = await bench.logged_in()
+    await keeper.refresh()
+    (spent,) = bench.kept().rivals
+    bench.sandbox.identity.refresh(Client(), spent.value.reveal(), bench.clock())
+    late = Intent(by="slept:1", began_at=bench.clock(), fingerprint=spent.value.fingerprint, stamped=False)
+    bench.overwrite(lambda account: replace(account, intent=late))
+    bench.sandbox.add_fault("refresh:nth=1:429=3600")
+    await keeper._look()
+    await keeper.tend()
+    assert bench.kept().intent is not None
+    bench.clock.advance(minutes=6)
+    await keeper.tend()
+    assert keeper.state is State.CONNECTED
+    assert bench.issues_from(keeper)
+
+
+@pytest.mark.parametrize("fault", ["503-html", "429=3600"])
+@pytest.mark.parametrize("ahead", [600, 4000, 86400])
+async def test_hosts_whose_clocks_differ_do_not_free_each_other_from_a_wait(
+    bench: Bench, fault: str, ahead: int
+) -> None:
+    """Each takes the other's wait for over, or for one of a stepped clock: then its own counts."""
+    keeper = await bench.logged_in()
+    other = await bench.keeper(clock=lambda: bench.clock() + timedelta(seconds=ahead))
+    bench.sandbox.add_fault(f"refresh:every:{fault}")
+    bench.clock.advance(minutes=26)
+    for _ in range(600):
+        bench.clock.advance(seconds=1)
+        for each in (keeper, other):
+            await each._look()
+            await each.tend()
+    # One host alone asks some 20 times: 8 until its waits are long, and then twice a minute.
+    assert 1 <= len(bench.sandbox.refreshes()) < 80
+
+
+async def test_hosts_whose_clocks_differ_do_not_free_each_other_from_a_revocations_wait(bench: Bench) -> None:
+    keeper = await bench.logged_in()
+    other = await bench.keeper(clock=lambda: bench.clock() + timedelta(days=1))
+    bench.sandbox.add_fault("revocation:every:503-html")
+    assert not await keeper.end(forget=False)
+    for _ in range(600):
+        bench.clock.advance(seconds=1)
+        for each in (keeper, other):
+            await each._look()
+            await each.tend()
+    assert 2 <= sum(r.path.endswith("revocation") for r in bench.sandbox.log) < 80
 
 
 async def test_a_store_that_hangs_keeps_no_caller_from_a_good_token(

@@ -447,6 +447,15 @@ def test_a_fresh_rival_is_tried_before_a_current_token_whose_grace_is_over() -> 
     assert [t.value.reveal() for t in candidates(account, NOW + HALF_HOUR, POLICY)] == ["x", "r0"]
 
 
+def test_a_rival_within_its_grace_is_tried_before_a_current_token_whose_grace_is_over() -> None:
+    """It was tried when that grace was over, and nobody knows how that went: Xero surely takes it again."""
+    account = with_rival(logged_in(), RefreshToken(value=Secret("x"), obtained_at=NOW))
+    account = concluded(begun(account, NOW), Unknown(detail="reset"), NOW)
+    later = NOW + HALF_HOUR
+    account = concluded(begun(account, later), Unknown(detail="reset"), later)
+    assert [t.value.reveal() for t in candidates(account, later + MINUTE, POLICY)] == ["x", "r0"]
+
+
 def test_a_replay_of_an_earlier_answer_makes_nothing_fresh() -> None:
     """Spending a rival again brings a token that is known and spent: it keeps its first-spent time, and stands once."""
     at = NOW + 25 * MINUTE
@@ -529,8 +538,26 @@ def test_united_tokens_keep_their_order() -> None:
     """Whatever joins a record stays in the order of its own: the one that was spent last is tried first."""
     ours = concluded(begun(logged_in(), NOW), issued("r1"), NOW)
     ours = concluded(begun(ours, NOW + MINUTE), issued("r2"), NOW + MINUTE)
-    both = merged(logged_in(), ours)
-    assert [r.value.reveal() for r in both.rivals] == ["r2", "r1"]
+    sibling = concluded(begun(logged_in(), NOW), issued("sibling"), NOW)
+    both = merged(sibling, ours)
+    assert [t.value.reveal() for t in (current(both), *both.rivals)] == ["sibling", "r2", "r1", "r0"]
+
+
+def test_who_has_gone_on_from_the_others_token_stays_in_front() -> None:
+    """Whichever record the two are united in: a token being asked for again is not tried before its answer."""
+    older = replace(concluded(begun(logged_in(), NOW), Unknown(detail="reset"), NOW), tenant_id="chosen")
+    newer = concluded(begun(logged_in(), NOW), issued("r1"), NOW)
+    for both in (merged(older, newer), merged(newer, older)):
+        assert [t.value.reveal() for t in (current(both), *both.rivals)] == ["r1", "r0"]
+        assert both.intent is not None
+    assert merged(older, newer).tenant_id == "chosen"
+    gone = newer
+    for number in range(2, 5):
+        at = NOW + number * HALF_HOUR
+        gone = concluded(begun(gone, at), issued(f"r{number}"), at)
+    both = merged(replace(older, rivals=(RefreshToken(value=Secret("r1"), obtained_at=NOW),)), gone)
+    assert [t.value.reveal() for t in (current(both), *both.rivals)] == ["r4", "r0", "r3"]
+    assert set(both.dropped) == {Secret(value).fingerprint for value in ("r1", "r2")}
 
 
 def test_what_was_dropped_does_not_come_back_from_an_old_dump() -> None:
@@ -544,6 +571,9 @@ def test_what_was_dropped_does_not_come_back_from_an_old_dump() -> None:
     assert ours.dropped == tuple(Secret(value).fingerprint for value in ("r1", "r0"))
     both = merged(ours, dump)
     assert [t.value.reveal() for t in (current(both), *both.rivals)] == ["r3", "sibling", "r2"]
+    still = with_rival(replace(dump, current=RefreshToken(value=Secret("y"), obtained_at=NOW)), current(dump))
+    both = merged(still, ours)
+    assert [t.value.reveal() for t in (current(both), *both.rivals)] == ["y", "r3", "r2", "sibling"]
 
 
 def test_a_record_that_goes_on_from_ours_is_told_by_the_tokens_it_has_dropped() -> None:
@@ -559,6 +589,40 @@ def test_a_record_that_goes_on_from_ours_is_told_by_the_tokens_it_has_dropped() 
     other = concluded(begun(logged_in(), NOW), issued("other"), NOW)
     assert branched_off(other, ours)
     assert branched_off(ours, other)
+    refused = concluded(begun(ours, NOW), Refused(detail="invalid_grant"), NOW)
+    assert not branched_off(other, refused)  # what is missing there is not missed
+    both = merged(other, theirs)
+    assert not branched_off(both, theirs)
+    assert not branched_off(both, other)
+    dump = replace(ours, current=RefreshToken(value=Secret("r150"), obtained_at=at))
+    assert "r150" not in values(merged(both, dump))  # the one that was united remembers what either has dropped
+
+
+def test_a_token_that_is_held_again_is_not_remembered_as_dropped() -> None:
+    """A spent one that another record still holds joins again, and may be dropped again."""
+    ours, at = logged_in(), NOW
+    for number in range(1, 4):
+        at += HALF_HOUR
+        ours = concluded(begun(ours, at), issued(f"r{number}"), at)
+    older = begun(logged_in(), NOW + HALF_HOUR)
+    assert ours.dropped == tuple(Secret(value).fingerprint for value in ("r1", "r0"))
+    both = merged(ours, older)
+    assert [t.value.reveal() for t in (current(both), *both.rivals)] == ["r3", "r0", "r2"]
+    assert both.dropped == (Secret("r1").fingerprint,)
+    assert concluded(begun(both, at), issued("r4"), at).dropped_ever == ours.dropped_ever + 1
+
+
+def test_a_current_token_that_was_spent_is_due_at_once() -> None:
+    """Whatever its intent says: its successor is not known, also after a rival was tried in its place."""
+    account = with_rival(logged_in(), RefreshToken(value=Secret("x"), obtained_at=NOW))
+    tomorrow = NOW + timedelta(days=1)  # by a clock that is ahead
+    account = concluded(begun(account, tomorrow), Unknown(detail="reset"), tomorrow)
+    account = begin_refresh(account, account.rivals[0], by="host:1", now=tomorrow)
+    account = concluded(account, Refused(detail="invalid_grant"), tomorrow)
+    assert account.intent is None
+    assert refresh_due_at(account, POLICY) == tomorrow
+    for now in (NOW + MINUTE, tomorrow):
+        assert isinstance(next_step(account, now, POLICY), Spend)
 
 
 def test_the_newest_consent_wins_a_merge() -> None:
@@ -656,7 +720,12 @@ def test_a_revocations_wait_from_a_clock_that_stepped_back_counts_as_reached() -
 
 def test_an_open_intent_of_tomorrows_clock_is_due_now() -> None:
     """Its answer is to be asked for within the grace, whatever the clock said when it was begun."""
-    account = begin_refresh(logged_in(), current(logged_in()), by="host:1", now=NOW + timedelta(days=1))
+    tomorrow = NOW + timedelta(days=1)
+    account = begin_refresh(logged_in(), current(logged_in()), by="host:1", now=tomorrow)
+    assert isinstance(next_step(account, NOW + MINUTE, POLICY), Spend)
+    # And so, where it is another token's: who sent that late may have killed the current one.
+    account = concluded(begun(logged_in(), NOW), issued("r1"), NOW)
+    account = begin_refresh(account, account.rivals[0], by="host:1", now=tomorrow)
     assert isinstance(next_step(account, NOW + MINUTE, POLICY), Spend)
 
 

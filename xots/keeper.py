@@ -68,7 +68,7 @@ from .events import (
     problem_in_words,
     time_text,
 )
-from .lifecycle import ClientRefused, Issued, Outcome, Outlook, Policy, Refused, Retrying, Spend, State
+from .lifecycle import ClientRefused, Issued, Outcome, Outlook, Policy, Refused, Retrying, Spend, State, Step, Wait
 from .record import Record
 from .sealing import Sealer
 from .xero import Answer, Connection, Credentials, XeroClient, read_connections
@@ -176,6 +176,9 @@ class TokenKeeper:
         """The record's access token, and when it ends by the clock that can't be set."""
         self._well_dated: tuple[AccessToken | None, str | None, float] = (None, None, 0.0)
         """The last one that was not old when it was first seen, of which consent, and its end by that clock."""
+        self._rest_until = 0.0
+        """After a failure of our own, nothing is tried here before: another host, whose clock is ahead, may take the
+        wait in the record for over, and so may we take its; each waits for itself."""
         self._first_sent: tuple[str, float] = ("", 0.0)
         """The refresh token that was spent here last, by its fingerprint, and when first, by the same clock."""
 
@@ -351,7 +354,7 @@ class TokenKeeper:
             meant = before.current.value.fingerprint
             while not await self._refresh_together(meant=meant):
                 # One that others began may have been over but for its lease: then ours follows.
-                if not isinstance(lifecycle.next_step(self.account, self.clock(), self.policy, meant=meant), Spend):
+                if not isinstance(self._next_step(meant=meant), Spend):
                     break
         if self.account.consent_id is None or self._record.account.access == before.access:
             raise self._no_token()
@@ -362,9 +365,9 @@ class TokenKeeper:
             return
         if self._record.unwritten or self._record.problem is not None:
             await self._in_a_task(self._settle())
-        if isinstance(lifecycle.next_step(self.account, self.clock(), self.policy), Spend):
+        if isinstance(self._next_step(), Spend):
             await self._refresh_together()
-        if lifecycle.revocation_due(self.account, self.clock(), self.policy):
+        if self._revocation_due():
             await self._in_a_task(self._take_up_revocation())
 
     async def login(self, attempt: LoginAttempt) -> None:
@@ -500,13 +503,32 @@ class TokenKeeper:
         """Is what is kept another identity server's? Then its tokens are not for the one that is asked here."""
         return self.account.token_url not in (None, self._xero.endpoints.token_url)
 
+    def _next_step(self, *, needed: timedelta | None = None, meant: str | None = None) -> Step:
+        now = self.clock()
+        step = lifecycle.next_step(self.account, now, self.policy, needed=needed, meant=meant)
+        return Wait(now + self._rest) if self._rest and isinstance(step, Spend) else step
+
+    def _revocation_due(self) -> bool:
+        return not self._rest and lifecycle.revocation_due(self.account, self.clock(), self.policy)
+
+    @property
+    def _rest(self) -> timedelta:
+        """How long nothing is tried yet, as long as the record knows of a wait at all."""
+        waiting = self._record.account.retry_not_before is not None
+        return timedelta(seconds=max(self._rest_until - self._elapsed(), 0)) if waiting else timedelta(0)
+
+    def _rests(self, account: Account, now: datetime) -> None:
+        """Wait at least as long as ``account`` says."""
+        wait = account.retry_not_before - now if account.retry_not_before else timedelta(0)
+        self._rest_until = self._elapsed() + wait.total_seconds()
+
     async def _refresh(self, needed: timedelta | None, meant: str | None) -> None:
         """Refresh if, under the lease, it is still due. Never raises: what went wrong is in the snapshot."""
         answers = 0
         try:
             async with self._door() as lease:
                 while not (lease.lost or self._foreign):
-                    step = lifecycle.next_step(self.account, self.clock(), self.policy, needed=needed, meant=meant)
+                    step = self._next_step(needed=needed, meant=meant)
                     if not isinstance(step, Spend):
                         return
                     try:
@@ -549,6 +571,7 @@ class TokenKeeper:
         concluded = lifecycle.after(begun, outcome, now=now, policy=self.policy, jitter=self._chance.random())
         if isinstance(outcome, Issued):
             concluded = replace(concluded, client_secret=credentials.client_secret)
+        self._rests(concluded, now)
         await self._record.keep(concluded, after=begun)
         access = self._record.account.access
         if isinstance(outcome, Issued) and access is not None and access.value == outcome.access_token:
@@ -733,12 +756,10 @@ class TokenKeeper:
                 return False
             _, failure = await self._authenticated(self._xero.revoke, token, lease)
             if failure is not None:
-                await self._record.keep(
-                    lifecycle.after_revocation_failed(
-                        known, failure, now=self.clock(), policy=self.policy, jitter=self._chance.random()
-                    ),
-                    after=known,
-                )
+                now, jitter = self.clock(), self._chance.random()
+                failed = lifecycle.after_revocation_failed(known, failure, now=now, policy=self.policy, jitter=jitter)
+                self._rests(failed, now)
+                await self._record.keep(failed, after=known)
                 self._emit(
                     RevocationFailed(
                         account=self.name,
@@ -755,7 +776,7 @@ class TokenKeeper:
     async def _take_up_revocation(self) -> None:
         try:
             async with self._door() as lease:
-                if lifecycle.revocation_due(self.account, self.clock(), self.policy):
+                if self._revocation_due():
                     await self._revoke(lease)
         except (StoreUnavailable, SealError) as error:
             self._record.failed(error)
@@ -834,7 +855,7 @@ class TokenKeeper:
 
     def _may_refresh(self, min_ttl: timedelta | None) -> bool:
         """Could a refresh help now? If not, nobody waits for the lease in vain."""
-        step = lifecycle.next_step(self.account, self.clock(), self.policy, needed=self._demanded(min_ttl))
+        step = self._next_step(needed=self._demanded(min_ttl))
         return not self._ending and (self._under_way is not None or isinstance(step, Spend))
 
     def _good_for(self, needed: timedelta) -> AccessToken | None:

@@ -72,8 +72,9 @@ ASSUMED_LIFE = timedelta(minutes=5)
 XERO_REFRESH_LIFE = timedelta(days=60)
 """A refresh token that lies unused for so long dies (Xero: "token types"). Ours is rotated long before that."""
 
-LAST_SECONDS = timedelta(seconds=5)
-"""An access token with less left than this may die on its way to Xero: it is no longer served."""
+LAST_SECONDS = timedelta(seconds=10)
+"""An access token with less left than this may die on its way to Xero, or be dead by another host's clock: it is no
+longer served."""
 
 MOST_DEMANDED = 0.9
 """The part of a fresh token's life that a caller may ask for. With more, a token just minted would be too old soon."""
@@ -292,10 +293,10 @@ Step = Use | Wait | Spend
 def candidates(account: Account, now: datetime, policy: Policy) -> Iterator[RefreshToken]:
     """The refresh tokens worth spending, the best first.
 
-    ``current``; rivals that were never spent; rivals spent within the grace, and the token of an open intent; each in
-    the record's own order, newest first, since a clock may have stepped. A ``current`` whose grace is over waits until
-    every unspent one was tried, since late reuse may end the whole chain, but is not left out: only Xero's word
-    condemns a token. A rival spent before that, whose answer came, is left alone, but for the one that was spent last
+    ``current``; rivals that were never spent; rivals spent within the grace; each in the record's own order, newest
+    first, since a clock may have stepped. A ``current`` whose grace is over waits until all of these were tried, since
+    late reuse may end the whole chain, but is not left out: only Xero's word condemns a token. So is the token of an
+    open intent. A rival spent before that, whose answer came, is left alone, but for the one that was spent last
     where ``current`` was refused: a clock may have stepped, and nothing else is left to lose. One that seems unspent
     and is older than ``current`` by the grace comes last: it is from an old dump of the store, and was spent long ago.
     """
@@ -307,7 +308,7 @@ def candidates(account: Account, now: datetime, policy: Policy) -> Iterator[Refr
             return 0
         if token.first_spent_at is None:
             return 1 if current is None or current.obtained_at - token.obtained_at < policy.grace else 4
-        return 2 if token is current else 3
+        return 2 if _within_grace(token, now, policy) else 3
 
     live = [
         t for t in _tokens(account) if t is current or _within_grace(t, now, policy) or t.value.fingerprint == open_one
@@ -326,17 +327,17 @@ def _within_grace(token: RefreshToken, now: datetime, policy: Policy) -> bool:
 def refresh_due_at(account: Account, policy: Policy) -> datetime | None:
     """When the next refresh is due, back-off aside; None when nobody is logged in.
 
-    The earliest of: an open intent, a refused token or no access token (all at once), ``refresh_ahead`` before the
-    access token's end, the refresh token's age reaching ``refresh_lifetime``, and the proving of a rival that was
-    never spent.
+    The earliest of: an open intent, a current token that was spent or refused, or no access token (all at once),
+    ``refresh_ahead`` before the access token's end, the refresh token's age reaching ``refresh_lifetime``, and the
+    proving of a rival that was never spent.
     """
     current, access = account.current, account.access
     if account.consent_id is None or current is None:
         return None
     if account.intent:
         return account.intent.began_at
-    if current.refused_at:
-        return current.refused_at
+    if at_once := current.refused_at or current.first_spent_at:
+        return at_once
     if access is None:
         return current.obtained_at
     ahead = min(policy.refresh_ahead, timedelta(seconds=access.life_seconds) / 2)
@@ -359,7 +360,7 @@ def next_step(
         return Use()
     # What is due at once is so even where a clock that stepped back says that it is due in the future.
     current, access = account.current, account.access
-    at_once = bool(account.intent or access is None or (current and current.refused_at))
+    at_once = bool(account.intent or access is None or (current and (current.refused_at or current.first_spent_at)))
     stepped = access is not None and _from_the_future(access, now)
     short = needed is not None and good_for(account, now) < needed
     forced = meant is not None and current is not None and current.value.fingerprint == meant
@@ -526,10 +527,16 @@ def _next_try_at(account: Account, now: datetime, policy: Policy) -> datetime | 
 
 
 def begin_refresh(account: Account, token: RefreshToken, *, by: str, now: datetime) -> Account:
-    """The record with the intent to spend ``token``, to be written before the request is sent."""
-    stamped = token.first_spent_at is None
-    intent = Intent(by=by, began_at=now, fingerprint=token.value.fingerprint, stamped=stamped)
-    if stamped:
+    """The record with the intent to spend ``token``, to be written before the request is sent.
+
+    Where the refresh of another token is still open, its doubt stays open with this one until Xero issues or refuses:
+    what that came to may have killed this token.
+    """
+    fingerprint = token.value.fingerprint
+    unspent = token.first_spent_at is None
+    doubt = account.intent is not None and account.intent.fingerprint != fingerprint
+    intent = Intent(by=by, began_at=now, fingerprint=fingerprint, stamped=unspent and not doubt)
+    if unspent:
         account = _replaced(account, replace(token, first_spent_at=now))
     return replace(account, intent=intent)
 
@@ -606,17 +613,17 @@ def _not_rotated(account: Account, spent: RefreshToken, *, now: datetime, policy
 
 def _keeping(account: Account, current: RefreshToken, rivals: tuple[RefreshToken, ...], *, unrotated: int) -> Account:
     """The record with these tokens and no others, and no open intent."""
-    kept = {token.value for token in (current, *rivals)}
-    gone = tuple(token.value.fingerprint for token in _tokens(account) if token.value not in kept)
-    return replace(
-        account,
-        current=current,
-        rivals=rivals,
-        intent=None,
-        unrotated=unrotated,
-        dropped=(*gone, *account.dropped)[:MOST_DROPPED],
-        dropped_ever=account.dropped_ever + len(gone),
-    )
+    kept = replace(account, current=current, rivals=rivals, intent=None, unrotated=unrotated)
+    held = {token.value for token in _tokens(kept)}
+    return _remembering(kept, tuple(t.value.fingerprint for t in _tokens(account) if t.value not in held))
+
+
+def _remembering(account: Account, dropped: tuple[str, ...]) -> Account:
+    """The record, which has dropped these besides, but for what it holds."""
+    held = {token.value.fingerprint for token in _tokens(account)}
+    new = tuple(one for one in dropped if one not in held and one not in account.dropped)
+    old = tuple(one for one in account.dropped if one not in held)
+    return replace(account, dropped=(*new, *old)[:MOST_DROPPED], dropped_ever=account.dropped_ever + len(new))
 
 
 def _worth_keeping(token: RefreshToken, proved: RefreshToken, now: datetime, policy: Policy) -> bool:
@@ -731,8 +738,9 @@ def merged(base: Account, other: Account) -> Account:
     """The record that holds what two hold, where a process finds another record than the one it means to follow.
 
     The newest consent wins, by ``consented_at``; the end of a login counts as one, by ``ended_at``. Of the same consent
-    the tokens are united, and what is current in ``base`` stays current. If one is the end of the other's login, what
-    that still holds is to be revoked with it. Generation and write id are the caller's to set.
+    the tokens are united, and what is current in ``base`` stays current, unless ``other`` has gone on from that. If one
+    is the end of the other's login, what that still holds is to be revoked with it. Generation and write id are the
+    caller's to set.
     """
     if is_ours(base, other):
         return _united(base, other)
@@ -769,33 +777,47 @@ def _newer_than(account: Account, now: datetime) -> datetime:
 
 
 def _united(base: Account, other: Account) -> Account:
-    """``base`` with the tokens of ``other``, and of each token what either knows.
+    """``base`` with the tokens of both.
 
     An open intent stays: who slept and then sent may have killed what the others got meanwhile, so a refresh is due.
     """
-    for token in reversed(_tokens(other)):  # so that what joins at the front stays in its order
-        known = next((t for t in _tokens(base) if t.value == token.value), None)
-        if known is None:
-            # What the other takes for unspent, and was dropped here, was spent long ago.
-            if token.first_spent_at is not None or token.value.fingerprint not in base.dropped:
-                base = replace(base, rivals=(token, *base.rivals))
-            continue
-        spent = [t.first_spent_at for t in (known, token) if t.first_spent_at is not None]
-        base = _replaced(
-            base,
-            replace(known, first_spent_at=min(spent, default=None), refused_at=known.refused_at or token.refused_at),
-        )
+    first, second = (other, base) if _goes_on(other, base) else (base, other)
+    held = {token.value for token in _tokens(first)}
+    joining = (t for t in _tokens(second) if t.value not in held and not _outlived(t, first))
+    staying = (_known_to_both(t, second) for t in first.rivals if not _outlived(t, second))
     tokens = (a for a in (base.access, other.access) if a is not None)
-    access = max(tokens, key=lambda a: a.expires_at, default=None)
-    kept = {token.value.fingerprint for token in _tokens(base)}
-    more = tuple(one for one in other.dropped if one not in base.dropped and one not in kept)
-    return replace(
+    united = replace(
         base,
-        access=access,
+        access=max(tokens, key=lambda a: a.expires_at, default=None),
+        current=first.current and _known_to_both(first.current, second),
+        rivals=(*joining, *staying),
         intent=base.intent or other.intent,
-        dropped=(*more, *base.dropped)[:MOST_DROPPED],
-        dropped_ever=max(base.dropped_ever, other.dropped_ever) + len(more),
+        dropped_ever=max(base.dropped_ever, other.dropped_ever),
     )
+    return _remembering(united, other.dropped)
+
+
+def _goes_on(account: Account, base: Account) -> bool:
+    """Has ``account`` gone on from the current token of ``base`` to one that is new there?"""
+    if account.current is None or base.current is None:
+        return base.current is None
+    new, old = account.current.value.fingerprint, base.current.value.fingerprint
+    if new in base.dropped or old in account.dropped:
+        return new not in base.dropped
+    known = {token.value.fingerprint for token in _tokens(base)}
+    return new not in known and old in {rival.value.fingerprint for rival in account.rivals}
+
+
+def _outlived(token: RefreshToken, by: Account) -> bool:
+    """Does the token seem unspent, and was it dropped by this record? Then it was spent long ago."""
+    return token.first_spent_at is None and token.value.fingerprint in by.dropped
+
+
+def _known_to_both(token: RefreshToken, account: Account) -> RefreshToken:
+    """The token, with what ``account`` knows of it besides: the earliest spending, and any refusal."""
+    other = next((t for t in _tokens(account) if t.value == token.value), token)
+    spent = [t.first_spent_at for t in (token, other) if t.first_spent_at is not None]
+    return replace(token, first_spent_at=min(spent, default=None), refused_at=token.refused_at or other.refused_at)
 
 
 def is_ours(account: Account, other: Account) -> bool:

@@ -199,15 +199,16 @@ class Record:
         )
 
     def _join(self, stored: Stored | None, theirs: Account) -> None:
-        """Hold what memory and the store know, united."""
-        if self._has_lost_writes(theirs):
+        """Hold what memory and the store know, united: ours joins theirs, unless the store has lost writes, or holds
+        what ours goes on from."""
+        lost = self._has_lost_writes(theirs)
+        ours_first = lost or theirs.write_id == self._seen.write_id
+        pair = (self.account, theirs) if ours_first else (theirs, self.account)
+        self._hold(lifecycle.merged(*pair), above=theirs)
+        self._see(stored, theirs)
+        if lost:
             self.rolled_back = True
             self._on_lost_writes()
-            both = lifecycle.merged(self.account, theirs)
-        else:  # theirs is what the others go on from; ours joins it
-            both = lifecycle.merged(theirs, self.account)
-        self._hold(both, above=theirs)
-        self._see(stored, theirs)
 
     def _hold(self, account: Account, *, above: Account) -> None:
         self.account, self.unwritten = self._stamped(account, above=above), True

@@ -63,7 +63,7 @@ class SimulatedStore(TokenStore):
         await self.process.awake.wait()
 
     def _fails(self, what: str) -> bool:
-        away = self.world.loop.time() < self.world.store_away_until
+        away = self.world.loop.time() < max(self.world.store_away_until, self.process.cut_off_until)
         if away or (self.world.climate.store and self.world.chance.random() < self.world.climate.store):
             self.world.figures[f"store: {what}"] += 1
             return True
@@ -145,8 +145,10 @@ class SimulatedXero:
         self.process, self.world = process, process.world
 
     async def refresh(self, credentials: Credentials, token: Secret) -> Outcome:
-        world = self.world
+        world, current = self.world, self.process.keeper.account.current
         world.figures["refreshes asked"] += 1
+        if current is None or current.value != token:
+            world.figures["rivals tried"] += 1
 
         def commit() -> TokenAnswer:
             world.check_use(token.reveal())
@@ -229,6 +231,7 @@ class SimulatedXero:
                     del fields["refresh_token"]
                 answer = answer or Answer(200, {}, msgspec.json.encode(fields))
             except OAuthError as error:
+                world.figures["xero: refused"] += 1
                 answer = answer or Answer(400, {}, msgspec.json.encode({"error": error.code.value}))
         try:
             world.check()

@@ -69,13 +69,13 @@ def run_beyond(seed: int, mode: SiblingMode, *, trace: bool = False) -> Counter[
 
     async def run() -> Counter[str]:
         chance = random.Random(seed)  # noqa: S311
-        climate = Climate(processes=chance.randint(1, 3), kernel_locks=chance.random() < 0.3)
+        climate = Climate(processes=chance.randint(1, 3), kernel_locks=chance.random() < 0.3, every_seconds=300)
         world = World(seed, mode, climate, trace=trace, within_bound=False)
         story = Story(world)
         misfortune = chance.choice(list(MISFORTUNES))
         world.say(misfortune)
         try:
-            await story.run(hours=1, every_seconds=300)
+            await story.run(hours=1)
             await asyncio.sleep(60)
             await MISFORTUNES[misfortune](story)
             await story.come_to_rest()

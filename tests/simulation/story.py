@@ -14,7 +14,18 @@ from xots.lifecycle import Policy, State, Wait, next_step, refresh_due_at
 
 from .loop import JumpingLoop
 from .outside import PlainSealer, SimulatedStore, SimulatedXero
-from .world import CREDENTIALS, NAPS, SCOPES, BrokenInvariantError, Climate, Process, Stored, World
+from .world import (
+    CREDENTIALS,
+    LONGEST_HEARD_OUTAGE_SECONDS,
+    LONGEST_OUTAGE_SECONDS,
+    NAPS,
+    SCOPES,
+    BrokenInvariantError,
+    Climate,
+    Process,
+    Stored,
+    World,
+)
 
 ATTEMPT = LoginAttempt(
     credentials=CREDENTIALS, code=Secret("c"), verifier=None, redirect_uri="http://x/code", scopes=SCOPES
@@ -22,8 +33,6 @@ ATTEMPT = LoginAttempt(
 TICK_SECONDS = Policy().tick.total_seconds()
 SOUND = timedelta(seconds=2)
 """A clock that is off by less is right."""
-LONGEST_OUTAGE_SECONDS = 1200
-"""Of what an answer may be lost before: with the tries around it, well inside Xero's 30 minutes."""
 
 
 class Story:
@@ -37,6 +46,7 @@ class Story:
         self.lost: set[int] = set()
         """Which processes reported that the login is lost."""
         self.dumps: list[dict[str, Stored]] = []
+        self.policy = Policy(refresh_ahead=timedelta(seconds=world.climate.ahead_seconds))
         self._count = 0
         self._calm_until = 0.0
         self._restarts: set[asyncio.Task[None]] = set()
@@ -53,6 +63,7 @@ class Story:
             SimulatedStore(process),
             SimulatedXero(process),  # type: ignore[arg-type]
             PlainSealer(),  # type: ignore[arg-type]
+            policy=self.policy,
             configured=CREDENTIALS,
             observers=[lambda event: self._seen(process, event)],
             clock=process.clock,
@@ -79,8 +90,8 @@ class Story:
             await process.step()
 
     def _idle_ticks(self, process: Process) -> int:
-        due_at = refresh_due_at(process.keeper.account, Policy())
-        step = next_step(process.keeper.account, process.clock(), Policy())
+        due_at = refresh_due_at(process.keeper.account, self.policy)
+        step = next_step(process.keeper.account, process.clock(), self.policy)
         if due_at is None or isinstance(step, Wait) or process.keeper.store_problem:
             return 0
         return max(int((due_at - process.clock()).total_seconds() / TICK_SECONDS), 0)
@@ -106,7 +117,7 @@ class Story:
 
     # Acts
 
-    async def run(self, hours: float, every_seconds: float = 60) -> None:
+    async def run(self, hours: float) -> None:
         """Live through so many hours of trouble.
 
         Raises:
@@ -118,7 +129,7 @@ class Story:
         await self.log_in()
         end = world.loop.time() + hours * 3600
         while world.loop.time() < end:
-            await asyncio.sleep(world.chance.expovariate(1 / every_seconds))
+            await asyncio.sleep(world.chance.expovariate(1 / world.climate.every_seconds))
             await self._happen()
             world.check()
 
@@ -138,6 +149,7 @@ class Story:
             "log in twice": 0.3,
             "end": 0.5,
             "outage": 1 if climate.outages else 0,
+            "cut": 1 if climate.outages else 0,
             "dump": 2 if climate.roll_backs else 0,
             "roll back": 0.7 if climate.roll_backs else 0,
         }
@@ -156,6 +168,7 @@ class Story:
             case "step":
                 process.skew = timedelta(seconds=chance.choice((-86400, -60, 60, 86400)))
                 world.say(f"p{process.number}'s clock is off by {process.skew}")
+                world.figures["clock steps"] += 1
                 process.spawn(self._mend_clock(process))
             case "log in":
                 await self.log_in()
@@ -167,6 +180,10 @@ class Story:
                 await self.log_in()
             case "outage" if world.loop.time() >= self._calm_until:
                 self._outage()
+            case "cut":
+                process.cut_off_until = world.loop.time() + chance.uniform(30, LONGEST_OUTAGE_SECONDS)
+                world.say(f"p{process.number} is cut off from the store until {process.cut_off_until:.0f} s")
+                world.figures["cut off from the store"] += 1
             case "dump":
                 self.dumps = [*self.dumps[-3:], dict(world.kept)]
             case "roll back":
@@ -179,8 +196,9 @@ class Story:
         self.world.check_served(token.value.reveal(), process)
 
     async def log_in(self) -> None:
-        """A person logs in, and tries again until it works."""
-        for _ in range(200):
+        """A person logs in, and tries again until it works: for longer than any outage lasts."""
+        give_up_at = self.world.loop.time() + LONGEST_HEARD_OUTAGE_SECONDS + 3600
+        while self.world.loop.time() < give_up_at:
             self.world.check()
             process = self.world.chance.choice([p for p in self.processes if p.awake.is_set()] or [None])
             if process is None:
@@ -229,15 +247,17 @@ class Story:
 
     def _outage(self) -> None:
         """Xero or the store is away for a while; then there is time to recover before the next."""
-        world, seconds = self.world, self.world.chance.uniform(30, LONGEST_OUTAGE_SECONDS)
-        until = world.loop.time() + seconds
-        self._calm_until = until + 2400
+        world = self.world
         if world.chance.random() < 0.5:
-            world.store_away_until = until
+            seconds = world.chance.uniform(30, LONGEST_OUTAGE_SECONDS)
+            world.store_away_until = until = world.loop.time() + seconds
             world.say(f"the store is away for {seconds:.0f} s")
         else:
+            seconds = world.chance.uniform(30, world.climate.longest_outage_seconds)
+            until = world.loop.time() + seconds
             world.xero_away = until, world.chance.choice(("not-sent", "503-before", "before"))
             world.say(f"Xero is away for {seconds:.0f} s")
+        self._calm_until = until + 2400
         world.figures["outages"] += 1
 
     async def _roll_back(self) -> None:
@@ -246,7 +266,8 @@ class Story:
         best = world.account().generation
         knows = any(p.keeper.account.generation >= best for p in self.processes)
         awake = all(p.awake.is_set() for p in self.processes)
-        if not (self.dumps and knows and awake) or world.loop.time() < world.store_away_until:
+        away_until = max(world.store_away_until, *(p.cut_off_until for p in self.processes))
+        if not (self.dumps and knows and awake) or world.loop.time() < away_until:
             return
         world.figures["roll-backs"] += 1
         world.say("the store is rolled back")
@@ -266,11 +287,15 @@ class Story:
             BrokenInvariantError: it isn't.
         """
         world = self.world
-        world.climate = Climate(processes=world.climate.processes, kernel_locks=world.climate.kernel_locks)
+        world.climate = Climate(
+            processes=world.climate.processes,
+            life_seconds=world.climate.life_seconds,
+            kernel_locks=world.climate.kernel_locks,
+        )
         world.xero_away, world.store_away_until = (0.0, ""), 0.0
         for process in self.processes:
             process._wake()
-            process.skew = timedelta(0)
+            process.skew, process.cut_off_until = timedelta(0), 0.0
         await asyncio.sleep(4500)
         world.check()
         for process in self.processes:

@@ -35,6 +35,15 @@ KINDS = ("not-sent", "before", "after", "503-before", "503-after", "429", "clien
 UNNOTICED = ("bare", "twice")
 """After these the newest refresh token may be dead, or unknown, without anybody's notice."""
 
+HEARD = ("not-sent", "before", "503-before", "429", "client", "slow")
+"""After these it is known what Xero issued, as soon as it answers again."""
+
+LONGEST_OUTAGE_SECONDS = 1200
+"""Of what an answer may be lost before: with the tries around it, well inside Xero's 30 minutes."""
+
+LONGEST_HEARD_OUTAGE_SECONDS = 3 * 3600
+"""Where no answer is ever lost."""
+
 
 class BrokenInvariantError(AssertionError):
     """What must never happen has happened; the message says what."""
@@ -46,6 +55,9 @@ class Climate:
 
     processes: int = 1
     life_seconds: int = 1800
+    ahead_seconds: int = 300
+    every_seconds: float = 60
+    """How often something happens that somebody does, on average: where it is seldom, the ticks do the work."""
     xero: float = 0.0
     """The part of the requests to Xero that go wrong."""
     kinds: tuple[str, ...] = KINDS
@@ -55,6 +67,8 @@ class Climate:
     """The chance of dying at one word with the outside."""
     pauses: float = 0.0
     outages: bool = False
+    """Of Xero, of the store, and of one process's connection to it."""
+    longest_outage_seconds: float = LONGEST_OUTAGE_SECONDS
     roll_backs: bool = False
     steps: bool = False
     """Do clocks step?"""
@@ -64,21 +78,25 @@ class Climate:
     @classmethod
     def drawn(cls, chance: random.Random) -> Climate:
         """One for a seed: each trouble is absent, rare or frequent."""
-        outages, steps = chance.random() < 0.3, chance.random() < 0.5
+        heard = chance.random() < 0.2
+        outages = heard or chance.random() < 0.3
         kinds = tuple(kind for kind in KINDS if chance.random() < 0.6) or KINDS
+        # After some a token is dead that nobody knows to be: no long wait may follow.
+        unwanted = UNNOTICED if outages or chance.random() < 0.5 else ()
         return cls(
             processes=chance.randint(1, 4),
             life_seconds=chance.choice((180, 600, 1800)),
+            ahead_seconds=chance.choice((0, 60, 300)),
+            every_seconds=chance.choice((60, 60, 600)),
             xero=chance.choice((0.0, 0.02, 0.1, 0.3)),
-            # These two leave a token that nobody knows to be dead: no long wait may follow.
-            kinds=tuple(kind for kind in kinds if not (outages and kind in UNNOTICED)),
+            kinds=HEARD if heard else tuple(kind for kind in kinds if kind not in unwanted),
             store=chance.choice((0.0, 0.01, 0.05)),
-            deaths=chance.choice((0.0, 0.0005, 0.004)),
-            # A clock that is ahead drops spent tokens early, which a process that slept past its lease may yet use.
-            pauses=0.0 if steps else chance.choice((0.0, 0.0005, 0.004)),
+            deaths=0.0 if heard else chance.choice((0.0, 0.0005, 0.004)),
+            pauses=0.0 if heard else chance.choice((0.0, 0.0005, 0.004)),
             outages=outages,
+            longest_outage_seconds=LONGEST_HEARD_OUTAGE_SECONDS if heard else LONGEST_OUTAGE_SECONDS,
             roll_backs=chance.random() < 0.5,
-            steps=steps,
+            steps=chance.random() < 0.5,
             kernel_locks=chance.random() < 0.3,
         )
 
@@ -95,6 +113,8 @@ class Process:
     """Since when it has been dead or paused."""
     safe_until: float = 0.0
     """Until then it neither dies nor sleeps."""
+    cut_off_until: float = 0.0
+    """Until then it does not reach the store."""
     awake: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: dict[asyncio.Task[Any], None] = field(default_factory=dict)
     keeper: TokenKeeper = field(init=False)
@@ -137,6 +157,8 @@ class Process:
             pass
         except BrokenInvariantError as error:
             self.world.breaks(error)
+        except Exception as error:  # noqa: BLE001 - whatever else the program raises is a bug of it
+            self.world.breaks(BrokenInvariantError(f"p{self.number} crashed: {error!r}"))
 
     def _others_go_on(self) -> bool:
         """Is somebody else there to conclude within the grace what this one has begun?"""
@@ -373,7 +395,7 @@ class World:
         if known is None or known.first_used_at is None:
             return
         self.figures["spent tokens used again"] += 1
-        if self.within_bound and self.loop.time() >= self.excused_until and self.now() - known.first_used_at > GRACE:
+        if self.within_bound and self.now() - known.first_used_at > GRACE:
             after = self.now() - known.first_used_at
             self.breaks(BrokenInvariantError(f"a refresh token was used again {after} after its first use"))
 
