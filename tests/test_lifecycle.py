@@ -454,6 +454,9 @@ def test_a_rival_within_its_grace_is_tried_before_a_current_token_whose_grace_is
     later = NOW + HALF_HOUR
     account = concluded(begun(account, later), Unknown(detail="reset"), later)
     assert [t.value.reveal() for t in candidates(account, later + MINUTE, POLICY)] == ["x", "r0"]
+    # By a clock that went back under it, nobody knows how long ago it was spent.
+    earlier = replace(account, current=replace(current(account), first_spent_at=NOW - timedelta(days=2)))
+    assert [t.value.reveal() for t in candidates(earlier, later - timedelta(days=1), POLICY)] == ["r0", "x"]
 
 
 def test_a_replay_of_an_earlier_answer_makes_nothing_fresh() -> None:

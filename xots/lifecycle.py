@@ -295,10 +295,11 @@ def candidates(account: Account, now: datetime, policy: Policy) -> Iterator[Refr
 
     ``current``; rivals that were never spent; rivals spent within the grace; each in the record's own order, newest
     first, since a clock may have stepped. A ``current`` whose grace is over waits until all of these were tried, since
-    late reuse may end the whole chain, but is not left out: only Xero's word condemns a token. So is the token of an
-    open intent. A rival spent before that, whose answer came, is left alone, but for the one that was spent last
-    where ``current`` was refused: a clock may have stepped, and nothing else is left to lose. One that seems unspent
-    and is older than ``current`` by the grace comes last: it is from an old dump of the store, and was spent long ago.
+    late reuse may end the whole chain, but is not left out: only Xero's word condemns a token. So does the token of an
+    open intent, and a rival that was spent in the future, which tells of a clock that stepped. A rival spent before
+    the grace, whose answer came, is left alone, but for the one that was spent last where ``current`` was refused: a
+    clock may have stepped, and nothing else is left to lose. One that seems unspent and is older than ``current`` by
+    the grace comes last: it is from an old dump of the store, and was spent long ago.
     """
     current = account.current
     open_one = account.intent.fingerprint if account.intent else None
@@ -308,7 +309,7 @@ def candidates(account: Account, now: datetime, policy: Policy) -> Iterator[Refr
             return 0
         if token.first_spent_at is None:
             return 1 if current is None or current.obtained_at - token.obtained_at < policy.grace else 4
-        return 2 if _within_grace(token, now, policy) else 3
+        return 2 if _surely_within_grace(token.first_spent_at, now, policy) else 3
 
     live = [
         t for t in _tokens(account) if t is current or _within_grace(t, now, policy) or t.value.fingerprint == open_one
@@ -322,6 +323,11 @@ def candidates(account: Account, now: datetime, policy: Policy) -> Iterator[Refr
 
 def _within_grace(token: RefreshToken, now: datetime, policy: Policy) -> bool:
     return token.first_spent_at is None or now - token.first_spent_at < policy.grace
+
+
+def _surely_within_grace(spent_at: datetime, now: datetime, policy: Policy) -> bool:
+    """A moment in the future tells of a clock that stepped: then the age is not known."""
+    return -CLOCK_SKEW <= now - spent_at < policy.grace
 
 
 def refresh_due_at(account: Account, policy: Policy) -> datetime | None:
@@ -571,7 +577,7 @@ def after_issued(account: Account, issued: Issued, *, now: datetime, policy: Pol
     if spent.first_spent_at is not None and not (intent and intent.stamped):
         # The answer to a retry may be a replay of the lost one, so its token's life counts from the first try. If that
         # lies outside the grace, a clock may have stepped: the token's age is not known, and its life counts as over.
-        datable = -CLOCK_SKEW <= now - spent.first_spent_at < policy.grace
+        datable = _surely_within_grace(spent.first_spent_at, now, policy)
         began = min(spent.first_spent_at, began) if datable else began - _life(issued)
     account = replace(
         account,

@@ -85,9 +85,9 @@ class Climate:
         unwanted = UNNOTICED if outages or chance.random() < 0.5 else ()
         return cls(
             processes=chance.randint(1, 4),
-            life_seconds=chance.choice((180, 600, 1800)),
+            life_seconds=chance.choice((180, 600, 1800, 7200)),
             ahead_seconds=chance.choice((0, 60, 300)),
-            every_seconds=chance.choice((60, 60, 600)),
+            every_seconds=chance.choice((60, 60, 600, 3600)),
             xero=chance.choice((0.0, 0.02, 0.1, 0.3)),
             kinds=HEARD if heard else tuple(kind for kind in kinds if kind not in unwanted),
             store=chance.choice((0.0, 0.01, 0.05)),

@@ -626,8 +626,16 @@ SAFEGUARDS = (
         "rivals within their grace before a current token of long ago",
         "the same, once the rival was tried",
         "lifecycle.py",
-        "return 2 if _within_grace(token, now, policy) else 3",
+        "return 2 if _surely_within_grace(token.first_spent_at, now, policy) else 3",
         "return 2 if token is current else 3",
+        LIFE + "a_rival_within_its_grace_is_tried_before_a_current_token_whose_grace_is_over",
+    ),
+    Safeguard(
+        "a rival that was spent in the future comes after that",
+        "late reuse, where a clock stepped back",
+        "lifecycle.py",
+        "return -CLOCK_SKEW <= now - spent_at < policy.grace",
+        "return now - spent_at < policy.grace",
         LIFE + "a_rival_within_its_grace_is_tried_before_a_current_token_whose_grace_is_over",
     ),
     Safeguard(
