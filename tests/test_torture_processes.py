@@ -30,14 +30,15 @@ Start = Callable[..., Awaitable[list[Server]]]
 async def test_processes_that_all_refresh_at_once_cost_one_refresh_a_rotation(
     store: str, count: int, storms: int
 ) -> None:
-    """Held storms cost one refresh each; then demands and storms at random; no token is spent twice, no one errs."""
+    """Held storms cost one each; then demands, storms at random, and the ticks; no token is spent twice, none early."""
     async with fleet(store, count) as them:
         run = Run(them, life=2)
-        figures = await run.go(storms=storms, demands=3, expiries=0)
+        figures = await run.go(storms=storms, demands=3, expiries=3)
         assert figures.wrong == []
         assert figures.polls > storms
         assert figures.looks > 0
-        assert len(them.sandbox.refreshes()) == run.rotations >= storms + 3
+        assert figures.soonest
+        assert len(them.sandbox.refreshes()) == run.rotations >= storms + 6
 
 
 async def test_with_faulty_calls_nobody_is_handed_a_dead_token_or_logged_out() -> None:

@@ -107,6 +107,9 @@ RECOVERED_WITHIN = timedelta(minutes=28)
 OUR_CONNECTIONS = 2
 """To a lane's database in Redis: the one that looks at the record, and the one that looks for connections."""
 
+ENOUGH = 200
+"""So many kills must have landed everywhere in a refresh, or they show too little."""
+
 HANG_SECONDS = 60.0
 """A process that does not come to the point in so long hangs."""
 
@@ -768,6 +771,9 @@ def main(arguments: list[str]) -> int:
                 figures = asyncio.run(run(store, kills, options.seed))
                 print(figures.lines(f"{store}, {way}, seed {options.seed}"), flush=True)
                 wrong += figures.wrong
+                missed = [where for where in LANDINGS if not figures.landed[where]]
+                if missed and kills >= ENOUGH:
+                    wrong.append(f"{store}, {way}: of so many kills, none landed {' or '.join(missed)}")
     for one in wrong:
         print(f"WRONG: {one}")
     return 1 if wrong else 0

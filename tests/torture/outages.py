@@ -988,9 +988,7 @@ def main(arguments: list[str]) -> int:
         help="how many seconds Redis may take for an answer (%(default)s; xots itself says 5)",
     )
     parser.add_argument("--keepers", type=int, default=Options.keepers, help="how many share the account (%(default)s)")
-    parser.add_argument(
-        "--sentinels", type=int, choices=(1, 3), default=Options.sentinels, help="how many watch (%(default)s)"
-    )
+    parser.add_argument("--sentinels", type=int, choices=(1, 3), default=3, help="how many watch (%(default)s)")
     parser.add_argument("--hours", type=float, default=Options.hours, help="how long Xero is down (%(default)s)")
     given = parser.parse_args(arguments)
     options = replace(

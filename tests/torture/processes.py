@@ -61,6 +61,10 @@ FAULTS = (
 )
 """What goes wrong with a refresh, each as often as the others: before the commit, after it, or just late."""
 
+DUE_AFTER = 0.4
+"""A token that nobody wants refreshed is so at half its life; in parts of it, with room for the clocks of two
+processes and for the time that the refresh takes."""
+
 PAUSE_SECONDS = 0.02
 """Between two questions of one caller: the two cores of a small machine must do for Xero and the servers too."""
 
@@ -288,6 +292,8 @@ class Figures:
     """Unheld storms, by the number of refreshes that came meanwhile."""
     looks: int = 0
     """How often the record was tried."""
+    soonest: float | None = None
+    """The least time between two refreshes where nobody asked for them, in seconds."""
     wrong: list[str] = field(default_factory=list)
 
     def check(self, answer: Answer, where: str, life: int, identity: Identity, faulty: bool) -> None:
@@ -387,8 +393,15 @@ class Run:
                 await self.storm()
                 self.figures.storms[len(self.fleet.sandbox.refreshes()) - before] += 1
         self.min_ttl = None
-        goal = self.rotations + expiries
+        goal, before = self.rotations + expiries, len(self.fleet.sandbox.refreshes())
         await until(lambda: self.rotations >= goal, 60 + expiries * self.life * 10)
+        if not self.faulty:
+            # The first may follow soon on the one before it, which somebody demanded.
+            times = [refresh.at for refresh in self.fleet.sandbox.refreshes()[before:]]
+            soonest = min((later - earlier for earlier, later in pairwise(times)), default=None)
+            self.figures.soonest = soonest and soonest.total_seconds()
+            if self.figures.soonest is not None and self.figures.soonest < self.life * DUE_AFTER:
+                self.figures.wrong.append(f"a token was refreshed {self.figures.soonest:.2f} s after it was issued")
 
     async def call(self, process: Process) -> None:
         """Ask one process for the token, again and again."""
@@ -470,7 +483,8 @@ class Run:
             f"of a served token {seen.least_left:.3f} s (to its exp, in whole seconds: {seen.least_exp:.3f} s)",
             f"record read and its tokens tried {seen.looks} times; refreshes made by each process: {shares}; unheld "
             f"storms by the refreshes that came meanwhile: {unheld}",
-            f"at Xero: {', '.join(f'{name}: {times}' for name, times in outcomes.most_common())}",
+            f"at Xero: {', '.join(f'{name}: {times}' for name, times in outcomes.most_common())}"
+            + ("" if seen.soonest is None else f"; unasked for, the soonest came {seen.soonest:.2f} s after another"),
         ]
 
 
@@ -585,7 +599,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--processes", type=int, help="how many (default 8 on redis, 4 on a file folder)")
     parser.add_argument("--rotations", type=int, default=100, help="until Xero has seen so many (default 100)")
     parser.add_argument("--faults", type=float, default=0, help="how many refreshes in a hundred go wrong (default 0)")
-    parser.add_argument("--life", type=int, default=2, help="of an access token, in seconds (default 2)")
+    parser.add_argument("--life", type=int, default=4, help="of an access token, in seconds (default 4)")
     parser.add_argument("--siblings", type=SiblingMode, choices=list(SiblingMode), default=SiblingMode.ALL_VALID)
     parser.add_argument("--seed", type=int, default=1, help="of the faults and the storms (default 1)")
     parser.add_argument(
