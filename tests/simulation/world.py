@@ -81,13 +81,14 @@ class Climate:
         heard = chance.random() < 0.2
         outages = heard or chance.random() < 0.3
         kinds = tuple(kind for kind in KINDS if chance.random() < 0.6) or KINDS
-        # After some a token is dead that nobody knows to be: no long wait may follow.
-        unwanted = UNNOTICED if outages or chance.random() < 0.5 else ()
+        # After some a token is dead that nobody knows to be: the next refresh must follow well within the grace.
+        seldom = chance.random() < 0.6
+        unwanted = UNNOTICED if outages or seldom else ()
         return cls(
             processes=chance.randint(1, 4),
-            life_seconds=chance.choice((180, 600, 1800, 7200)),
-            ahead_seconds=chance.choice((0, 60, 300)),
-            every_seconds=chance.choice((60, 60, 600, 3600)),
+            life_seconds=chance.choice((180, 600, 1800, 7200) if seldom else (180, 600, 1800)),
+            ahead_seconds=chance.choice((0, 60, 300)) if seldom else 300,
+            every_seconds=chance.choice((60, 600, 3600)) if seldom else 60,
             xero=chance.choice((0.0, 0.02, 0.1, 0.3)),
             kinds=HEARD if heard else tuple(kind for kind in kinds if kind not in unwanted),
             store=chance.choice((0.0, 0.01, 0.05)),
