@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from xots import lifecycle
 from xots.account import AccessToken, Account, Intent, RefreshToken, Secret, decode, encode
 from xots.backends.base import Lease, Stored
 from xots.backends.memory import MemoryStore
@@ -1416,6 +1417,38 @@ async def test_hosts_whose_clocks_differ_do_not_free_each_other_from_a_wait(
     assert 1 <= len(bench.sandbox.refreshes()) < 80
 
 
+async def test_a_wait_of_ones_own_ends_soon_where_others_have_gone_on(bench: Bench) -> None:
+    """A 429 asks for an hour; then there is a new login, and an answer of its own that was lost with its process."""
+    keeper = await bench.logged_in()
+    bench.sandbox.add_fault("refresh:nth=1:429=3600")
+    with pytest.raises(TokenUnavailable):
+        await keeper.refresh()
+    other = await bench.keeper()
+    await other.login(bench.attempt())
+    bench.sandbox.add_fault("refresh:nth=1:lost")
+    with pytest.raises(TokenUnavailable):
+        await other.refresh()
+    assert bench.kept().intent is not None
+    await keeper._look()
+    bench.clock.advance(minutes=2)
+    await keeper.tend()
+    assert keeper.state is State.CONNECTED
+    assert bench.kept().intent is None
+
+
+async def test_it_is_told_how_long_a_refresh_was_due(bench: Bench) -> None:
+    """Also where tries failed before, each of which had stamped the token."""
+    keeper = await bench.logged_in()
+    due_at = lifecycle.refresh_due_at(keeper.account, keeper.policy)
+    bench.sandbox.add_fault("refresh:first=3:429=1")
+    bench.clock.advance(minutes=25)
+    for _ in range(5):
+        await keeper.tend()
+        bench.clock.advance(seconds=30)
+    (told,) = [event for event in bench.events if isinstance(event, Refreshed)]
+    assert (told.tries, told.due_at) == (3, due_at)
+
+
 async def test_hosts_whose_clocks_differ_do_not_free_each_other_from_a_revocations_wait(bench: Bench) -> None:
     keeper = await bench.logged_in()
     other = await bench.keeper(clock=lambda: bench.clock() + timedelta(days=1))
@@ -1453,6 +1486,38 @@ async def test_a_store_that_hangs_keeps_no_caller_from_a_good_token(
     go_on.set()
     assert await keeper.token(timedelta(minutes=10)) != old
     assert len(bench.sandbox.refreshes()) == 1
+
+
+async def test_an_answer_that_was_slept_through_is_dead_whatever_the_clock_was_set_to(bench: Bench) -> None:
+    """Asked for by a clock that is ahead, which is mended in the sleep: its token ended, here and for the others."""
+    ahead = [timedelta(days=1)]
+    slept = await bench.keeper(
+        clock=lambda: bench.clock() + ahead[0], elapsed=lambda: (bench.clock() - START).total_seconds()
+    )
+    await slept.login(bench.attempt())
+    other = await bench.keeper()
+    refresh = await bench.held_refresh(slept)
+    bench.clock.advance(hours=1)
+    ahead[0] = timedelta(0)
+    swap, go_on = bench.store.swap, asyncio.Event()
+
+    async def hang(name: str, value: bytes, *, expected: str | None) -> str:
+        await go_on.wait()
+        return await swap(name, value, expected=expected)
+
+    bench.store.swap = hang  # type: ignore[method-assign]
+    bench.sandbox.release()
+    async with asyncio.timeout(10):
+        while not slept._record.unwritten:
+            await asyncio.sleep(0)
+    assert not slept.can_serve  # not even while the answer is being written
+    bench.store.swap = swap  # type: ignore[method-assign]
+    bench.sandbox.add_fault("refresh:every:503-html")
+    go_on.set()
+    await refresh
+    await other._look()
+    assert not slept.can_serve
+    assert not other.can_serve
 
 
 async def test_a_short_life_is_not_lengthened_by_a_small_step_back(bench: Bench) -> None:

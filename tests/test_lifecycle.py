@@ -559,7 +559,7 @@ def test_who_has_gone_on_from_the_others_token_stays_in_front() -> None:
         at = NOW + number * HALF_HOUR
         gone = concluded(begun(gone, at), issued(f"r{number}"), at)
     both = merged(replace(older, rivals=(RefreshToken(value=Secret("r1"), obtained_at=NOW),)), gone)
-    assert [t.value.reveal() for t in (current(both), *both.rivals)] == ["r4", "r0", "r3"]
+    assert [t.value.reveal() for t in (current(both), *both.rivals)] == ["r4", "r3", "r0"]
     assert set(both.dropped) == {Secret(value).fingerprint for value in ("r1", "r2")}
 
 
@@ -593,7 +593,10 @@ def test_a_record_that_goes_on_from_ours_is_told_by_the_tokens_it_has_dropped() 
     assert branched_off(other, ours)
     assert branched_off(ours, other)
     refused = concluded(begun(ours, NOW), Refused(detail="invalid_grant"), NOW)
-    assert not branched_off(other, refused)  # what is missing there is not missed
+    assert not branched_off(replace(refused, current=refused.rivals[0]), refused)  # what Xero refused is not missed
+    assert branched_off(replace(refused, rivals=()), refused)  # but what it may still take
+    for _ in range(2):
+        assert merged(ours, theirs).dropped_ever == merged(theirs, ours).dropped_ever == theirs.dropped_ever
     both = merged(other, theirs)
     assert not branched_off(both, theirs)
     assert not branched_off(both, other)
@@ -610,19 +613,33 @@ def test_a_token_that_is_held_again_is_not_remembered_as_dropped() -> None:
     older = begun(logged_in(), NOW + HALF_HOUR)
     assert ours.dropped == tuple(Secret(value).fingerprint for value in ("r1", "r0"))
     both = merged(ours, older)
-    assert [t.value.reveal() for t in (current(both), *both.rivals)] == ["r3", "r0", "r2"]
+    assert [t.value.reveal() for t in (current(both), *both.rivals)] == ["r3", "r2", "r0"]
     assert both.dropped == (Secret("r1").fingerprint,)
     assert concluded(begun(both, at), issued("r4"), at).dropped_ever == ours.dropped_ever + 1
 
 
-def test_a_current_token_that_was_spent_is_due_at_once() -> None:
-    """Whatever its intent says: its successor is not known, also after a rival was tried in its place."""
-    account = with_rival(logged_in(), RefreshToken(value=Secret("x"), obtained_at=NOW))
-    tomorrow = NOW + timedelta(days=1)  # by a clock that is ahead
-    account = concluded(begun(account, tomorrow), Unknown(detail="reset"), tomorrow)
-    account = begin_refresh(account, account.rivals[0], by="host:1", now=tomorrow)
-    account = concluded(account, Refused(detail="invalid_grant"), tomorrow)
+@pytest.mark.parametrize("outcome", [NotSent(detail="no route"), Throttled(detail="429"), Refused(detail="no")])
+def test_a_doubt_is_open_again_when_the_token_after_it_came_to_nothing(outcome: Outcome) -> None:
+    """Who slept and then sent may have killed it; that it was not spent itself is known."""
+    account = concluded(begun(logged_in(), NOW), issued("r1"), NOW)
+    account = begin_refresh(account, account.rivals[0], by="slept:1", now=NOW)
+    account = begin_refresh(account, current(account), by="host:1", now=NOW + MINUTE)
+    retried = begin_refresh(account, current(account), by="host:1", now=NOW + 2 * MINUTE)
+    for one in (account, concluded(retried, Unknown(detail="reset"), NOW + 2 * MINUTE)):
+        assert one.intent is not None
+        assert one.intent.doubted == Secret("r0").fingerprint
+    account = concluded(account, outcome, NOW + MINUTE)
+    assert account.intent is not None
+    assert (account.intent.fingerprint, account.intent.stamped) == (Secret("r0").fingerprint, False)
+    assert bool(current(account).first_spent_at) == isinstance(outcome, Refused)
+    account = concluded(account, Refused(detail="no"), NOW + MINUTE)
     assert account.intent is None
+
+
+def test_a_current_token_that_was_spent_is_due_at_once() -> None:
+    """Without an intent too: its successor is not known. A replay of an answer further back may have brought it."""
+    tomorrow = NOW + timedelta(days=1)  # by a clock that is ahead
+    account = replace(begun(logged_in(), tomorrow), intent=None)
     assert refresh_due_at(account, POLICY) == tomorrow
     for now in (NOW + MINUTE, tomorrow):
         assert isinstance(next_step(account, now, POLICY), Spend)

@@ -91,6 +91,8 @@ class Intent(_Record, frozen=True, kw_only=True):
     stamped: bool
     """Did this intent set the token's ``first_spent_at``? Then an answer which shows that it was not spent undoes it.
     False on a retry: an earlier try may have spent it, whatever becomes of this one."""
+    doubted: str | None = None
+    """The fingerprint of another token whose refresh was still open: it may have killed the one that is spent now."""
 
 
 class Problem(_Record, frozen=True, kw_only=True):

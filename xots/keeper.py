@@ -178,7 +178,7 @@ class TokenKeeper:
         """The last one that was not old when it was first seen, of which consent, and its end by that clock."""
         self._rest_until = 0.0
         """After a failure of our own, nothing is tried here before: another host, whose clock is ahead, may take the
-        wait in the record for over, and so may we take its; each waits for itself."""
+        wait in the record for over, and so may we take its; each waits for itself, some seconds at least."""
         self._first_sent: tuple[str, float] = ("", 0.0)
         """The refresh token that was spent here last, by its fingerprint, and when first, by the same clock."""
 
@@ -518,9 +518,9 @@ class TokenKeeper:
         return timedelta(seconds=max(self._rest_until - self._elapsed(), 0)) if waiting else timedelta(0)
 
     def _rests(self, account: Account, now: datetime) -> None:
-        """Wait at least as long as ``account`` says."""
+        """Wait as long as ``account`` says; no longer than a back-off lasts, since others may change what that is."""
         wait = account.retry_not_before - now if account.retry_not_before else timedelta(0)
-        self._rest_until = self._elapsed() + wait.total_seconds()
+        self._rest_until = self._elapsed() + min(wait, self.policy.longest_backoff).total_seconds()
 
     async def _refresh(self, needed: timedelta | None, meant: str | None) -> None:
         """Refresh if, under the lease, it is still due. Never raises: what went wrong is in the snapshot."""
@@ -569,13 +569,15 @@ class TokenKeeper:
         credentials, outcome = await self._authenticated(self._xero.refresh, token, lease)
         now = self.clock()
         concluded = lifecycle.after(begun, outcome, now=now, policy=self.policy, jitter=self._chance.random())
-        if isinstance(outcome, Issued):
+        if isinstance(outcome, Issued) and concluded.access is not None:
+            # Its life counts from the first try, also where the clock was set since.
+            left = self._first_sent[1] + concluded.access.life_seconds - self._elapsed()
+            concluded = lifecycle.ending_within(concluded, timedelta(seconds=left), now)
             concluded = replace(concluded, client_secret=credentials.client_secret)
+            if concluded.access is not None:
+                self._see(concluded.access, concluded.consent_id, left)
         self._rests(concluded, now)
         await self._record.keep(concluded, after=begun)
-        access = self._record.account.access
-        if isinstance(outcome, Issued) and access is not None and access.value == outcome.access_token:
-            self._see(access, concluded.consent_id, self._first_sent[1] + access.life_seconds - self._elapsed())
         self._tell(begun, token, outcome, concluded, seconds=(now - started).total_seconds())
         return outcome
 
@@ -596,6 +598,7 @@ class TokenKeeper:
         if isinstance(outcome, Issued):
             if account.access is not None:
                 issued = outcome.refresh_token
+                before = begun.current and replace(begun.current, first_spent_at=None)
                 self._emit(
                     Refreshed(
                         account=self.name,
@@ -605,7 +608,7 @@ class TokenKeeper:
                         expires_at=account.access.expires_at,
                         seconds=seconds,
                         tries=begun.tries,
-                        due_at=lifecycle.refresh_due_at(replace(begun, intent=None), self.policy),
+                        due_at=lifecycle.refresh_due_at(replace(begun, current=before, intent=None), self.policy),
                     )
                 )
             if outlook.retrying is Retrying.MISSING_TOKEN:

@@ -535,14 +535,14 @@ def _next_try_at(account: Account, now: datetime, policy: Policy) -> datetime | 
 def begin_refresh(account: Account, token: RefreshToken, *, by: str, now: datetime) -> Account:
     """The record with the intent to spend ``token``, to be written before the request is sent.
 
-    Where the refresh of another token is still open, its doubt stays open with this one until Xero issues or refuses:
-    what that came to may have killed this token.
+    Where the refresh of another token is still open, it is open again should this one come to nothing.
     """
-    fingerprint = token.value.fingerprint
-    unspent = token.first_spent_at is None
-    doubt = account.intent is not None and account.intent.fingerprint != fingerprint
-    intent = Intent(by=by, began_at=now, fingerprint=fingerprint, stamped=unspent and not doubt)
-    if unspent:
+    stamped, fingerprint, open_one = token.first_spent_at is None, token.value.fingerprint, account.intent
+    doubted = None
+    if open_one is not None:
+        doubted = open_one.doubted if open_one.fingerprint == fingerprint else open_one.fingerprint
+    intent = Intent(by=by, began_at=now, fingerprint=fingerprint, stamped=stamped, doubted=doubted)
+    if stamped:
         account = _replaced(account, replace(token, first_spent_at=now))
     return replace(account, intent=intent)
 
@@ -646,7 +646,7 @@ def after_refused(account: Account, refused: Refused, *, now: datetime) -> Accou
     account = _replaced(account, replace(_spent_token(account), refused_at=now))
     return replace(
         account,
-        intent=None,
+        intent=_doubt(account),
         tries=account.tries + 1,
         retry_not_before=None,
         problem=Problem(kind="refused", detail=refused.detail, at=now),
@@ -758,15 +758,12 @@ def merged(base: Account, other: Account) -> Account:
 
 
 def branched_off(theirs: Account, ours: Account) -> bool:
-    """Does ``theirs`` go on from another record than ``ours``, such as an old dump's? It has never held our current
-    token, as far as it reaches back."""
-    current = ours.current
+    """Does ``theirs`` go on from another record than ``ours``, such as an old dump's? It has never held a token of
+    ours that may be live, as far as it reaches back."""
+    known = {token.value.fingerprint for token in _tokens(theirs)} | set(theirs.dropped)
     return (
         is_ours(theirs, ours)
-        and current is not None
-        and not current.refused_at
-        and all(token.value != current.value for token in _tokens(theirs))
-        and current.value.fingerprint not in theirs.dropped
+        and any(not token.refused_at and token.value.fingerprint not in known for token in _tokens(ours))
         and theirs.dropped_ever - ours.dropped_ever <= len(theirs.dropped)
     )
 
@@ -789,18 +786,19 @@ def _united(base: Account, other: Account) -> Account:
     """
     first, second = (other, base) if _goes_on(other, base) else (base, other)
     held = {token.value for token in _tokens(first)}
-    joining = (t for t in _tokens(second) if t.value not in held and not _outlived(t, first))
-    staying = (_known_to_both(t, second) for t in first.rivals if not _outlived(t, second))
+    joining = [t for t in _tokens(second) if t.value not in held and not _outlived(t, first)]
+    older = [t for t in joining if t.value.fingerprint in first.dropped]
+    staying = [_known_to_both(t, second) for t in first.rivals if not _outlived(t, second)]
     tokens = (a for a in (base.access, other.access) if a is not None)
     united = replace(
         base,
         access=max(tokens, key=lambda a: a.expires_at, default=None),
         current=first.current and _known_to_both(first.current, second),
-        rivals=(*joining, *staying),
+        rivals=(*(t for t in joining if t not in older), *staying, *older),
         intent=base.intent or other.intent,
-        dropped_ever=max(base.dropped_ever, other.dropped_ever),
     )
-    return _remembering(united, other.dropped)
+    united = _remembering(united, other.dropped)
+    return replace(united, dropped_ever=max(united.dropped_ever, other.dropped_ever))
 
 
 def _goes_on(account: Account, base: Account) -> bool:
@@ -856,7 +854,16 @@ def _unspent(account: Account) -> Account:
     """
     if account.intent is None or not account.intent.stamped:
         return account
-    return replace(_replaced(account, replace(_spent_token(account), first_spent_at=None)), intent=None)
+    return replace(_replaced(account, replace(_spent_token(account), first_spent_at=None)), intent=_doubt(account))
+
+
+def _doubt(account: Account) -> Intent | None:
+    """The refresh of another token that is open again, now that the one after it came to nothing."""
+    intent = account.intent
+    live = {token.value.fingerprint for token in _tokens(account) if not token.refused_at}
+    if intent is None or intent.doubted not in live:
+        return None
+    return replace(intent, fingerprint=intent.doubted, stamped=False, doubted=None)
 
 
 def _tokens(account: Account) -> tuple[RefreshToken, ...]:
