@@ -1436,6 +1436,19 @@ async def test_a_wait_of_ones_own_ends_soon_where_others_have_gone_on(bench: Ben
     assert bench.kept().intent is None
 
 
+async def test_a_secret_that_was_mended_is_tried_when_somebody_asks(bench: Bench) -> None:
+    """After a restart, the wait that the wrong one brought does not hold up who asks for a refresh."""
+    keeper = await bench.logged_in()
+    bench.sandbox.add_fault("refresh:nth=1:invalid-client")
+    with pytest.raises(TokenUnavailable):
+        await keeper.refresh()
+    mended = await bench.keeper()
+    await mended.tend()
+    assert len(bench.sandbox.refreshes()) == 1
+    await mended.refresh()
+    assert mended.state is State.CONNECTED
+
+
 async def test_it_is_told_how_long_a_refresh_was_due(bench: Bench) -> None:
     """Also where tries failed before, each of which had stamped the token."""
     keeper = await bench.logged_in()

@@ -176,7 +176,7 @@ TABLE: dict[str, tuple[Account, datetime, tuple[Any, ...]]] = {
     "the client was refused": (
         tried(LOGGED_IN, ClientRefused(detail="invalid_client", code="invalid_client"), DUE),
         DUE,
-        (Retrying.REFRESH, DUE + 0.75 * POLICY.slow_wait, None, SIXTY_DAYS, Need.TOKEN_DIES),
+        (Retrying.REFRESH, DUE + 0.75 * POLICY.slow_wait, None, DUE, Need.CLIENT_REFUSED),
     ),
     "Xero refused one token of two": (
         tried(with_rival(LOGGED_IN), Refused(detail="invalid_grant"), DUE),
@@ -371,7 +371,7 @@ async def test_a_lost_answer_is_told_with_the_grace_that_is_left(
     clock.now = next_at - timedelta(milliseconds=10)
     content, words = await told(logged_in)
     assert "There is no access token" not in words
-    assert "Xero's answer to the refresh begun at 09:25:00 UTC (0 seconds ago) never arrived. " in words
+    assert "What came of the refresh begun at 09:25:00 UTC (0 seconds ago) is not known: Xero may have carried" in words
     assert "1 failed try so far, the last at 09:25:00 UTC (0 seconds ago): no usable answer came from Xero" in words
     assert "Xero takes the same refresh token again until 09:55:00 UTC (29 minutes from now). " in words
     assert f"The next try is at {time_text(next_at, clock())} (0 seconds from now) or after. " in words
@@ -426,7 +426,7 @@ async def test_an_xero_that_can_not_be_reached_starts_no_grace(
 async def test_a_refused_client_says_what_to_mend(
     logged_in: Server, sandbox: Sandbox, clock: Any, told: Any, expected_log: Any
 ) -> None:
-    """An operator can mend it without a new login, and has 60 days for it."""
+    """An operator can mend it without a new login, and nothing else helps."""
     expected_log(
         r"refresh failed \(try 1\): .*\(invalid_client \(40\d\)\): mend the client id or secret in the settings"
     )
@@ -434,7 +434,8 @@ async def test_a_refused_client_says_what_to_mend(
     await fails_once(logged_in, clock)
     content, words = await told(logged_in)
     assert "mend the client id or secret in the settings, or enter the right ones at /login" in words
-    assert (content["retrying"], content["person_needed_for"]) == ("refresh", "refresh-token-unused")
+    assert "A person is needed now: mend the client id or secret" in words
+    assert (content["retrying"], content["person_needed_for"]) == ("refresh", "client-refused")
 
 
 async def test_a_lost_consent_says_what_was_refused_and_what_to_do(

@@ -144,7 +144,10 @@ class Refreshed(Event):
         after = f" after {self.tries} failed {'try' if self.tries == 1 else 'tries'}" if self.tries else ""
         if self.tries and self.due_at and self.due_at < self.at:
             after += f", {span_text(self.at - self.due_at)} after it was due"
-        return f"refreshed{after}: {successor}; the access token expires at {self.expires_at:%Y-%m-%d %H:%M:%S} UTC"
+        life = f"the access token expires at {self.expires_at:%Y-%m-%d %H:%M:%S} UTC"
+        if self.expires_at <= self.at:
+            life = "the access token counts as over, since its answer may be one that was lost before; the next follows"
+        return f"refreshed{after}: {successor}; {life}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +208,8 @@ class RefreshFailed(Event):
         # Whether a token was really spent is not known: Xero may issue from it even after the grace.
         must = "may have to" if ends_at is not None and needed_at <= max(ends_at, self.at) else "must"
         after = "now" if needed_at <= self.at else f"after {time_text(needed_at, self.at)}"
-        told.append(f"if nothing improves, a person {must} log in {after}")
+        mends = self.kind == "client-refused"
+        told.append("a person is needed now" if mends else f"if nothing improves, a person {must} log in {after}")
         return f"refresh failed (try {self.tries}): {'; '.join(told)}"
 
 

@@ -374,9 +374,15 @@ def next_step(
         return Use()
     until = account.retry_not_before
     # The clock may have stepped under the wait too: one further off than is ever asked for counts as reached.
-    if until is not None and now < until <= now + _longest_wait(account, policy) + policy.first_wait:
+    # Somebody may have mended what only a person can, and says so.
+    mended = forced and _client_refused(account)
+    if until is not None and now < until <= now + _longest_wait(account, policy) + policy.first_wait and not mended:
         return Wait(until)
     return Spend(token)
+
+
+def _client_refused(account: Account) -> bool:
+    return account.problem is not None and account.problem.kind == "client-refused"
 
 
 def _longest_wait(account: Account, policy: Policy) -> timedelta:
@@ -409,6 +415,8 @@ class Need(StrEnum):
 
     NO_LOGIN = "not-logged-in"
     CONSENT_LOST = "consent-lost"
+    CLIENT_REFUSED = "client-refused"
+    """Xero does not accept the client's id and secret, which no retry mends."""
     GRACE_ENDS = "grace-ends"
     """All that is left are spent tokens, which Xero takes once more within the grace only."""
     TOKEN_DIES = "refresh-token-unused"  # noqa: S105
@@ -442,6 +450,8 @@ def outlook(account: Account, now: datetime, policy: Policy, *, unwritten: bool 
         need = Need.NO_LOGIN
     elif best is None:
         need = Need.CONSENT_LOST
+    elif _client_refused(account):
+        need, until = Need.CLIENT_REFUSED, now
     else:
         need = Need.GRACE_ENDS if best.first_spent_at else Need.TOKEN_DIES
     return Outlook(

@@ -67,6 +67,7 @@ def main() -> int:
             print(f"{mode}: seeds {done.start}..{done.stop - 1}, {asked} refreshes, {failures} broken invariants")
             print("   " + ", ".join(f"{name} {count}" for name, count in sorted(figures.items())))
             print(f"   {asked / seconds:.0f} refreshes a second", flush=True)
+    print(f"FAILED: {broken} broken invariants" if broken else "passed: no invariant was broken")
     return 1 if broken else 0
 
 

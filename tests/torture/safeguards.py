@@ -966,8 +966,8 @@ SAFEGUARDS = (
         "a wait from a stepped clock counts as reached (refresh)",
         "a clock that stepped back by a day, and no refresh in it",
         "lifecycle.py",
-        "now < until <= now + _longest_wait(account, policy) + policy.first_wait:",
-        "now < until:",
+        "now < until <= now + _longest_wait(account, policy) + policy.first_wait and not mended:",
+        "now < until and not mended:",
         LIFE + "a_wait_from_a_clock_that_stepped_back_counts_as_reached",
     ),
     Safeguard(

@@ -259,7 +259,7 @@ def _retried(keeper: TokenKeeper, outlook: Outlook, now: datetime) -> Iterator[s
             yield f"Should that process be gone, the refresh is taken up again within {within}."
         case Retrying.LOST_ANSWER if ends_at:
             began_at = _moment(ends_at - keeper.policy.grace, now)
-            yield f"Xero's answer to the refresh begun at {began_at} never arrived."
+            yield f"What came of the refresh begun at {began_at} is not known: Xero may have carried it out."
         case Retrying.MISSING_TOKEN:
             yield "Xero's last answer held no refresh token, so the same one is tried once more."
         case Retrying.PROOF:
@@ -294,6 +294,11 @@ def _needed(keeper: TokenKeeper, outlook: Outlook, now: datetime) -> str:
             return (
                 "The login is lost. A person is needed now: open /home and log in. Xero refused every refresh token "
                 f"({what}): {why_lost(account, keeper.policy)}."
+            )
+        case Need.CLIENT_REFUSED:
+            return (
+                "A person is needed now: mend the client id or secret in the settings, restart xots, and ask for a "
+                "refresh; or log in again with the right ones. The login is kept until then."
             )
     if at <= now:
         return "Unless the next try succeeds, a person must log in now."
