@@ -459,6 +459,17 @@ def test_a_rival_within_its_grace_is_tried_before_a_current_token_whose_grace_is
     assert [t.value.reveal() for t in candidates(earlier, later - timedelta(days=1), POLICY)] == ["r0", "x"]
 
 
+def test_a_current_token_that_a_replay_brought_is_tried_before_the_one_that_brought_it() -> None:
+    """Whatever a clock says of its age: asked again, that one would bring it again, till its grace is over."""
+    at = NOW + 25 * MINUTE
+    account = concluded(begun(logged_in(), at), issued("r1"), at)
+    account = replace(account, current=replace(current(account), first_spent_at=at - timedelta(days=1)))
+    account = concluded(begin_refresh(account, account.rivals[0], by="host:1", now=at), issued("r1"), at)
+    assert [t.value.reveal() for t in candidates(account, at + MINUTE, POLICY)] == ["r1", "r0"]
+    account = concluded(begun(account, at + MINUTE), Unknown(detail="reset"), at + MINUTE)
+    assert [t.value.reveal() for t in candidates(account, at + MINUTE, POLICY)] == ["r0", "r1"]
+
+
 def test_a_replay_of_an_earlier_answer_makes_nothing_fresh() -> None:
     """Spending a rival again brings a token that is known and spent: it keeps its first-spent time, and stands once."""
     at = NOW + 25 * MINUTE

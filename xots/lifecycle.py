@@ -296,7 +296,8 @@ def candidates(account: Account, now: datetime, policy: Policy) -> Iterator[Refr
     ``current``; rivals that were never spent; rivals spent within the grace; each in the record's own order, newest
     first, since a clock may have stepped. A ``current`` whose grace is over waits until all of these were tried, since
     late reuse may end the whole chain, but is not left out: only Xero's word condemns a token. So does the token of an
-    open intent, and a rival that was spent in the future, which tells of a clock that stepped. A rival spent before
+    open intent, and a rival that was spent in the future, which tells of a clock that stepped. A ``current`` that was
+    spent and is not being asked for comes from a replay, which no rival can better. A rival spent before
     the grace, whose answer came, is left alone, but for the one that was spent last where ``current`` was refused: a
     clock may have stepped, and nothing else is left to lose. One that seems unspent and is older than ``current`` by
     the grace comes last: it is from an old dump of the store, and was spent long ago.
@@ -309,7 +310,8 @@ def candidates(account: Account, now: datetime, policy: Policy) -> Iterator[Refr
             return 0
         if token.first_spent_at is None:
             return 1 if current is None or current.obtained_at - token.obtained_at < policy.grace else 4
-        return 2 if _surely_within_grace(token.first_spent_at, now, policy) else 3
+        replayed = token is current and open_one is None
+        return 2 if replayed or _surely_within_grace(token.first_spent_at, now, policy) else 3
 
     live = [
         t for t in _tokens(account) if t is current or _within_grace(t, now, policy) or t.value.fingerprint == open_one

@@ -642,9 +642,17 @@ SAFEGUARDS = (
         "rivals within their grace before a current token of long ago",
         "the same, once the rival was tried",
         "lifecycle.py",
-        "return 2 if _surely_within_grace(token.first_spent_at, now, policy) else 3",
+        "return 2 if replayed or _surely_within_grace(token.first_spent_at, now, policy) else 3",
         "return 2 if token is current else 3",
         LIFE + "a_rival_within_its_grace_is_tried_before_a_current_token_whose_grace_is_over",
+    ),
+    Safeguard(
+        "what a replay brought is tried before what brought it",
+        "the same two tokens again and again, till the grace of both is over",
+        "lifecycle.py",
+        "replayed = token is current and open_one is None",
+        "replayed = False",
+        LIFE + "a_current_token_that_a_replay_brought_is_tried_before_the_one_that_brought_it",
     ),
     Safeguard(
         "a rival that was spent in the future comes after that",
