@@ -1533,6 +1533,19 @@ async def test_an_answer_that_was_slept_through_is_dead_whatever_the_clock_was_s
     assert not other.can_serve
 
 
+async def test_a_token_that_was_minted_for_a_caller_is_served_to_him(bench: Bench) -> None:
+    """Its answer took so long that less is left than he asked for, and no other could give him more."""
+    keeper = await bench.logged_in()
+    bench.clock.advance(minutes=10)
+    bench.sandbox.add_fault("refresh:nth=1:hold-after")
+    asked = asyncio.create_task(keeper.token(timedelta(hours=1)))
+    await bench.sandbox.held()
+    bench.clock.advance(minutes=4)
+    bench.sandbox.release()
+    assert (await asked).issued_at == START + timedelta(minutes=10)
+    assert len(bench.sandbox.refreshes()) == 1
+
+
 async def test_a_short_life_is_not_lengthened_by_a_small_step_back(bench: Bench) -> None:
     """A clock that steps back by less than the last seconds of a long-lived token."""
     bench.sandbox.identity.switches = dataclasses.replace(bench.sandbox.identity.switches, access_token_life_seconds=12)

@@ -325,17 +325,19 @@ class TokenKeeper:
         """An access token that lives at least ``min_ttl`` (None: as long as the policy promises).
 
         Served from memory; Xero is asked only if the token there is too short. Should that fail, a caller who did
-        not name a ``min_ttl`` gets what is left of the old token, and so does one who has waited some seconds.
+        not name a ``min_ttl`` gets what is left of the old token, and so does one who has waited some seconds. One that
+        was minted for a caller is never refreshed for him, however long its answer took.
 
         Raises:
             NoCredentials, NotLoggedIn, ConsentLost: a person has to act.
             TokenUnavailable: not now, but soon.
         """
-        ours = False
+        ours, asked_at = False, self.clock()
         while (access := self._good_for(self._demanded(min_ttl))) is None and not ours and self._may_refresh(min_ttl):
             # A refresh that others began may have been content with less than is needed here: then ours follows.
             ours = await self._refresh_together(needed=self._demanded(min_ttl), may_serve=min_ttl is None)
-        if access is None and min_ttl is None:
+        minted = ours and self.account.access is not None and self.account.access.issued_at >= asked_at
+        if access is None and (min_ttl is None or minted):  # none lives longer than one that was minted for him
             access = self._good_for(lifecycle.last_seconds(self.account, self.policy))
         if access is None:
             raise self._no_token()
