@@ -1274,6 +1274,22 @@ async def test_what_an_old_dumps_next_process_writes_drops_no_live_token(bench: 
     assert keeper.state is other.state is State.CONNECTED
 
 
+async def test_an_intent_that_the_store_has_lost_is_written_again(bench: Bench) -> None:
+    """An old dump that holds the same tokens does not know that one of them was spent."""
+    keeper = await bench.logged_in()
+    dump = dict(bench.store._kept)
+    bench.sandbox.add_fault("refresh:nth=1:lost")
+    with pytest.raises(TokenUnavailable):
+        await keeper.refresh()
+    bench.store._kept = dump
+    await keeper._look()
+    assert bench.happened(StoreLostWrites) == 1
+    kept = bench.kept()
+    assert kept.intent is not None
+    assert kept.current is not None
+    assert kept.current.first_spent_at == START
+
+
 async def test_a_token_that_a_wrong_clock_dated_does_not_make_the_store_seem_restored(bench: Bench) -> None:
     """Who has slept through some rotations follows the record; what it knew was spent long ago, and is not revived."""
     asleep = await bench.logged_in()

@@ -712,11 +712,11 @@ SAFEGUARDS = (
     ),
     Safeguard(
         "lost writes: by the generation",
-        "an old dump of Redis that is followed, and its dead tokens with it",
+        "an old dump of Redis that is followed, and does not know what was spent",
         "record.py",
         "theirs.generation < seen.generation\n            or lifecycle",
         "lifecycle",
-        STORY + "a_store_that_lost_its_record_is_told_again",
+        STORY + "an_intent_that_the_store_has_lost_is_written_again",
     ),
     Safeguard(
         "lost writes: by the consent",
