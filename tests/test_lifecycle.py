@@ -470,6 +470,32 @@ def test_a_current_token_that_a_replay_brought_is_tried_before_the_one_that_brou
     assert [t.value.reveal() for t in candidates(account, at + MINUTE, POLICY)] == ["r0", "r1"]
 
 
+def test_an_access_token_that_comes_again_is_as_old_as_it_was() -> None:
+    """Two answers without refresh token make the server one that does not rotate; the third replays the first."""
+    account, at = logged_in(), NOW + 25 * MINUTE
+    for seconds in (0, 5):
+        account = concluded(
+            begun(account, at + timedelta(seconds=seconds)), issued(None), at + timedelta(seconds=seconds)
+        )
+    assert current(account).first_spent_at is None
+    account = concluded(begun(account, at + 2 * MINUTE), issued("r1"), at + 2 * MINUTE)
+    assert account.access is not None
+    assert account.access.expires_at == at + HALF_HOUR
+
+
+def test_a_replay_that_brings_a_token_which_was_dropped_makes_it_no_fresher() -> None:
+    """It was spent, at some time after the one that brings it."""
+    account, at = logged_in(), NOW
+    for number in range(1, 5):
+        at += HALF_HOUR
+        account = concluded(begun(account, at), issued(f"r{number}"), at)
+    spent = begin_refresh(account, account.rivals[0], by="host:1", now=at)
+    account = concluded(spent, issued("r1"), at)
+    assert (current(account).value.reveal(), current(account).first_spent_at) == ("r1", at)
+    assert Secret("r1").fingerprint not in account.dropped
+    assert isinstance(next_step(account, at, POLICY), Spend)
+
+
 def test_a_replay_of_an_earlier_answer_makes_nothing_fresh() -> None:
     """Spending a rival again brings a token that is known and spent: it keeps its first-spent time, and stands once."""
     at = NOW + 25 * MINUTE

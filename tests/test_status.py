@@ -60,7 +60,8 @@ BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
 
 def issued(token: str | None) -> Issued:
-    return Issued(access_token=Secret("a"), life=30 * MINUTE, refresh_token=None if token is None else Secret(token))
+    successor = None if token is None else Secret(token)
+    return Issued(access_token=Secret(f"access-{token}"), life=30 * MINUTE, refresh_token=successor)
 
 
 def logged_in() -> Account:

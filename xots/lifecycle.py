@@ -591,9 +591,12 @@ def after_issued(account: Account, issued: Issued, *, now: datetime, policy: Pol
         # lies outside the grace, a clock may have stepped: the token's age is not known, and its life counts as over.
         datable = _surely_within_grace(spent.first_spent_at, now, policy)
         began = min(spent.first_spent_at, began) if datable else began - _life(issued)
+    access = _access_token(issued, began)
+    if account.access is not None and account.access.value == access.value:  # a replay of the answer that brought it
+        access = min(account.access, access, key=lambda a: a.expires_at)
     account = replace(
         account,
-        access=_access_token(issued, began),
+        access=access,
         scopes_granted=issued.scopes if issued.scopes is not None else account.scopes_granted,
         refreshed_at=now,
         refreshed_by=intent.by if intent else None,
@@ -603,9 +606,14 @@ def after_issued(account: Account, issued: Issued, *, now: datetime, policy: Pol
     )
     if issued.refresh_token is None:
         return _not_rotated(account, spent, now=now, policy=policy)
-    # One that is known already, and was spent, is a replay of an answer further back: it is no fresher for that.
+    # One that is known already, and was spent, is a replay of an answer further back: it is no fresher for that. When
+    # one was spent that is kept no longer is not known, but that it was after the one which brought it.
     known = next((t for t in _others(account, spent) if t.value == issued.refresh_token), None)
-    successor = known or RefreshToken(value=issued.refresh_token, obtained_at=now)
+    again = issued.refresh_token.fingerprint in account.dropped
+    fresh = RefreshToken(
+        value=issued.refresh_token, obtained_at=now, first_spent_at=spent.first_spent_at if again else None
+    )
+    successor = known or fresh
     rest = tuple(t for t in _others(account, spent) if t is not known and _worth_keeping(t, spent, now, policy))
     if issued.refresh_token != spent.value:  # one that answers with the same token does not rotate
         rest = (spent, *rest)
