@@ -85,16 +85,24 @@ def expected_log() -> ExpectedLog:
 
 
 @pytest.fixture(autouse=True)
-def unexpected_log_output_fails(expected_log: ExpectedLog, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+def unexpected_log_output_fails(
+    expected_log: ExpectedLog, caplog: pytest.LogCaptureFixture
+) -> Iterator[None]:
     """Demand that what was logged from WARNING up is what the test expects, no more and no less."""
     yield
-    records = [record for phase in ("setup", "call", "teardown") for record in caplog.get_records(phase)]
+    records = [
+        record for phase in ("setup", "call", "teardown") for record in caplog.get_records(phase)
+    ]
     lines = [
         f"{record.levelname} {record.name}: {record.getMessage()}"
         for record in records
         if record.levelno >= logging.WARNING and record.name.partition(".")[0] in WATCHED_LOGGERS
     ]
-    unexpected = [line for line in lines if not any(re.search(pattern, line) for pattern in expected_log.patterns)]
+    unexpected = [
+        line
+        for line in lines
+        if not any(re.search(pattern, line) for pattern in expected_log.patterns)
+    ]
     assert not unexpected, "unexpected log output"
     missing = [
         pattern
@@ -130,7 +138,9 @@ async def sandbox(clock: Clock) -> AsyncIterator[Sandbox]:
 
 
 @pytest.fixture
-async def new_server(sandbox: Sandbox, clock: Clock) -> AsyncIterator[Callable[..., Awaitable[Server]]]:
+async def new_server(
+    sandbox: Sandbox, clock: Clock
+) -> AsyncIterator[Callable[..., Awaitable[Server]]]:
     """Starts servers, wired to the sandbox and registered there; the arguments are settings, with no client's."""
     servers: list[Server] = []
 
@@ -165,7 +175,9 @@ def credentials() -> dict[str, Any]:
 
 
 @pytest.fixture
-async def server(new_server: Callable[..., Awaitable[Server]], credentials: dict[str, Any]) -> Server:
+async def server(
+    new_server: Callable[..., Awaitable[Server]], credentials: dict[str, Any]
+) -> Server:
     """A server on a free port that has the web app's credentials from its settings; nobody has logged in."""
     return await new_server(**credentials)
 
@@ -200,7 +212,10 @@ async def send() -> AsyncIterator[Callable[..., Awaitable[Answer]]]:
     http = SimpleAsyncHTTPClient(force_instance=True, max_clients=200)
 
     async def send(
-        method: str, url: str, headers: dict[str, str] | None = None, body: str | bytes | None = None
+        method: str,
+        url: str,
+        headers: dict[str, str] | None = None,
+        body: str | bytes | None = None,
     ) -> Answer:
         request = HTTPRequest(
             url,
@@ -224,7 +239,9 @@ def get(send: Callable[..., Awaitable[Answer]]) -> Callable[..., Awaitable[Answe
     """``get(url, **headers)`` as a program sends it; an underscore in a header's name stands for a hyphen."""
 
     async def get(url: str, **headers: str) -> Answer:
-        return await send("GET", url, {name.replace("_", "-"): value for name, value in headers.items()})
+        return await send(
+            "GET", url, {name.replace("_", "-"): value for name, value in headers.items()}
+        )
 
     return get
 

@@ -41,14 +41,25 @@ def until(condition: Callable[[], Any], seconds: float = 15.0) -> Any:
 class RedisServer:
     """A redis-server of the test's own: in a folder of its own, on a free port and a Unix socket."""
 
-    def __init__(self, *options: str, command: str = "redis-server", password: str = PASSWORD) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="xots-redis-"))  # short: a socket's path takes 107 bytes
+    def __init__(
+        self, *options: str, command: str = "redis-server", password: str = PASSWORD
+    ) -> None:
+        self.folder = Path(
+            tempfile.mkdtemp(prefix="xots-redis-")
+        )  # short: a socket's path takes 107 bytes
         self.port = free_port()
         self.socket = self.folder / "redis.sock"
         self.password = password
-        self.admin: Any = redis.Redis(unix_socket_path=str(self.socket), password=password, protocol=2)
+        self.admin: Any = redis.Redis(
+            unix_socket_path=str(self.socket), password=password, protocol=2
+        )
         config = self.folder / "redis.conf"
-        own = ["bind 127.0.0.1", f"port {self.port}", f"unixsocket {self.socket}", f"dir {self.folder}"]
+        own = [
+            "bind 127.0.0.1",
+            f"port {self.port}",
+            f"unixsocket {self.socket}",
+            f"dir {self.folder}",
+        ]
         own += [f'requirepass "{password}"']
         own += [] if "sentinel" in command else ['save ""']
         config.write_text("\n".join([*own, *options]) + "\n")

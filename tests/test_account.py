@@ -55,7 +55,14 @@ def test_a_field_that_is_not_known_is_refused() -> None:
 
 def test_no_text_made_of_a_record_shows_a_secret() -> None:
     """``repr``, ``str`` and formatting mask every secret, however deep it lies."""
-    for text in (repr(FULL), str(FULL), f"{FULL}", f"{FULL.client_secret}", f"{FULL.client_secret!r}", repr([FULL])):
+    for text in (
+        repr(FULL),
+        str(FULL),
+        f"{FULL}",
+        f"{FULL.client_secret}",
+        f"{FULL.client_secret!r}",
+        repr([FULL]),
+    ):
         assert CANARY not in text
 
 
@@ -81,7 +88,11 @@ def test_sealed_text_opens_with_the_same_purpose_and_owner_only() -> None:
     sealed = sealer.seal(encode(FULL), "account", {"name": "default"})
     assert CANARY.encode() not in sealed
     assert decode(sealer.open(sealed, "account", {"name": "default"})) == FULL
-    for purpose, context in (("cookie", {"name": "default"}), ("account", {"name": "other"}), ("account", {})):
+    for purpose, context in (
+        ("cookie", {"name": "default"}),
+        ("account", {"name": "other"}),
+        ("account", {}),
+    ):
         with pytest.raises(SealError, match="another purpose or owner"):
             sealer.open(sealed, purpose, context)
     with pytest.raises(SealError, match="another key, or tampered"):
@@ -106,7 +117,9 @@ def test_a_second_key_opens_what_it_sealed_before() -> None:
         Sealer([old]).open(Sealer([new, old]).seal(b"{}", "account", {}), "account", {})
 
 
-@pytest.mark.parametrize("key", ["", "short", "not base64 at all, but long enough to be one!!", CANARY * 4])
+@pytest.mark.parametrize(
+    "key", ["", "short", "not base64 at all, but long enough to be one!!", CANARY * 4]
+)
 def test_a_malformed_key_is_named_by_its_place_never_shown(key: str) -> None:
     """The message tells which key is malformed, and does not repeat it."""
     with pytest.raises(SealError, match="sealing key 2 is malformed") as caught:

@@ -59,11 +59,17 @@ def test_the_help_shows_the_first_servers_options_with_its_defaults(
         ("p", "port", "port to run on", "5001"),
         ("n", "address", "network address to run on", "127.0.0.1"),
         ("r", "redirect", "oauth2 redirect address", "http://localhost:5001/code"),
-        ("o", "scopes", "oauth2 scopes", "offline_access, accounting.transactions, accounting.reports.read"),
+        (
+            "o",
+            "scopes",
+            "oauth2 scopes",
+            "offline_access, accounting.transactions, accounting.reports.read",
+        ),
         ("m", "refreshmins", "set lifetime of refresh token (default 50 days)", "72000"),
     ):
         assert re.search(
-            rf" -{letter}\b[^-]*, --{name}\b[^-]*? {re.escape(words)}[^()]* \(default: {re.escape(default)}\)", text
+            rf" -{letter}\b[^-]*, --{name}\b[^-]*? {re.escape(words)}[^()]* \(default: {re.escape(default)}\)",
+            text,
         ), name
     assert re.search(r" -h, --help ", text)
 
@@ -76,7 +82,9 @@ def test_the_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.parametrize("command", ["serve", "demo", "sandbox"])
-def test_every_command_has_a_help_of_its_own(capsys: pytest.CaptureFixture[str], command: str) -> None:
+def test_every_command_has_a_help_of_its_own(
+    capsys: pytest.CaptureFixture[str], command: str
+) -> None:
     """``xots COMMAND -h`` explains that command."""
     assert "usage: xots" in shown_help(capsys, command, "-h")
 
@@ -159,7 +167,9 @@ def test_a_secret_on_the_command_line_is_refused_without_repeating_it(
     assert "environment" in shown
 
 
-@pytest.mark.parametrize("command", [[], ["serve"], ["demo", "--sandbox-port", "0"], ["sandbox"]], ids=str)
+@pytest.mark.parametrize(
+    "command", [[], ["serve"], ["demo", "--sandbox-port", "0"], ["sandbox"]], ids=str
+)
 def test_a_port_in_use_is_a_clear_error(command: list[str], taken_port: int) -> None:
     """The process says that the port is taken and how to choose another, and ends with status 1."""
     flag = "--port" if command == ["sandbox"] else "-p"

@@ -78,7 +78,9 @@ class Cluster:
         return [p.port for p in self.processes if p.port is not None]
 
     async def log_in(self, port: int) -> None:
-        page = await Person().log_in(f"http://localhost:{port}", DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET)
+        page = await Person().log_in(
+            f"http://localhost:{port}", DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET
+        )
         assert page.status == 200, page.text
 
     async def tokens(self) -> list[str | None]:
@@ -126,7 +128,9 @@ def redis_server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-async def start(redis_server: RedisServer, tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Cluster]]]:
+async def start(
+    redis_server: RedisServer, tmp_path: Path
+) -> AsyncIterator[Callable[..., Awaitable[Cluster]]]:
     """Starts the five processes, on tokens that live so many seconds."""
     async with AsyncExitStack() as running:
 
@@ -138,7 +142,9 @@ async def start(redis_server: RedisServer, tmp_path: Path) -> AsyncIterator[Call
             sandbox = await running.enter_async_context(Sandbox(options))
             (tmp_path / "key").write_text(new_key().reveal())
             (tmp_path / "key").chmod(0o600)
-            environment = {name: value for name, value in os.environ.items() if not name.startswith("XOTS_")} | {
+            environment = {
+                name: value for name, value in os.environ.items() if not name.startswith("XOTS_")
+            } | {
                 "XOTS_STORE": redis_server.unix_url,
                 "XOTS_KEY_FILE": str(tmp_path / "key"),
                 "XOTS_AUTHORIZE_URL": sandbox.authorize_url,
@@ -161,7 +167,9 @@ async def start(redis_server: RedisServer, tmp_path: Path) -> AsyncIterator[Call
 
             cluster = Cluster(sandbox, redis_server, [])
             for port in ports:
-                process = await spawn(str(Path(sys.executable).with_name("xots")), "--port", str(port))
+                process = await spawn(
+                    str(Path(sys.executable).with_name("xots")), "--port", str(port)
+                )
 
                 async def from_server(port: int = port) -> str | None:
                     status, content = await ask(port, "/token")
@@ -196,7 +204,9 @@ async def ended(process: asyncio.subprocess.Process) -> None:
     await process.communicate()
 
 
-async def test_one_login_serves_all_and_one_revoke_ends_it_for_all(start: Callable[..., Awaitable[Cluster]]) -> None:
+async def test_one_login_serves_all_and_one_revoke_ends_it_for_all(
+    start: Callable[..., Awaitable[Cluster]],
+) -> None:
     """A login on any of them is every one's; a revoke on another is seen by all within 2 seconds."""
     cluster = await start()
     first, second, _ = cluster.servers
@@ -235,7 +245,9 @@ async def test_there_is_one_refresh_a_rotation(start: Callable[..., Awaitable[Cl
     assert given > len(refreshes)
 
 
-async def test_redis_away_is_degraded_and_not_more(start: Callable[..., Awaitable[Cluster]]) -> None:
+async def test_redis_away_is_degraded_and_not_more(
+    start: Callable[..., Awaitable[Cluster]],
+) -> None:
     """Each process serves its token meanwhile, says that it is degraded, and is well within 5 seconds of the return."""
     cluster = await start()
     await cluster.log_in(cluster.servers[0])
@@ -265,10 +277,16 @@ async def test_redis_away_is_degraded_and_not_more(start: Callable[..., Awaitabl
 
 async def says(port: int, store: str) -> bool:
     ready, status = await asyncio.gather(ask(port, "/ready"), ask(port, "/status"))
-    return ready[1] is not None and status[1] is not None and ready[1]["store"] == status[1]["store"] == store
+    return (
+        ready[1] is not None
+        and status[1] is not None
+        and ready[1]["store"] == status[1]["store"] == store
+    )
 
 
-async def test_nothing_in_redis_or_its_traffic_is_in_clear(start: Callable[..., Awaitable[Cluster]]) -> None:
+async def test_nothing_in_redis_or_its_traffic_is_in_clear(
+    start: Callable[..., Awaitable[Cluster]],
+) -> None:
     """No credential, token or key in any key or value, nor in what a MONITOR sees of all that is done."""
     cluster = await start()
     secrets: set[str] = {DEFAULT_CLIENT_SECRET}
@@ -284,7 +302,9 @@ async def test_nothing_in_redis_or_its_traffic_is_in_clear(start: Callable[..., 
         assert (await ask(cluster.servers[0], "/revoke"))[0] == 200
         await asyncio.to_thread(cluster.redis.admin.echo, "the end")
         seen = []
-        while "the end" not in (command := (await asyncio.to_thread(monitor.next_command))["command"]):
+        while "the end" not in (
+            command := (await asyncio.to_thread(monitor.next_command))["command"]
+        ):
             seen.append(command)
     assert any("xots:record:default" in command for command in seen)
     assert b"xots:record:default" in kept

@@ -94,13 +94,18 @@ def house() -> Iterator[House]:
         )
         await server.start()
         client = sandbox.identity.clients[DEFAULT_CLIENT_ID]
-        sandbox.identity.register(replace(client, redirect_uris=(*client.redirect_uris, server.redirect_uri)))
+        sandbox.identity.register(
+            replace(client, redirect_uris=(*client.redirect_uris, server.redirect_uri))
+        )
         return server
 
     async def start() -> tuple[Sandbox, Server, Server, Server]:
         sandbox = Sandbox(SandboxOptions(port=0, clients=(Client(redirect_uris=()),)))
         sandbox.start()
-        credentials = {"client_id": DEFAULT_CLIENT_ID, "client_secret": Secret(DEFAULT_CLIENT_SECRET)}
+        credentials = {
+            "client_id": DEFAULT_CLIENT_ID,
+            "client_secret": Secret(DEFAULT_CLIENT_SECRET),
+        }
         servers = [await started(sandbox, **given) for given in (credentials, credentials, {})]
         return sandbox, *servers
 
@@ -119,7 +124,11 @@ def house() -> Iterator[House]:
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The environment of whoever runs the tests sets nothing here, and nothing is written in his folders."""
     for name in list(os.environ):
-        if name.startswith("XOTS_") or name in ("CREDENTIALS_DIRECTORY", "XERO_ACCESS_TOKEN", "XERO_TENANT_ID"):
+        if name.startswith("XOTS_") or name in (
+            "CREDENTIALS_DIRECTORY",
+            "XERO_ACCESS_TOKEN",
+            "XERO_TENANT_ID",
+        ):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
@@ -130,7 +139,9 @@ def connected(house: House) -> Server:
     """The server that somebody is logged in to, whatever the test before did to it."""
     current = house.server.keeper.account.current
     # Another server's logout ends this one's login at Xero too: both are the same person's, to the same app.
-    if current is None or not house.sandbox.identity.would_issue(current.value.reveal(), house.sandbox.clock()):
+    if current is None or not house.sandbox.identity.would_issue(
+        current.value.reveal(), house.sandbox.clock()
+    ):
         house.log_in(house.server)
     return house.server
 
@@ -163,7 +174,12 @@ def xots(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
 def process(*arguments: str, **environment: str) -> Ended:
     """Run a command as a process of its own."""
     ended = subprocess.run(
-        [XOTS, *arguments], capture_output=True, text=True, timeout=20, check=False, env=os.environ | environment
+        [XOTS, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+        env=os.environ | environment,
     )
     return Ended(ended.returncode, ended.stdout, ended.stderr)
 
@@ -194,7 +210,14 @@ def test_token_prints_the_bare_token(xots: Any, connected: Server) -> None:
 def test_token_as_json_is_all_that_the_server_tells(xots: Any, connected: Server) -> None:
     """The fields of ``/token``, in JSON."""
     content = json.loads(xots("token", "--json", *at(connected)).out)
-    assert content.keys() == {"accessToken", "tokenType", "expiresAt", "expiresIn", "scopes", "tenantId"}
+    assert content.keys() == {
+        "accessToken",
+        "tokenType",
+        "expiresAt",
+        "expiresIn",
+        "scopes",
+        "tenantId",
+    }
     assert content["tenantId"] == connected.keeper.account.tenant_id
 
 
@@ -207,7 +230,9 @@ def test_token_takes_a_least_life(xots: Any, connected: Server, house: House) ->
     assert xots("token", "--min-ttl", "soon", *at(connected)).status == 2
 
 
-def test_a_min_ttl_that_the_server_refuses_is_told(xots: Any, connected: Server, expected_log: Any) -> None:
+def test_a_min_ttl_that_the_server_refuses_is_told(
+    xots: Any, connected: Server, expected_log: Any
+) -> None:
     """The server's own sentence is passed on."""
     expected_log(r"WARNING xots\.web: GET /token: min_ttl")
     assert "min_ttl" in told_why(xots("token", "--min-ttl", "-1", *at(connected)))
@@ -217,7 +242,11 @@ def test_status_prints_how_things_are(xots: Any, connected: Server) -> None:
     """A line for each thing known, for people; no token among them."""
     ended = xots("status", *at(connected))
     assert (ended.status, ended.err) == (0, "")
-    assert [line for line in ended.out.splitlines() if line.startswith("state ") and line.endswith(" connected")]
+    assert [
+        line
+        for line in ended.out.splitlines()
+        if line.startswith("state ") and line.endswith(" connected")
+    ]
     assert DEFAULT_CLIENT_ID in ended.out
     assert "eyJ" not in ended.out
 
@@ -227,7 +256,11 @@ def test_status_as_json_is_what_the_server_tells(xots: Any, connected: Server) -
     ended = xots("status", "--json", *at(connected))
     status = json.loads(ended.out)
     assert ended.status == 0
-    assert (status["state"], status["healthy"], status["client_id"]) == ("connected", True, DEFAULT_CLIENT_ID)
+    assert (status["state"], status["healthy"], status["client_id"]) == (
+        "connected",
+        True,
+        DEFAULT_CLIENT_ID,
+    )
 
 
 def test_refresh_refreshes(xots: Any, connected: Server, house: House) -> None:
@@ -240,7 +273,9 @@ def test_refresh_refreshes(xots: Any, connected: Server, house: House) -> None:
     assert xots("token", *at(connected)).out != before
 
 
-def test_a_refresh_that_fails_is_told(xots: Any, connected: Server, house: House, expected_log: Any) -> None:
+def test_a_refresh_that_fails_is_told(
+    xots: Any, connected: Server, house: House, expected_log: Any
+) -> None:
     """The reason is the server's; the token that is still good is served all the same."""
     expected_log(r"WARNING xots: default: refresh failed", r"WARNING xots\.web: POST /refresh: ")
     house.sandbox.add_fault("refresh:nth=1:503-html")
@@ -265,16 +300,22 @@ def test_tenants_as_json_are_as_xero_gives_them(xots: Any, connected: Server) ->
     assert (ended.status, json.loads(ended.out)) == (0, given)
 
 
-def test_revoke_ends_the_login_and_keeps_the_credentials(xots: Any, connected: Server, house: House) -> None:
+def test_revoke_ends_the_login_and_keeps_the_credentials(
+    xots: Any, connected: Server, house: House
+) -> None:
     """It says that it is done; afterwards there is no token."""
     ended = xots("revoke", *at(connected))
     assert (ended.status, ended.err) == (0, "")
     assert "revoked" in ended.out
     assert "revoked" in told_why(xots("token", *at(connected)))
-    assert json.loads(xots("status", "--json", *at(connected)).out)["client_id"] == DEFAULT_CLIENT_ID
+    assert (
+        json.loads(xots("status", "--json", *at(connected)).out)["client_id"] == DEFAULT_CLIENT_ID
+    )
 
 
-def test_a_revocation_that_is_pending_is_told(xots: Any, connected: Server, house: House, expected_log: Any) -> None:
+def test_a_revocation_that_is_pending_is_told(
+    xots: Any, connected: Server, house: House, expected_log: Any
+) -> None:
     """Nothing is served any more, but Xero has not been told yet: the command does not say that it is done."""
     expected_log(r"WARNING xots: default: Xero could not be told to revoke")
     house.sandbox.add_fault("revocation:nth=1:503-html")
@@ -303,7 +344,9 @@ def test_login_says_so_when_somebody_is_logged_in(xots: Any, connected: Server) 
 def test_login_shows_where_and_waits_until_somebody_has(house: House, xots: Any) -> None:
     """It prints an address that can be opened, and ends with 0 once the login there succeeded."""
     xots("logout", *at(house.nobody))
-    with subprocess.Popen([XOTS, "login", *at(house.nobody)], stdout=subprocess.PIPE, text=True) as command:
+    with subprocess.Popen(
+        [XOTS, "login", *at(house.nobody)], stdout=subprocess.PIPE, text=True
+    ) as command:
         assert command.stdout is not None
         assert f"http://localhost:{house.nobody.port}/" in command.stdout.readline()
         assert command.poll() is None
@@ -315,7 +358,9 @@ def test_login_shows_where_and_waits_until_somebody_has(house: House, xots: Any)
 
 def test_login_waits_at_a_server_without_credentials_too(house: House) -> None:
     """The form comes first there; the command shows an address and waits."""
-    with subprocess.Popen([XOTS, "login", *at(house.bare)], stdout=subprocess.PIPE, text=True) as command:
+    with subprocess.Popen(
+        [XOTS, "login", *at(house.bare)], stdout=subprocess.PIPE, text=True
+    ) as command:
         assert command.stdout is not None
         assert f"http://localhost:{house.bare.port}/" in command.stdout.readline()
         assert command.poll() is None
@@ -333,7 +378,9 @@ def test_where_the_server_is_comes_from_all_sources(
     else:
         config = tmp_path / "xots.yaml"
         # The rest of the server's own file is no concern of a command's, which may not even be able to read it.
-        config.write_text(f"port: {connected.port}\nclient_id: C\nclient_secret_file: /nonexistent\n")
+        config.write_text(
+            f"port: {connected.port}\nclient_id: C\nclient_secret_file: /nonexistent\n"
+        )
         assert xots("token", "--config", str(config)).status == 0
 
 
@@ -352,7 +399,9 @@ def arguments_of(command: str, port: int) -> list[str]:
 
 
 # Revoke and logout are not among them: without a server they are for the store itself.
-@pytest.mark.parametrize("command", [command for command in ASKING if command not in ("revoke", "logout")])
+@pytest.mark.parametrize(
+    "command", [command for command in ASKING if command not in ("revoke", "logout")]
+)
 def test_without_a_server_every_command_says_so(xots: Any, free_port: int, command: str) -> None:
     """Which address was tried, why it failed and how to start one; exit status 1."""
     told = told_why(xots(*arguments_of(command, free_port)))
@@ -363,7 +412,9 @@ def test_without_a_server_every_command_says_so(xots: Any, free_port: int, comma
 
 @pytest.mark.parametrize("kind", ["nobody", "bare"])
 @pytest.mark.parametrize("command", ["token", "exec", "refresh", "tenants", "revoke"])
-def test_before_a_login_every_command_says_where_to_log_in(xots: Any, house: House, command: str, kind: str) -> None:
+def test_before_a_login_every_command_says_where_to_log_in(
+    xots: Any, house: House, command: str, kind: str
+) -> None:
     """The server's sentence: nobody has logged in, and the address to open; exit status 1."""
     server = getattr(house, kind)
     told = told_why(xots(*arguments_of(command, server.port)))
@@ -407,7 +458,10 @@ def strangers(house: House) -> Iterator[dict[str, int]]:
         return answer
 
     async def start() -> dict[str, asyncio.Server]:
-        return {kind: await asyncio.start_server(answers(what), "127.0.0.1", 0) for kind, what in STRANGERS.items()}
+        return {
+            kind: await asyncio.start_server(answers(what), "127.0.0.1", 0)
+            for kind, what in STRANGERS.items()
+        }
 
     async def stop() -> None:
         for server in servers.values():
@@ -422,7 +476,12 @@ def strangers(house: House) -> Iterator[dict[str, int]]:
 @pytest.mark.parametrize(
     ("command", "kind"),
     # To revoke and logout, what does not even speak HTTP is no server: they turn to the store then.
-    [(c, k) for c in ASKING for k in STRANGERS if c not in ("revoke", "logout") or k not in ("no HTTP", "nothing")],
+    [
+        (c, k)
+        for c in ASKING
+        for k in STRANGERS
+        if c not in ("revoke", "logout") or k not in ("no HTTP", "nothing")
+    ],
 )
 def test_another_program_at_the_port_is_not_taken_for_xots(
     xots: Any, strangers: dict[str, int], command: str, kind: str
@@ -441,38 +500,68 @@ def test_exec_gives_the_program_the_token_and_the_tenant(connected: Server) -> N
     """In its environment and nowhere else; its arguments are passed on as they are."""
     account = connected.keeper.account
     assert account.access is not None
-    ended = process("exec", *at(connected), "--", sys.executable, "-c", SHOW, "--port", "x", "--", "y")
-    assert ended == Ended(0, f"{account.access.value.reveal()} {account.tenant_id} --port x -- y\n", "")
+    ended = process(
+        "exec", *at(connected), "--", sys.executable, "-c", SHOW, "--port", "x", "--", "y"
+    )
+    assert ended == Ended(
+        0, f"{account.access.value.reveal()} {account.tenant_id} --port x -- y\n", ""
+    )
 
 
 @pytest.mark.parametrize("status", [0, 7, 255])
 def test_the_exit_status_of_exec_is_the_programs(connected: Server, status: int) -> None:
     """A script's verdict passes through."""
-    assert process("exec", *at(connected), "--", sys.executable, "-c", f"raise SystemExit({status})").status == status
+    assert (
+        process(
+            "exec", *at(connected), "--", sys.executable, "-c", f"raise SystemExit({status})"
+        ).status
+        == status
+    )
 
 
 def test_exec_keeps_the_rest_of_the_environment(connected: Server) -> None:
     """The program finds what the user has set, and a stale token of his is replaced."""
     show = "import os; print(os.environ['COLOUR'], os.environ['XERO_ACCESS_TOKEN'][:3])"
-    ended = process("exec", *at(connected), "--", sys.executable, "-c", show, COLOUR="teal", XERO_ACCESS_TOKEN="stale")
+    ended = process(
+        "exec",
+        *at(connected),
+        "--",
+        sys.executable,
+        "-c",
+        show,
+        COLOUR="teal",
+        XERO_ACCESS_TOKEN="stale",
+    )
     assert ended.out == "teal eyJ\n"
 
 
 def test_exec_names_no_tenant_that_was_not_chosen(house: House, xots: Any) -> None:
     """Where no organisation is chosen, one that the environment happens to name is not taken for it."""
     xots("revoke", *at(house.server))
-    xots("logout", *at(house.server))  # or the organisation that was chosen before would be gone on with
+    xots(
+        "logout", *at(house.server)
+    )  # or the organisation that was chosen before would be gone on with
     house.sandbox.log_in()  # connects the app to all organisations, so that a login finds several to choose among
     house.log_in(house.server)
     assert json.loads(xots("token", "--json", *at(house.server)).out)["tenantId"] is None
     show = "import os; print(os.environ.get('XERO_TENANT_ID'))"
-    ended = process("exec", *at(house.server), "--", sys.executable, "-c", show, XERO_TENANT_ID="another-login's")
+    ended = process(
+        "exec",
+        *at(house.server),
+        "--",
+        sys.executable,
+        "-c",
+        show,
+        XERO_TENANT_ID="another-login's",
+    )
     xots("revoke", *at(house.server))
     assert ended.out == "None\n"
 
 
 @pytest.mark.parametrize("arguments", [[], ["--"]], ids=str)
-def test_exec_without_a_program_says_how(xots: Any, connected: Server, arguments: list[str]) -> None:
+def test_exec_without_a_program_says_how(
+    xots: Any, connected: Server, arguments: list[str]
+) -> None:
     """What was asked wrongly ends with 2, and an example."""
     assert "xots exec -- " in told_why(xots("exec", *at(connected), *arguments), status=2)
 
@@ -524,7 +613,13 @@ def test_check_says_of_each_thing_that_it_is_in_order(house: House) -> None:
     """Settings, store, key, redirect and reachability, a line each; exit status 0, and nothing was asked of Xero."""
     asked = len(house.sandbox.log)
     ended = process(
-        "check", "--token-url", house.sandbox.token_url, "-p", "6001", XOTS_CLIENT_ID="C", XOTS_STORE="memory:"
+        "check",
+        "--token-url",
+        house.sandbox.token_url,
+        "-p",
+        "6001",
+        XOTS_CLIENT_ID="C",
+        XOTS_STORE="memory:",
     )
     assert (ended.status, ended.err) == (0, "")
     found = lines_by_subject(ended)
@@ -539,7 +634,9 @@ def test_check_says_of_each_thing_that_it_is_in_order(house: House) -> None:
 
 def test_check_tells_an_unreachable_token_url(free_port: int) -> None:
     """That line says so and why, the others stay well, and the exit status is 1."""
-    ended = process("check", "--token-url", f"http://127.0.0.1:{free_port}/connect/token", XOTS_STORE="memory:")
+    ended = process(
+        "check", "--token-url", f"http://127.0.0.1:{free_port}/connect/token", XOTS_STORE="memory:"
+    )
     assert (ended.status, ended.err) == (1, "")
     bad = [line for line in ended.out.splitlines() if not line.startswith("ok")]
     assert len(bad) == 1
@@ -553,7 +650,9 @@ def test_check_with_bad_settings_tells_them_all_with_status_2(xots: Any) -> None
     ended = xots("check", "-p", "70000", "--token-url", "nonsense", "--store", "nosuch://x")
     assert (ended.status, ended.out) == (2, "")
     lines = ended.err.splitlines()
-    assert [sum(source in line for line in lines) for source in ("--port", "--token-url", "--store")] == [1, 1, 1]
+    assert [
+        sum(source in line for line in lines) for source in ("--port", "--token-url", "--store")
+    ] == [1, 1, 1]
     assert len(lines) == 3
 
 

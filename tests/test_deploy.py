@@ -33,7 +33,13 @@ def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
 def test_the_unit_is_locked_up(tmp_path: Path) -> None:
     """No root, no core dumps, and an exposure that systemd calls OK or better."""
     verdict = subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", "--threshold=25", DEPLOY / "xots.service"],
+        [
+            "systemd-analyze",
+            "security",
+            "--offline=true",
+            "--threshold=25",
+            DEPLOY / "xots.service",
+        ],
         capture_output=True,
         text=True,
         check=False,
@@ -44,13 +50,17 @@ def test_the_unit_is_locked_up(tmp_path: Path) -> None:
     assert "\nLimitCORE=0\n" in unit
 
 
-@pytest.mark.parametrize("path", [*DEPLOY.glob("*.yaml"), *EXAMPLES.glob("*.yaml")], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [*DEPLOY.glob("*.yaml"), *EXAMPLES.glob("*.yaml")], ids=lambda path: path.name
+)
 def test_the_annotated_settings_are_good_as_they_stand(path: Path) -> None:
     """Every line is a setting, and every setting has a good value."""
     assert load({}, {}, path).sources
 
 
-@pytest.mark.parametrize("path", [*DEPLOY.glob("*.yaml"), *EXAMPLES.glob("*.yaml")], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [*DEPLOY.glob("*.yaml"), *EXAMPLES.glob("*.yaml")], ids=lambda path: path.name
+)
 def test_what_is_commented_out_is_a_setting_too(path: Path) -> None:
     """A line that becomes active by taking its hash away names a setting."""
     names = {setting.name for setting in declared()}

@@ -12,7 +12,14 @@ import pytest
 
 from xots.account import Account
 from xots.errors import StoreUnavailable
-from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Endpoint, LoggedRequest, Outcome, Sandbox
+from xots.sandbox import (
+    DEFAULT_CLIENT_ID,
+    DEFAULT_CLIENT_SECRET,
+    Endpoint,
+    LoggedRequest,
+    Outcome,
+    Sandbox,
+)
 from xots.sandbox.person import Page, Person
 from xots.server import Server
 
@@ -78,8 +85,14 @@ class Expected:
 
 def _read_table() -> dict[str, dict[str, Expected]]:
     """By state, then by path."""
-    header, *rows = ([cell.strip() for cell in line.split("|")] for line in TABLE.strip().splitlines())
-    cells = {(state, row[0]): cell for row in rows for state, cell in zip(header[1:], row[1:], strict=True)}
+    header, *rows = (
+        [cell.strip() for cell in line.split("|")] for line in TABLE.strip().splitlines()
+    )
+    cells = {
+        (state, row[0]): cell
+        for row in rows
+        for state, cell in zip(header[1:], row[1:], strict=True)
+    }
     table: dict[str, dict[str, Expected]] = {state: {} for state in header[1:]}
     for (state, path), cell in cells.items():
         status, _, told = cell.partition(" ")
@@ -94,7 +107,9 @@ SAFE = [path for path in METHODS if path not in ACTS]
 EVERY_CELL = pytest.mark.parametrize(
     ("state", "paths"),
     [
-        pytest.param(state, paths, id=f"{state}-{paths[0] if len(paths) == 1 else 'all that reads'}")
+        pytest.param(
+            state, paths, id=f"{state}-{paths[0] if len(paths) == 1 else 'all that reads'}"
+        )
         for state in EXPECTED
         for paths in [SAFE, *([act] for act in ACTS)]
     ],
@@ -112,7 +127,13 @@ def asked_to_revoke(sandbox: Sandbox) -> list[LoggedRequest]:
 
 @pytest.fixture
 def brought_to(
-    new_server: NewServer, credentials: Any, sandbox: Sandbox, person: Person, clock: Any, send: Any, expected_log: Any
+    new_server: NewServer,
+    credentials: Any,
+    sandbox: Sandbox,
+    person: Person,
+    clock: Any,
+    send: Any,
+    expected_log: Any,
 ) -> Callable[[str], Awaitable[Server]]:
     """Starts a server and brings it into one of the table's states, with the real pages and acts."""
 
@@ -138,7 +159,9 @@ def brought_to(
             clock.advance(XERO_LIFE)
             await server.rotation.tick()
         elif state in ("revoked", "logged-out"):
-            await send("POST", f"{server.url}/{'revoke' if state == 'revoked' else 'logout'}", None, "")
+            await send(
+                "POST", f"{server.url}/{'revoke' if state == 'revoked' else 'logout'}", None, ""
+            )
         return server
 
     return brought_to
@@ -196,12 +219,16 @@ async def test_a_browsers_get_is_answered_with_pages_and_changes_nothing(
         if answer.status in (301, 302, 303):
             assert (path, answer.headers["Location"]) == (path, expected.told)
             continue
-        a_page = path in ("/", "/login", "/home", "/status", *ACTS) or (expected.status >= 400 and path != "/livez")
+        a_page = path in ("/", "/login", "/home", "/status", *ACTS) or (
+            expected.status >= 400 and path != "/livez"
+        )
         if a_page:
             assert (path, answer.headers["Content-Type"].split(";")[0]) == (path, "text/html")
             assert "Set-Cookie" not in answer.headers
         if path in ACTS:
-            assert re.search(rf'<form method="post" action="{path}">\s*<button type="submit">', answer.text)
+            assert re.search(
+                rf'<form method="post" action="{path}">\s*<button type="submit">', answer.text
+            )
     assert server.keeper.account == account
     assert len(sandbox.refreshes()) + len(asked_to_revoke(sandbox)) == asked
 
@@ -255,7 +282,9 @@ async def test_the_button_of_a_browsers_page_acts(
     server = await brought_to("connected")
     page = await person.open(origin(server) + path)
     headers = BROWSER | {"Sec-Fetch-Site": "same-origin", "Origin": origin(server)}
-    answer = await send("POST", origin(server) + page.form.action, headers, urlencode(page.form.fields))
+    answer = await send(
+        "POST", origin(server) + page.form.action, headers, urlencode(page.form.fields)
+    )
     if path == "/refresh":
         assert (answer.status, answer.headers["Location"]) == (303, "/token")
         assert [one.outcome for one in sandbox.refreshes()] == [Outcome.ISSUED]
@@ -276,7 +305,11 @@ async def test_another_sites_form_does_not_act(
     expected_log(rf"WARNING xots\.web: POST {path}: ")
     server = await brought_to("connected")
     account = server.keeper.account
-    for foreign in ({"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://evil.example"}, {"Origin": "null"}):
+    for foreign in (
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+    ):
         answer = await send("POST", origin(server) + path, BROWSER | foreign, "")
         assert answer.status == 403
     assert server.keeper.account == account
@@ -312,7 +345,9 @@ async def test_the_bare_token_is_given_to_who_accepts_plain_text(brought_to: Any
         assert (await get(f"{server.url}/token", Accept=accept)).json["accessToken"] == token
 
 
-async def test_no_bare_text_is_mistaken_for_a_token_before_a_login(brought_to: Any, get: Any) -> None:
+async def test_no_bare_text_is_mistaken_for_a_token_before_a_login(
+    brought_to: Any, get: Any
+) -> None:
     """Who asks for plain text before a login gets the status and the problem."""
     server = await brought_to("credentials")
     answer = await get(f"{server.url}/token", Accept="text/plain")
@@ -323,7 +358,9 @@ async def test_no_bare_text_is_mistaken_for_a_token_before_a_login(brought_to: A
 # -------------------------------------------------------------------------------------------- the tenants
 
 
-async def test_the_tenants_are_xeros_list_byte_for_byte(brought_to: Any, sandbox: Sandbox, get: Any) -> None:
+async def test_the_tenants_are_xeros_list_byte_for_byte(
+    brought_to: Any, sandbox: Sandbox, get: Any
+) -> None:
     """Seven digits, nulls and all: what Xero's endpoint gives the token's bearer is what is passed on."""
     server = await brought_to("connected")
     token = (await get(f"{server.url}/token")).json["accessToken"]
@@ -436,14 +473,18 @@ async def test_a_refresh_that_was_cut_off_is_concluded_before_the_revocation(
     assert sandbox.identity.usable_refresh_tokens(sandbox.clock()) == []
 
 
-async def test_logout_forgets_the_credentials(brought_to: Any, sandbox: Sandbox, person: Person, get: Any) -> None:
+async def test_logout_forgets_the_credentials(
+    brought_to: Any, sandbox: Sandbox, person: Person, get: Any
+) -> None:
     """Afterwards the server knows no more than at its first start: the form is shown, no secret is kept."""
     server = await brought_to("connected")
     answer = await get(f"{server.url}/logout")
     assert (answer.status, answer.headers["Location"]) == (303, "/")
     assert [one.outcome for one in asked_to_revoke(sandbox)] == [Outcome.REVOKED]
     kept = server.keeper.account
-    assert kept == Account(generation=kept.generation, write_id=kept.write_id, ended_at=kept.ended_at)
+    assert kept == Account(
+        generation=kept.generation, write_id=kept.write_id, ended_at=kept.ended_at
+    )
     assert (await get(f"{server.url}/status")).json["client_id"] is None
     page = await person.open(f"{origin(server)}/")
     assert "client_id" in dict(page.form.fields)
@@ -502,7 +543,9 @@ async def test_ready_tells_a_store_that_fails_while_a_token_can_be_served(
     assert (await get(f"{server.url}/ready")).json["store"] == "ok"
 
 
-@pytest.mark.parametrize("state", ["no-credentials", "credentials", "revoked", "logged-out", "consent-lost"])
+@pytest.mark.parametrize(
+    "state", ["no-credentials", "credentials", "revoked", "logged-out", "consent-lost"]
+)
 async def test_ready_is_503_when_the_store_fails_and_no_token_can_be_served(
     brought_to: Any, break_store: Any, get: Any, state: str
 ) -> None:
@@ -563,7 +606,9 @@ async def test_an_end_that_cannot_be_kept_is_told(
 async def test_a_page_of_an_act_leads_nowhere_else(brought_to: Any, send: Any) -> None:
     """Its one form posts to its own path, whatever the query says, and repeats nothing of it."""
     server = await brought_to("connected")
-    answer = await send("GET", f"{origin(server)}/revoke?action=//evil.example/&x=%3Cscript%3E", BROWSER)
+    answer = await send(
+        "GET", f"{origin(server)}/revoke?action=//evil.example/&x=%3Cscript%3E", BROWSER
+    )
     assert Page(f"{origin(server)}/revoke", answer.status, answer.text).form.action == "/revoke"
     assert "evil" not in answer.text
     assert "<script" not in answer.text

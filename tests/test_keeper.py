@@ -131,7 +131,9 @@ class Bench:
         """Write as another process would that slept past its lease."""
         kept = self.kept()
         changed = change(replace(kept, intent=None))
-        changed = replace(changed, generation=kept.generation + 1, write_id=f"other{kept.generation}")
+        changed = replace(
+            changed, generation=kept.generation + 1, write_id=f"other{kept.generation}"
+        )
         sealed = self.sealer.seal(encode(changed), "account", {"name": "default"})
         self.store._kept["default"] = Stored(sealed, f"other{kept.generation}")
 
@@ -167,7 +169,12 @@ class Bench:
         )
         tenants = list(self.sandbox.world.books.organisations)
         code = identity.consent(request, self.sandbox.clock(), tenant_ids=tenants[:1])["code"]
-        given = {"credentials": WEB_APP, "code": Secret(code), "verifier": None, "scopes": SCOPES} | changes
+        given = {
+            "credentials": WEB_APP,
+            "code": Secret(code),
+            "verifier": None,
+            "scopes": SCOPES,
+        } | changes
         return LoginAttempt(redirect_uri=DEFAULT_REDIRECT_URI, **given)  # type: ignore[arg-type]
 
     async def held_refresh(self, keeper: TokenKeeper) -> asyncio.Task[None]:
@@ -186,7 +193,9 @@ class Bench:
         """Would Xero issue from the token that the *store* holds? The invariant, in short."""
         account = self.kept()
         tokens = [t for t in (account.current, *account.rivals) if t is not None]
-        return any(self.sandbox.identity.would_issue(t.value.reveal(), self.clock()) for t in tokens)
+        return any(
+            self.sandbox.identity.would_issue(t.value.reveal(), self.clock()) for t in tokens
+        )
 
     def happened(self, kind: type[Event]) -> int:
         return sum(isinstance(event, kind) for event in self.events)
@@ -212,7 +221,9 @@ async def test_before_a_login_there_is_no_token(bench: Bench) -> None:
         await keeper.token()
     with pytest.raises(NoCredentials):
         await keeper.refresh()
-    configured = TokenKeeper(bench.store, keeper._xero, bench.sealer, configured=WEB_APP, clock=bench.clock)
+    configured = TokenKeeper(
+        bench.store, keeper._xero, bench.sealer, configured=WEB_APP, clock=bench.clock
+    )
     assert configured.state is State.NOT_LOGGED_IN
     with pytest.raises(NotLoggedIn):
         await configured.token()
@@ -446,7 +457,9 @@ async def test_a_token_of_an_ended_consent_is_dropped(bench: Bench) -> None:
         intent=None,
         rivals=(),
     )
-    bench.store._kept["default"] = Stored(bench.sealer.seal(encode(other), "account", {"name": "default"}), "v-other")
+    bench.store._kept["default"] = Stored(
+        bench.sealer.seal(encode(other), "account", {"name": "default"}), "v-other"
+    )
     bench.sandbox.release()
     with pytest.raises(TokenUnavailable):
         await refresh
@@ -454,7 +467,9 @@ async def test_a_token_of_an_ended_consent_is_dropped(bench: Bench) -> None:
     assert (keeper.account.current, keeper.account.rivals) == (other.current, ())
 
 
-async def test_a_store_that_blips_while_a_stale_write_is_settled_loses_nothing(bench: Bench) -> None:
+async def test_a_store_that_blips_while_a_stale_write_is_settled_loses_nothing(
+    bench: Bench,
+) -> None:
     """Stale write, then a read that fails: the new token is held, and joins the record when the store is back."""
     keeper = await bench.logged_in()
     refresh = await bench.held_refresh(keeper)
@@ -481,7 +496,9 @@ async def test_a_held_token_survives_any_number_of_stale_writes(bench: Bench) ->
     await refresh
     bench.store.broken.clear()
     bench.overwrite(lambda account: replace(account, notices_sent=("x",)))
-    bench.store.before_swap = lambda: bench.overwrite(lambda account: replace(account, notices_sent=("x", "y")))
+    bench.store.before_swap = lambda: bench.overwrite(
+        lambda account: replace(account, notices_sent=("x", "y"))
+    )
     await keeper.tend()
     kept = bench.kept()
     assert kept.notices_sent == ("x", "y")
@@ -600,7 +617,9 @@ async def test_a_changed_secret_and_the_old_one_are_both_tried(bench: Bench) -> 
     assert keeper.account.client_secret == WEB_APP.client_secret
     renewed = bench.sandbox.identity.clients[DEFAULT_CLIENT_ID]
     bench.sandbox.identity.register(dataclasses.replace(renewed, secret="renewed"))
-    after = await bench.keeper(configured=Credentials(client_id=DEFAULT_CLIENT_ID, client_secret=Secret("renewed")))
+    after = await bench.keeper(
+        configured=Credentials(client_id=DEFAULT_CLIENT_ID, client_secret=Secret("renewed"))
+    )
     await after.refresh()
     assert after.account.client_secret == Secret("renewed")
 
@@ -621,7 +640,9 @@ async def test_a_late_answer_does_not_overwrite_a_new_login_that_was_followed(be
 
 
 @pytest.mark.parametrize("forget", [False, True])
-async def test_a_late_answer_does_not_revive_a_login_that_was_ended(bench: Bench, forget: bool) -> None:
+async def test_a_late_answer_does_not_revive_a_login_that_was_ended(
+    bench: Bench, forget: bool
+) -> None:
     """The same with an end: it stands, and what the late answer brought is revoked."""
     keeper = await bench.logged_in()
     refresh = await bench.held_refresh(keeper)
@@ -658,7 +679,9 @@ async def test_a_revocation_that_was_slept_through_does_not_end_a_new_login(benc
 async def test_another_identity_servers_login_is_neither_spent_nor_revoked(bench: Bench) -> None:
     """A process with another token URL that comes to follow it sends its tokens nowhere, and says why."""
     keeper, stranger = await bench.logged_in(), await bench.keeper()
-    stranger._xero.endpoints = dataclasses.replace(stranger._xero.endpoints, token_url="http://127.0.0.1:1/token")
+    stranger._xero.endpoints = dataclasses.replace(
+        stranger._xero.endpoints, token_url="http://127.0.0.1:1/token"
+    )
     await stranger._look()
     asked = len(bench.sandbox.log)
     bench.clock.advance(minutes=40)
@@ -671,7 +694,9 @@ async def test_another_identity_servers_login_is_neither_spent_nor_revoked(bench
     assert bench.issues_from(keeper)
 
 
-async def test_a_login_that_a_fail_over_lost_is_written_again_over_later_writes(bench: Bench) -> None:
+async def test_a_login_that_a_fail_over_lost_is_written_again_over_later_writes(
+    bench: Bench,
+) -> None:
     """A login is one write, a refresh two: the older consent's higher generation does not win."""
     keeper = await bench.logged_in()
     old = bench.store._kept["default"]
@@ -915,7 +940,9 @@ async def test_whoever_lost_his_lease_while_he_wrote_the_intent_sends_nothing(
     assert len(bench.sandbox.refreshes()) == 1
 
 
-async def test_whoever_lost_his_lease_concludes_no_intent_at_an_end(bench: Bench, leases: list[Lease]) -> None:
+async def test_whoever_lost_his_lease_concludes_no_intent_at_an_end(
+    bench: Bench, leases: list[Lease]
+) -> None:
     """The end is written, and told to Xero by whoever has the lease."""
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("refresh:nth=1:lost")
@@ -973,7 +1000,9 @@ async def test_what_is_held_is_not_dropped_for_what_another_process_wrote(bench:
     assert issued in [t.value.fingerprint for t in (kept.current, *kept.rivals) if t]
 
 
-async def test_a_write_that_a_fail_over_lost_is_missed_although_another_took_its_generation(bench: Bench) -> None:
+async def test_a_write_that_a_fail_over_lost_is_missed_although_another_took_its_generation(
+    bench: Bench,
+) -> None:
     """Two records of one generation are told apart by their write ids; the token of the lost one joins."""
     keeper = await bench.logged_in()
     old = bench.store._kept["default"]
@@ -1006,7 +1035,9 @@ async def test_a_clock_that_steps_back_does_not_lengthen_a_life(bench: Bench) ->
 async def test_a_replay_whose_life_is_over_is_followed_by_a_fresh_one(bench: Bench) -> None:
     """Xero gives the lost answer again, whose access token has died meanwhile: the next refresh follows at once."""
     bench.sandbox.identity.switches = dataclasses.replace(
-        bench.sandbox.identity.switches, sibling_mode=SiblingMode.SAME_ANSWER, access_token_life_seconds=300
+        bench.sandbox.identity.switches,
+        sibling_mode=SiblingMode.SAME_ANSWER,
+        access_token_life_seconds=300,
     )
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("refresh:nth=1:lost")
@@ -1063,7 +1094,9 @@ async def test_a_caller_who_comes_just_as_a_refresh_ends_does_not_wait_for_it_fo
         await callers[0]
 
 
-async def test_an_old_dump_that_comes_back_under_a_refresh_is_not_gone_on_from(bench: Bench) -> None:
+async def test_an_old_dump_that_comes_back_under_a_refresh_is_not_gone_on_from(
+    bench: Bench,
+) -> None:
     """The store is restored while Xero is asked: its token was spent an hour ago, and spending it again may end all."""
     keeper = await bench.logged_in()
     old = bench.store._kept["default"]
@@ -1096,7 +1129,9 @@ async def test_a_host_whose_clock_is_behind_takes_no_token_from_the_others(bench
     assert (await keeper.token()).expires_at == bench.clock() + timedelta(minutes=30)
 
 
-async def test_a_refresh_that_failed_is_not_told_as_made_after_the_clock_stepped(bench: Bench) -> None:
+async def test_a_refresh_that_failed_is_not_told_as_made_after_the_clock_stepped(
+    bench: Bench,
+) -> None:
     """The token that is there is dated anew at each look, and is still the same one."""
     elapsed = 0.0
     keeper = await bench.keeper(elapsed=lambda: elapsed)
@@ -1108,7 +1143,9 @@ async def test_a_refresh_that_failed_is_not_told_as_made_after_the_clock_stepped
         await keeper.refresh()
 
 
-async def test_a_replay_is_as_old_as_its_first_request_although_the_clock_was_ahead(bench: Bench) -> None:
+async def test_a_replay_is_as_old_as_its_first_request_although_the_clock_was_ahead(
+    bench: Bench,
+) -> None:
     """The lost answer's token has eight minutes left when it is given again, not the 28 that the clock makes of it."""
     bench.sandbox.identity.switches = dataclasses.replace(
         bench.sandbox.identity.switches, sibling_mode=SiblingMode.SAME_ANSWER
@@ -1151,7 +1188,9 @@ def suspended(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
         nonlocal slept
         slept += seconds
 
-    monkeypatch.setattr(time, "clock_gettime", lambda c: real(c) + (slept if c == time.CLOCK_BOOTTIME else 0))
+    monkeypatch.setattr(
+        time, "clock_gettime", lambda c: real(c) + (slept if c == time.CLOCK_BOOTTIME else 0)
+    )
     return sleep
 
 
@@ -1174,7 +1213,9 @@ async def test_who_was_suspended_with_the_lease_spends_nothing(
     assert bench.sandbox.refreshes() == []
 
 
-async def test_who_slept_past_his_lease_tries_no_other_secret(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_slept_past_his_lease_tries_no_other_secret(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Xero does not accept the secret of the settings; by then another process has a new login, which the second try
     would end."""
     keeper = await bench.logged_in()
@@ -1290,7 +1331,9 @@ async def test_an_intent_that_the_store_has_lost_is_written_again(bench: Bench) 
     assert kept.current.first_spent_at == START
 
 
-async def test_a_token_that_a_wrong_clock_dated_does_not_make_the_store_seem_restored(bench: Bench) -> None:
+async def test_a_token_that_a_wrong_clock_dated_does_not_make_the_store_seem_restored(
+    bench: Bench,
+) -> None:
     """Who has slept through some rotations follows the record; what it knew was spent long ago, and is not revived."""
     asleep = await bench.logged_in()
     ahead = await bench.keeper(clock=lambda: bench.clock() + timedelta(days=1))
@@ -1305,16 +1348,22 @@ async def test_a_token_that_a_wrong_clock_dated_does_not_make_the_store_seem_res
     assert bench.happened(StoreLostWrites) == 0
     assert asleep.account.write_id == bench.kept().write_id
     assert known is not None
-    assert known.value not in [t.value for t in (asleep.account.current, *asleep.account.rivals) if t is not None]
+    assert known.value not in [
+        t.value for t in (asleep.account.current, *asleep.account.rivals) if t is not None
+    ]
 
 
 def late_reuse_kills(bench: Bench) -> None:
     """Xero ends the chain where a refresh token is used after its grace."""
-    bench.sandbox.identity.switches = dataclasses.replace(bench.sandbox.identity.switches, late_reuse_kills_chain=True)
+    bench.sandbox.identity.switches = dataclasses.replace(
+        bench.sandbox.identity.switches, late_reuse_kills_chain=True
+    )
 
 
 @pytest.mark.parametrize("minutes", [33, 65, 1440])
-async def test_a_successor_that_comes_late_is_what_is_tried_through_an_outage(bench: Bench, minutes: int) -> None:
+async def test_a_successor_that_comes_late_is_what_is_tried_through_an_outage(
+    bench: Bench, minutes: int
+) -> None:
     """Its store was away from it, and another process asked Xero again meanwhile, which is away from then on."""
     late_reuse_kills(bench)
     keeper = await bench.logged_in()
@@ -1372,7 +1421,9 @@ async def test_what_another_line_has_dropped_is_not_gone_on_from(bench: Bench) -
     assert [r.token for r in issued[1:]] == [r.issued for r in issued[:-1]]
 
 
-async def test_a_record_that_was_sealed_anew_does_not_hide_what_a_process_holds(bench: Bench) -> None:
+async def test_a_record_that_was_sealed_anew_does_not_hide_what_a_process_holds(
+    bench: Bench,
+) -> None:
     """The key is changed while a new token waits for the store: that token is the next to be spent."""
     keeper = await bench.logged_in()
     bench.clock.advance(minutes=1)
@@ -1402,7 +1453,9 @@ async def test_a_doubt_stays_open_when_another_token_is_not_spent(bench: Bench) 
     await keeper.refresh()
     (spent,) = bench.kept().rivals
     bench.sandbox.identity.refresh(Client(), spent.value.reveal(), bench.clock())
-    late = Intent(by="slept:1", began_at=bench.clock(), fingerprint=spent.value.fingerprint, stamped=False)
+    late = Intent(
+        by="slept:1", began_at=bench.clock(), fingerprint=spent.value.fingerprint, stamped=False
+    )
     bench.overwrite(lambda account: replace(account, intent=late))
     bench.sandbox.add_fault("refresh:nth=1:429=3600")
     await keeper._look()
@@ -1478,7 +1531,9 @@ async def test_it_is_told_how_long_a_refresh_was_due(bench: Bench) -> None:
     assert (told.tries, told.due_at) == (3, due_at)
 
 
-async def test_hosts_whose_clocks_differ_do_not_free_each_other_from_a_revocations_wait(bench: Bench) -> None:
+async def test_hosts_whose_clocks_differ_do_not_free_each_other_from_a_revocations_wait(
+    bench: Bench,
+) -> None:
     keeper = await bench.logged_in()
     other = await bench.keeper(clock=lambda: bench.clock() + timedelta(days=1))
     bench.sandbox.add_fault("revocation:every:503-html")
@@ -1510,18 +1565,23 @@ async def test_a_store_that_hangs_keeps_no_caller_from_a_good_token(
     assert await asyncio.gather(keeper.token(), keeper.token()) == [old, old]
     with pytest.raises(TokenUnavailable, match="a refresh is under way"):
         await keeper.token(timedelta(minutes=10))
-    with pytest.raises(TokenUnavailable, match=r"under way.*/token gives the old access token until"):
+    with pytest.raises(
+        TokenUnavailable, match=r"under way.*/token gives the old access token until"
+    ):
         await keeper.refresh()
     go_on.set()
     assert await keeper.token(timedelta(minutes=10)) != old
     assert len(bench.sandbox.refreshes()) == 1
 
 
-async def test_an_answer_that_was_slept_through_is_dead_whatever_the_clock_was_set_to(bench: Bench) -> None:
+async def test_an_answer_that_was_slept_through_is_dead_whatever_the_clock_was_set_to(
+    bench: Bench,
+) -> None:
     """Asked for by a clock that is ahead, which is mended in the sleep: its token ended, here and for the others."""
     ahead = [timedelta(days=1)]
     slept = await bench.keeper(
-        clock=lambda: bench.clock() + ahead[0], elapsed=lambda: (bench.clock() - START).total_seconds()
+        clock=lambda: bench.clock() + ahead[0],
+        elapsed=lambda: (bench.clock() - START).total_seconds(),
     )
     await slept.login(bench.attempt())
     other = await bench.keeper()
@@ -1564,7 +1624,9 @@ async def test_a_token_that_was_minted_for_a_caller_is_served_to_him(bench: Benc
 
 async def test_a_short_life_is_not_lengthened_by_a_small_step_back(bench: Bench) -> None:
     """A clock that steps back by less than the last seconds of a long-lived token."""
-    bench.sandbox.identity.switches = dataclasses.replace(bench.sandbox.identity.switches, access_token_life_seconds=12)
+    bench.sandbox.identity.switches = dataclasses.replace(
+        bench.sandbox.identity.switches, access_token_life_seconds=12
+    )
     now, step = bench.clock(), timedelta(seconds=4.9)
     keeper = await bench.keeper(
         clock=lambda: bench.clock() - (step if bench.clock() > now else timedelta(0)),
@@ -1580,7 +1642,9 @@ async def test_a_short_life_is_not_lengthened_by_a_small_step_back(bench: Bench)
 # ------------------------------------------------------------------------------------------- what is told of it
 
 
-async def test_that_something_is_held_is_told_although_the_store_failed_before(bench: Bench) -> None:
+async def test_that_something_is_held_is_told_although_the_store_failed_before(
+    bench: Bench,
+) -> None:
     """An operator who knows that the store is away must still learn that this process is not to be ended."""
     keeper = await bench.logged_in()
     refresh = await bench.held_refresh(keeper)
@@ -1595,7 +1659,10 @@ async def test_the_log_names_the_next_try_of_the_outlook(bench: Bench) -> None:
     """A refresh that was asked for before it was due failed without spending its token: the next is tried when due."""
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("refresh:nth=1:invalid-client")
-    with pytest.raises(TokenUnavailable, match=r"mend the client id.*Xero is not asked again before 12:\d\d:\d\d UTC"):
+    with pytest.raises(
+        TokenUnavailable,
+        match=r"mend the client id.*Xero is not asked again before 12:\d\d:\d\d UTC",
+    ):
         await keeper.refresh()
     (failed,) = [event for event in bench.events if isinstance(event, RefreshFailed)]
     assert failed.next_try_at == keeper.outlook.next_try_at == bench.clock() + timedelta(minutes=25)
@@ -1609,7 +1676,10 @@ async def test_an_answer_without_a_refresh_token_is_a_warning(bench: Bench) -> N
     (missing,) = [event for event in bench.events if isinstance(event, SuccessorMissing)]
     assert missing.level == logging.WARNING
     assert missing.grace_ends_at == bench.clock() + timedelta(minutes=30)
-    assert "is tried again; the next try is at 12:00:01 UTC or after; Xero takes it again until 12:30" in str(missing)
+    assert (
+        "is tried again; the next try is at 12:00:01 UTC or after; Xero takes it again until 12:30"
+        in str(missing)
+    )
     bench.clock.advance(minutes=1)
     await keeper.tend()
     assert bench.happened(SuccessorMissing) == 1
@@ -1632,7 +1702,9 @@ async def test_who_was_overtaken_calls_nothing_failed(bench: Bench, fault: str) 
     assert keeper.account.tries == 0
 
 
-async def test_what_ends_with_a_process_that_knows_more_than_a_rolled_back_store_is_told(bench: Bench) -> None:
+async def test_what_ends_with_a_process_that_knows_more_than_a_rolled_back_store_is_told(
+    bench: Bench,
+) -> None:
     """The store holds an old dump and takes no writes: no refresh of its tokens can be promised."""
     keeper = await bench.logged_in()
     await keeper.refresh()
@@ -1645,7 +1717,9 @@ async def test_what_ends_with_a_process_that_knows_more_than_a_rolled_back_store
     await keeper._look()
     assert keeper.unwritten
     told = list(in_words(keeper, keeper.outlook, bench.clock()))
-    assert told[-1] == "Should it end, a person may have to log in: the store holds an older record."
+    assert (
+        told[-1] == "Should it end, a person may have to log in: the store holds an older record."
+    )
     assert all("can be repeated" not in str(event) for event in bench.events)
     bench.store.broken.clear()
     await keeper.tend()
@@ -1653,11 +1727,17 @@ async def test_what_ends_with_a_process_that_knows_more_than_a_rolled_back_store
     assert bench.issues_from(keeper)
 
 
-@pytest.mark.parametrize("off", [timedelta(days=1), timedelta(days=-1), timedelta(minutes=27), timedelta(minutes=-27)])
-async def test_hosts_whose_clocks_differ_do_not_refresh_against_each_other(bench: Bench, off: timedelta) -> None:
+@pytest.mark.parametrize(
+    "off", [timedelta(days=1), timedelta(days=-1), timedelta(minutes=27), timedelta(minutes=-27)]
+)
+async def test_hosts_whose_clocks_differ_do_not_refresh_against_each_other(
+    bench: Bench, off: timedelta
+) -> None:
     """Each goes on with the access token that it knows to be good, instead of the other's, which seems dead to it."""
     right = await bench.logged_in()
-    wrong = await bench.keeper(clock=lambda: bench.clock() + off, elapsed=lambda: bench.clock().timestamp())
+    wrong = await bench.keeper(
+        clock=lambda: bench.clock() + off, elapsed=lambda: bench.clock().timestamp()
+    )
     for _ in range(4 * 120):
         bench.clock.advance(seconds=15)
         for keeper in (right, wrong):

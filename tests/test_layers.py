@@ -106,7 +106,9 @@ def problems(module: str, source: str) -> list[str]:
         return []
     room = room_of(module)
     if room not in ALL_FLOORS and room not in ASIDE:
-        return [f"xots/{module} is in no row of FLOORS or ASIDE (tests/test_layers.py): place it there"]
+        return [
+            f"xots/{module} is in no row of FLOORS or ASIDE (tests/test_layers.py): place it there"
+        ]
     found = []
     for line, name in imported(module, source):
         library, _, inside = name.partition(".")
@@ -144,7 +146,11 @@ def test_a_module_imports_only_what_lies_below_it(module: str) -> None:
         ("errors", "from .events import Event", "xots.events"),
         ("account", "import xots.lifecycle", "xots.lifecycle"),
         ("lifecycle", "from xots.keeper import TokenKeeper", "xots.keeper"),
-        ("sealing", "from . import TokenKeeper", "xots"),  # the package itself would bring everything
+        (
+            "sealing",
+            "from . import TokenKeeper",
+            "xots",
+        ),  # the package itself would bring everything
         ("xero", "def f():\n    from . import sealing, rotation", "xots.rotation"),
         ("backends.base", "from .memory import MemoryStore", "xots.backends.memory"),
         ("backends.memory", "from . import open_store", "xots.backends"),
@@ -173,12 +179,18 @@ def test_a_forbidden_import_is_found(module: str, source: str, forbidden: str) -
     ("module", "source"),
     [
         ("events", "from .errors import XotsError"),
-        ("web.pages", "from . import guard\nfrom ..keeper import TokenKeeper\nfrom .._version import __version__"),
+        (
+            "web.pages",
+            "from . import guard\nfrom ..keeper import TokenKeeper\nfrom .._version import __version__",
+        ),
         ("backends", "from .base import TokenStore\nimport tornado"),
         ("backends.redis", "import redis.asyncio"),
         ("settings", "def f():\n    import yaml"),
         ("sealing", "from cryptography.fernet import Fernet"),
-        ("sandbox.tokens", "from .protocol import base64url\nfrom ..errors import XotsError\nimport cryptography"),
+        (
+            "sandbox.tokens",
+            "from .protocol import base64url\nfrom ..errors import XotsError\nimport cryptography",
+        ),
         ("cli", "from .sandbox import command\nfrom . import client, demo"),
     ],
 )
@@ -202,5 +214,7 @@ def test_a_module_that_is_in_no_row_must_be_placed() -> None:
 def test_an_import_stays_light(module: str, heavy: set[str]) -> None:
     """Importing it loads none of the heavy libraries."""
     program = f"import sys, {module}; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert heavy & set(loaded) == set()

@@ -50,8 +50,12 @@ MINUTE = timedelta(minutes=1)
 HALF_HOUR = timedelta(minutes=30)
 
 
-def issued(token: str | None = "r1", access: str = "a1", life: timedelta | None = HALF_HOUR) -> Issued:
-    return Issued(access_token=Secret(access), life=life, refresh_token=Secret(token) if token else None)
+def issued(
+    token: str | None = "r1", access: str = "a1", life: timedelta | None = HALF_HOUR
+) -> Issued:
+    return Issued(
+        access_token=Secret(access), life=life, refresh_token=Secret(token) if token else None
+    )
 
 
 def logged_in(at: datetime = NOW, life: timedelta | None = HALF_HOUR) -> Account:
@@ -113,7 +117,9 @@ def test_a_refresh_is_due_five_minutes_before_the_end() -> None:
 
 def test_a_short_token_is_refreshed_at_half_its_life() -> None:
     """Refresh-ahead is at most half a life, so that a 90-second token isn't refreshed at once and for ever."""
-    assert refresh_due_at(logged_in(life=timedelta(seconds=90)), POLICY) == NOW + timedelta(seconds=45)
+    assert refresh_due_at(logged_in(life=timedelta(seconds=90)), POLICY) == NOW + timedelta(
+        seconds=45
+    )
 
 
 def test_the_refresh_token_is_rotated_at_its_lifetime_whatever_else() -> None:
@@ -142,7 +148,9 @@ def test_a_demand_for_a_longer_life_makes_it_due() -> None:
 def test_forcing_is_void_when_another_token_is_current() -> None:
     """Whoever wants r0 spent finds that somebody else has done it, and uses what is there."""
     account = logged_in()
-    assert isinstance(next_step(account, NOW, POLICY, meant=current(account).value.fingerprint), Spend)
+    assert isinstance(
+        next_step(account, NOW, POLICY, meant=current(account).value.fingerprint), Spend
+    )
     assert isinstance(next_step(account, NOW, POLICY, meant="000000000000"), Use)
 
 
@@ -185,9 +193,12 @@ def test_a_dead_token_is_good_for_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("life_seconds", "promised", "tick"), [(1800, 60, 15), (1200, 60, 15), (90, 22.5, 11.25), (20, 5, 2.5)]
+    ("life_seconds", "promised", "tick"),
+    [(1800, 60, 15), (1200, 60, 15), (90, 22.5, 11.25), (20, 5, 2.5)],
 )
-def test_promises_shrink_with_shorter_lives(life_seconds: int, promised: float, tick: float) -> None:
+def test_promises_shrink_with_shorter_lives(
+    life_seconds: int, promised: float, tick: float
+) -> None:
     """At most a quarter of a life is promised and an eighth is waited between looks, once it is shorter than Xero's."""
     account = logged_in(life=timedelta(seconds=life_seconds))
     assert promised_ttl(account, POLICY).total_seconds() == promised
@@ -199,7 +210,10 @@ def test_no_caller_can_demand_more_than_a_fresh_token_has() -> None:
     account = logged_in()
     assert demanded_ttl(account, POLICY, timedelta(hours=9)) == 27 * MINUTE
     assert demanded_ttl(account, POLICY, timedelta(seconds=1)) == timedelta(seconds=60)
-    assert isinstance(next_step(account, NOW, POLICY, needed=demanded_ttl(account, POLICY, timedelta(hours=9))), Use)
+    assert isinstance(
+        next_step(account, NOW, POLICY, needed=demanded_ttl(account, POLICY, timedelta(hours=9))),
+        Use,
+    )
 
 
 # ----------------------------------------------------------------------------------------------- outcomes
@@ -247,7 +261,12 @@ def test_unknown_keeps_everything_open() -> None:
 
 
 @pytest.mark.parametrize(
-    "outcome", [NotSent(detail="no route"), Throttled(detail="429"), ClientRefused(detail="x", code="invalid_client")]
+    "outcome",
+    [
+        NotSent(detail="no route"),
+        Throttled(detail="429"),
+        ClientRefused(detail="x", code="invalid_client"),
+    ],
 )
 def test_an_answer_that_shows_the_token_unspent_undoes_its_own_stamp(outcome: Outcome) -> None:
     """Not sent, throttled and client refused start no grace clock."""
@@ -257,7 +276,12 @@ def test_an_answer_that_shows_the_token_unspent_undoes_its_own_stamp(outcome: Ou
 
 
 @pytest.mark.parametrize(
-    "outcome", [NotSent(detail="no route"), Throttled(detail="429"), ClientRefused(detail="x", code="invalid_client")]
+    "outcome",
+    [
+        NotSent(detail="no route"),
+        Throttled(detail="429"),
+        ClientRefused(detail="x", code="invalid_client"),
+    ],
 )
 def test_it_does_not_undo_an_earlier_unknown(outcome: Outcome) -> None:
     """After an unknown, the intent and the first-spent time stand, whatever a later try says of itself."""
@@ -296,7 +320,9 @@ def test_retry_after_is_kept_but_capped_while_a_refresh_is_open() -> None:
 
 def test_a_refused_client_drops_nothing_and_is_tried_slowly() -> None:
     """``invalid_client`` is the operator's to mend: some minutes between the tries, nothing lost."""
-    account = concluded(begun(logged_in(), NOW), ClientRefused(detail="x", code="invalid_client"), NOW)
+    account = concluded(
+        begun(logged_in(), NOW), ClientRefused(detail="x", code="invalid_client"), NOW
+    )
     assert values(account) == {"r0"}
     assert account.retry_not_before is not None
     assert account.retry_not_before - NOW > MINUTE
@@ -402,7 +428,9 @@ def test_a_server_that_has_rotated_is_asked_for_the_token_as_long_as_the_grace_l
     assert waits == [1, 2, 4, 8]
     at = NOW + 32 * MINUTE
     account = concluded(begun(account, at), issued(None, "a3"), at)
-    assert account.intent is None, "it issues from a token whose grace is over: it does not rotate any more"
+    assert account.intent is None, (
+        "it issues from a token whose grace is over: it does not rotate any more"
+    )
 
 
 def test_a_refresh_token_that_comes_at_the_second_asking_is_taken() -> None:
@@ -455,16 +483,25 @@ def test_a_rival_within_its_grace_is_tried_before_a_current_token_whose_grace_is
     account = concluded(begun(account, later), Unknown(detail="reset"), later)
     assert [t.value.reveal() for t in candidates(account, later + MINUTE, POLICY)] == ["x", "r0"]
     # By a clock that went back under it, nobody knows how long ago it was spent.
-    earlier = replace(account, current=replace(current(account), first_spent_at=NOW - timedelta(days=2)))
-    assert [t.value.reveal() for t in candidates(earlier, later - timedelta(days=1), POLICY)] == ["r0", "x"]
+    earlier = replace(
+        account, current=replace(current(account), first_spent_at=NOW - timedelta(days=2))
+    )
+    assert [t.value.reveal() for t in candidates(earlier, later - timedelta(days=1), POLICY)] == [
+        "r0",
+        "x",
+    ]
 
 
 def test_a_current_token_that_a_replay_brought_is_tried_before_the_one_that_brought_it() -> None:
     """Whatever a clock says of its age: asked again, that one would bring it again, till its grace is over."""
     at = NOW + 25 * MINUTE
     account = concluded(begun(logged_in(), at), issued("r1"), at)
-    account = replace(account, current=replace(current(account), first_spent_at=at - timedelta(days=1)))
-    account = concluded(begin_refresh(account, account.rivals[0], by="host:1", now=at), issued("r1"), at)
+    account = replace(
+        account, current=replace(current(account), first_spent_at=at - timedelta(days=1))
+    )
+    account = concluded(
+        begin_refresh(account, account.rivals[0], by="host:1", now=at), issued("r1"), at
+    )
     assert [t.value.reveal() for t in candidates(account, at + MINUTE, POLICY)] == ["r1", "r0"]
     account = concluded(begun(account, at + MINUTE), Unknown(detail="reset"), at + MINUTE)
     assert [t.value.reveal() for t in candidates(account, at + MINUTE, POLICY)] == ["r0", "r1"]
@@ -475,7 +512,9 @@ def test_an_access_token_that_comes_again_is_as_old_as_it_was() -> None:
     account, at = logged_in(), NOW + 25 * MINUTE
     for seconds in (0, 5):
         account = concluded(
-            begun(account, at + timedelta(seconds=seconds)), issued(None), at + timedelta(seconds=seconds)
+            begun(account, at + timedelta(seconds=seconds)),
+            issued(None),
+            at + timedelta(seconds=seconds),
         )
     assert current(account).first_spent_at is None
     account = concluded(begun(account, at + 2 * MINUTE), issued("r1"), at + 2 * MINUTE)
@@ -504,13 +543,17 @@ def test_a_replay_of_an_earlier_answer_makes_nothing_fresh() -> None:
     account = concluded(begun(account, at + MINUTE), Refused(detail="invalid_grant"), at + MINUTE)
     step = next_step(account, at + MINUTE, POLICY)
     assert isinstance(step, Spend)
-    account = begin_refresh(account, next(r for r in account.rivals if r.value.reveal() == "r0"), by="x", now=at)
+    account = begin_refresh(
+        account, next(r for r in account.rivals if r.value.reveal() == "r0"), by="x", now=at
+    )
     account = concluded(account, issued("r1"), at + 2 * MINUTE)
     assert (current(account).value.reveal(), current(account).first_spent_at) == ("r1", at + MINUTE)
     assert "r1" not in [r.value.reveal() for r in account.rivals]
 
 
-@pytest.mark.parametrize("spent_at", [NOW, NOW + timedelta(hours=16)], ids=["long ago", "in the future"])
+@pytest.mark.parametrize(
+    "spent_at", [NOW, NOW + timedelta(hours=16)], ids=["long ago", "in the future"]
+)
 def test_a_retrys_access_token_of_unknown_age_is_not_served(spent_at: datetime) -> None:
     """Beyond the grace it is no replay if the clock is right, but a clock may have stepped: another one is due."""
     account = concluded(begun(logged_in(), spent_at), Unknown(detail="reset"), spent_at)
@@ -554,7 +597,9 @@ def test_retry_after_zero_does_not_turn_back_off_off() -> None:
 def test_a_promise_is_never_more_than_a_fresh_token_has() -> None:
     """A ``min_ttl`` of an hour does not have every caller refresh a token of half an hour."""
     policy = Policy(min_ttl=timedelta(hours=1))
-    assert isinstance(next_step(logged_in(), NOW, policy, needed=promised_ttl(logged_in(), policy)), Use)
+    assert isinstance(
+        next_step(logged_in(), NOW, policy, needed=promised_ttl(logged_in(), policy)), Use
+    )
 
 
 # ------------------------------------------------------------------------------------------------- merging
@@ -570,7 +615,10 @@ def test_tokens_of_one_consent_are_united() -> None:
     mine = concluded(begun(logged_in(), NOW - MINUTE), issued("mine", life=timedelta(hours=2)), NOW)
     both = merged(theirs, mine)
     assert current(both).value.reveal() == "theirs"
-    assert {r.value.reveal(): r.first_spent_at for r in both.rivals} == {"mine": None, "r0": NOW - MINUTE}
+    assert {r.value.reveal(): r.first_spent_at for r in both.rivals} == {
+        "mine": None,
+        "r0": NOW - MINUTE,
+    }
     assert both.access == mine.access
 
 
@@ -580,12 +628,19 @@ def test_united_tokens_keep_their_order() -> None:
     ours = concluded(begun(ours, NOW + MINUTE), issued("r2"), NOW + MINUTE)
     sibling = concluded(begun(logged_in(), NOW), issued("sibling"), NOW)
     both = merged(sibling, ours)
-    assert [t.value.reveal() for t in (current(both), *both.rivals)] == ["sibling", "r2", "r1", "r0"]
+    assert [t.value.reveal() for t in (current(both), *both.rivals)] == [
+        "sibling",
+        "r2",
+        "r1",
+        "r0",
+    ]
 
 
 def test_who_has_gone_on_from_the_others_token_stays_in_front() -> None:
     """Whichever record the two are united in: a token being asked for again is not tried before its answer."""
-    older = replace(concluded(begun(logged_in(), NOW), Unknown(detail="reset"), NOW), tenant_id="chosen")
+    older = replace(
+        concluded(begun(logged_in(), NOW), Unknown(detail="reset"), NOW), tenant_id="chosen"
+    )
     newer = concluded(begun(logged_in(), NOW), issued("r1"), NOW)
     for both in (merged(older, newer), merged(newer, older)):
         assert [t.value.reveal() for t in (current(both), *both.rivals)] == ["r1", "r0"]
@@ -611,7 +666,9 @@ def test_what_was_dropped_does_not_come_back_from_an_old_dump() -> None:
     assert ours.dropped == tuple(Secret(value).fingerprint for value in ("r1", "r0"))
     both = merged(ours, dump)
     assert [t.value.reveal() for t in (current(both), *both.rivals)] == ["r3", "sibling", "r2"]
-    still = with_rival(replace(dump, current=RefreshToken(value=Secret("y"), obtained_at=NOW)), current(dump))
+    still = with_rival(
+        replace(dump, current=RefreshToken(value=Secret("y"), obtained_at=NOW)), current(dump)
+    )
     both = merged(still, ours)
     assert [t.value.reveal() for t in (current(both), *both.rivals)] == ["y", "r3", "r2", "sibling"]
 
@@ -630,15 +687,23 @@ def test_a_record_that_goes_on_from_ours_is_told_by_the_tokens_it_has_dropped() 
     assert branched_off(other, ours)
     assert branched_off(ours, other)
     refused = concluded(begun(ours, NOW), Refused(detail="invalid_grant"), NOW)
-    assert not branched_off(replace(refused, current=refused.rivals[0]), refused)  # what Xero refused is not missed
+    assert not branched_off(
+        replace(refused, current=refused.rivals[0]), refused
+    )  # what Xero refused is not missed
     assert branched_off(replace(refused, rivals=()), refused)  # but what it may still take
     for _ in range(2):
-        assert merged(ours, theirs).dropped_ever == merged(theirs, ours).dropped_ever == theirs.dropped_ever
+        assert (
+            merged(ours, theirs).dropped_ever
+            == merged(theirs, ours).dropped_ever
+            == theirs.dropped_ever
+        )
     both = merged(other, theirs)
     assert not branched_off(both, theirs)
     assert not branched_off(both, other)
     dump = replace(ours, current=RefreshToken(value=Secret("r150"), obtained_at=at))
-    assert "r150" not in values(merged(both, dump))  # the one that was united remembers what either has dropped
+    assert "r150" not in values(
+        merged(both, dump)
+    )  # the one that was united remembers what either has dropped
 
 
 def test_a_token_that_is_held_again_is_not_remembered_as_dropped() -> None:
@@ -655,7 +720,9 @@ def test_a_token_that_is_held_again_is_not_remembered_as_dropped() -> None:
     assert concluded(begun(both, at), issued("r4"), at).dropped_ever == ours.dropped_ever + 1
 
 
-@pytest.mark.parametrize("outcome", [NotSent(detail="no route"), Throttled(detail="429"), Refused(detail="no")])
+@pytest.mark.parametrize(
+    "outcome", [NotSent(detail="no route"), Throttled(detail="429"), Refused(detail="no")]
+)
 def test_a_doubt_is_open_again_when_the_token_after_it_came_to_nothing(outcome: Outcome) -> None:
     """Who slept and then sent may have killed it; that it was not spent itself is known."""
     account = concluded(begun(logged_in(), NOW), issued("r1"), NOW)
@@ -728,21 +795,32 @@ def test_a_revoke_after_a_logout_that_waits_still_forgets() -> None:
 def test_a_login_starts_clean_but_keeps_the_generation() -> None:
     """A new consent replaces all there was, and the generations go on rising."""
     account = logged_in()
-    assert (account.generation, account.consent_id, account.rivals, account.tries) == (7, "c1", (), 0)
+    assert (account.generation, account.consent_id, account.rivals, account.tries) == (
+        7,
+        "c1",
+        (),
+        0,
+    )
     assert state_of(account, NOW, POLICY) is State.CONNECTED
 
 
 OUTCOMES = st.one_of(
     st.just(NotSent(detail="d")),
     st.just(Unknown(detail="d")),
-    st.builds(Throttled, detail=st.just("d"), retry_after=st.none() | st.timedeltas(timedelta(0), timedelta(days=2))),
+    st.builds(
+        Throttled,
+        detail=st.just("d"),
+        retry_after=st.none() | st.timedeltas(timedelta(0), timedelta(days=2)),
+    ),
     st.just(ClientRefused(detail="d", code="invalid_client")),
     st.just("issued"),
 )
 
 
 @given(st.lists(st.tuples(OUTCOMES, st.floats(0, 0.99), st.integers(1, 3600)), max_size=30))
-def test_without_a_refusal_no_history_loses_the_last_token(history: list[tuple[object, float, int]]) -> None:
+def test_without_a_refusal_no_history_loses_the_last_token(
+    history: list[tuple[object, float, int]],
+) -> None:
     """Whatever happens short of ``invalid_grant``, the newest issued token is current and nothing is condemned."""
     account, now, count = logged_in(), NOW, 0
     for outcome, jitter, seconds in history:
@@ -791,7 +869,9 @@ def test_a_current_token_that_was_spent_long_ago_is_tried_also_without_an_intent
     account = logged_in()
     account = replace(account, current=replace(current(account), first_spent_at=NOW))
     assert state_of(account, NOW + timedelta(hours=2), POLICY) is State.CONNECTED
-    assert [t.value.reveal() for t in candidates(account, NOW + timedelta(hours=2), POLICY)] == ["r0"]
+    assert [t.value.reveal() for t in candidates(account, NOW + timedelta(hours=2), POLICY)] == [
+        "r0"
+    ]
 
 
 def test_an_older_rival_whose_answer_is_open_is_not_condemned_by_the_clock() -> None:
@@ -803,7 +883,9 @@ def test_an_older_rival_whose_answer_is_open_is_not_condemned_by_the_clock() -> 
     for _ in range(2):
         account = concluded(begun(account, at), Refused(detail="invalid_grant"), at)
     account = concluded(begun(account, at), Unknown(detail="reset"), at)
-    assert [t.value.reveal() for t in candidates(account, at + timedelta(hours=2), POLICY)] == ["r0"]
+    assert [t.value.reveal() for t in candidates(account, at + timedelta(hours=2), POLICY)] == [
+        "r0"
+    ]
 
 
 def test_the_predecessor_of_a_refused_token_is_the_last_hope_whatever_the_clock_says() -> None:
@@ -828,7 +910,9 @@ def test_a_server_that_has_rotated_is_asked_for_a_refresh_token_through_the_whol
     at = NOW + 25 * MINUTE
     account = concluded(begun(logged_in(), at), issued("r1"), at)
     for minutes in range(0, 30, 5):
-        account = concluded(begun(account, at + minutes * MINUTE), issued(None), at + minutes * MINUTE)
+        account = concluded(
+            begun(account, at + minutes * MINUTE), issued(None), at + minutes * MINUTE
+        )
         assert account.intent is not None
         assert current(account).first_spent_at == at
 

@@ -40,7 +40,9 @@ def changed(url: str, **changes: str) -> str:
 
 def one_form(page: Page, marker: str) -> Page:
     """The page with only that form left on it in whose markup ``marker`` stands."""
-    forms = [form for form in re.findall(r"<form.*?</form>", page.text, re.DOTALL) if marker in form]
+    forms = [
+        form for form in re.findall(r"<form.*?</form>", page.text, re.DOTALL) if marker in form
+    ]
     assert len(forms) == 1, f"{len(forms)} forms with {marker!r} on the page"
     return replace(page, text=forms[0])
 
@@ -52,7 +54,9 @@ def decide(send: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[str]]
     async def decide(page: Page, action: str = "allow", tenants: tuple[str, ...] = ()) -> str:
         fields = [("tenant", tenant) for tenant in tenants] or page.form.fields
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
-        return (await send("POST", page.url, headers, urlencode([*fields, ("action", action)]))).headers["Location"]
+        return (
+            await send("POST", page.url, headers, urlencode([*fields, ("action", action)]))
+        ).headers["Location"]
 
     return decide
 
@@ -191,17 +195,44 @@ class Case:
 CASES = [
     Case(cancelled, 400, r"cancelled", r"begin again"),
     Case(
-        wrong_secret, 400, r"does not accept the client id and secret \(invalid_client\)", r"check both.*log in again"
+        wrong_secret,
+        400,
+        r"does not accept the client id and secret \(invalid_client\)",
+        r"check both.*log in again",
     ),
-    Case(wrong_redirect, 200, r"has not come back", r"redirect URI exactly as\s+REDIRECT", comes_back=False),
-    Case(unknown_client, 200, r"has not come back", r"client id MISTYPED is mistyped", comes_back=False),
+    Case(
+        wrong_redirect,
+        200,
+        r"has not come back",
+        r"redirect URI exactly as\s+REDIRECT",
+        comes_back=False,
+    ),
+    Case(
+        unknown_client,
+        200,
+        r"has not come back",
+        r"client id MISTYPED is mistyped",
+        comes_back=False,
+    ),
     Case(expired_code, 400, r"Xero refused the code.*older than 5 minutes", r"log in again"),
     Case(replayed_code, 400, r"Xero refused the code.*used before", r"log in again"),
-    Case(pressed_back, 400, r"no login that was begun in this browser", r"Begin again at http://localhost:\d+/home"),
-    Case(unknown_state, 400, r"no login that was begun in this browser", r"Begin again at http://localhost:\d+/home"),
+    Case(
+        pressed_back,
+        400,
+        r"no login that was begun in this browser",
+        r"Begin again at http://localhost:\d+/home",
+    ),
+    Case(
+        unknown_state,
+        400,
+        r"no login that was begun in this browser",
+        r"Begin again at http://localhost:\d+/home",
+    ),
     Case(scope_refused_by_page, 200, r"has not come back", r"scopes.*granular", comes_back=False),
     Case(scope_refused_by_callback, 400, r"refused the scopes", r"granular"),
-    Case(not_connected, 400, rf"{UNKNOWN_TENANT} is not among the connected", r"Demo Company \(NZ\)"),
+    Case(
+        not_connected, 400, rf"{UNKNOWN_TENANT} is not among the connected", r"Demo Company \(NZ\)"
+    ),
     Case(xero_unreachable, 400, r"can't reach 127\.0\.0\.1", r"log in again"),
     Case(xero_does_not_answer, 400, r"no answer from 127\.0\.0\.1", r"log in again"),
 ]
@@ -240,7 +271,10 @@ async def test_a_failed_login_is_explained_and_changes_nothing(
 
     assert page.status == case.status
     shown = re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]*>", "", page.text)))
-    told = [pattern.replace("REDIRECT", re.escape(f"{origin(server)}/code")) for pattern in (case.happened, case.to_do)]
+    told = [
+        pattern.replace("REDIRECT", re.escape(f"{origin(server)}/code"))
+        for pattern in (case.happened, case.to_do)
+    ]
     for pattern in told:
         assert re.search(pattern, shown, re.IGNORECASE), shown
     assert 'href="/home"' in page.text or urlsplit(page.url).path == "/home"
@@ -250,7 +284,10 @@ async def test_a_failed_login_is_explained_and_changes_nothing(
     assert account == stage.before
     answer = await get(f"{server.url}/token")
     if stage.before is not None and stage.before.access:
-        assert (answer.status, answer.json["accessToken"]) == (200, stage.before.access.value.reveal())
+        assert (answer.status, answer.json["accessToken"]) == (
+            200,
+            stage.before.access.value.reveal(),
+        )
         stage.sandbox.faults.clear()
         clock.advance(1500)
         await server.rotation.tick()
@@ -272,7 +309,9 @@ async def test_a_failed_login_leaves_a_line_in_the_log(
     if not case.comes_back:
         told = [r"not come back", re.escape(f"{origin(stage.server)}/code")]
     lines = [record.getMessage() for record in caplog.records if record.name.startswith("xots")]
-    assert [line for line in lines if all(re.search(one, line, re.IGNORECASE) for one in told)], lines
+    assert [line for line in lines if all(re.search(one, line, re.IGNORECASE) for one in told)], (
+        lines
+    )
 
 
 # Whose answer one with an unknown state was is not known: the login that was begun may still come back.
@@ -305,7 +344,9 @@ async def test_the_next_login_succeeds_once_the_cause_is_mended(
     account = stage.server.keeper.account
     assert account.access is not None
     assert account.consent_id != (stage.before.consent_id if stage.before else None)
-    assert (await get(f"{stage.server.url}/token")).json["accessToken"] == account.access.value.reveal()
+    assert (await get(f"{stage.server.url}/token")).json[
+        "accessToken"
+    ] == account.access.value.reveal()
 
 
 # ---------------------------------------------------------------------------------------- the granular scopes
@@ -375,7 +416,13 @@ async def test_the_page_names_those_organisations_that_are_connected(
 
 
 async def test_a_tenant_of_the_settings_that_is_not_connected_is_an_error(
-    new_server: NewServer, credentials: Any, sandbox: Sandbox, person: Person, get: Any, decide: Any, expected_log: Any
+    new_server: NewServer,
+    credentials: Any,
+    sandbox: Sandbox,
+    person: Person,
+    get: Any,
+    decide: Any,
+    expected_log: Any,
 ) -> None:
     """With the tenant given by the settings, a login to another organisation is not taken for it."""
     expected_log(REFUSED, AT_CODE)
@@ -449,7 +496,9 @@ async def test_organisations_that_cannot_be_listed_are_told_and_do_not_break_hom
 ) -> None:
     """While Xero's list fails, home says so and everything else on it works."""
     stage = Stage(server, sandbox, person, decide)
-    await person.open(await decide(await stage.begin(), tenants=tuple(sandbox.world.books.organisations)))
+    await person.open(
+        await decide(await stage.begin(), tenants=tuple(sandbox.world.books.organisations))
+    )
     sandbox.add_fault("connections:every:503-html")
     home = await stage.home()
     assert home.status == 200

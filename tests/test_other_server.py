@@ -26,7 +26,9 @@ def start_other() -> Iterator[Callable[[str], str]]:
     def start(redirect_uri: str) -> str:
         program = Path(__file__).parent / "other_server" / "serve.py"
         process = subprocess.Popen(
-            [sys.executable, str(program), CLIENT_ID, CLIENT_SECRET, redirect_uri], stdout=subprocess.PIPE, text=True
+            [sys.executable, str(program), CLIENT_ID, CLIENT_SECRET, redirect_uri],
+            stdout=subprocess.PIPE,
+            text=True,
         )
         running.append(process)
         assert process.stdout is not None

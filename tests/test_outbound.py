@@ -59,7 +59,9 @@ class Relay:
 
     async def start(self) -> None:
         """Listen; after a stop, on the same port again."""
-        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", self.port, ssl=self.tls)
+        self._server = await asyncio.start_server(
+            self._accepted, "127.0.0.1", self.port, ssl=self.tls
+        )
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -97,7 +99,9 @@ async def closed(writer: asyncio.StreamWriter) -> None:
         await writer.wait_closed()
 
 
-async def piped(host: str, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, first: bytes) -> None:
+async def piped(
+    host: str, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, first: bytes
+) -> None:
     """Connect, send ``first``, and pass on what comes from either side until both have ended."""
     their_reader, their_writer = await asyncio.open_connection(host, port)
 
@@ -134,13 +138,18 @@ class Proxy(Relay):
     def __init__(self, password: str | None = None) -> None:
         super().__init__()
         self.seen: list[Seen] = []
-        self.wants = None if password is None else "Basic " + base64.b64encode(password.encode()).decode()
+        self.wants = (
+            None if password is None else "Basic " + base64.b64encode(password.encode()).decode()
+        )
         self.answer_instead: bytes | None = None
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().splitlines()
         method, target, _ = head[0].split()
-        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
+        headers = {
+            name.lower(): value.strip()
+            for name, _, value in (line.partition(":") for line in head[1:] if line)
+        }
         self.seen.append(Seen(method, target, headers))
         if self.wants not in (None, headers.get("proxy-authorization")):
             writer.write(
@@ -160,7 +169,11 @@ class Proxy(Relay):
                 *(f"{n}: {v}" for n, v in (kept | {"connection": "close"}).items()),
             ]
             await piped(
-                parts.hostname or "", parts.port or 80, reader, writer, ("\r\n".join(lines) + "\r\n\r\n").encode()
+                parts.hostname or "",
+                parts.port or 80,
+                reader,
+                writer,
+                ("\r\n".join(lines) + "\r\n\r\n").encode(),
             )
 
 
@@ -220,7 +233,10 @@ def new_authority(folder: Path) -> Authority:
     now = datetime.now(UTC)
 
     def certificate(
-        name: str, key: ec.EllipticCurvePrivateKey, issuer: str, signed_by: ec.EllipticCurvePrivateKey
+        name: str,
+        key: ec.EllipticCurvePrivateKey,
+        issuer: str,
+        signed_by: ec.EllipticCurvePrivateKey,
     ) -> x509.CertificateBuilder:
         return (
             x509.CertificateBuilder()
@@ -230,8 +246,13 @@ def new_authority(folder: Path) -> Authority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(days=1))
             .not_valid_after(now + timedelta(days=1))
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signed_by.public_key()), critical=False)
+            .add_extension(
+                x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
+            )
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(signed_by.public_key()),
+                critical=False,
+            )
         )
 
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
@@ -252,14 +273,20 @@ def new_authority(folder: Path) -> Authority:
         certificate("127.0.0.1", key, "an authority of the tests", ca_key)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
+        )
         .sign(ca_key, hashes.SHA256())
     )
     ca_file, own_file = folder / "authority.pem", folder / "server.pem"
     ca_file.write_bytes(ca.public_bytes(serialization.Encoding.PEM))
     own_file.write_bytes(
         own.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
     )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(own_file)
@@ -316,12 +343,16 @@ async def test_an_https_target_is_tunnelled_so_that_the_proxy_sees_no_secret(
     get: Any,
 ) -> None:
     """CONNECT and nothing else; the TLS inside it is checked against ``ca_file``."""
-    server = await new_server(**credentials, **https.settings, proxy=through(proxy), ca_file=authority.ca_file)
+    server = await new_server(
+        **credentials, **https.settings, proxy=through(proxy), ca_file=authority.ca_file
+    )
     await log_in(server)
     clock.advance(1500)
     await server.rotation.tick()
     assert (await get(f"{server.url}/token")).json["expiresIn"] == 1800
-    assert {(one.method, one.target) for one in proxy.seen} == {("CONNECT", f"127.0.0.1:{https.port}")}
+    assert {(one.method, one.target) for one in proxy.seen} == {
+        ("CONNECT", f"127.0.0.1:{https.port}")
+    }
     assert not [one for one in proxy.seen if "authorization" in one.headers]
 
 
@@ -345,7 +376,11 @@ async def test_a_proxy_does_not_loosen_the_check_of_certificates(
 
 
 async def test_the_proxys_credentials_are_sent_to_the_proxy_alone(
-    new_server: NewServer, credentials: Any, sandbox: Sandbox, log_in: LogIn, caplog: pytest.LogCaptureFixture
+    new_server: NewServer,
+    credentials: Any,
+    sandbox: Sandbox,
+    log_in: LogIn,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Decoded from the URL, given at every request, and in no log."""
     caplog.set_level("DEBUG")
@@ -447,7 +482,9 @@ async def test_an_answer_lost_behind_the_proxy_is_tried_again_with_the_same_toke
     sandbox.add_fault("refresh:nth=1:lost")
     clock.advance(1500)
     await server.rotation.tick()
-    assert [one.outcome for one in sandbox.refreshes()] == [Outcome.LOST], "a library tried again by itself"
+    assert [one.outcome for one in sandbox.refreshes()] == [Outcome.LOST], (
+        "a library tried again by itself"
+    )
     account = server.keeper.account
     assert account.current is not None
     assert account.current.first_spent_at == clock()
@@ -456,11 +493,21 @@ async def test_an_answer_lost_behind_the_proxy_is_tried_again_with_the_same_toke
     await server.rotation.tick()
     lost, retried = sandbox.refreshes()
     assert (lost.at, retried.at) == (clock() - timedelta(seconds=60), clock())
-    assert (lost.outcome, retried.outcome, retried.token) == (Outcome.LOST, Outcome.ISSUED, lost.token)
+    assert (lost.outcome, retried.outcome, retried.token) == (
+        Outcome.LOST,
+        Outcome.ISSUED,
+        lost.token,
+    )
 
 
 async def test_a_proxys_own_answer_is_not_taken_for_xeros_word(
-    new_server: NewServer, credentials: Any, proxy: Proxy, clock: Any, log_in: LogIn, get: Any, expected_log: Any
+    new_server: NewServer,
+    credentials: Any,
+    proxy: Proxy,
+    clock: Any,
+    log_in: LogIn,
+    get: Any,
+    expected_log: Any,
 ) -> None:
     """A proxy that answers in Xero's place with an error page of its own condemns no token."""
     expected_log(REFRESH_FAILED)
@@ -468,7 +515,9 @@ async def test_a_proxys_own_answer_is_not_taken_for_xeros_word(
     await log_in(server)
     clock.advance(1500)
     for status in (b"502 Bad Gateway", b"403 Forbidden", b"400 Bad Request"):
-        proxy.answer_instead = b"HTTP/1.1 " + status + b"\r\nContent-Length: 4\r\nConnection: close\r\n\r\nhtml"
+        proxy.answer_instead = (
+            b"HTTP/1.1 " + status + b"\r\nContent-Length: 4\r\nConnection: close\r\n\r\nhtml"
+        )
         await server.rotation.tick()
         assert (await get(f"{server.url}/token")).status == 200
         clock.advance(60)
@@ -538,7 +587,12 @@ async def test_an_authority_of_ones_own_is_trusted_with_ca_file(
 
 
 async def test_an_unknown_authority_is_not_trusted_without_it(
-    new_server: NewServer, credentials: Any, sandbox: Sandbox, https: HttpsStandIn, person: Person, expected_log: Any
+    new_server: NewServer,
+    credentials: Any,
+    sandbox: Sandbox,
+    https: HttpsStandIn,
+    person: Person,
+    expected_log: Any,
 ) -> None:
     """The login fails with a page that names the certificate as the cause; the code and the secret were not sent."""
     expected_log(LOGIN_REFUSED, AT_CODE)
@@ -569,7 +623,10 @@ async def test_a_certificate_that_is_not_trusted_any_more_spends_no_refresh_toke
     expected_log(REFRESH_FAILED)
     expected_log.perhaps(TORNADO)
     server = await new_server(
-        **credentials, **https.settings, ca_file=authority.ca_file, proxy=through(proxy) if with_proxy else None
+        **credentials,
+        **https.settings,
+        ca_file=authority.ca_file,
+        proxy=through(proxy) if with_proxy else None,
     )
     await log_in(server)
     # From here on somebody else answers at that address, whose certificate another authority has signed.
@@ -592,12 +649,16 @@ def test_a_ca_file_without_a_certificate_is_told_at_the_start(tmp_path: Path, co
     """A file that holds none would make every request fail; it is one of the problems that a start tells."""
     ca_file = tmp_path / "authority.pem"
     ca_file.write_text(content)
-    ended = without_pycurl("check", "--ca-file", str(ca_file), "--token-url", "https://127.0.0.1:1/")
+    ended = without_pycurl(
+        "check", "--ca-file", str(ca_file), "--token-url", "https://127.0.0.1:1/"
+    )
     assert ended.returncode in (1, 2)
     assert "Traceback" not in ended.stderr
-    assert [line for line in (ended.stdout + ended.stderr).splitlines() if str(ca_file) in line and "FAIL" in line] or (
-        ended.returncode == 2 and "--ca-file" in ended.stderr
-    )
+    assert [
+        line
+        for line in (ended.stdout + ended.stderr).splitlines()
+        if str(ca_file) in line and "FAIL" in line
+    ] or (ended.returncode == 2 and "--ca-file" in ended.stderr)
 
 
 def test_the_proxy_and_the_ca_file_are_off_by_default() -> None:

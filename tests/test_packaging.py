@@ -63,7 +63,11 @@ def link(names: Iterable[str], folder: Path) -> None:
 
 def files_below(folder: Path, *patterns: str) -> set[str]:
     """The files that fit, as names relative to the folder."""
-    return {path.relative_to(folder).as_posix() for pattern in patterns for path in folder.rglob(pattern)}
+    return {
+        path.relative_to(folder).as_posix()
+        for pattern in patterns
+        for path in folder.rglob(pattern)
+    }
 
 
 class Published:
@@ -78,7 +82,11 @@ class Published:
                 shutil.copy(path, self.tree)
         for name in FOLDERS:
             if (ROOT / name).is_dir():
-                shutil.copytree(ROOT / name, self.tree / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+                shutil.copytree(
+                    ROOT / name,
+                    self.tree / name,
+                    ignore=shutil.ignore_patterns("__pycache__", ".*"),
+                )
         link(["setuptools"], self.tools)
         # Without options it builds the sdist, and the wheel from that sdist.
         run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder / "dist", self.tree)
@@ -109,7 +117,14 @@ def command(published: Published, tmp_path: Path, request: pytest.FixtureRequest
     run(sys.executable, "-m", "venv", "--without-pip", venv)
     (packages,) = venv.glob("lib/python3*/site-packages")
     link(needed_by(published.requirements), packages)
-    pip = (sys.executable, "-m", "pip", "--python", venv / "bin" / "python", "--disable-pip-version-check")
+    pip = (
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        venv / "bin" / "python",
+        "--disable-pip-version-check",
+    )
     options = ("--no-index", "--no-deps", "--no-build-isolation")
     run(*pip, "install", *options, *how[request.param], PYTHONPATH=published.tools)
     return venv / "bin" / "xots"
@@ -128,7 +143,11 @@ def get(host: str, port: int, path: str) -> tuple[int, str, bytes]:
 
 def test_the_installed_server_serves_its_pages(command: Path, tmp_path: Path) -> None:
     """However it was installed, it starts anywhere, finds its templates, and ends with status 0 when told to."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("XOTS_", "PYTHON"))}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("XOTS_", "PYTHON"))
+    }
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     server = subprocess.Popen(
@@ -167,7 +186,10 @@ def test_the_wheel_holds_the_package_and_nothing_else(published: Published) -> N
     """Every module, every template, the licence and the mark of types; no tests, and no left-overs."""
     info = published.dist_info
     expected = {f"xots/{name}" for name in files_below(ROOT / "xots", "*.py", "py.typed")}
-    expected |= {f"xots/templates/{name}" for name in files_below(ROOT / "templates", "*.py", "*.html", "*.css")}
+    expected |= {
+        f"xots/templates/{name}"
+        for name in files_below(ROOT / "templates", "*.py", "*.html", "*.css")
+    }
     assert {name for name in published.in_wheel if not name.startswith(f"{info}/")} == expected
     assert f"{info}/licenses/LICENSE" in published.in_wheel
 
@@ -177,5 +199,8 @@ def test_the_sdist_holds_what_its_tests_need(published: Published) -> None:
     with tarfile.open(published.sdist) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
     tests = {f"tests/{name}" for name in files_below(ROOT / "tests", "*.py")}
-    assert tests | {"LICENSE", "Makefile", "examples/requests_example.py", "templates/style.css"} <= held
+    assert (
+        tests | {"LICENSE", "Makefile", "examples/requests_example.py", "templates/style.css"}
+        <= held
+    )
     assert not [name for name in held if name.endswith(".pyc")]

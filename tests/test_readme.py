@@ -28,7 +28,9 @@ def tables(text: str) -> list[list[Row]]:
 
 
 def _cells(line: str) -> Row:
-    return [cell.strip().replace(r"\|", "|") for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))]
+    return [
+        cell.strip().replace(r"\|", "|") for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))
+    ]
 
 
 def named_in(cell: str) -> list[str]:
@@ -76,23 +78,34 @@ def test_the_settings_table_has_each_default_as_it_is(name: str) -> None:
         assert shown == plain(default)
 
 
-@pytest.mark.parametrize("name", [name for name, setting in SETTINGS.items() if setting.metadata["letter"]])
+@pytest.mark.parametrize(
+    "name", [name for name, setting in SETTINGS.items() if setting.metadata["letter"]]
+)
 def test_the_settings_table_has_each_letter(name: str) -> None:
     """A letter stands with its option, and with no other one."""
     rows = rows_of_settings()
     assert name in rows
-    assert re.findall(r"(?<![\w-])-([a-zA-Z])\b", rows[name][0]) == [SETTINGS[name].metadata["letter"]]
+    assert re.findall(r"(?<![\w-])-([a-zA-Z])\b", rows[name][0]) == [
+        SETTINGS[name].metadata["letter"]
+    ]
 
 
 def test_each_setting_is_explained() -> None:
     """No row is left without its meaning."""
-    assert [name for name, row in rows_of_settings().items() if len(row) < 3 or not plain(row[2])] == []
+    assert [
+        name for name, row in rows_of_settings().items() if len(row) < 3 or not plain(row[2])
+    ] == []
 
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_every_route_stands_in_the_endpoints_table(route: str) -> None:
     """A path that is served is told, with what it does."""
-    rows = [row for table in tables(README) for row in table if re.fullmatch(r"(`/[a-z]*`(, | or | )?)+", row[0])]
+    rows = [
+        row
+        for table in tables(README)
+        for row in table
+        if re.fullmatch(r"(`/[a-z]*`(, | or | )?)+", row[0])
+    ]
     told = [row for row in rows if f"`{route}`" in row[0]]
     assert len(told) == 1
     assert all(plain(cell) for cell in told[0])

@@ -63,7 +63,9 @@ class House:
         return process.returncode, out.decode(), err.decode()
 
     @asynccontextmanager
-    async def serving(self, *arguments: str, **more: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    async def serving(
+        self, *arguments: str, **more: str
+    ) -> AsyncIterator[asyncio.subprocess.Process]:
         """A server, once its port is open; killed at the end if it still runs."""
         log = (self.folder / "log").open("ab")
         process = await asyncio.create_subprocess_exec(
@@ -86,7 +88,9 @@ class House:
 
         def fetch() -> tuple[int, Any] | None:
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=20) as answer:
+                with urllib.request.urlopen(
+                    f"http://127.0.0.1:{self.port}{path}", timeout=20
+                ) as answer:
                     return answer.status, json.load(answer)
             except urllib.error.HTTPError as error:
                 with error:
@@ -97,7 +101,9 @@ class House:
         return await asyncio.to_thread(fetch)
 
     async def log_in(self) -> None:
-        page = await Person().log_in(f"http://localhost:{self.port}", DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET)
+        page = await Person().log_in(
+            f"http://localhost:{self.port}", DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET
+        )
         assert page.status == 200, page.text
 
     async def token(self) -> str:
@@ -132,7 +138,9 @@ async def test_a_killed_server_goes_on_with_the_same_login(house: House) -> None
     asked = len(house.sandbox.log)
     async with house.serving():
         assert await house.token() == token
-        assert len(house.sandbox.log) == asked, "the stored token is served before the first word with Xero"
+        assert len(house.sandbox.log) == asked, (
+            "the stored token is served before the first word with Xero"
+        )
         assert (await house.command("refresh", "--port", str(house.port)))[0] == 0
         assert await house.token() != token
 
@@ -154,9 +162,18 @@ async def test_nothing_in_the_folder_or_the_log_is_in_clear(house: House) -> Non
         await house.log_in()
         first = await house.token()
         assert (await house.command("refresh", "--port", str(house.port)))[0] == 0
-        secrets = [first, await house.token(), DEFAULT_CLIENT_SECRET, (house.folder / "key").read_text().strip()]
+        secrets = [
+            first,
+            await house.token(),
+            DEFAULT_CLIENT_SECRET,
+            (house.folder / "key").read_text().strip(),
+        ]
         secrets += house.sandbox.identity.usable_refresh_tokens(house.sandbox.clock())
-        files = [path for path in [*(house.folder / "state").iterdir(), house.folder / "log"] if path.is_file()]
+        files = [
+            path
+            for path in [*(house.folder / "state").iterdir(), house.folder / "log"]
+            if path.is_file()
+        ]
         assert len(files) >= 2
         for path in files:
             content = path.read_bytes()
@@ -200,7 +217,11 @@ async def test_a_tampered_or_foreign_record_is_refused_and_left(house: House, ha
         await house.log_in()
     record = house.folder / "state" / "default.sealed"
     sealed = record.read_bytes()
-    harmed = {"cut": sealed[:-10], "changed": sealed[:100] + b"AAAA" + sealed[104:], "unsealed": b'{"generation": 1}'}
+    harmed = {
+        "cut": sealed[:-10],
+        "changed": sealed[:100] + b"AAAA" + sealed[104:],
+        "unsealed": b'{"generation": 1}',
+    }
     name = "other" if harm == "of another account" else "default"
     path = record.with_name(f"{name}.sealed")
     path.write_bytes(harmed.get(harm, sealed))
@@ -212,7 +233,9 @@ async def test_a_tampered_or_foreign_record_is_refused_and_left(house: House, ha
     assert path.read_bytes() == harmed.get(harm, sealed)
 
 
-async def test_the_file_store_makes_its_own_key_once_and_says_where(house: House, tmp_path: Path) -> None:
+async def test_the_file_store_makes_its_own_key_once_and_says_where(
+    house: House, tmp_path: Path
+) -> None:
     """First start: a key file of mode 0600 beside the settings; if it is gone later, no new one is made."""
     own = {"XDG_CONFIG_HOME": str(tmp_path / "config"), "XOTS_KEY_FILE": ""}
     async with house.serving(**own):
@@ -236,8 +259,15 @@ async def test_another_client_or_identity_server_is_refused(house: House) -> Non
     async with house.serving():
         await house.log_in()
         token = await house.token()
-    for setting, value in (("XOTS_CLIENT_ID", "ANOTHER"), ("XOTS_TOKEN_URL", "https://identity.example/token")):
-        for command in ("serve", "logout", "revoke"):  # an end would tell another server, and with another's word
+    for setting, value in (
+        ("XOTS_CLIENT_ID", "ANOTHER"),
+        ("XOTS_TOKEN_URL", "https://identity.example/token"),
+    ):
+        for command in (
+            "serve",
+            "logout",
+            "revoke",
+        ):  # an end would tell another server, and with another's word
             status, _, err = await house.command(command, **{setting: value})
             assert status == 2
             assert setting in err
@@ -266,7 +296,9 @@ async def test_other_scopes_set_explicitly_abort_the_start(house: House) -> None
         assert answer is not None
         assert (answer[0], answer[1]["type"]) == (401, "urn:xots:not-logged-in")
         person = Person()
-        page = await person.consent(await person.submit(await person.open(f"http://localhost:{house.port}/home")))
+        page = await person.consent(
+            await person.submit(await person.open(f"http://localhost:{house.port}/home"))
+        )
         assert page.status == 200, "the credentials were kept"
         answer = await house.ask("/token")
         assert answer is not None
@@ -279,11 +311,15 @@ async def test_the_retry_with_granular_scopes_does_not_trip_the_next_start(
 ) -> None:
     """What the person chose on the page stands, although the settings still name the classic set."""
     old = house.sandbox.options.clients[0]
-    house.sandbox.identity.register(Client(old.client_id, old.secret, old.redirect_uris, new_app=True))
+    house.sandbox.identity.register(
+        Client(old.client_id, old.secret, old.redirect_uris, new_app=True)
+    )
     async with house.serving(*explicit):
         person = Person()
         page = await person.open(f"http://localhost:{house.port}/login")
-        page = await person.submit(page, client_id=DEFAULT_CLIENT_ID, client_secret=DEFAULT_CLIENT_SECRET)
+        page = await person.submit(
+            page, client_id=DEFAULT_CLIENT_ID, client_secret=DEFAULT_CLIENT_SECRET
+        )
         page = await person.submit(page, scopes="granular")
         page = await person.consent(page)
         assert page.status == 200, page.text
@@ -322,7 +358,11 @@ async def test_a_login_after_a_promotion_is_sealed_with_the_new_key(
         assert (await house.command("key", "add"))[0] == 0
         assert (await house.command("key", "promote"))[0] == 0
         await house.log_in()
-        new = next(line for line in (house.folder / "key").read_text().splitlines() if not line.startswith("#"))
+        new = next(
+            line
+            for line in (house.folder / "key").read_text().splitlines()
+            if not line.startswith("#")
+        )
         assert sealed_with(house.folder / "state" / "default.sealed", new)
 
 
@@ -346,9 +386,13 @@ async def test_a_lost_login_is_told_by_check_and_in_a_log_that_keeps_one_time(ho
         assert answer[1]["type"] == "urn:xots:consent-lost"
     status, out, err = await house.command("check")
     assert (status, err) == (1, "")
-    assert re.search(r"^FAIL +login +default: the login is lost, a person must log in again", out, re.MULTILINE)
+    assert re.search(
+        r"^FAIL +login +default: the login is lost, a person must log in again", out, re.MULTILINE
+    )
     lines = (house.folder / "log").read_text().splitlines()
-    times = [re.match(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}) UTC [A-Z]+ ", line) for line in lines]
+    times = [
+        re.match(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}) UTC [A-Z]+ ", line) for line in lines
+    ]
     assert all(times)
     assert times[-1] is not None
     last = datetime.fromisoformat(times[-1][1]).replace(tzinfo=UTC)
@@ -361,7 +405,11 @@ async def test_a_record_of_another_version_is_told_by_check_and_start(house: Hou
         await house.log_in()
     record = house.folder / "state" / "default.sealed"
     sealer = Sealer([Secret((house.folder / "key").read_text().split()[-1])])
-    record.write_bytes(sealer.seal(b'{"generation": 9, "of_a_newer_version": true}', "account", {"name": "default"}))
+    record.write_bytes(
+        sealer.seal(
+            b'{"generation": 9, "of_a_newer_version": true}', "account", {"name": "default"}
+        )
+    )
     before = record.read_bytes()
     status, out, err = await house.command("check")
     assert (status, err) == (1, "")
@@ -396,7 +444,9 @@ async def test_logout_on_the_store_forgets_the_credentials(house: House) -> None
         assert answer[1]["type"] == "urn:xots:no-credentials"
 
 
-async def test_keys_are_rotated_under_a_running_server(house: House, sealed_with: Callable[[Path, str], bool]) -> None:
+async def test_keys_are_rotated_under_a_running_server(
+    house: House, sealed_with: Callable[[Path, str], bool]
+) -> None:
     """add, promote: the record is sealed anew while the server runs, which goes on, and writes with the new key."""
     record = house.folder / "state" / "default.sealed"
     async with house.serving():
@@ -409,7 +459,10 @@ async def test_keys_are_rotated_under_a_running_server(house: House, sealed_with
         assert (await house.command("refresh", "--port", str(house.port)))[0] == 0
         assert sealed_with(record, old), "a key that was added opens only"
         status, out, _ = await house.command("key", "promote")
-        assert (status, out) == (0, "1 of 1 records were sealed anew; all are sealed with the first key now\n")
+        assert (status, out) == (
+            0,
+            "1 of 1 records were sealed anew; all are sealed with the first key now\n",
+        )
         assert sealed_with(record, new)
         assert (await house.command("refresh", "--port", str(house.port)))[0] == 0
         assert sealed_with(record, new), "the server has taken the new key over"

@@ -35,7 +35,9 @@ class Authority:
 
     def __init__(self) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "an authority made for a test")])
+        self._name = x509.Name(
+            [x509.NameAttribute(NameOID.COMMON_NAME, "an authority made for a test")]
+        )
         self.certificate = (
             self._builder(self._name, self._key.public_key())
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -60,10 +62,14 @@ class Authority:
             .sign(self._key, hashes.SHA256())
         )
         return certificate.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
         )
 
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    def _builder(
+        self, subject: x509.Name, key: ec.EllipticCurvePublicKey
+    ) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
         return (
             x509.CertificateBuilder()
@@ -74,7 +80,10 @@ class Authority:
             .not_valid_before(now - timedelta(hours=1))
             .not_valid_after(now + timedelta(hours=1))
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
+                critical=False,
+            )
         )
 
     @staticmethod
@@ -126,13 +135,17 @@ async def https_proxy(destinations: dict[str, int], asked: list[str]) -> AsyncIt
     """
 
     async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        method, destination, _ = (await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")[0].decode().split()
+        method, destination, _ = (
+            (await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")[0].decode().split()
+        )
         asked.append(f"{method} {destination}")
         if method == "CONNECT" and destination in destinations:
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
             await join(reader, writer, destinations[destination])
         else:
-            writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            writer.write(
+                b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            )
             writer.close()
             await writer.wait_closed()
 
@@ -173,7 +186,9 @@ async def server(sandbox: Sandbox) -> AsyncIterator[Server]:
         await server.stop()
 
 
-async def test_the_example_prints_the_invoices(sandbox: Sandbox, server: Server, tmp_path: Path) -> None:
+async def test_the_example_prints_the_invoices(
+    sandbox: Sandbox, server: Server, tmp_path: Path
+) -> None:
     """With a server on its default port, the example gets a token there, and invoices from Xero with it."""
     authority = Authority()
     (tmp_path / "authority.pem").write_bytes(authority.pem())
@@ -207,4 +222,6 @@ async def test_the_example_prints_the_invoices(sandbox: Sandbox, server: Server,
     assert (example.returncode, complaint.decode()) == (0, "")
     assert asked == [f"CONNECT {XERO_API}:443"] * 2
     first = next(iter(sandbox.world.books.organisations.values()))
-    assert ast.literal_eval(printed.decode()) == sandbox.world.books.answer("Invoices", first, sandbox.clock())
+    assert ast.literal_eval(printed.decode()) == sandbox.world.books.answer(
+        "Invoices", first, sandbox.clock()
+    )

@@ -64,7 +64,11 @@ async def running(*arguments: str, **environment: str) -> AsyncIterator[Running]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("XOTS_")}
     kept.pop("CREDENTIALS_DIRECTORY", None)
     process = await asyncio.create_subprocess_exec(
-        str(Path(sys.executable).with_name("xots")), *arguments, env=kept | environment, stdout=PIPE, stderr=PIPE
+        str(Path(sys.executable).with_name("xots")),
+        *arguments,
+        env=kept | environment,
+        stdout=PIPE,
+        stderr=PIPE,
     )
     try:
         yield Running(process)
@@ -135,7 +139,9 @@ def left_in(folder: Path) -> list[str]:
 
 
 @SIGNALS
-async def test_an_idle_server_stops_at_once(started: Started, get: Any, number: signal.Signals) -> None:
+async def test_an_idle_server_stops_at_once(
+    started: Started, get: Any, number: signal.Signals
+) -> None:
     """With nobody logged in, and a client's idle connection still open, it ends with status 0 within 5 seconds."""
     async with started() as xots:
         reader, writer = await asyncio.open_connection("127.0.0.1", xots.port)
@@ -148,7 +154,9 @@ async def test_an_idle_server_stops_at_once(started: Started, get: Any, number: 
 
 
 @SIGNALS
-async def test_a_server_with_a_login_stops_at_once(started: Started, get: Any, number: signal.Signals) -> None:
+async def test_a_server_with_a_login_stops_at_once(
+    started: Started, get: Any, number: signal.Signals
+) -> None:
     """A login that needs nothing done does not delay it."""
     async with started() as xots:
         await log_in(xots)
@@ -182,7 +190,9 @@ async def test_a_refresh_in_flight_is_concluded_and_its_caller_served_before_the
         held = asyncio.create_task(sandbox.held())
         async with asyncio.timeout(5):
             while not held.done():
-                caller = asyncio.create_task(get(f"http://127.0.0.1:{xots.port}/token?min_ttl=999999"))
+                caller = asyncio.create_task(
+                    get(f"http://127.0.0.1:{xots.port}/token?min_ttl=999999")
+                )
                 await asyncio.wait({held, caller}, return_when=asyncio.FIRST_COMPLETED)
         assert not caller.done()
         xots.process.send_signal(number)
@@ -198,10 +208,14 @@ async def test_a_refresh_in_flight_is_concluded_and_its_caller_served_before_the
         assert await xots.ended() == 0
         assert "Traceback" not in xots.output
     assert [one.outcome for one in sandbox.refreshes()] == [Outcome.ISSUED]
-    assert (await get(sandbox.connections_url, Authorization=f"Bearer {answer.json['accessToken']}")).status == 200
+    assert (
+        await get(sandbox.connections_url, Authorization=f"Bearer {answer.json['accessToken']}")
+    ).status == 200
 
 
-async def test_a_process_logs_nothing_secret(started: Started, real_time_sandbox: Sandbox, get: Any) -> None:
+async def test_a_process_logs_nothing_secret(
+    started: Started, real_time_sandbox: Sandbox, get: Any
+) -> None:
     """At level DEBUG, through a login, a token read and an error: no secret, token, code or state."""
     sandbox = real_time_sandbox
     async with started() as xots:
@@ -213,7 +227,15 @@ async def test_a_process_logs_nothing_secret(started: Started, real_time_sandbox
     assert "logged in" in xots.output
     refresh_tokens = sandbox.identity.usable_refresh_tokens(sandbox.clock())
     assert refresh_tokens
-    for secret in (DEFAULT_CLIENT_SECRET, token, *refresh_tokens, "eyJ", "code-canary", "state-canary", "code="):
+    for secret in (
+        DEFAULT_CLIENT_SECRET,
+        token,
+        *refresh_tokens,
+        "eyJ",
+        "code-canary",
+        "state-canary",
+        "code=",
+    ):
         assert secret not in xots.output
 
 
@@ -256,7 +278,9 @@ async def test_the_demo_prints_addresses_that_answer(get: Callable[..., Awaitabl
         assert grants[0] == "authorization_code"
 
 
-async def test_the_demo_takes_nothing_of_the_users(get: Callable[..., Awaitable[Any]], tmp_path: Path) -> None:
+async def test_the_demo_takes_nothing_of_the_users(
+    get: Callable[..., Awaitable[Any]], tmp_path: Path
+) -> None:
     """Settings of the environment do not reach it, nor does it leave anything in the user's folders."""
     secret = "the-users-own-canary"
     environment = {

@@ -16,7 +16,9 @@ SECRET = "hunter2-canary"
 
 
 def problems_of(
-    arguments: dict[str, str] | None = None, environment: dict[str, str] | None = None, config: Path | None = None
+    arguments: dict[str, str] | None = None,
+    environment: dict[str, str] | None = None,
+    config: Path | None = None,
 ) -> list[str]:
     """What is wrong with these sources."""
     with pytest.raises(SettingsError) as caught:
@@ -36,7 +38,11 @@ def test_the_defaults_are_those_of_the_first_server() -> None:
     assert settings.port == 5001
     assert settings.address == "127.0.0.1"
     assert settings.redirect_uri == "http://localhost:5001/code"
-    assert settings.scopes == ("offline_access", "accounting.transactions", "accounting.reports.read")
+    assert settings.scopes == (
+        "offline_access",
+        "accounting.transactions",
+        "accounting.reports.read",
+    )
     assert settings.refreshmins == 72000
     assert settings.policy.refresh_lifetime == timedelta(days=50)
     assert settings.credentials is None
@@ -67,7 +73,10 @@ def test_the_first_source_that_has_a_setting_wins(tmp_path: Path, config: Path, 
     """Command line, environment, credentials directory, YAML file, default: in that order."""
     folder = tmp_path / "credentials"
     folder.mkdir()
-    arguments, environment = {"port": "1001"}, {"XOTS_PORT": "1002", "CREDENTIALS_DIRECTORY": str(folder)}
+    arguments, environment = (
+        {"port": "1001"},
+        {"XOTS_PORT": "1002", "CREDENTIALS_DIRECTORY": str(folder)},
+    )
     (folder / "port").write_text("1003\n")
     config.write_text("port: 1004\n")
     if first > 0:
@@ -304,7 +313,9 @@ def test_yaml_takes_lists_booleans_and_numbers(config: Path) -> None:
     assert load({}, {}, config).scopes == ("offline_access", "accounting.contacts")
 
 
-@pytest.mark.parametrize("text", ["00112233445566770011223344556677", "1_000", "12:30", "1e5", "0x10", "2026-11-02"])
+@pytest.mark.parametrize(
+    "text", ["00112233445566770011223344556677", "1_000", "12:30", "1e5", "0x10", "2026-11-02"]
+)
 def test_yaml_does_not_reckon_with_an_id_that_looks_like_a_number(config: Path, text: str) -> None:
     """A client id of digits alone reaches Xero as it was written."""
     config.write_text(f"client_id: {text}\nclient_secret: {text}\n")

@@ -19,7 +19,9 @@ def test_hours_of_trouble_lose_no_login(mode: SiblingMode, seed: int) -> None:
 
 def test_a_seed_replays() -> None:
     """The same seed tells the same story, so that a failure can be looked at."""
-    assert run_seed(31, SiblingMode.LAST_VALID, hours=2) == run_seed(31, SiblingMode.LAST_VALID, hours=2)
+    assert run_seed(31, SiblingMode.LAST_VALID, hours=2) == run_seed(
+        31, SiblingMode.LAST_VALID, hours=2
+    )
 
 
 def test_what_lies_beyond_the_bound_is_reported() -> None:

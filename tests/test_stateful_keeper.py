@@ -31,7 +31,14 @@ from test_stateful_lifecycle import SETTINGS, issued, tokens_of
 from xots.account import AccessToken, Account, Secret
 from xots.backends.base import Stored
 from xots.backends.memory import MemoryStore
-from xots.errors import ConsentLost, LoginFailed, NoCredentials, NotLoggedIn, StoreUnavailable, TokenUnavailable
+from xots.errors import (
+    ConsentLost,
+    LoginFailed,
+    NoCredentials,
+    NotLoggedIn,
+    StoreUnavailable,
+    TokenUnavailable,
+)
 from xots.keeper import LoginAttempt, TokenKeeper
 from xots.lifecycle import (
     ClientRefused,
@@ -63,7 +70,15 @@ UNKNOWN = "unknown"
 WHICH = st.integers(0, 1)
 ACTS = st.sampled_from(["token", "long token", "refresh", "tend", "look"])
 COMES_TO = st.sampled_from(
-    ["issued", "answer lost", "never arrived", "not sent", "throttled", "invalid_client", "no refresh token"]
+    [
+        "issued",
+        "answer lost",
+        "never arrived",
+        "not sent",
+        "throttled",
+        "invalid_client",
+        "no refresh token",
+    ]
 )
 STORE_DOES = st.sampled_from(["works", "fails", "reply lost"])
 PAUSES = st.lists(st.integers(0, 4), max_size=12)
@@ -75,12 +90,16 @@ class Story(RuleBasedStateMachine):
     # ---------------------------------------------------------------------------------------- the stage
 
     @initialize(mode=st.sampled_from(SiblingMode), late_reuse_kills_chain=st.booleans())
-    def two_keepers_start_and_a_person_logs_in(self, mode: SiblingMode, late_reuse_kills_chain: bool) -> None:
+    def two_keepers_start_and_a_person_logs_in(
+        self, mode: SiblingMode, late_reuse_kills_chain: bool
+    ) -> None:
         self.now = datetime(2026, 11, 23, 12, tzinfo=UTC)
         self.chance = random.Random(1)  # noqa: S311 - a simulation
         self.identity = Identity(
             [CLIENT],
-            switches=with_fields(Switches(), sibling_mode=mode, late_reuse_kills_chain=late_reuse_kills_chain),
+            switches=with_fields(
+                Switches(), sibling_mode=mode, late_reuse_kills_chain=late_reuse_kills_chain
+            ),
             random=self.chance,
         )
         self.used: dict[str, datetime] = {}
@@ -127,7 +146,10 @@ class Story(RuleBasedStateMachine):
         """What the store holds."""
         stored = self.store.kept
         if stored is not self.opened[0]:
-            self.opened = stored, Account() if stored is None else open_record(self.sealer, stored, NAME)
+            self.opened = (
+                stored,
+                Account() if stored is None else open_record(self.sealer, stored, NAME),
+            )
         return self.opened[1]
 
     async def act(self, keeper: TokenKeeper, act: str) -> None:
@@ -166,7 +188,11 @@ class Story(RuleBasedStateMachine):
     def crash(self, which: int) -> None:
         """It is gone at once, with all that only it knew; another is started in its place."""
         keeper = self.keepers[which]
-        if keeper is self.actor and keeper._record.unwritten and not is_ours(keeper.account, self.record):
+        if (
+            keeper is self.actor
+            and keeper._record.unwritten
+            and not is_ours(keeper.account, self.record)
+        ):
             self.expected = UNKNOWN
 
         async def die() -> None:
@@ -206,7 +232,9 @@ class Story(RuleBasedStateMachine):
         self.run(together())
 
     @rule(which=WHICH, act=ACTS, other=ACTS, turns=st.integers(0, 12), pauses=PAUSES)
-    def a_lease_lapses_under_its_holder(self, which: int, act: str, other: str, turns: int, pauses: list[int]) -> None:
+    def a_lease_lapses_under_its_holder(
+        self, which: int, act: str, other: str, turns: int, pauses: list[int]
+    ) -> None:
         """Another takes it while the first, who has checked it before, goes on."""
 
         async def overlap() -> None:
@@ -220,7 +248,9 @@ class Story(RuleBasedStateMachine):
         self.run(overlap())
 
     @rule(which=WHICH, act=ACTS, turns=st.integers(0, 12), pauses=PAUSES)
-    def a_keeper_dies_in_what_it_does(self, which: int, act: str, turns: int, pauses: list[int]) -> None:
+    def a_keeper_dies_in_what_it_does(
+        self, which: int, act: str, turns: int, pauses: list[int]
+    ) -> None:
         async def begin() -> None:
             task = asyncio.create_task(self.act(self.keepers[which], act))
             for _ in range(turns):
@@ -236,7 +266,11 @@ class Story(RuleBasedStateMachine):
     def a_person_logs_in(self, which: int) -> None:
         keeper = self.keepers[which]
         attempt = LoginAttempt(
-            credentials=CREDENTIALS, code=Secret("c"), verifier=None, redirect_uri="http://x/code", scopes=SCOPES
+            credentials=CREDENTIALS,
+            code=Secret("c"),
+            verifier=None,
+            redirect_uri="http://x/code",
+            scopes=SCOPES,
         )
         self.now += timedelta(milliseconds=1)
         try:
@@ -246,21 +280,29 @@ class Story(RuleBasedStateMachine):
         self.actor, self.expected = keeper, keeper.account.consent_id
         assert self.expected is not None
         assert keeper.account.access is not None
-        self.consent = self.identity.check_access(keeper.account.access.value.reveal(), self.now).consent
+        self.consent = self.identity.check_access(
+            keeper.account.access.value.reveal(), self.now
+        ).consent
 
     @rule(which=WHICH, forget=st.booleans())
     def a_person_ends_the_login(self, which: int, forget: bool) -> None:
         keeper = self.keepers[which]
         self.now += timedelta(milliseconds=1)
         stored, unwritten = self.record, keeper._record.unwritten
-        nobody = stored.consent_id is None and stored.revocation is None and not unwritten and not forget
+        nobody = (
+            stored.consent_id is None and stored.revocation is None and not unwritten and not forget
+        )
         try:
             told = self.run(keeper.end(forget=forget))
         except StoreUnavailable:
             return
-        if not nobody:  # else it ends nothing, not even a login that the other holds and could not write
+        if (
+            not nobody
+        ):  # else it ends nothing, not even a login that the other holds and could not write
             self.actor, self.expected = keeper, None
-        if told:  # Xero was told: should that not be written yet, the worst is that it is told once more
+        if (
+            told
+        ):  # Xero was told: should that not be written yet, the worst is that it is told once more
             assert self.record.consent_id is None
             assert nobody or keeper.account.revocation is None
         else:
@@ -272,7 +314,10 @@ class Story(RuleBasedStateMachine):
     def xero_ends_the_consent_by_itself(self) -> None:
         """The person disconnected the app at Xero, say."""
         self.identity.forget()
-        self.ended_by_xero |= {self.record.consent_id, *(keeper.account.consent_id for keeper in self.keepers)}
+        self.ended_by_xero |= {
+            self.record.consent_id,
+            *(keeper.account.consent_id for keeper in self.keepers),
+        }
 
     @precondition(lambda self: self.knowing is not None and len(self.store.dumps) > 1)
     @rule(age=st.integers(1, 9))
@@ -307,7 +352,11 @@ class Story(RuleBasedStateMachine):
         """Is all that Xero would take from the store a token that was spent, and nearly too long ago?"""
         if self.record.consent_id is None or self.record.consent_id in self.ended_by_xero:
             return False
-        live = [t for t in tokens_of(self.record) if self.identity.would_issue(t.value.reveal(), self.now)]
+        live = [
+            t
+            for t in tokens_of(self.record)
+            if self.identity.would_issue(t.value.reveal(), self.now)
+        ]
         spent = [self.used[t.value.reveal()] for t in live if t.value.reveal() in self.used]
         return len(spent) == len(live) and self.now - max(spent) >= 20 * MINUTE
 
@@ -347,7 +396,9 @@ class Story(RuleBasedStateMachine):
     def all_promises_are_kept(self) -> None:
         self.check_the_record()
         for keeper in self.keepers:
-            assert not keeper._record.unwritten or keeper.store_problem, "held in memory, and not told"
+            assert not keeper._record.unwritten or keeper.store_problem, (
+                "held in memory, and not told"
+            )
         if self.expected != UNKNOWN:
             assert self.actor is None or self.actor.account.consent_id == self.expected
             if not any(keeper._record.unwritten for keeper in self.keepers):
@@ -356,7 +407,9 @@ class Story(RuleBasedStateMachine):
     def check_the_record(self) -> None:
         """The store holds a token from which Xero will issue, if somebody is logged in."""
         if self.record.consent_id is not None and self.record.consent_id not in self.ended_by_xero:
-            refusals = [self.identity.refusal_of(t.value.reveal(), self.now) for t in tokens_of(self.record)]
+            refusals = [
+                self.identity.refusal_of(t.value.reveal(), self.now) for t in tokens_of(self.record)
+            ]
             assert None in refusals, refusals
 
     def check_write(self, before: Account, written: Account) -> None:
@@ -369,7 +422,9 @@ class Story(RuleBasedStateMachine):
             if token.value not in kept and token.refused_at is None:
                 assert written.current is not None
                 assert before.current is not None
-                assert written.current.value != before.current.value, "a token left, and none was proved"
+                assert written.current.value != before.current.value, (
+                    "a token left, and none was proved"
+                )
                 assert token.first_spent_at is None or self.now - token.first_spent_at >= GRACE
 
 
@@ -448,10 +503,15 @@ class Xero:
     async def refresh(self, credentials: Credentials, token: Secret) -> Outcome:
         story, text = self.story, token.reveal()
         # A process that was cut off has retried already: a second answer in a row without a token is a server's way.
-        bare = not any(keeper.account.unrotated for keeper in story.keepers) and not story.record.unrotated
+        bare = (
+            not any(keeper.account.unrotated for keeper in story.keepers)
+            and not story.record.unrotated
+        )
 
         def commit() -> Any:
-            assert story.identity.refusal_of(text, story.now) is not Refusal.SPENT, "reuse outside the grace"
+            assert story.identity.refusal_of(text, story.now) is not Refusal.SPENT, (
+                "reuse outside the grace"
+            )
             answer = story.identity.refresh(CLIENT, text, story.now)
             story.used.setdefault(text, story.now)
             return answer.fields
@@ -462,7 +522,9 @@ class Xero:
         self, credentials: Credentials, *, code: Secret, redirect_uri: str, verifier: Secret | None
     ) -> Outcome:
         story = self.story
-        return await self._post(lambda: story.identity.log_in(CLIENT.client_id, story.now, scopes=SCOPES).fields, True)
+        return await self._post(
+            lambda: story.identity.log_in(CLIENT.client_id, story.now, scopes=SCOPES).fields, True
+        )
 
     async def revoke(self, credentials: Credentials, token: Secret) -> Failure | None:
         comes_to = self._comes_to()
@@ -518,5 +580,7 @@ def test_an_end_is_not_told_as_done_while_it_is_to_be_revoked() -> None:
 
 def test_no_story_loses_a_login() -> None:
     """Whatever two keepers go through, what the store holds is enough to go on, and the last act of a person counts."""
-    half_as_many = settings(SETTINGS, max_examples=SETTINGS.max_examples // 2)  # each takes some 30 ms
+    half_as_many = settings(
+        SETTINGS, max_examples=SETTINGS.max_examples // 2
+    )  # each takes some 30 ms
     run_state_machine_as_test(Story, settings=half_as_many)

@@ -89,7 +89,9 @@ COMES_TO = st.sampled_from(
         "crash after commit",
     ]
 )
-DURATIONS = st.sampled_from([SECOND, MINUTE, 6 * MINUTE, 25 * MINUTE, 31 * MINUTE, 12 * HOUR, 20 * DAY])
+DURATIONS = st.sampled_from(
+    [SECOND, MINUTE, 6 * MINUTE, 25 * MINUTE, 31 * MINUTE, 12 * HOUR, 20 * DAY]
+)
 RETRY_AFTER = st.sampled_from([None, *(timedelta(seconds=s) for s in (0, 5, 60, 4000, 10**6))])
 
 
@@ -107,7 +109,9 @@ class LifecycleStory(RuleBasedStateMachine):
     """What the processes of one account do to its record, one after another, as the keeper's protocol orders it."""
 
     @initialize(mode=st.sampled_from([*SiblingMode, None]), late_reuse_kills_chain=st.booleans())
-    def a_person_has_logged_in(self, mode: SiblingMode | None, late_reuse_kills_chain: bool) -> None:
+    def a_person_has_logged_in(
+        self, mode: SiblingMode | None, late_reuse_kills_chain: bool
+    ) -> None:
         """``mode`` None: a server that does not rotate."""
         switches = Switches(late_reuse_kills_chain=late_reuse_kills_chain, rotate=mode is not None)
         self.identity = Identity(
@@ -150,7 +154,9 @@ class LifecycleStory(RuleBasedStateMachine):
                     self.check_may_leave(token, proved)
                 elif token.first_spent_at is not None:
                     self.check_first_spent(token, after_it[token.value], account)
-        self.record = replace(account, generation=before.generation + 1, write_id=f"w{before.generation + 1}")
+        self.record = replace(
+            account, generation=before.generation + 1, write_id=f"w{before.generation + 1}"
+        )
         self.dumps = [*self.dumps[-9:], self.record]
         self.time += timedelta(milliseconds=1)  # every act takes its moment
 
@@ -187,7 +193,9 @@ class LifecycleStory(RuleBasedStateMachine):
             (self.ill_dated.add if self.skew else self.ill_dated.discard)(token.value)
         return self.record, spent
 
-    def ask(self, token: RefreshToken, comes_to: str, retry_after: timedelta | None, bare: bool) -> Outcome | None:
+    def ask(
+        self, token: RefreshToken, comes_to: str, retry_after: timedelta | None, bare: bool
+    ) -> Outcome | None:
         """What the process hears from Xero; None when it died first."""
         match comes_to:
             case "crash before sending":
@@ -222,7 +230,9 @@ class LifecycleStory(RuleBasedStateMachine):
             self.used.setdefault(token.value, self.time)
         return issued(answer.fields)
 
-    def conclude(self, begun: Account, token: RefreshToken, outcome: Outcome, jitter: float) -> None:
+    def conclude(
+        self, begun: Account, token: RefreshToken, outcome: Outcome, jitter: float
+    ) -> None:
         """Write what came of a try; whoever finds that another wrote meanwhile unites the two."""
         concluded = after(begun, outcome, now=self.now, policy=POLICY, jitter=jitter)
         assert concluded.consent_id == begun.consent_id
@@ -243,12 +253,16 @@ class LifecycleStory(RuleBasedStateMachine):
             if is_ours(side, both) or (side.consent_id and not both.consent_id and both.revocation):
                 # What seems unspent here, and was dropped there, was spent long ago.
                 outlived = {
-                    t.value for t in tokens_of(side) if not t.first_spent_at and t.value.fingerprint in beside.dropped
+                    t.value
+                    for t in tokens_of(side)
+                    if not t.first_spent_at and t.value.fingerprint in beside.dropped
                 }
                 assert held >= {t.value for t in tokens_of(side)} - outlived
         return replace(both, generation=self.record.generation, write_id=self.record.write_id)
 
-    def spend(self, token: RefreshToken, comes_to: str, jitter: float = 0.5, wait: timedelta | None = None) -> bool:
+    def spend(
+        self, token: RefreshToken, comes_to: str, jitter: float = 0.5, wait: timedelta | None = None
+    ) -> bool:
         """One try from its intent to its end; False if the process died in it."""
         begun, token = self.begin(token)
         outcome = self.ask(token, comes_to, wait, bare=begun.unrotated == 0)
@@ -259,7 +273,9 @@ class LifecycleStory(RuleBasedStateMachine):
     def log_in(self, known: Account | None = None) -> Account:
         """A code is exchanged by a process that knows this record."""
         answer = issued(
-            self.identity.log_in(CLIENT.client_id, self.time, scopes=("offline_access",), tenant_ids=("t",)).fields
+            self.identity.log_in(
+                CLIENT.client_id, self.time, scopes=("offline_access",), tenant_ids=("t",)
+            ).fields
         )
         self.logins += 1
         self.issued_at, self.ended_by_xero = self.time, False
@@ -300,8 +316,16 @@ class LifecycleStory(RuleBasedStateMachine):
     @property
     def all_spent_at(self) -> datetime | None:
         """When the last of the tokens that Xero would still take was spent; None if one is unspent, or none is left."""
-        live = [t.value for t in tokens_of(self.record) if self.identity.would_issue(t.value.reveal(), self.time)]
-        return max((self.used[t] for t in live), default=None) if all(t in self.used for t in live) else None
+        live = [
+            t.value
+            for t in tokens_of(self.record)
+            if self.identity.would_issue(t.value.reveal(), self.time)
+        ]
+        return (
+            max((self.used[t] for t in live), default=None)
+            if all(t in self.used for t in live)
+            else None
+        )
 
     @rule(duration=DURATIONS)
     def time_passes(self, duration: timedelta) -> None:
@@ -318,7 +342,9 @@ class LifecycleStory(RuleBasedStateMachine):
         meant = current.value.fingerprint if self.all_spent_at is None else None
         for _ in range(20):
             step = next_step(self.record, self.now, POLICY, meant=meant)
-            assert not isinstance(step, Use) or self.all_spent_at is None, "a last grace runs out, and nobody retries"
+            assert not isinstance(step, Use) or self.all_spent_at is None, (
+                "a last grace runs out, and nobody retries"
+            )
             meant = None if isinstance(step, Spend) else meant
             if isinstance(step, Wait):
                 self.time += step.until - self.now
@@ -328,15 +354,25 @@ class LifecycleStory(RuleBasedStateMachine):
                 return
         raise AssertionError("twenty steps with good answers did not bring the record to rest")
 
-    @precondition(lambda self: not self.stepped_in_refresh and self.asleep is None and self.all_spent_at is None)
-    @rule(skew=st.sampled_from([-DAY, -HOUR, -2 * MINUTE, -8 * SECOND, 0 * DAY, 8 * SECOND, 2 * MINUTE, HOUR, DAY]))
+    @precondition(
+        lambda self: (
+            not self.stepped_in_refresh and self.asleep is None and self.all_spent_at is None
+        )
+    )
+    @rule(
+        skew=st.sampled_from(
+            [-DAY, -HOUR, -2 * MINUTE, -8 * SECOND, 0 * DAY, 8 * SECOND, 2 * MINUTE, HOUR, DAY]
+        )
+    )
     def the_clock_steps(self, skew: timedelta) -> None:
         self.skew = skew
         self.clock_was_wrong = True
         self.stepped_in_refresh = self.record.intent is not None
 
     @rule(comes_to=COMES_TO, jitter=JITTER, wait=RETRY_AFTER, forced=st.booleans())
-    def a_refresh_comes_to(self, comes_to: str, jitter: float, wait: timedelta | None, forced: bool) -> None:
+    def a_refresh_comes_to(
+        self, comes_to: str, jitter: float, wait: timedelta | None, forced: bool
+    ) -> None:
         meant = self.record.current.value.fingerprint if forced and self.record.current else None
         step = next_step(self.record, self.now, POLICY, meant=meant)
         if isinstance(step, Spend):
@@ -369,7 +405,9 @@ class LifecycleStory(RuleBasedStateMachine):
 
     @precondition(lambda self: self.asleep is None and self.record.current is not None)
     @rule(comes_to=COMES_TO, sent=st.booleans(), others=st.integers(1, 2), pause=DURATIONS)
-    def others_refresh_while_one_sleeps(self, comes_to: str, sent: bool, others: int, pause: timedelta) -> None:
+    def others_refresh_while_one_sleeps(
+        self, comes_to: str, sent: bool, others: int, pause: timedelta
+    ) -> None:
         """Beyond its lease, and wakes to tell."""
         self.a_process_falls_asleep_in_its_refresh(comes_to, sent)
         for _ in range(others):
@@ -393,7 +431,9 @@ class LifecycleStory(RuleBasedStateMachine):
 
     @precondition(lambda self: not self.clock_was_wrong)
     @rule(age=st.integers(0, 9), forget=st.booleans(), logs_in=st.booleans())
-    def the_newest_consent_wins_over_a_roll_back(self, age: int, forget: bool, logs_in: bool) -> None:
+    def the_newest_consent_wins_over_a_roll_back(
+        self, age: int, forget: bool, logs_in: bool
+    ) -> None:
         """A process that knows only the old dump logs in or ends a login, then one that knows more finds it."""
         old = self.dumps[-1 - age % len(self.dumps)]
         if logs_in:
@@ -414,8 +454,14 @@ class LifecycleStory(RuleBasedStateMachine):
 
     @rule(forget=st.booleans(), comes_to=COMES_TO, told=st.booleans())
     def the_login_ends(self, forget: bool, comes_to: str, told: bool) -> None:
-        token = next(candidates(self.record, self.now, POLICY), None) if self.record.intent else None
-        if token is not None and self.record.consent_id is not None and not self.spend(token, comes_to):
+        token = (
+            next(candidates(self.record, self.now, POLICY), None) if self.record.intent else None
+        )
+        if (
+            token is not None
+            and self.record.consent_id is not None
+            and not self.spend(token, comes_to)
+        ):
             return  # it died over the refresh that it meant to conclude
         if self.record.consent_id is not None or self.record.revocation is not None or forget:
             held = {t.value for t in tokens_of(self.record) if not t.refused_at}
@@ -438,9 +484,15 @@ class LifecycleStory(RuleBasedStateMachine):
             assert not any(self.identity.would_issue(t.value.reveal(), self.time) for t in named)
         else:
             failure: Failure = (
-                Unknown(detail="503") if committed else ClientRefused(detail="who?", code="invalid_client")
+                Unknown(detail="503")
+                if committed
+                else ClientRefused(detail="who?", code="invalid_client")
             )
-            self.write(after_revocation_failed(self.record, failure, now=self.now, policy=POLICY, jitter=jitter))
+            self.write(
+                after_revocation_failed(
+                    self.record, failure, now=self.now, policy=POLICY, jitter=jitter
+                )
+            )
             assert tokens_to_revoke(self.record) == named
 
     @rule()
@@ -461,13 +513,21 @@ class LifecycleStory(RuleBasedStateMachine):
 
     def the_record_holds_a_token_from_which_xero_will_issue(self) -> None:
         if self.record.consent_id is not None and not self.ended_by_xero:
-            refusals = [self.identity.refusal_of(t.value.reveal(), self.time) for t in tokens_of(self.record)]
+            refusals = [
+                self.identity.refusal_of(t.value.reveal(), self.time)
+                for t in tokens_of(self.record)
+            ]
             assert None in refusals, refusals
-            assert state_of(self.record, self.now, POLICY) in (State.CONNECTED, State.REFRESH_FAILING)
+            assert state_of(self.record, self.now, POLICY) in (
+                State.CONNECTED,
+                State.REFRESH_FAILING,
+            )
 
     def a_consent_is_lost_only_when_xero_refused_every_candidate(self) -> None:
         tokens = tokens_of(self.record)
-        assert not any(t.refused_at and self.identity.would_issue(t.value.reveal(), self.time) for t in tokens)
+        assert not any(
+            t.refused_at and self.identity.would_issue(t.value.reveal(), self.time) for t in tokens
+        )
         if state_of(self.record, self.now, POLICY) is State.CONSENT_LOST:
             assert self.record.current is not None
             assert self.record.current.refused_at is not None
@@ -493,14 +553,25 @@ class LifecycleStory(RuleBasedStateMachine):
                 assert seen < until <= seen + longest + POLICY.first_wait
             case Use():
                 due_at = refresh_due_at(self.record, POLICY)
-                assert due_at is None or due_at > seen or state_of(self.record, seen, POLICY) is State.CONSENT_LOST
+                assert (
+                    due_at is None
+                    or due_at > seen
+                    or state_of(self.record, seen, POLICY) is State.CONSENT_LOST
+                )
 
     def nothing_dead_is_served_by_a_right_clock(self) -> None:
         left = good_for(self.record, self.now)
         assert left == timedelta(0) or self.record.consent_id is not None
         access = self.record.access
-        if left and access is not None and self.skew == timedelta(0) and access.value in self.well_dated:
-            self.identity.check_access(access.value.reveal(), self.time + left - timedelta(microseconds=1))
+        if (
+            left
+            and access is not None
+            and self.skew == timedelta(0)
+            and access.value in self.well_dated
+        ):
+            self.identity.check_access(
+                access.value.reveal(), self.time + left - timedelta(microseconds=1)
+            )
 
 
 def issued(fields: Any) -> Issued:

@@ -106,9 +106,15 @@ LATER = DUE + MINUTE
 TABLE: dict[str, tuple[Account, datetime, tuple[Any, ...]]] = {
     "no credentials": (Account(), NOW, (None, None, None, NOW, Need.NO_LOGIN)),
     "revoked": (lifecycle.after_revoked(ENDED), NOW, (None, None, None, NOW, Need.NO_LOGIN)),
-    "ended, and Xero is to be told": (ENDED, NOW, (Retrying.REVOCATION, NOW, None, NOW, Need.NO_LOGIN)),
+    "ended, and Xero is to be told": (
+        ENDED,
+        NOW,
+        (Retrying.REVOCATION, NOW, None, NOW, Need.NO_LOGIN),
+    ),
     "ended, and Xero could not be told": (
-        lifecycle.after_revocation_failed(ENDED, NotSent(detail="down"), now=NOW, policy=POLICY, jitter=0.5),
+        lifecycle.after_revocation_failed(
+            ENDED, NotSent(detail="down"), now=NOW, policy=POLICY, jitter=0.5
+        ),
         NOW,
         (Retrying.REVOCATION, NOW + HALF_A_SECOND, None, NOW, Need.NO_LOGIN),
     ),
@@ -142,12 +148,24 @@ TABLE: dict[str, tuple[Account, datetime, tuple[Any, ...]]] = {
     "the answer was lost, and then Xero was not reached": (
         tried(LOST, NotSent(detail="down"), LATER),
         LATER,
-        (Retrying.LOST_ANSWER, LATER + timedelta(seconds=1), GRACE_ENDS, GRACE_ENDS, Need.GRACE_ENDS),
+        (
+            Retrying.LOST_ANSWER,
+            LATER + timedelta(seconds=1),
+            GRACE_ENDS,
+            GRACE_ENDS,
+            Need.GRACE_ENDS,
+        ),
     ),
     "the answer was lost, and the grace is over": (
         LOST,
         GRACE_ENDS + MINUTE,
-        (Retrying.LOST_ANSWER, GRACE_ENDS + MINUTE, GRACE_ENDS, GRACE_ENDS + MINUTE, Need.GRACE_ENDS),
+        (
+            Retrying.LOST_ANSWER,
+            GRACE_ENDS + MINUTE,
+            GRACE_ENDS,
+            GRACE_ENDS + MINUTE,
+            Need.GRACE_ENDS,
+        ),
     ),
     "the answer was lost, and another token was never spent": (
         with_rival(LOST),
@@ -157,7 +175,13 @@ TABLE: dict[str, tuple[Account, datetime, tuple[Any, ...]]] = {
     "the answer held no refresh token": (
         tried(LOGGED_IN, issued(None), DUE),
         DUE,
-        (Retrying.MISSING_TOKEN, DUE + timedelta(seconds=1), GRACE_ENDS, GRACE_ENDS, Need.GRACE_ENDS),
+        (
+            Retrying.MISSING_TOKEN,
+            DUE + timedelta(seconds=1),
+            GRACE_ENDS,
+            GRACE_ENDS,
+            Need.GRACE_ENDS,
+        ),
     ),
     "the request was not sent": (
         tried(LOGGED_IN, NotSent(detail="down"), DUE),
@@ -199,7 +223,11 @@ TABLE: dict[str, tuple[Account, datetime, tuple[Any, ...]]] = {
         SIXTY_DAYS + DAY,
         (None, SIXTY_DAYS + DAY, None, SIXTY_DAYS + DAY, Need.TOKEN_DIES),
     ),
-    "the clock was set back": (LOGGED_IN, NOW - DAY, (None, NOW - DAY, None, SIXTY_DAYS - DAY, Need.TOKEN_DIES)),
+    "the clock was set back": (
+        LOGGED_IN,
+        NOW - DAY,
+        (None, NOW - DAY, None, SIXTY_DAYS - DAY, Need.TOKEN_DIES),
+    ),
     "the clock was set back after an answer was lost": (
         LOST,
         DUE - DAY,
@@ -213,7 +241,13 @@ def test_the_outlook_is_as_the_table_says(name: str) -> None:
     """What is retried and when, how long the grace lasts, and when a person is needed for what."""
     account, now, expected = TABLE[name]
     seen = outlook(account, now, POLICY)
-    found = (seen.retrying, seen.next_try_at, seen.grace_ends_at, seen.person_needed_at, seen.person_needed_for)
+    found = (
+        seen.retrying,
+        seen.next_try_at,
+        seen.grace_ends_at,
+        seen.person_needed_at,
+        seen.person_needed_for,
+    )
     assert found == expected
 
 
@@ -247,7 +281,14 @@ def test_a_lost_consent_says_why(account: Account, at: datetime, reason: str) ->
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(-5, "0 seconds"), (1.9, "1 second"), (59, "59 seconds"), (60, "1 minute"), (7199, "1 hour"), (172800, "2 days")],
+    [
+        (-5, "0 seconds"),
+        (1.9, "1 second"),
+        (59, "59 seconds"),
+        (60, "1 minute"),
+        (7199, "1 hour"),
+        (172800, "2 days"),
+    ],
 )
 def test_a_duration_is_told_in_its_largest_unit(seconds: float, text: str) -> None:
     """Rounded down, so that nobody counts on more than there is."""
@@ -277,7 +318,10 @@ def told(get: Any, canaries: Any) -> Callable[[Server], Awaitable[tuple[dict[str
     """The JSON of ``/status`` and its sentences, which the page shows too; neither holds a secret."""
 
     async def told(server: Server) -> tuple[dict[str, Any], str]:
-        answer, page = await get(f"{server.url}/status"), await get(f"{server.url}/status", **BROWSER)
+        answer, page = (
+            await get(f"{server.url}/status"),
+            await get(f"{server.url}/status", **BROWSER),
+        )
         assert (answer.status, page.status) == (200, 200)
         assert not [secret for secret in canaries(server) if secret in answer.text + page.text]
         shown = [html.unescape(one) for one in re.findall("<p>(.*?)</p>", page.text)]
@@ -294,7 +338,9 @@ def moment(content: dict[str, Any], name: str) -> datetime:
 
 def lines(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> list[str]:
     """What the events wrote to the log."""
-    return [one.getMessage() for one in caplog.records if one.name == "xots" and one.levelno >= level]
+    return [
+        one.getMessage() for one in caplog.records if one.name == "xots" and one.levelno >= level
+    ]
 
 
 @contextmanager
@@ -318,7 +364,9 @@ async def fails_once(server: Server, clock: Any) -> None:
     assert server.keeper.account.tries == 1
 
 
-async def test_before_a_login_a_person_is_needed_now(new_server: NewServer, credentials: Any, told: Any) -> None:
+async def test_before_a_login_a_person_is_needed_now(
+    new_server: NewServer, credentials: Any, told: Any
+) -> None:
     """The sentence says whether credentials or a login is missing."""
     content, words = await told(await new_server())
     assert words == "A person is needed now: open / to enter the app's credentials, and log in."
@@ -333,7 +381,9 @@ async def test_a_login_under_way_is_told(server: Server, person: Any, told: Any)
     assert (await told(server))[1] == "A login was begun, and has not come back from Xero yet."
 
 
-async def test_in_good_times_the_last_refresh_and_the_next_are_told(logged_in: Server, clock: Any, told: Any) -> None:
+async def test_in_good_times_the_last_refresh_and_the_next_are_told(
+    logged_in: Server, clock: Any, told: Any
+) -> None:
     """Who refreshed, when, until when the token is good, and how long all may rest."""
     content, words = await told(logged_in)
     assert words.startswith("Logged in at 09:00:00 UTC (0 seconds ago), and not refreshed since. ")
@@ -350,7 +400,10 @@ async def test_in_good_times_the_last_refresh_and_the_next_are_told(logged_in: S
         "a refresh token that lies unused for 60 days dies."
     )
     assert content["refreshed_by"] == process
-    assert [content[name] for name in ("retrying", "last_problem", "grace_ends_at", "grace_seconds_left")] == [None] * 4
+    assert [
+        content[name]
+        for name in ("retrying", "last_problem", "grace_ends_at", "grace_seconds_left")
+    ] == [None] * 4
     assert moment(content, "next_try_at") == clock() + timedelta(minutes=13)
     assert (content["person_needed_for"], content["unwritten"]) == ("refresh-token-unused", False)
 
@@ -372,10 +425,21 @@ async def test_a_lost_answer_is_told_with_the_grace_that_is_left(
     clock.now = next_at - timedelta(milliseconds=10)
     content, words = await told(logged_in)
     assert "There is no access token" not in words
-    assert "What came of the refresh begun at 09:25:00 UTC (0 seconds ago) is not known: Xero may have carried" in words
-    assert "1 failed try so far, the last at 09:25:00 UTC (0 seconds ago): no usable answer came from Xero" in words
-    assert "Xero takes the same refresh token again until 09:55:00 UTC (29 minutes from now). " in words
-    assert f"The next try is at {time_text(next_at, clock())} (0 seconds from now) or after. " in words
+    assert (
+        "What came of the refresh begun at 09:25:00 UTC (0 seconds ago) is not known: Xero may have carried"
+        in words
+    )
+    assert (
+        "1 failed try so far, the last at 09:25:00 UTC (0 seconds ago): no usable answer came from Xero"
+        in words
+    )
+    assert (
+        "Xero takes the same refresh token again until 09:55:00 UTC (29 minutes from now). "
+        in words
+    )
+    assert (
+        f"The next try is at {time_text(next_at, clock())} (0 seconds from now) or after. " in words
+    )
     assert words.endswith("a person may have to log in after 09:55:00 UTC (29 minutes from now).")
     assert (content["retrying"], content["person_needed_for"]) == ("lost-answer", "grace-ends")
     assert moment(content, "next_try_at") == next_at
@@ -399,8 +463,13 @@ async def test_a_grace_that_is_over_is_told(
     await logged_in.rotation.tick()
     clock.advance(60)
     content, words = await told(logged_in)
-    assert "Xero surely took the same refresh token again until 09:55:00 UTC (2 minutes ago); it is tried all" in words
-    assert words.endswith("The next try is due now. Unless the next try succeeds, a person must log in now.")
+    assert (
+        "Xero surely took the same refresh token again until 09:55:00 UTC (2 minutes ago); it is tried all"
+        in words
+    )
+    assert words.endswith(
+        "The next try is due now. Unless the next try succeeds, a person must log in now."
+    )
     assert (content["grace_seconds_left"], moment(content, "person_needed_at")) == (0, clock())
 
 
@@ -417,7 +486,10 @@ async def test_an_xero_that_can_not_be_reached_starts_no_grace(
     await fails_once(logged_in, clock)
     content, words = await told(logged_in)
     sandbox.start()
-    assert "Xero could not be reached, the refresh token is not spent (can't reach 127.0.0.1" in content["last_problem"]
+    assert (
+        "Xero could not be reached, the refresh token is not spent (can't reach 127.0.0.1"
+        in content["last_problem"]
+    )
     assert content["last_problem"] in words
     assert "takes the same refresh token" not in words
     assert "a person must log in after 2027-01-01 09:00:00 UTC (59 days from now)" in words
@@ -434,7 +506,9 @@ async def test_a_refused_client_says_what_to_mend(
     sandbox.add_fault("refresh:every:invalid-client")
     await fails_once(logged_in, clock)
     content, words = await told(logged_in)
-    assert "mend the client id or secret in the settings, or enter the right ones at /login" in words
+    assert (
+        "mend the client id or secret in the settings, or enter the right ones at /login" in words
+    )
     assert "A person is needed now: mend the client id or secret" in words
     assert (content["retrying"], content["person_needed_for"]) == ("refresh", "client-refused")
 
@@ -460,7 +534,10 @@ async def test_a_lost_consent_says_what_was_refused_and_what_to_do(
         "(invalid_grant): most likely the app was disconnected at Xero."
     )
     assert [content[name] for name in ("retrying", "next_try_at", "grace_ends_at")] == [None] * 3
-    assert (content["person_needed_for"], moment(content, "person_needed_at")) == ("consent-lost", clock())
+    assert (content["person_needed_for"], moment(content, "person_needed_at")) == (
+        "consent-lost",
+        clock(),
+    )
 
 
 async def test_a_loss_beyond_the_grace_is_told_as_such(
@@ -476,7 +553,9 @@ async def test_a_loss_beyond_the_grace_is_told_as_such(
     assert why in (await told(logged_in))[1]
 
 
-async def test_a_store_that_fails_is_told(logged_in: Server, clock: Any, told: Any, expected_log: Any) -> None:
+async def test_a_store_that_fails_is_told(
+    logged_in: Server, clock: Any, told: Any, expected_log: Any
+) -> None:
     """Nothing is spent meanwhile, and nothing is at stake."""
     expected_log(rf"{STORE_FAILS}, serving from memory: the disk is gone$")
     clock.advance(XERO_LIFE - 300)
@@ -509,7 +588,11 @@ async def test_what_only_this_process_knows_is_told(
             "What happened last is known to this process only, so don't end it now. "
             "Should it end, the refresh can be repeated until 09:55:00 UTC (30 minutes from now)."
         )
-        assert (content["store"], content["unwritten"], content["retrying"]) == ("degraded", True, None)
+        assert (content["store"], content["unwritten"], content["retrying"]) == (
+            "degraded",
+            True,
+            None,
+        )
         assert content["grace_seconds_left"] == XERO_LIFE
         assert content["person_needed_for"] == "refresh-token-unused"
         clock.advance(1800)
@@ -528,7 +611,9 @@ async def test_a_revocation_that_xero_is_not_told_of_is_told(
     sandbox.add_fault("revocation:every:503-html")
     assert (await send("POST", f"{logged_in.url}/revoke", None, "")).status == 202
     content, words = await told(logged_in)
-    assert words.startswith("The login was ended at 09:00:00 UTC (0 seconds ago), and Xero could not be told yet. ")
+    assert words.startswith(
+        "The login was ended at 09:00:00 UTC (0 seconds ago), and Xero could not be told yet. "
+    )
     assert "1 failed try so far" in words
     assert "The next try is " in words
     assert words.endswith("Nobody is logged in. A person is needed now: open /home and log in.")
@@ -545,7 +630,10 @@ async def test_another_identity_servers_login_is_left_alone_and_told(
     await log_in(ours)
     await elsewhere.keeper._look()
     content, words = await told(elsewhere)
-    assert f"The stored login is of another identity server, {ours.settings.token_url}: it is left alone here." in words
+    assert (
+        f"The stored login is of another identity server, {ours.settings.token_url}: it is left alone here."
+        in words
+    )
     assert "next" not in words
     assert (content["retrying"], content["next_try_at"]) == (None, None)
 
@@ -581,11 +669,19 @@ async def test_a_refresh_that_was_cut_off_is_told_with_whose_it_was(
     keeper, current = logged_in.keeper, logged_in.keeper.account.current
     assert current is not None
     clock.advance(XERO_LIFE - 300)
-    await keeper._record.save(lifecycle.begin_refresh(keeper.account, current, by="elsewhere:77", now=clock()))
+    await keeper._record.save(
+        lifecycle.begin_refresh(keeper.account, current, by="elsewhere:77", now=clock())
+    )
     clock.advance(90)
     content, words = await told(logged_in)
-    assert "elsewhere:77 began a refresh at 09:25:00 UTC (1 minute ago), and has not concluded it yet. " in words
-    assert "Xero takes the same refresh token again until 09:55:00 UTC (28 minutes from now). " in words
+    assert (
+        "elsewhere:77 began a refresh at 09:25:00 UTC (1 minute ago), and has not concluded it yet. "
+        in words
+    )
+    assert (
+        "Xero takes the same refresh token again until 09:55:00 UTC (28 minutes from now). "
+        in words
+    )
     assert "The next try" not in words
     assert content["retrying"] == "under-way"
     caplog.clear()
@@ -599,7 +695,11 @@ async def test_a_refresh_that_was_cut_off_is_told_with_whose_it_was(
 
 
 async def test_a_refresh_that_succeeds_at_last_says_after_how_much(
-    logged_in: Server, sandbox: Sandbox, clock: Any, caplog: pytest.LogCaptureFixture, expected_log: Any
+    logged_in: Server,
+    sandbox: Sandbox,
+    clock: Any,
+    caplog: pytest.LogCaptureFixture,
+    expected_log: Any,
 ) -> None:
     """One line a failed try, and one that ends them, with their number and how late it is."""
     expected_log(REFRESH_FAILED)
@@ -617,7 +717,11 @@ async def test_a_refresh_that_succeeds_at_last_says_after_how_much(
 
 
 async def test_an_outage_of_hours_is_one_line_a_try(
-    logged_in: Server, sandbox: Sandbox, clock: Any, caplog: pytest.LogCaptureFixture, expected_log: Any
+    logged_in: Server,
+    sandbox: Sandbox,
+    clock: Any,
+    caplog: pytest.LogCaptureFixture,
+    expected_log: Any,
 ) -> None:
     """Ticks that wait say nothing; each line is short enough to be read."""
     expected_log(REFRESH_FAILED)
@@ -634,7 +738,11 @@ async def test_an_outage_of_hours_is_one_line_a_try(
 
 
 async def test_each_process_tells_at_debug_who_has_refreshed(
-    new_server: NewServer, credentials: Any, log_in: LogIn, caplog: pytest.LogCaptureFixture, tmp_path: Path
+    new_server: NewServer,
+    credentials: Any,
+    log_in: LogIn,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
 ) -> None:
     """Whoever follows the record learns whose refresh it was."""
     store = {"store": f"file://{tmp_path}/store", **credentials}
@@ -645,5 +753,9 @@ async def test_each_process_tells_at_debug_who_has_refreshed(
     await other.keeper._look()
     await other.keeper.refresh()
     await one.keeper._look()
-    followed = [line for line in lines(caplog, logging.DEBUG) if "another process wrote the record" in line]
-    assert any(line.endswith("; last refreshed by elsewhere:77 at 09:00:00 UTC") for line in followed)
+    followed = [
+        line for line in lines(caplog, logging.DEBUG) if "another process wrote the record" in line
+    ]
+    assert any(
+        line.endswith("; last refreshed by elsewhere:77 at 09:00:00 UTC") for line in followed
+    )

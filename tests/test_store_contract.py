@@ -38,9 +38,22 @@ def sqlite_example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder into which the example was installed, as anybody installs it; nothing is downloaded."""
     folder = tmp_path_factory.mktemp("sqlite")
     # A copy, since a build leaves files beside its source.
-    shutil.copytree(EXAMPLE, folder / "source", ignore=shutil.ignore_patterns("__pycache__", "build", "*.egg-info"))
+    shutil.copytree(
+        EXAMPLE,
+        folder / "source",
+        ignore=shutil.ignore_patterns("__pycache__", "build", "*.egg-info"),
+    )
     installed = folder / "installed"
-    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-index", "--no-deps")
+    pip = (
+        sys.executable,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "install",
+        "--quiet",
+        "--no-index",
+        "--no-deps",
+    )
     done = subprocess.run(
         [*pip, "--no-build-isolation", "--target", installed, folder / "source"],
         stdout=subprocess.PIPE,
@@ -65,14 +78,18 @@ class TestSqliteExample(TokenStoreContract):
     def opening(self, sqlite_example: Path, tmp_path: Path) -> Opening:
         return lambda: open_store(f"sqlite://{tmp_path}/kept.db")
 
-    async def test_it_is_the_installed_package(self, sqlite_example: Path, opening: Opening) -> None:
+    async def test_it_is_the_installed_package(
+        self, sqlite_example: Path, opening: Opening
+    ) -> None:
         """What was tested here is what pip installed, found by its entry point."""
         module = sys.modules[type(opening()).__module__]
         assert module.__file__ is not None
         assert Path(module.__file__).parent == sqlite_example
         assert installed_backends()["sqlite"].value == "xots_sqlite:SqliteStore"
 
-    async def test_an_unreachable_file_is_an_error_of_the_store(self, sqlite_example: Path, tmp_path: Path) -> None:
+    async def test_an_unreachable_file_is_an_error_of_the_store(
+        self, sqlite_example: Path, tmp_path: Path
+    ) -> None:
         """SQLite's own errors don't leave it."""
         store = open_store(f"sqlite://{tmp_path}/missing/kept.db")
         with pytest.raises(StoreUnavailable, match=r"kept\.db: unable to open"):

@@ -68,7 +68,9 @@ def python(program: str, folder: Path, *before: str | Path) -> list[str | Path]:
 
 def run(command: list[str | Path]) -> list[str]:
     """Run a command that must succeed; the lines it printed."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_RUN_SECONDS, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=LONGEST_RUN_SECONDS, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -118,7 +120,9 @@ def test_a_url_names_a_folder(url: str, path: str) -> None:
     assert FileStore.from_url(url)._folder == Path(path)
 
 
-@pytest.mark.parametrize("path", ["/a folder", "/50%", "/what?", "/no#1", "/caf\u00e9", "/\udcff", "/new\nline"])
+@pytest.mark.parametrize(
+    "path", ["/a folder", "/50%", "/what?", "/no#1", "/caf\u00e9", "/\udcff", "/new\nline"]
+)
 def test_a_path_survives_as_a_url(path: str) -> None:
     """What ``Path.as_uri`` writes is read back."""
     assert FileStore.from_url(Path(path).as_uri())._folder == Path(path)
@@ -142,7 +146,9 @@ def test_a_path_survives_as_a_url(path: str) -> None:
 )
 def test_a_url_that_names_no_local_folder_is_refused(url: str) -> None:
     """The message shows what to write."""
-    with pytest.raises(ValueError, match=r"file:///path/to/folder: an absolute path on this machine"):
+    with pytest.raises(
+        ValueError, match=r"file:///path/to/folder: an absolute path on this machine"
+    ):
         FileStore.from_url(url)
 
 
@@ -173,10 +179,14 @@ async def test_everything_is_for_its_owner_alone(tmp_path: Path, umask: int) -> 
         await store.check()
     finally:
         os.umask(old)
-    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "above").rglob("*")}
+    modes = {
+        path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "above").rglob("*")
+    }
     assert stat.S_IMODE((tmp_path / "above").stat().st_mode) == 0o700
     assert modes.pop("store") == 0o700
-    assert modes == dict.fromkeys([".probe.lock", "default.lease", "default.lock", "default.sealed"], 0o600)
+    assert modes == dict.fromkeys(
+        [".probe.lock", "default.lease", "default.lock", "default.sealed"], 0o600
+    )
 
 
 async def test_nothing_is_made_before_it_is_used(folder: Path) -> None:
@@ -202,15 +212,28 @@ async def test_a_folder_that_is_a_link_is_resolved_once(tmp_path: Path) -> None:
 
 async def test_foreign_files_are_passed_over(store: FileStore, version: str, folder: Path) -> None:
     """A copy that somebody made beside the records is no record."""
-    for name in ("default (copy).sealed", "default.sealed~", ".hidden.sealed", "README", "lease-x.sealed"):
+    for name in (
+        "default (copy).sealed",
+        "default.sealed~",
+        ".hidden.sealed",
+        "README",
+        "lease-x.sealed",
+    ):
         (folder / name).write_bytes(b"foreign")
     assert await store.names() == ["default"]
 
 
-async def test_a_folder_that_vanished_is_not_an_empty_one(store: FileStore, version: str, folder: Path) -> None:
+async def test_a_folder_that_vanished_is_not_an_empty_one(
+    store: FileStore, version: str, folder: Path
+) -> None:
     """It is not made anew: its disk may have gone away. When it is back, all works again."""
     folder.rename(folder.with_name("away"))
-    for act in (store.read("default"), store.swap("default", b"new", expected=None), store.names(), store.check()):
+    for act in (
+        store.read("default"),
+        store.swap("default", b"new", expected=None),
+        store.names(),
+        store.check(),
+    ):
         with pytest.raises(StoreUnavailable, match=rf"{folder}.*: No such file or directory"):
             await act
     folder.with_name("away").rename(folder)
@@ -236,10 +259,16 @@ def make_pipe(path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
-    "a symlink": (make_link, "it is a symbolic link, which is not followed: put what it leads to in its place"),
+    "a symlink": (
+        make_link,
+        "it is a symbolic link, which is not followed: put what it leads to in its place",
+    ),
     "a dangling symlink": (make_dangling_link, "it is a symbolic link"),
     "a pipe": (make_pipe, "is not a regular file"),
-    "readable by the group": (lambda path: path.chmod(0o640), r"is open to others \(mode 0640\): .* chmod 0600"),
+    "readable by the group": (
+        lambda path: path.chmod(0o640),
+        r"is open to others \(mode 0640\): .* chmod 0600",
+    ),
     "writable by all": (lambda path: path.chmod(0o602), r"is open to others \(mode 0602\)"),
     "executable": (lambda path: path.chmod(0o700), r"is open to others \(mode 0700\)"),
     "set-uid": (lambda path: path.chmod(0o4600), r"is open to others \(mode 4600\)"),
@@ -258,7 +287,9 @@ async def test_a_record_that_is_not_ours_alone_is_refused(
         with pytest.raises(StoreUnavailable, match=rf"{folder}/default\.sealed:? {message}"):
             await act
     assert os.lstat(folder / "default.sealed").st_ino == before.st_ino
-    kept = [path.read_bytes() for path in folder.iterdir() if path.is_file() and path.suffix != ".lock"]
+    kept = [
+        path.read_bytes() for path in folder.iterdir() if path.is_file() and path.suffix != ".lock"
+    ]
     assert set(kept) <= {b"old"}
 
 
@@ -303,7 +334,10 @@ async def test_what_belongs_to_another_user_is_refused(
     """A record of another owner, or a folder that its owner may write to."""
     give_away(folder / file)
     for act in (store.read("default"), store.swap("default", b"new", expected=version)):
-        with pytest.raises(StoreUnavailable, match=r"belongs to user \d+, and this is user \d+: run xots as its owner"):
+        with pytest.raises(
+            StoreUnavailable,
+            match=r"belongs to user \d+, and this is user \d+: run xots as its owner",
+        ):
             await act
     assert (folder / "default.sealed").read_bytes() == b"old"
 
@@ -314,8 +348,16 @@ async def test_a_folder_that_others_may_write_to_is_refused(
 ) -> None:
     """They could put another record in ours's place."""
     folder.chmod(mode)
-    for act in (store.read("default"), store.swap("default", b"new", expected=version), store.check(), store.names()):
-        with pytest.raises(StoreUnavailable, match=rf"{folder} is open to others \(mode {mode:04o}\): close it with"):
+    for act in (
+        store.read("default"),
+        store.swap("default", b"new", expected=version),
+        store.check(),
+        store.names(),
+    ):
+        with pytest.raises(
+            StoreUnavailable,
+            match=rf"{folder} is open to others \(mode {mode:04o}\): close it with",
+        ):
             await act
     assert (folder / "default.sealed").read_bytes() == b"old"
     folder.chmod(0o755)
@@ -347,7 +389,10 @@ async def main():
                 os.unlink(sys.argv[1] + "/inside")
 asyncio.run(main())
 """
-    processes = [subprocess.Popen(python(program, folder), stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    processes = [
+        subprocess.Popen(python(program, folder), stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
     for process in processes:
         _, errors = process.communicate(timeout=LONGEST_RUN_SECONDS)
         assert process.returncode == 0, errors
@@ -372,7 +417,9 @@ asyncio.run(main())
         process.kill()
 
 
-async def test_a_killed_holders_lease_is_free_at_once(store: FileStore, holder: subprocess.Popen[str]) -> None:
+async def test_a_killed_holders_lease_is_free_at_once(
+    store: FileStore, holder: subprocess.Popen[str]
+) -> None:
     """The kernel gives it back; nobody waits for it to run out."""
     took: list[float] = []
 
@@ -411,7 +458,9 @@ async def test_a_writer_that_hangs_does_not_hang_others(
     await store.swap("default", b"new", expected=version)
 
 
-async def test_a_lease_that_comes_too_late_is_given_back(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lease_that_comes_too_late_is_given_back(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The thread that takes it may be slower than its caller, who was cancelled meanwhile."""
     begun, go_on, over = threading.Event(), threading.Event(), threading.Event()
     take = store._take_lease
@@ -465,15 +514,25 @@ async def test_no_file_is_left_open(store: FileStore, version: str, folder: Path
 # ------------------------------------------------------------------------------------------- the order of a save
 
 
-def trace(folder: Path, *options: str, program: str = SAVE_ONCE) -> tuple[list[str], list[str], int]:
+def trace(
+    folder: Path, *options: str, program: str = SAVE_ONCE
+) -> tuple[list[str], list[str], int]:
     """Run a program that saves once under strace: what it printed, the system calls, and its status."""
     log = folder.with_name("trace")
     before: list[str | Path] = ["strace", "-f", "--seccomp-bpf", "-y", "-o", log, *options]
     done = subprocess.run(
-        python(program, folder, *before), stdout=subprocess.PIPE, text=True, timeout=LONGEST_RUN_SECONDS, check=False
+        python(program, folder, *before),
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=LONGEST_RUN_SECONDS,
+        check=False,
     )
     lines = [re.sub(r"^\d+ +", "", line) for line in log.read_text().splitlines()]
-    return done.stdout.splitlines(), [line for line in lines if str(folder) in line], done.returncode
+    return (
+        done.stdout.splitlines(),
+        [line for line in lines if str(folder) in line],
+        done.returncode,
+    )
 
 
 async def test_a_save_is_on_the_disk_before_it_is_acknowledged(version: str, folder: Path) -> None:
@@ -498,12 +557,18 @@ def test_a_new_folder_is_on_the_disk_before_it_is_used(tmp_path: Path) -> None:
     """What was acknowledged is not lost because the folder around it was."""
     folder = tmp_path / "above" / "store"
     log = tmp_path / "trace"
-    run(python(SAVE_ONCE, folder, "strace", "-f", "--seccomp-bpf", "-y", "-o", log, "-e", "trace=fsync"))
+    run(
+        python(
+            SAVE_ONCE, folder, "strace", "-f", "--seccomp-bpf", "-y", "-o", log, "-e", "trace=fsync"
+        )
+    )
     synced = re.findall(r"fsync\(\d+<(.*?)>\)", log.read_text())
     assert synced[:2] == [str(tmp_path), str(tmp_path / "above")]
 
 
-async def test_a_crash_before_the_rename_leaves_the_old_record(store: FileStore, version: str, folder: Path) -> None:
+async def test_a_crash_before_the_rename_leaves_the_old_record(
+    store: FileStore, version: str, folder: Path
+) -> None:
     """What the killed writer left is removed by the next one, and by no reader."""
     _, _, status = trace(folder, "-e", "inject=/^rename:error=EIO:signal=KILL")
     assert status in (-signal.SIGKILL, 128 + signal.SIGKILL)
@@ -518,13 +583,17 @@ async def test_a_crash_before_the_rename_leaves_the_old_record(store: FileStore,
 
 
 @pytest.mark.parametrize("call", ["write", "fsync", "/^rename"])
-@pytest.mark.parametrize(("error", "words"), [("EIO", "Input/output error"), ("ENOSPC", "No space left on device")])
+@pytest.mark.parametrize(
+    ("error", "words"), [("EIO", "Input/output error"), ("ENOSPC", "No space left on device")]
+)
 async def test_a_save_that_fails_leaves_the_old_record(
     version: str, folder: Path, call: str, error: str, words: str
 ) -> None:
     """Whichever step fails: it is told, the old record is read back, and nothing is left over."""
     printed, _, _ = trace(folder, "-e", f"inject={call}:error={error}:when=1")
-    assert re.fullmatch(rf"the file store can't be used: {folder}(/default\.\w+\.new)?: {words}", printed[0])
+    assert re.fullmatch(
+        rf"the file store can't be used: {folder}(/default\.\w+\.new)?: {words}", printed[0]
+    )
     assert printed[1:] == ["old"]
     assert in_the_folder(folder) == ["default.lock", "default.sealed"]
 
@@ -546,8 +615,13 @@ async def test_what_may_yet_be_undone_is_not_read_back_as_kept(
     version: str, folder: Path, failing: str, seen: str
 ) -> None:
     """The new record is in its place, but the folder could not be synced: a reader syncs it first, or fails."""
-    printed, calls, _ = trace(folder, "-e", "trace=fsync", "-e", f"inject=fsync:error=EIO:{failing}")
-    assert printed == [f"the file store can't be used: {folder}: Input/output error", seen.format(folder=folder)]
+    printed, calls, _ = trace(
+        folder, "-e", "trace=fsync", "-e", f"inject=fsync:error=EIO:{failing}"
+    )
+    assert printed == [
+        f"the file store can't be used: {folder}: Input/output error",
+        seen.format(folder=folder),
+    ]
     assert len(calls) == 3
 
 
@@ -558,7 +632,15 @@ def in_a_mount_namespace(script: str, program: str, folder: Path) -> list[str]:
     """
     folder.mkdir(mode=0o700)
     options = "-m" if AM_ROOT else "-Urm"
-    shell: list[str | Path] = ["unshare", options, "sh", "-euc", f'{script}; shift; exec "$@"', "sh", folder]
+    shell: list[str | Path] = [
+        "unshare",
+        options,
+        "sh",
+        "-euc",
+        f'{script}; shift; exec "$@"',
+        "sh",
+        folder,
+    ]
     return run(python(program, folder, *shell))
 
 
@@ -586,7 +668,9 @@ async def main():
     print(*sorted(path.name for path in Path(sys.argv[1]).iterdir()))
 asyncio.run(main())
 """
-    printed = in_a_mount_namespace('mount -t tmpfs -o size=64k,mode=700 tmpfs "$1"', program, folder)
+    printed = in_a_mount_namespace(
+        'mount -t tmpfs -o size=64k,mode=700 tmpfs "$1"', program, folder
+    )
     full = f"the file store can't be used: {folder}: No space left on device"
     assert printed == [full, full, "True", ".probe.lock default.lock default.sealed"]
     assert in_the_folder(folder) == []
@@ -607,7 +691,9 @@ async def main():
     print((await store.read("default")).value.decode())
 asyncio.run(main())
 """
-    printed = in_a_mount_namespace('mount -t tmpfs -o size=64k,mode=700 tmpfs "$1"', program, folder)
+    printed = in_a_mount_namespace(
+        'mount -t tmpfs -o size=64k,mode=700 tmpfs "$1"', program, folder
+    )
     assert [line.rpartition(": ")[2] for line in printed] == [*["Read-only file system"] * 3, "old"]
     assert all(str(folder) in line for line in printed[:-1])
 
@@ -661,7 +747,9 @@ asyncio.run(main())
 def test_a_folder_that_can_not_be_made_is_an_error(tmp_path: Path) -> None:
     """The message names the place where it went wrong."""
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StoreUnavailable, match=rf"{tmp_path}/file.*: (Not a directory|File exists)"):
+    with pytest.raises(
+        StoreUnavailable, match=rf"{tmp_path}/file.*: (Not a directory|File exists)"
+    ):
         asyncio.run(FileStore(tmp_path / "file" / "store").names())
     (tmp_path / "link").symlink_to("link")
     with pytest.raises(StoreUnavailable, match=rf"{tmp_path}/link: it is a symbolic link"):
@@ -678,7 +766,9 @@ async def test_no_secret_is_in_clear_in_any_file(store: FileStore, folder: Path)
     account = Account(
         client_id="client",
         client_secret=Secret(canaries[0]),
-        access=AccessToken(value=Secret(canaries[1]), issued_at=now, expires_at=now + timedelta(minutes=30)),
+        access=AccessToken(
+            value=Secret(canaries[1]), issued_at=now, expires_at=now + timedelta(minutes=30)
+        ),
         current=RefreshToken(value=Secret(canaries[2]), obtained_at=now),
         rivals=(RefreshToken(value=Secret(canaries[3]), obtained_at=now),),
     )
@@ -729,10 +819,23 @@ async def test_a_change_is_told_once(store: FileStore, version: str, folder: Pat
 
 @pytest.mark.parametrize(
     ("kind", "network"),
-    [("nfs4", True), ("cifs", True), ("smb3", True), ("9p", True), ("fuse.sshfs", True), ("ext4", False), ("", False)],
+    [
+        ("nfs4", True),
+        ("cifs", True),
+        ("smb3", True),
+        ("9p", True),
+        ("fuse.sshfs", True),
+        ("ext4", False),
+        ("", False),
+    ],
 )
 async def test_a_network_file_system_is_warned_of(
-    store: FileStore, version: str, folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str, network: bool
+    store: FileStore,
+    version: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    network: bool,
 ) -> None:
     """As the list of mounts tells it; where there is no such list, nothing is said."""
     device = folder.stat().st_dev

@@ -76,9 +76,16 @@ def make_certificates(folder: Path) -> Certificates:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(hours=1))
             .not_valid_after(now + timedelta(hours=1))
-            .add_extension(x509.BasicConstraints(ca=signer is None, path_length=None), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signing_key.public_key()), critical=False)
+            .add_extension(
+                x509.BasicConstraints(ca=signer is None, path_length=None), critical=True
+            )
+            .add_extension(
+                x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
+            )
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(signing_key.public_key()),
+                critical=False,
+            )
             .add_extension(
                 x509.KeyUsage(
                     digital_signature=True,
@@ -98,7 +105,9 @@ def make_certificates(folder: Path) -> Certificates:
         )
         (folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         plain = serialization.NoEncryption()
-        pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+        pem = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain
+        )
         (folder / f"{name}.key").write_bytes(pem)
         return subject, key
 
@@ -240,7 +249,10 @@ class TestOverUnixSocket(TokenStoreContract):
         ("redis://:hunter2@localhost?passwort_file=/x", "passwort_file is no option of redis:"),
         ("redis://:hunter2@localhost?password_file=/dev/null", "give it once"),
         ("redis://user:hunter2@localhost?username=user", "give it once"),
-        ("redis://localhost?password_file=/no/such", "password_file: /no/such can't be read: No such file"),
+        (
+            "redis://localhost?password_file=/no/such",
+            "password_file: /no/such can't be read: No such file",
+        ),
         ("redis://localhost?ca_file=/dev/null", "ca_file is no option of redis:"),
         ("rediss://localhost?ca_file=/no/such", "ca_file: /no/such can't be read: No such file"),
         ("unix://:hunter2@localhost", "absolute path"),
@@ -250,7 +262,10 @@ class TestOverUnixSocket(TokenStoreContract):
         ("sentinel://:hunter2@one,/service", "no host"),
         ("sentinel://:hunter2@one/service/db", "database is not a number"),
         ("sentinel://:hunter2@one/service?tls=perhaps", "tls is true or false"),
-        ("sentinel://:hunter2@one/service?ca_file=/dev/null", "certificates say nothing without tls=true"),
+        (
+            "sentinel://:hunter2@one/service?ca_file=/dev/null",
+            "certificates say nothing without tls=true",
+        ),
     ],
 )
 def test_a_url_that_is_not_one_is_refused_without_its_password(url: str, says: str) -> None:
@@ -263,7 +278,12 @@ def test_a_url_that_is_not_one_is_refused_without_its_password(url: str, says: s
 
 def test_opening_a_url_connects_to_nobody() -> None:
     """``from_url`` needs no server and no event loop."""
-    for url in ("redis://localhost", "rediss://h:1/2", "unix:/run/redis.sock", "sentinel://a,b:1,[::1]:2/service/3"):
+    for url in (
+        "redis://localhost",
+        "rediss://h:1/2",
+        "unix:/run/redis.sock",
+        "sentinel://a,b:1,[::1]:2/service/3",
+    ):
         assert RedisStore.from_url(url).shared
 
 
@@ -274,7 +294,9 @@ async def test_user_and_password_may_stand_in_options_and_files(
     file = tmp_path / "password"
     file.write_text("first\n")
     for password in ("first", "second"):
-        server.admin.execute_command("ACL", "SETUSER", "xots", "on", f">{password}", "~*", "&*", "+@all")
+        server.admin.execute_command(
+            "ACL", "SETUSER", "xots", "on", f">{password}", "~*", "&*", "+@all"
+        )
     for url in (
         f"redis://xots@127.0.0.1:{server.port}/3?password_file={file}",
         f"redis://127.0.0.1:{server.port}/3?username=xots&password_file={file}",
@@ -364,9 +386,16 @@ async def test_no_right_is_given_that_is_not_used(
 
 @pytest.mark.parametrize(
     ("command", "arguments"),
-    [("GET", ["other"]), ("SET", ["other", "1"]), ("PUBLISH", ["other", ""]), ("SUBSCRIBE", ["xots:record:a"])],
+    [
+        ("GET", ["other"]),
+        ("SET", ["other", "1"]),
+        ("PUBLISH", ["other", ""]),
+        ("SUBSCRIBE", ["xots:record:a"]),
+    ],
 )
-def test_the_minimal_rights_end_at_the_fence(command: str, arguments: list[str], server: RedisServer) -> None:
+def test_the_minimal_rights_end_at_the_fence(
+    command: str, arguments: list[str], server: RedisServer
+) -> None:
     """The same user can't touch anything else that is kept there."""
     set_user(server, ACL_LINE)
     with (
@@ -392,16 +421,30 @@ async def test_a_server_that_is_not_there_is_told_soon(open_store: Opener, tmp_p
     port = free_port()
     message = await refusal(open_store(f"redis://:hunter2@127.0.0.1:{port}").read("a"))
     assert f"Redis at 127.0.0.1:{port}: it can't be reached" in message
-    assert "it can't be reached" in await refusal(open_store(f"unix://:hunter2@{tmp_path}/none").check())
-    assert "it can't be reached" in await refusal(anext(open_store(f"redis://127.0.0.1:{port}").changes("a")))
-    assert "no sentinel there" in await refusal(open_store(f"sentinel://:hunter2@127.0.0.1:{port}/service").check())
+    assert "it can't be reached" in await refusal(
+        open_store(f"unix://:hunter2@{tmp_path}/none").check()
+    )
+    assert "it can't be reached" in await refusal(
+        anext(open_store(f"redis://127.0.0.1:{port}").changes("a"))
+    )
+    assert "no sentinel there" in await refusal(
+        open_store(f"sentinel://:hunter2@127.0.0.1:{port}/service").check()
+    )
 
 
 @pytest.mark.parametrize("userinfo", [":wrong-password@", "nobody:wrong-password@", ""])
-async def test_a_wrong_password_or_user_is_told(userinfo: str, server: RedisServer, open_store: Opener) -> None:
+async def test_a_wrong_password_or_user_is_told(
+    userinfo: str, server: RedisServer, open_store: Opener
+) -> None:
     """So says the message, and what to look at."""
     store = open_store(f"redis://{userinfo}127.0.0.1:{server.port}")
-    for call in (store.read("a"), store.swap("a", b"", expected=None), store.names(), store.check(), store.warnings()):
+    for call in (
+        store.read("a"),
+        store.swap("a", b"", expected=None),
+        store.names(),
+        store.check(),
+        store.warnings(),
+    ):
         assert "does not accept the user and password" in await refusal(call)
     assert "look at both" in await refusal(anext(store.changes("a")))
     assert "look at both" in await refusal(store.lease("a", 1).__aenter__())
@@ -413,7 +456,9 @@ async def test_tls_that_does_not_work_is_told(
     """An authority that is not trusted, no client certificate, and TLS where there is none."""
     untrusted = open_store(tls_url.replace(str(certificates.ca), str(certificates.other_ca)))
     assert "its certificate is not trusted" in await refusal(untrusted.check())
-    assert "its certificate is not trusted" in await refusal(open_store(tls_url.partition("?")[0]).check())
+    assert "its certificate is not trusted" in await refusal(
+        open_store(tls_url.partition("?")[0]).check()
+    )
     no_certificate = open_store(f"{tls_url.partition('?')[0]}?ca_file={certificates.ca}")
     assert "TLS" in await refusal(no_certificate.check())
     plain = open_store(tls_url.replace(str(tls_port), str(server.port)))
@@ -469,7 +514,9 @@ async def test_idle_connections_that_are_cut_off_cost_one_call(
         await store.close()
 
 
-async def test_refusals_of_writes_are_told_in_words(own_server: RedisServer, open_store: Opener) -> None:
+async def test_refusals_of_writes_are_told_in_words(
+    own_server: RedisServer, open_store: Opener
+) -> None:
     """Memory full, disk full, too few replicas, a replica: what Redis says in a word is said in a sentence."""
     store, admin = open_store(own_server.url), own_server.admin
 
@@ -501,7 +548,9 @@ async def test_refusals_of_writes_are_told_in_words(own_server: RedisServer, ope
 
 
 @pytest.mark.parametrize("times", [1, 2])
-async def test_the_first_call_after_a_restart_works(times: int, own_server: RedisServer, open_store: Opener) -> None:
+async def test_the_first_call_after_a_restart_works(
+    times: int, own_server: RedisServer, open_store: Opener
+) -> None:
     """Connections from before the restart, however many, cost no call; the script is loaded again."""
     store = open_store(own_server.unix_url if times == 2 else own_server.url)
     for _ in range(times):
@@ -513,7 +562,9 @@ async def test_the_first_call_after_a_restart_works(times: int, own_server: Redi
         await asyncio.gather(*(store.read("a") for _ in range(5)))
 
 
-async def test_a_restart_between_two_calls_goes_unnoticed(own_server: RedisServer, open_store: Opener) -> None:
+async def test_a_restart_between_two_calls_goes_unnoticed(
+    own_server: RedisServer, open_store: Opener
+) -> None:
     """Nobody called while the server was away: then nothing fails at all."""
     store = open_store(own_server.url)
     await asyncio.gather(*(store.read("a") for _ in range(5)))
@@ -589,7 +640,8 @@ async def test_one_of_many_writers_wins(server: RedisServer, open_store: Opener)
     stores = [open_store(server.url), open_store(server.unix_url)]
     version = await stores[0].swap("a", b"start", expected=None)
     answers = await asyncio.gather(
-        *(stores[n % 2].swap("a", b"%d" % n, expected=version) for n in range(20)), return_exceptions=True
+        *(stores[n % 2].swap("a", b"%d" % n, expected=version) for n in range(20)),
+        return_exceptions=True,
     )
     won = [n for n, answer in enumerate(answers) if isinstance(answer, str)]
     assert len(won) == 1
@@ -599,7 +651,9 @@ async def test_one_of_many_writers_wins(server: RedisServer, open_store: Opener)
     assert (stored.value, stored.version) == (b"%d" % won[0], answers[won[0]])
 
 
-async def test_cancelled_calls_never_mix_up_answers(server: RedisServer, open_store: Opener) -> None:
+async def test_cancelled_calls_never_mix_up_answers(
+    server: RedisServer, open_store: Opener
+) -> None:
     """A call that is cancelled at any moment leaves no answer behind for the next one to read."""
     store = open_store(server.url)
     for name in "abcd":
@@ -632,7 +686,9 @@ async def test_a_change_is_seen_by_another_opening(server: RedisServer, open_sto
     await changes.aclose()  # type: ignore[attr-defined]
 
 
-async def test_a_watch_whose_connection_breaks_says_so(server: RedisServer, open_store: Opener) -> None:
+async def test_a_watch_whose_connection_breaks_says_so(
+    server: RedisServer, open_store: Opener
+) -> None:
     """It raises StoreUnavailable rather than missing changes silently; asked again it goes on."""
     store = open_store(server.url)
     changes = store.changes("a")
@@ -724,7 +780,9 @@ async def test_a_holder_that_was_stopped_knows_at_once_that_it_lost(
         assert not lease.lost
 
 
-async def test_a_lease_that_somebody_else_took_is_lost(server: RedisServer, open_store: Opener) -> None:
+async def test_a_lease_that_somebody_else_took_is_lost(
+    server: RedisServer, open_store: Opener
+) -> None:
     """The next renewal finds another holder (after a fail-over, say), and the lease says so before its end."""
     store = open_store(server.url)
     async with store.lease("a", 4) as lease:
@@ -733,7 +791,9 @@ async def test_a_lease_that_somebody_else_took_is_lost(server: RedisServer, open
     assert server.admin.get("xots:lease:a") == b"somebody else"
 
 
-async def test_a_lease_outlives_a_short_outage_but_not_a_long_one(own_server: RedisServer, open_store: Opener) -> None:
+async def test_a_lease_outlives_a_short_outage_but_not_a_long_one(
+    own_server: RedisServer, open_store: Opener
+) -> None:
     """Connections may break as long as a renewal gets through in time; without one it ends by its own clock."""
     store = open_store(own_server.url)
     async with store.lease("a", 1) as lease:
@@ -752,14 +812,18 @@ async def test_a_lease_that_is_held_for_too_long_is_given_up(
     """Nobody waits for ever."""
     monkeypatch.setattr(redis_store, "LEASE_PATIENCE_SECONDS", 0.2)
     server.admin.set("xots:lease:a", "somebody")
-    assert "held the lease of a for too long" in await refusal(open_store(server.url).lease("a", 1).__aenter__())
+    assert "held the lease of a for too long" in await refusal(
+        open_store(server.url).lease("a", 1).__aenter__()
+    )
 
 
 # --------------------------------------------------------------------------------- sentinel, canaries, notes
 
 
 @pytest.mark.parametrize("tls", [False, True])
-async def test_a_fail_over_is_survived(tls: bool, certificates: Certificates, open_store: Opener) -> None:
+async def test_a_fail_over_is_survived(
+    tls: bool, certificates: Certificates, open_store: Opener
+) -> None:
     """The master dies, a sentinel names the replica, and the store goes on there by itself."""
     auth = ["masterauth secret", "repl-diskless-sync-delay 0"]
     if tls:
@@ -770,7 +834,9 @@ async def test_a_fail_over_is_survived(tls: bool, certificates: Certificates, op
             server = RedisServer(*options, command=command, password="secret")
             if tls and command == "redis-server":  # TLS alone on its port
                 config = server.folder / "redis.conf"
-                text = config.read_text().replace(f"port {server.port}\n", f"port 0\ntls-port {server.port}\n")
+                text = config.read_text().replace(
+                    f"port {server.port}\n", f"port 0\ntls-port {server.port}\n"
+                )
                 config.write_text(text)
             return stack.enter_context(server)
 
@@ -785,7 +851,9 @@ async def test_a_fail_over_is_survived(tls: bool, certificates: Certificates, op
             "sentinel failover-timeout books 5000",
             command="redis-sentinel",
         )
-        until(lambda: any(not slave["is_sdown"] for slave in sentinel.admin.sentinel_slaves("books")))
+        until(
+            lambda: any(not slave["is_sdown"] for slave in sentinel.admin.sentinel_slaves("books"))
+        )
         password = sentinel.folder / "password"
         password.write_text("secret\n")
         url = (
@@ -830,7 +898,9 @@ async def test_a_fail_over_is_survived(tls: bool, certificates: Certificates, op
 async def test_no_secret_reaches_redis_in_clear(server: RedisServer, open_store: Opener) -> None:
     """A sealed record with canaries is written, watched and read: none is in any command, key or value."""
     now = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
-    canaries = [f"canary-{kind}-3f9c1e7a" for kind in ("secret", "access", "refresh", "rival", "id")]
+    canaries = [
+        f"canary-{kind}-3f9c1e7a" for kind in ("secret", "access", "refresh", "rival", "id")
+    ]
     secret, access, refresh, rival = (Secret(canary) for canary in canaries[:4])
     account = Account(
         client_id=canaries[4],
@@ -848,7 +918,9 @@ async def test_no_secret_reaches_redis_in_clear(server: RedisServer, open_store:
         await anext(changes)
         async with store.lease("a", 5):
             version = await store.swap("a", sealed, expected=None)
-            await store.swap("a", sealer.seal(encode(account), "account", {"name": "a"}), expected=version)
+            await store.swap(
+                "a", sealer.seal(encode(account), "account", {"name": "a"}), expected=version
+            )
         await asyncio.wait_for(anext(changes), 2)
         await store.check()
         stored = await store.read("a")
@@ -884,7 +956,9 @@ async def test_warnings_tell_what_can_be_lost(own_server: RedisServer, open_stor
     assert "drops keys when its memory is full (maxmemory-policy allkeys-lru)" in warning
 
 
-async def test_there_are_no_warnings_where_one_may_not_ask(server: RedisServer, open_store: Opener) -> None:
+async def test_there_are_no_warnings_where_one_may_not_ask(
+    server: RedisServer, open_store: Opener
+) -> None:
     """A user without INFO gets none, and no error either."""
     assert await open_store(set_user(server, ACL_LINE.replace(" +info", ""))).warnings() == []
 
@@ -895,7 +969,9 @@ async def test_a_lease_has_an_end_in_redis(server: RedisServer, open_store: Open
         assert 0 < server.admin.pttl("xots:lease:a") <= 5000
 
 
-async def test_a_write_whose_answer_was_lost_is_not_sent_again(server: RedisServer, open_store: Opener) -> None:
+async def test_a_write_whose_answer_was_lost_is_not_sent_again(
+    server: RedisServer, open_store: Opener
+) -> None:
     """Neither by the store nor by its library: the caller reads back."""
     await open_store(server.url).swap("b", b"so that the script is known there", expected=None)
     server.admin.config_resetstat()

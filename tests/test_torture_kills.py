@@ -91,7 +91,9 @@ async def test_a_keeper_closes_although_a_notice_has_just_come(redis_server: Red
     """Whatever its watch is at: here, each of the first turns of the loop after the notice."""
     sealer, hung = Sealer.for_this_process(), []
     for turns in range(12):
-        keeper = TokenKeeper(RedisStore.from_url(redis_server.unix_url), XeroClient(clock=utc_now), sealer)
+        keeper = TokenKeeper(
+            RedisStore.from_url(redis_server.unix_url), XeroClient(clock=utc_now), sealer
+        )
         await keeper.start()
         while not redis_server.admin.pubsub_numsub(CHANGES + keeper.name)[0][1]:
             await asyncio.sleep(0.01)
@@ -103,7 +105,9 @@ async def test_a_keeper_closes_although_a_notice_has_just_come(redis_server: Red
     assert not hung
 
 
-async def test_a_lease_is_given_back_although_it_is_just_being_renewed(redis_server: RedisServer) -> None:
+async def test_a_lease_is_given_back_although_it_is_just_being_renewed(
+    redis_server: RedisServer,
+) -> None:
     """Each of the first turns of the loop after a renewal begins. Who does not give it back keeps it: for ever."""
     store, hung = RedisStore.from_url(redis_server.unix_url), []
 

@@ -68,7 +68,9 @@ CLAIMS = {
 
 
 @pytest.mark.parametrize("section", outages.SECTIONS)
-def test_an_outage_loses_no_login(section: str, rounds: dict[str, Counter[str] | Exception]) -> None:
+def test_an_outage_loses_no_login(
+    section: str, rounds: dict[str, Counter[str] | Exception]
+) -> None:
     """What is served is live, the store holds a token from which Xero would issue, and a loss beyond that is told."""
     figures = rounds[section]
     if isinstance(figures, Exception):
@@ -90,7 +92,9 @@ def house_on(redis: RedisServer, mode: SiblingMode = SiblingMode.ALL_VALID) -> H
     return House(redis.unix_url, Counter(), random.Random(SEED), clock=clock, mode=mode)  # noqa: S311
 
 
-async def ask_by_clocks(redis: RedisServer, age: float, step: float, minutes: int, *, both: bool) -> int:
+async def ask_by_clocks(
+    redis: RedisServer, age: float, step: float, minutes: int, *, both: bool
+) -> int:
     """When the token is ``age`` seconds old, the clock steps by so many: that of one keeper, or of both. Then both are
     asked every 15 seconds; how many refreshes that makes."""
     async with house_on(redis) as house:

@@ -55,7 +55,9 @@ async def test_a_holder_of_the_lease_that_is_stopped_throws_no_token_away(store:
     """Stopped in mid-refresh, and woken when another process has gone on: in each way that Xero may treat siblings."""
     async with fleet(store, 2) as them:
         modes = SiblingMode if store == "redis" else (SiblingMode.LAST_VALID,)
-        for mode, hold in product(modes, ("hold-before", "hold-after") if store == "redis" else ("hold-after",)):
+        for mode, hold in product(
+            modes, ("hold-before", "hold-after") if store == "redis" else ("hold-after",)
+        ):
             await stop_the_holder(them, mode, hold)
 
 
@@ -75,14 +77,18 @@ async def logged_in_at(
         store = "memory:" if count == 1 else (tmp_path / "state").as_uri()
         servers = [await new_server(store=store, **credentials, **settings)]
         await log_in(servers[0])
-        return servers + [await new_server(store=store, **credentials, **settings) for _ in range(count - 1)]
+        return servers + [
+            await new_server(store=store, **credentials, **settings) for _ in range(count - 1)
+        ]
 
     return start
 
 
 def asking(get: Any, servers: list[Server]) -> list[asyncio.Task[Any]]:
     """The callers, spread over the servers."""
-    return [asyncio.create_task(get(f"{servers[n % len(servers)].url}/token")) for n in range(CALLERS)]
+    return [
+        asyncio.create_task(get(f"{servers[n % len(servers)].url}/token")) for n in range(CALLERS)
+    ]
 
 
 @pytest.mark.parametrize("count", [1, 3])

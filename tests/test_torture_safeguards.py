@@ -34,8 +34,14 @@ NEEDLESS = Safeguard(
 
 def test_each_safeguard_is_found_in_the_source_once() -> None:
     """Whoever moves one keeps its line in the table, or takes the line out knowingly."""
-    assert {safeguard.name: places(safeguard) for safeguard in SAFEGUARDS if places(safeguard) != 1} == {}
-    assert [name for name, count in Counter(safeguard.name for safeguard in SAFEGUARDS).items() if count > 1] == []
+    assert {
+        safeguard.name: places(safeguard) for safeguard in SAFEGUARDS if places(safeguard) != 1
+    } == {}
+    assert [
+        name
+        for name, count in Counter(safeguard.name for safeguard in SAFEGUARDS).items()
+        if count > 1
+    ] == []
     assert [safeguard.name for safeguard in SAFEGUARDS if safeguard.old == safeguard.new] == []
 
 
@@ -47,7 +53,9 @@ def test_the_test_of_each_safeguard_exists() -> None:
 def test_a_test_fails_without_its_safeguard() -> None:
     """For some lines of the table."""
     with ThreadPoolExecutor(2) as pool:
-        outcomes = dict(zip(TRIED, pool.map(lambda name: take_out(BY_NAME[name]), TRIED), strict=True))
+        outcomes = dict(
+            zip(TRIED, pool.map(lambda name: take_out(BY_NAME[name]), TRIED), strict=True)
+        )
     assert outcomes == dict.fromkeys(TRIED, "fails")
 
 

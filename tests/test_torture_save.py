@@ -39,15 +39,24 @@ def test_every_step_of_both_saves_is_among_the_calls(calls: list[Call]) -> None:
         ("fsync", "the folder"),
     ]
     assert steps == [("unlinkat", "the folder default.*.new"), *save, *save]
-    assert {"openat", "flock", "getdents64", "newfstatat", "read", "close"} <= {call.kind for call in calls}
+    assert {"openat", "flock", "getdents64", "newfstatat", "read", "close"} <= {
+        call.kind for call in calls
+    }
 
 
 def test_a_refresh_survives_each_kind_of_system_call_killed_or_failed(calls: list[Call]) -> None:
     """What changes something is treated in every way, the rest in one way each."""
     last = {(call.thread, call.kind): call for call in calls}
     others = [call for call in last.values() if call.kind not in CHANGES]
-    points = [Point(call, treatment) for call in last.values() if call.kind in CHANGES for treatment in TREATMENTS]
-    points += [Point(call, TREATMENTS[number % len(TREATMENTS)]) for number, call in enumerate(others)]
+    points = [
+        Point(call, treatment)
+        for call in last.values()
+        if call.kind in CHANGES
+        for treatment in TREATMENTS
+    ]
+    points += [
+        Point(call, TREATMENTS[number % len(TREATMENTS)]) for number, call in enumerate(others)
+    ]
     results = asyncio.run(each(try_point, points, jobs=2))
     assert {str(result.point): result.problems for result in results if result.problems} == {}
     assert {result.outcome for result in results} == {"killed", "told", "harmless"}
@@ -71,7 +80,9 @@ def test_every_state_after_a_power_cut_recovers(recording: Recording) -> None:
     count, states = all_states(recording)
     assert count > len(states) > 100
     found = asyncio.run(each(lambda state: replay(recording, state), states, jobs=4))
-    assert {state.words: problems for state, problems in zip(states, found, strict=True) if problems} == {}
+    assert {
+        state.words: problems for state, problems in zip(states, found, strict=True) if problems
+    } == {}
 
 
 @pytest.mark.parametrize(
@@ -94,7 +105,9 @@ def test_the_model_finds_a_missing_sync(recording: Recording, without: str, prob
 
 
 @pytest.mark.parametrize("command", [system_calls, crash_states])
-def test_a_torture_command_explains_itself(command: object, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_torture_command_explains_itself(
+    command: object, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         command.main(["--help"])  # type: ignore[attr-defined]
     assert ended.value.code == 0

@@ -33,7 +33,9 @@ def expiry(token: str) -> datetime:
 
 def live_for(sandbox: Sandbox, seconds: int) -> None:
     """Let the access tokens that Xero issues from now on live so long."""
-    sandbox.identity.switches = replace(sandbox.identity.switches, access_token_life_seconds=seconds)
+    sandbox.identity.switches = replace(
+        sandbox.identity.switches, access_token_life_seconds=seconds
+    )
 
 
 def issued(sandbox: Sandbox) -> list[Outcome]:
@@ -51,17 +53,30 @@ async def test_token_is_json_with_all_that_a_program_needs(
     assert answer.status == 200
     assert answer.headers["Content-Type"].split(";")[0] == "application/json"
     content = answer.json
-    assert content.keys() == {"accessToken", "tokenType", "expiresAt", "expiresIn", "scopes", "tenantId"}
+    assert content.keys() == {
+        "accessToken",
+        "tokenType",
+        "expiresAt",
+        "expiresIn",
+        "scopes",
+        "tenantId",
+    }
     assert content["tokenType"] == "Bearer"
     assert datetime.fromisoformat(content["expiresAt"]) == expiry(content["accessToken"])
     assert content["expiresIn"] == XERO_LIFE
-    assert content["scopes"] == ["offline_access", "accounting.transactions", "accounting.reports.read"]
+    assert content["scopes"] == [
+        "offline_access",
+        "accounting.transactions",
+        "accounting.reports.read",
+    ]
     assert content["tenantId"] in sandbox.world.books.organisations
     clock.advance(100.5)
     assert (await get(f"{logged_in.url}/token")).json["expiresIn"] == XERO_LIFE - 101
 
 
-async def test_the_token_may_not_be_stored_nor_read_by_another_origin(logged_in: Server, get: Any) -> None:
+async def test_the_token_may_not_be_stored_nor_read_by_another_origin(
+    logged_in: Server, get: Any
+) -> None:
     """No cache keeps it, and no CORS header invites a page's script, whatever Origin asks."""
     for origin in ({}, {"Origin": "http://evil.example"}, {"Origin": "null"}):
         answer = await get(f"{logged_in.url}/token", **origin)
@@ -74,7 +89,10 @@ async def test_the_token_may_not_be_stored_nor_read_by_another_origin(logged_in:
 async def test_xeros_own_api_takes_the_token(logged_in: Server, sandbox: Sandbox, get: Any) -> None:
     """With the tenant id beside it, the token opens the accounting API."""
     content = (await get(f"{logged_in.url}/token")).json
-    headers = {"Authorization": f"Bearer {content['accessToken']}", "xero_tenant_id": content["tenantId"]}
+    headers = {
+        "Authorization": f"Bearer {content['accessToken']}",
+        "xero_tenant_id": content["tenantId"],
+    }
     answer = await get(f"{sandbox.api_url}/Invoices", **headers)
     assert answer.status == 200
     assert answer.json["Invoices"]
@@ -98,11 +116,25 @@ async def test_before_a_login_programs_are_told_what_to_do(
     assert f"http://localhost:{server.port}/" in problem["detail"]
 
 
-async def test_head_is_get_without_the_body(logged_in: Server, send: Any, expected_log: Any) -> None:
+async def test_head_is_get_without_the_body(
+    logged_in: Server, send: Any, expected_log: Any
+) -> None:
     """Status and headers are those of GET; no body follows (RFC 9110 section 9.3.2)."""
     expected_log.perhaps(r"WARNING xots\.web: ")
-    for path in ("/token", "/livez", "/status", "/home", "/login", "/style.css", "/nowhere", "/code"):
-        got, head = await send("GET", logged_in.url + path), await send("HEAD", logged_in.url + path)
+    for path in (
+        "/token",
+        "/livez",
+        "/status",
+        "/home",
+        "/login",
+        "/style.css",
+        "/nowhere",
+        "/code",
+    ):
+        got, head = (
+            await send("GET", logged_in.url + path),
+            await send("HEAD", logged_in.url + path),
+        )
         assert head.body == b""
         assert head.status == got.status
         assert head.headers["Content-Type"] == got.headers["Content-Type"]
@@ -134,7 +166,9 @@ async def test_min_ttl_below_the_promise_lowers_nothing(
     assert issued(sandbox) == ["issued"]
 
 
-async def test_a_min_ttl_beyond_any_tokens_life_is_capped(logged_in: Server, sandbox: Sandbox, get: Any) -> None:
+async def test_a_min_ttl_beyond_any_tokens_life_is_capped(
+    logged_in: Server, sandbox: Sandbox, get: Any
+) -> None:
     """A greedy caller can't have a token that was just minted refreshed again."""
     for _ in range(5):
         assert (await get(f"{logged_in.url}/token?min_ttl=999999")).status == 200
@@ -170,7 +204,9 @@ async def test_a_min_ttl_that_cannot_be_had_is_503_and_costs_the_others_nothing(
         "min_ttl=1_0",
     ],
 )
-async def test_a_bad_min_ttl_is_refused(logged_in: Server, get: Any, expected_log: Any, asked: str) -> None:
+async def test_a_bad_min_ttl_is_refused(
+    logged_in: Server, get: Any, expected_log: Any, asked: str
+) -> None:
     """Anything but one whole number of seconds in plain digits is 400, and no token comes with it."""
     expected_log(REFUSED_AT_TOKEN)
     answer = await get(f"{logged_in.url}/token?{asked}")
@@ -373,7 +409,13 @@ async def test_while_xero_fails_the_old_token_is_served_to_its_end_and_all_is_we
 @pytest.mark.parametrize("mode", SiblingMode)
 @pytest.mark.parametrize("fault", ["lost", "truncated", "500-html-after", "not-json"])
 async def test_after_a_lost_answer_the_same_refresh_token_is_retried_and_the_chain_lives_on(
-    logged_in: Server, sandbox: Sandbox, clock: Any, get: Any, expected_log: Any, fault: str, mode: SiblingMode
+    logged_in: Server,
+    sandbox: Sandbox,
+    clock: Any,
+    get: Any,
+    expected_log: Any,
+    fault: str,
+    mode: SiblingMode,
 ) -> None:
     """Within Xero's 30 minutes the retry succeeds, whatever Xero makes of siblings, and so do the next rotations."""
     expected_log(REFRESH_FAILED)
@@ -531,8 +573,12 @@ async def test_livez_tells_the_three_answers(
     healthy = await get(f"{server.url}/livez")
     assert (healthy.status, healthy.json["state"]) == (200, "connected")
     assert healthy.headers["Content-Type"].split(";")[0] == "application/json"
-    assert datetime.fromisoformat(healthy.json["access_token_expiry_utc"]) == clock() + timedelta(minutes=30)
-    assert datetime.fromisoformat(healthy.json["refresh_token_expiry_utc"]) == clock() + timedelta(minutes=72000)
+    assert datetime.fromisoformat(healthy.json["access_token_expiry_utc"]) == clock() + timedelta(
+        minutes=30
+    )
+    assert datetime.fromisoformat(healthy.json["refresh_token_expiry_utc"]) == clock() + timedelta(
+        minutes=72000
+    )
     assert healthy.json["reason"] is None
 
 
@@ -557,9 +603,17 @@ async def test_status_is_json_for_a_program_under_the_names_of_the_first_server(
     assert answer.status == 200
     assert answer.headers["Content-Type"].split(";")[0] == "application/json"
     content = answer.json
-    assert datetime.fromisoformat(content["access_token_expiry_utc"]) == clock() + timedelta(minutes=30)
-    assert datetime.fromisoformat(content["refresh_token_expiry_utc"]) == clock() + timedelta(minutes=72000)
-    assert content["scopes"] == ["offline_access", "accounting.transactions", "accounting.reports.read"]
+    assert datetime.fromisoformat(content["access_token_expiry_utc"]) == clock() + timedelta(
+        minutes=30
+    )
+    assert datetime.fromisoformat(content["refresh_token_expiry_utc"]) == clock() + timedelta(
+        minutes=72000
+    )
+    assert content["scopes"] == [
+        "offline_access",
+        "accounting.transactions",
+        "accounting.reports.read",
+    ]
 
 
 async def test_status_is_a_page_for_a_browser(logged_in: Server, get: Any) -> None:
@@ -604,7 +658,9 @@ async def test_status_answers_before_anything_is_known(new_server: NewServer, ge
 # ------------------------------------------------------------------------------------------ what is not
 
 
-async def test_an_unknown_path_is_404_for_both_kinds_of_reader(logged_in: Server, send: Any, expected_log: Any) -> None:
+async def test_an_unknown_path_is_404_for_both_kinds_of_reader(
+    logged_in: Server, send: Any, expected_log: Any
+) -> None:
     """A program gets a problem in JSON, a browser a page; every method alike."""
     expected_log(r"WARNING xots\.web: \w+ /nowhere: ")
     for method in ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
@@ -648,7 +704,8 @@ async def test_a_method_that_is_not_offered_is_405(
 
 
 @pytest.mark.parametrize(
-    ("path", "offered"), [("/token", {"GET", "HEAD"}), ("/home", {"GET", "HEAD", "POST"}), ("/code", {"GET", "HEAD"})]
+    ("path", "offered"),
+    [("/token", {"GET", "HEAD"}), ("/home", {"GET", "HEAD", "POST"}), ("/code", {"GET", "HEAD"})],
 )
 async def test_a_405_says_which_methods_are_offered(
     logged_in: Server, send: Any, expected_log: Any, path: str, offered: set[str]
@@ -660,7 +717,9 @@ async def test_a_405_says_which_methods_are_offered(
     assert {one.strip() for one in answer.headers.get("Allow", "").split(",")} == offered
 
 
-async def test_a_browsers_wrong_method_gets_a_page(logged_in: Server, send: Any, expected_log: Any) -> None:
+async def test_a_browsers_wrong_method_gets_a_page(
+    logged_in: Server, send: Any, expected_log: Any
+) -> None:
     """A person sees a page, whatever went wrong."""
     expected_log(r"WARNING xots\.web: POST /token: ")
     answer = await send("POST", f"{logged_in.url}/token", BROWSER, "")
@@ -668,7 +727,9 @@ async def test_a_browsers_wrong_method_gets_a_page(logged_in: Server, send: Any,
     assert answer.headers["Content-Type"].split(";")[0] == "text/html"
 
 
-async def test_a_browser_before_a_login_gets_a_page_at_token(server: Server, get: Any, expected_log: Any) -> None:
+async def test_a_browser_before_a_login_gets_a_page_at_token(
+    server: Server, get: Any, expected_log: Any
+) -> None:
     """Whoever types the address into a browser reads what to do, with the same status."""
     answer = await get(f"{server.url}/token", **BROWSER)
     assert answer.status == 401

@@ -63,7 +63,12 @@ async def speak(port: int, data: bytes, address: str = "127.0.0.1") -> Raw:
 
 
 def request(
-    target: str, lines: Iterable[str], *, method: str = "GET", version: str = "HTTP/1.1", body: bytes = b""
+    target: str,
+    lines: Iterable[str],
+    *,
+    method: str = "GET",
+    version: str = "HTTP/1.1",
+    body: bytes = b"",
 ) -> bytes:
     """A request with these header lines and no others but what ends the connection."""
     length = [f"Content-Length: {len(body)}"] if body or method == "POST" else []
@@ -99,7 +104,9 @@ async def test_loopbacks_own_names_are_answered_in_any_case(logged_in: Server, n
 
 async def test_the_ipv6_loopback_is_listened_on_at_the_same_port(logged_in: Server) -> None:
     """Where ``localhost`` may mean ``::1``, nobody else can stand there."""
-    answer = await speak(logged_in.port, request("/livez", [f"Host: localhost:{logged_in.port}"]), "::1")
+    answer = await speak(
+        logged_in.port, request("/livez", [f"Host: localhost:{logged_in.port}"]), "::1"
+    )
     assert answer.status == 200
 
 
@@ -142,8 +149,14 @@ HOSTS: dict[str, Callable[[int], list[str]]] = {
     "bad then good": lambda port: ["Host: evil.example", f"Host: localhost:{port}"],
     "continued on the next line": lambda port: ["Host: evil.example", f" localhost:{port}"],
     "space before the colon": lambda port: [f"Host : localhost:{port}"],
-    "a proxy's word for it": lambda port: ["Host: evil.example", f"X-Forwarded-Host: localhost:{port}"],
-    "a proxy's standard word": lambda port: ["Host: evil.example", f"Forwarded: host=localhost:{port}"],
+    "a proxy's word for it": lambda port: [
+        "Host: evil.example",
+        f"X-Forwarded-Host: localhost:{port}",
+    ],
+    "a proxy's standard word": lambda port: [
+        "Host: evil.example",
+        f"Forwarded: host=localhost:{port}",
+    ],
 }
 
 
@@ -189,11 +202,15 @@ async def test_a_target_that_is_no_path_is_served_nothing(
     expected_log.perhaps(REFUSED)
     port = logged_in.port
     for method in ("GET", "POST"):
-        answer = await speak(port, request(target.format(port=port), [f"Host: localhost:{port}"], method=method))
+        answer = await speak(
+            port, request(target.format(port=port), [f"Host: localhost:{port}"], method=method)
+        )
         unserved(answer)
 
 
-async def test_a_refusal_says_what_is_wrong_without_repeating_it(logged_in: Server, expected_log: Any) -> None:
+async def test_a_refusal_says_what_is_wrong_without_repeating_it(
+    logged_in: Server, expected_log: Any
+) -> None:
     """421 for a name that isn't ours, as a problem in JSON; the stranger's name is not echoed."""
     expected_log(REFUSED)
     answer = await speak(logged_in.port, request("/token", ["Host: <script>.example"]))
@@ -214,7 +231,9 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")
 def permitted(path: str, method: str, mode: str, destination: str) -> bool:
     """A top-level navigation to where a person may arrive from elsewhere, and nothing else."""
     landing = path.partition("?")[0] in LANDING
-    return landing and method in ("GET", "HEAD") and mode == "navigate" and destination == "document"
+    return (
+        landing and method in ("GET", "HEAD") and mode == "navigate" and destination == "document"
+    )
 
 
 @pytest.mark.parametrize("site", SITES)
@@ -263,11 +282,17 @@ async def test_another_sites_request_without_a_mode_lands_nowhere(
     expected_log(REFUSED)
     port = logged_in.port
     for path in PATHS:
-        unserved(await speak(port, request(path, [f"Host: localhost:{port}", "Sec-Fetch-Site: cross-site"])))
+        unserved(
+            await speak(
+                port, request(path, [f"Host: localhost:{port}", "Sec-Fetch-Site: cross-site"])
+            )
+        )
 
 
 @pytest.mark.parametrize("site", ["same-origin", "none"])
-async def test_the_servers_own_pages_and_the_address_bar_are_served(logged_in: Server, site: str) -> None:
+async def test_the_servers_own_pages_and_the_address_bar_are_served(
+    logged_in: Server, site: str
+) -> None:
     """A click on a page of this server, and an address that was typed."""
     port = logged_in.port
     for path in ("/home", "/login", "/status", "/livez", "/style.css"):
@@ -312,7 +337,11 @@ async def test_an_origin_that_is_not_ours_is_refused_even_beside_same_origin(
     """Two headers that contradict each other come from no browser; the stricter one decides."""
     expected_log(REFUSED)
     port = logged_in.port
-    lines = [f"Host: localhost:{port}", "Origin: http://evil.example", "Sec-Fetch-Site: same-origin"]
+    lines = [
+        f"Host: localhost:{port}",
+        "Origin: http://evil.example",
+        "Sec-Fetch-Site: same-origin",
+    ]
     for path in ("/login", "/home"):
         unserved(await speak(port, request(path, lines, method="POST", body=b"client_id=evil")))
 
@@ -336,12 +365,18 @@ async def test_fetch_metadata_that_says_same_origin_does_not_excuse_a_bad_host(
     """To a page that rebound its own name, everything here is same-origin; Host tells."""
     expected_log(REFUSED)
     port = logged_in.port
-    lines = [f"Host: evil.example:{port}", f"Origin: http://evil.example:{port}", "Sec-Fetch-Site: same-origin"]
+    lines = [
+        f"Host: evil.example:{port}",
+        f"Origin: http://evil.example:{port}",
+        "Sec-Fetch-Site: same-origin",
+    ]
     for path, method in product(PATHS, METHODS):
         unserved(await speak(port, request(path, lines, method=method)))
 
 
-async def test_a_websocket_handshake_is_not_answered(logged_in: Server, unserved: Any, expected_log: Any) -> None:
+async def test_a_websocket_handshake_is_not_answered(
+    logged_in: Server, unserved: Any, expected_log: Any
+) -> None:
     """There is no socket here, and the upgrade of a stranger's page is refused like any request of his."""
     expected_log(REFUSED)
     port = logged_in.port
@@ -362,7 +397,9 @@ async def test_a_websocket_handshake_is_not_answered(logged_in: Server, unserved
 
 
 @asynccontextmanager
-async def serving(new_server: Callable[..., Awaitable[Server]], **settings: Any) -> AsyncIterator[int]:
+async def serving(
+    new_server: Callable[..., Awaitable[Server]], **settings: Any
+) -> AsyncIterator[int]:
     yield (await new_server(**settings)).port
 
 
@@ -392,12 +429,20 @@ async def test_behind_a_proxy_the_own_form_is_taken_and_anothers_is_not(
             ("https://xots.example:8443", 403),
             ("null", 403),
         ):
-            lines = ["Host: xots.example", f"Origin: {origin}", "Content-Type: application/x-www-form-urlencoded"]
-            answer = await speak(port, request("/login", lines, method="POST", body=b"client_id=mine"))
+            lines = [
+                "Host: xots.example",
+                f"Origin: {origin}",
+                "Content-Type: application/x-www-form-urlencoded",
+            ]
+            answer = await speak(
+                port, request("/login", lines, method="POST", body=b"client_id=mine")
+            )
             assert answer.status == status, origin
 
 
-async def test_a_cookie_of_an_https_redirect_is_secure(new_server: Callable[..., Awaitable[Server]]) -> None:
+async def test_a_cookie_of_an_https_redirect_is_secure(
+    new_server: Callable[..., Awaitable[Server]],
+) -> None:
     """A login over https never sends its cookie in clear."""
     async with serving(new_server, redirect="https://xots.example/code") as port:
         lines = ["Host: xots.example", "Content-Type: application/x-www-form-urlencoded"]
@@ -446,13 +491,21 @@ async def test_a_cookie_of_an_https_redirect_is_secure(new_server: Callable[...,
             "::",
             [5001, 5002],
             "http://localhost:5001/code",
-            {f"{name}:{port}" for name in ("localhost", "127.0.0.1", "[::1]") for port in (5001, 5002)},
+            {
+                f"{name}:{port}"
+                for name in ("localhost", "127.0.0.1", "[::1]")
+                for port in (5001, 5002)
+            },
         ),
         (
             "127.0.0.1",
             [80],
             "http://localhost/code",
-            {f"{name}{port}" for name in ("localhost", "127.0.0.1", "[::1]") for port in ("", ":80")},
+            {
+                f"{name}{port}"
+                for name in ("localhost", "127.0.0.1", "[::1]")
+                for port in ("", ":80")
+            },
         ),
     ],
 )
@@ -524,7 +577,11 @@ def test_whatever_a_browser_sends_gives_it_away(headers: dict[str, str]) -> None
     [
         {},
         {"User-Agent": "curl/8.5.0", "Accept": "*/*"},
-        {"User-Agent": "python-requests/2.32.3", "Accept-Encoding": "gzip, deflate", "Accept": "*/*"},
+        {
+            "User-Agent": "python-requests/2.32.3",
+            "Accept-Encoding": "gzip, deflate",
+            "Accept": "*/*",
+        },
         {"User-Agent": "Go-http-client/1.1", "Authorization": "Bearer x"},
         {"User-Agent": "Tornado/6.6.1", "Secret-Header": "x"},
     ],
@@ -552,16 +609,36 @@ def test_a_good_request_is_not_refused() -> None:
         ("/token", ["evil.example"], {}, True, 421),
         ("/token", [""], {}, True, 421),
         ("/token", ["localhost:5001"], {"Sec-Fetch-Site": "cross-site"}, True, 403),
-        ("/home", ["localhost:5001"], {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, False, 403),
-        ("/token", ["localhost:5001"], {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, True, 403),
-        ("/home/x", ["localhost:5001"], {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "navigate"}, True, 403),
+        (
+            "/home",
+            ["localhost:5001"],
+            {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"},
+            False,
+            403,
+        ),
+        (
+            "/token",
+            ["localhost:5001"],
+            {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"},
+            True,
+            403,
+        ),
+        (
+            "/home/x",
+            ["localhost:5001"],
+            {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "navigate"},
+            True,
+            403,
+        ),
     ],
 )
 def test_a_refusal_has_its_status(
     path: str, hosts: list[str], headers: dict[str, str], navigation: bool, status: int
 ) -> None:
     """400 for what is malformed, 421 for another's name, 403 for another site's page; each with a sentence."""
-    refused = refusal(path, hosts, HTTPHeaders(headers), frozenset({"localhost:5001"}), navigation=navigation)
+    refused = refusal(
+        path, hosts, HTTPHeaders(headers), frozenset({"localhost:5001"}), navigation=navigation
+    )
     assert refused is not None
     assert refused[0] == status
     assert refused[1]

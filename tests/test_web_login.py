@@ -65,7 +65,9 @@ def decide(send: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[str]]
 
 
 @pytest.fixture
-def token_of(get: Callable[..., Awaitable[Any]], expected_log: Any) -> Callable[[Server], Awaitable[str | None]]:
+def token_of(
+    get: Callable[..., Awaitable[Any]], expected_log: Any
+) -> Callable[[Server], Awaitable[str | None]]:
     """The access token that a server serves; None when it serves none."""
 
     async def token_of(server: Server) -> str | None:
@@ -87,7 +89,9 @@ async def test_a_login_goes_from_the_form_through_xero_to_home(
     form = await person.open(f"{origin(server)}/")
     assert "client_id" in dict(form.form.fields)
     assert f"{origin(server)}/code" in form.text
-    home = await person.submit(form, client_id=DEFAULT_CLIENT_ID, client_secret=DEFAULT_CLIENT_SECRET)
+    home = await person.submit(
+        form, client_id=DEFAULT_CLIENT_ID, client_secret=DEFAULT_CLIENT_SECRET
+    )
     assert (home.url, home.status) == (f"{origin(server)}/home", 200)
     consent = await person.submit(home)
     assert consent.url.startswith(sandbox.authorize_url)
@@ -127,7 +131,9 @@ async def test_the_authorize_url_is_what_the_protocol_asks_for(
     assert len(asked["state"]) >= 43  # 256 bits in base64
 
 
-async def test_every_login_has_a_state_and_a_challenge_of_its_own(server: Server, person: Person) -> None:
+async def test_every_login_has_a_state_and_a_challenge_of_its_own(
+    server: Server, person: Person
+) -> None:
     """Neither a page viewed twice nor a second login repeats either."""
     asked = [query((await begin(person, server)).url) for _ in range(3)]
     assert len({one["state"] for one in asked}) == 3
@@ -160,7 +166,9 @@ async def test_an_app_without_a_secret_logs_in_and_refreshes(
     assert {one.client_id for one in sandbox.log if one.grant_type} == {DEFAULT_PKCE_CLIENT_ID}
 
 
-async def test_credentials_of_the_settings_need_no_form(server: Server, person: Person, token_of: Any) -> None:
+async def test_credentials_of_the_settings_need_no_form(
+    server: Server, person: Person, token_of: Any
+) -> None:
     """With the client set, the front page leads to the connection at once, and the login takes it."""
     page = await person.open(f"{origin(server)}/")
     assert page.url == f"{origin(server)}/home"
@@ -169,14 +177,18 @@ async def test_credentials_of_the_settings_need_no_form(server: Server, person: 
     assert await token_of(server) is not None
 
 
-async def test_without_any_credentials_home_leads_to_the_form(new_server: NewServer, person: Person) -> None:
+async def test_without_any_credentials_home_leads_to_the_form(
+    new_server: NewServer, person: Person
+) -> None:
     """There is nothing to connect with yet."""
     server = await new_server()
     page = await person.open(f"{origin(server)}/home")
     assert "client_id" in dict(page.form.fields)
 
 
-async def test_pkce_can_be_turned_off(new_server: NewServer, credentials: Any, person: Person, token_of: Any) -> None:
+async def test_pkce_can_be_turned_off(
+    new_server: NewServer, credentials: Any, person: Person, token_of: Any
+) -> None:
     """A web app whose identity server knows no PKCE logs in with its secret alone."""
     server = await new_server(**credentials, pkce=False)
     page = await begin(person, server)
@@ -185,7 +197,9 @@ async def test_pkce_can_be_turned_off(new_server: NewServer, credentials: Any, p
     assert await token_of(server) is not None
 
 
-async def test_a_login_begun_at_127_0_0_1_finishes_at_localhost(server: Server, person: Person, token_of: Any) -> None:
+async def test_a_login_begun_at_127_0_0_1_finishes_at_localhost(
+    server: Server, person: Person, token_of: Any
+) -> None:
     """Cookies belong to a host name, so the browser is moved to the redirect URI's before it gets one."""
     page = await person.open(f"http://127.0.0.1:{server.port}/home")
     assert page.url == f"{origin(server)}/home"
@@ -194,7 +208,9 @@ async def test_a_login_begun_at_127_0_0_1_finishes_at_localhost(server: Server, 
     assert await token_of(server) is not None
 
 
-async def test_two_tabs_of_one_browser_both_finish(server: Server, person: Person, token_of: Any) -> None:
+async def test_two_tabs_of_one_browser_both_finish(
+    server: Server, person: Person, token_of: Any
+) -> None:
     """A second login that is begun meanwhile does not break the first, nor the other way round."""
     one, two = await begin(person, server), await begin(person, server)
     assert (await person.consent(one)).status == 200
@@ -203,7 +219,9 @@ async def test_two_tabs_of_one_browser_both_finish(server: Server, person: Perso
     assert await token_of(server) not in (first, None)
 
 
-async def test_two_tabs_finish_in_the_other_order_too(server: Server, person: Person, token_of: Any) -> None:
+async def test_two_tabs_finish_in_the_other_order_too(
+    server: Server, person: Person, token_of: Any
+) -> None:
     """The login that was begun last may come back first."""
     one, two = await begin(person, server), await begin(person, server)
     assert (await person.consent(two)).status == 200
@@ -211,7 +229,9 @@ async def test_two_tabs_finish_in_the_other_order_too(server: Server, person: Pe
     assert await token_of(server) is not None
 
 
-async def test_many_abandoned_logins_do_not_hinder_the_next(server: Server, person: Person, token_of: Any) -> None:
+async def test_many_abandoned_logins_do_not_hinder_the_next(
+    server: Server, person: Person, token_of: Any
+) -> None:
     """The cookies of logins that never came back don't pile up until the browser's requests are too large."""
     for _ in range(12):
         page = await begin(person, server)
@@ -372,7 +392,12 @@ async def test_another_browsers_state_is_refused(
 
 
 async def test_a_cookie_that_was_made_elsewhere_is_refused(
-    server: Server, new_server: NewServer, credentials: Any, person: Person, decide: Any, expected_log: Any
+    server: Server,
+    new_server: NewServer,
+    credentials: Any,
+    person: Person,
+    decide: Any,
+    expected_log: Any,
 ) -> None:
     """A login's cookie opens only where it was sealed; another server's, or one moved to another name, does not."""
     expected_log(REFUSED_AT_CODE)
@@ -388,7 +413,9 @@ async def test_a_cookie_that_was_made_elsewhere_is_refused(
 # --------------------------------------------------------------------------------------- logins that fail
 
 
-async def test_a_program_at_the_redirect_endpoint_gets_a_problem(server: Server, get: Any, expected_log: Any) -> None:
+async def test_a_program_at_the_redirect_endpoint_gets_a_problem(
+    server: Server, get: Any, expected_log: Any
+) -> None:
     """Without a browser's cookie there is no login to finish, and the answer says so in JSON."""
     expected_log(REFUSED_AT_CODE)
     answer = await get(f"{server.url}/code?code=abc&state=def")
@@ -426,7 +453,9 @@ async def test_what_xero_says_is_shown_as_text_only(
     """An error description of the callback is never markup on the page."""
     expected_log(REFUSED_AT_CODE)
     callback = await decide(await begin(person, server), "cancel")
-    page = await person.open(changed(callback, error="odd", error_description="<script>alert(1)</script>"))
+    page = await person.open(
+        changed(callback, error="odd", error_description="<script>alert(1)</script>")
+    )
     assert "<script" not in page.text
     assert "<script>alert(1)</script>" in unescape(page.text)
 
@@ -446,7 +475,12 @@ async def test_an_unregistered_redirect_uri_never_comes_back_and_home_says_why(
 
 
 async def test_a_failed_exchange_leaves_a_live_login_untouched(
-    logged_in: Server, sandbox: Sandbox, person: Person, clock: Any, token_of: Any, expected_log: Any
+    logged_in: Server,
+    sandbox: Sandbox,
+    person: Person,
+    clock: Any,
+    token_of: Any,
+    expected_log: Any,
 ) -> None:
     """A wrong secret in the form is told, and the login that was live goes on: served, and refreshed when due."""
     expected_log(LOGIN_REFUSED, REFUSED_AT_CODE)
@@ -464,7 +498,12 @@ async def test_a_failed_exchange_leaves_a_live_login_untouched(
 
 @pytest.mark.parametrize("fault", ["lost", "500-html", "429", "no-refresh-token", "not-json"])
 async def test_an_exchange_that_goes_wrong_leaves_a_live_login_untouched(
-    logged_in: Server, sandbox: Sandbox, person: Person, token_of: Any, expected_log: Any, fault: str
+    logged_in: Server,
+    sandbox: Sandbox,
+    person: Person,
+    token_of: Any,
+    expected_log: Any,
+    fault: str,
 ) -> None:
     """Whatever Xero answers to the code of a second login, the first one's token is still served."""
     expected_log(LOGIN_REFUSED, REFUSED_AT_CODE)
@@ -496,16 +535,26 @@ async def test_a_login_without_offline_access_is_an_error(
     """Without a refresh token the login would be over in half an hour, so it is refused and told."""
     expected_log(LOGIN_REFUSED, REFUSED_AT_CODE)
     page = await begin(person, server)
-    narrowed = await person.open(changed(page.url, scope="accounting.transactions accounting.reports.read"))
+    narrowed = await person.open(
+        changed(page.url, scope="accounting.transactions accounting.reports.read")
+    )
     page = await person.open(await decide(narrowed))
     assert page.status == 400
     assert "offline_access" in page.text
     assert await token_of(server) is None
 
 
-@pytest.mark.parametrize("issuer", ["https://evil.example", "https://identity.xero.com.evil.example", "x"])
+@pytest.mark.parametrize(
+    "issuer", ["https://evil.example", "https://identity.xero.com.evil.example", "x"]
+)
 async def test_an_answer_of_another_issuer_is_refused(
-    server: Server, sandbox: Sandbox, person: Person, decide: Any, token_of: Any, expected_log: Any, issuer: str
+    server: Server,
+    sandbox: Sandbox,
+    person: Person,
+    decide: Any,
+    token_of: Any,
+    expected_log: Any,
+    issuer: str,
 ) -> None:
     """RFC 9207: a code that another server issued is not sent to this one."""
     expected_log(REFUSED_AT_CODE)
@@ -518,7 +567,13 @@ async def test_an_answer_of_another_issuer_is_refused(
 
 @pytest.mark.parametrize("name", ["state", "code", "iss", "error"])
 async def test_a_parameter_given_twice_is_refused(
-    server: Server, sandbox: Sandbox, person: Person, decide: Any, token_of: Any, expected_log: Any, name: str
+    server: Server,
+    sandbox: Sandbox,
+    person: Person,
+    decide: Any,
+    token_of: Any,
+    expected_log: Any,
+    name: str,
 ) -> None:
     """RFC 6749 section 3.1: no parameter may come more than once, and no code is sent on then."""
     expected_log(REFUSED_AT_CODE)
@@ -568,19 +623,25 @@ async def test_a_form_that_cannot_be_right_comes_back_with_the_reason(
 # ------------------------------------------------------------------------------------------- secrets kept
 
 
-async def test_cookies_are_for_the_server_only_and_hold_nothing_readable(new_server: NewServer, send: Any) -> None:
+async def test_cookies_are_for_the_server_only_and_hold_nothing_readable(
+    new_server: NewServer, send: Any
+) -> None:
     """HttpOnly, SameSite=Lax, for ten minutes at most; neither the secret, the state nor the verifier can be read."""
     server = await new_server()
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
     form = urlencode({"client_id": DEFAULT_CLIENT_ID, "client_secret": DEFAULT_CLIENT_SECRET})
     posted = await send("POST", f"{origin(server)}/login", headers, form)
     [form_cookie] = posted.headers.get_list("Set-Cookie")
-    begun = await send("POST", f"{origin(server)}/home", {"Cookie": form_cookie.partition(";")[0]}, "")
+    begun = await send(
+        "POST", f"{origin(server)}/home", {"Cookie": form_cookie.partition(";")[0]}, ""
+    )
     [login_cookie] = begun.headers.get_list("Set-Cookie")
     asked = query(begun.headers["Location"])
     for cookie in (form_cookie, login_cookie):
         value, *attributes = cookie.split("; ")
-        settings = {name.lower(): setting for name, _, setting in (one.partition("=") for one in attributes)}
+        settings = {
+            name.lower(): setting for name, _, setting in (one.partition("=") for one in attributes)
+        }
         assert "httponly" in settings
         assert settings["samesite"] == "Lax"
         assert settings["path"] == "/"
@@ -664,14 +725,22 @@ async def test_pages_of_a_login_are_neither_cached_nor_framed(server: Server, ge
         assert "script" not in policy
 
 
-async def test_the_form_may_lead_to_xero_and_nowhere_else(server: Server, sandbox: Sandbox, get: Any) -> None:
+async def test_the_form_may_lead_to_xero_and_nowhere_else(
+    server: Server, sandbox: Sandbox, get: Any
+) -> None:
     """The policy of the page names this server and Xero's origin as the only places that a form may lead to."""
-    policy = (await get(f"{origin(server)}/home", Accept="text/html")).headers["Content-Security-Policy"]
-    [directive] = [one.split()[1:] for one in policy.split(";") if one.strip().startswith("form-action")]
+    policy = (await get(f"{origin(server)}/home", Accept="text/html")).headers[
+        "Content-Security-Policy"
+    ]
+    [directive] = [
+        one.split()[1:] for one in policy.split(";") if one.strip().startswith("form-action")
+    ]
     assert set(directive) == {"'self'", sandbox.url}
 
 
-async def test_no_request_chooses_where_it_is_led(server: Server, person: Person, send: Any, get: Any) -> None:
+async def test_no_request_chooses_where_it_is_led(
+    server: Server, person: Person, send: Any, get: Any
+) -> None:
     """A ``next``, a ``redirect_uri`` or a doubled slash in a request never becomes a redirect's target."""
     evil = "https://evil.example/"
     asked = urlencode({"next": evil, "redirect_uri": evil, "url": evil})

@@ -39,12 +39,20 @@ from xots.xero import (
 )
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
-GOOD = {"access_token": "a", "expires_in": 1800, "token_type": "Bearer", "refresh_token": "r", "scope": "x y"}
+GOOD = {
+    "access_token": "a",
+    "expires_in": 1800,
+    "token_type": "Bearer",
+    "refresh_token": "r",
+    "scope": "x y",
+}
 
 
 def answered(status: int, content: object, **headers: str) -> object:
     body = content if isinstance(content, bytes) else json.dumps(content).encode()
-    return read_token_answer(Answer(status, {k.replace("_", "-"): v for k, v in headers.items()}, body), NOW)
+    return read_token_answer(
+        Answer(status, {k.replace("_", "-"): v for k, v in headers.items()}, body), NOW
+    )
 
 
 # -------------------------------------------------------------------------------------------------- pure
@@ -76,7 +84,8 @@ def test_the_authorize_url_holds_what_the_rfcs_ask_for() -> None:
 def test_pkce_follows_the_rfcs_own_example() -> None:
     """RFC 7636, appendix B; and a verifier has the length and letters that the RFC allows."""
     assert (
-        code_challenge("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk") == "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
+        code_challenge("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk")
+        == "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
     )
     verifier = new_code_verifier()
     assert 43 <= len(verifier) <= 128
@@ -87,7 +96,10 @@ def test_an_answer_with_tokens_is_issued() -> None:
     """All that Xero gives is read; a scope is a string with spaces."""
     outcome = answered(200, GOOD)
     assert outcome == Issued(
-        access_token=Secret("a"), life=timedelta(minutes=30), refresh_token=Secret("r"), scopes=("x", "y")
+        access_token=Secret("a"),
+        life=timedelta(minutes=30),
+        refresh_token=Secret("r"),
+        scopes=("x", "y"),
     )
 
 
@@ -144,7 +156,14 @@ def test_only_invalid_grant_exactly_condemns_a_token() -> None:
 
 
 @pytest.mark.parametrize(
-    "code", ["invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_scope", "invalid_request"]
+    "code",
+    [
+        "invalid_client",
+        "unauthorized_client",
+        "unsupported_grant_type",
+        "invalid_scope",
+        "invalid_request",
+    ],
 )
 def test_other_oauth_errors_are_the_clients(code: str) -> None:
     """They condemn no token; the code is kept for the operator."""
@@ -190,7 +209,12 @@ def test_connections_are_read_as_xero_gives_them() -> None:
     body = b'[{"id":"1","authEventId":"e","tenantId":"t","tenantType":"PRACTICE","tenantName":null,"new":1}]'
     (connection,) = read_connections(Answer(200, {}, body))
     assert (connection.tenant_id, connection.tenant_name) == ("t", None)
-    for bad in (Answer(401, {}, body), Answer(200, {}, b"{}"), Answer(200, {}, b"<html>"), Answer(200, {}, b"[{}]")):
+    for bad in (
+        Answer(401, {}, body),
+        Answer(200, {}, b"{}"),
+        Answer(200, {}, b"<html>"),
+        Answer(200, {}, b"[{}]"),
+    ):
         with pytest.raises(UpstreamFailed):
             read_connections(bad)
 
@@ -274,13 +298,19 @@ async def test_nobody_listening_is_not_sent(xero: Sandbox) -> None:
     """A refused connection and a name that does not resolve: the token is not spent, and the outcome says so."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        for url in (f"http://127.0.0.1:{unused.getsockname()[1]}/", "http://nowhere.invalid/", "https://[::1]:1/"):
+        for url in (
+            f"http://127.0.0.1:{unused.getsockname()[1]}/",
+            "http://nowhere.invalid/",
+            "https://[::1]:1/",
+        ):
             client = XeroClient(Endpoints(token_url=url), clock=lambda: NOW)
             assert isinstance(await client.refresh(WEB_APP, Secret("r")), NotSent)
             client.close()
 
 
-async def test_tls_that_does_not_verify_is_not_sent(tmp_path: Path, expected_log: Callable[..., None]) -> None:
+async def test_tls_that_does_not_verify_is_not_sent(
+    tmp_path: Path, expected_log: Callable[..., None]
+) -> None:
     """A server that can't prove who it is never sees the token."""
     expected_log("SSL Error")
     key = ec.generate_private_key(ec.SECP256R1())
@@ -297,7 +327,8 @@ async def test_tls_that_does_not_verify_is_not_sent(tmp_path: Path, expected_log
     )
     pem = tmp_path / "server.pem"
     pem.write_bytes(
-        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + certificate.public_bytes(Encoding.PEM)
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        + certificate.public_bytes(Encoding.PEM)
     )
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(pem)

@@ -13,7 +13,16 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["AccessToken", "Account", "Intent", "Problem", "RefreshToken", "Secret", "decode", "encode"]
+__all__ = [
+    "AccessToken",
+    "Account",
+    "Intent",
+    "Problem",
+    "RefreshToken",
+    "Secret",
+    "decode",
+    "encode",
+]
 
 
 class Secret:
@@ -50,7 +59,9 @@ class Secret:
         raise TypeError("a Secret is not pickled: seal it instead")
 
 
-class _Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+class _Record(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
     """What the parts of the record have in common: frozen, named arguments only, defaults left out of the JSON."""
 
 

@@ -70,10 +70,18 @@ async def _check_records(settings: Settings, store: TokenStore, names: list[str]
                 account = opened if name == settings.account else account
     except XotsError as error:
         return [_say(f"{error}", "key", "")]
-    _say(None, "key", f"it opens all that the store holds ({', '.join(names)})" if names else "the store is empty")
+    _say(
+        None,
+        "key",
+        f"it opens all that the store holds ({', '.join(names)})"
+        if names
+        else "the store is empty",
+    )
     state, problems = state_of(account, utc_now()), mismatches(settings, account)
     if state is State.CONSENT_LOST:
-        problems.append(f"{settings.account}: the login is lost, a person must log in again: start xots, open /home")
+        problems.append(
+            f"{settings.account}: the login is lost, a person must log in again: start xots, open /home"
+        )
     problem = account.problem
     failing = f", {problem_in_words(problem.kind, problem.detail)}" if problem else ""
     return [_say("; ".join(problems) or None, "login", f"{settings.account}: {state}{failing}")]

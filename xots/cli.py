@@ -59,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         print(
-            f"xots: {name!r} is no command{f' (did you mean {near[0]}?)' if near else ''}; see xots -h", file=sys.stderr
+            f"xots: {name!r} is no command{f' (did you mean {near[0]}?)' if near else ''}; see xots -h",
+            file=sys.stderr,
         )
         return 2
     try:
@@ -75,7 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # or the interpreter complains at its end
         return 1
 
 
@@ -91,7 +94,9 @@ def _serve(arguments: list[str]) -> int:
 
 
 def _demo(arguments: list[str]) -> int:
-    parser = _parser("xots demo", "Run the server against a simulated Xero, logged in, on a throw-away store.")
+    parser = _parser(
+        "xots demo", "Run the server against a simulated Xero, logged in, on a throw-away store."
+    )
     import asyncio
 
     from . import demo
@@ -112,7 +117,9 @@ def _sandbox(arguments: list[str]) -> int:
 
 
 def _check(arguments: list[str]) -> int:
-    settings = _settings(arguments, "xots check", "Look whether the settings, the store and Xero are in order.")
+    settings = _settings(
+        arguments, "xots check", "Look whether the settings, the store and Xero are in order."
+    )
     import asyncio
 
     from .check import check
@@ -145,8 +152,12 @@ def _token(arguments: list[str]) -> int:
         "token",
         "Print a fresh access token.",
         lambda parser: (
-            parser.add_argument("--min-ttl", type=int, metavar="SECONDS", help="one that lives at least so long"),
-            parser.add_argument("--json", action="store_true", help="print all that the server tells of it"),
+            parser.add_argument(
+                "--min-ttl", type=int, metavar="SECONDS", help="one that lives at least so long"
+            ),
+            parser.add_argument(
+                "--json", action="store_true", help="print all that the server tells of it"
+            ),
         ),
     )
     content = server.token(options.min_ttl)
@@ -158,14 +169,19 @@ def _exec(arguments: list[str]) -> int:
     at = arguments.index("--") if "--" in arguments else len(arguments)
     own, program = arguments[:at], arguments[at + 1 :]
     if not program and not {"-h", "--help"} & set(own):
-        print("xots: nothing to run; name it after two hyphens: xots exec -- python3 report.py", file=sys.stderr)
+        print(
+            "xots: nothing to run; name it after two hyphens: xots exec -- python3 report.py",
+            file=sys.stderr,
+        )
         return 2
     server, options = _server(
         own,
         "exec",
         "Run a program with a fresh access token in its environment, as XERO_ACCESS_TOKEN, and the tenant's id as "
         "XERO_TENANT_ID:  xots exec -- python3 report.py",
-        lambda parser: parser.add_argument("--min-ttl", type=int, metavar="SECONDS", help="one that lives so long"),
+        lambda parser: parser.add_argument(
+            "--min-ttl", type=int, metavar="SECONDS", help="one that lives so long"
+        ),
     )
     content = server.token(options.min_ttl)
     environment = os.environ | {"XERO_ACCESS_TOKEN": content["accessToken"]}
@@ -209,7 +225,9 @@ def _tenants(arguments: list[str]) -> int:
         arguments,
         "tenants",
         "List the connected organisations: id, type and name.",
-        lambda parser: parser.add_argument("--json", action="store_true", help="print it as Xero gives it"),
+        lambda parser: parser.add_argument(
+            "--json", action="store_true", help="print it as Xero gives it"
+        ),
     )
     tenants = server.ask("GET", "/tenants")
     if not all(isinstance(tenant, dict) and "tenantId" in tenant for tenant in tenants):
@@ -223,18 +241,30 @@ def _tenants(arguments: list[str]) -> int:
 
 
 def _revoke(arguments: list[str]) -> int:
-    return _end(arguments, "revoke", "End the login, and revoke it at Xero. The credentials are kept.", forget=False)
+    return _end(
+        arguments,
+        "revoke",
+        "End the login, and revoke it at Xero. The credentials are kept.",
+        forget=False,
+    )
 
 
 def _logout(arguments: list[str]) -> int:
-    return _end(arguments, "logout", "End the login, revoke it at Xero, and forget the credentials.", forget=True)
+    return _end(
+        arguments,
+        "logout",
+        "End the login, revoke it at Xero, and forget the credentials.",
+        forget=True,
+    )
 
 
 def _end(arguments: list[str], command: str, description: str, *, forget: bool) -> int:
     """End the login through the running server, or on the store itself when none runs."""
     from .client import Client
 
-    settings = _settings(arguments, f"xots {command}", f"{description} Works on the store when no server runs.")
+    settings = _settings(
+        arguments, f"xots {command}", f"{description} Works on the store when no server runs."
+    )
     server = Client(_reachable(settings.address), settings.port)
     try:
         # A server that serves another account is none for this one.
@@ -284,11 +314,15 @@ def _key(arguments: list[str]) -> int:
     path = settings.key_file or keys.default_key_file()
     if act == "add" and settings.key:
         raise SettingsError(
-            [f"{settings.sources['key']}: the keys are set here, so there is no key file to add one to"]
+            [
+                f"{settings.sources['key']}: the keys are set here, so there is no key file to add one to"
+            ]
         )
     if act == "add":
         keys.add_key(path)
-        print(f"{path} holds one more key, which opens; once every process has it: xots key promote")
+        print(
+            f"{path} holds one more key, which opens; once every process has it: xots key promote"
+        )
         return 0
     import asyncio
 
@@ -296,7 +330,9 @@ def _key(arguments: list[str]) -> int:
 
     def promote() -> None:
         if not settings.key and not keys.promote_key(path):
-            print(f"no key of {path} waits to be promoted; looking whether all records are sealed with the first one")
+            print(
+                f"no key of {path} waits to be promoted; looking whether all records are sealed with the first one"
+            )
 
     done, count = asyncio.run(reseal(settings, promote))
     print(f"{done} of {count} records were sealed anew; all are sealed with the first key now")
@@ -371,7 +407,9 @@ WHERE = ("address", "port")
 
 def _config(options: dict[str, Any]) -> Path | None:
     """The YAML file to read: the option's, else the environment's."""
-    return options.pop("config") or (Path(found) if (found := os.environ.get("XOTS_CONFIG")) else None)
+    return options.pop("config") or (
+        Path(found) if (found := os.environ.get("XOTS_CONFIG")) else None
+    )
 
 
 def _add_settings(parser: argparse.ArgumentParser, names: Collection[str]) -> None:
@@ -389,9 +427,13 @@ def _add_settings(parser: argparse.ArgumentParser, names: Collection[str]) -> No
             default=argparse.SUPPRESS,
             metavar=meta["metavar"] or setting.name.upper(),
             # One that holds a secret is taken here only to be refused with a reason, rather than shown as unknown.
-            help=argparse.SUPPRESS if meta["secret"] else meta["help"] + (f" (default: {shown})" if shown else ""),
+            help=argparse.SUPPRESS
+            if meta["secret"]
+            else meta["help"] + (f" (default: {shown})" if shown else ""),
         )
-    parser.add_argument("--config", metavar="FILE", type=Path, default=None, help="read settings from a YAML file")
+    parser.add_argument(
+        "--config", metavar="FILE", type=Path, default=None, help="read settings from a YAML file"
+    )
 
 
 def _log_to_stderr(level: str, form: str = "text") -> None:

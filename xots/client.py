@@ -41,7 +41,14 @@ class Client:
         content: dict[str, Any] = self.ask("GET", path, "accessToken")
         return content
 
-    def ask(self, method: str, path: str, *fields: str, also: tuple[int, ...] = (), done_at: str | None = None) -> Any:
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *fields: str,
+        also: tuple[int, ...] = (),
+        done_at: str | None = None,
+    ) -> Any:
         """The JSON that a request is answered with; None if a redirect to ``done_at`` says that it is done.
 
         ``fields`` are what an object that is answered with must hold (without any, a list is wanted); ``also`` names
@@ -52,14 +59,18 @@ class Client:
         """
         connection = http.client.HTTPConnection(self.host, self.port, timeout=PATIENCE_SECONDS)
         try:
-            connection.request(method, path, headers={"Accept": "application/json", "User-Agent": "xots"})
+            connection.request(
+                method, path, headers={"Accept": "application/json", "User-Agent": "xots"}
+            )
             answer = connection.getresponse()
             body = answer.read()
         except http.client.HTTPException:
             raise ServerRefused(f"what answers at {self.url} is not xots") from None
         except OSError as error:
             reason = error.strerror or type(error).__name__
-            raise ServerUnreachable(f"no server answers at {self.url} ({reason}); start it with: xots") from None
+            raise ServerUnreachable(
+                f"no server answers at {self.url} ({reason}); start it with: xots"
+            ) from None
         finally:
             connection.close()
         if done_at is not None and answer.status == 303 and answer.headers["Location"] == done_at:
@@ -68,9 +79,18 @@ class Client:
             content = json.loads(body)
         except ValueError:
             content = None
-        if answer.status >= 400 and answer.status not in also and isinstance(content, dict) and "title" in content:
+        if (
+            answer.status >= 400
+            and answer.status not in also
+            and isinstance(content, dict)
+            and "title" in content
+        ):
             raise ServerRefused(str(content.get("detail") or content["title"]))
-        is_xots = all(name in content for name in fields) if isinstance(content, dict) else isinstance(content, list)
+        is_xots = (
+            all(name in content for name in fields)
+            if isinstance(content, dict)
+            else isinstance(content, list)
+        )
         if not is_xots or isinstance(content, list) == bool(fields):
             raise ServerRefused(f"what answers at {self.url} is not xots (status {answer.status})")
         return content

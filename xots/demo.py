@@ -11,7 +11,14 @@ import contextlib
 from .account import Secret
 from .errors import XotsError
 from .events import Event, LoggedIn, Refreshed
-from .sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Client, Sandbox, SandboxOptions, Switches
+from .sandbox import (
+    DEFAULT_CLIENT_ID,
+    DEFAULT_CLIENT_SECRET,
+    Client,
+    Sandbox,
+    SandboxOptions,
+    Switches,
+)
 from .sandbox.person import Person
 from .server import Server, stop_signal
 from .settings import Settings
@@ -21,9 +28,14 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("-p", "--port", type=_port, default=5001, help="port of the server (default: %(default)s)")
     parser.add_argument(
-        "--sandbox-port", type=_port, default=5002, help="port of the simulated Xero (default: %(default)s)"
+        "-p", "--port", type=_port, default=5001, help="port of the server (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--sandbox-port",
+        type=_port,
+        default=5002,
+        help="port of the simulated Xero (default: %(default)s)",
     )
     parser.add_argument(
         "--access-token-life",
@@ -81,7 +93,9 @@ async def run(options: argparse.Namespace) -> None:
         web_app = sandbox.options.clients[0]
         sandbox.identity.register(Client(web_app.client_id, web_app.secret, (server.redirect_uri,)))
         person = Person()
-        page = await person.consent(await person.submit(await person.open(f"http://localhost:{server.port}/home")))
+        page = await person.consent(
+            await person.submit(await person.open(f"http://localhost:{server.port}/home"))
+        )
         if page.status != 200 or not server.keeper.can_serve:
             raise XotsError(f"the demo's login did not succeed (status {page.status})")
         print(_greeting(server, sandbox), flush=True)

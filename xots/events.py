@@ -68,7 +68,11 @@ def problem_in_words(kind: str, detail: str) -> str:
 
 def time_text(moment: datetime, now: datetime) -> str:
     """A time as a person reads it, without the day if that is today."""
-    return f"{moment:%H:%M:%S} UTC" if moment.date() == now.date() else f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+    return (
+        f"{moment:%H:%M:%S} UTC"
+        if moment.date() == now.date()
+        else f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+    )
 
 
 def span_text(span: timedelta) -> str:
@@ -140,8 +144,16 @@ class Refreshed(Event):
     """When it was due; None if that is not known."""
 
     def __str__(self) -> str:
-        successor = f"refresh token #{self.issued} follows #{self.spent}" if self.issued else "no new refresh token"
-        after = f" after {self.tries} failed {'try' if self.tries == 1 else 'tries'}" if self.tries else ""
+        successor = (
+            f"refresh token #{self.issued} follows #{self.spent}"
+            if self.issued
+            else "no new refresh token"
+        )
+        after = (
+            f" after {self.tries} failed {'try' if self.tries == 1 else 'tries'}"
+            if self.tries
+            else ""
+        )
         if self.tries and self.due_at and self.due_at < self.at:
             after += f", {span_text(self.at - self.due_at)} after it was due"
         life = f"the access token expires at {self.expires_at:%Y-%m-%d %H:%M:%S} UTC"
@@ -204,12 +216,20 @@ class RefreshFailed(Event):
         ends_at, needed_at = self.grace_ends_at, self.person_needed_at
         if ends_at is not None:
             until = "until" if ends_at > self.at else "no longer for certain than until"
-            told.append(f"Xero takes the same refresh token again {until} {time_text(ends_at, self.at)}")
+            told.append(
+                f"Xero takes the same refresh token again {until} {time_text(ends_at, self.at)}"
+            )
         # Whether a token was really spent is not known: Xero may issue from it even after the grace.
-        must = "may have to" if ends_at is not None and needed_at <= max(ends_at, self.at) else "must"
+        must = (
+            "may have to" if ends_at is not None and needed_at <= max(ends_at, self.at) else "must"
+        )
         after = "now" if needed_at <= self.at else f"after {time_text(needed_at, self.at)}"
         mends = self.kind == "client-refused"
-        told.append("a person is needed now" if mends else f"if nothing improves, a person {must} log in {after}")
+        told.append(
+            "a person is needed now"
+            if mends
+            else f"if nothing improves, a person {must} log in {after}"
+        )
         return f"refresh failed (try {self.tries}): {'; '.join(told)}"
 
 
@@ -233,7 +253,9 @@ class ConsentWasLost(Event):
             f"#{self.refused} last ({self.detail}): {self.reason}"
         )
         if self.served_until is not None:
-            told += f"; programs get the old access token until {time_text(self.served_until, self.at)}"
+            told += (
+                f"; programs get the old access token until {time_text(self.served_until, self.at)}"
+            )
         return told
 
 

@@ -68,7 +68,19 @@ from .events import (
     problem_in_words,
     time_text,
 )
-from .lifecycle import ClientRefused, Issued, Outcome, Outlook, Policy, Refused, Retrying, Spend, State, Step, Wait
+from .lifecycle import (
+    ClientRefused,
+    Issued,
+    Outcome,
+    Outlook,
+    Policy,
+    Refused,
+    Retrying,
+    Spend,
+    State,
+    Step,
+    Wait,
+)
 from .record import Record
 from .sealing import Sealer
 from .xero import Answer, Connection, Credentials, XeroClient, read_connections
@@ -152,7 +164,9 @@ class TokenKeeper:
         self.policy = policy or Policy()
         self.name = name
         self.clock = clock
-        self._elapsed = elapsed or (seconds_since_boot if clock is utc_now else lambda: clock().timestamp())
+        self._elapsed = elapsed or (
+            seconds_since_boot if clock is utc_now else lambda: clock().timestamp()
+        )
         self._store = store
         self._xero = xero
         self._configured = configured
@@ -160,7 +174,11 @@ class TokenKeeper:
         self._chance = chance or random.SystemRandom()
         self._process = f"{socket.gethostname()}:{os.getpid()}"
         self._record = Record(
-            store, sealer, name, on_health=self._health_changed, on_lost_writes=self._writes_were_lost
+            store,
+            sealer,
+            name,
+            on_health=self._health_changed,
+            on_lost_writes=self._writes_were_lost,
         )
         self._refreshing: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -196,8 +214,12 @@ class TokenKeeper:
         if account.access is None:
             return account
         if account.access != self._first_seen[0]:
-            self._see(account.access, account.consent_id, lifecycle.good_for(account, now).total_seconds())
-        dated = lifecycle.ending_within(account, timedelta(seconds=self._first_seen[1] - elapsed), now)
+            self._see(
+                account.access, account.consent_id, lifecycle.good_for(account, now).total_seconds()
+            )
+        dated = lifecycle.ending_within(
+            account, timedelta(seconds=self._first_seen[1] - elapsed), now
+        )
         access, consent_id, ends_at = self._well_dated
         if access not in (None, account.access) and consent_id == account.consent_id:
             other = replace(account, access=access)
@@ -269,7 +291,11 @@ class TokenKeeper:
         before_it = self.unwritten and not self.rolled_back
         outlook = lifecycle.outlook(self.account, self.clock(), self.policy, unwritten=before_it)
         # Nothing is tried here with what is another identity server's.
-        return dataclasses.replace(outlook, retrying=None, next_try_at=None) if self._foreign else outlook
+        return (
+            dataclasses.replace(outlook, retrying=None, next_try_at=None)
+            if self._foreign
+            else outlook
+        )
 
     def observe(self, observer: Observer) -> None:
         """Tell one more observer of every event from now on."""
@@ -333,11 +359,21 @@ class TokenKeeper:
             TokenUnavailable: not now, but soon.
         """
         ours, asked_at = False, self.clock()
-        while (access := self._good_for(self._demanded(min_ttl))) is None and not ours and self._may_refresh(min_ttl):
+        while (
+            (access := self._good_for(self._demanded(min_ttl))) is None
+            and not ours
+            and self._may_refresh(min_ttl)
+        ):
             # A refresh that others began may have been content with less than is needed here: then ours follows.
-            ours = await self._refresh_together(needed=self._demanded(min_ttl), may_serve=min_ttl is None)
-        minted = ours and self.account.access is not None and self.account.access.issued_at >= asked_at
-        if access is None and (min_ttl is None or minted):  # none lives longer than one that was minted for him
+            ours = await self._refresh_together(
+                needed=self._demanded(min_ttl), may_serve=min_ttl is None
+            )
+        minted = (
+            ours and self.account.access is not None and self.account.access.issued_at >= asked_at
+        )
+        if access is None and (
+            min_ttl is None or minted
+        ):  # none lives longer than one that was minted for him
             access = self._good_for(lifecycle.last_seconds(self.account, self.policy))
         if access is None:
             raise self._no_token()
@@ -415,7 +451,9 @@ class TokenKeeper:
     async def connections_answer(self) -> Answer:
         """What Xero's connections endpoint answers, as it is; raises as ``connections``."""
         if not self._xero.endpoints.connections_url:
-            raise UpstreamFailed("this identity server has no list of organisations (connections_url is empty)")
+            raise UpstreamFailed(
+                "this identity server has no list of organisations (connections_url is empty)"
+            )
         answer = await self._xero.connections((await self.token()).value)
         if answer.status != 200:
             raise UpstreamFailed(f"the connections endpoint answered with status {answer.status}")
@@ -457,7 +495,9 @@ class TokenKeeper:
         """Run ``work`` to its end even if the caller goes away; ``close`` waits for it."""
         if self._closing:
             work.close()
-            raise TokenUnavailable("the server is stopping; try again when it is back", WATCH_AGAIN_SECONDS)
+            raise TokenUnavailable(
+                "the server is stopping; try again when it is back", WATCH_AGAIN_SECONDS
+            )
         return await asyncio.shield(self._begin(work))
 
     def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -496,7 +536,11 @@ class TokenKeeper:
     @property
     def _under_way(self) -> asyncio.Task[None] | None:
         """The refresh that can be joined. One that is done can't: whoever waited for it in a loop would never yield."""
-        return self._refreshing if self._refreshing is not None and not self._refreshing.done() else None
+        return (
+            self._refreshing
+            if self._refreshing is not None and not self._refreshing.done()
+            else None
+        )
 
     # ---------------------------------------------------------------------------------------- a refresh
 
@@ -517,7 +561,11 @@ class TokenKeeper:
     def _rest(self) -> timedelta:
         """How long nothing is tried yet, as long as the record knows of a wait at all."""
         waiting = self._record.account.retry_not_before is not None
-        return timedelta(seconds=max(self._rest_until - self._elapsed(), 0)) if waiting else timedelta(0)
+        return (
+            timedelta(seconds=max(self._rest_until - self._elapsed(), 0))
+            if waiting
+            else timedelta(0)
+        )
 
     def _rests(self, account: Account, now: datetime) -> None:
         """Wait as long as ``account`` says; no longer than a back-off lasts, since others may change what that is."""
@@ -556,10 +604,16 @@ class TokenKeeper:
         """Write the intent to spend ``token``; raises as ``Record.save``."""
         # As it was written, not as it is dated here: the clock that is wrong may be ours.
         found, now = self._record.account, self.clock()
-        begun = await self._record.save(lifecycle.begin_refresh(found, token, by=self._process, now=now))
+        begun = await self._record.save(
+            lifecycle.begin_refresh(found, token, by=self._process, now=now)
+        )
         if cut_off := lifecycle.unconcluded(found):
             same = cut_off.fingerprint == token.value.fingerprint
-            self._emit(TakenOver(account=self.name, at=now, by=cut_off.by, began_at=cut_off.began_at, same=same))
+            self._emit(
+                TakenOver(
+                    account=self.name, at=now, by=cut_off.by, began_at=cut_off.began_at, same=same
+                )
+            )
         return begun
 
     async def _spend(self, begun: Account, token: RefreshToken, lease: Lease) -> Outcome:
@@ -570,7 +624,9 @@ class TokenKeeper:
             self._first_sent = token.value.fingerprint, self._elapsed()
         credentials, outcome = await self._authenticated(self._xero.refresh, token, lease)
         now = self.clock()
-        concluded = lifecycle.after(begun, outcome, now=now, policy=self.policy, jitter=self._chance.random())
+        concluded = lifecycle.after(
+            begun, outcome, now=now, policy=self.policy, jitter=self._chance.random()
+        )
         if isinstance(outcome, Issued) and concluded.access is not None:
             # Its life counts from the first try, also where the clock was set since.
             left = self._first_sent[1] + concluded.access.life_seconds - self._elapsed()
@@ -591,11 +647,20 @@ class TokenKeeper:
         *others, last = self._credentials()
         for credentials in others:
             outcome = await ask(credentials, token.value)
-            if lease.lost or not (isinstance(outcome, ClientRefused) and outcome.code == "invalid_client"):
+            if lease.lost or not (
+                isinstance(outcome, ClientRefused) and outcome.code == "invalid_client"
+            ):
                 return credentials, outcome
         return last, await ask(last, token.value)
 
-    def _tell(self, begun: Account, spent: RefreshToken, outcome: Outcome, concluded: Account, seconds: float) -> None:
+    def _tell(
+        self,
+        begun: Account,
+        spent: RefreshToken,
+        outcome: Outcome,
+        concluded: Account,
+        seconds: float,
+    ) -> None:
         account, at, outlook = self.account, self.clock(), self.outlook
         if isinstance(outcome, Issued):
             if account.access is not None:
@@ -610,7 +675,9 @@ class TokenKeeper:
                         expires_at=account.access.expires_at,
                         seconds=seconds,
                         tries=begun.tries,
-                        due_at=lifecycle.refresh_due_at(replace(begun, current=before, intent=None), self.policy),
+                        due_at=lifecycle.refresh_due_at(
+                            replace(begun, current=before, intent=None), self.policy
+                        ),
                     )
                 )
             if outlook.retrying is Retrying.MISSING_TOKEN:
@@ -631,7 +698,9 @@ class TokenKeeper:
                     detail=outcome.detail,
                     refused=spent.value.fingerprint,
                     reason=lifecycle.why_lost(account, self.policy),
-                    served_until=account.access.expires_at if account.access and self.can_serve else None,
+                    served_until=account.access.expires_at
+                    if account.access and self.can_serve
+                    else None,
                 )
             )
         elif concluded.problem is not None and concluded.problem == account.problem:
@@ -664,12 +733,17 @@ class TokenKeeper:
         await self._store.check()  # a login that can't be kept is not begun
         began_at, known = self.clock(), self.account
         outcome = await self._xero.exchange(
-            attempt.credentials, code=attempt.code, redirect_uri=attempt.redirect_uri, verifier=attempt.verifier
+            attempt.credentials,
+            code=attempt.code,
+            redirect_uri=attempt.redirect_uri,
+            verifier=attempt.verifier,
         )
         if not isinstance(outcome, Issued):
             raise LoginFailed(_why_no_exchange(outcome))
         if outcome.refresh_token is None:
-            raise LoginFailed("Xero issued no refresh token: the scopes must include offline_access")
+            raise LoginFailed(
+                "Xero issued no refresh token: the scopes must include offline_access"
+            )
         granted = attempt.scopes if outcome.scopes is None else outcome.scopes
         if missing := [scope for scope in attempt.scopes if scope not in granted]:
             raise LoginFailed(f"Xero granted less than was asked for; missing: {' '.join(missing)}")
@@ -718,7 +792,11 @@ class TokenKeeper:
         if len(connected) == 1:
             return connected[0].tenant_id
         # Whoever logs in again goes on with the organisation that was chosen before, if it is still connected.
-        chosen = self.account.tenant_id if self.account.client_id == attempt.credentials.client_id else None
+        chosen = (
+            self.account.tenant_id
+            if self.account.client_id == attempt.credentials.client_id
+            else None
+        )
         return chosen if chosen in [c.tenant_id for c in connected] else None
 
     # ------------------------------------------------------------------------------------- a login's end
@@ -728,10 +806,16 @@ class TokenKeeper:
         try:
             async with self._door() as lease:
                 await self._conclude_intent(lease)
-                if self.account.consent_id is None and self.account.revocation is None and not forget:
+                if (
+                    self.account.consent_id is None
+                    and self.account.revocation is None
+                    and not forget
+                ):
                     return True
                 known = self.account
-                await self._record.keep(lifecycle.after_end(known, forget=forget, now=self.clock()), after=known)
+                await self._record.keep(
+                    lifecycle.after_end(known, forget=forget, now=self.clock()), after=known
+                )
                 self._emit(Ended(account=self.name, at=self.clock(), forgotten=forget))
                 if self._record.unwritten:
                     return False  # who died now would leave a login that Xero has ended
@@ -742,7 +826,12 @@ class TokenKeeper:
     async def _conclude_intent(self, lease: Lease) -> None:
         """Ask once more what became of a refresh that was cut off: its successor is to be revoked, not lost."""
         token = next(lifecycle.candidates(self.account, self.clock(), self.policy), None)
-        if self.account.intent is None or token is None or self.account.consent_id is None or self._foreign:
+        if (
+            self.account.intent is None
+            or token is None
+            or self.account.consent_id is None
+            or self._foreign
+        ):
             return
         try:
             begun = await self._intend(token)
@@ -762,7 +851,9 @@ class TokenKeeper:
             _, failure = await self._authenticated(self._xero.revoke, token, lease)
             if failure is not None:
                 now, jitter = self.clock(), self._chance.random()
-                failed = lifecycle.after_revocation_failed(known, failure, now=now, policy=self.policy, jitter=jitter)
+                failed = lifecycle.after_revocation_failed(
+                    known, failure, now=now, policy=self.policy, jitter=jitter
+                )
                 self._rests(failed, now)
                 await self._record.keep(failed, after=known)
                 self._emit(
@@ -846,12 +937,18 @@ class TokenKeeper:
             StoreRecovered(account=self.name, at=at)
             if problem is None
             else StoreDegraded(
-                account=self.name, at=at, reason=problem, unwritten=self.unwritten, grace_ends_at=ends_at
+                account=self.name,
+                at=at,
+                reason=problem,
+                unwritten=self.unwritten,
+                grace_ends_at=ends_at,
             )
         )
 
     def _writes_were_lost(self) -> None:
-        self._emit(StoreLostWrites(account=self.name, at=self.clock(), generation=self.account.generation))
+        self._emit(
+            StoreLostWrites(account=self.name, at=self.clock(), generation=self.account.generation)
+        )
 
     # ------------------------------------------------------------------------------------------ answers
 
@@ -878,11 +975,15 @@ class TokenKeeper:
             case State.NOT_LOGGED_IN:
                 return NotLoggedIn("nobody has logged in yet")
             case State.WAITING:
-                return NotLoggedIn("nobody has logged in yet: a login was begun, and has not come back from Xero")
+                return NotLoggedIn(
+                    "nobody has logged in yet: a login was begun, and has not come back from Xero"
+                )
             case State.REVOKED:
                 return NotLoggedIn("the login was revoked")
             case State.CONSENT_LOST:
-                return ConsentLost(f"Xero refused the refresh token ({problem.detail if problem else 'no token'})")
+                return ConsentLost(
+                    f"Xero refused the refresh token ({problem.detail if problem else 'no token'})"
+                )
         if self._foreign:
             return TokenUnavailable(
                 f"the stored login is of another identity server, {account.token_url}; set token_url to that, or keep "
@@ -929,4 +1030,6 @@ def _among(tenant_id: str, connected: list[Connection]) -> str:
         if connection.tenant_id.lower() == tenant_id.lower():
             return connection.tenant_id
     listed = ", ".join(f"{c.tenant_id} ({c.tenant_name or 'no name'})" for c in connected) or "none"
-    raise UnknownTenant(f"the tenant {tenant_id} is not among the connected organisations, which are: {listed}")
+    raise UnknownTenant(
+        f"the tenant {tenant_id} is not among the connected organisations, which are: {listed}"
+    )

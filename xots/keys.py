@@ -20,7 +20,15 @@ from .errors import SealError
 from .sealing import Sealer, new_key
 from .settings import Settings
 
-__all__ = ["add_key", "default_key_file", "promote_key", "read_keys", "sealer_for", "store_url", "write_key_file"]
+__all__ = [
+    "add_key",
+    "default_key_file",
+    "promote_key",
+    "read_keys",
+    "sealer_for",
+    "store_url",
+    "write_key_file",
+]
 
 logger = logging.getLogger("xots.keys")
 
@@ -68,10 +76,15 @@ async def sealer_for(store: TokenStore, settings: Settings, *, make: bool = True
                     "there. Put it back, or name another with key_file"
                 )
             if not make:
-                return Sealer.for_this_process()  # there is nothing to open, and nothing will be sealed
+                return (
+                    Sealer.for_this_process()
+                )  # there is nothing to open, and nothing will be sealed
             try:
                 write_key_file(path, [new_key()], new=True)
-                logger.info("made a sealing key for the store, %s; without it, the stored login can't be opened", path)
+                logger.info(
+                    "made a sealing key for the store, %s; without it, the stored login can't be opened",
+                    path,
+                )
             except SealError:
                 if not path.exists():  # else another process made one at the same moment
                     raise
@@ -97,7 +110,9 @@ def _read(path: Path) -> tuple[list[Secret], Secret | None]:
         reason = getattr(error, "strerror", None) or "it is not a text of keys"
         raise SealError(f"the key file {path} can't be read: {reason}") from None
     if stat.S_IMODE(mode) & 0o077 and not _of_systemd(path):
-        raise SealError(f"others may read the key file {path} (mode {stat.S_IMODE(mode):04o}): chmod 600 {path}")
+        raise SealError(
+            f"others may read the key file {path} (mode {stat.S_IMODE(mode):04o}): chmod 600 {path}"
+        )
     keys = [Secret(line) for line in lines if line and not line.startswith("#")]
     if not keys:
         raise SealError(f"the key file {path} holds no key")
@@ -126,7 +141,9 @@ def add_key(path: Path) -> None:
     """
     keys, waiting = _read(path)
     if waiting is not None:
-        raise SealError(f"a key in {path} waits to be promoted already; go on with: xots key promote")
+        raise SealError(
+            f"a key in {path} waits to be promoted already; go on with: xots key promote"
+        )
     write_key_file(path, keys, waiting=new_key())
 
 
@@ -146,7 +163,9 @@ def promote_key(path: Path) -> bool:
 WAITING = "# The next one opens only, until it is promoted (xots key promote):"
 
 
-def write_key_file(path: Path, keys: Sequence[Secret], *, waiting: Secret | None = None, new: bool = False) -> None:
+def write_key_file(
+    path: Path, keys: Sequence[Secret], *, waiting: Secret | None = None, new: bool = False
+) -> None:
     """Write a key file, mode 0600: as a whole or not at all, and never over another if it is to be ``new``.
 
     Raises:
@@ -159,7 +178,9 @@ def write_key_file(path: Path, keys: Sequence[Secret], *, waiting: Secret | None
     path = path.resolve()  # a link to the file is kept, and the file changed
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     if path.exists() and path.stat().st_uid != os.geteuid():
-        raise SealError(f"the key file {path} belongs to user {path.stat().st_uid}: change it as that user")
+        raise SealError(
+            f"the key file {path} belongs to user {path.stat().st_uid}: change it as that user"
+        )
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)

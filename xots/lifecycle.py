@@ -222,7 +222,9 @@ def ending_within(account: Account, left: timedelta, now: datetime) -> Account:
     late = access.expires_at - now - left if access else timedelta(0)
     if access is None or late < CLOCK_DRIFT:
         return account
-    earlier = replace(access, issued_at=access.issued_at - late, expires_at=access.expires_at - late)
+    earlier = replace(
+        access, issued_at=access.issued_at - late, expires_at=access.expires_at - late
+    )
     return replace(account, access=earlier)
 
 
@@ -309,12 +311,18 @@ def candidates(account: Account, now: datetime, policy: Policy) -> Iterator[Refr
         if token is current and _within_grace(token, now, policy):
             return 0
         if token.first_spent_at is None:
-            return 1 if current is None or current.obtained_at - token.obtained_at < policy.grace else 4
+            return (
+                1
+                if current is None or current.obtained_at - token.obtained_at < policy.grace
+                else 4
+            )
         replayed = token is current and open_one is None
         return 2 if replayed or _surely_within_grace(token.first_spent_at, now, policy) else 3
 
     live = [
-        t for t in _tokens(account) if t is current or _within_grace(t, now, policy) or t.value.fingerprint == open_one
+        t
+        for t in _tokens(account)
+        if t is current or _within_grace(t, now, policy) or t.value.fingerprint == open_one
     ]
     if current is not None and current.refused_at:
         # Its predecessor is the last hope, whatever the clock says of it.
@@ -349,12 +357,21 @@ def refresh_due_at(account: Account, policy: Policy) -> datetime | None:
     if access is None:
         return current.obtained_at
     ahead = min(policy.refresh_ahead, timedelta(seconds=access.life_seconds) / 2)
-    proofs = (r.obtained_at + policy.proving_wait for r in account.rivals if not (r.first_spent_at or r.refused_at))
+    proofs = (
+        r.obtained_at + policy.proving_wait
+        for r in account.rivals
+        if not (r.first_spent_at or r.refused_at)
+    )
     return min(access.expires_at - ahead, current.obtained_at + policy.refresh_lifetime, *proofs)
 
 
 def next_step(
-    account: Account, now: datetime, policy: Policy, *, needed: timedelta | None = None, meant: str | None = None
+    account: Account,
+    now: datetime,
+    policy: Policy,
+    *,
+    needed: timedelta | None = None,
+    meant: str | None = None,
 ) -> Step:
     """What to do about the tokens now.
 
@@ -368,7 +385,11 @@ def next_step(
         return Use()
     # What is due at once is so even where a clock that stepped back says that it is due in the future.
     current, access = account.current, account.access
-    at_once = bool(account.intent or access is None or (current and (current.refused_at or current.first_spent_at)))
+    at_once = bool(
+        account.intent
+        or access is None
+        or (current and (current.refused_at or current.first_spent_at))
+    )
     stepped = access is not None and _from_the_future(access, now)
     short = needed is not None and good_for(account, now) < needed
     forced = meant is not None and current is not None and current.value.fingerprint == meant
@@ -378,7 +399,11 @@ def next_step(
     # The clock may have stepped under the wait too: one further off than is ever asked for counts as reached.
     # Somebody may have mended what only a person can, and says so.
     mended = forced and _client_refused(account)
-    if until is not None and now < until <= now + _longest_wait(account, policy) + policy.first_wait and not mended:
+    if (
+        until is not None
+        and now < until <= now + _longest_wait(account, policy) + policy.first_wait
+        and not mended
+    ):
         return Wait(until)
     return Spend(token)
 
@@ -459,7 +484,9 @@ def outlook(account: Account, now: datetime, policy: Policy, *, unwritten: bool 
     return Outlook(
         retrying=_retrying(account, live),
         next_try_at=_next_try_at(account, now, policy),
-        grace_ends_at=_grace_ends_at(account, now, policy, unwritten) if account.consent_id else None,
+        grace_ends_at=_grace_ends_at(account, now, policy, unwritten)
+        if account.consent_id
+        else None,
         person_needed_at=max(until, now),
         person_needed_for=need,
     )
@@ -468,13 +495,17 @@ def outlook(account: Account, now: datetime, policy: Policy, *, unwritten: bool 
 def unconcluded(account: Account) -> Intent | None:
     """The intent of a refresh that is under way or was cut off; None when it is known how the last try went."""
     intent, problem = account.intent, account.problem
-    known = account.unrotated or (problem is not None and intent is not None and problem.at >= intent.began_at)
+    known = account.unrotated or (
+        problem is not None and intent is not None and problem.at >= intent.began_at
+    )
     return None if known else intent
 
 
 def why_lost(account: Account, policy: Policy) -> str:
     """Why Xero refused the refresh tokens, as far as the record of a lost consent tells."""
-    newest = max((t for t in _tokens(account) if t.refused_at), key=lambda t: t.obtained_at, default=None)
+    newest = max(
+        (t for t in _tokens(account) if t.refused_at), key=lambda t: t.obtained_at, default=None
+    )
     if newest is None or newest.refused_at is None:
         return "the record holds no refresh token"
     spent = newest.first_spent_at
@@ -489,10 +520,16 @@ def why_lost(account: Account, policy: Policy) -> str:
 def _hope_ends_at(token: RefreshToken, now: datetime, policy: Policy) -> datetime:
     """Until when Xero surely takes the token. Moments in the future tell of a clock that stepped: they count as now."""
     dies_at = min(token.obtained_at, now) + XERO_REFRESH_LIFE
-    return dies_at if token.first_spent_at is None else min(dies_at, min(token.first_spent_at, now) + policy.grace)
+    return (
+        dies_at
+        if token.first_spent_at is None
+        else min(dies_at, min(token.first_spent_at, now) + policy.grace)
+    )
 
 
-def _grace_ends_at(account: Account, now: datetime, policy: Policy, unwritten: bool) -> datetime | None:
+def _grace_ends_at(
+    account: Account, now: datetime, policy: Policy, unwritten: bool
+) -> datetime | None:
     # What a process that dies leaves behind is the record before its last refresh: the intent to spend the token that
     # was spent last. Of a failed try, nothing is missing there but how it went.
     last_of_all = unwritten and not account.tries
@@ -501,7 +538,10 @@ def _grace_ends_at(account: Account, now: datetime, policy: Policy, unwritten: b
         for token in _tokens(account)
         if token.first_spent_at is not None
         and not token.refused_at
-        and (last_of_all or (account.intent and account.intent.fingerprint == token.value.fingerprint))
+        and (
+            last_of_all
+            or (account.intent and account.intent.fingerprint == token.value.fingerprint)
+        )
     ]
     return max(spent) + policy.grace if spent else None
 
@@ -520,7 +560,11 @@ def _retrying(account: Account, live: list[RefreshToken]) -> Retrying | None:
         return Retrying.LOST_ANSWER
     if account.tries:
         return Retrying.REFRESH
-    return Retrying.PROOF if any(t is not account.current and t.first_spent_at is None for t in live) else None
+    return (
+        Retrying.PROOF
+        if any(t is not account.current and t.first_spent_at is None for t in live)
+        else None
+    )
 
 
 def _next_try_at(account: Account, now: datetime, policy: Policy) -> datetime | None:
@@ -549,7 +593,11 @@ def begin_refresh(account: Account, token: RefreshToken, *, by: str, now: dateti
 
     Where the refresh of another token is still open, it is open again should this one come to nothing.
     """
-    stamped, fingerprint, open_one = token.first_spent_at is None, token.value.fingerprint, account.intent
+    stamped, fingerprint, open_one = (
+        token.first_spent_at is None,
+        token.value.fingerprint,
+        account.intent,
+    )
     doubted = None
     if open_one is not None:
         doubted = open_one.doubted if open_one.fingerprint == fingerprint else open_one.fingerprint
@@ -559,7 +607,9 @@ def begin_refresh(account: Account, token: RefreshToken, *, by: str, now: dateti
     return replace(account, intent=intent)
 
 
-def after(account: Account, outcome: Outcome, *, now: datetime, policy: Policy, jitter: float) -> Account:
+def after(
+    account: Account, outcome: Outcome, *, now: datetime, policy: Policy, jitter: float
+) -> Account:
     """The record after the refresh that its intent speaks of came to ``outcome``. ``jitter`` is in [0, 1)."""
     match outcome:
         case Issued():
@@ -569,17 +619,28 @@ def after(account: Account, outcome: Outcome, *, now: datetime, policy: Policy, 
         case Unknown():
             return _failed(account, outcome, "unknown", now, _backoff(account, policy, jitter))
         case NotSent():
-            return _failed(_unspent(account), outcome, "not-sent", now, _backoff(account, policy, jitter))
+            return _failed(
+                _unspent(account), outcome, "not-sent", now, _backoff(account, policy, jitter)
+            )
         case Throttled():
             account = _unspent(account)
             wait = _backoff(account, policy, jitter)
             if outcome.retry_after is not None:
                 # The jitter comes on top, so that a crowd sent away together does not come back together.
-                asked = min(outcome.retry_after, _longest_wait(account, policy)) + jitter * policy.first_wait
+                asked = (
+                    min(outcome.retry_after, _longest_wait(account, policy))
+                    + jitter * policy.first_wait
+                )
                 wait = max(wait, asked)
             return _failed(account, outcome, "throttled", now, wait)
         case ClientRefused():
-            return _failed(_unspent(account), outcome, "client-refused", now, policy.slow_wait * (0.5 + jitter / 2))
+            return _failed(
+                _unspent(account),
+                outcome,
+                "client-refused",
+                now,
+                policy.slow_wait * (0.5 + jitter / 2),
+            )
 
 
 def after_issued(account: Account, issued: Issued, *, now: datetime, policy: Policy) -> Account:
@@ -592,7 +653,9 @@ def after_issued(account: Account, issued: Issued, *, now: datetime, policy: Pol
         datable = _surely_within_grace(spent.first_spent_at, now, policy)
         began = min(spent.first_spent_at, began) if datable else began - _life(issued)
     access = _access_token(issued, began)
-    if account.access is not None and account.access.value == access.value:  # a replay of the answer that brought it
+    if (
+        account.access is not None and account.access.value == access.value
+    ):  # a replay of the answer that brought it
         access = min(account.access, access, key=lambda a: a.expires_at)
     account = replace(
         account,
@@ -611,16 +674,24 @@ def after_issued(account: Account, issued: Issued, *, now: datetime, policy: Pol
     known = next((t for t in _others(account, spent) if t.value == issued.refresh_token), None)
     again = issued.refresh_token.fingerprint in account.dropped
     fresh = RefreshToken(
-        value=issued.refresh_token, obtained_at=now, first_spent_at=spent.first_spent_at if again else None
+        value=issued.refresh_token,
+        obtained_at=now,
+        first_spent_at=spent.first_spent_at if again else None,
     )
     successor = known or fresh
-    rest = tuple(t for t in _others(account, spent) if t is not known and _worth_keeping(t, spent, now, policy))
+    rest = tuple(
+        t
+        for t in _others(account, spent)
+        if t is not known and _worth_keeping(t, spent, now, policy)
+    )
     if issued.refresh_token != spent.value:  # one that answers with the same token does not rotate
         rest = (spent, *rest)
     return _keeping(account, successor, rest, unrotated=0)
 
 
-def _not_rotated(account: Account, spent: RefreshToken, *, now: datetime, policy: Policy) -> Account:
+def _not_rotated(
+    account: Account, spent: RefreshToken, *, now: datetime, policy: Policy
+) -> Account:
     """An answer without a refresh token: was it dropped on the way, or does this server not rotate?
 
     The first time the intent stays, and one more try inside the grace asks again; the second time in a row it is the
@@ -637,11 +708,15 @@ def _not_rotated(account: Account, spent: RefreshToken, *, now: datetime, policy
     return _keeping(account, fresh, rest, unrotated=2)
 
 
-def _keeping(account: Account, current: RefreshToken, rivals: tuple[RefreshToken, ...], *, unrotated: int) -> Account:
+def _keeping(
+    account: Account, current: RefreshToken, rivals: tuple[RefreshToken, ...], *, unrotated: int
+) -> Account:
     """The record with these tokens and no others, and no open intent."""
     kept = replace(account, current=current, rivals=rivals, intent=None, unrotated=unrotated)
     held = {token.value for token in _tokens(kept)}
-    return _remembering(kept, tuple(t.value.fingerprint for t in _tokens(account) if t.value not in held))
+    return _remembering(
+        kept, tuple(t.value.fingerprint for t in _tokens(account) if t.value not in held)
+    )
 
 
 def _remembering(account: Account, dropped: tuple[str, ...]) -> Account:
@@ -649,14 +724,20 @@ def _remembering(account: Account, dropped: tuple[str, ...]) -> Account:
     held = {token.value.fingerprint for token in _tokens(account)}
     new = tuple(one for one in dropped if one not in held and one not in account.dropped)
     old = tuple(one for one in account.dropped if one not in held)
-    return replace(account, dropped=(*new, *old)[:MOST_DROPPED], dropped_ever=account.dropped_ever + len(new))
+    return replace(
+        account, dropped=(*new, *old)[:MOST_DROPPED], dropped_ever=account.dropped_ever + len(new)
+    )
 
 
-def _worth_keeping(token: RefreshToken, proved: RefreshToken, now: datetime, policy: Policy) -> bool:
+def _worth_keeping(
+    token: RefreshToken, proved: RefreshToken, now: datetime, policy: Policy
+) -> bool:
     """May Xero still take ``token``, and could it matter, now that ``proved`` was accepted?"""
     if token.refused_at:
         return False
-    if token.first_spent_at is None:  # a rival: dropped once another token was proved after it arrived
+    if (
+        token.first_spent_at is None
+    ):  # a rival: dropped once another token was proved after it arrived
         return token.obtained_at > (proved.first_spent_at or now)
     return now - token.first_spent_at < policy.grace
 
@@ -734,8 +815,18 @@ def after_revoked(account: Account) -> Account:
     A forgotten account is an empty record, not a missing one, so that generations never restart.
     """
     if account.revocation == "forget":
-        return Account(generation=account.generation, write_id=account.write_id, ended_at=account.ended_at)
-    return replace(account, current=None, rivals=(), revocation=None, tries=0, retry_not_before=None, problem=None)
+        return Account(
+            generation=account.generation, write_id=account.write_id, ended_at=account.ended_at
+        )
+    return replace(
+        account,
+        current=None,
+        rivals=(),
+        revocation=None,
+        tries=0,
+        retry_not_before=None,
+        problem=None,
+    )
 
 
 def after_revocation_failed(
@@ -783,7 +874,9 @@ def branched_off(theirs: Account, ours: Account) -> bool:
     known = {token.value.fingerprint for token in _tokens(theirs)} | set(theirs.dropped)
     return (
         is_ours(theirs, ours)
-        and any(not token.refused_at and token.value.fingerprint not in known for token in _tokens(ours))
+        and any(
+            not token.refused_at and token.value.fingerprint not in known for token in _tokens(ours)
+        )
         and theirs.dropped_ever - ours.dropped_ever <= len(theirs.dropped)
     )
 
@@ -841,7 +934,11 @@ def _known_to_both(token: RefreshToken, account: Account) -> RefreshToken:
     """The token, with what ``account`` knows of it besides: the earliest spending, and any refusal."""
     other = next((t for t in _tokens(account) if t.value == token.value), token)
     spent = [t.first_spent_at for t in (token, other) if t.first_spent_at is not None]
-    return replace(token, first_spent_at=min(spent, default=None), refused_at=token.refused_at or other.refused_at)
+    return replace(
+        token,
+        first_spent_at=min(spent, default=None),
+        refused_at=token.refused_at or other.refused_at,
+    )
 
 
 def is_ours(account: Account, other: Account) -> bool:
@@ -852,7 +949,9 @@ def is_ours(account: Account, other: Account) -> bool:
 # ---------------------------------------------------------------------------------------------- helpers
 
 
-def _failed(account: Account, outcome: Failure, kind: str, now: datetime, wait: timedelta) -> Account:
+def _failed(
+    account: Account, outcome: Failure, kind: str, now: datetime, wait: timedelta
+) -> Account:
     return replace(
         account,
         tries=account.tries + 1,
@@ -874,7 +973,10 @@ def _unspent(account: Account) -> Account:
     """
     if account.intent is None or not account.intent.stamped:
         return account
-    return replace(_replaced(account, replace(_spent_token(account), first_spent_at=None)), intent=_doubt(account))
+    return replace(
+        _replaced(account, replace(_spent_token(account), first_spent_at=None)),
+        intent=_doubt(account),
+    )
 
 
 def _doubt(account: Account) -> Intent | None:
@@ -907,7 +1009,9 @@ def _replaced(account: Account, token: RefreshToken) -> Account:
     """The record with ``token`` in the place of the one with the same value."""
     if account.current and account.current.value == token.value:
         return replace(account, current=token)
-    return replace(account, rivals=tuple(token if r.value == token.value else r for r in account.rivals))
+    return replace(
+        account, rivals=tuple(token if r.value == token.value else r for r in account.rivals)
+    )
 
 
 def _access_token(issued: Issued, began: datetime) -> AccessToken:

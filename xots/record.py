@@ -94,7 +94,9 @@ class Record:
         except StoreUnavailable as error:
             self.failed(error)
             raise
-        if self.account is before:  # else another act has held something meanwhile, and joins this by itself
+        if (
+            self.account is before
+        ):  # else another act has held something meanwhile, and joins this by itself
             self.account, self.unwritten, self.rolled_back = account, False, False
             self._seen, self._version = account, version
         return account
@@ -135,7 +137,11 @@ class Record:
             StoreUnavailable, SealError: as ``read``.
         """
         stored = await self._store.read(self._name)
-        if not unchanged() or self.unwritten or (stored.version if stored else None) == self._version:
+        if (
+            not unchanged()
+            or self.unwritten
+            or (stored.version if stored else None) == self._version
+        ):
             return False
         theirs = self._opened(stored)
         if self._has_lost_writes(theirs):
@@ -166,7 +172,9 @@ class Record:
                 stored = await self._store.read(self._name)
                 self._join(stored, self._opened(stored))
             else:
-                self.unwritten = self.account is not account  # another act may have held more meanwhile
+                self.unwritten = (
+                    self.account is not account
+                )  # another act may have held more meanwhile
                 self.rolled_back = False
 
     async def _swap(self, account: Account) -> str:
@@ -257,6 +265,8 @@ async def reseal_all(store: TokenStore, sealer: Sealer, lease_seconds: float) ->
             if stored is None or sealer.sealed_by_first(stored.value):
                 continue
             body = sealer.open(stored.value, PURPOSE, {"name": name})
-            await store.swap(name, sealer.seal(body, PURPOSE, {"name": name}), expected=stored.version)
+            await store.swap(
+                name, sealer.seal(body, PURPOSE, {"name": name}), expected=stored.version
+            )
             done += 1
     return done, len(names)

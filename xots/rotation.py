@@ -46,7 +46,10 @@ class Rotation:
     def _follow(self, event: Event) -> None:
         """A login, here or by another process, may bring a token whose life wants a shorter wait than the one that
         runs, and a store that fails is looked at more often: begin a new one."""
-        if not isinstance(event, LoggedIn | Followed | StoreDegraded) or not self._callback.is_running():
+        if (
+            not isinstance(event, LoggedIn | Followed | StoreDegraded)
+            or not self._callback.is_running()
+        ):
             return
         if self._milliseconds() < self._callback.callback_time:
             self._callback.stop()

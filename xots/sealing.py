@@ -41,7 +41,9 @@ class Sealer:
         SealError: a key is malformed. The message says which one by its place, never its value.
     """
 
-    def __init__(self, keys: Sequence[Secret], reload: Callable[[], Sequence[Secret]] | None = None) -> None:
+    def __init__(
+        self, keys: Sequence[Secret], reload: Callable[[], Sequence[Secret]] | None = None
+    ) -> None:
         self._reload = reload
         self._take(keys)
 
@@ -53,7 +55,9 @@ class Sealer:
             try:
                 fernets.append(Fernet(key.reveal().encode()))
             except ValueError:
-                raise SealError(f"sealing key {place} is malformed: it must be 32 bytes in URL-safe base64") from None
+                raise SealError(
+                    f"sealing key {place} is malformed: it must be 32 bytes in URL-safe base64"
+                ) from None
         self._keys = list(keys)
         self._first, self._all = fernets[0], MultiFernet(fernets)
 
@@ -68,7 +72,9 @@ class Sealer:
         ``purpose`` says what it is (such as "account"), ``context`` whose it is; opening demands the same.
         """
         self._reread()  # another key may have been promoted meanwhile
-        envelope = _Envelope(format=FORMAT, purpose=purpose, context=dict(context), body=body.decode())
+        envelope = _Envelope(
+            format=FORMAT, purpose=purpose, context=dict(context), body=body.decode()
+        )
         return self._first.encrypt(msgspec.json.encode(envelope))
 
     def open(self, sealed: bytes, purpose: str, context: Mapping[str, str]) -> bytes:
@@ -85,11 +91,17 @@ class Sealer:
                 "give the key that it was sealed with"
             ) from None
         except msgspec.MsgspecError:
-            raise SealError(f"this {purpose} was sealed by a version that is not known here") from None
+            raise SealError(
+                f"this {purpose} was sealed by a version that is not known here"
+            ) from None
         if envelope.format != FORMAT:
-            raise SealError(f"this {purpose} was sealed in format {envelope.format}, which is not known here")
+            raise SealError(
+                f"this {purpose} was sealed in format {envelope.format}, which is not known here"
+            )
         if envelope.purpose != purpose or envelope.context != dict(context):
-            raise SealError(f"what was opened is not this {purpose}: it was sealed for another purpose or owner")
+            raise SealError(
+                f"what was opened is not this {purpose}: it was sealed for another purpose or owner"
+            )
         return envelope.body.encode()
 
     def sealed_by_first(self, sealed: bytes) -> bool:

@@ -126,13 +126,17 @@ async def end_login(settings: Settings, *, forget: bool) -> bool:
     keeper, _ = await open_keeper(settings, to_end=True)
     try:
         if keeper.account.client_id is None:
-            raise XotsError(f"no server runs, and the store holds no login: {shown_store(settings)}")
+            raise XotsError(
+                f"no server runs, and the store holds no login: {shown_store(settings)}"
+            )
         return await keeper.end(forget=forget)
     finally:
         await keeper.close()
 
 
-async def reseal(settings: Settings, promote: Callable[[], object] = lambda: None) -> tuple[int, int]:
+async def reseal(
+    settings: Settings, promote: Callable[[], object] = lambda: None
+) -> tuple[int, int]:
     """Seal every record of the store with the first key: how many were sealed anew, and how many there are.
 
     ``promote`` changes which key is the first, once the store was seen to work.
@@ -166,17 +170,26 @@ def mismatches(settings: Settings, account: Account, *, to_end: bool = False) ->
     if account.consent_id is None and account.revocation is None:
         return []
     problems = []
-    another = "set that again, end that login with xots logout, or keep the two apart with --account"
+    another = (
+        "set that again, end that login with xots logout, or keep the two apart with --account"
+    )
     if settings.client_id not in (None, account.client_id):
         where = settings.sources["client_id"]
-        problems.append(f"{where}: the stored login is of another client, {account.client_id}; {another}")
+        problems.append(
+            f"{where}: the stored login is of another client, {account.client_id}; {another}"
+        )
     if settings.token_url != account.token_url:
         where = settings.sources.get("token_url", "token_url (the default)")
-        problems.append(f"{where}: the stored login is of another identity server, {account.token_url}; {another}")
+        problems.append(
+            f"{where}: the stored login is of another identity server, {account.token_url}; {another}"
+        )
     if account.consent_id is None or to_end:
         return problems
     wanted = set(settings.scopes)
-    if "scopes" in settings.sources and wanted not in (set(account.scopes_asked), set(account.scopes_set)):
+    if "scopes" in settings.sources and wanted not in (
+        set(account.scopes_asked),
+        set(account.scopes_set),
+    ):
         kept = set(account.scopes_asked)
         changes = [f"added: {' '.join(sorted(wanted - kept))}"] if wanted - kept else []
         changes += [f"removed: {' '.join(sorted(kept - wanted))}"] if kept - wanted else []
@@ -201,7 +214,11 @@ class Server:
     rotation: Rotation
 
     def __init__(
-        self, settings: Settings, *, clock: Callable[[], datetime] = utc_now, observers: Sequence[Observer] = ()
+        self,
+        settings: Settings,
+        *,
+        clock: Callable[[], datetime] = utc_now,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self.settings = settings
         self.port = settings.port
@@ -231,7 +248,9 @@ class Server:
         sockets = listen(self.settings.address, self.settings.port)
         self.port = sockets[0].getsockname()[1]
         try:
-            self.keeper, sealer = await open_keeper(self.settings, clock=self._clock, observers=self._observers)
+            self.keeper, sealer = await open_keeper(
+                self.settings, clock=self._clock, observers=self._observers
+            )
         except BaseException:
             for listening in sockets:
                 listening.close()
@@ -250,7 +269,9 @@ class Server:
             | frozenset(self.settings.allowed_hosts),
         )
         app = make_app(self.keeper, sealer, config, self._in_flight)
-        self._http = HTTPServer(app, max_body_size=LONGEST_REQUEST, max_buffer_size=LONGEST_REQUEST * 2)
+        self._http = HTTPServer(
+            app, max_body_size=LONGEST_REQUEST, max_buffer_size=LONGEST_REQUEST * 2
+        )
         self._http.add_sockets(sockets)
         self.rotation.start()
 
@@ -332,7 +353,9 @@ async def serve(settings: Settings) -> None:
             "firewall keeps strangers away",
             settings.address,
         )
-    logger.info("serving on %s; the redirect URI to register at Xero is %s", server.url, server.redirect_uri)
+    logger.info(
+        "serving on %s; the redirect URI to register at Xero is %s", server.url, server.redirect_uri
+    )
     try:
         await stop.wait()
         logger.info("stopping")

@@ -28,7 +28,10 @@ __all__ = ["Settings", "load"]
 
 def _integer(low: int, high: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        if not (text.isascii() and text.isdecimal() and len(text) < 20) or not low <= int(text) <= high:
+        if (
+            not (text.isascii() and text.isdecimal() and len(text) < 20)
+            or not low <= int(text) <= high
+        ):
             raise ValueError(f"{text!r} is not a whole number from {low} to {high}")
         return int(text)
 
@@ -49,7 +52,16 @@ def _seconds(low: float, high: float) -> Callable[[str], float]:
 
 
 def _boolean(text: str) -> bool:
-    words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+    words = {
+        "true": True,
+        "yes": True,
+        "on": True,
+        "1": True,
+        "false": False,
+        "no": False,
+        "off": False,
+        "0": False,
+    }
     if text.lower() not in words:
         raise ValueError(f"{text!r} is neither true nor false")
     return words[text.lower()]
@@ -125,13 +137,21 @@ def _secret(text: str) -> Secret:
 
 
 def _keys(text: str) -> tuple[Secret, ...]:
-    lines = (line for line in text.splitlines() if not line.lstrip().startswith("#"))  # as in a key file
+    lines = (
+        line for line in text.splitlines() if not line.lstrip().startswith("#")
+    )  # as in a key file
     return tuple(Secret(word) for line in lines for word in line.replace(",", " ").split())
 
 
 def _account_name(text: str) -> str:
-    if not 0 < len(text) <= 64 or text.startswith("lease-") or not all(c in _NAME_LETTERS for c in text):
-        raise ValueError(f"{text!r} is not a name of up to 64 lower-case letters, digits and hyphens")
+    if (
+        not 0 < len(text) <= 64
+        or text.startswith("lease-")
+        or not all(c in _NAME_LETTERS for c in text)
+    ):
+        raise ValueError(
+            f"{text!r} is not a name of up to 64 lower-case letters, digits and hyphens"
+        )
     return text
 
 
@@ -156,7 +176,11 @@ def _certificates(text: str) -> Path:
 def _hosts(text: str) -> tuple[str, ...]:
     hosts = tuple(text.replace(",", " ").lower().split())
     for host in hosts:
-        if any(c in "/@?#*" for c in host) or not host.isprintable() or not urlsplit(f"//{host}").hostname:
+        if (
+            any(c in "/@?#*" for c in host)
+            or not host.isprintable()
+            or not urlsplit(f"//{host}").hostname
+        ):
             raise ValueError(f"{host!r} is not a host name, with or without a port")
     return hosts
 
@@ -245,12 +269,23 @@ class Settings:
         72000, _integer(1, 84960), "set lifetime of refresh token (default 50 days)", letter="m"
     )
     client_id: str | None = _setting(
-        None, _printable, "client id of the app at Xero; without it a form asks for it", metavar="ID"
+        None,
+        _printable,
+        "client id of the app at Xero; without it a form asks for it",
+        metavar="ID",
     )
-    client_secret: Secret | None = _setting(None, _secret, "client secret of the app at Xero", secret=True)
-    client_secret_file: Path | None = _setting(None, _file, "file that holds the client secret", metavar="FILE")
-    tenant_id: str | None = _setting(None, _printable, "id of the organisation to use", metavar="ID")
-    account: str = _setting("default", _account_name, "name of the account in the store", metavar="NAME")
+    client_secret: Secret | None = _setting(
+        None, _secret, "client secret of the app at Xero", secret=True
+    )
+    client_secret_file: Path | None = _setting(
+        None, _file, "file that holds the client secret", metavar="FILE"
+    )
+    tenant_id: str | None = _setting(
+        None, _printable, "id of the organisation to use", metavar="ID"
+    )
+    account: str = _setting(
+        "default", _account_name, "name of the account in the store", metavar="NAME"
+    )
     store: str | None = _setting(
         None,
         _store,
@@ -259,11 +294,15 @@ class Settings:
         metavar="URL",
         hidden=True,  # a password may stand in it
     )
-    key: tuple[Secret, ...] = _setting((), _keys, "sealing keys: the first seals, all open", secret=True)
+    key: tuple[Secret, ...] = _setting(
+        (), _keys, "sealing keys: the first seals, all open", secret=True
+    )
     key_file: Path | None = _setting(
         None, Path, "file of sealing keys, one a line: the first seals, all open", metavar="FILE"
     )
-    authorize_url: str = _setting(XERO.authorize_url, _url, "where the person is sent to log in", metavar="URL")
+    authorize_url: str = _setting(
+        XERO.authorize_url, _url, "where the person is sent to log in", metavar="URL"
+    )
     token_url: str = _setting(XERO.token_url, _url, "where tokens are issued", metavar="URL")
     revoke_url: str = _setting(
         XERO.revoke_url,
@@ -281,23 +320,44 @@ class Settings:
     )
     pkce: bool = _setting(True, _boolean, "whether a login uses PKCE", metavar="true|false")
     refresh_ahead: float = _setting(
-        300.0, _seconds(0, 86400), "refresh this many seconds before the access token's end", metavar="SECONDS"
+        300.0,
+        _seconds(0, 86400),
+        "refresh this many seconds before the access token's end",
+        metavar="SECONDS",
     )
     min_ttl: float = _setting(
-        60.0, _seconds(0, 86400), "callers get a token that lives at least this many seconds", metavar="SECONDS"
+        60.0,
+        _seconds(0, 86400),
+        "callers get a token that lives at least this many seconds",
+        metavar="SECONDS",
     )
-    tick: float = _setting(15.0, _seconds(0.1, 300), "seconds between looks at what is due", metavar="SECONDS")
+    tick: float = _setting(
+        15.0, _seconds(0.1, 300), "seconds between looks at what is due", metavar="SECONDS"
+    )
     allowed_hosts: tuple[str, ...] = _setting(
-        (), _hosts, "further values of the Host header to answer to, such as those of a proxy in front", metavar="HOSTS"
+        (),
+        _hosts,
+        "further values of the Host header to answer to, such as those of a proxy in front",
+        metavar="HOSTS",
     )
     ca_file: Path | None = _setting(
-        None, _certificates, "certificates of the authorities to trust, in the system's place", metavar="FILE"
+        None,
+        _certificates,
+        "certificates of the authorities to trust, in the system's place",
+        metavar="FILE",
     )
-    proxy: Proxy | None = _setting(None, _proxy, "HTTP proxy to go through, as a URL", metavar="URL")
+    proxy: Proxy | None = _setting(
+        None, _proxy, "HTTP proxy to go through, as a URL", metavar="URL"
+    )
     log_level: str = _setting(
-        "info", _choice("debug", "info", "warning", "error"), "least level of what is logged", metavar="LEVEL"
+        "info",
+        _choice("debug", "info", "warning", "error"),
+        "least level of what is logged",
+        metavar="LEVEL",
     )
-    log_format: str = _setting("text", _choice("text", "json"), "how a line of the log is written", metavar="FORMAT")
+    log_format: str = _setting(
+        "text", _choice("text", "json"), "how a line of the log is written", metavar="FORMAT"
+    )
 
     sources: Mapping[str, str] = field(default_factory=dict)
 
@@ -389,16 +449,27 @@ def load(
                 continue
             origins[setting.name] = place(setting.name)
             try:
-                values[setting.name] = _parsed(setting, source[setting.name], public=source is arguments)
+                values[setting.name] = _parsed(
+                    setting, source[setting.name], public=source is arguments
+                )
             except ValueError as error:
                 problems.append(f"{origins[setting.name]}: {error}")
             break
     _read_secret_file(values, origins, problems)
     if "key" in origins and "key_file" in origins:
-        problems.append(f"{origins['key_file']}: key is set too ({origins['key']}); set one of them")
+        problems.append(
+            f"{origins['key_file']}: key is set too ({origins['key']}); set one of them"
+        )
     if "client_secret" in values and "client_id" not in origins and only is None:
-        problems.append(f"{origins['client_secret']}: a client secret without a client id (set client_id too)")
-    if "address" in values and not is_loopback(values["address"]) and "redirect" not in origins and only is None:
+        problems.append(
+            f"{origins['client_secret']}: a client secret without a client id (set client_id too)"
+        )
+    if (
+        "address" in values
+        and not is_loopback(values["address"])
+        and "redirect" not in origins
+        and only is None
+    ):
         problems.append(
             f"{origins['address']}: with an address that is not loopback, the redirect URI that Xero sends browsers to "
             "can't be guessed: set redirect too"
@@ -439,19 +510,27 @@ def _read_secret_file(values: dict[str, Any], origins: dict[str, str], problems:
         return
     where = origins["client_secret_file"]
     if "client_secret" in origins:
-        problems.append(f"{where}: client_secret is set too ({origins['client_secret']}); set one of them")
+        problems.append(
+            f"{where}: client_secret is set too ({origins['client_secret']}); set one of them"
+        )
         return
     try:
         values["client_secret"] = _secret(path.read_text(encoding="utf-8").strip())
     except (OSError, ValueError):
-        problems.append(f"{where}: {str(path)!r} does not hold a client secret: one line of printable text")
+        problems.append(
+            f"{where}: {str(path)!r} does not hold a client secret: one line of printable text"
+        )
     origins["client_secret"] = where
 
 
 def _of_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """``XOTS_…`` variables; an empty one counts as not set, as is the custom, but where it means something."""
     found = {s.name: environment.get(f"XOTS_{s.name.upper()}") for s in declared()}
-    return {name: text for name, text in found.items() if text or (text is not None and _may_be_empty(name))}
+    return {
+        name: text
+        for name, text in found.items()
+        if text or (text is not None and _may_be_empty(name))
+    }
 
 
 def _may_be_empty(name: str) -> bool:
@@ -488,10 +567,14 @@ def _of_yaml(path: Path, problems: list[str]) -> dict[str, str]:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=TextLoader)  # noqa: S506 - a SafeLoader
     except yaml.MarkedYAMLError as error:  # its own words quote the file, where a secret may stand
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        problems.append(f"{path}{line}: this is not YAML; a value with special characters wants quotes")
+        problems.append(
+            f"{path}{line}: this is not YAML; a value with special characters wants quotes"
+        )
         return {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        problems.append(f"{path}: it can't be read: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}")
+        problems.append(
+            f"{path}: it can't be read: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}"
+        )
         return {}
     if content is None:
         return {}
@@ -503,7 +586,9 @@ def _of_yaml(path: Path, problems: list[str]) -> dict[str, str]:
     for key, value in content.items():
         if key not in names:
             near = difflib.get_close_matches(str(key), names, n=1)
-            problems.append(f"{path}: {key}: no such setting{f' (did you mean {near[0]}?)' if near else ''}")
+            problems.append(
+                f"{path}: {key}: no such setting{f' (did you mean {near[0]}?)' if near else ''}"
+            )
         elif isinstance(value, list):
             found[key] = " ".join(str(item) for item in value)
         elif isinstance(value, dict):

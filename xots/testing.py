@@ -74,7 +74,15 @@ class TokenStoreContract:
         """Every byte value, no byte at all, and a record of 256 kB come back as they were, from any opening."""
         async with _opened(opening) as (store, another):
             version = None
-            for value in (EVERY_BYTE, b"", EVERY_BYTE * 1024, b"\r\n", b"\x00", b"{}", "é".encode()):
+            for value in (
+                EVERY_BYTE,
+                b"",
+                EVERY_BYTE * 1024,
+                b"\r\n",
+                b"\x00",
+                b"{}",
+                "é".encode(),
+            ):
                 version = await store.swap("default", value, expected=version)
                 for reader in (store, another):
                     stored = await reader.read("default")
@@ -116,15 +124,31 @@ class TokenStoreContract:
             version = None
             for value in (b"one", b"two", b"one", b"three", b"two", b"one"):
                 old, version = version, await store.swap("default", value, expected=version)
-                assert value_of.setdefault(version, value) == value, "one version stood for two values"
+                assert value_of.setdefault(version, value) == value, (
+                    "one version stood for two values"
+                )
                 if old is not None:
                     await _is_stale(store.swap("default", b"late", expected=old))
             elsewhere = await store.swap("other", b"four", expected=None)
-            assert value_of.setdefault(elsewhere, b"four") == b"four", "versions begin anew for each name"
+            assert value_of.setdefault(elsewhere, b"four") == b"four", (
+                "versions begin anew for each name"
+            )
 
     async def test_names_are_listed_in_order(self, opening: Opening) -> None:
         """Every legal name is kept apart from the others and listed, in order; the store's own are hidden."""
-        names = ["-", "0", "a", "a-", "a-b", "a0", "default", "lease", "leasehold", "z" * 63, "z" * 64]
+        names = [
+            "-",
+            "0",
+            "a",
+            "a-",
+            "a-b",
+            "a0",
+            "default",
+            "lease",
+            "leasehold",
+            "z" * 63,
+            "z" * 64,
+        ]
         async with _opened(opening) as (store, another):
             for name in reversed(names):
                 await store.swap(name, name.encode(), expected=None)
@@ -166,7 +190,9 @@ class TokenStoreContract:
                     stored = await through.read("default")
                     value = b"%d" % (int(stored.value) + 1 if stored else 1)
                     with suppress(StaleWrite):
-                        await through.swap("default", value, expected=stored.version if stored else None)
+                        await through.swap(
+                            "default", value, expected=stored.version if stored else None
+                        )
                         times -= 1
 
             await asyncio.gather(*(add(one, 5) for one in (store, another, store, another)))
@@ -240,7 +266,9 @@ class TokenStoreContract:
             async with asyncio.timeout(PATIENCE_SECONDS), another.lease("default", 60):
                 pass
 
-    async def test_a_lease_is_released_when_its_holder_or_a_waiter_is_cancelled(self, opening: Opening) -> None:
+    async def test_a_lease_is_released_when_its_holder_or_a_waiter_is_cancelled(
+        self, opening: Opening
+    ) -> None:
         """A task that is cancelled while it holds the lease, or waits for it, leaves it to the next."""
         async with _opened(opening) as (store, another):
             held = asyncio.Event()
@@ -291,12 +319,16 @@ class TokenStoreContract:
                 give_up_at = time.monotonic() + PATIENCE_SECONDS
                 while not told.done():
                     assert time.monotonic() < give_up_at, "no change was noticed"
-                    version = await another.swap("default", b"%f" % time.monotonic(), expected=version)
+                    version = await another.swap(
+                        "default", b"%f" % time.monotonic(), expected=version
+                    )
                     await asyncio.wait([told], timeout=0.1)
                 await told
                 # From now on, each single write counts.
                 for _ in range(3):
-                    version = await another.swap("default", b"%f" % time.monotonic(), expected=version)
+                    version = await another.swap(
+                        "default", b"%f" % time.monotonic(), expected=version
+                    )
                     async with asyncio.timeout(PATIENCE_SECONDS):
                         await anext(changes)
             finally:
@@ -327,7 +359,12 @@ class TokenStoreContract:
     async def test_a_url_that_is_not_its_own_is_refused(self, opening: Opening) -> None:
         """A wrong URL is a ValueError with a message, in which no password stands."""
         async with _opened(opening) as (store, _):
-            for url in ("", "nonsense", "nonsense:", "nonsense://someone:canary@host/path?key=canary"):
+            for url in (
+                "",
+                "nonsense",
+                "nonsense:",
+                "nonsense://someone:canary@host/path?key=canary",
+            ):
                 message = None
                 try:
                     type(store).from_url(url)

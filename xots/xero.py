@@ -46,7 +46,13 @@ __all__ = [
 ]
 
 CLIENT_ERRORS = frozenset(
-    {"invalid_client", "invalid_request", "invalid_scope", "unauthorized_client", "unsupported_grant_type"}
+    {
+        "invalid_client",
+        "invalid_request",
+        "invalid_scope",
+        "unauthorized_client",
+        "unsupported_grant_type",
+    }
 )
 """The errors by which a token endpoint says that it did not carry out the request (RFC 6749 section 5.2)."""
 
@@ -58,7 +64,10 @@ SCOPE_SETS = {
     "classic": ("offline_access", "accounting.transactions", "accounting.reports.read"),
     "granular": (
         "offline_access",
-        *(f"accounting.{name}" for name in ("invoices", "payments", "banktransactions", "manualjournals")),
+        *(
+            f"accounting.{name}"
+            for name in ("invoices", "payments", "banktransactions", "manualjournals")
+        ),
         *(
             f"accounting.reports.{name}.read"
             for name in (
@@ -140,11 +149,19 @@ def new_code_verifier() -> str:
 
 def code_challenge(verifier: str) -> str:
     """The S256 challenge of a code verifier (RFC 7636 section 4.2)."""
-    return base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+    return (
+        base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+    )
 
 
 def authorize_url(
-    base: str, *, client_id: str, redirect_uri: str, scopes: tuple[str, ...], state: str, verifier: str | None
+    base: str,
+    *,
+    client_id: str,
+    redirect_uri: str,
+    scopes: tuple[str, ...],
+    state: str,
+    verifier: str | None,
 ) -> str:
     """Where to send the person's browser (RFC 6749 section 4.1.1); ``verifier`` None does without PKCE."""
     query = {
@@ -166,7 +183,9 @@ def _form_request(url: str, form: Mapping[str, str], credentials: Credentials) -
         form = {**form, "client_id": credentials.client_id}
     else:
         # RFC 6749 section 2.3.1: both are form-encoded before they are joined.
-        pair = f"{quote_plus(credentials.client_id)}:{quote_plus(credentials.client_secret.reveal())}"
+        pair = (
+            f"{quote_plus(credentials.client_id)}:{quote_plus(credentials.client_secret.reveal())}"
+        )
         headers["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
     return _Request("POST", url, headers, urlencode(form).encode())
 
@@ -186,9 +205,14 @@ def read_token_answer(answer: Answer, now: datetime) -> Outcome:
         return issued or Unknown(detail="the answer was 200, but not the JSON of a token")
     if answer.status == 429:
         return Throttled(
-            detail="too many requests (429)", retry_after=_retry_after(answer.headers.get("Retry-After"), now)
+            detail="too many requests (429)",
+            retry_after=_retry_after(answer.headers.get("Retry-After"), now),
         )
-    if answer.status in (400, 401) and content is not None and isinstance(code := content.get("error"), str):
+    if (
+        answer.status in (400, 401)
+        and content is not None
+        and isinstance(code := content.get("error"), str)
+    ):
         if code == "invalid_grant":
             return Refused(detail="invalid_grant")
         if code in CLIENT_ERRORS:
@@ -199,7 +223,9 @@ def read_token_answer(answer: Answer, now: datetime) -> Outcome:
 def _read_issued(content: dict[str, object]) -> Issued | None:
     """The tokens of an answer. What is not made of the characters that RFC 6749 appendix A allows counts as absent, so
     that nothing odd in one field can cost the others."""
-    access_token, refresh_token = (_visible(content.get(name)) for name in ("access_token", "refresh_token"))
+    access_token, refresh_token = (
+        _visible(content.get(name)) for name in ("access_token", "refresh_token")
+    )
     scope, token_type = content.get("scope"), content.get("token_type")
     if access_token is None:
         return None
@@ -210,12 +236,16 @@ def _read_issued(content: dict[str, object]) -> Issued | None:
         else "Bearer",
         life=_life(content.get("expires_in")),
         refresh_token=Secret(refresh_token) if refresh_token else None,
-        scopes=tuple(scope.split()) if isinstance(scope, str) and scope.isascii() and scope.isprintable() else None,
+        scopes=tuple(scope.split())
+        if isinstance(scope, str) and scope.isascii() and scope.isprintable()
+        else None,
     )
 
 
 def _visible(value: object) -> str | None:
-    return value if isinstance(value, str) and value and all("!" <= c <= "~" for c in value) else None
+    return (
+        value if isinstance(value, str) and value and all("!" <= c <= "~" for c in value) else None
+    )
 
 
 def _life(expires_in: object) -> timedelta | None:
@@ -223,7 +253,11 @@ def _life(expires_in: object) -> timedelta | None:
     born dead gets a second, so that it is neither served nor believed in."""
     if isinstance(expires_in, str) and expires_in.isascii() and expires_in.isdecimal():
         expires_in = int(expires_in[:12])
-    if isinstance(expires_in, bool) or not isinstance(expires_in, int | float) or not -1e9 < expires_in < 1e9:
+    if (
+        isinstance(expires_in, bool)
+        or not isinstance(expires_in, int | float)
+        or not -1e9 < expires_in < 1e9
+    ):
         return None
     return timedelta(seconds=max(expires_in, 1))
 
@@ -260,7 +294,9 @@ def read_connections(answer: Answer) -> list[Connection]:
     try:
         return msgspec.json.decode(answer.body, type=list[Connection])
     except msgspec.MsgspecError as error:
-        raise UpstreamFailed("the connections endpoint did not answer with a list of connections") from error
+        raise UpstreamFailed(
+            "the connections endpoint did not answer with a list of connections"
+        ) from error
 
 
 # --------------------------------------------------------------------------------------------------- I/O
@@ -299,17 +335,25 @@ class XeroClient:
         # The curl client brings its own idea of where the system's authorities are: it is told.
         self._ca_file = ca_file or (proxy and ssl.get_default_verify_paths().cafile) or None
         # One for the tokens, one for the rest: a slow list of organisations must not keep a refresh waiting.
-        self._token_http, self._other_http = (_curl_client() if proxy else _simple_client() for _ in range(2))
+        self._token_http, self._other_http = (
+            _curl_client() if proxy else _simple_client() for _ in range(2)
+        )
 
     async def refresh(self, credentials: Credentials, token: Secret) -> Outcome:
         """Spend a refresh token (RFC 6749 section 6)."""
-        return await self._token({"grant_type": "refresh_token", "refresh_token": token.reveal()}, credentials)
+        return await self._token(
+            {"grant_type": "refresh_token", "refresh_token": token.reveal()}, credentials
+        )
 
     async def exchange(
         self, credentials: Credentials, *, code: Secret, redirect_uri: str, verifier: Secret | None
     ) -> Outcome:
         """Exchange an authorization code for the first tokens (RFC 6749 section 4.1.3, RFC 7636 section 4.5)."""
-        form = {"grant_type": "authorization_code", "code": code.reveal(), "redirect_uri": redirect_uri}
+        form = {
+            "grant_type": "authorization_code",
+            "code": code.reveal(),
+            "redirect_uri": redirect_uri,
+        }
         if verifier is not None:
             form["code_verifier"] = verifier.reveal()
         return await self._token(form, credentials)
@@ -393,9 +437,15 @@ class XeroClient:
             )
         except Exception as error:  # noqa: BLE001 - whatever went wrong, what counts is whether the body had left
             detail = f"{urlsplit(request.url).hostname}: {_reason(error)}"
-            if self._proxy:  # the curl client has no producer; what it failed at tells how far it came
+            if (
+                self._proxy
+            ):  # the curl client has no producer; what it failed at tells how far it came
                 begun = getattr(error, "errno", None) not in CURL_NOT_SENT
-            return Unknown(detail=f"no answer from {detail}") if begun else NotSent(detail=f"can't reach {detail}")
+            return (
+                Unknown(detail=f"no answer from {detail}")
+                if begun
+                else NotSent(detail=f"can't reach {detail}")
+            )
         return Answer(response.code, response.headers, response.body or b"")
 
     def _proxy_options(self) -> dict[str, Any]:
@@ -437,12 +487,18 @@ def _curl_client() -> AsyncHTTPClient:
         from tornado.curl_httpclient import CurlAsyncHTTPClient
     except ImportError:
         raise SettingsError(
-            ["proxy: going through a proxy needs pycurl, which is not installed (pip install 'xots[proxy]')"]
+            [
+                "proxy: going through a proxy needs pycurl, which is not installed (pip install 'xots[proxy]')"
+            ]
         ) from None
     return CurlAsyncHTTPClient(force_instance=True, max_body_size=LARGEST_ANSWER)
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) or hasattr(error, "message"):
-        return getattr(error, "message", None) or getattr(error, "strerror", None) or type(error).__name__
+        return (
+            getattr(error, "message", None)
+            or getattr(error, "strerror", None)
+            or type(error).__name__
+        )
     return type(error).__name__  # the text of an error that is not foreseen may quote what was sent

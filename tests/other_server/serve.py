@@ -54,7 +54,9 @@ settings.configure(
                 "loaders": [
                     (
                         "django.template.loaders.locmem.Loader",
-                        {"registration/login.html": "<form method='post'>{% csrf_token %}{{ form }}</form>"},
+                        {
+                            "registration/login.html": "<form method='post'>{% csrf_token %}{{ form }}</form>"
+                        },
                     ),
                     "django.template.loaders.app_directories.Loader",
                 ]

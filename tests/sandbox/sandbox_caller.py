@@ -20,7 +20,9 @@ from xots.sandbox import (
 )
 
 START = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
-CUSTOM_CLIENT = Client("CAFE", "custom-secret", (), custom_connection_tenant_id=Organisation("One Ltd").tenant_id)
+CUSTOM_CLIENT = Client(
+    "CAFE", "custom-secret", (), custom_connection_tenant_id=Organisation("One Ltd").tenant_id
+)
 NEW_CLIENT = Client("BEEF", "new-secret", new_app=True)
 ORGANISATIONS = (
     Organisation("One Ltd"),
@@ -29,7 +31,9 @@ ORGANISATIONS = (
     Organisation("The Practice", tenant_type="PRACTICE"),
 )
 VERIFIER = "v" * 43
-CHALLENGE = base64.urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest()).rstrip(b"=").decode()
+CHALLENGE = (
+    base64.urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest()).rstrip(b"=").decode()
+)
 
 
 @dataclass
@@ -58,13 +62,28 @@ class Caller:
         self.sandbox = sandbox
 
     async def send(
-        self, method: str, path: str, *, headers: dict[str, str] | None = None, body: bytes = b"", host: str = ""
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: dict[str, str] | None = None,
+        body: bytes = b"",
+        host: str = "",
     ) -> Answer:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.sandbox.port)
-        sent = {"Host": host or f"127.0.0.1:{self.sandbox.port}", "Connection": "close", **(headers or {})}
+        sent = {
+            "Host": host or f"127.0.0.1:{self.sandbox.port}",
+            "Connection": "close",
+            **(headers or {}),
+        }
         if body:
             sent["Content-Length"] = str(len(body))
-        lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in sent.items()), "", ""]
+        lines = [
+            f"{method} {path} HTTP/1.1",
+            *(f"{name}: {value}" for name, value in sent.items()),
+            "",
+            "",
+        ]
         try:
             writer.write("\r\n".join(lines).encode() + body)
             await writer.drain()
@@ -75,10 +94,14 @@ class Caller:
             writer.close()
         return _parsed(received)
 
-    async def post(self, path: str, form: dict[str, str], *, basic: tuple[str, str] | None = None) -> Answer:
+    async def post(
+        self, path: str, form: dict[str, str], *, basic: tuple[str, str] | None = None
+    ) -> Answer:
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
         if basic is not None:
-            headers["Authorization"] = "Basic " + base64.b64encode(":".join(basic).encode()).decode()
+            headers["Authorization"] = (
+                "Basic " + base64.b64encode(":".join(basic).encode()).decode()
+            )
         return await self.send("POST", path, headers=headers, body=urlencode(form).encode())
 
     async def token(self, client: Client | None = None, **form: str) -> Answer:
@@ -89,20 +112,26 @@ class Caller:
         return await self.post("/connect/token", form, basic=(asking.client_id, asking.secret))
 
     async def refresh(self, refresh_token: str | None, client: Client | None = None) -> Answer:
-        return await self.token(client, grant_type="refresh_token", refresh_token=refresh_token or "")
+        return await self.token(
+            client, grant_type="refresh_token", refresh_token=refresh_token or ""
+        )
 
     async def revoke(self, token: str | None, client: Client | None = None) -> Answer:
         asking = client or Client()
         basic = (asking.client_id, asking.secret or "")
         return await self.post("/connect/revocation", {"token": token or ""}, basic=basic)
 
-    async def api(self, path: str, access_token: str, tenant_id: str | None = None, method: str = "GET") -> Answer:
+    async def api(
+        self, path: str, access_token: str, tenant_id: str | None = None, method: str = "GET"
+    ) -> Answer:
         headers = {"Authorization": f"Bearer {access_token}"}
         if tenant_id is not None:
             headers["xero-tenant-id"] = tenant_id
         return await self.send(method, path, headers=headers)
 
-    async def control(self, method: str, path: str, content: object = None, **headers: str) -> Answer:
+    async def control(
+        self, method: str, path: str, content: object = None, **headers: str
+    ) -> Answer:
         body = b"" if content is None else json.dumps(content).encode()
         return await self.send(method, f"/sandbox/{path}", headers=headers, body=body)
 
@@ -118,7 +147,9 @@ class Caller:
         kept = {name: value for name, value in query.items() if value is not None}
         return f"/identity/connect/authorize?{urlencode(kept)}"
 
-    async def consent(self, tenant_ids: list[str] | None = None, /, **changes: str | None) -> Answer:
+    async def consent(
+        self, tenant_ids: list[str] | None = None, /, **changes: str | None
+    ) -> Answer:
         """Press Allow on the consent page."""
         ticked = [ORGANISATIONS[0].tenant_id] if tenant_ids is None else tenant_ids
         body = urlencode([("action", "allow"), *(("tenant", one) for one in ticked)]).encode()
@@ -126,7 +157,12 @@ class Caller:
         return await self.send("POST", self.authorize_path(**changes), headers=headers, body=body)
 
     async def exchange(self, code: str, client: Client | None = None, **changes: str) -> Answer:
-        form = {"grant_type": "authorization_code", "code": code, "redirect_uri": DEFAULT_REDIRECT_URI, **changes}
+        form = {
+            "grant_type": "authorization_code",
+            "code": code,
+            "redirect_uri": DEFAULT_REDIRECT_URI,
+            **changes,
+        }
         return await self.token(client, **form)
 
     async def log_in(self, **changes: str | None) -> Answer:

@@ -68,15 +68,21 @@ async def test_a_disabled_client_never_comes_back(caller: Caller, sandbox: Sandb
     assert "not enabled" in await error_text(caller, caller.authorize_path())
 
 
-@pytest.mark.parametrize("scope", ["accounting.nonsense", "openid accounting.transaction", "", None, "finance."])
-async def test_a_scope_that_is_not_allowed_never_comes_back(caller: Caller, scope: str | None) -> None:
+@pytest.mark.parametrize(
+    "scope", ["accounting.nonsense", "openid accounting.transaction", "", None, "finance."]
+)
+async def test_a_scope_that_is_not_allowed_never_comes_back(
+    caller: Caller, scope: str | None
+) -> None:
     """No callback, but the error page."""
     text = await error_text(caller, caller.authorize_path(scope=scope))
     assert text == "invalid_scope : Invalid scope for client"
 
 
 @pytest.mark.parametrize("scope", sorted(BROAD_SCOPES))
-async def test_an_app_made_since_march_2026_is_refused_the_broad_scopes(caller: Caller, scope: str) -> None:
+async def test_an_app_made_since_march_2026_is_refused_the_broad_scopes(
+    caller: Caller, scope: str
+) -> None:
     """An older one may have them."""
     path = caller.authorize_path(client_id=NEW_CLIENT.client_id, scope=f"offline_access {scope}")
     assert "Invalid scope for client" in await error_text(caller, path)
@@ -87,11 +93,15 @@ async def test_both_kinds_of_app_may_ask_for_every_granular_scope(caller: Caller
     """And older apps may mix them with the broad ones."""
     granular = " ".join(sorted(GRANULAR_SCOPES))
     new = caller.authorize_path(client_id=NEW_CLIENT.client_id, scope=granular)
-    mixed = caller.authorize_path(scope=f"{granular} accounting.transactions finance.bankstatementsplus.read")
+    mixed = caller.authorize_path(
+        scope=f"{granular} accounting.transactions finance.bankstatementsplus.read"
+    )
     assert [(await caller.send("GET", path)).status for path in (new, mixed)] == [200, 200]
 
 
-async def test_by_switch_a_refused_scope_comes_back_as_access_denied(caller: Caller, sandbox: Sandbox) -> None:
+async def test_by_switch_a_refused_scope_comes_back_as_access_denied(
+    caller: Caller, sandbox: Sandbox
+) -> None:
     """As a few have done since the middle of 2026."""
     sandbox.identity.switches = Switches(refused_scopes_come_back=True)
     answer = await caller.send("GET", caller.authorize_path(scope="accounting.nonsense"))
@@ -116,7 +126,9 @@ async def test_a_public_client_without_s256_never_comes_back(
     assert (await error_text(caller, path)).startswith("invalid_request : ")
 
 
-async def test_another_response_type_or_a_parameter_given_twice_never_comes_back(caller: Caller) -> None:
+async def test_another_response_type_or_a_parameter_given_twice_never_comes_back(
+    caller: Caller,
+) -> None:
     """Only the code flow is there."""
     assert "response_type" in await error_text(caller, caller.authorize_path(response_type="token"))
     await error_text(caller, caller.authorize_path() + "&scope=openid")
@@ -124,7 +136,9 @@ async def test_another_response_type_or_a_parameter_given_twice_never_comes_back
 
 async def test_a_custom_connection_has_no_consent_page(caller: Caller) -> None:
     """It logs in by client credentials only."""
-    assert "Grant type not allowed" in await error_text(caller, caller.authorize_path(client_id="CAFE"))
+    assert "Grant type not allowed" in await error_text(
+        caller, caller.authorize_path(client_id="CAFE")
+    )
 
 
 async def test_the_error_page_repeats_nothing_from_its_address(caller: Caller) -> None:
@@ -147,7 +161,9 @@ async def test_the_consent_page_shows_scopes_and_organisations_escaped(caller: C
     assert 'value="cancel"' in text
 
 
-async def test_allow_calls_back_with_code_state_scope_and_session_state(caller: Caller, sandbox: Sandbox) -> None:
+async def test_allow_calls_back_with_code_state_scope_and_session_state(
+    caller: Caller, sandbox: Sandbox
+) -> None:
     """And connects the organisations that were ticked."""
     ticked = [ORGANISATIONS[1].tenant_id, ORGANISATIONS[2].tenant_id]
     answer = await caller.consent(ticked)
@@ -182,7 +198,9 @@ async def test_cancel_calls_back_with_access_denied(caller: Caller, sandbox: San
     assert sandbox.log[-1].outcome is Outcome.DENIED
 
 
-async def test_a_switch_adds_iss_and_others_leave_the_extras_out(caller: Caller, sandbox: Sandbox) -> None:
+async def test_a_switch_adds_iss_and_others_leave_the_extras_out(
+    caller: Caller, sandbox: Sandbox
+) -> None:
     """Other servers add ``iss``; Xero sends ``scope`` often and ``session_state`` sometimes."""
     sandbox.identity.switches = Switches(add_iss=True, add_scope=False, add_session_state=False)
     callback = (await caller.consent()).callback
@@ -213,13 +231,17 @@ async def test_auto_consent_connects_everything_without_a_page() -> None:
 async def test_each_user_has_scopes_and_connections_of_his_own() -> None:
     """The page lets one choose who one is."""
     other = User("00000000-0000-4000-8000-000000000002", "Bo", "Other", "bo@sandbox.example")
-    async with Sandbox(SandboxOptions(port=0, users=(User(), other)), clock=lambda: START) as sandbox:
+    async with Sandbox(
+        SandboxOptions(port=0, users=(User(), other)), clock=lambda: START
+    ) as sandbox:
         caller = Caller(sandbox)
         assert b"Bo Other" in (await caller.send("GET", caller.authorize_path())).body
         tenant_id = sandbox.options.organisations[0].tenant_id
         form = {"action": "allow", "tenant": tenant_id, "user": other.user_id}
         assert "code" in (await caller.post(caller.authorize_path(), form)).callback
-        assert (await caller.post(caller.authorize_path(), {**form, "user": "nobody"})).status == 400
+        assert (
+            await caller.post(caller.authorize_path(), {**form, "user": "nobody"})
+        ).status == 400
         assert sandbox.identity.app(DEFAULT_CLIENT_ID) is None
         bo = sandbox.identity.app(DEFAULT_CLIENT_ID, other.user_id)
         assert bo is not None

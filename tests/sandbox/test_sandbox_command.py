@@ -50,7 +50,11 @@ def running(*options: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, st
 
 def failing(*options: str) -> tuple[int, str]:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *options], capture_output=True, text=True, timeout=20, check=False
+        [sys.executable, "-c", PROGRAM, *options],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
     )
     assert "Traceback" not in done.stderr
     return done.returncode, done.stderr
@@ -80,7 +84,14 @@ def test_its_options_reach_the_sandbox() -> None:
     options = ["--auto-consent", "--new-app", "--late-reuse-kills-chain", "--seed", "7"]
     options += ["--pkce-client", "P", "--client-id", "C"]
     options += ["--siblings", "last-valid", "--access-token-life", "60", "--grace-minutes", "1.5"]
-    options += ["--refresh-token-life-days", "2", "--organisation", "Mine", "--redirect-uri", "http://localhost:9/x"]
+    options += [
+        "--refresh-token-life-days",
+        "2",
+        "--organisation",
+        "Mine",
+        "--redirect-uri",
+        "http://localhost:9/x",
+    ]
     with running(*options) as (_, settings):
         base = settings["token_url"].removesuffix("/connect/token")
         switches = requests.get(f"{base}/sandbox/switches", timeout=5).json()
@@ -93,7 +104,9 @@ def test_its_options_reach_the_sandbox() -> None:
 
         def location(scope: str) -> str:
             asked = {**query, "scope": scope}
-            answer = requests.get(settings["authorize_url"], asked, allow_redirects=False, timeout=5)
+            answer = requests.get(
+                settings["authorize_url"], asked, allow_redirects=False, timeout=5
+            )
             return answer.headers["Location"]
 
         assert location("accounting.invoices").startswith("http://localhost:9/x?code=")

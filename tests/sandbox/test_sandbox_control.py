@@ -14,7 +14,10 @@ PATHS = ["clock", "switches", "faults", "faults/1", "release", "log", "forget"]
 
 async def test_the_clock_is_set_and_advanced(caller: Caller, sandbox: Sandbox) -> None:
     """To a time with a zone, or by seconds."""
-    assert (await caller.control("GET", "clock")).json == {"now": START.isoformat(), "offset_seconds": 0}
+    assert (await caller.control("GET", "clock")).json == {
+        "now": START.isoformat(),
+        "offset_seconds": 0,
+    }
     answer = await caller.control("POST", "clock", {"now": "2027-01-01T00:00:00Z"})
     assert answer.json["now"] == "2027-01-01T00:00:00+00:00"
     answer = await caller.control("POST", "clock", {"advance": -1.5})
@@ -26,7 +29,9 @@ async def test_switches_are_read_and_set_one_by_one(caller: Caller, sandbox: San
     """What isn't named stays as it is."""
     before = (await caller.control("GET", "switches")).json
     assert before["sibling_mode"] == "all-valid"
-    answer = await caller.control("POST", "switches", {"sibling_mode": "same-answer", "grace_seconds": 60})
+    answer = await caller.control(
+        "POST", "switches", {"sibling_mode": "same-answer", "grace_seconds": 60}
+    )
     assert answer.json == before | {"sibling_mode": "same-answer", "grace_seconds": 60}
     assert sandbox.identity.switches.sibling_mode is SiblingMode.SAME_ANSWER
 
@@ -54,7 +59,10 @@ async def test_held_requests_are_released_over_http(caller: Caller, sandbox: San
     asking = [asyncio.create_task(caller.refresh(sandbox.log_in().refresh_token)) for _ in range(3)]
     await sandbox.held(3)
     assert (await caller.control("GET", "release")).json == {"held": 3}
-    assert (await caller.control("POST", "release", {"count": 1})).json == {"released": 1, "held": 2}
+    assert (await caller.control("POST", "release", {"count": 1})).json == {
+        "released": 1,
+        "held": 2,
+    }
     assert (await caller.control("POST", "release")).json == {"released": 2, "held": 0}
     assert [answer.status for answer in await asyncio.gather(*asking)] == [200] * 3
 
@@ -146,16 +154,24 @@ async def test_a_web_page_cannot_drive_the_sandbox(
     assert (await caller.send(method, f"/sandbox/{path}", headers=headers)).status == 403
 
 
-@pytest.mark.parametrize("host", ["evil.example:{port}", "localhost", "localhost:1", "127.0.0.1.evil.example:{port}"])
-async def test_a_foreign_host_name_cannot_drive_the_sandbox(caller: Caller, sandbox: Sandbox, host: str) -> None:
+@pytest.mark.parametrize(
+    "host", ["evil.example:{port}", "localhost", "localhost:1", "127.0.0.1.evil.example:{port}"]
+)
+async def test_a_foreign_host_name_cannot_drive_the_sandbox(
+    caller: Caller, sandbox: Sandbox, host: str
+) -> None:
     """A name that was made to point here is refused; loopback's own names with the port are not."""
     for path in PATHS:
         answer = await caller.send("POST", f"/sandbox/{path}", host=host.format(port=sandbox.port))
         assert answer.status == 421
     for good in ("localhost", "127.0.0.1", "[::1]", "LOCALHOST"):
-        assert (await caller.send("GET", "/sandbox/clock", host=f"{good}:{sandbox.port}")).status == 200
+        assert (
+            await caller.send("GET", "/sandbox/clock", host=f"{good}:{sandbox.port}")
+        ).status == 200
 
 
 async def test_an_address_bar_may_read_the_sandbox(caller: Caller) -> None:
     """A developer looks at the log in a browser."""
-    assert (await caller.send("GET", "/sandbox/log", headers={"Sec-Fetch-Site": "none"})).status == 200
+    assert (
+        await caller.send("GET", "/sandbox/log", headers={"Sec-Fetch-Site": "none"})
+    ).status == 200

@@ -34,7 +34,10 @@ TEXTS = [
 BAD_TEXTS = [
     ("refresh:nth=2:explode", "the kinds are: delay-before, "),
     ("refresh:lost", "a rule is ENDPOINT:WHEN:KIND"),
-    ("nowhere:every:lost", "they are: authorize, token, refresh, revocation, connections, accounting, jwks, any"),
+    (
+        "nowhere:every:lost",
+        "they are: authorize, token, refresh, revocation, connections, accounting, jwks, any",
+    ),
     ("refresh:sometimes:lost", "it is every, nth=N, first=N or p=PROBABILITY"),
     ("refresh:nth=0:lost", "nth must be 1 or more"),
     ("refresh:nth=-1:lost", "unknown condition"),
@@ -74,9 +77,21 @@ def test_a_rule_counts_the_calls_to_its_endpoint_only() -> None:
     script = FaultScript(("refresh:nth=2:lost", "token:nth=2:reset", "any:nth=4:truncated"))
     struck = [
         script.next(endpoint)
-        for endpoint in (Endpoint.REFRESH, Endpoint.TOKEN, Endpoint.REFRESH, Endpoint.CONNECTIONS, Endpoint.REFRESH)
+        for endpoint in (
+            Endpoint.REFRESH,
+            Endpoint.TOKEN,
+            Endpoint.REFRESH,
+            Endpoint.CONNECTIONS,
+            Endpoint.REFRESH,
+        )
     ]
-    assert struck == [None, Fault(FaultKind.RESET), Fault(FaultKind.LOST), Fault(FaultKind.TRUNCATED), None]
+    assert struck == [
+        None,
+        Fault(FaultKind.RESET),
+        Fault(FaultKind.LOST),
+        Fault(FaultKind.TRUNCATED),
+        None,
+    ]
     script.add("refresh:nth=1:lost")
     assert script.next(Endpoint.REFRESH) == Fault(FaultKind.LOST)
 
@@ -90,7 +105,9 @@ def test_the_first_rule_that_fits_has_the_call_and_removed_ones_have_none() -> N
     assert not script.remove(first)
     assert script.next(Endpoint.REFRESH) == Fault(FaultKind.RESET)
     assert script.next(Endpoint.REFRESH) is None
-    assert [(running.rule_id, running.calls, running.fired) for running in script.rules] == [(second, 3, 1)]
+    assert [(running.rule_id, running.calls, running.fired) for running in script.rules] == [
+        (second, 3, 1)
+    ]
     script.clear()
     assert script.rules == ()
 
@@ -147,7 +164,9 @@ def assert_seen(answer: Answer, kind: FaultKind) -> None:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FaultKind if kind not in WAITS])
-async def test_a_refresh_goes_wrong_as_told_and_only_the_nth(caller: Caller, sandbox: Sandbox, kind: FaultKind) -> None:
+async def test_a_refresh_goes_wrong_as_told_and_only_the_nth(
+    caller: Caller, sandbox: Sandbox, kind: FaultKind
+) -> None:
     """The wire, the state of the refresh token and the log agree on what happened."""
     value = 60.0 if kind is FaultKind.EXPIRES_IN else None
     sandbox.add_fault(Rule(Endpoint.REFRESH, Fault(kind, value), nth=2))
@@ -169,7 +188,9 @@ async def test_a_refresh_goes_wrong_as_told_and_only_the_nth(caller: Caller, san
 
 
 @pytest.mark.parametrize("after", [False, True])
-async def test_a_held_request_waits_until_it_is_released(caller: Caller, sandbox: Sandbox, after: bool) -> None:
+async def test_a_held_request_waits_until_it_is_released(
+    caller: Caller, sandbox: Sandbox, after: bool
+) -> None:
     """Before the commit nothing is spent yet; after it, only the answer is missing."""
     token = sandbox.log_in().refresh_token or ""
     sandbox.add_fault("refresh:nth=1:hold-after" if after else "refresh:nth=1:hold-before")
@@ -182,7 +203,9 @@ async def test_a_held_request_waits_until_it_is_released(caller: Caller, sandbox
     assert sandbox.refreshes()[0].outcome is Outcome.ISSUED
 
 
-async def test_held_requests_are_released_one_by_one_oldest_first(caller: Caller, sandbox: Sandbox) -> None:
+async def test_held_requests_are_released_one_by_one_oldest_first(
+    caller: Caller, sandbox: Sandbox
+) -> None:
     """A test decides the order in which answers come."""
     sandbox.add_fault("refresh:every:hold-before")
     tokens = [sandbox.log_in().refresh_token for _ in range(2)]
@@ -195,7 +218,9 @@ async def test_held_requests_are_released_one_by_one_oldest_first(caller: Caller
     assert not asking[1].done()
     assert sandbox.release() == 1
     assert (await asking[1]).status == 200
-    assert [request.token for request in sandbox.refreshes()] == [fingerprint(token or "") for token in tokens]
+    assert [request.token for request in sandbox.refreshes()] == [
+        fingerprint(token or "") for token in tokens
+    ]
 
 
 async def test_a_caller_who_hangs_up_before_the_commit_changes_nothing_about_it(
@@ -220,7 +245,9 @@ async def test_a_caller_who_hangs_up_before_the_commit_changes_nothing_about_it(
 
 
 @pytest.mark.parametrize("kind", ["delay-before=0", "delay-after=0.001"])
-async def test_a_delayed_request_is_answered_after_all(caller: Caller, sandbox: Sandbox, kind: str) -> None:
+async def test_a_delayed_request_is_answered_after_all(
+    caller: Caller, sandbox: Sandbox, kind: str
+) -> None:
     """A delay changes nothing but the time."""
     sandbox.add_fault(f"refresh:every:{kind}")
     assert (await caller.refresh(sandbox.log_in().refresh_token)).status == 200
@@ -308,7 +335,9 @@ async def test_more_than_five_calls_at_once_are_throttled(caller: Caller, sandbo
     """The sixth is a 429 while the five run, and welcome after them."""
     token, tenant_id = sandbox.log_in().access_token, ORGANISATIONS[0].tenant_id
     rule = sandbox.add_fault("accounting:every:hold-after")
-    asking = [asyncio.create_task(caller.api("/api.xro/2.0/Invoices", token, tenant_id)) for _ in range(5)]
+    asking = [
+        asyncio.create_task(caller.api("/api.xro/2.0/Invoices", token, tenant_id)) for _ in range(5)
+    ]
     await sandbox.held(5)
     sandbox.faults.remove(rule)
     sixth = await caller.api("/api.xro/2.0/Invoices", token, tenant_id)
@@ -326,6 +355,8 @@ async def test_the_log_holds_no_secret(caller: Caller, sandbox: Sandbox) -> None
     await caller.revoke(renewed.json["refresh_token"])
     text = "".join(f"{request} {request!r}" for request in sandbox.log)
     secrets = ["sandbox-secret-opens-nothing"]
-    secrets += [one.json[name] for one in (answer, renewed) for name in ("access_token", "refresh_token")]
+    secrets += [
+        one.json[name] for one in (answer, renewed) for name in ("access_token", "refresh_token")
+    ]
     assert not [secret for secret in secrets if secret in text]
     assert [request.number for request in sandbox.log] == [1, 2, 3, 4, 5]

@@ -49,7 +49,9 @@ async def blocking(call: Callable[[], None]) -> None:
 
 @pytest.mark.usefixtures("insecure")
 @pytest.mark.parametrize("public", [True, False])
-async def test_authlib_logs_in_with_pkce_refreshes_and_revokes(sandbox: Sandbox, public: bool) -> None:
+async def test_authlib_logs_in_with_pkce_refreshes_and_revokes(
+    sandbox: Sandbox, public: bool
+) -> None:
     """As a public client and as a web app that adds PKCE; its access token is proved by the key set."""
     verifier = "0123456789-verifier-0123456789-verifier-0123456789"
 
@@ -63,25 +65,38 @@ async def test_authlib_logs_in_with_pkce_refreshes_and_revokes(sandbox: Sandbox,
             redirect_uri=DEFAULT_REDIRECT_URI,
             code_challenge_method="S256",
         ) as client:
-            url, state = client.create_authorization_url(sandbox.authorize_url, code_verifier=verifier)
+            url, state = client.create_authorization_url(
+                sandbox.authorize_url, code_verifier=verifier
+            )
             callback = press_allow(url)
             assert parse_qs(urlsplit(callback).query)["state"] == [state]
-            first = dict(client.fetch_token(sandbox.token_url, authorization_response=callback, code_verifier=verifier))
+            first = dict(
+                client.fetch_token(
+                    sandbox.token_url, authorization_response=callback, code_verifier=verifier
+                )
+            )
             assert first["scope"] == SCOPE
 
             keys = KeySet.import_key_set(requests.get(sandbox.jwks_url, timeout=5).json())
-            for name, audience in (("access_token", f"{sandbox.url}/resources"), ("id_token", client.client_id)):
+            for name, audience in (
+                ("access_token", f"{sandbox.url}/resources"),
+                ("id_token", client.client_id),
+            ):
                 claims = jwt.decode(first[name], keys, algorithms=["RS256"]).claims
                 assert claims["iss"] == sandbox.url
                 assert claims["aud"] == audience
                 assert claims["exp"] > START.timestamp()
 
-            second = dict(client.refresh_token(sandbox.token_url, refresh_token=first["refresh_token"]))
+            second = dict(
+                client.refresh_token(sandbox.token_url, refresh_token=first["refresh_token"])
+            )
             assert second["refresh_token"] != first["refresh_token"]
             headers = {"Authorization": f"Bearer {second['access_token']}"}
             [connection] = requests.get(sandbox.connections_url, headers=headers, timeout=5).json()
             headers["xero-tenant-id"] = connection["tenantId"]
-            found = requests.get(f"{sandbox.api_url}/Organisation", headers=headers, timeout=5).json()
+            found = requests.get(
+                f"{sandbox.api_url}/Organisation", headers=headers, timeout=5
+            ).json()
             assert found["Organisations"][0]["Name"] == connection["tenantName"] == "One Ltd"
 
             answer = client.revoke_token(
@@ -101,7 +116,9 @@ async def test_discovery_names_the_endpoints_that_are_there(sandbox: Sandbox) ->
     def look() -> None:
         document = requests.get(f"{sandbox.url}/.well-known/openid-configuration", timeout=5).json()
         assert document["issuer"] == sandbox.url
-        named = {name: url for name, url in document.items() if name.endswith(("_endpoint", "_uri"))}
+        named = {
+            name: url for name, url in document.items() if name.endswith(("_endpoint", "_uri"))
+        }
         assert named == {
             "jwks_uri": sandbox.jwks_url,
             "authorization_endpoint": sandbox.authorize_url,

@@ -30,7 +30,9 @@ async def test_it_listens_on_both_loopbacks_and_stops_at_once() -> None:
     with pytest.raises(RuntimeError, match="already"):
         sandbox.start()
     caller = Caller(sandbox)
-    assert (await caller.send("GET", "/.well-known/openid-configuration")).json["issuer"] == sandbox.url
+    assert (await caller.send("GET", "/.well-known/openid-configuration")).json[
+        "issuer"
+    ] == sandbox.url
     await sandbox.stop()
     with pytest.raises(ConnectionRefusedError):
         await caller.send("GET", "/")

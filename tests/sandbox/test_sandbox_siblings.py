@@ -52,7 +52,9 @@ def test_a_retry_in_the_grace_treats_earlier_successors_as_the_mode_says(mode: S
     now = NOW + timedelta(minutes=3)
     assert (s2 == s1) == (mode is SiblingMode.SAME_ANSWER)
     assert identity.would_issue(s2, now)
-    assert {"s1": identity.would_issue(s1, now), "d1": identity.would_issue(d1, now)} == EXPECTED[mode]
+    assert {"s1": identity.would_issue(s1, now), "d1": identity.would_issue(d1, now)} == EXPECTED[
+        mode
+    ]
     if not EXPECTED[mode]["s1"]:
         with pytest.raises(OAuthError) as refused:
             identity.refresh(CLIENT, s1, now)
@@ -60,7 +62,9 @@ def test_a_retry_in_the_grace_treats_earlier_successors_as_the_mode_says(mode: S
 
 
 @pytest.mark.parametrize("mode", SiblingMode)
-def test_the_old_token_may_be_retried_as_often_as_needed_within_the_grace(mode: SiblingMode) -> None:
+def test_the_old_token_may_be_retried_as_often_as_needed_within_the_grace(
+    mode: SiblingMode,
+) -> None:
     """Thirty minutes from the first use, and each retry yields a token that works."""
     identity = made(sibling_mode=mode)
     t = log_in(identity)
@@ -73,7 +77,9 @@ def test_the_old_token_may_be_retried_as_often_as_needed_within_the_grace(mode: 
 
 @pytest.mark.parametrize("mode", SiblingMode)
 @pytest.mark.parametrize("kills", [False, True])
-def test_reuse_after_the_grace_is_invalid_grant_and_kills_the_chain_by_switch(mode: SiblingMode, kills: bool) -> None:
+def test_reuse_after_the_grace_is_invalid_grant_and_kills_the_chain_by_switch(
+    mode: SiblingMode, kills: bool
+) -> None:
     """Late reuse is refused in every mode; the rest of the chain survives unless the switch is on."""
     identity = made(sibling_mode=mode, late_reuse_kills_chain=kills)
     t = log_in(identity)
@@ -170,7 +176,9 @@ def test_pruning_keeps_a_long_simulation_small_and_changes_no_answer(mode: Sibli
             now += timedelta(minutes=10)
             token, spent = refresh_token_of(identity.refresh(CLIENT, token, now)), token
             if step % 7 == 0:
-                token = refresh_token_of(identity.refresh(CLIENT, spent, now + timedelta(minutes=2)))
+                token = refresh_token_of(
+                    identity.refresh(CLIENT, spent, now + timedelta(minutes=2))
+                )
             seen.append(token)
             if prune and step % 50 == 0:
                 identity.prune(now)

@@ -9,15 +9,29 @@ from typing import Any
 import pytest
 from sandbox_caller import CHALLENGE, CUSTOM_CLIENT, NEW_CLIENT, ORGANISATIONS, VERIFIER, Caller
 
-from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_PKCE_CLIENT_ID, Client, Outcome, Sandbox, Switches, fingerprint
+from xots.sandbox import (
+    DEFAULT_CLIENT_ID,
+    DEFAULT_PKCE_CLIENT_ID,
+    Client,
+    Outcome,
+    Sandbox,
+    Switches,
+    fingerprint,
+)
 
 PUBLIC = Client(DEFAULT_PKCE_CLIENT_ID, None)
-PKCE = {"client_id": DEFAULT_PKCE_CLIENT_ID, "code_challenge": CHALLENGE, "code_challenge_method": "S256"}
+PKCE = {
+    "client_id": DEFAULT_PKCE_CLIENT_ID,
+    "code_challenge": CHALLENGE,
+    "code_challenge_method": "S256",
+}
 
 
 def claims_of(token: str) -> dict[str, Any]:
     payload = token.split(".")[1]
-    claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    claims: dict[str, Any] = json.loads(
+        base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4))
+    )
     return claims
 
 
@@ -25,7 +39,14 @@ async def test_the_answer_has_xeros_fields_in_xeros_order(caller: Caller) -> Non
     """``scope`` is one string, and nothing may be cached."""
     answer = await caller.log_in(scope="openid profile email offline_access accounting.contacts")
     assert answer.status == 200
-    assert list(answer.json) == ["id_token", "access_token", "expires_in", "token_type", "refresh_token", "scope"]
+    assert list(answer.json) == [
+        "id_token",
+        "access_token",
+        "expires_in",
+        "token_type",
+        "refresh_token",
+        "scope",
+    ]
     assert answer.json["expires_in"] == 1800
     assert answer.json["token_type"] == "Bearer"
     assert answer.json["scope"] == "openid profile email offline_access accounting.contacts"
@@ -53,11 +74,21 @@ async def test_the_access_token_has_xeros_claims_and_size(caller: Caller, sandbo
     assert claims["scope"] == ["offline_access", "accounting.transactions"]
     assert claims["client_id"] == DEFAULT_CLIENT_ID
     assert claims["iss"] == sandbox.url
-    needed = {"aud", "sub", "auth_time", "xero_userid", "global_session_id", "jti", "authentication_event_id"}
+    needed = {
+        "aud",
+        "sub",
+        "auth_time",
+        "xero_userid",
+        "global_session_id",
+        "jti",
+        "authentication_event_id",
+    }
     assert needed <= claims.keys()
 
 
-async def test_switches_change_lives_leave_out_the_event_and_skew_the_clock(caller: Caller, sandbox: Sandbox) -> None:
+async def test_switches_change_lives_leave_out_the_event_and_skew_the_clock(
+    caller: Caller, sandbox: Sandbox
+) -> None:
     """A skewed clock writes other times, and the token lives as long as ever."""
     sandbox.identity.switches = Switches(
         access_token_life_seconds=60, omit_authentication_event_id=True, clock_skew_seconds=-600
@@ -93,7 +124,9 @@ async def test_a_refused_exchange_does_not_consume_the_code(caller: Caller) -> N
     assert (await caller.exchange(code.swapcase())).json == {"error": "invalid_grant"}
     assert (await caller.exchange(f" {code}")).json == {"error": "invalid_grant"}
     assert (await caller.exchange(code, NEW_CLIENT)).json == {"error": "invalid_grant"}
-    assert (await caller.exchange(code, redirect_uri="http://localhost:5001/")).json == {"error": "invalid_grant"}
+    assert (await caller.exchange(code, redirect_uri="http://localhost:5001/")).json == {
+        "error": "invalid_grant"
+    }
     assert (await caller.exchange(code, code_verifier=VERIFIER)).json == {"error": "invalid_grant"}
     assert (await caller.exchange(code)).status == 200
 
@@ -103,7 +136,9 @@ async def test_a_public_client_needs_the_verifier_of_its_challenge(caller: Calle
     code = (await caller.consent(**PKCE)).callback["code"]
     assert (await caller.exchange(code, PUBLIC)).json == {"error": "invalid_grant"}
     for wrong in ("w" * 43, VERIFIER[:42], VERIFIER * 3, "é" * 43):
-        assert (await caller.exchange(code, PUBLIC, code_verifier=wrong)).json == {"error": "invalid_grant"}
+        assert (await caller.exchange(code, PUBLIC, code_verifier=wrong)).json == {
+            "error": "invalid_grant"
+        }
     answer = await caller.exchange(code, PUBLIC, code_verifier=VERIFIER)
     assert answer.status == 200
     assert (await caller.refresh(answer.json["refresh_token"], PUBLIC)).status == 200
@@ -111,7 +146,9 @@ async def test_a_public_client_needs_the_verifier_of_its_challenge(caller: Calle
 
 async def test_a_web_app_may_add_pkce_and_still_sends_its_secret(caller: Caller) -> None:
     """Then the verifier is demanded of it too."""
-    code = (await caller.consent(code_challenge=CHALLENGE, code_challenge_method="S256")).callback["code"]
+    code = (await caller.consent(code_challenge=CHALLENGE, code_challenge_method="S256")).callback[
+        "code"
+    ]
     assert (await caller.exchange(code)).json == {"error": "invalid_grant"}
     assert (await caller.exchange(code, code_verifier=VERIFIER)).status == 200
 
@@ -166,19 +203,29 @@ async def test_id_and_secret_may_stand_in_the_body(caller: Caller, sandbox: Sand
     assert (await caller.post("/connect/token", form)).status == 200
 
 
-async def test_basic_credentials_are_form_encoded_in_the_header(caller: Caller, sandbox: Sandbox) -> None:
+async def test_basic_credentials_are_form_encoded_in_the_header(
+    caller: Caller, sandbox: Sandbox
+) -> None:
     """RFC 6749, section 2.3.1."""
     sandbox.identity.register(Client("odd", "a:b%/+ c"))
     token = sandbox.log_in(client_id="odd").refresh_token or ""
     form = {"grant_type": "refresh_token", "refresh_token": token}
-    assert (await caller.post("/connect/token", form, basic=("odd", "a%3Ab%25%2F%2B+c"))).status == 200
+    assert (
+        await caller.post("/connect/token", form, basic=("odd", "a%3Ab%25%2F%2B+c"))
+    ).status == 200
 
 
-@pytest.mark.parametrize("header", ["Basic", "Basic !!!", "Basic bm9jb2xvbg==", "Bearer abc", "Basic gYGB"])
-async def test_a_malformed_authorization_header_is_invalid_client(caller: Caller, header: str) -> None:
+@pytest.mark.parametrize(
+    "header", ["Basic", "Basic !!!", "Basic bm9jb2xvbg==", "Bearer abc", "Basic gYGB"]
+)
+async def test_a_malformed_authorization_header_is_invalid_client(
+    caller: Caller, header: str
+) -> None:
     """It never is a server error."""
     headers = {"Authorization": header, "Content-Type": "application/x-www-form-urlencoded"}
-    answer = await caller.send("POST", "/connect/token", headers=headers, body=b"grant_type=refresh_token")
+    answer = await caller.send(
+        "POST", "/connect/token", headers=headers, body=b"grant_type=refresh_token"
+    )
     assert (answer.status, answer.json) == (400, {"error": "invalid_client"})
 
 
@@ -190,7 +237,9 @@ async def test_only_a_posted_form_is_taken(caller: Caller) -> None:
             ("application/json", b'{"grant_type":"refresh_token"}'),
             ("application/x-www-form-urlencoded", b"token=a&token=b&grant_type=x&grant_type=y"),
         ):
-            answer = await caller.send("POST", path, headers={"Content-Type": content_type}, body=body)
+            answer = await caller.send(
+                "POST", path, headers={"Content-Type": content_type}, body=body
+            )
             assert (answer.status, answer.json) == (400, {"error": "invalid_request"})
 
 
@@ -202,12 +251,32 @@ async def test_each_error_has_its_code(caller: Caller, sandbox: Sandbox) -> None
         ({}, None, "invalid_request"),
         ({"grant_type": "refresh_token"}, None, "invalid_request"),
         ({"grant_type": "refresh_token", "refresh_token": "nonsense"}, None, "invalid_grant"),
-        ({"grant_type": "authorization_code", "code": "x", "redirect_uri": "y"}, None, "invalid_grant"),
-        ({"grant_type": "refresh_token", "refresh_token": token, "scope": "openid"}, None, "invalid_scope"),
-        ({"grant_type": "client_credentials", "scope": "accounting.contacts"}, None, "unauthorized_client"),
-        ({"grant_type": "client_credentials", "scope": "offline_access"}, CUSTOM_CLIENT, "invalid_scope"),
+        (
+            {"grant_type": "authorization_code", "code": "x", "redirect_uri": "y"},
+            None,
+            "invalid_grant",
+        ),
+        (
+            {"grant_type": "refresh_token", "refresh_token": token, "scope": "openid"},
+            None,
+            "invalid_scope",
+        ),
+        (
+            {"grant_type": "client_credentials", "scope": "accounting.contacts"},
+            None,
+            "unauthorized_client",
+        ),
+        (
+            {"grant_type": "client_credentials", "scope": "offline_access"},
+            CUSTOM_CLIENT,
+            "invalid_scope",
+        ),
         ({"grant_type": "client_credentials"}, CUSTOM_CLIENT, "invalid_scope"),
-        ({"grant_type": "refresh_token", "refresh_token": token}, CUSTOM_CLIENT, "unauthorized_client"),
+        (
+            {"grant_type": "refresh_token", "refresh_token": token},
+            CUSTOM_CLIENT,
+            "unauthorized_client",
+        ),
     ]
     for form, client, error in asked:
         answer = await caller.token(client, **form)
@@ -217,7 +286,9 @@ async def test_each_error_has_its_code(caller: Caller, sandbox: Sandbox) -> None
     assert sandbox.identity.would_issue(token, sandbox.clock())
 
 
-async def test_every_refresh_gives_a_new_refresh_token_and_a_new_access_token(caller: Caller, sandbox: Sandbox) -> None:
+async def test_every_refresh_gives_a_new_refresh_token_and_a_new_access_token(
+    caller: Caller, sandbox: Sandbox
+) -> None:
     """And the log tells by fingerprint which was spent for which."""
     first = sandbox.log_in()
     answer = await caller.refresh(first.refresh_token)
@@ -231,9 +302,13 @@ async def test_every_refresh_gives_a_new_refresh_token_and_a_new_access_token(ca
     )
 
 
-async def test_a_custom_connection_gets_an_access_token_and_nothing_else(caller: Caller, sandbox: Sandbox) -> None:
+async def test_a_custom_connection_gets_an_access_token_and_nothing_else(
+    caller: Caller, sandbox: Sandbox
+) -> None:
     """Thirty minutes, one organisation, and no tenant header is needed."""
-    answer = await caller.token(CUSTOM_CLIENT, grant_type="client_credentials", scope="accounting.settings")
+    answer = await caller.token(
+        CUSTOM_CLIENT, grant_type="client_credentials", scope="accounting.settings"
+    )
     assert list(answer.json) == ["access_token", "expires_in", "token_type", "scope"]
     assert answer.json["expires_in"] == 1800
     assert "xero_userid" not in claims_of(answer.json["access_token"])
@@ -243,7 +318,9 @@ async def test_a_custom_connection_gets_an_access_token_and_nothing_else(caller:
     assert (await caller.api("/connections", answer.json["access_token"])).status == 401
 
 
-async def test_revocation_ends_tokens_connections_and_scopes(caller: Caller, sandbox: Sandbox) -> None:
+async def test_revocation_ends_tokens_connections_and_scopes(
+    caller: Caller, sandbox: Sandbox
+) -> None:
     """All of the user's tokens of this app, of other consents too; the access token lives on without connections."""
     first, second = sandbox.log_in(), sandbox.log_in()
     answer = await caller.revoke(first.refresh_token)
@@ -255,7 +332,9 @@ async def test_revocation_ends_tokens_connections_and_scopes(caller: Caller, san
         assert (listed.status, listed.json) == (200, [])
 
 
-async def test_by_switch_access_tokens_die_with_a_revocation(caller: Caller, sandbox: Sandbox) -> None:
+async def test_by_switch_access_tokens_die_with_a_revocation(
+    caller: Caller, sandbox: Sandbox
+) -> None:
     """Nobody knows which Xero does."""
     sandbox.identity.switches = Switches(access_tokens_die_on_revoke=True)
     tokens = sandbox.log_in()
@@ -270,13 +349,19 @@ async def test_revoking_an_unknown_another_clients_or_an_ended_token_changes_not
     old = sandbox.log_in()
     await caller.revoke(old.refresh_token)
     tokens = sandbox.log_in()
-    for token, client in (("nonsense", None), (tokens.refresh_token, NEW_CLIENT), (old.refresh_token, None)):
+    for token, client in (
+        ("nonsense", None),
+        (tokens.refresh_token, NEW_CLIENT),
+        (old.refresh_token, None),
+    ):
         assert (await caller.revoke(token, client)).status == 200
     assert sandbox.identity.would_issue(tokens.refresh_token or "", sandbox.clock())
     assert sandbox.identity.counts.revocations == 1
 
 
-async def test_a_code_whose_consent_was_revoked_is_invalid_grant(caller: Caller, sandbox: Sandbox) -> None:
+async def test_a_code_whose_consent_was_revoked_is_invalid_grant(
+    caller: Caller, sandbox: Sandbox
+) -> None:
     """Revocation ends what was not yet exchanged too."""
     code = (await caller.consent([ORGANISATIONS[0].tenant_id])).callback["code"]
     await caller.revoke(sandbox.log_in().refresh_token)

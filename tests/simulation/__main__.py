@@ -23,16 +23,30 @@ CHUNK = 50
 def main() -> int:
     """Run what was asked for, and print its figures."""
     parser = argparse.ArgumentParser(
-        prog="simulation", description=simulation.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="simulation",
+        description=simulation.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--seeds", default="1..100", help="A..B (default: %(default)s)")
     modes = [mode.value for mode in SiblingMode]
     parser.add_argument("--mode", choices=modes, help="one sibling mode; all of them if not given")
-    parser.add_argument("--hours", type=float, default=12, help="simulated hours a seed (default: %(default)s)")
-    parser.add_argument("--refreshes", type=int, help="stop each mode once Xero was asked for so many refreshes")
-    parser.add_argument("--beyond", action="store_true", help="instead: what lies beyond the invariant's bound")
-    parser.add_argument("--years", type=float, help="instead: so many years of one process, with 5%% of calls faulty")
-    parser.add_argument("--jobs", type=int, default=1, help="processes to run seeds in (default: %(default)s)")
+    parser.add_argument(
+        "--hours", type=float, default=12, help="simulated hours a seed (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--refreshes", type=int, help="stop each mode once Xero was asked for so many refreshes"
+    )
+    parser.add_argument(
+        "--beyond", action="store_true", help="instead: what lies beyond the invariant's bound"
+    )
+    parser.add_argument(
+        "--years",
+        type=float,
+        help="instead: so many years of one process, with 5%% of calls faulty",
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="processes to run seeds in (default: %(default)s)"
+    )
     parser.add_argument("--trace", action="store_true", help="tell what happens")
     options = parser.parse_args()
     first, _, last = options.seeds.partition("..")
@@ -64,7 +78,9 @@ def main() -> int:
                     break
             broken += failures
             asked, seconds = figures["refreshes asked"], time.monotonic() - began
-            print(f"{mode}: seeds {done.start}..{done.stop - 1}, {asked} refreshes, {failures} broken invariants")
+            print(
+                f"{mode}: seeds {done.start}..{done.stop - 1}, {asked} refreshes, {failures} broken invariants"
+            )
             print("   " + ", ".join(f"{name} {count}" for name, count in sorted(figures.items())))
             print(f"   {asked / seconds:.0f} refreshes a second", flush=True)
     print(f"FAILED: {broken} broken invariants" if broken else "passed: no invariant was broken")
@@ -76,7 +92,9 @@ def _chunks(seeds: range, jobs: int) -> list[range]:
     return [seeds[i : i + size] for i in range(0, len(seeds), size)]
 
 
-def _attempt(run: Callable[[int, SiblingMode], Counter[str]], mode: SiblingMode, seed: int) -> tuple[Counter[str], str]:
+def _attempt(
+    run: Callable[[int, SiblingMode], Counter[str]], mode: SiblingMode, seed: int
+) -> tuple[Counter[str], str]:
     keeper_room.logger.disabled = True
     try:
         return run(seed, mode), ""

@@ -64,7 +64,9 @@ class SimulatedStore(TokenStore):
 
     def _fails(self, what: str) -> bool:
         away = self.world.loop.time() < max(self.world.store_away_until, self.process.cut_off_until)
-        if away or (self.world.climate.store and self.world.chance.random() < self.world.climate.store):
+        if away or (
+            self.world.climate.store and self.world.chance.random() < self.world.climate.store
+        ):
             self.world.figures[f"store: {what}"] += 1
             return True
         return False
@@ -165,7 +167,9 @@ class SimulatedXero:
     ) -> Outcome:
         world = self.world
         return await self._post(
-            lambda: world.identity.log_in(CLIENT.client_id, world.now(), scopes=SCOPES, tenant_ids=("t",)),
+            lambda: world.identity.log_in(
+                CLIENT.client_id, world.now(), scopes=SCOPES, tenant_ids=("t",)
+            ),
             forbidden="twice",  # a code is used once
         )
 
@@ -183,7 +187,11 @@ class SimulatedXero:
         self.world.say(f"  Xero: p{self.process.number} revoked by #{token.fingerprint}")
         self.world.figures["revocations"] += 1
         await self.process.step()
-        return Unknown(detail="reset") if self.world.chance.random() < self.world.climate.xero else None
+        return (
+            Unknown(detail="reset")
+            if self.world.chance.random() < self.world.climate.xero
+            else None
+        )
 
     def close(self) -> None:
         pass
@@ -207,7 +215,11 @@ class SimulatedXero:
         # From here on the request is on its way, whatever becomes of the process.
         answer = await asyncio.shield(asyncio.ensure_future(self._carried_out(commit, kind)))
         await self.process.step(long=True)
-        return Unknown(detail="no answer") if answer is None else read_token_answer(answer, self.process.clock())
+        return (
+            Unknown(detail="no answer")
+            if answer is None
+            else read_token_answer(answer, self.process.clock())
+        )
 
     async def _carried_out(self, commit: Callable[[], TokenAnswer], kind: str) -> Answer | None:
         world = self.world

@@ -12,7 +12,9 @@ from .story import Story, in_jumping_time
 from .world import KINDS, BrokenInvariantError, Climate, World
 
 
-def run_seed(seed: int, mode: SiblingMode, *, hours: float = 12, trace: bool = False) -> Counter[str]:
+def run_seed(
+    seed: int, mode: SiblingMode, *, hours: float = 12, trace: bool = False
+) -> Counter[str]:
     """Some hours of whatever this seed has trouble with, and the rest after it: its figures.
 
     Raises:
@@ -69,7 +71,9 @@ def run_beyond(seed: int, mode: SiblingMode, *, trace: bool = False) -> Counter[
 
     async def run() -> Counter[str]:
         chance = random.Random(seed)  # noqa: S311
-        climate = Climate(processes=chance.randint(1, 3), kernel_locks=chance.random() < 0.3, every_seconds=300)
+        climate = Climate(
+            processes=chance.randint(1, 3), kernel_locks=chance.random() < 0.3, every_seconds=300
+        )
         world = World(seed, mode, climate, trace=trace, within_bound=False)
         story = Story(world)
         misfortune = chance.choice(list(MISFORTUNES))

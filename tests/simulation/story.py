@@ -28,7 +28,11 @@ from .world import (
 )
 
 ATTEMPT = LoginAttempt(
-    credentials=CREDENTIALS, code=Secret("c"), verifier=None, redirect_uri="http://x/code", scopes=SCOPES
+    credentials=CREDENTIALS,
+    code=Secret("c"),
+    verifier=None,
+    redirect_uri="http://x/code",
+    scopes=SCOPES,
 )
 TICK_SECONDS = Policy().tick.total_seconds()
 SOUND = timedelta(seconds=2)
@@ -100,7 +104,9 @@ class Story:
         self.world.figures[type(event).__name__] += 1
         self.world.say(f"p{process.number}: {event}")
         # A wrong clock may misjudge which tokens are worth a try: that is no loss if it is well in the end.
-        if isinstance(event, ConsentWasLost) and (abs(process.skew) < SOUND or not self.world.within_bound):
+        if isinstance(event, ConsentWasLost) and (
+            abs(process.skew) < SOUND or not self.world.within_bound
+        ):
             self.lost.add(process.number)
 
     def _died(self, process: Process) -> None:
@@ -181,8 +187,12 @@ class Story:
             case "outage" if world.loop.time() >= self._calm_until:
                 self._outage()
             case "cut":
-                process.cut_off_until = world.loop.time() + chance.uniform(30, LONGEST_OUTAGE_SECONDS)
-                world.say(f"p{process.number} is cut off from the store until {process.cut_off_until:.0f} s")
+                process.cut_off_until = world.loop.time() + chance.uniform(
+                    30, LONGEST_OUTAGE_SECONDS
+                )
+                world.say(
+                    f"p{process.number} is cut off from the store until {process.cut_off_until:.0f} s"
+                )
                 world.figures["cut off from the store"] += 1
             case "dump":
                 self.dumps = [*self.dumps[-3:], dict(world.kept)]
@@ -200,7 +210,9 @@ class Story:
         give_up_at = self.world.loop.time() + LONGEST_HEARD_OUTAGE_SECONDS + 3600
         while self.world.loop.time() < give_up_at:
             self.world.check()
-            process = self.world.chance.choice([p for p in self.processes if p.awake.is_set()] or [None])
+            process = self.world.chance.choice(
+                [p for p in self.processes if p.awake.is_set()] or [None]
+            )
             if process is None:
                 await asyncio.sleep(5)
                 continue
@@ -300,9 +312,13 @@ class Story:
         world.check()
         for process in self.processes:
             if process.keeper._record.unwritten or process.keeper.store_problem:
-                raise BrokenInvariantError(f"at rest, p{process.number} has not written what it holds")
+                raise BrokenInvariantError(
+                    f"at rest, p{process.number} has not written what it holds"
+                )
             if process.keeper.account.write_id != world.account().write_id:
-                raise BrokenInvariantError(f"at rest, p{process.number} has another record than the store")
+                raise BrokenInvariantError(
+                    f"at rest, p{process.number} has another record than the store"
+                )
 
     async def check_connected(self) -> None:
         """Is a token served everywhere, unless a person ended the login?
@@ -341,7 +357,9 @@ class Story:
                     await process.keeper.token()
                 except ConsentLost:
                     continue
-                raise BrokenInvariantError(f"p{process.number} serves a token although the login is lost")
+                raise BrokenInvariantError(
+                    f"p{process.number} serves a token although the login is lost"
+                )
             await self.log_in()
             await asyncio.sleep(60)
         await self.check_connected()

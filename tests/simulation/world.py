@@ -29,7 +29,18 @@ NAPS = (5, 30, 240)
 LONG_SLEEP = 4000
 """In seconds: far past the grace."""
 
-KINDS = ("not-sent", "before", "after", "503-before", "503-after", "429", "client", "bare", "slow", "twice")
+KINDS = (
+    "not-sent",
+    "before",
+    "after",
+    "503-before",
+    "503-after",
+    "429",
+    "client",
+    "bare",
+    "slow",
+    "twice",
+)
 """What may go wrong with one request to Xero."""
 
 UNNOTICED = ("bare", "twice")
@@ -95,7 +106,9 @@ class Climate:
             deaths=0.0 if heard else chance.choice((0.0, 0.0005, 0.004)),
             pauses=0.0 if heard else chance.choice((0.0, 0.0005, 0.004)),
             outages=outages,
-            longest_outage_seconds=LONGEST_HEARD_OUTAGE_SECONDS if heard else LONGEST_OUTAGE_SECONDS,
+            longest_outage_seconds=LONGEST_HEARD_OUTAGE_SECONDS
+            if heard
+            else LONGEST_OUTAGE_SECONDS,
             roll_backs=chance.random() < 0.5,
             steps=chance.random() < 0.5,
             kernel_locks=chance.random() < 0.3,
@@ -141,7 +154,9 @@ class Process:
                 self.sleep(LONG_SLEEP)
         await self.awake.wait()
         if self.dead:
-            await self.world.loop.create_future()  # for ever: whatever a dead process had begun is cancelled
+            await (
+                self.world.loop.create_future()
+            )  # for ever: whatever a dead process had begun is cancelled
 
     def spawn(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
         """Run ``work`` as this process, until it dies."""
@@ -165,7 +180,11 @@ class Process:
         """Is somebody else there to conclude within the grace what this one has begun?"""
         processes, climate = self.world.processes, self.world.climate
         hinders = climate.kernel_locks or climate.outages or climate.roll_backs
-        return len(processes) > 1 and not hinders and all(process.awake.is_set() for process in processes)
+        return (
+            len(processes) > 1
+            and not hinders
+            and all(process.awake.is_set() for process in processes)
+        )
 
     def sleep(self, seconds: float) -> None:
         """Stop here, as by SIGSTOP, and go on after ``seconds``."""
@@ -196,7 +215,8 @@ class Process:
         watching = [self.keeper._watching] if self.keeper._watching else []
         # In the order of their making: a set has none, and a seed must replay.
         for task in sorted(
-            {*self.tasks, *self.keeper._tasks, *watching}, key=lambda t: (len(t.get_name()), t.get_name())
+            {*self.tasks, *self.keeper._tasks, *watching},
+            key=lambda t: (len(t.get_name()), t.get_name()),
         ):
             task.cancel()
         self.world.on_death(self)
@@ -248,13 +268,19 @@ class Ledger:
     def written(self, consent_id: str | None, by: Process) -> None:
         """A process wrote a record with this consent: if it is a new one, it is of a login that it has begun."""
         if consent_id is not None and all(act.consent_id != consent_id for act in self._acts):
-            unknown = (a for a in self._acts if a.login and a.by is by and a.over_at is None and a.consent_id is None)
+            unknown = (
+                a
+                for a in self._acts
+                if a.login and a.by is by and a.over_at is None and a.consent_id is None
+            )
             if (act := next(unknown, None)) is not None:
                 act.consent_id = consent_id
 
     def acknowledged(self, act: Act, by: Process) -> None:
         if act.login and (consent_id := by.keeper.account.consent_id) != act.consent_id:
-            for other in self._acts:  # of two logins at one process, it is learnt here which is which
+            for (
+                other
+            ) in self._acts:  # of two logins at one process, it is learnt here which is which
                 if other.consent_id == consent_id and not other.acknowledged:
                     other.consent_id = act.consent_id
             act.consent_id = consent_id
@@ -270,12 +296,20 @@ class Ledger:
     def check(self, consent_id: str | None, now: float) -> None:
         """Is this, which the store holds, what the people were told?"""
         for act in self._acts:
-            if act.held and act.over_at is None and act.by is not None and not act.by.keeper._record.unwritten:
+            if (
+                act.held
+                and act.over_at is None
+                and act.by is not None
+                and not act.by.keeper._record.unwritten
+            ):
                 act.acknowledged, act.over_at = True, now
         told = [act for act in self._acts if act.acknowledged]
         last = max(act.began_at for act in told)
         self._acts = [act for act in self._acts if act.over_at is None or act.over_at >= last]
-        if any(act.consent_id == consent_id and act.login == (consent_id is not None) for act in self._acts):
+        if any(
+            act.consent_id == consent_id and act.login == (consent_id is not None)
+            for act in self._acts
+        ):
             return
         raise BrokenInvariantError(
             f"the store holds the consent {consent_id}, and what people were told is "
@@ -287,7 +321,13 @@ class World:
     """Everything that the processes share, and the seed that everything comes from."""
 
     def __init__(
-        self, seed: int, mode: SiblingMode, climate: Climate, *, trace: bool = False, within_bound: bool = True
+        self,
+        seed: int,
+        mode: SiblingMode,
+        climate: Climate,
+        *,
+        trace: bool = False,
+        within_bound: bool = True,
     ) -> None:
         self.trace = trace
         self.within_bound = within_bound
@@ -387,8 +427,13 @@ class World:
         tokens = [t for t in (account.current, *account.rivals) if t is not None]
         if any(self.identity.would_issue(t.value.reveal(), self.now()) for t in tokens):
             return
-        why = [(t.value.fingerprint, self.identity.refusal_of(t.value.reveal(), self.now())) for t in tokens]
-        raise BrokenInvariantError(f"Xero would issue from no token of generation {account.generation}: {why}")
+        why = [
+            (t.value.fingerprint, self.identity.refusal_of(t.value.reveal(), self.now()))
+            for t in tokens
+        ]
+        raise BrokenInvariantError(
+            f"Xero would issue from no token of generation {account.generation}: {why}"
+        )
 
     def check_use(self, token: str) -> None:
         """Is this refresh token used within 30 minutes of its first use?"""
@@ -398,7 +443,9 @@ class World:
         self.figures["spent tokens used again"] += 1
         if self.within_bound and self.now() - known.first_used_at > GRACE:
             after = self.now() - known.first_used_at
-            self.breaks(BrokenInvariantError(f"a refresh token was used again {after} after its first use"))
+            self.breaks(
+                BrokenInvariantError(f"a refresh token was used again {after} after its first use")
+            )
 
     def check_served(self, access_token: str, process: Process) -> None:
         """Would Xero take this access token, which a process has just served?"""
@@ -406,5 +453,7 @@ class World:
         known = self.identity._access_tokens.get(access_token)
         # Who starts can't know that the clock was a minute ahead when the token came.
         late = timedelta(minutes=1 if self.climate.steps else 0)
-        if known is None or (known.expires_at + late <= self.now() and abs(process.skew) < timedelta(seconds=2)):
+        if known is None or (
+            known.expires_at + late <= self.now() and abs(process.skew) < timedelta(seconds=2)
+        ):
             self.breaks(BrokenInvariantError(f"p{process.number} served a token that Xero refuses"))

@@ -13,7 +13,9 @@ def main() -> int:
     names = sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
     names = [name for name in names if not name.startswith("_")]
     if len(sys.argv) < 2 or sys.argv[1] not in names:
-        print('usage: make torture ARGS="NAME [options]"; the names, each with --help of its own:\n')
+        print(
+            'usage: make torture ARGS="NAME [options]"; the names, each with --help of its own:\n'
+        )
         for name in names:
             said = importlib.import_module(f"torture.{name}").__doc__ or ""
             print(f"  {name:13} {said.strip().splitlines()[0]}")

@@ -24,8 +24,12 @@ LIFE = 6
 
 async def asked(fleet: Fleet, callers: int) -> tuple[set[str], float, list[str]]:
     """Ask for the token so many times at once: the tokens, the longest wait in seconds, and what was no token."""
-    lines = [fleet.line(fleet.processes[number % len(fleet.processes)]) for number in range(callers)]
-    await asyncio.gather(*(line.get("/ping") for line in lines))  # the connections are open before it counts
+    lines = [
+        fleet.line(fleet.processes[number % len(fleet.processes)]) for number in range(callers)
+    ]
+    await asyncio.gather(
+        *(line.get("/ping") for line in lines)
+    )  # the connections are open before it counts
 
     async def ask(line: Line) -> tuple[str | None, float, str]:
         began = time.monotonic()
@@ -33,13 +37,19 @@ async def asked(fleet: Fleet, callers: int) -> tuple[set[str], float, list[str]]
         took = time.monotonic() - began
         if answer.status != 200:
             return None, took, f"{answer.status} {answer.body.decode()}"
-        fleet.sandbox.identity.check_access(answer.token, answer.asked_at)  # raises if it was dead already
+        fleet.sandbox.identity.check_access(
+            answer.token, answer.asked_at
+        )  # raises if it was dead already
         return answer.token, took, ""
 
     answers = await asyncio.gather(*(ask(line) for line in lines))
     for line in lines:
         line.close()
-    return {t for t, _, _ in answers if t}, max(took for _, took, _ in answers), [why for t, _, why in answers if not t]
+    return (
+        {t for t, _, _ in answers if t},
+        max(took for _, took, _ in answers),
+        [why for t, _, why in answers if not t],
+    )
 
 
 async def xeros_answer(fleet: Fleet, seconds: float) -> float:
@@ -65,7 +75,9 @@ async def at_expiry(fleet: Fleet, callers: int, answer_seconds: float) -> tuple[
     before = len(fleet.sandbox.refreshes())
     fleet.sandbox.add_fault(f"refresh:every:delay-before={answer_seconds}")
     await asyncio.sleep(issued_at + LIFE * 0.8 - time.monotonic())
-    (tokens, longest, wrong), answer = await asyncio.gather(asked(fleet, callers), xeros_answer(fleet, answer_seconds))
+    (tokens, longest, wrong), answer = await asyncio.gather(
+        asked(fleet, callers), xeros_answer(fleet, answer_seconds)
+    )
     if (made := len(fleet.sandbox.refreshes()) - before) != 1:
         wrong.append(f"{callers} callers at the token's end cost {made} refreshes")
     if len(tokens) != 1 or old in tokens:
@@ -80,11 +92,15 @@ async def ahead(fleet: Fleet, callers: int, answer_seconds: float) -> tuple[list
     fleet.sandbox.add_fault("refresh:nth=1:hold-before")
     async with asyncio.timeout(LIFE):
         await fleet.sandbox.held()
-    (tokens, longest, wrong), answer = await asyncio.gather(asked(fleet, callers), xeros_answer(fleet, answer_seconds))
+    (tokens, longest, wrong), answer = await asyncio.gather(
+        asked(fleet, callers), xeros_answer(fleet, answer_seconds)
+    )
     if len(fleet.sandbox.refreshes()) != before:
         wrong.append("the refresh was over before all callers were answered")
     if tokens != {old}:
-        wrong.append(f"{len(tokens)} tokens were given, the one that was there among them: {old in tokens}")
+        wrong.append(
+            f"{len(tokens)} tokens were given, the one that was there among them: {old in tokens}"
+        )
     fleet.sandbox.faults.clear()
     fleet.sandbox.release()
     return wrong, longest / answer
@@ -94,7 +110,9 @@ async def measure(options: argparse.Namespace) -> list[str]:
     wrong: list[str] = []
     for name, part, refresh_ahead in (("expiry", at_expiry, "0"), ("ahead", ahead, "300")):
         waits = []
-        async with fleet(options.store, options.processes, life=LIFE, XOTS_REFRESH_AHEAD=refresh_ahead) as them:
+        async with fleet(
+            options.store, options.processes, life=LIFE, XOTS_REFRESH_AHEAD=refresh_ahead
+        ) as them:
             for _ in range(options.rounds):
                 found, wait = await part(them, options.callers, options.answer)
                 wrong += found
@@ -111,11 +129,20 @@ async def measure(options: argparse.Namespace) -> list[str]:
 
 def main(arguments: list[str]) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="torture callers", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--store", choices=("redis", "file"), default="redis", help="what they share (default redis)")
+    parser = argparse.ArgumentParser(
+        prog="torture callers", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument(
+        "--store",
+        choices=("redis", "file"),
+        default="redis",
+        help="what they share (default redis)",
+    )
     parser.add_argument("--processes", type=int, default=4, help="how many servers (default 4)")
     parser.add_argument("--callers", type=int, default=64, help="how many ask at once (default 64)")
-    parser.add_argument("--answer", type=float, default=0.3, help="Xero's answer time, in seconds (default 0.3)")
+    parser.add_argument(
+        "--answer", type=float, default=0.3, help="Xero's answer time, in seconds (default 0.3)"
+    )
     parser.add_argument("--rounds", type=int, default=4, help="of each kind (default 4)")
     wrong = asyncio.run(measure(parser.parse_args(arguments)))
     for one in wrong[:20]:

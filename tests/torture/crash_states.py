@@ -47,7 +47,17 @@ JOBS = 4
 RECORD, LOCK = f"{NAME}.sealed", f"{NAME}.lock"
 RECORDS = OLD, INTENT, ANSWER = "old", "intent", "answer"
 SYNCS = {"fsync-file": "sync", "fsync-folder": "sync folder"}
-CHANGE_NOTHING = {"close", "fcntl", "flock", "fstat", "getdents64", "ioctl", "lseek", "newfstatat", "read"}
+CHANGE_NOTHING = {
+    "close",
+    "fcntl",
+    "flock",
+    "fstat",
+    "getdents64",
+    "ioctl",
+    "lseek",
+    "newfstatat",
+    "read",
+}
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,9 @@ class Act:
     data: bytes = field(default=b"", repr=False)
 
     def __str__(self) -> str:
-        return " ".join(word for word in (self.kind, self.name, self.to and f"to {self.to}") if word)
+        return " ".join(
+            word for word in (self.kind, self.name, self.to and f"to {self.to}") if word
+        )
 
 
 @dataclass
@@ -94,7 +106,9 @@ async def record() -> Recording:
             records.append(disk.now()[RECORD])
     assert disk.now() == after, "the model does not come to what is on the disk"
     assert [act.kind for act in acts].count("saved") == 2
-    return Recording(before, acts, dict(zip(RECORDS, records, strict=True)), stage.key, xero, identity)
+    return Recording(
+        before, acts, dict(zip(RECORDS, records, strict=True)), stage.key, xero, identity
+    )
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
@@ -154,7 +168,9 @@ class _Disk:
     """A folder, with all that a power cut may make of it."""
 
     def __init__(self, contents: dict[str, bytes]) -> None:
-        self._names: dict[str, _File | None] = {name: _File(data, data) for name, data in contents.items()}
+        self._names: dict[str, _File | None] = {
+            name: _File(data, data) for name, data in contents.items()
+        }
         self._since: dict[str, list[_File | None]] = {}
         """What each name has led to since the folder was last synced, the first as it was then."""
         self._sync_folder()
@@ -180,11 +196,18 @@ class _Disk:
         names = sorted(self._since)
         for files in itertools.product(*(dict.fromkeys(self._since[name]) for name in names)):
             led = {name: file for name, file in zip(names, files, strict=True) if file is not None}
-            unsynced = list(dict.fromkeys(file for file in led.values() if file.data != file.synced))
+            unsynced = list(
+                dict.fromkeys(file for file in led.values() if file.data != file.synced)
+            )
             for torn in itertools.product(*(_torn(file) for file in unsynced)):
                 became = dict(zip(unsynced, torn, strict=True))
-                contents = {name: became[file][0] if file in became else file.data for name, file in led.items()}
-                words = [f"{name} {became[file][1]}" for name, file in led.items() if file in became]
+                contents = {
+                    name: became[file][0] if file in became else file.data
+                    for name, file in led.items()
+                }
+                words = [
+                    f"{name} {became[file][1]}" for name, file in led.items() if file in became
+                ]
                 yield contents, "; ".join(words) or "nothing torn"
 
     def now(self) -> dict[str, bytes]:
@@ -212,7 +235,10 @@ def _torn(file: _File) -> Iterator[tuple[bytes, str]]:
     odd = {0, 1, SECTOR - 1, SECTOR + 1, length // 2, length - 1, length, *range(0, length, SECTOR)}
     for end in sorted(end for end in odd if 0 <= end <= length):
         yield data[: kept + end], f"ends after {kept + end} of {len(data)} bytes"
-        yield data[: kept + end] + bytes(length - end), f"zeros after {kept + end} of {len(data)} bytes"
+        yield (
+            data[: kept + end] + bytes(length - end),
+            f"zeros after {kept + end} of {len(data)} bytes",
+        )
         yield data[: kept + end] + garbage[end:], f"garbage after {kept + end} of {len(data)} bytes"
     for there in itertools.product((True, False), repeat=-(-length // SECTOR)):
         for filler, word in ((bytes(length), "zeros"), (garbage, "garbage")):
@@ -241,7 +267,9 @@ class State:
 def all_states(recording: Recording, without: str | None = None) -> tuple[int, list[State]]:
     """How many states there are in all, and those of them that differ in anything but how they came to be."""
     count, distinct = 0, dict[object, State]()
-    for state in _states(recording, [act for act in recording.acts if act.kind != SYNCS.get(without or "")]):
+    for state in _states(
+        recording, [act for act in recording.acts if act.kind != SYNCS.get(without or "")]
+    ):
         count += 1
         key = (frozenset(state.files.items()), state.may_be, id(state.xero), state.days)
         distinct.setdefault(key, state)
@@ -250,7 +278,10 @@ def all_states(recording: Recording, without: str | None = None) -> tuple[int, l
 
 def _states(recording: Recording, acts: list[Act]) -> Iterator[State]:
     disk = _Disk(recording.before)
-    before, after = (recording.xero_before, "before Xero was asked"), (recording.xero_after, "after Xero was asked")
+    before, after = (
+        (recording.xero_before, "before Xero was asked"),
+        (recording.xero_after, "after Xero was asked"),
+    )
     yield from _states_now(disk, (OLD,), [before], [0], "before the first act")
     saved = 0
     for number, act in enumerate(acts, start=1):
@@ -262,15 +293,23 @@ def _states(recording: Recording, acts: list[Act]) -> Iterator[State]:
         elif saved == 2:
             yield from _states_now(disk, (ANSWER,), [after], [0, 1], when)
         else:
-            yield from _states_now(disk, RECORDS[saved : saved + 2], [after if saved else before], [0], when)
+            yield from _states_now(
+                disk, RECORDS[saved : saved + 2], [after if saved else before], [0], when
+            )
 
 
 def _states_now(
-    disk: _Disk, may_be: tuple[str, ...], xeros: list[tuple[Identity, str]], days: list[int], when: str
+    disk: _Disk,
+    may_be: tuple[str, ...],
+    xeros: list[tuple[Identity, str]],
+    days: list[int],
+    when: str,
 ) -> Iterator[State]:
     for files, torn in disk.power_cut():
         for (xero, asked), later in itertools.product(xeros, days):
-            yield State(files, may_be, xero, later, f"{when}, {asked}; {torn}; started {later} days later")
+            yield State(
+                files, may_be, xero, later, f"{when}, {asked}; {torn}; started {later} days later"
+            )
 
 
 # ----------------------------------------------------------------------------------------------- the replay
@@ -285,8 +324,12 @@ async def replay(recording: Recording, state: State) -> list[str]:
         stage.clock = lambda: utc_now() + timedelta(days=state.days)
         found = await FileStore(folder).read(NAME)
         if found is None or found.value not in [recording.records[one] for one in state.may_be]:
-            known = [one for one, value in recording.records.items() if found and found.value == value]
-            stage.problems.append(f"the record is {known[0] if known else 'neither'}, not {' or '.join(state.may_be)}")
+            known = [
+                one for one, value in recording.records.items() if found and found.value == value
+            ]
+            stage.problems.append(
+                f"the record is {known[0] if known else 'neither'}, not {' or '.join(state.may_be)}"
+            )
         await stage.check_recovery()
         return stage.problems
 
@@ -305,8 +348,12 @@ async def _run(without: str | None, show: int) -> int:
     found = await each(lambda state: replay(recording, state), states, JOBS)
     failed = [(state, problems) for state, problems in zip(states, found, strict=True) if problems]
     kinds = Counter(act.kind for act in recording.acts)
-    print(f"acts of one refresh on the folder: {', '.join(f'{kind} {number}' for kind, number in kinds.items())}")
-    print(f"states after a power cut{f' without {without}' if without else ''}: {count}, of which {len(states)} differ")
+    print(
+        f"acts of one refresh on the folder: {', '.join(f'{kind} {number}' for kind, number in kinds.items())}"
+    )
+    print(
+        f"states after a power cut{f' without {without}' if without else ''}: {count}, of which {len(states)} differ"
+    )
     recovered = len(states) - len(failed)
     print(f"recovered: {recovered} of {len(states)} ({100 * recovered / len(states):.4g}%)")
     for state, problems in failed[:show]:
@@ -318,10 +365,16 @@ async def _run(without: str | None, show: int) -> int:
 
 def main(arguments: list[str]) -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="torture crash_states", description=(__doc__ or "").partition("\n\n")[0])
-    parser.add_argument(
-        "--without", choices=sorted(SYNCS), help="leave these acts out of the record: then some states must fail"
+    parser = argparse.ArgumentParser(
+        prog="torture crash_states", description=(__doc__ or "").partition("\n\n")[0]
     )
-    parser.add_argument("--show", type=int, default=10, help="how many failures to print (default 10)")
+    parser.add_argument(
+        "--without",
+        choices=sorted(SYNCS),
+        help="leave these acts out of the record: then some states must fail",
+    )
+    parser.add_argument(
+        "--show", type=int, default=10, help="how many failures to print (default 10)"
+    )
     options = parser.parse_args(arguments)
     return asyncio.run(_run(options.without, options.show))

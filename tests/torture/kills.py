@@ -214,10 +214,14 @@ def _refresh_until_killed(order: dict[str, Any], clock: SharedClock, writing: in
 
     def say(word: str, text: str = "") -> None:
         # When the one that forked is gone, this fails, and ends the child.
-        os.write(writing, f"{word} {text or f'{time.monotonic()} {clock().isoformat()}'}\n".encode())
+        os.write(
+            writing, f"{word} {text or f'{time.monotonic()} {clock().isoformat()}'}\n".encode()
+        )
 
     async def refresh() -> None:
-        keeper = new_keeper(new_store(order["url"]), order["key"], order["token_url"], order["name"], clock)
+        keeper = new_keeper(
+            new_store(order["url"]), order["key"], order["token_url"], order["name"], clock
+        )
         await keeper.start()
         while True:
             say("began")
@@ -240,7 +244,9 @@ def new_store(url: str) -> TokenStore:
     return FileStore.from_url(url) if url.startswith("file:") else RedisStore.from_url(url)
 
 
-def new_keeper(store: TokenStore, key: str, token_url: str, name: str, clock: Callable[[], datetime]) -> TokenKeeper:
+def new_keeper(
+    store: TokenStore, key: str, token_url: str, name: str, clock: Callable[[], datetime]
+) -> TokenKeeper:
     """A keeper as the server makes it."""
     xero = XeroClient(Endpoints(token_url=token_url, connections_url=""), clock=clock)
     return TokenKeeper(store, xero, Sealer([Secret(key)]), name=name, clock=clock)
@@ -340,7 +346,9 @@ class Figures:
     def lines(self, title: str) -> str:
         """The figures in plain words."""
         landed = ", ".join(f"{where} {self.landed[where]}" for where in LANDINGS)
-        refused = ", ".join(f"{count} as {reason}" for reason, count in self.refused.items()) or "none"
+        refused = (
+            ", ".join(f"{count} as {reason}" for reason, count in self.refused.items()) or "none"
+        )
         served = f", {self.served} restarts served the token" if self.served else ""
         return (
             f"{title}: {self.kills} kills in {self.seconds:.1f} s ({self.kills / max(self.seconds, 0.01):.1f} a second)"
@@ -358,9 +366,22 @@ class Lane:
     """One login that is refreshed by processes which are killed, one after another."""
 
     def __init__(
-        self, sandbox: Sandbox, clock: Path, url: str, key: Path, mode: SiblingMode, chance: random.Random, admin: Any
+        self,
+        sandbox: Sandbox,
+        clock: Path,
+        url: str,
+        key: Path,
+        mode: SiblingMode,
+        chance: random.Random,
+        admin: Any,
     ) -> None:
-        self.sandbox, self.clock, self.url, self.key, self.chance = sandbox, SharedClock(clock), url, key, chance
+        self.sandbox, self.clock, self.url, self.key, self.chance = (
+            sandbox,
+            SharedClock(clock),
+            url,
+            key,
+            chance,
+        )
         self.clock_file = clock
         self.name = f"lane-{mode}"
         self.figures = Figures()
@@ -377,7 +398,9 @@ class Lane:
         """A keeper in this process, for what is not to be killed."""
         store = new_store(self.url)
         store.shared = False  # nobody else writes while it lives: it need not follow the store
-        return new_keeper(store, self.key.read_text(), self.sandbox.token_url, self.name, self.clock)
+        return new_keeper(
+            store, self.key.read_text(), self.sandbox.token_url, self.name, self.clock
+        )
 
     async def log_in(self) -> None:
         request = AuthorizationRequest(DEFAULT_CLIENT_ID, DEFAULT_REDIRECT_URI, SCOPES)
@@ -385,7 +408,9 @@ class Lane:
         keeper = self.keeper()
         await keeper.login(
             LoginAttempt(
-                credentials=Credentials(client_id=DEFAULT_CLIENT_ID, client_secret=Secret(DEFAULT_CLIENT_SECRET)),
+                credentials=Credentials(
+                    client_id=DEFAULT_CLIENT_ID, client_secret=Secret(DEFAULT_CLIENT_SECRET)
+                ),
                 code=Secret(code),
                 verifier=None,
                 redirect_uri=DEFAULT_REDIRECT_URI,
@@ -395,14 +420,18 @@ class Lane:
         await keeper.close()
         await self.kept()  # from here on, this store has its connection
 
-    async def run(self, kill: Callable[[Lane], Awaitable[Death]], kills: int, *, breaks: bool) -> Figures:
+    async def run(
+        self, kill: Callable[[Lane], Awaitable[Death]], kills: int, *, breaks: bool
+    ) -> Figures:
         """So many kills, each judged, and a last refresh that is left alone. Ends early when something is wrong.
         ``breaks``: the clock may be moved."""
         began = time.monotonic()
         while self.figures.kills < kills and not self.figures.wrong:
             death = await kill(self)
             waits = self._witness.last is not None and self._witness.last.committed_at is None
-            await self.judge(death, at_once=self.chance.random() < (0.8 if waits else 0.1), breaks=breaks)
+            await self.judge(
+                death, at_once=self.chance.random() < (0.8 if waits else 0.1), breaks=breaks
+            )
         if not self.figures.wrong:
             await self.prove()
         self.count()
@@ -445,8 +474,13 @@ class Lane:
         """How long the break until the restart is: within the bound, while all that is left are spent tokens."""
         live = [token for token in tokens(account) if self.refusal(token) is None]
         if any(token.first_spent_at is None for token in live):
-            return self.chance.random() * (LONG_BREAK if self.chance.random() < 0.1 else LONGEST_BREAK)
-        ends_at = max((t.first_spent_at + RECOVERED_WITHIN for t in live if t.first_spent_at), default=self.clock())
+            return self.chance.random() * (
+                LONG_BREAK if self.chance.random() < 0.1 else LONGEST_BREAK
+            )
+        ends_at = max(
+            (t.first_spent_at + RECOVERED_WITHIN for t in live if t.first_spent_at),
+            default=self.clock(),
+        )
         return min(self.chance.random() * LONGEST_BREAK, max(ends_at - self.clock(), timedelta(0)))
 
     def landing(self, account: Account, death: Death) -> str:
@@ -473,7 +507,9 @@ class Lane:
         found = {token.value.fingerprint: self.refusal(token) for token in tokens(account)}
         if None not in found.values() and not self.figures.lost:
             self.figures.lost += 1
-            self.wrong(f"the login is lost; of the refresh tokens that are kept, Xero says: {found}")
+            self.wrong(
+                f"the login is lost; of the refresh tokens that are kept, Xero says: {found}"
+            )
 
     def wrong(self, what: str) -> None:
         self.figures.wrong.append(f"{self.name}, kill {self.figures.kills}: {what}")
@@ -487,11 +523,16 @@ class Lane:
     async def bury(self) -> None:
         """Count what a killed process has left, and take away its lease in Redis, which would live on for 12 s."""
         if self._admin is None:
-            self.figures.half_written += unfinished(Path(self.url.removeprefix("file://")), self.name)
+            self.figures.half_written += unfinished(
+                Path(self.url.removeprefix("file://")), self.name
+            )
             return
         # What the dead one had sent is carried out before its connection is seen to have ended.
         give_up_at = time.monotonic() + HANG_SECONDS
-        while sum(client["db"] == self._database for client in self._admin.client_list()) > OUR_CONNECTIONS:
+        while (
+            sum(client["db"] == self._database for client in self._admin.client_list())
+            > OUR_CONNECTIONS
+        ):
             assert time.monotonic() < give_up_at, "Redis still holds a dead process's connection"
             await asyncio.sleep(0.0005)
         self.figures.leases += self._admin.delete(LEASE + self.name)
@@ -513,12 +554,16 @@ class Lane:
         figures, counts, log = self.figures, self.sandbox.identity.counts, self.sandbox.refreshes()
         figures.refreshes, figures.replays = counts.refreshes, counts.replays
         figures.unheard = sum(request.outcome is Outcome.LOST for request in log)
-        figures.refused.update(request.reason or "" for request in log if request.outcome is Outcome.REFUSED)
+        figures.refused.update(
+            request.reason or "" for request in log if request.outcome is Outcome.REFUSED
+        )
         figures.reused = figures.refused[Refusal.SPENT]
         # A retry may end what an earlier try was given, where Xero works so. Nothing else explains a refusal.
         overtakes = self._mode in (SiblingMode.LAST_VALID, SiblingMode.LAST_VALID_WITH_DESCENDANTS)
         explained = {Refusal.SIBLING} if overtakes else set()
-        if bad := {reason: count for reason, count in figures.refused.items() if reason not in explained}:
+        if bad := {
+            reason: count for reason, count in figures.refused.items() if reason not in explained
+        }:
             self.wrong(f"Xero refused refreshes that it should not have been asked for: {bad}")
 
 
@@ -544,7 +589,9 @@ class Forkers:
     @asynccontextmanager
     async def running(self, count: int) -> AsyncIterator[Callable[[Lane], Awaitable[Death]]]:
         """Start them; how to have one child killed for a lane."""
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+        }
         processes = []
         try:
             for _ in range(count):
@@ -610,7 +657,9 @@ class Servers:
                 self._start_seconds += 0.2 * (time.monotonic() - spawned_at - self._start_seconds)
                 trouble = await self.served(port, lane)
                 refreshing = asyncio.create_task(self.refresh(port, lane, began))
-                await asyncio.wait([refreshing], timeout=lane.chance.random() * 3 * self._refresh_seconds)
+                await asyncio.wait(
+                    [refreshing], timeout=lane.chance.random() * 3 * self._refresh_seconds
+                )
         finally:
             with suppress(ProcessLookupError):
                 process.kill()
@@ -677,7 +726,9 @@ async def get(port: int, path: str) -> tuple[int, bytes]:
     """A program's GET: status and body. Raises OSError or EOFError if no whole answer comes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n".encode())
+        writer.write(
+            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n".encode()
+        )
         head = await reader.readuntil(b"\r\n\r\n")
         length = re.search(rb"(?i)content-length: *(\d+)", head)
         return int(head.split()[1]), await reader.readexactly(int(length[1]) if length else 0)
@@ -694,7 +745,9 @@ async def lanes(store: str, seed: int) -> AsyncIterator[list[Lane]]:
     async with AsyncExitStack() as running:
         folder = Path(tempfile.mkdtemp(prefix="xots-kills-"))
         running.callback(shutil.rmtree, folder)
-        redis_server = running.enter_context(RedisServer("appendonly yes")) if store == "redis" else None
+        redis_server = (
+            running.enter_context(RedisServer("appendonly yes")) if store == "redis" else None
+        )
         key = folder / "key"
         key.write_text(new_key().reveal())
         key.chmod(0o600)
@@ -709,10 +762,14 @@ async def lanes(store: str, seed: int) -> AsyncIterator[list[Lane]]:
             if redis_server is not None:
                 url = f"{redis_server.unix_url}?db={number}"
                 admin = redis.Redis(
-                    unix_socket_path=str(redis_server.socket), password=redis_server.password, db=number
+                    unix_socket_path=str(redis_server.socket),
+                    password=redis_server.password,
+                    db=number,
                 )
                 running.callback(admin.close)
-            made.append(Lane(sandbox, clock, url, key, mode, random.Random(seed * 100 + number), admin))  # noqa: S311
+            made.append(
+                Lane(sandbox, clock, url, key, mode, random.Random(seed * 100 + number), admin)  # noqa: S311
+            )
         for lane in made:
             await lane.log_in()
         yield made
@@ -743,14 +800,21 @@ async def whole(store: str, kills: int, seed: int) -> Figures:
     """So many kills of real server processes."""
     servers = Servers()
     async with lanes(store, seed) as them:
-        return await together(them, kills, lambda lane, share: lane.run(servers.kill, share, breaks=False))
+        return await together(
+            them, kills, lambda lane, share: lane.run(servers.kill, share, breaks=False)
+        )
 
 
-async def together(them: list[Lane], kills: int, run: Callable[[Lane, int], Coroutine[Any, Any, Figures]]) -> Figures:
+async def together(
+    them: list[Lane], kills: int, run: Callable[[Lane, int], Coroutine[Any, Any, Figures]]
+) -> Figures:
     """All lanes at once, each with its share of the kills."""
     figures = Figures()
     async with asyncio.TaskGroup() as group:
-        runs = [group.create_task(run(lane, (kills + number) // len(them))) for number, lane in enumerate(them)]
+        runs = [
+            group.create_task(run(lane, (kills + number) // len(them)))
+            for number, lane in enumerate(them)
+        ]
     for one in runs:
         figures.add(one.result())
     return figures
@@ -758,22 +822,40 @@ async def together(them: list[Lane], kills: int, run: Callable[[Lane, int], Coro
 
 def main(arguments: list[str]) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="torture kills", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--store", choices=("file", "redis"), help="the store (default: one after the other)")
-    parser.add_argument("--forked", type=int, default=1000, help="kills of forked children, per store (default 1000)")
-    parser.add_argument("--whole", type=int, default=16, help="kills of the whole process, per store (default 16)")
-    parser.add_argument("--seed", type=int, default=1, help="of what is drawn: where to kill, how long to wait")
+    parser = argparse.ArgumentParser(
+        prog="torture kills", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument(
+        "--store", choices=("file", "redis"), help="the store (default: one after the other)"
+    )
+    parser.add_argument(
+        "--forked",
+        type=int,
+        default=1000,
+        help="kills of forked children, per store (default 1000)",
+    )
+    parser.add_argument(
+        "--whole", type=int, default=16, help="kills of the whole process, per store (default 16)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=1, help="of what is drawn: where to kill, how long to wait"
+    )
     options = parser.parse_args(arguments)
     wrong = []
     for store in [options.store] if options.store else ["file", "redis"]:
-        for way, kills, run in (("forked", options.forked, forked), ("whole", options.whole, whole)):
+        for way, kills, run in (
+            ("forked", options.forked, forked),
+            ("whole", options.whole, whole),
+        ):
             if kills:
                 figures = asyncio.run(run(store, kills, options.seed))
                 print(figures.lines(f"{store}, {way}, seed {options.seed}"), flush=True)
                 wrong += figures.wrong
                 missed = [where for where in LANDINGS if not figures.landed[where]]
                 if missed and kills >= ENOUGH:
-                    wrong.append(f"{store}, {way}: of so many kills, none landed {' or '.join(missed)}")
+                    wrong.append(
+                        f"{store}, {way}: of so many kills, none landed {' or '.join(missed)}"
+                    )
     for one in wrong:
         print(f"WRONG: {one}")
     return 1 if wrong else 0

@@ -35,7 +35,14 @@ from xots.backends import redis as redis_room
 from xots.backends.base import Lease, Stored
 from xots.backends.redis import RedisStore
 from xots.errors import ConsentLost, NoToken, StoreUnavailable, TokenUnavailable
-from xots.events import ConsentWasLost, Event, Refreshed, RefreshFailed, StoreDegraded, StoreLostWrites
+from xots.events import (
+    ConsentWasLost,
+    Event,
+    Refreshed,
+    RefreshFailed,
+    StoreDegraded,
+    StoreLostWrites,
+)
 from xots.keeper import LoginAttempt, TokenKeeper
 from xots.lifecycle import LAST_SECONDS, Outcome, State
 from xots.record import open_record
@@ -119,7 +126,8 @@ class House:
         self.url, self.figures, self.chance = url, figures, chance
         self.clock = clock or SandboxClock()
         switches = Switches(
-            sibling_mode=mode or chance.choice(list(SiblingMode)), late_reuse_kills_chain=chance.random() < 0.5
+            sibling_mode=mode or chance.choice(list(SiblingMode)),
+            late_reuse_kills_chain=chance.random() < 0.5,
         )
         self.sandbox = Sandbox(SandboxOptions(port=free_port(), switches=switches), self.clock)
         self.identity = self.sandbox.identity
@@ -203,7 +211,11 @@ class House:
         tenants = list(self.sandbox.world.books.organisations)[:1]
         code = self.identity.consent(request, self.clock(), tenant_ids=tenants)["code"]
         attempt = LoginAttempt(
-            credentials=CREDENTIALS, code=Secret(code), verifier=None, redirect_uri=DEFAULT_REDIRECT_URI, scopes=SCOPES
+            credentials=CREDENTIALS,
+            code=Secret(code),
+            verifier=None,
+            redirect_uri=DEFAULT_REDIRECT_URI,
+            scopes=SCOPES,
         )
         await (keeper or self.keepers[0]).login(attempt)
 
@@ -218,7 +230,9 @@ class House:
         async def agreed() -> bool:
             kept = await self.kept()
             return all(
-                not keeper._tasks and keeper.store_problem is None and keeper.account.write_id == kept.write_id
+                not keeper._tasks
+                and keeper.store_problem is None
+                and keeper.account.write_id == kept.write_id
                 for keeper in self.keepers
             )
 
@@ -229,9 +243,13 @@ class House:
         """The invariant, in the store; and what must not have happened anywhere."""
         kept = await self.kept()
         if kept.consent_id is not None:
-            assert any(self.would_issue(token) for token in tokens_of(kept)), "the store holds no token that is live"
+            assert any(self.would_issue(token) for token in tokens_of(kept)), (
+                "the store holds no token that is live"
+            )
         assert not self.happened(ConsentWasLost), f"the login was lost: {self._errors.lines}"
-        assert not [r for r in self.sandbox.refreshes() if r.reason == Refusal.SPENT], "reuse outside the grace"
+        assert not [r for r in self.sandbox.refreshes() if r.reason == Refusal.SPENT], (
+            "reuse outside the grace"
+        )
         self.figures["checks of the invariant"] += 1
 
     def would_issue(self, token: RefreshToken) -> bool:
@@ -318,7 +336,9 @@ async def end(tasks: list[asyncio.Task[None]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def until(condition: Callable[[], Awaitable[bool]], within_seconds: float = PATIENCE_SECONDS) -> None:
+async def until(
+    condition: Callable[[], Awaitable[bool]], within_seconds: float = PATIENCE_SECONDS
+) -> None:
     """Wait until it holds; a store that can't be asked counts as not yet."""
     give_up_at = time.monotonic() + within_seconds
     while True:
@@ -355,7 +375,10 @@ async def meanwhile(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 def hastened(options: Options) -> Iterator[None]:
     """Leases and answers of Redis take as long as the options say."""
     before = keeper_room.LEASE_SECONDS, redis_room.ANSWER_SECONDS
-    keeper_room.LEASE_SECONDS, redis_room.ANSWER_SECONDS = options.lease_seconds, options.answer_seconds
+    keeper_room.LEASE_SECONDS, redis_room.ANSWER_SECONDS = (
+        options.lease_seconds,
+        options.answer_seconds,
+    )
     try:
         yield
     finally:
@@ -497,7 +520,10 @@ HISTORIES = ("refreshes", "login", "logout", "everything")
 
 async def restored(figures: Counter[str], chance: random.Random, options: Options) -> None:
     """Redis is stopped, an old dump put in its place, and started: with all processes alive, and with none."""
-    works = [restored_alive(history, figures, random.Random(chance.random())) for history in HISTORIES]  # noqa: S311
+    works = [
+        restored_alive(history, figures, random.Random(chance.random()))  # noqa: S311
+        for history in HISTORIES
+    ]
     works += [
         restored_to_none(history, minutes, figures, random.Random(chance.random()))  # noqa: S311
         for history, minutes in itertools.product(HISTORIES, (5, 40))
@@ -549,7 +575,9 @@ async def restored_alive(history: str, figures: Counter[str], chance: random.Ran
             assert (kept.consent_id, kept.ended_at) == (known.consent_id, known.ended_at)
             await house.check()
             if history == "logout":
-                assert not house.identity.usable_refresh_tokens(house.clock()), "Xero still issues after the logout"
+                assert not house.identity.usable_refresh_tokens(house.clock()), (
+                    "Xero still issues after the logout"
+                )
                 for keeper in house.keepers:
                     with suppress(NoToken):
                         await keeper.token()
@@ -566,7 +594,9 @@ async def restored_alive(history: str, figures: Counter[str], chance: random.Ran
             assert house.identity.counts.exchanges == (2 if history == "login" else 1)
 
 
-async def restored_to_none(history: str, minutes: float, figures: Counter[str], chance: random.Random) -> None:
+async def restored_to_none(
+    history: str, minutes: float, figures: Counter[str], chance: random.Random
+) -> None:
     """No process lives that knows better: the old record is tried; it works, or the loss is reported."""
     with RedisServer() as redis:
         async with House(redis.unix_url, figures, chance) as house:
@@ -581,18 +611,26 @@ async def restored_to_none(history: str, minutes: float, figures: Counter[str], 
                 await keeper.refresh()
             except NoToken as refused:
                 error = refused
-            if error is not None and history != "everything":  # a store that holds nothing can't be told from a new one
+            if (
+                error is not None and history != "everything"
+            ):  # a store that holds nothing can't be told from a new one
                 assert isinstance(error, ConsentLost)
                 assert house.reported(), "the loss was not reported"
             live = [token for token in tokens_of(await house.settled()) if house.would_issue(token)]
             # Works: what the dump knows is of the same consent and within the grace, or of an older one that lives on.
             works = history == "login" or (history == "refreshes" and minutes < 30)
-            assert (error is None) is works, f"{history}, {minutes} minutes later: {error or 'it works'}"
+            assert (error is None) is works, (
+                f"{history}, {minutes} minutes later: {error or 'it works'}"
+            )
             assert bool(live) is works
             if works:
                 house.is_live(await keeper.token())
                 await keeper.refresh()
-            figures["restored, nobody alive: works" if works else "restored, nobody alive: loss reported"] += 1
+            figures[
+                "restored, nobody alive: works"
+                if works
+                else "restored, nobody alive: loss reported"
+            ] += 1
 
 
 class Trio:
@@ -615,7 +653,9 @@ class Trio:
         password = self.master.folder / "password"
         password.write_text("secret\n")
         hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
-        self.url = f"sentinel://{hosts}/books/0?password_file={password}&sentinel_password_file={password}"
+        self.url = (
+            f"sentinel://{hosts}/books/0?password_file={password}&sentinel_password_file={password}"
+        )
 
     async def is_whole(self) -> bool:
         """Does the replica follow, and does every sentinel see all of it?"""
@@ -625,9 +665,16 @@ class Trio:
         for sentinel in self.sentinels:
             master = sentinel.admin.sentinel_master("books")
             slaves = sentinel.admin.sentinel_slaves("books")
-            if master["port"] != self.master.port or master["num-other-sentinels"] != len(self.sentinels) - 1:
+            if (
+                master["port"] != self.master.port
+                or master["num-other-sentinels"] != len(self.sentinels) - 1
+            ):
                 return False
-            live = [slave["port"] for slave in slaves if slave["is_slave"] and not slave["is_disconnected"]]
+            live = [
+                slave["port"]
+                for slave in slaves
+                if slave["is_slave"] and not slave["is_disconnected"]
+            ]
             if self.replica.port not in live:
                 return False
         return True
@@ -652,7 +699,10 @@ class Trio:
             await in_a_thread(self.replica.start)
         else:
             self.replica.signal(signal.SIGCONT)
-        for server in (self.master, self.replica):  # the sentinels have the wrong one written to a server's file
+        for server in (
+            self.master,
+            self.replica,
+        ):  # the sentinels have the wrong one written to a server's file
             server.admin.config_set("masterauth", "secret")
         await until(self.is_whole, 60)
 
@@ -695,7 +745,9 @@ async def failed_over(trio: Trio, house: House, history: str, options: Options) 
         await until(trio.is_promoted)
     await timed(house.settled(), house.figures, "longest return, ms")
     house.figures["fail-overs"] += 1
-    assert house.happened(StoreLostWrites) > lost_before, "nobody noticed that acknowledged writes were lost"
+    assert house.happened(StoreLostWrites) > lost_before, (
+        "nobody noticed that acknowledged writes were lost"
+    )
     await see_all_is_there(house, known, history)
     if options.come_back:
         await trio.comes_back()
@@ -705,7 +757,9 @@ async def failed_over(trio: Trio, house: House, history: str, options: Options) 
 
 async def see_all_is_there(house: House, known: Account, history: str) -> None:
     kept = await house.settled()
-    assert (kept.consent_id, kept.ended_at) == (known.consent_id, known.ended_at), "another login than the newest"
+    assert (kept.consent_id, kept.ended_at) == (known.consent_id, known.ended_at), (
+        "another login than the newest"
+    )
     assert kept.generation >= known.generation
     await house.check()
     if history == "logout":
@@ -749,7 +803,11 @@ async def away(house: House, form: str) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def set_house(
-    figures: Counter[str], chance: random.Random, *, keepers: int = 2, mode: SiblingMode | None = None
+    figures: Counter[str],
+    chance: random.Random,
+    *,
+    keepers: int = 2,
+    mode: SiblingMode | None = None,
 ) -> AsyncIterator[House]:
     """Keepers on one folder, by a clock that stands still until it is moved; somebody has logged in."""
     with tempfile.TemporaryDirectory(prefix="xots-outages-") as folder:
@@ -786,7 +844,9 @@ async def down(figures: Counter[str], chance: random.Random, options: Options) -
         await down_after_a_lost_answer(mode, figures, chance)
 
 
-async def down_for_hours(form: str, hours: float, figures: Counter[str], chance: random.Random) -> None:
+async def down_for_hours(
+    form: str, hours: float, figures: Counter[str], chance: random.Random
+) -> None:
     """Tries go on at a bearable pace, nothing dead is served, nothing is dropped, and it is over soon after."""
     async with set_house(figures, chance) as house:
         before = await house.kept()
@@ -799,7 +859,9 @@ async def down_for_hours(form: str, hours: float, figures: Counter[str], chance:
                     await tick(house, 0)
                 for keeper in house.keepers:
                     got = await ask(house, keeper)
-                    assert got is (house.clock() <= served_until), f"served: {got}, at {house.clock()}"
+                    assert got is (house.clock() <= served_until), (
+                        f"served: {got}, at {house.clock()}"
+                    )
         failures = [event.at for event in house.events if isinstance(event, RefreshFailed)]
         by_hour = Counter(int((at - START).total_seconds() // 3600) for at in failures)
         assert max(by_hour.values()) <= MOST_TRIES_AN_HOUR, f"a storm: {by_hour}"
@@ -807,21 +869,29 @@ async def down_for_hours(form: str, hours: float, figures: Counter[str], chance:
         waits = Counter(later - earlier for earlier, later in itertools.pairwise(failures))
         assert len(waits) > 5, "there is no jitter in the waits"
         kept = await house.kept()
-        assert {t.value for t in tokens_of(kept)} == {t.value for t in tokens_of(before)}, "something was dropped"
+        assert {t.value for t in tokens_of(kept)} == {t.value for t in tokens_of(before)}, (
+            "something was dropped"
+        )
         back_at = house.clock()
         while not all([await ask(house, keeper) for keeper in house.keepers]):
             await tick(house, 5)
-            assert house.clock() - back_at <= timedelta(minutes=2), "it is not back within two minutes"
+            assert house.clock() - back_at <= timedelta(minutes=2), (
+                "it is not back within two minutes"
+            )
         await house.check()
         assert house.identity.counts.exchanges == 1
         figures["hours down"] += round(hours)
         figures["tries"] += len(failures)
         figures["most tries in an hour"] = max(figures["most tries in an hour"], *by_hour.values())
         seconds = round((house.clock() - back_at).total_seconds())
-        figures["longest return, simulated s"] = max(figures["longest return, simulated s"], seconds)
+        figures["longest return, simulated s"] = max(
+            figures["longest return, simulated s"], seconds
+        )
 
 
-async def down_after_a_lost_answer(mode: SiblingMode, figures: Counter[str], chance: random.Random) -> None:
+async def down_after_a_lost_answer(
+    mode: SiblingMode, figures: Counter[str], chance: random.Random
+) -> None:
     """The grace outlives a short outage. It ends during a day's: then the login is lost, which is told, and hides
     nothing; that is the one documented limit."""
     for hours in (27 / 60, 24):
@@ -865,18 +935,24 @@ async def lost(figures: Counter[str], chance: random.Random, options: Options) -
     """Answers are lost after the commit, up to five in a row, whatever Xero does with a token that is used again."""
     for mode, count in itertools.product(SiblingMode, range(1, 6)):
         async with set_house(figures, chance, mode=mode) as house:
-            rules = [f"refresh:nth={number}:{chance.choice(LOSSES)}" for number in range(1, count + 1)]
+            rules = [
+                f"refresh:nth={number}:{chance.choice(LOSSES)}" for number in range(1, count + 1)
+            ]
             for rule in rules:
                 house.sandbox.add_fault(rule)
             await tick(house, 25 * 60)
             while any(keeper.account.intent for keeper in house.keepers):
                 await tick(house)
-                assert house.clock() - START < timedelta(minutes=25) + GRACE, f"{mode}, {rules}: not within the grace"
+                assert house.clock() - START < timedelta(minutes=25) + GRACE, (
+                    f"{mode}, {rules}: not within the grace"
+                )
             await house.check()
             assert len(house.sandbox.refreshes()) == count + 1
             for keeper in house.keepers:
                 assert await ask(house, keeper)
-            for _ in range(80):  # the one that survived is live, and so are its next three successors
+            for _ in range(
+                80
+            ):  # the one that survived is live, and so are its next three successors
                 await tick(house, 60)
                 assert all([await ask(house, keeper) for keeper in house.keepers])
             await house.check()
@@ -893,10 +969,15 @@ DAY = 86400.0
 
 async def clocks(figures: Counter[str], chance: random.Random, options: Options) -> None:
     """The wall clock steps by a day, there and back, and the machine is suspended: over a folder and over Redis."""
-    with RedisServer("appendonly yes") as redis, tempfile.TemporaryDirectory(prefix="xots-outages-") as folder:
+    with (
+        RedisServer("appendonly yes") as redis,
+        tempfile.TemporaryDirectory(prefix="xots-outages-") as folder,
+    ):
         for url in (Path(folder).as_uri(), redis.unix_url):
             async with House(url, figures, chance, clock=SandboxClock(lambda: START)) as house:
-                wall = SandboxClock(house.clock)  # the machine's, which may be wrong; the house's is the true one
+                wall = SandboxClock(
+                    house.clock
+                )  # the machine's, which may be wrong; the house's is the true one
                 await house.log_in(await house.keeper(clock=wall, ticking=False))
                 await house.keeper(clock=wall, ticking=False)
                 steps = [DAY, -DAY, -DAY, DAY, *(chance.choice((DAY, -DAY)) for _ in range(4))]
@@ -927,7 +1008,9 @@ async def stepped(house: House, clock: SandboxClock, seconds: float, under_way: 
         await tick(house)
         assert all([await ask(house, keeper) for keeper in house.keepers]), "nothing is served"
     asked = len(house.sandbox.refreshes()) - before
-    house.figures["most requests for one step"] = max(house.figures["most requests for one step"], asked)
+    house.figures["most requests for one step"] = max(
+        house.figures["most requests for one step"], asked
+    )
     assert asked <= 2 + under_way, f"{asked} requests for one step"
     await house.check()
 
@@ -971,10 +1054,21 @@ async def run(name: str, seed: int, options: Options) -> Counter[str]:
 
 def main(arguments: list[str]) -> int:
     """Run the command; 1 if a round failed."""
-    parser = argparse.ArgumentParser(prog="torture outages", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--only", action="append", choices=SECTIONS, help="only this section; may be given again")
-    parser.add_argument("--rounds", type=int, default=1, help="how often each section is run (%(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="of the first round; the next ones count on (%(default)s)")
+    parser = argparse.ArgumentParser(
+        prog="torture outages", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument(
+        "--only", action="append", choices=SECTIONS, help="only this section; may be given again"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=1, help="how often each section is run (%(default)s)"
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=1,
+        help="of the first round; the next ones count on (%(default)s)",
+    )
     parser.add_argument(
         "--lease",
         type=float,
@@ -987,9 +1081,18 @@ def main(arguments: list[str]) -> int:
         default=Options.answer_seconds,
         help="how many seconds Redis may take for an answer (%(default)s; xots itself says 5)",
     )
-    parser.add_argument("--keepers", type=int, default=Options.keepers, help="how many share the account (%(default)s)")
-    parser.add_argument("--sentinels", type=int, choices=(1, 3), default=3, help="how many watch (%(default)s)")
-    parser.add_argument("--hours", type=float, default=Options.hours, help="how long Xero is down (%(default)s)")
+    parser.add_argument(
+        "--keepers",
+        type=int,
+        default=Options.keepers,
+        help="how many share the account (%(default)s)",
+    )
+    parser.add_argument(
+        "--sentinels", type=int, choices=(1, 3), default=3, help="how many watch (%(default)s)"
+    )
+    parser.add_argument(
+        "--hours", type=float, default=Options.hours, help="how long Xero is down (%(default)s)"
+    )
     given = parser.parse_args(arguments)
     options = replace(
         Options(),
@@ -1011,7 +1114,9 @@ def main(arguments: list[str]) -> int:
                 failed = True
                 what = f"{type(error).__name__}: {error}"
                 traceback.print_exc()
-                print(f"{name}: FAILED, {what}; replay: --only {name} --seed {seed}", file=sys.stderr)
+                print(
+                    f"{name}: FAILED, {what}; replay: --only {name} --seed {seed}", file=sys.stderr
+                )
             else:
                 total["rounds"] += 1
                 for figure, value in figures.items():

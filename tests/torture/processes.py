@@ -56,7 +56,17 @@ so it may come a second before Xero's own end of the token; the quarter of a lif
 LEASE_KEY = "xots:lease:default"
 
 FAULTS = (
-    *("reset", "lost", "truncated", "not-json", "500-html", "503-json-after", "502-empty", "429=1", "403-html"),
+    *(
+        "reset",
+        "lost",
+        "truncated",
+        "not-json",
+        "500-html",
+        "503-json-after",
+        "502-empty",
+        "429=1",
+        "403-html",
+    ),
     *("delay-before=0.3", "delay-after=0.3"),
 )
 """What goes wrong with a refresh, each as often as the others: before the commit, after it, or just late."""
@@ -100,7 +110,9 @@ class Line:
         asked_at = self._clock()
         writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\n\r\n".encode())
         first, *rest = (await reader.readuntil(b"\r\n\r\n")).decode().splitlines()
-        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)}
+        headers = {
+            name.lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)
+        }
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         return Answer(int(first.split()[1]), headers, body, asked_at)
 
@@ -115,7 +127,9 @@ def exp(token: str) -> float:
     return float(json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["exp"])
 
 
-async def until(condition: Callable[[], Awaitable[bool] | bool], within_seconds: float = 30) -> None:
+async def until(
+    condition: Callable[[], Awaitable[bool] | bool], within_seconds: float = 30
+) -> None:
     """Wait until it holds."""
     async with asyncio.timeout(within_seconds):
         while not (found if isinstance(found := condition(), bool) else await found):
@@ -199,7 +213,9 @@ class Fleet:
         account = await self.kept()
         tokens = [t for t in (account.current, *account.rivals) if t is not None]
         identity, now = self.sandbox.identity, self.sandbox.clock()
-        return account.consent_id is not None and any(identity.would_issue(t.value.reveal(), now) for t in tokens)
+        return account.consent_id is not None and any(
+            identity.would_issue(t.value.reveal(), now) for t in tokens
+        )
 
     def live(self, seconds: int) -> None:
         """Tokens that are issued from now on live so long."""
@@ -226,12 +242,16 @@ async def fleet(
             running.callback(redis.__exit__)
             await asyncio.to_thread(redis.start)
         switches = Switches(access_token_life_seconds=life, sibling_mode=siblings)
-        sandbox = await running.enter_async_context(Sandbox(SandboxOptions(port=0, switches=switches, seed=seed)))
+        sandbox = await running.enter_async_context(
+            Sandbox(SandboxOptions(port=0, switches=switches, seed=seed))
+        )
         key = folder / "key"
         key.write_text(new_key().reveal())
         key.chmod(0o600)
         url = redis.unix_url if redis is not None else (folder / "state").as_uri()
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("XOTS_")} | {
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("XOTS_")
+        } | {
             "XOTS_PORT": "0",
             "XOTS_STORE": url,
             "XOTS_KEY_FILE": str(key),
@@ -250,7 +270,9 @@ async def fleet(
             running.push_async_callback(ended, process)
             processes.append(Process(process, folder / f"log-{number}"))
         for one in processes:
-            await until(lambda one=one: bool(one.said(r"serving on ")) or one.process.returncode is not None)  # type: ignore[misc]
+            await until(
+                lambda one=one: bool(one.said(r"serving on ")) or one.process.returncode is not None
+            )  # type: ignore[misc]
             assert one.process.returncode is None, one.log.read_text()
             one.port = int(one.said(r"serving on http://127\.0\.0\.1:(\d+)")[0])
         client = sandbox.options.clients[0]
@@ -296,7 +318,9 @@ class Figures:
     """The least time between two refreshes where nobody asked for them, in seconds."""
     wrong: list[str] = field(default_factory=list)
 
-    def check(self, answer: Answer, where: str, life: int, identity: Identity, faulty: bool) -> None:
+    def check(
+        self, answer: Answer, where: str, life: int, identity: Identity, faulty: bool
+    ) -> None:
         """Judge an answer to ``/token`` or ``/refresh``."""
         if answer.status == 503 and faulty and answer.headers.get("retry-after", "").isdecimal():
             self.unavailable += 1
@@ -343,7 +367,9 @@ SPENT = str(Refusal.SPENT)
 class Run:
     """One run on a fleet: callers all the time, and the parts one after another."""
 
-    def __init__(self, fleet: Fleet, *, faults_percent: float = 0, life: int = 2, seed: int = 0) -> None:
+    def __init__(
+        self, fleet: Fleet, *, faults_percent: float = 0, life: int = 2, seed: int = 0
+    ) -> None:
         self.fleet, self.life = fleet, life
         self.faulty = faults_percent > 0
         self.probability = faults_percent / 100 / len(FAULTS)
@@ -401,7 +427,9 @@ class Run:
             soonest = min((later - earlier for earlier, later in pairwise(times)), default=None)
             self.figures.soonest = soonest and soonest.total_seconds()
             if self.figures.soonest is not None and self.figures.soonest < self.life * DUE_AFTER:
-                self.figures.wrong.append(f"a token was refreshed {self.figures.soonest:.2f} s after it was issued")
+                self.figures.wrong.append(
+                    f"a token was refreshed {self.figures.soonest:.2f} s after it was issued"
+                )
 
     async def call(self, process: Process) -> None:
         """Ask one process for the token, again and again."""
@@ -437,7 +465,9 @@ class Run:
         try:
             async with asyncio.timeout(60):
                 await sandbox.held()
-                for _ in range(2):  # whoever has answered the second of these has begun what came before the first
+                for _ in range(
+                    2
+                ):  # whoever has answered the second of these has begun what came before the first
                     for line in self.pings:
                         await line.get("/ping")
                 sandbox.release()
@@ -447,7 +477,9 @@ class Run:
             sandbox.faults.clear()
         made = len(sandbox.refreshes()) - before
         if made != 1:
-            self.figures.wrong.append(f"a storm at {len(self.fleet.processes)} processes cost {made} refreshes")
+            self.figures.wrong.append(
+                f"a storm at {len(self.fleet.processes)} processes cost {made} refreshes"
+            )
 
     async def end(self) -> None:
         """When all is quiet, every process gives the same token, and the record holds one that Xero takes."""
@@ -463,8 +495,14 @@ class Run:
         await until(fresh, 90)  # a back-off may still run
         await self.fleet.settled()
         if not await self.fleet.is_safe():
-            self.figures.wrong.append("the record at the end holds no token from which Xero would issue")
-        account, identity, now = await self.fleet.kept(), self.fleet.sandbox.identity, self.fleet.sandbox.clock()
+            self.figures.wrong.append(
+                "the record at the end holds no token from which Xero would issue"
+            )
+        account, identity, now = (
+            await self.fleet.kept(),
+            self.fleet.sandbox.identity,
+            self.fleet.sandbox.clock(),
+        )
         if account.current is None or not identity.would_issue(account.current.value.reveal(), now):
             self.figures.wrong.append("Xero would not take the record's current token")
         self.figures.count(self.fleet, self.faulty)
@@ -475,7 +513,9 @@ class Run:
         spent = len({r.token for r in refreshes})
         outcomes = Counter(f"{r.outcome}" + (f" ({r.fault})" if r.fault else "") for r in refreshes)
         shares = [process.refreshes for process in self.fleet.processes]
-        unheld = ", ".join(f"{made}: {times}" for made, times in sorted(seen.storms.items())) or "none"
+        unheld = (
+            ", ".join(f"{made}: {times}" for made, times in sorted(seen.storms.items())) or "none"
+        )
         return [
             f"rotations {self.rotations}, refresh requests {len(refreshes)}, distinct refresh tokens spent {spent}, "
             f"retries {len(refreshes) - spent}, reused after the grace {sum(r.reason == SPENT for r in refreshes)}",
@@ -484,7 +524,11 @@ class Run:
             f"record read and its tokens tried {seen.looks} times; refreshes made by each process: {shares}; unheld "
             f"storms by the refreshes that came meanwhile: {unheld}",
             f"at Xero: {', '.join(f'{name}: {times}' for name, times in outcomes.most_common())}"
-            + ("" if seen.soonest is None else f"; unasked for, the soonest came {seen.soonest:.2f} s after another"),
+            + (
+                ""
+                if seen.soonest is None
+                else f"; unasked for, the soonest came {seen.soonest:.2f} s after another"
+            ),
         ]
 
 
@@ -502,7 +546,9 @@ def stopped(process: Process) -> Iterator[None]:
             process.process.send_signal(signal.SIGCONT)
 
 
-async def stop_the_holder(fleet: Fleet, mode: SiblingMode, hold: str, *, seconds: float = 0, further: int = 2) -> str:
+async def stop_the_holder(
+    fleet: Fleet, mode: SiblingMode, hold: str, *, seconds: float = 0, further: int = 2
+) -> str:
     """Stop whoever holds the lease in mid-refresh, let the other take over, and let the first go on; what it cost.
 
     The refresh is held at Xero before or after its commit (``hold``). On Redis the lease runs out: the other finds the
@@ -537,7 +583,11 @@ async def stop_the_holder(fleet: Fleet, mode: SiblingMode, hold: str, *, seconds
         assert len(sandbox.world.holds) == 1
         assert await fleet.is_safe()
         taken = sandbox.refreshes()[before:]
-        assert len(taken) == len({r.token for r in taken}) == (1 + further if fleet.redis is not None else 0), taken
+        assert (
+            len(taken)
+            == len({r.token for r in taken})
+            == (1 + further if fleet.redis is not None else 0)
+        ), taken
         assert all(r.outcome in ("issued", "replayed") for r in taken), taken
         sandbox.release()
         await until(lambda: len(sandbox.refreshes()) > before + len(taken))
@@ -555,7 +605,10 @@ async def stop_the_holder(fleet: Fleet, mode: SiblingMode, hold: str, *, seconds
     reasons = Counter(r.reason for r in made if r.reason)
     assert SPENT not in reasons, made
     assert sandbox.identity.counts.consents == 1
-    said = ", ".join(f"{times} refused ({reason})" for reason, times in reasons.items()) or "none refused"
+    said = (
+        ", ".join(f"{times} refused ({reason})" for reason, times in reasons.items())
+        or "none refused"
+    )
     return f"{mode} {hold}: {len(made)} refreshes, {said}, {1 + len(account.rivals)} tokens kept"
 
 
@@ -564,11 +617,15 @@ async def stop_the_holder(fleet: Fleet, mode: SiblingMode, hold: str, *, seconds
 
 async def rotate(options: argparse.Namespace) -> list[str]:
     began = time.monotonic()
-    async with fleet(options.store, options.processes, seed=options.seed, siblings=options.siblings) as them:
+    async with fleet(
+        options.store, options.processes, seed=options.seed, siblings=options.siblings
+    ) as them:
         run = Run(them, faults_percent=options.faults, life=options.life, seed=options.seed)
         storms, demands = options.rotations // 4, options.rotations // 4
         try:
-            await run.go(storms=storms, demands=demands, expiries=options.rotations - storms - demands)
+            await run.go(
+                storms=storms, demands=demands, expiries=options.rotations - storms - demands
+            )
         finally:
             for line in run.report():
                 print(line, flush=True)
@@ -581,29 +638,58 @@ async def rotate(options: argparse.Namespace) -> list[str]:
 
 
 async def stop_holders(options: argparse.Namespace) -> list[str]:
-    wrong, tries = [], [(mode, hold) for mode in SiblingMode for hold in ("hold-before", "hold-after")]
+    wrong, tries = (
+        [],
+        [(mode, hold) for mode in SiblingMode for hold in ("hold-before", "hold-after")],
+    )
     for mode, hold in tries:
         async with fleet(options.store, 2) as them:
             try:
                 print(await stop_the_holder(them, mode, hold, seconds=options.seconds), flush=True)
             except AssertionError as error:
                 wrong.append(f"{mode} {hold}: {error}")
-    print(f"the lease's holder was stopped in {len(tries)} refreshes on {options.store}; lost or wrong: {len(wrong)}")
+    print(
+        f"the lease's holder was stopped in {len(tries)} refreshes on {options.store}; lost or wrong: {len(wrong)}"
+    )
     return wrong
 
 
 def main(arguments: list[str]) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="torture processes", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--store", choices=("redis", "file"), default="redis", help="what they share (default redis)")
-    parser.add_argument("--processes", type=int, help="how many (default 8 on redis, 4 on a file folder)")
-    parser.add_argument("--rotations", type=int, default=100, help="until Xero has seen so many (default 100)")
-    parser.add_argument("--faults", type=float, default=0, help="how many refreshes in a hundred go wrong (default 0)")
-    parser.add_argument("--life", type=int, default=4, help="of an access token, in seconds (default 4)")
-    parser.add_argument("--siblings", type=SiblingMode, choices=list(SiblingMode), default=SiblingMode.ALL_VALID)
-    parser.add_argument("--seed", type=int, default=1, help="of the faults and the storms (default 1)")
+    parser = argparse.ArgumentParser(
+        prog="torture processes", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument(
-        "--stop", action="store_true", help="instead: stop (SIGSTOP) the lease's holder in mid-refresh, in all modes"
+        "--store",
+        choices=("redis", "file"),
+        default="redis",
+        help="what they share (default redis)",
+    )
+    parser.add_argument(
+        "--processes", type=int, help="how many (default 8 on redis, 4 on a file folder)"
+    )
+    parser.add_argument(
+        "--rotations", type=int, default=100, help="until Xero has seen so many (default 100)"
+    )
+    parser.add_argument(
+        "--faults",
+        type=float,
+        default=0,
+        help="how many refreshes in a hundred go wrong (default 0)",
+    )
+    parser.add_argument(
+        "--life", type=int, default=4, help="of an access token, in seconds (default 4)"
+    )
+    parser.add_argument(
+        "--siblings", type=SiblingMode, choices=list(SiblingMode), default=SiblingMode.ALL_VALID
+    )
+    parser.add_argument(
+        "--seed", type=int, default=1, help="of the faults and the storms (default 1)"
+    )
+    parser.add_argument(
+        "--stop",
+        action="store_true",
+        help="instead: stop (SIGSTOP) the lease's holder in mid-refresh, in all modes",
     )
     parser.add_argument(
         "--seconds",

@@ -26,7 +26,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pytest
 
-__all__ = ["SAFEGUARDS", "Safeguard", "TableError", "collect", "main", "places", "take_out", "try_untouched"]
+__all__ = [
+    "SAFEGUARDS",
+    "Safeguard",
+    "TableError",
+    "collect",
+    "main",
+    "places",
+    "take_out",
+    "try_untouched",
+]
 
 ROOT = Path(__file__).parents[2]
 
@@ -1081,22 +1090,46 @@ def _copy(safeguard: Safeguard | None = None) -> Iterator[Path]:
             path = folder / "xots" / safeguard.file
             source = path.read_text()
             if (found := source.count(safeguard.old)) != 1:
-                raise TableError(f"{safeguard.name}: its text is {found} times in xots/{safeguard.file}, not once")
+                raise TableError(
+                    f"{safeguard.name}: its text is {found} times in xots/{safeguard.file}, not once"
+                )
             path.write_text(source.replace(safeguard.old, safeguard.new))
         yield folder
 
 
-def _run(copy: Path, tests: Iterable[str], *options: str) -> tuple[int | None, list[tuple[str, str, str]], str]:
+def _run(
+    copy: Path, tests: Iterable[str], *options: str
+) -> tuple[int | None, list[tuple[str, str, str]], str]:
     """Run tests on the copy: pytest's status (None: it hung), each report (test, phase, outcome), what it printed.
 
     It is run in the copy's folder, so that the copy comes first for whatever the tests start, too.
     """
     reports = copy / "reports"
     reports.touch()
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "torture.safeguards", *options]
-    command += ["--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), *(str(ROOT / test) for test in tests)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "torture.safeguards",
+        *options,
+    ]
+    command += [
+        "--rootdir",
+        str(ROOT),
+        "-c",
+        str(ROOT / "pyproject.toml"),
+        *(str(ROOT / test) for test in tests),
+    ]
     paths = [str(copy), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
-    told = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), COPY: str(copy), REPORTS: str(reports)}
+    told = {
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        COPY: str(copy),
+        REPORTS: str(reports),
+    }
     with subprocess.Popen(
         command,
         cwd=copy,
@@ -1113,7 +1146,9 @@ def _run(copy: Path, tests: Iterable[str], *options: str) -> tuple[int | None, l
         except subprocess.TimeoutExpired:
             status, printed = None, ""
         finally:
-            if process.returncode is None:  # with all that the tests started, which is in the same session
+            if (
+                process.returncode is None
+            ):  # with all that the tests started, which is in the same session
                 os.killpg(process.pid, signal.SIGKILL)
     lines = (line.split("\t") for line in reports.read_text().splitlines())
     return status, [(test, phase, outcome) for test, phase, outcome in lines], printed
@@ -1126,7 +1161,10 @@ def pytest_sessionstart() -> None:
     import xots
 
     if not Path(xots.__file__).is_relative_to(os.environ[COPY]):
-        pytest.exit(f"it is {xots.__file__} that is imported, not the copy in {os.environ[COPY]}", returncode=3)
+        pytest.exit(
+            f"it is {xots.__file__} that is imported, not the copy in {os.environ[COPY]}",
+            returncode=3,
+        )
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -1163,9 +1201,13 @@ def try_untouched(safeguards: Sequence[Safeguard]) -> None:
     if status != 0:
         raise TableError(f"on the untouched code, the tests do not pass:\n{printed or 'they hang'}")
     for test in _tests(safeguards):
-        outcomes = {outcome for node, phase, outcome in reports if phase == "call" and _is_of(node, test)}
+        outcomes = {
+            outcome for node, phase, outcome in reports if phase == "call" and _is_of(node, test)
+        }
         if outcomes != {"passed"}:
-            raise TableError(f"{test} does not pass on the untouched code: {', '.join(outcomes) or 'it does not run'}")
+            raise TableError(
+                f"{test} does not pass on the untouched code: {', '.join(outcomes) or 'it does not run'}"
+            )
 
 
 def take_out(safeguard: Safeguard) -> str:
@@ -1182,7 +1224,9 @@ def take_out(safeguard: Safeguard) -> str:
         return "SURVIVES"
     failed = [node for node, phase, outcome in reports if (phase, outcome) == ("call", "failed")]
     if status != 1 or not all(_is_of(node, safeguard.test) for node in failed):
-        raise TableError(f"{safeguard.name}: its test could not be run (status {status}):\n{printed}")
+        raise TableError(
+            f"{safeguard.name}: its test could not be run (status {status}):\n{printed}"
+        )
     return "fails" if failed else "SURVIVES (an error around the test)"
 
 
@@ -1198,11 +1242,16 @@ COLUMNS = {"safeguard": 40, "protects from": 46, "without it": 10, "test": 105}
 
 def _line(*texts: str) -> str:
     """A line of the table, as many lines high as its texts need."""
-    columns = [textwrap.wrap(text, width) or [""] for text, width in zip(texts, COLUMNS.values(), strict=True)]
+    columns = [
+        textwrap.wrap(text, width) or [""]
+        for text, width in zip(texts, COLUMNS.values(), strict=True)
+    ]
     height = max(map(len, columns))
     rows = zip(*(column + [""] * (height - len(column)) for column in columns), strict=True)
     return "\n".join(
-        " | ".join(f"{cell:{width}}" for cell, width in zip(row, COLUMNS.values(), strict=True)).rstrip()
+        " | ".join(
+            f"{cell:{width}}" for cell, width in zip(row, COLUMNS.values(), strict=True)
+        ).rstrip()
         for row in rows
     )
 
@@ -1213,8 +1262,12 @@ def main(arguments: list[str]) -> int:
         prog="torture safeguards",
         description="Take each safeguard out of a copy of the program, and see that the test named for it fails.",
     )
-    parser.add_argument("--jobs", type=int, default=2, help="how many runs at a time (default: %(default)s)")
-    parser.add_argument("--only", default="", metavar="TEXT", help="only those whose name holds this text")
+    parser.add_argument(
+        "--jobs", type=int, default=2, help="how many runs at a time (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="only those whose name holds this text"
+    )
     options = parser.parse_args(arguments)
     safeguards = [safeguard for safeguard in SAFEGUARDS if options.only in safeguard.name]
     if not safeguards:
@@ -1237,7 +1290,15 @@ def main(arguments: list[str]) -> int:
 
     with ThreadPoolExecutor(options.jobs) as pool:
         for safeguard, outcome in zip(safeguards, pool.map(outcome_of, safeguards), strict=True):
-            print(_line(safeguard.name, safeguard.protects_from, outcome.partition(":")[0], safeguard.test), flush=True)
+            print(
+                _line(
+                    safeguard.name,
+                    safeguard.protects_from,
+                    outcome.partition(":")[0],
+                    safeguard.test,
+                ),
+                flush=True,
+            )
             if outcome not in ("fails", "hangs"):
                 bad.append(f"{safeguard.name}: {outcome}")
     print(

@@ -94,7 +94,9 @@ class Xero:
 
     endpoints = Endpoints(connections_url="")
 
-    def __init__(self, ask: Callable[[str], tuple[int, str]], clock: Callable[[], datetime] = utc_now) -> None:
+    def __init__(
+        self, ask: Callable[[str], tuple[int, str]], clock: Callable[[], datetime] = utc_now
+    ) -> None:
         self._ask, self._clock = ask, clock
 
     async def refresh(self, credentials: Credentials, token: Secret) -> Outcome:
@@ -137,7 +139,12 @@ async def child(line: socket.socket) -> None:
     await keeper.start()
     _close_as_the_kernel_does()
     _allow_tracing()
-    say(ready={"main": threading.get_native_id(), "store": await asyncio.to_thread(threading.get_native_id)})
+    say(
+        ready={
+            "main": threading.get_native_id(),
+            "store": await asyncio.to_thread(threading.get_native_id),
+        }
+    )
     stream.readline()
     try:
         for _ in range(TRIES):
@@ -186,7 +193,9 @@ class Stage:
         folder: for the store; made here.
     """
 
-    def __init__(self, folder: Path, identity: Identity | None = None, key: Secret | None = None) -> None:
+    def __init__(
+        self, folder: Path, identity: Identity | None = None, key: Secret | None = None
+    ) -> None:
         self.folder = folder
         self.key = key or new_key()
         self.identity = identity or Identity([CLIENT])
@@ -244,7 +253,9 @@ class Stage:
         """No token is spent without a durable intent."""
         intent = (await self.stored()).intent
         if intent is None or intent.fingerprint != Secret(token).fingerprint:
-            self.problems.append("Xero was asked, and the folder held no intent to spend that token")
+            self.problems.append(
+                "Xero was asked, and the folder held no intent to spend that token"
+            )
 
     async def check_recovery(self) -> None:
         """The next start, with nothing in its way: the login is there, and goes on."""
@@ -273,7 +284,12 @@ class Stage:
         if account.intent is not None:
             self.problems.append("the record still holds an intent")
         current = account.current
-        if current is None or current.first_spent_at or current.refused_at or account.consent_id != "a-consent":
+        if (
+            current is None
+            or current.first_spent_at
+            or current.refused_at
+            or account.consent_id != "a-consent"
+        ):
             self.problems.append("the record does not hold the newest token of the login")
         elif not self.identity.would_issue(current.value.reveal(), self.clock()):
             self.problems.append("Xero would not take the record's current token")
@@ -304,7 +320,12 @@ class Point:
     def strace(self) -> list[str]:
         """The options that do it."""
         how = "signal=KILL" if self.treatment == "SIGKILL" else f"error={self.treatment}"
-        return ["-e", f"trace={self.call.kind}", "-e", f"inject={self.call.kind}:{how}:when={self.call.nth}"]
+        return [
+            "-e",
+            f"trace={self.call.kind}",
+            "-e",
+            f"inject={self.call.kind}:{how}:when={self.call.nth}",
+        ]
 
     def __str__(self) -> str:
         return f"{self.call.thread}:{self.call.kind}:{self.call.nth}:{self.treatment}"
@@ -325,7 +346,9 @@ class Trace:
         return any(word in line or line.get("event") == word for line in self.story)
 
 
-async def refresh_under_strace(stage: Stage, threads: Iterable[str], options: Iterable[str]) -> Trace:
+async def refresh_under_strace(
+    stage: Stage, threads: Iterable[str], options: Iterable[str]
+) -> Trace:
     """One refresh by a new child on the stage; strace is attached to these threads of it meanwhile."""
     ours, theirs = socket.socketpair()
     process = await asyncio.create_subprocess_exec(
@@ -355,7 +378,9 @@ async def refresh_under_strace(stage: Stage, threads: Iterable[str], options: It
                 story.append(words)
                 if "ready" in words:
                     for thread in threads:
-                        tracers.append(await _start_tracer(words["ready"][thread], f"{log}.{thread}", options))
+                        tracers.append(
+                            await _start_tracer(words["ready"][thread], f"{log}.{thread}", options)
+                        )
                     await tell("go")
                 elif "spend" in words:
                     await stage.check_intent(words["spend"])
@@ -388,7 +413,9 @@ async def _line(reader: asyncio.StreamReader) -> bytes:
         return b""
 
 
-async def _start_tracer(thread: int, log: str, options: Iterable[str]) -> asyncio.subprocess.Process:
+async def _start_tracer(
+    thread: int, log: str, options: Iterable[str]
+) -> asyncio.subprocess.Process:
     tracer = await asyncio.create_subprocess_exec(
         *("strace", "-y", "-o", log, *options, "-p", str(thread)), stderr=asyncio.subprocess.PIPE
     )
@@ -437,7 +464,9 @@ async def list_calls() -> list[Call]:
 def _about(line: str, folder: Path) -> str:
     """Which files of the folder a line of strace's is about, by their names; empty if it is about none."""
     arguments = line.partition(" = ")[0]
-    names = re.findall(rf"{re.escape(str(folder))}(?:/([^>\"]*))?[>\"]|\"({NAME}\.[^\"]*)\"", arguments)
+    names = re.findall(
+        rf"{re.escape(str(folder))}(?:/([^>\"]*))?[>\"]|\"({NAME}\.[^\"]*)\"", arguments
+    )
     words = ["".join(one) or "the folder" for one in names]
     return " ".join(dict.fromkeys(re.sub(r"\.[0-9a-f]{16}\.", ".*.", word) for word in words))
 
@@ -457,7 +486,11 @@ async def try_point(point: Point) -> Result:
     with tempfile.TemporaryDirectory(prefix="xots-torture-") as above:
         stage = await new_stage(Path(above))
         trace = await refresh_under_strace(stage, [point.call.thread], point.strace)
-        struck = [line for line in trace.calls[point.call.thread] if "INJECTED" in line or line.endswith("= ?")]
+        struck = [
+            line
+            for line in trace.calls[point.call.thread]
+            if "INJECTED" in line or line.endswith("= ?")
+        ]
         if not struck or _about(struck[0], stage.folder) != point.call.about:
             stage.problems.append(f"strace struck another call than the listed one: {struck}")
         if "Traceback" in trace.errors:
@@ -468,7 +501,11 @@ async def try_point(point: Point) -> Result:
                 stage.problems.append(f"the child was not killed: it ended with {trace.status}")
         else:
             outcome = "told" if trace.said("failed") or trace.said("StoreDegraded") else "harmless"
-            if outcome == "harmless" and point.call.about.endswith(".new") and point.call.kind in ("write", "fsync"):
+            if (
+                outcome == "harmless"
+                and point.call.about.endswith(".new")
+                and point.call.kind in ("write", "fsync")
+            ):
                 stage.problems.append("a record that may not be on the disk was taken for kept")
             if trace.status != 0 or not (trace.said("refreshed") and trace.said("stopped")):
                 stage.problems.append(f"the child did not go on to its end: {trace.story[1:]}")
@@ -477,7 +514,9 @@ async def try_point(point: Point) -> Result:
         return Result(point, outcome, stage.problems, trace)
 
 
-async def each(work: Callable[[Item], Awaitable[Came]], items: Iterable[Item], jobs: int) -> list[Came]:
+async def each(
+    work: Callable[[Item], Awaitable[Came]], items: Iterable[Item], jobs: int
+) -> list[Came]:
     """What came of the work on each item, with so many under way at a time."""
     turn = asyncio.Semaphore(jobs)
 
@@ -496,7 +535,10 @@ async def _run(options: argparse.Namespace) -> int:
     if options.point:
         points = [point for point in points if str(point) in options.point]
     if not points:
-        print("there is no such point; the calls are:", *(f"{c.thread}:{c.kind}:{c.nth}" for c in calls))
+        print(
+            "there is no such point; the calls are:",
+            *(f"{c.thread}:{c.kind}:{c.nth}" for c in calls),
+        )
         return 2
     results = await each(try_point, points, options.jobs)
     if options.point:
@@ -504,13 +546,17 @@ async def _run(options: argparse.Namespace) -> int:
             print(f"{result.point} ({result.point.call.about}): {result.outcome}")
             print(*result.trace.story, *result.trace.calls[result.point.call.thread], sep="\n")
     kinds = Counter(
-        result.point.call.kind for result in results if result.point.treatment == results[0].point.treatment
+        result.point.call.kind
+        for result in results
+        if result.point.treatment == results[0].point.treatment
     )
     tried = ", ".join(f"{kind} {count}" for kind, count in kinds.items())
     outcomes = Counter(result.outcome for result in results)
     failed = [result for result in results if result.problems]
     recovered = len(results) - len(failed)
-    print(f"system calls of one refresh that lead into the folder: {len(calls)}; points tried: {len(results)}")
+    print(
+        f"system calls of one refresh that lead into the folder: {len(calls)}; points tried: {len(results)}"
+    )
     if not options.point:
         print(f"  ({tried}), each with {', '.join(TREATMENTS)}")
     print(f"  {', '.join(f'{outcome} {count}' for outcome, count in sorted(outcomes.items()))}")
@@ -518,14 +564,20 @@ async def _run(options: argparse.Namespace) -> int:
     for result in failed:
         point = result.point
         print(f"NOT RECOVERED {point} ({point.call.about}): {'; '.join(result.problems)}")
-        print(f"  strace {' '.join(point.strace)} on the {point.call.thread} thread; again: --point {point}")
+        print(
+            f"  strace {' '.join(point.strace)} on the {point.call.thread} thread; again: --point {point}"
+        )
     return 1 if failed else 0
 
 
 def main(arguments: list[str]) -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="torture system_calls", description=(__doc__ or "").partition("\n\n")[0])
-    parser.add_argument("--jobs", type=int, default=2, help="how many children at a time (default 2)")
+    parser = argparse.ArgumentParser(
+        prog="torture system_calls", description=(__doc__ or "").partition("\n\n")[0]
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=2, help="how many children at a time (default 2)"
+    )
     parser.add_argument(
         "--point",
         action="append",

@@ -16,7 +16,10 @@ __all__ = ["Lease", "Stored", "TokenStore", "installed_backends", "open_store", 
 
 def installed_backends() -> dict[str, EntryPoint]:
     """The stores that are installed, by URL scheme, in order."""
-    return {entry.name: entry for entry in sorted(entry_points(group="xots.backends"), key=lambda e: e.name)}
+    return {
+        entry.name: entry
+        for entry in sorted(entry_points(group="xots.backends"), key=lambda e: e.name)
+    }
 
 
 def scheme_of(url: str) -> str:
@@ -33,7 +36,9 @@ def _backend(url: str) -> EntryPoint:
     if scheme not in installed:
         # What does not look like a scheme may be a password that was put in its place: it is not repeated.
         shown = repr(scheme) if re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme) else "this"
-        raise StoreError(f"no store is installed for {shown}; installed are: {', '.join(installed)}")
+        raise StoreError(
+            f"no store is installed for {shown}; installed are: {', '.join(installed)}"
+        )
     return installed[scheme]
 
 

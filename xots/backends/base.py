@@ -55,7 +55,11 @@ class Stored:
 
 def seconds_since_boot() -> float:
     """By a clock that can't be set, and goes on while the machine sleeps, where the system has one (Linux)."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+    return (
+        time.clock_gettime(time.CLOCK_BOOTTIME)
+        if hasattr(time, "CLOCK_BOOTTIME")
+        else time.monotonic()
+    )
 
 
 class Lease:
@@ -99,7 +103,9 @@ def checked_name(name: str) -> str:
         ValueError: it isn't.
     """
     if not re.fullmatch(r"[a-z0-9-]{1,64}", name):
-        raise ValueError(f"{name!r} is not a name of up to 64 lower-case letters, digits and hyphens")
+        raise ValueError(
+            f"{name!r} is not a name of up to 64 lower-case letters, digits and hyphens"
+        )
     return name
 
 
@@ -226,7 +232,9 @@ class TokenStore(ABC):
                 asked_at = seconds_since_boot()
                 with suppress(StaleWrite):
                     version = await self.swap(
-                        key, _lease_record(me, ttl_seconds), expected=stored.version if stored else None
+                        key,
+                        _lease_record(me, ttl_seconds),
+                        expected=stored.version if stored else None,
                     )
                     break
             if time.monotonic() > give_up_at:
@@ -274,4 +282,6 @@ def _ends_at(stored: Stored | None) -> float:
 
 def _lease_record(holder: str, ttl_seconds: float) -> bytes:
     # A random part, so that no two records have the same bytes, and so the same digest for a version.
-    return json.dumps({"holder": holder, "until": time.time() + ttl_seconds, "mark": secrets.token_hex(4)}).encode()
+    return json.dumps(
+        {"holder": holder, "until": time.time() + ttl_seconds, "mark": secrets.token_hex(4)}
+    ).encode()

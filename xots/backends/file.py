@@ -29,7 +29,15 @@ from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from ..errors import StaleWrite, StoreUnavailable
-from .base import LEASE_PATIENCE_SECONDS, LEASE_PREFIX, LOOK_EVERY_SECONDS, Lease, Stored, TokenStore, checked_name
+from .base import (
+    LEASE_PATIENCE_SECONDS,
+    LEASE_PREFIX,
+    LOOK_EVERY_SECONDS,
+    Lease,
+    Stored,
+    TokenStore,
+    checked_name,
+)
 
 __all__ = ["FileStore"]
 
@@ -77,7 +85,9 @@ class FileStore(TokenStore):
     @classmethod
     def from_url(cls, url: str) -> FileStore:
         """``file:///path/to/folder``, percent-encoded where need be (as ``Path.as_uri`` writes it)."""
-        found = re.fullmatch(r"file:(?://(?:localhost)?)?(/(?!/)[^?#]+)", url, re.IGNORECASE | re.DOTALL)
+        found = re.fullmatch(
+            r"file:(?://(?:localhost)?)?(/(?!/)[^?#]+)", url, re.IGNORECASE | re.DOTALL
+        )
         folder = unquote_to_bytes(found[1]) if found else b""
         if not folder or b"\0" in folder:
             raise ValueError(
@@ -151,7 +161,9 @@ class FileStore(TokenStore):
         with self._opened() as folder, self._locked(folder, name):
             current = self._stored(folder, name + RECORD)
             if (current.version if current else None) != expected:
-                raise StaleWrite(f"{self._folder / name}{RECORD} was written by somebody else meanwhile")
+                raise StaleWrite(
+                    f"{self._folder / name}{RECORD} was written by somebody else meanwhile"
+                )
             with self._written(folder, name, value) as temporary:
                 os.rename(temporary, name + RECORD, src_dir_fd=folder, dst_dir_fd=folder)
             self._sync(folder)
@@ -159,7 +171,10 @@ class FileStore(TokenStore):
 
     def _names(self) -> list[str]:
         with self._opened() as folder:
-            found = [re.fullmatch(rf"([a-z0-9-]{{1,64}}){RECORD}", file) for file in os.listdir(folder)]  # noqa: PTH208
+            found = [
+                re.fullmatch(rf"([a-z0-9-]{{1,64}}){RECORD}", file)
+                for file in os.listdir(folder)  # noqa: PTH208
+            ]
         return sorted(one[1] for one in found if one and not one[1].startswith(LEASE_PREFIX))
 
     def _look(self, name: str) -> tuple[int, ...] | None:
@@ -175,7 +190,9 @@ class FileStore(TokenStore):
             probe = secrets.token_bytes(4096)
             with self._written(folder, PROBE, probe) as temporary:
                 if (found := self._stored(folder, temporary)) is None or found.value != probe:
-                    raise StoreUnavailable(f"{self._folder} does not give back what is written there: check the disk")
+                    raise StoreUnavailable(
+                        f"{self._folder} does not give back what is written there: check the disk"
+                    )
                 os.unlink(temporary, dir_fd=folder)
 
     def _warnings(self) -> list[str]:
@@ -210,7 +227,9 @@ class FileStore(TokenStore):
     def _open(self, folder: int, file: str, flags: int) -> int:
         """Open a file of the folder, if it is a plain one of this user's own that nobody else may touch."""
         # Not blocking: a pipe in the file's place must not stop us.
-        opened = os.open(file, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600, dir_fd=folder)
+        opened = os.open(
+            file, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600, dir_fd=folder
+        )
         if fault := _fault(os.fstat(opened), stat.S_IFREG, (os.geteuid(),), closed=0o7177):
             os.close(opened)
             raise StoreUnavailable(f"{self._folder / file} {fault}")
@@ -304,7 +323,11 @@ def _fault(found: os.stat_result, kind: int, owners: tuple[int, ...], closed: in
         return "is not a regular file: move it away"
     if found.st_uid not in owners:
         return f"belongs to user {found.st_uid}, and this is user {os.geteuid()}: run xots as its owner"
-    return f"is open to others (mode {mode:04o}): close it with chmod {mode & ~closed:04o}" if mode & closed else None
+    return (
+        f"is open to others (mode {mode:04o}): close it with chmod {mode & ~closed:04o}"
+        if mode & closed
+        else None
+    )
 
 
 @contextmanager

@@ -90,7 +90,15 @@ OPTIONS = {
     "redis": {"username", "password_file"},
     "rediss": {"username", "password_file", "ca_file", "cert_file", "key_file"},
     "unix": {"username", "password_file", "db"},
-    "sentinel": {"username", "password_file", "sentinel_password_file", "tls", "ca_file", "cert_file", "key_file"},
+    "sentinel": {
+        "username",
+        "password_file",
+        "sentinel_password_file",
+        "tls",
+        "ca_file",
+        "cert_file",
+        "key_file",
+    },
 }
 """What may stand after the question mark, by scheme."""
 
@@ -136,8 +144,12 @@ class RedisStore(TokenStore):
     async def names(self) -> list[str]:
         """See ``TokenStore.names``."""
         async with self._asked():
-            keys = {key.decode() async for key in self._redis.scan_iter(match=RECORD + "*", count=1000)}
-        return sorted(name for key in keys if not (name := key.removeprefix(RECORD)).startswith(LEASE_PREFIX))
+            keys = {
+                key.decode() async for key in self._redis.scan_iter(match=RECORD + "*", count=1000)
+            }
+        return sorted(
+            name for key in keys if not (name := key.removeprefix(RECORD)).startswith(LEASE_PREFIX)
+        )
 
     @asynccontextmanager
     async def lease(self, name: str, ttl_seconds: float) -> AsyncIterator[Lease]:
@@ -146,11 +158,15 @@ class RedisStore(TokenStore):
         give_up_at = time.monotonic() + LEASE_PATIENCE_SECONDS
         async with self._asked():
             while True:
-                lease = Lease(ttl_seconds)  # counts from before Redis is asked, so it never outlives Redis's own count
+                lease = Lease(
+                    ttl_seconds
+                )  # counts from before Redis is asked, so it never outlives Redis's own count
                 if await lock.acquire(blocking=False):
                     break
                 if time.monotonic() > give_up_at:
-                    raise StoreUnavailable(f"another process has held the lease of {name} for too long")
+                    raise StoreUnavailable(
+                        f"another process has held the lease of {name} for too long"
+                    )
                 await asyncio.sleep(LOOK_EVERY_SECONDS)
         renewal = asyncio.create_task(_renew(lock, lease, ttl_seconds))
         try:
@@ -173,7 +189,9 @@ class RedisStore(TokenStore):
                 await notices.subscribe(CHANGES + checked_name(name))
             while True:
                 async with self._asked():
-                    notice = await notices.get_message(timeout=ANSWER_SECONDS if answer_due else QUIET_SECONDS)
+                    notice = await notices.get_message(
+                        timeout=ANSWER_SECONDS if answer_due else QUIET_SECONDS
+                    )
                     if notice is None:
                         if answer_due:
                             raise exceptions.TimeoutError
@@ -228,7 +246,9 @@ class RedisStore(TokenStore):
         try:
             yield
         except (exceptions.RedisError, OSError) as error:
-            if not isinstance(error, exceptions.ResponseError) or isinstance(error, exceptions.ReadOnlyError):
+            if not isinstance(error, exceptions.ResponseError) or isinstance(
+                error, exceptions.ReadOnlyError
+            ):
                 # The idle connections lead to the same server, and would each fail one more call.
                 with suppress(exceptions.RedisError, OSError):
                     await self._redis.connection_pool.disconnect(inuse_connections=False)
@@ -289,7 +309,9 @@ def _in_words(error: Exception) -> str:
 class _Credentials(CredentialProvider):
     """The user and the password. A file is read for each new connection, so that a password may change."""
 
-    def __init__(self, username: str | None, password: str | None, password_file: str | None) -> None:
+    def __init__(
+        self, username: str | None, password: str | None, password_file: str | None
+    ) -> None:
         self._username, self._password, self._file = username, password, password_file
 
     def get_credentials(self) -> tuple[str] | tuple[str, str]:
@@ -298,7 +320,9 @@ class _Credentials(CredentialProvider):
             try:
                 password = Path(self._file).read_text().strip()
             except (OSError, UnicodeError) as error:
-                raise exceptions.AuthenticationError(f"{self._file} can't be read: {error}") from None
+                raise exceptions.AuthenticationError(
+                    f"{self._file} can't be read: {error}"
+                ) from None
         return (self._username, password) if self._username else (password,)
 
     async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
@@ -313,18 +337,30 @@ def _client_from(url: str) -> tuple[Redis, str, list[Redis]]:
     """
     try:
         parts = urlsplit(url)
-        options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+        options = dict(
+            parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+        )
         userinfo, _, hosts = parts.netloc.rpartition("@")
-        addresses = [(host.hostname, host.port) for host in map(urlsplit, (f"//{part}" for part in hosts.split(",")))]
+        addresses = [
+            (host.hostname, host.port)
+            for host in map(urlsplit, (f"//{part}" for part in hosts.split(",")))
+        ]
     except ValueError:
         addresses = []
-    if not addresses or parts.scheme not in OPTIONS or parts.fragment or "@" in parts.path + parts.query:
+    if (
+        not addresses
+        or parts.scheme not in OPTIONS
+        or parts.fragment
+        or "@" in parts.path + parts.query
+    ):
         raise ValueError(
             "it is not written as redis://user:password@host:port/database?option=value; "
             "in a user, a password or a path these must be percent-encoded: @ : / ? # [ ] % and spaces"
         )
     scheme, path = parts.scheme, unquote(parts.path)
-    service, _, database = path.strip("/").partition("/") if scheme == "sentinel" else ("", "", path.strip("/"))
+    service, _, database = (
+        path.strip("/").partition("/") if scheme == "sentinel" else ("", "", path.strip("/"))
+    )
     database = options.get("db", "") if scheme == "unix" else database
     username, password = (unquote(part) or None for part in userinfo.partition(":")[::2])
     tls = scheme == "rediss" or options.get("tls") == "true"
@@ -334,13 +370,28 @@ def _client_from(url: str) -> tuple[Redis, str, list[Redis]]:
             given - known,
             f"{min(given - known, default='')} is no option of {scheme}:, which are {', '.join(sorted(known))}",
         ),
-        (username and "username" in given, "the user stands before the host and in username: give it once"),
-        (password and "password_file" in given, "the password stands in the URL and in password_file: give it once"),
+        (
+            username and "username" in given,
+            "the user stands before the host and in username: give it once",
+        ),
+        (
+            password and "password_file" in given,
+            "the password stands in the URL and in password_file: give it once",
+        ),
         (options.get("tls", "true") not in ("true", "false"), "tls is true or false"),
-        (given & {"ca_file", "cert_file", "key_file"} and not tls, "certificates say nothing without tls=true"),
-        (scheme == "unix" and (hosts or path[:1] != "/"), "after unix:// comes the absolute path of a socket"),
+        (
+            given & {"ca_file", "cert_file", "key_file"} and not tls,
+            "certificates say nothing without tls=true",
+        ),
+        (
+            scheme == "unix" and (hosts or path[:1] != "/"),
+            "after unix:// comes the absolute path of a socket",
+        ),
         (scheme != "unix" and not all(host for host, _ in addresses), "it names no host"),
-        (scheme == "sentinel" and not service, "after the sentinels comes /service, the name of what they watch"),
+        (
+            scheme == "sentinel" and not service,
+            "after the sentinels comes /service, the name of what they watch",
+        ),
         (scheme != "sentinel" and len(addresses) > 1, "only sentinel: takes several hosts"),
         (not re.fullmatch(r"[0-9]{0,5}", database), "the database is not a number"),
     ):
@@ -351,10 +402,15 @@ def _client_from(url: str) -> tuple[Redis, str, list[Redis]]:
             try:
                 Path(options[option]).open("rb").close()
             except OSError as error:
-                raise ValueError(f"{option}: {options[option]} can't be read: {error.strerror}") from None
+                raise ValueError(
+                    f"{option}: {options[option]} can't be read: {error.strerror}"
+                ) from None
 
     # Redis need not know the library's version: telling it takes a right more, and is logged where that is missing.
-    untold = {"driver_info"} & inspect.signature(Redis).parameters.keys() or {"lib_name", "lib_version"}
+    untold = {"driver_info"} & inspect.signature(Redis).parameters.keys() or {
+        "lib_name",
+        "lib_version",
+    }
     plain: dict[str, Any] = dict.fromkeys(untold) | {
         "retry": Retry(NoBackoff(), 0),
         "protocol": 2,  # the newer one would need more rights, for nothing that is used here
@@ -362,16 +418,27 @@ def _client_from(url: str) -> tuple[Redis, str, list[Redis]]:
     timeouts = {"socket_connect_timeout": CONNECT_SECONDS, "socket_timeout": ANSWER_SECONDS}
     settings = plain | timeouts | {"db": int(database or 0)}
     if (username := username or options.get("username")) or password or "password_file" in given:
-        settings["credential_provider"] = _Credentials(username, password, options.get("password_file"))
+        settings["credential_provider"] = _Credentials(
+            username, password, options.get("password_file")
+        )
     if tls:
-        settings |= {"ssl": True, "ssl_check_hostname": True, "ssl_ca_certs": options.get("ca_file")}
-        settings |= {"ssl_certfile": options.get("cert_file"), "ssl_keyfile": options.get("key_file")}
+        settings |= {
+            "ssl": True,
+            "ssl_check_hostname": True,
+            "ssl_ca_certs": options.get("ca_file"),
+        }
+        settings |= {
+            "ssl_certfile": options.get("cert_file"),
+            "ssl_keyfile": options.get("key_file"),
+        }
     if scheme == "unix":
         return Redis(unix_socket_path=path, **settings), f"Redis at {path}", []
     if scheme == "sentinel":
         plain |= {"socket_connect_timeout": SENTINEL_SECONDS, "socket_timeout": SENTINEL_SECONDS}
         if "sentinel_password_file" in given:
-            plain["credential_provider"] = _Credentials(None, None, options["sentinel_password_file"])
+            plain["credential_provider"] = _Credentials(
+                None, None, options["sentinel_password_file"]
+            )
         watchers = [(host, port or 26379) for host, port in addresses]
         manager = Sentinel(watchers, sentinel_kwargs=plain)  # type: ignore[no-untyped-call]
         where = f"Redis by the sentinels at {hosts}, service {service}"

@@ -47,7 +47,9 @@ class _BearerHandler(SandboxHandler):
         except BearerRefused as error:
             if error.problem is BearerProblem.EXPIRED and error.expired_at is not None:
                 at = f"{error.expired_at:%m/%d/%Y %H:%M:%S}"
-                raise _Refused(401, "TokenExpired", f"TokenExpired: token expired at {at}") from None
+                raise _Refused(
+                    401, "TokenExpired", f"TokenExpired: token expired at {at}"
+                ) from None
             raise _Refused(401, "AuthenticationUnsuccessful") from None
         self.findings.client_id = access.client_id
         return access
@@ -115,7 +117,10 @@ class AccountingHandler(_BearerHandler):
             except Throttled as error:
                 self.findings.outcome = Outcome.REFUSED
                 self.findings.error = error.problem
-                headers = {"X-Rate-Limit-Problem": error.problem, "Retry-After": str(error.retry_after_seconds)}
+                headers = {
+                    "X-Rate-Limit-Problem": error.problem,
+                    "Retry-After": str(error.retry_after_seconds),
+                }
                 return Reply(429, headers=headers)
             admitted.append((access.client_id, organisation.tenant_id))
             return json_reply(200, self.world.books.answer(resource, organisation, now), headers)

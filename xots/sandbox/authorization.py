@@ -49,7 +49,9 @@ def read_authorization(
             raise ErrorPage(PageProblem.PLAIN_CHALLENGE)
         if _CHALLENGE.fullmatch(challenge) is None:
             raise ErrorPage(PageProblem.CODE_CHALLENGE_REQUIRED)
-    return AuthorizationRequest(client.client_id, redirect_uri, scopes, state, challenge, parameters.get("nonce"))
+    return AuthorizationRequest(
+        client.client_id, redirect_uri, scopes, state, challenge, parameters.get("nonce")
+    )
 
 
 def denial(state: str | None, description: str) -> dict[str, str]:

@@ -42,12 +42,17 @@ class Organisation:
 
     def __post_init__(self) -> None:
         if not self.tenant_id:
-            object.__setattr__(self, "tenant_id", str(uuid.uuid5(_NAMESPACE, f"{self.tenant_type} {self.name}")))
+            object.__setattr__(
+                self, "tenant_id", str(uuid.uuid5(_NAMESPACE, f"{self.tenant_type} {self.name}"))
+            )
 
 
 def default_organisations() -> tuple[Organisation, ...]:
     """Return two organisations, so that a program has to choose."""
-    return (Organisation("Demo Company (NZ)"), Organisation("Demo Company (UK)", country="GB", currency="GBP"))
+    return (
+        Organisation("Demo Company (NZ)"),
+        Organisation("Demo Company (UK)", country="GB", currency="GBP"),
+    )
 
 
 class Books:
@@ -74,13 +79,21 @@ class Books:
 
     def answer(self, resource: str, organisation: Organisation, now: datetime) -> dict[str, object]:
         """Return the accounting API's answer for ``Organisation``, ``Contacts`` or ``Invoices``."""
-        rows = {"Organisation": self._organisation, "Contacts": self._contacts, "Invoices": self._invoices}
+        rows = {
+            "Organisation": self._organisation,
+            "Contacts": self._contacts,
+            "Invoices": self._invoices,
+        }
         return {
-            "Id": str(uuid.uuid5(_NAMESPACE, f"{organisation.tenant_id} {resource} {now.isoformat()}")),
+            "Id": str(
+                uuid.uuid5(_NAMESPACE, f"{organisation.tenant_id} {resource} {now.isoformat()}")
+            ),
             "Status": "OK",
             "ProviderName": "xots sandbox",
             "DateTimeUTC": _json_date(now),
-            "Organisations" if resource == "Organisation" else resource: rows[resource](organisation, now),
+            "Organisations" if resource == "Organisation" else resource: rows[resource](
+                organisation, now
+            ),
         }
 
     def _organisation(self, organisation: Organisation, now: datetime) -> list[dict[str, object]]:
@@ -124,7 +137,9 @@ class Books:
             rows.append(
                 {
                     "Type": "ACCREC",
-                    "InvoiceID": str(uuid.uuid5(_NAMESPACE, f"{organisation.tenant_id} invoice {number}")),
+                    "InvoiceID": str(
+                        uuid.uuid5(_NAMESPACE, f"{organisation.tenant_id} invoice {number}")
+                    ),
                     "InvoiceNumber": f"INV-{number:04}",
                     "Contact": {"ContactID": _contact_id(organisation, name), "Name": name},
                     "DateString": dated.strftime("%Y-%m-%dT00:00:00"),

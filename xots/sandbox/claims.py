@@ -13,7 +13,9 @@ from .switches import Switches
 __all__ = ["access_claims", "id_claims"]
 
 
-def access_claims(consent: Consent, now: datetime, switches: Switches, issuer: str, jti: str) -> dict[str, object]:
+def access_claims(
+    consent: Consent, now: datetime, switches: Switches, issuer: str, jti: str
+) -> dict[str, object]:
     """Return the claims of an access token. A custom connection's names no user."""
     app = consent.app
     written_at = int(now.timestamp() + switches.clock_skew_seconds)
@@ -42,7 +44,14 @@ def access_claims(consent: Consent, now: datetime, switches: Switches, issuer: s
 
 
 def id_claims(
-    consent: Consent, now: datetime, switches: Switches, issuer: str, jti: str, *, user: User, access_token: str
+    consent: Consent,
+    now: datetime,
+    switches: Switches,
+    issuer: str,
+    jti: str,
+    *,
+    user: User,
+    access_token: str,
 ) -> dict[str, object]:
     """Return the claims of an ID token (OpenID Connect Core, sections 2 and 3.1.3.6)."""
     written_at = int(now.timestamp() + switches.clock_skew_seconds)

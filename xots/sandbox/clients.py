@@ -28,7 +28,9 @@ def _with_read(*names: str) -> frozenset[str]:
     return frozenset(names) | {f"{name}.read" for name in names}
 
 
-BROAD_SCOPES = frozenset({"accounting.transactions", "accounting.transactions.read", "accounting.reports.read"})
+BROAD_SCOPES = frozenset(
+    {"accounting.transactions", "accounting.transactions.read", "accounting.reports.read"}
+)
 """Refused to apps made on or after 2 March 2026 (Xero: granular scopes)."""
 
 GRANULAR_SCOPES = _with_read(
@@ -54,9 +56,18 @@ GRANULAR_SCOPES = _with_read(
 _OTHER_SCOPES = (
     frozenset({"openid", "profile", "email", "offline_access"})
     | _with_read("accounting.settings", "accounting.contacts", "accounting.attachments")
-    | {"accounting.budgets.read", "accounting.journals.read", "accounting.reports.tenninetynine.read"}
+    | {
+        "accounting.budgets.read",
+        "accounting.journals.read",
+        "accounting.reports.tenninetynine.read",
+    }
     | _with_read("assets", "files", "projects")
-    | _with_read(*(f"payroll.{part}" for part in ("employees", "payruns", "payslip", "settings", "timesheets")))
+    | _with_read(
+        *(
+            f"payroll.{part}"
+            for part in ("employees", "payruns", "payslip", "settings", "timesheets")
+        )
+    )
 )
 
 
@@ -79,7 +90,9 @@ class Client:
         if not self.new_app:
             known |= BROAD_SCOPES
         return frozenset(
-            scope for scope in asked if scope not in known and not (scope.startswith("finance.") and scope[8:])
+            scope
+            for scope in asked
+            if scope not in known and not (scope.startswith("finance.") and scope[8:])
         )
 
 

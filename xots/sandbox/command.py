@@ -28,9 +28,23 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options. A bad value ends the program with a sentence and status 2."""
     add = parser.add_argument
-    add("--port", type=_port, default=5002, help="port to listen on; 0 takes any free one (default: %(default)s)")
-    add("--address", default="127.0.0.1", help="address to listen on (default: %(default)s, and ::1)")
-    add("--client-id", type=_word, default=DEFAULT_CLIENT_ID, help="the app's client id (default: %(default)s)")
+    add(
+        "--port",
+        type=_port,
+        default=5002,
+        help="port to listen on; 0 takes any free one (default: %(default)s)",
+    )
+    add(
+        "--address",
+        default="127.0.0.1",
+        help="address to listen on (default: %(default)s, and ::1)",
+    )
+    add(
+        "--client-id",
+        type=_word,
+        default=DEFAULT_CLIENT_ID,
+        help="the app's client id (default: %(default)s)",
+    )
     add(
         "--client-secret",
         type=_word,
@@ -86,8 +100,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODE",
         help=f"when a refresh token is used again within the grace: {', '.join(SiblingMode)} (default: %(default)s)",
     )
-    add("--late-reuse-kills-chain", action="store_true", help="use after the grace ends all tokens of the consent")
-    add("--new-app", action="store_true", help="the apps were made since 2 March 2026: no broad scopes")
+    add(
+        "--late-reuse-kills-chain",
+        action="store_true",
+        help="use after the grace ends all tokens of the consent",
+    )
+    add(
+        "--new-app",
+        action="store_true",
+        help="the apps were made since 2 March 2026: no broad scopes",
+    )
     add(
         "--fault",
         type=_rule,
@@ -97,7 +119,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="ENDPOINT:WHEN:KIND[=VALUE], such as refresh:nth=2:lost or token:p=0.05:500-html; may be repeated",
     )
     add("--seed", type=int, help="make tokens, ids and chances repeatable")
-    add("--auto-consent", action="store_true", help="consent to everything without showing the page")
+    add(
+        "--auto-consent", action="store_true", help="consent to everything without showing the page"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -117,7 +141,10 @@ def run(arguments: argparse.Namespace) -> int:
         # A failed look-up of the address has a number below zero and a text of its own.
         why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         where = f"{arguments.address} port {arguments.port}"
-        print(f"xots sandbox: can't listen on {where}: {why}; choose another with --address or --port", file=sys.stderr)
+        print(
+            f"xots sandbox: can't listen on {where}: {why}; choose another with --address or --port",
+            file=sys.stderr,
+        )
         return 1
     return 0
 
@@ -145,7 +172,8 @@ def _options(arguments: argparse.Namespace) -> SandboxOptions:
             Client(arguments.client_id, arguments.client_secret, redirect_uris, new_app),
             Client(arguments.pkce_client, None, redirect_uris, new_app),
         ),
-        organisations=tuple(map(Organisation, arguments.organisation or [])) or default_organisations(),
+        organisations=tuple(map(Organisation, arguments.organisation or []))
+        or default_organisations(),
         switches=Switches(
             sibling_mode=arguments.siblings,
             late_reuse_kills_chain=arguments.late_reuse_kills_chain,
@@ -197,7 +225,9 @@ def _word(text: str) -> str:
 def _redirect_uri(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.fragment:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a redirect URI, such as {DEFAULT_REDIRECT_URI}")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a redirect URI, such as {DEFAULT_REDIRECT_URI}"
+        )
     return text
 
 
@@ -221,7 +251,9 @@ def _sibling_mode(text: str) -> SiblingMode:
     try:
         return SiblingMode(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not one of: {', '.join(SiblingMode)}") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not one of: {', '.join(SiblingMode)}"
+        ) from None
 
 
 def _rule(text: str) -> Rule:

@@ -37,8 +37,14 @@ class _ControlHandler(tornado.web.RequestHandler):
         port = self.request.connection.stream.socket.getsockname()[1]  # type: ignore[union-attr]
         allowed = {f"{name}:{port}" for name in ("localhost", "127.0.0.1", "[::1]")}
         if headers.get("Host", "").lower() not in allowed:
-            self.refuse(421, f"The control endpoints answer to these hosts only: {', '.join(sorted(allowed))}.")
-        elif "Origin" in headers or headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+            self.refuse(
+                421,
+                f"The control endpoints answer to these hosts only: {', '.join(sorted(allowed))}.",
+            )
+        elif "Origin" in headers or headers.get("Sec-Fetch-Site", "none") not in (
+            "none",
+            "same-origin",
+        ):
             self.refuse(403, "The control endpoints are not for web pages.")
 
     def refuse(self, status: int, message: str) -> None:
@@ -147,7 +153,10 @@ class _ReleaseHandler(_ControlHandler):
 
 class _LogHandler(_ControlHandler):
     def get(self) -> None:
-        rows = [dataclasses.asdict(request) | {"at": request.at.isoformat()} for request in self.world.log]
+        rows = [
+            dataclasses.asdict(request) | {"at": request.at.isoformat()}
+            for request in self.world.log
+        ]
         self.finish({"log": rows})
 
     def delete(self) -> None:
@@ -164,7 +173,9 @@ class _ForgetHandler(_ControlHandler):
             self.refuse(400, str(error))
             return
         client_id = content.get("client_id")
-        self.finish({"ended": self.world.identity.forget(None if client_id is None else str(client_id))})
+        self.finish(
+            {"ended": self.world.identity.forget(None if client_id is None else str(client_id))}
+        )
 
 
 def routes(world: World) -> list[tuple[str, type[tornado.web.RequestHandler], dict[str, World]]]:
@@ -182,4 +193,9 @@ def routes(world: World) -> list[tuple[str, type[tornado.web.RequestHandler], di
 
 
 def _described(running: RunningRule) -> dict[str, object]:
-    return {"id": running.rule_id, "rule": str(running.rule), "calls": running.calls, "fired": running.fired}
+    return {
+        "id": running.rule_id,
+        "rule": str(running.rule),
+        "calls": running.calls,
+        "fired": running.fired,
+    }

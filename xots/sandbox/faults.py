@@ -21,7 +21,15 @@ import random
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-__all__ = ["Endpoint", "Fault", "FaultKind", "FaultScript", "FaultSyntaxError", "Rule", "RunningRule"]
+__all__ = [
+    "Endpoint",
+    "Fault",
+    "FaultKind",
+    "FaultScript",
+    "FaultSyntaxError",
+    "Rule",
+    "RunningRule",
+]
 
 
 class Endpoint(StrEnum):
@@ -92,14 +100,21 @@ class FaultKind(StrEnum):
     def status(self) -> tuple[int, str] | None:
         """The status and body form (json, html, empty) of a server error, or None for other kinds."""
         number, _, rest = self.value.partition("-")
-        return (int(number), rest.removesuffix("-after")) if number in ("500", "502", "503") else None
+        return (
+            (int(number), rest.removesuffix("-after")) if number in ("500", "502", "503") else None
+        )
 
     @property
     def commits(self) -> bool:
         """Whether the simulated Xero does what it was asked, whatever the caller hears of it."""
         if self.status is not None:
             return self.value.endswith("-after")
-        return self not in (FaultKind.RESET, FaultKind.FORBIDDEN_HTML, FaultKind.THROTTLED, FaultKind.INVALID_CLIENT)
+        return self not in (
+            FaultKind.RESET,
+            FaultKind.FORBIDDEN_HTML,
+            FaultKind.THROTTLED,
+            FaultKind.INVALID_CLIENT,
+        )
 
     @property
     def hides(self) -> bool:
@@ -111,7 +126,11 @@ class FaultKind(StrEnum):
 _VALUE_NEEDED = frozenset({FaultKind.DELAY_BEFORE, FaultKind.DELAY_AFTER, FaultKind.EXPIRES_IN})
 _DEFAULTS = {FaultKind.LONG_REFRESH_TOKEN: 512.0, FaultKind.LONG_ACCESS_TOKEN: 4096.0}
 _VALUE_ALLOWED = _VALUE_NEEDED | frozenset(_DEFAULTS) | {FaultKind.THROTTLED}
-_TOKEN_ONLY = frozenset(_DEFAULTS) | {FaultKind.NO_REFRESH_TOKEN, FaultKind.EXPIRES_IN, FaultKind.EXTRA_KEYS}
+_TOKEN_ONLY = frozenset(_DEFAULTS) | {
+    FaultKind.NO_REFRESH_TOKEN,
+    FaultKind.EXPIRES_IN,
+    FaultKind.EXTRA_KEYS,
+}
 _TOKEN_ENDPOINTS = (Endpoint.TOKEN, Endpoint.REFRESH)
 
 
@@ -134,7 +153,9 @@ class Fault:
         elif self.kind not in _VALUE_ALLOWED:
             raise FaultSyntaxError(f"{self.kind} takes no value")
         elif not 0 <= self.value < float("inf"):
-            raise FaultSyntaxError(f"the value of {self.kind} must be a number from 0 up, not {self.value:g}")
+            raise FaultSyntaxError(
+                f"the value of {self.kind} must be a number from 0 up, not {self.value:g}"
+            )
         elif self.kind in _DEFAULTS and self.value < 1:
             raise FaultSyntaxError(f"the value of {self.kind} is a length, and must be 1 or more")
 
@@ -145,7 +166,9 @@ class Fault:
         try:
             kind = FaultKind(name)
         except ValueError:
-            raise FaultSyntaxError(f"unknown fault {name!r}; the kinds are: {', '.join(FaultKind)}") from None
+            raise FaultSyntaxError(
+                f"unknown fault {name!r}; the kinds are: {', '.join(FaultKind)}"
+            ) from None
         return cls(kind, _number(value, kind) if equals else None)
 
     def __str__(self) -> str:
@@ -166,8 +189,13 @@ class Rule:
         kind = self.fault.kind
         if kind in _TOKEN_ONLY and self.endpoint not in _TOKEN_ENDPOINTS:
             raise FaultSyntaxError(f"{kind} is for the endpoints token and refresh only")
-        if kind is FaultKind.INVALID_CLIENT and self.endpoint not in (*_TOKEN_ENDPOINTS, Endpoint.REVOCATION):
-            raise FaultSyntaxError(f"{kind} is for the endpoints token, refresh and revocation only")
+        if kind is FaultKind.INVALID_CLIENT and self.endpoint not in (
+            *_TOKEN_ENDPOINTS,
+            Endpoint.REVOCATION,
+        ):
+            raise FaultSyntaxError(
+                f"{kind} is for the endpoints token, refresh and revocation only"
+            )
         for name, count in (("nth", self.nth), ("first", self.first)):
             if count is not None and count < 1:
                 raise FaultSyntaxError(f"{name} must be 1 or more, not {count}")
@@ -181,7 +209,9 @@ class Rule:
         when, colon, what = rest.partition(":")
         try:
             if not colon:
-                raise FaultSyntaxError("a rule is ENDPOINT:WHEN:KIND[=VALUE], such as refresh:nth=2:lost")  # noqa: TRY301
+                raise FaultSyntaxError(  # noqa: TRY301
+                    "a rule is ENDPOINT:WHEN:KIND[=VALUE], such as refresh:nth=2:lost"
+                )
             nth, first, probability = _when(when)
             return cls(_endpoint(where), Fault.parse(what), nth, first, probability)
         except FaultSyntaxError as error:
@@ -256,7 +286,11 @@ class FaultScript:
 
     def next(self, endpoint: Endpoint) -> Fault | None:
         """Count a call to the endpoint, and return what goes wrong with it, if anything."""
-        struck = [running for running in self._rules if running.rule.covers(endpoint) and running.strikes()]
+        struck = [
+            running
+            for running in self._rules
+            if running.rule.covers(endpoint) and running.strikes()
+        ]
         if not struck:
             return None
         struck[0].fired += 1
@@ -274,7 +308,9 @@ def _endpoint(text: str) -> Endpoint | None:
     try:
         return Endpoint(text)
     except ValueError:
-        raise FaultSyntaxError(f"unknown endpoint {text!r}; they are: {', '.join(Endpoint)}, any") from None
+        raise FaultSyntaxError(
+            f"unknown endpoint {text!r}; they are: {', '.join(Endpoint)}, any"
+        ) from None
 
 
 def _when(text: str) -> tuple[int | None, int | None, float | None]:
@@ -288,7 +324,9 @@ def _when(text: str) -> tuple[int | None, int | None, float | None]:
         return None, int(value), None
     if name == "p":
         return None, None, _number(value, "p")
-    raise FaultSyntaxError(f"unknown condition {text!r}; it is every, nth=N, first=N or p=PROBABILITY")
+    raise FaultSyntaxError(
+        f"unknown condition {text!r}; it is every, nth=N, first=N or p=PROBABILITY"
+    )
 
 
 def _number(text: str, name: str) -> float:

@@ -79,7 +79,9 @@ class Identity:
         if client is None or not client.enabled:
             raise OAuthError(OAuthErrorCode.INVALID_CLIENT, "unknown client, or not enabled")
         if client.secret != secret:
-            raise OAuthError(OAuthErrorCode.INVALID_CLIENT, "wrong secret" if client.secret else "public client")
+            raise OAuthError(
+                OAuthErrorCode.INVALID_CLIENT, "wrong secret" if client.secret else "public client"
+            )
         return client
 
     # Authorization
@@ -92,14 +94,21 @@ class Identity:
         return read_authorization(parameters, self.clients, self.switches)
 
     def consent(
-        self, request: AuthorizationRequest, now: datetime, *, tenant_ids: Iterable[str], user_id: str | None = None
+        self,
+        request: AuthorizationRequest,
+        now: datetime,
+        *,
+        tenant_ids: Iterable[str],
+        user_id: str | None = None,
     ) -> dict[str, str]:
         """The user says yes: connect the organisations and return the callback's parameters.
 
         Raises KeyError for an unknown user. The first user is the default.
         """
         user = self.users[user_id] if user_id is not None else next(iter(self.users.values()))
-        consent = self._open_consent(request.client_id, user.user_id, request.scopes, tenant_ids, now)
+        consent = self._open_consent(
+            request.client_id, user.user_id, request.scopes, tenant_ids, now
+        )
         consent.nonce = request.nonce
         code = random_text(self._random, 43)
         self._codes[code] = Code(request, consent, now)
@@ -132,7 +141,9 @@ class Identity:
         client = self.clients[client_id]
         request = AuthorizationRequest(client_id, "", tuple(scopes))
         code = self.consent(request, now, tenant_ids=tenant_ids, user_id=user_id)["code"]
-        return self.exchange(client, code, redirect_uri="", code_verifier=None, now=now, shape=shape)
+        return self.exchange(
+            client, code, redirect_uri="", code_verifier=None, now=now, shape=shape
+        )
 
     # Tokens
 
@@ -169,7 +180,13 @@ class Identity:
         return self._issue(issued.consent, now, shape)[0]
 
     def refresh(
-        self, client: Client, refresh_token: str, now: datetime, *, scope: str | None = None, shape: Shape = _PLAIN
+        self,
+        client: Client,
+        refresh_token: str,
+        now: datetime,
+        *,
+        scope: str | None = None,
+        shape: Shape = _PLAIN,
     ) -> TokenAnswer:
         """Take a refresh token for the next tokens (RFC 6749, section 6; Xero's 30 minutes of grace).
 
@@ -216,8 +233,15 @@ class Identity:
         if client.custom_connection_tenant_id is None or client.secret is None:
             raise OAuthError(OAuthErrorCode.UNAUTHORIZED_CLIENT, "not a custom connection")
         scopes = tuple(dict.fromkeys((scope or "").split()))
-        if not scopes or client.refused_scopes(scopes) or "offline_access" in scopes or "openid" in scopes:
-            raise OAuthError(OAuthErrorCode.INVALID_SCOPE, "none, or not allowed for a custom connection")
+        if (
+            not scopes
+            or client.refused_scopes(scopes)
+            or "offline_access" in scopes
+            or "openid" in scopes
+        ):
+            raise OAuthError(
+                OAuthErrorCode.INVALID_SCOPE, "none, or not allowed for a custom connection"
+            )
         tenant_ids = (client.custom_connection_tenant_id,)
         consent = self._open_consent(client.client_id, "", scopes, tenant_ids, now, additive=False)
         self.counts.exchanges += 1
@@ -230,7 +254,11 @@ class Identity:
         already changes nothing; a spent one of a living consent revokes it.
         """
         token = self._refresh_tokens.get(refresh_token)
-        if token is None or token.consent.app.client_id != client.client_id or token.consent.ended is not None:
+        if (
+            token is None
+            or token.consent.app.client_id != client.client_id
+            or token.consent.ended is not None
+        ):
             return False
         token.consent.app.end(Refusal.REVOKED)
         self.counts.revocations += 1
@@ -249,7 +277,9 @@ class Identity:
             raise BearerRefused(BearerProblem.UNKNOWN)
         return access
 
-    def connections(self, access: AccessToken, auth_event_id: str | None = None) -> list[Connection]:
+    def connections(
+        self, access: AccessToken, auth_event_id: str | None = None
+    ) -> list[Connection]:
         """Return the connections that the token's app has to the token's user, or those of one consent."""
         found = list(access.app.connections.values())
         if self.switches.shuffle_connections and found:
@@ -279,7 +309,11 @@ class Identity:
 
     def usable_refresh_tokens(self, now: datetime) -> list[str]:
         """Return every refresh token that would be taken now, oldest first."""
-        return [text for text, token in self._refresh_tokens.items() if token.refusal(now, self.switches) is None]
+        return [
+            text
+            for text, token in self._refresh_tokens.items()
+            if token.refusal(now, self.switches) is None
+        ]
 
     def app(self, client_id: str, user_id: str | None = None) -> ConnectedApp | None:
         """Return an app as a user (the first one by default) has connected it, or None if he never did."""
@@ -287,7 +321,9 @@ class Identity:
 
     def forget(self, client_id: str | None = None) -> int:
         """End every consent (of one client, or of all) as if Xero had lost them; return how many ended."""
-        apps = [app for app in self._apps.values() if client_id is None or app.client_id == client_id]
+        apps = [
+            app for app in self._apps.values() if client_id is None or app.client_id == client_id
+        ]
         ended = sum(len(app.consents) for app in apps)
         for app in apps:
             app.end(Refusal.FORGOTTEN)
@@ -301,8 +337,12 @@ class Identity:
         """
         grace = timedelta(seconds=self.switches.grace_seconds)
         life = timedelta(seconds=self.switches.code_life_seconds)
-        self._codes = {text: code for text, code in self._codes.items() if now - code.issued_at < life}
-        self._access_tokens = {text: one for text, one in self._access_tokens.items() if now < one.expires_at}
+        self._codes = {
+            text: code for text, code in self._codes.items() if now - code.issued_at < life
+        }
+        self._access_tokens = {
+            text: one for text, one in self._access_tokens.items() if now < one.expires_at
+        }
         kept = {}
         for text, token in self._refresh_tokens.items():
             spent = token.first_used_at is not None and now - token.first_used_at > grace
@@ -371,7 +411,13 @@ class Identity:
         if "openid" in consent.scopes:
             user = self.users[consent.app.user_id]
             identity = id_claims(
-                consent, now, self.switches, self.issuer, self._uuid(), user=user, access_token=access_token
+                consent,
+                now,
+                self.switches,
+                self.issuer,
+                self._uuid(),
+                user=user,
+                access_token=access_token,
             )
             fields["id_token"] = self._mint(identity)
         fields |= {"access_token": access_token, "expires_in": life, "token_type": "Bearer"}

@@ -60,8 +60,16 @@ class LoggedRequest:
     def __str__(self) -> str:
         told = (self.client_id, self.grant_type, self.error, self.reason)
         words = [f"#{self.number}", f"{self.at:%Y-%m-%dT%H:%M:%SZ}", self.method, self.path]
-        words += ["-" if self.status is None else str(self.status), self.outcome, *(one for one in told if one)]
-        words += [f"{name}={value}" for name, value in (("token", self.token), ("issued", self.issued)) if value]
+        words += [
+            "-" if self.status is None else str(self.status),
+            self.outcome,
+            *(one for one in told if one),
+        ]
+        words += [
+            f"{name}={value}"
+            for name, value in (("token", self.token), ("issued", self.issued))
+            if value
+        ]
         return " ".join(words if self.fault is None else [*words, f"fault={self.fault}"])
 
 

@@ -27,7 +27,9 @@ class _ClientHandler(SandboxHandler):
 
     def reading_form(self) -> bool:
         """Read the form into ``form``; return whether it was one."""
-        content_type = self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        content_type = (
+            self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        )
         form = single_values(self.request.body_arguments)
         self.form = form or {}
         self.findings.grant_type = self.form.get("grant_type")
@@ -40,7 +42,9 @@ class _ClientHandler(SandboxHandler):
         if authorization is not None:
             basic_id, secret = _basic(authorization)
             if client_id not in (None, basic_id):
-                raise OAuthError(OAuthErrorCode.INVALID_CLIENT, "the body names another client than the header")
+                raise OAuthError(
+                    OAuthErrorCode.INVALID_CLIENT, "the body names another client than the header"
+                )
             client_id = basic_id
         self.findings.client_id = client_id
         return self.world.identity.authenticate(client_id, secret)
@@ -71,7 +75,9 @@ class TokenHandler(_ClientHandler):
         def act(shape: Shape) -> Reply:
             try:
                 if not is_form:
-                    raise OAuthError(OAuthErrorCode.INVALID_REQUEST, "not a form with each field once")  # noqa: TRY301
+                    raise OAuthError(  # noqa: TRY301
+                        OAuthErrorCode.INVALID_REQUEST, "not a form with each field once"
+                    )
                 answer = self._grant(self.authenticated(), shape)
             except OAuthError as error:
                 return self.refused(error)
@@ -99,7 +105,9 @@ class TokenHandler(_ClientHandler):
                 token = self.needed("refresh_token")
                 return identity.refresh(client, token, now, scope=form.get("scope"), shape=shape)
             case "client_credentials":
-                return identity.client_credentials(client, now, scope=form.get("scope"), shape=shape)
+                return identity.client_credentials(
+                    client, now, scope=form.get("scope"), shape=shape
+                )
             case _:
                 raise OAuthError(OAuthErrorCode.UNSUPPORTED_GRANT_TYPE, "grant type")
 
@@ -116,7 +124,9 @@ class RevocationHandler(_ClientHandler):
         def act(shape: Shape) -> Reply:
             try:
                 if not is_form:
-                    raise OAuthError(OAuthErrorCode.INVALID_REQUEST, "not a form with each field once")  # noqa: TRY301
+                    raise OAuthError(  # noqa: TRY301
+                        OAuthErrorCode.INVALID_REQUEST, "not a form with each field once"
+                    )
                 revoked = self.world.identity.revoke(self.authenticated(), self.needed("token"))
             except OAuthError as error:
                 return self.refused(error)
@@ -149,11 +159,19 @@ class DiscoveryHandler(tornado.web.RequestHandler):
                 "token_endpoint": f"{issuer}/connect/token",
                 "revocation_endpoint": f"{issuer}/connect/revocation",
                 "response_types_supported": ["code"],
-                "grant_types_supported": ["authorization_code", "refresh_token", "client_credentials"],
+                "grant_types_supported": [
+                    "authorization_code",
+                    "refresh_token",
+                    "client_credentials",
+                ],
                 "subject_types_supported": ["public"],
                 "id_token_signing_alg_values_supported": ["RS256"],
                 "code_challenge_methods_supported": ["S256"],
-                "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "none"],
+                "token_endpoint_auth_methods_supported": [
+                    "client_secret_basic",
+                    "client_secret_post",
+                    "none",
+                ],
             }
         )
 
@@ -164,9 +182,13 @@ def _basic(authorization: str) -> tuple[str, str]:
     try:
         if kind.lower() != "basic":
             raise ValueError(kind)  # noqa: TRY301
-        name, colon, password = base64.b64decode(credentials.strip(), validate=True).decode().partition(":")
+        name, colon, password = (
+            base64.b64decode(credentials.strip(), validate=True).decode().partition(":")
+        )
         if not colon:
             raise ValueError(name)  # noqa: TRY301
     except (binascii.Error, ValueError):
-        raise OAuthError(OAuthErrorCode.INVALID_CLIENT, "the Authorization header isn't HTTP Basic") from None
+        raise OAuthError(
+            OAuthErrorCode.INVALID_CLIENT, "the Authorization header isn't HTTP Basic"
+        ) from None
     return unquote_plus(name), unquote_plus(password)

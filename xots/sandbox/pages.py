@@ -100,12 +100,18 @@ class AuthorizeHandler(SandboxHandler):
             self.findings.error = "access_denied"
             return _callback(request.redirect_uri, self.world.identity.deny(request))
         known = self.world.books.organisations
-        tenant_ids = [tenant_id for tenant_id in self.get_body_arguments("tenant") if tenant_id in known]
+        tenant_ids = [
+            tenant_id for tenant_id in self.get_body_arguments("tenant") if tenant_id in known
+        ]
         user_id = self.get_body_argument("user", None)
         if action != "allow" or (user_id is not None and user_id not in self.world.identity.users):
-            return self._page(request, ticked=tenant_ids, message="Please choose Allow or Cancel.", status=400)
+            return self._page(
+                request, ticked=tenant_ids, message="Please choose Allow or Cancel.", status=400
+            )
         if not tenant_ids:
-            return self._page(request, ticked=[], message="Please tick at least one organisation.", status=400)
+            return self._page(
+                request, ticked=[], message="Please tick at least one organisation.", status=400
+            )
         return self._allow(request, tenant_ids, user_id)
 
     def _request(self) -> AuthorizationRequest | Reply:
@@ -124,13 +130,24 @@ class AuthorizeHandler(SandboxHandler):
             self.findings.error = error.parameters["error"]
             return _callback(error.redirect_uri, error.parameters)
 
-    def _allow(self, request: AuthorizationRequest, tenant_ids: list[str], user_id: str | None) -> Reply:
+    def _allow(
+        self, request: AuthorizationRequest, tenant_ids: list[str], user_id: str | None
+    ) -> Reply:
         self.findings.outcome = Outcome.CONSENTED
         now = self.world.clock()
-        parameters = self.world.identity.consent(request, now, tenant_ids=tenant_ids, user_id=user_id)
+        parameters = self.world.identity.consent(
+            request, now, tenant_ids=tenant_ids, user_id=user_id
+        )
         return _callback(request.redirect_uri, parameters)
 
-    def _page(self, request: AuthorizationRequest, *, ticked: list[str], message: str = "", status: int = 200) -> Reply:
+    def _page(
+        self,
+        request: AuthorizationRequest,
+        *,
+        ticked: list[str],
+        message: str = "",
+        status: int = 200,
+    ) -> Reply:
         page = _CONSENT.generate(
             title="Allow access?",
             client_id=request.client_id,
@@ -153,7 +170,9 @@ class ErrorPageHandler(tornado.web.RequestHandler):
         asked = self.get_query_argument("errorId", "")
         problems = [problem for problem in PageProblem if problem.page_id == asked]
         self.set_status(500)
-        self.finish(_ERROR.generate(title="Error", problem=problems[0] if problems else "unknown error"))
+        self.finish(
+            _ERROR.generate(title="Error", problem=problems[0] if problems else "unknown error")
+        )
 
 
 def _redirect(location: str) -> Reply:

@@ -43,7 +43,9 @@ class Page:
         reader = _FormReader()
         reader.feed(self.text)
         if reader.form is None:
-            raise LookupError(f"no form on {urlsplit(self.url)._replace(query='').geturl()} (status {self.status})")
+            raise LookupError(
+                f"no form on {urlsplit(self.url)._replace(query='').geturl()} (status {self.status})"
+            )
         return reader.form
 
 
@@ -59,11 +61,17 @@ class _FormReader(HTMLParser):
             self.form = Form(given.get("action") or "")
         elif self.form is None:
             return
-        elif tag == "input" and given.get("name") and ("checked" in given or given.get("type") != "checkbox"):
+        elif (
+            tag == "input"
+            and given.get("name")
+            and ("checked" in given or given.get("type") != "checkbox")
+        ):
             self.form.fields.append((given["name"] or "", given.get("value") or ""))
         elif tag == "select":
             self._select = given.get("name")
-        elif tag == "option" and self._select:  # the first one is chosen, unless the person says otherwise
+        elif (
+            tag == "option" and self._select
+        ):  # the first one is chosen, unless the person says otherwise
             self.form.fields.append((self._select, given.get("value") or ""))
             self._select = None
 
@@ -88,21 +96,31 @@ class Person:
         site = "same-origin" if _origin(target) == _origin(page.url) else "cross-site"
         return await self._go("POST", target, body, site=site, origin=_origin(page.url))
 
-    async def log_in(self, url: str, client_id: str, client_secret: str = "", tenant_id: str = "") -> Page:
+    async def log_in(
+        self, url: str, client_id: str, client_secret: str = "", tenant_id: str = ""
+    ) -> Page:
         """Log in at the server that answers at ``url``: form, consent at the simulated Xero, and back."""
         page = await self.open(f"{url}/login")
-        page = await self.submit(page, client_id=client_id, client_secret=client_secret, tenant_id=tenant_id)
+        page = await self.submit(
+            page, client_id=client_id, client_secret=client_secret, tenant_id=tenant_id
+        )
         return await self.consent(await self.submit(page))
 
     async def consent(self, page: Page) -> Page:
         """Allow what the simulated Xero's consent page asks for."""
         return await self.submit(page, action="allow")
 
-    async def _go(self, method: str, url: str, body: str | None, *, site: str, origin: str | None) -> Page:
+    async def _go(
+        self, method: str, url: str, body: str | None, *, site: str, origin: str | None
+    ) -> Page:
         for _ in range(MOST_REDIRECTS):
             response = await self._http.fetch(
                 HTTPRequest(
-                    url, method=method, body=body, headers=self._headers(url, site, origin), follow_redirects=False
+                    url,
+                    method=method,
+                    body=body,
+                    headers=self._headers(url, site, origin),
+                    follow_redirects=False,
                 ),
                 raise_error=False,
             )

@@ -27,7 +27,9 @@ class Reply:
 def json_reply(status: int, content: object, headers: Mapping[str, str] | None = None) -> Reply:
     """Return an answer of JSON. Nothing here may be cached (RFC 6749, section 5.1)."""
     body = json.dumps(content, separators=(",", ":")).encode()
-    return Reply(status, body, headers={"Cache-Control": "no-store", "Pragma": "no-cache", **(headers or {})})
+    return Reply(
+        status, body, headers={"Cache-Control": "no-store", "Pragma": "no-cache", **(headers or {})}
+    )
 
 
 def html_reply(status: int, page: str | bytes) -> Reply:
@@ -51,14 +53,19 @@ def failure(fault: Fault) -> Reply | None:
     if fault.kind.status is not None:
         return _server_error(*fault.kind.status)
     if fault.kind is FaultKind.FORBIDDEN_HTML:
-        return html_reply(403, "<html><head><title>403 Forbidden</title></head><body>Request blocked.</body></html>")
+        return html_reply(
+            403,
+            "<html><head><title>403 Forbidden</title></head><body>Request blocked.</body></html>",
+        )
     if fault.kind is FaultKind.THROTTLED:
         headers = {} if fault.value is None else {"Retry-After": f"{fault.value:.0f}"}
         return json_reply(429, {"error": "too_many_requests"}, headers)
     if fault.kind is FaultKind.INVALID_CLIENT:
         return json_reply(400, {"error": "invalid_client"})
     if fault.kind is FaultKind.NOT_JSON:
-        return Reply(200, b"<!doctype html><title>Maintenance</title>", headers={"Cache-Control": "no-store"})
+        return Reply(
+            200, b"<!doctype html><title>Maintenance</title>", headers={"Cache-Control": "no-store"}
+        )
     return None
 
 
@@ -72,7 +79,11 @@ def distort(reply: Reply, fault: Fault) -> Reply:
     elif fault.kind is FaultKind.EXPIRES_IN and fault.value is not None:
         answer = json.loads(reply.body) | {"expires_in": int(fault.value)}
     elif fault.kind is FaultKind.EXTRA_KEYS:
-        extra = {"ext_expires_in": "1800", "not_before_policy": 0, "x-nested": {"list": [None, True, 1.5]}}
+        extra = {
+            "ext_expires_in": "1800",
+            "not_before_policy": 0,
+            "x-nested": {"list": [None, True, 1.5]},
+        }
         answer = json.loads(reply.body) | extra
     else:
         return reply
@@ -81,7 +92,13 @@ def distort(reply: Reply, fault: Fault) -> Reply:
 
 def _server_error(status: int, form: str) -> Reply:
     if form == "json":
-        return json_reply(status, {"error": "server_error", "message": f"The sandbox was told to answer {status}."})
+        return json_reply(
+            status,
+            {"error": "server_error", "message": f"The sandbox was told to answer {status}."},
+        )
     if form == "html":
-        return html_reply(status, f"<html><head><title>{status}</title></head><body><h1>{status}</h1></body></html>")
+        return html_reply(
+            status,
+            f"<html><head><title>{status}</title></head><body><h1>{status}</h1></body></html>",
+        )
     return Reply(status)

@@ -83,7 +83,13 @@ class Sandbox:
     def url(self) -> str:
         """The base of all addresses, without a slash at the end; the issuer of its tokens too."""
         address = self.options.address
-        host = "127.0.0.1" if address in ("", "0.0.0.0", "localhost") else "::1" if address == "::" else address  # noqa: S104 - compared, not bound
+        host = (
+            "127.0.0.1"
+            if address in ("", "0.0.0.0", "localhost")  # noqa: S104
+            else "::1"
+            if address == "::"
+            else address
+        )
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @property
@@ -182,7 +188,9 @@ def _listen(port: int, address: str) -> list[socket.socket]:
 
 
 def _bound(port: int, address: str) -> socket.socket:
-    found = socket.getaddrinfo(address or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    found = socket.getaddrinfo(
+        address or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
     family, _, _, _, where = found[0]
     bound = socket.create_server(where[:2], family=family, backlog=128)
     bound.setblocking(False)

@@ -30,8 +30,17 @@ class SigningKey:
         """The public key as a JWK (RFC 7517); its id is its thumbprint (RFC 7638) in hexadecimal."""
         numbers = self._key.public_key().public_numbers()
         required = {"e": _number(numbers.e), "kty": "RSA", "n": _number(numbers.n)}
-        thumbprint = hashlib.sha256(json.dumps(required, separators=(",", ":")).encode()).hexdigest().upper()
-        return {"kty": "RSA", "use": "sig", "kid": thumbprint, "alg": "RS256", "e": required["e"], "n": required["n"]}
+        thumbprint = (
+            hashlib.sha256(json.dumps(required, separators=(",", ":")).encode()).hexdigest().upper()
+        )
+        return {
+            "kty": "RSA",
+            "use": "sig",
+            "kid": thumbprint,
+            "alg": "RS256",
+            "e": required["e"],
+            "n": required["n"],
+        }
 
     def key_set(self) -> dict[str, list[dict[str, str]]]:
         """Return the JWK set that the jwks endpoint serves."""

@@ -114,7 +114,11 @@ class SandboxHandler(tornado.web.RequestHandler):
             await self._answer(reply, endpoint, fault)
 
     async def _answer(self, reply: Reply, endpoint: Endpoint, fault: Fault | None) -> None:
-        if self._gone and self.findings.outcome in (Outcome.ISSUED, Outcome.REPLAYED, Outcome.REVOKED):
+        if self._gone and self.findings.outcome in (
+            Outcome.ISSUED,
+            Outcome.REPLAYED,
+            Outcome.REVOKED,
+        ):
             # The caller hung up while the request waited: what was issued is lost on him.
             self.findings.outcome = Outcome.LOST
             self._record(endpoint, None, fault)

@@ -83,7 +83,9 @@ class ReadyHandler(Handler):
         problem = await self.keeper.check_store()
         ready = problem is None or self.keeper.can_serve
         self.set_status(200 if ready else 503)
-        self.write_json({"ready": ready, "store": "degraded" if problem else "ok", "reason": problem})
+        self.write_json(
+            {"ready": ready, "store": "degraded" if problem else "ok", "reason": problem}
+        )
 
 
 class StatusHandler(Handler):
@@ -98,7 +100,9 @@ class StatusHandler(Handler):
             "access_token": f"#{access.value.fingerprint}" if access else None,
             "refresh_token": f"#{current.value.fingerprint}" if current else None,
             "account": self.keeper.name,
-            "client_id": credentials.client_id if (credentials := self.keeper.credentials) else None,
+            "client_id": credentials.client_id
+            if (credentials := self.keeper.credentials)
+            else None,
             "tenant_id": account.tenant_id,
             "scopes": account.scopes_granted,
             "consented_at": account.consented_at,
@@ -111,7 +115,9 @@ class StatusHandler(Handler):
             "retrying": outlook.retrying,
             "next_try_at": outlook.next_try_at,
             "grace_ends_at": outlook.grace_ends_at,
-            "grace_seconds_left": None if grace_left is None else max(int(grace_left.total_seconds()), 0),
+            "grace_seconds_left": None
+            if grace_left is None
+            else max(int(grace_left.total_seconds()), 0),
             "person_needed_at": outlook.person_needed_at,
             "person_needed_for": outlook.person_needed_for,
             "revocation_pending": account.revocation is not None,
@@ -122,7 +128,9 @@ class StatusHandler(Handler):
         }
         told = list(in_words(self.keeper, outlook, now))
         if account.token_url not in (None, self.config.token_url):
-            told.append(f"The stored login is of another identity server, {account.token_url}: it is left alone here.")
+            told.append(
+                f"The stored login is of another identity server, {account.token_url}: it is left alone here."
+            )
         if self.wants_page:
             self.write_page("status.html", title="Status", told=told, status=status)
         else:
@@ -135,7 +143,9 @@ class TenantsHandler(Handler):
     async def get(self) -> None:
         """The list as Xero gives it."""
         if not self.config.has_tenants:
-            raise HTTPError(404, "the identity server has no organisations: connections_url is empty")
+            raise HTTPError(
+                404, "the identity server has no organisations: connections_url is empty"
+            )
         answer = await self.keeper.connections_answer()
         self.set_header("Content-Type", "application/json; charset=utf-8")
         self.write(answer.body)
@@ -167,7 +177,9 @@ class ActHandler(Handler):
         raise NotImplementedError
 
     def _ask(self) -> None:
-        self.write_page("confirm.html", title=self.title, question=self.question, action=self.request.path)
+        self.write_page(
+            "confirm.html", title=self.title, question=self.question, action=self.request.path
+        )
 
 
 class RefreshHandler(ActHandler):
@@ -191,18 +203,25 @@ class RevokeHandler(ActHandler):
     async def act(self) -> None:
         """200 when Xero has revoked it; 202 when Xero can't be told yet; 401 if nobody ever logged in."""
         if self.keeper.state is State.NO_CREDENTIALS:
-            raise NoCredentials("there is no login to revoke: nobody has entered the client's credentials yet")
+            raise NoCredentials(
+                "there is no login to revoke: nobody has entered the client's credentials yet"
+            )
         if self.keeper.state in (State.NOT_LOGGED_IN, State.WAITING):
             raise NotLoggedIn("there is no login to revoke")
         if await self.keeper.end(forget=False):
-            status, detail = "revoked", "Xero has revoked the login. The credentials are kept; connect to log in again"
+            status, detail = (
+                "revoked",
+                "Xero has revoked the login. The credentials are kept; connect to log in again",
+            )
         else:
             self.set_status(202)
             status, detail = "revocation-pending", PENDING
         if self.wants_page:
             self.write_page("message.html", title="Revoked", detail=detail, good=True)
         else:
-            self.write_json({"status": status} | ({"detail": detail} if status != "revoked" else {}))
+            self.write_json(
+                {"status": status} | ({"detail": detail} if status != "revoked" else {})
+            )
 
 
 class LogoutHandler(ActHandler):
@@ -240,7 +259,11 @@ def _served(keeper: TokenKeeper, now: datetime) -> Iterator[str]:
     account = keeper.account
     if account.refreshed_at is not None:
         at, by = _moment(account.refreshed_at, now), account.refreshed_by
-        yield f"Last refreshed at {at} by {by}." if by else f"Logged in at {at}, and not refreshed since."
+        yield (
+            f"Last refreshed at {at} by {by}."
+            if by
+            else f"Logged in at {at}, and not refreshed since."
+        )
         if account.refreshed_at - now > CLOCK_SKEW:
             yield "That lies in the future: the clock was set back."
     if account.access is not None and keeper.can_serve:
@@ -277,7 +300,11 @@ def _retried(keeper: TokenKeeper, outlook: Outlook, now: datetime) -> Iterator[s
         else:
             yield f"Xero surely took the same refresh token again until {until}; it is tried all the same."
     if next_at is not None and outlook.retrying is not Retrying.UNDER_WAY:
-        yield f"The next try is at {_moment(next_at, now)} or after." if next_at > now else "The next try is due now."
+        yield (
+            f"The next try is at {_moment(next_at, now)} or after."
+            if next_at > now
+            else "The next try is due now."
+        )
 
 
 def _needed(keeper: TokenKeeper, outlook: Outlook, now: datetime) -> str:
@@ -326,7 +353,11 @@ def _if_it_ends(keeper: TokenKeeper, outlook: Outlook, now: datetime) -> str:
 def _moment(moment: datetime, now: datetime) -> str:
     # What was dated a moment later than another, so that their order is told, is not in the future for that.
     past = moment <= now + timedelta(milliseconds=1)
-    apart = f"{span_text(max(now - moment, timedelta(0)))} ago" if past else f"{span_text(moment - now)} from now"
+    apart = (
+        f"{span_text(max(now - moment, timedelta(0)))} ago"
+        if past
+        else f"{span_text(moment - now)} from now"
+    )
     return f"{time_text(moment, now)} ({apart})"
 
 

@@ -48,10 +48,16 @@ class NotFoundHandler(Handler):
         """Never reached: ``prepare`` has answered."""
 
 
-def make_app(keeper: TokenKeeper, sealer: Sealer, config: WebConfig, in_flight: InFlight) -> Application:
+def make_app(
+    keeper: TokenKeeper, sealer: Sealer, config: WebConfig, in_flight: InFlight
+) -> Application:
     """The application: every route gets the keeper, the sealer for cookies, and the config."""
     arguments = {"keeper": keeper, "sealer": sealer, "config": config, "in_flight": in_flight}
-    routes: list[tuple[str, type[RequestHandler]]] = [*api.ROUTES, *pages.ROUTES, (r"/style\.css", StyleHandler)]
+    routes: list[tuple[str, type[RequestHandler]]] = [
+        *api.ROUTES,
+        *pages.ROUTES,
+        (r"/style\.css", StyleHandler),
+    ]
     settings: dict[str, Any] = {
         "cross_origin_protection": True,
         "default_handler_class": NotFoundHandler,

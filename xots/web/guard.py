@@ -10,7 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-__all__ = ["allowed_hosts", "browser_origin", "foreign_origin", "is_loopback_name", "looks_like_browser", "refusal"]
+__all__ = [
+    "allowed_hosts",
+    "browser_origin",
+    "foreign_origin",
+    "is_loopback_name",
+    "looks_like_browser",
+    "refusal",
+]
 
 LANDING_PATHS = frozenset({"/", "/login", "/home", "/code"})
 """Where a person may arrive from another site: by a link, a bookmark, or sent back by Xero."""
@@ -36,7 +43,9 @@ def allowed_hosts(address: str, ports: Iterable[int], redirect_uri: str) -> froz
     hosts = {f"{name}:{port}" for name in names for port in ports}
     if 80 in ports:
         hosts |= names
-    return frozenset(hosts | {urlsplit(redirect_uri).netloc.lower(), browser_origin(redirect_uri)[1]})
+    return frozenset(
+        hosts | {urlsplit(redirect_uri).netloc.lower(), browser_origin(redirect_uri)[1]}
+    )
 
 
 def browser_origin(uri: str) -> tuple[str, str]:
@@ -46,7 +55,12 @@ def browser_origin(uri: str) -> tuple[str, str]:
 
 
 def refusal(
-    path: str, hosts: Sequence[str], headers: Mapping[str, str], allowed: frozenset[str], *, navigation: bool
+    path: str,
+    hosts: Sequence[str],
+    headers: Mapping[str, str],
+    allowed: frozenset[str],
+    *,
+    navigation: bool,
 ) -> tuple[int, str] | None:
     """Why a request is refused, as status and sentence; None when it may go on.
 
@@ -65,7 +79,9 @@ def refusal(
         return 421, "this server does not answer to that host name"
     if headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
         landing = navigation and path.partition("?")[0] in LANDING_PATHS
-        top_level = headers.get("Sec-Fetch-Mode") == "navigate" and headers.get("Sec-Fetch-Dest", "") in (
+        top_level = headers.get("Sec-Fetch-Mode") == "navigate" and headers.get(
+            "Sec-Fetch-Dest", ""
+        ) in (
             "",
             "document",
         )

@@ -111,7 +111,9 @@ class Handler(RequestHandler):
     sealer: Sealer
     config: WebConfig
 
-    def initialize(self, keeper: TokenKeeper, sealer: Sealer, config: WebConfig, in_flight: InFlight) -> None:
+    def initialize(
+        self, keeper: TokenKeeper, sealer: Sealer, config: WebConfig, in_flight: InFlight
+    ) -> None:
         """Take what the application was made with."""
         self.keeper, self.sealer, self.config, self._in_flight = keeper, sealer, config, in_flight
         in_flight.enter()
@@ -142,7 +144,9 @@ class Handler(RequestHandler):
         if refused is not None:
             raise HTTPError(refused[0], refused[1])
         changing = self.request.method not in ("GET", "HEAD")
-        if changing and guard.foreign_origin(self.request.headers, self.request.host, self.config.redirect_uri):
+        if changing and guard.foreign_origin(
+            self.request.headers, self.request.host, self.config.redirect_uri
+        ):
             raise HTTPError(403, "a request from another site's web page is not answered")
 
     async def head(self) -> None:
@@ -151,8 +155,14 @@ class Handler(RequestHandler):
 
     def accepts(self, kind: str) -> bool:
         """Is this media type named in Accept, and none before it that is answered here too?"""
-        named = [part.partition(";")[0].strip().lower() for part in self.request.headers.get("Accept", "").split(",")]
-        return next((n for n in named if n in ("application/json", "text/html", "text/plain")), None) == kind
+        named = [
+            part.partition(";")[0].strip().lower()
+            for part in self.request.headers.get("Accept", "").split(",")
+        ]
+        return (
+            next((n for n in named if n in ("application/json", "text/html", "text/plain")), None)
+            == kind
+        )
 
     @property
     def wants_page(self) -> bool:
@@ -184,13 +194,19 @@ class Handler(RequestHandler):
         if isinstance(error, HTTPError):
             kind, detail = title.lower().replace(" ", "-"), error.log_message or ""
         elif isinstance(error, XotsError):
-            status_code, kind, title = next((v for k, v in KINDS.items() if isinstance(error, k)), FAILED)
+            status_code, kind, title = next(
+                (v for k, v in KINDS.items() if isinstance(error, k)), FAILED
+            )
             detail = f"{error}"
             self.set_status(status_code)
         if isinstance(error, TokenUnavailable):
             self.set_header("Retry-After", str(max(1, ceil(error.retry_after_seconds))))
         if status_code == 405:
-            written = (m for m in ("GET", "HEAD", "POST") if getattr(type(self), m.lower()) is not _UNWRITTEN)
+            written = (
+                m
+                for m in ("GET", "HEAD", "POST")
+                if getattr(type(self), m.lower()) is not _UNWRITTEN
+            )
             self.set_header("Allow", ", ".join(written))
             detail = f"this method is not for {self.request.path}"
         if status_code == 401:
@@ -200,7 +216,11 @@ class Handler(RequestHandler):
             self.write_page("message.html", title=title, detail=detail, good=False)
             self.finish()
             return
-        problem = {"type": f"urn:xots:{kind or 'internal-error'}", "title": title, "status": status_code}
+        problem = {
+            "type": f"urn:xots:{kind or 'internal-error'}",
+            "title": title,
+            "status": status_code,
+        }
         if detail:
             problem["detail"] = detail
         self.write_json(problem, "application/problem+json")
@@ -209,7 +229,9 @@ class Handler(RequestHandler):
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
         """Log an error without the query string, in which a code or a state may stand."""
         where = f"{self.request.method} {self.request.path}"
-        if isinstance(value, NoToken):  # a program that polls before a login is not a fault of the server
+        if isinstance(
+            value, NoToken
+        ):  # a program that polls before a login is not a fault of the server
             logger.info("%s: %s", where, value)
         elif isinstance(value, HTTPError | XotsError):
             logger.warning("%s: %s", where, getattr(value, "log_message", None) or value)
@@ -228,7 +250,9 @@ class Handler(RequestHandler):
             or (problem_in_words(problem.kind, problem.detail) if problem else None),
             "access_token_expiry_utc": access.expires_at if access and connected else None,
             "refresh_token_expiry_utc": (
-                current.obtained_at + self.config.refresh_lifetime if current and connected else None
+                current.obtained_at + self.config.refresh_lifetime
+                if current and connected
+                else None
             ),
         }
 

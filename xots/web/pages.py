@@ -78,7 +78,9 @@ class Page(Handler):
             self.request.method in ("GET", "HEAD")
             and self.request.path != "/code"
             and here not in (there, urlsplit(self.config.redirect_uri).netloc.lower())
-            and all(is_loopback_name(urlsplit(f"//{host}").hostname or "") for host in (here, there))
+            and all(
+                is_loopback_name(urlsplit(f"//{host}").hostname or "") for host in (here, there)
+            )
         ):
             self.redirect(self.config.origin + self.request.path, status=303)
 
@@ -101,7 +103,11 @@ class Page(Handler):
 
     def logins(self) -> dict[str, Login]:
         """The logins under way in this browser, by cookie name, the oldest first."""
-        found = {name: self._opened(name, Login) for name in self.cookies if name.startswith(LOGIN_COOKIE)}
+        found = {
+            name: self._opened(name, Login)
+            for name in self.cookies
+            if name.startswith(LOGIN_COOKIE)
+        }
         live = [(name, login) for name, login in found.items() if login is not None]
         return dict(sorted(live, key=lambda item: item[1].at))
 
@@ -111,7 +117,9 @@ class Page(Handler):
         if sealed is None:
             return None
         try:
-            content = msgspec.json.decode(self.sealer.open(sealed.encode(), "cookie", {"name": name}), type=kind)
+            content = msgspec.json.decode(
+                self.sealer.open(sealed.encode(), "cookie", {"name": name}), type=kind
+            )
         except (SealError, msgspec.MsgspecError):
             return None
         return content if timedelta(0) <= self.keeper.clock() - content.at < LOGIN_LIFE else None
@@ -133,26 +141,45 @@ class FormHandler(Page):
             self.get_body_argument(name, "") for name in ("client_id", "client_secret", "tenant_id")
         )
         problems: list[str] = []
-        for label, value in (("client id", client_id), ("client secret", client_secret), ("tenant id", tenant_id)):
+        for label, value in (
+            ("client id", client_id),
+            ("client secret", client_secret),
+            ("tenant id", tenant_id),
+        ):
             if not value.isprintable() or " " in value or len(value) > 512:
-                problems.append(f"The {label} can't be right: it holds a space or a control character, or is too long.")
+                problems.append(
+                    f"The {label} can't be right: it holds a space or a control character, or is too long."
+                )
         if not client_id:
-            problems.append("The client id is missing: Xero shows it on the app's Configuration page.")
+            problems.append(
+                "The client id is missing: Xero shows it on the app's Configuration page."
+            )
         if not client_secret and not self.config.pkce:
-            problems.append("The client secret is missing, and PKCE, which does without, is turned off.")
+            problems.append(
+                "The client secret is missing, and PKCE, which does without, is turned off."
+            )
         if problems:
             self.set_status(400)
             self._write_form(problems, client_id, tenant_id)
             return
         self.keep_cookie(
             FORM_COOKIE,
-            Form(client_id, client_secret or None, tenant_id or self.config.tenant_id, self.keeper.clock()),
+            Form(
+                client_id,
+                client_secret or None,
+                tenant_id or self.config.tenant_id,
+                self.keeper.clock(),
+            ),
         )
         self.redirect("/home", status=303)
 
     def _write_form(self, problems: list[str], client_id: str = "", tenant_id: str = "") -> None:
         self.write_page(
-            "form.html", title="Client credentials", problems=problems, client_id=client_id, tenant_id=tenant_id
+            "form.html",
+            title="Client credentials",
+            problems=problems,
+            client_id=client_id,
+            tenant_id=tenant_id,
         )
 
 
@@ -183,7 +210,8 @@ class HomeHandler(Page):
             summary=self.summary(),
             account=account,
             client_id=form.client_id if form else credentials.client_id if credentials else "",
-            new_client=form is not None and (credentials is None or form.client_id != credentials.client_id),
+            new_client=form is not None
+            and (credentials is None or form.client_id != credentials.client_id),
             pending=pending[-1] if pending else None,
             offer_granular=self._offers_granular(account, pending),
             connections=connections,
@@ -238,18 +266,28 @@ class HomeHandler(Page):
             return form
         secret = credentials.client_secret
         return Form(
-            credentials.client_id, secret.reveal() if secret else None, self.config.tenant_id, self.keeper.clock()
+            credentials.client_id,
+            secret.reveal() if secret else None,
+            self.config.tenant_id,
+            self.keeper.clock(),
         )
 
     def _offers_granular(self, account: Account, pending: list[Login]) -> bool:
         """Might a login with the granular scopes help? Not where it was tried already."""
-        granular, broad = SCOPE_SETS["granular"], set(SCOPE_SETS["classic"]) - set(SCOPE_SETS["granular"])
+        granular, broad = (
+            SCOPE_SETS["granular"],
+            set(SCOPE_SETS["classic"]) - set(SCOPE_SETS["granular"]),
+        )
         tried = [account.scopes_asked, *(login.scopes for login in pending)]
         return bool(pending or broad & set(self.config.scopes)) and granular not in tried
 
     async def _connections(self) -> tuple[list[Connection], str | None]:
         """The organisations to choose among, while none is chosen; and why they can't be listed."""
-        if self.keeper.account.tenant_id or not self.keeper.can_serve or not self.config.has_tenants:
+        if (
+            self.keeper.account.tenant_id
+            or not self.keeper.can_serve
+            or not self.config.has_tenants
+        ):
             return [], None
         try:
             return await self.keeper.connections(), None
@@ -277,7 +315,9 @@ class CodeHandler(Page):
         if error := self._single("error"):
             raise LoginFailed(_refused(error, self._single("error_description")))
         if not (code := self._single("code")):
-            raise LoginFailed("Xero's answer holds neither a code nor an error; begin again at /home")
+            raise LoginFailed(
+                "Xero's answer holds neither a code nor an error; begin again at /home"
+            )
         await self.keeper.login(
             LoginAttempt(
                 credentials=Credentials(
@@ -304,19 +344,24 @@ class CodeHandler(Page):
     def _check_issuer(self, issuer: str) -> None:
         """RFC 9207: an answer that names its issuer must name ours. Xero does not send it."""
         try:
-            known = {browser_origin(url) for url in (self.config.authorize_url, self.config.token_url)}
+            known = {
+                browser_origin(url) for url in (self.config.authorize_url, self.config.token_url)
+            }
             ours = browser_origin(issuer) in known
         except (ValueError, KeyError):
             ours = False
         if not ours:
-            raise LoginFailed("the answer names an issuer that is not the identity server of this login")
+            raise LoginFailed(
+                "the answer names an issuer that is not the identity server of this login"
+            )
 
 
 def _refused(error: str, description: str) -> str:
     """What an error that Xero sent back with the browser means, and what to do (RFC 6749 section 4.1.2.1)."""
     if error == "access_denied" and "scope" in description.lower():
         return (
-            "Xero refused the scopes for this app. Apps made since 2 March 2026 can't use the classic ones: " + GRANULAR
+            "Xero refused the scopes for this app. Apps made since 2 March 2026 can't use the classic ones: "
+            + GRANULAR
         )
     if error == "access_denied":
         return "the consent was cancelled at Xero, or not given. Nothing was changed; begin again when you like"
