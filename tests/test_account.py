@@ -47,6 +47,12 @@ def test_a_record_survives_its_encoding() -> None:
     assert decode(encode(Account())) == Account()
 
 
+@pytest.mark.safeguard(
+    file="account.py",
+    old="forbid_unknown_fields=True",
+    new="forbid_unknown_fields=False",
+    protects_from="a write of an older version that drops what a newer one kept",
+)
 def test_a_field_that_is_not_known_is_refused() -> None:
     """What a newer version kept is not silently dropped."""
     with pytest.raises(msgspec.ValidationError):
@@ -82,6 +88,12 @@ def test_secrets_compare_by_value_and_have_fingerprints() -> None:
     assert len(Secret("a").fingerprint) == 12
 
 
+@pytest.mark.safeguard(
+    file="sealing.py",
+    old=" or envelope.context != dict(context):",
+    new=":",
+    protects_from="one account's record put in the place of another's",
+)
 def test_sealed_text_opens_with_the_same_purpose_and_owner_only() -> None:
     """A text copied to another purpose, name or key does not open there."""
     sealer = Sealer.for_this_process()

@@ -274,6 +274,15 @@ async def test_many_callers_share_one_refresh(bench: Bench) -> None:
     assert len(bench.sandbox.refreshes()) == 1
 
 
+@pytest.mark.safeguard(
+    file="keeper.py",
+    old="done, _ = await asyncio.wait([under_way], timeout=SERVED_PATIENCE_SECONDS)",
+    new=(
+        "await under_way\n"
+        "        done, _ = await asyncio.wait([under_way], timeout=SERVED_PATIENCE_SECONDS)"
+    ),
+    protects_from="a caller who hangs up in the middle, and takes the answer with him",
+)
 async def test_a_caller_who_goes_away_does_not_end_the_refresh(bench: Bench) -> None:
     """The refresh is shielded: it is concluded and kept although its only caller was cancelled."""
     keeper = await bench.logged_in()
@@ -289,6 +298,12 @@ async def test_a_caller_who_goes_away_does_not_end_the_refresh(bench: Bench) -> 
     assert [r.outcome for r in bench.sandbox.refreshes()] == ["issued"]
 
 
+@pytest.mark.safeguard(
+    file="keeper.py",
+    old="while self._tasks:",
+    new="while False:",
+    protects_from="SIGTERM in the middle of a refresh",
+)
 async def test_closing_waits_for_the_refresh_and_keeps_it(bench: Bench) -> None:
     """What was begun is concluded and written before the keeper is closed; nothing new is begun."""
     keeper = await bench.logged_in()
@@ -343,6 +358,16 @@ async def test_a_lost_answer_is_asked_for_again_with_the_same_token(bench: Bench
     assert len({r.token for r in bench.sandbox.refreshes()}) == 1
 
 
+@pytest.mark.safeguard(
+    file="keeper.py",
+    old=(
+        "begun = await self._record.save(\n"
+        "            lifecycle.begin_refresh(found, token, by=self._process, now=now)\n"
+        "        )"
+    ),
+    new="begun = lifecycle.begin_refresh(found, token, by=self._process, now=now)",
+    protects_from="a crash after Xero committed, of which nobody knows that the token was spent",
+)
 async def test_a_refresh_cut_off_by_a_crash_is_taken_up(bench: Bench) -> None:
     """A process that died after Xero committed leaves an intent; the next one refreshes with the same token."""
     dying = await bench.logged_in()
@@ -362,6 +387,20 @@ async def test_a_refresh_cut_off_by_a_crash_is_taken_up(bench: Bench) -> None:
     assert len({r.token for r in bench.sandbox.refreshes()}) == 1
 
 
+@pytest.mark.safeguard(
+    file="keeper.py",
+    old=(
+        "begun = await self._record.save(\n"
+        "            lifecycle.begin_refresh(found, token, by=self._process, now=now)\n"
+        "        )"
+    ),
+    new=(
+        "begun = lifecycle.begin_refresh(found, token, by=self._process, now=now)\n"
+        "        await self._record.keep(begun, after=found)\n"
+        "        begun = self.account"
+    ),
+    protects_from="a full disk: a token that is spent, and whose successor can't be kept",
+)
 async def test_no_token_is_spent_when_the_intent_can_not_be_written(bench: Bench) -> None:
     """A full disk: Xero isn't asked, the access token is served to its end, and then the error says why."""
     keeper = await bench.logged_in()
@@ -380,6 +419,12 @@ async def test_no_token_is_spent_when_the_intent_can_not_be_written(bench: Bench
     assert len(bench.sandbox.refreshes()) == 1
 
 
+@pytest.mark.safeguard(
+    file="record.py",
+    old="if stored is None or self._opened(stored).write_id != account.write_id:",
+    new="if True:",
+    protects_from="taking a write that went through for one that failed",
+)
 async def test_a_write_whose_reply_was_lost_is_read_back(bench: Bench) -> None:
     """The same write id means that it went through: nothing is written twice and nothing is called lost."""
     keeper = await bench.logged_in()
@@ -391,6 +436,25 @@ async def test_a_write_whose_reply_was_lost_is_read_back(bench: Bench) -> None:
     assert bench.happened(StoreDegraded) == 0
 
 
+@pytest.mark.safeguard(
+    file="record.py",
+    old=(
+        "            await self._write_held()\n"
+        "        except (StoreUnavailable, SealError) as error:\n"
+    ),
+    new=(
+        "            await self._write_held()\n"
+        "        except (StoreUnavailable, SealError) as error:\n"
+        "            self.unwritten = False\n"
+    ),
+    protects_from="a new token that is dropped because the disk is full",
+)
+@pytest.mark.safeguard(
+    file="keeper.py",
+    old="if self._record.unwritten or self._record.problem is not None:",
+    new="if False:",
+    protects_from="a new token that dies with the process, although the store works again",
+)
 async def test_what_the_store_can_not_take_is_held_and_written_later(bench: Bench) -> None:
     """Xero issued, the disk failed: the new token is served from memory and written by a later tick."""
     keeper = await bench.logged_in()
@@ -408,6 +472,12 @@ async def test_what_the_store_can_not_take_is_held_and_written_later(bench: Benc
     assert len(bench.sandbox.refreshes()) == 1
 
 
+@pytest.mark.safeguard(
+    file="keeper.py",
+    old="while self._record.unwritten:",
+    new="while False:",
+    protects_from="a new token that dies with the process when it stops",
+)
 async def test_closing_writes_what_was_held(bench: Bench) -> None:
     """A process does not exit with a token that only it knows if the store works by then."""
     keeper = await bench.logged_in()
@@ -422,6 +492,28 @@ async def test_closing_writes_what_was_held(bench: Bench) -> None:
     assert successor.account.current == keeper.account.current
 
 
+@pytest.mark.safeguard(
+    file="record.py",
+    old="version = await self._store.swap(self._name, sealed, expected=self._version)",
+    new=(
+        "there = await self._store.read(self._name)\n"
+        "            version = await self._store.swap(self._name, sealed, "
+        "expected=there.version if there else None)"
+    ),
+    protects_from="a write over what somebody else wrote meanwhile",
+)
+@pytest.mark.safeguard(
+    file="record.py",
+    old="if stored is None or self._opened(stored).write_id != account.write_id:",
+    new="if stored is None:",
+    protects_from="taking somebody else's write for one's own",
+)
+@pytest.mark.safeguard(
+    file="record.py",
+    old="self._hold(lifecycle.merged(*pair), above=theirs)",
+    new="self._hold(pair[0], above=theirs)",
+    protects_from="the loser of a race that throws its new token away",
+)
 async def test_whoever_slept_past_his_lease_adds_his_token(bench: Bench) -> None:
     """Somebody took over meanwhile: his record stands, and our new token joins it as a rival, proved soon after."""
     keeper = await bench.logged_in()
@@ -443,6 +535,12 @@ async def test_whoever_slept_past_his_lease_adds_his_token(bench: Bench) -> None
     assert bench.issues_from(keeper)
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="return account.consent_id is not None and account.consent_id == other.consent_id",
+    new="return True",
+    protects_from="a token of an ended login among those of the next",
+)
 async def test_a_token_of_an_ended_consent_is_dropped(bench: Bench) -> None:
     """If another login took the record meanwhile, the late answer does not disturb it."""
     keeper = await bench.logged_in()
@@ -553,6 +651,12 @@ async def test_revoking_stops_serving_at_once_and_tells_xero(bench: Bench) -> No
     assert bench.sandbox.identity.usable_refresh_tokens(bench.clock()) == []
 
 
+@pytest.mark.safeguard(
+    file="keeper.py",
+    old="await self._conclude_intent(lease)",
+    new="pass",
+    protects_from="a successor that was issued, was lost, and lives on after the logout",
+)
 async def test_an_open_intent_is_concluded_before_a_revoke(bench: Bench) -> None:
     """The successor that was issued and lost is revoked too, not forgotten alive."""
     keeper = await bench.logged_in()
@@ -608,6 +712,12 @@ async def eventually(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.safeguard(
+    file="keeper.py",
+    old="*others, last = self._credentials()",
+    new="others, last = (), self._credentials()[0]",
+    protects_from="a mistyped secret in the settings",
+)
 async def test_a_changed_secret_and_the_old_one_are_both_tried(bench: Bench) -> None:
     """A mistyped secret in the settings does not cost the login, and a new one there is taken over."""
     await bench.logged_in()
@@ -624,6 +734,12 @@ async def test_a_changed_secret_and_the_old_one_are_both_tried(bench: Bench) -> 
     assert after.account.client_secret == Secret("renewed")
 
 
+@pytest.mark.safeguard(
+    file="record.py",
+    old="if self.account.write_id != after.write_id:",
+    new="if False:",
+    protects_from="a refresh that was slept through, and writes over a new login",
+)
 async def test_a_late_answer_does_not_overwrite_a_new_login_that_was_followed(bench: Bench) -> None:
     """The lease lapsed during a refresh, another process logged in, and this one has seen it: the login stands."""
     keeper, other = await bench.logged_in(), await bench.keeper()
@@ -639,6 +755,12 @@ async def test_a_late_answer_does_not_overwrite_a_new_login_that_was_followed(be
     assert bench.issues_from(keeper)
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="        account,\n        consent_id=None,\n",
+    new="        account,\n",
+    protects_from="a late answer that revives a login which was ended",
+)
 @pytest.mark.parametrize("forget", [False, True])
 async def test_a_late_answer_does_not_revive_a_login_that_was_ended(
     bench: Bench, forget: bool
@@ -676,6 +798,12 @@ async def test_a_revocation_that_was_slept_through_does_not_end_a_new_login(benc
     assert bench.kept().current is not None
 
 
+@pytest.mark.safeguard(
+    file="keeper.py",
+    old="return self.account.token_url not in (None, self._xero.endpoints.token_url)",
+    new="return False",
+    protects_from="a token that is shown to another identity server",
+)
 async def test_another_identity_servers_login_is_neither_spent_nor_revoked(bench: Bench) -> None:
     """A process with another token URL that comes to follow it sends its tokens nowhere, and says why."""
     keeper, stranger = await bench.logged_in(), await bench.keeper()
@@ -694,6 +822,12 @@ async def test_another_identity_servers_login_is_neither_spent_nor_revoked(bench
     assert bench.issues_from(keeper)
 
 
+@pytest.mark.safeguard(
+    file="record.py",
+    old="            or lifecycle.consent_epoch(theirs) < lifecycle.consent_epoch(seen)\n",
+    new="",
+    protects_from="a login that a fail-over lost, after which others wrote on",
+)
 async def test_a_login_that_a_fail_over_lost_is_written_again_over_later_writes(
     bench: Bench,
 ) -> None:
@@ -712,6 +846,15 @@ async def test_a_login_that_a_fail_over_lost_is_written_again_over_later_writes(
     assert bench.kept().current == new.current
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old=(
+        "return max(now, datetime.fromtimestamp(consent_epoch(account), UTC) + "
+        "timedelta(microseconds=1))"
+    ),
+    new="return now",
+    protects_from="a clock that stepped back, and a merge in which the older one wins",
+)
 async def test_an_end_is_never_older_than_its_login(bench: Bench) -> None:
     """A clock that was ahead at the login and put right before the logout does not let the login win a merge."""
     keeper = await bench.logged_in()
@@ -772,6 +915,16 @@ async def test_a_demanded_life_is_kept_or_refused(bench: Bench) -> None:
     assert (await keeper.token()).expires_at > bench.clock()
 
 
+@pytest.mark.safeguard(
+    file="keeper.py",
+    old="began_at, known = self.clock(), self.account\n",
+    new=(
+        "began_at, known = self.clock(), self.account\n"
+        "        await self._record.keep(lifecycle.after_end(known, forget=False, "
+        "now=began_at), after=known)\n"
+    ),
+    protects_from="a second login that fails and costs the first",
+)
 async def test_a_failed_login_changes_nothing(bench: Bench) -> None:
     """A code that Xero refuses leaves the live login as it was."""
     keeper = await bench.logged_in()
@@ -802,7 +955,35 @@ async def test_a_login_whose_granted_scopes_fall_short_fails(bench: Bench) -> No
     assert set(keeper.account.scopes_granted) == set(SCOPES)
 
 
-@pytest.mark.parametrize("fails", ["read", "swap"])
+@pytest.mark.parametrize(
+    "fails",
+    [
+        pytest.param(
+            "read",
+            marks=pytest.mark.safeguard(
+                file="keeper.py",
+                old=(
+                    "    async def _login(self, attempt: LoginAttempt) -> None:\n"
+                    "        async with self._door():"
+                ),
+                new="    async def _login(self, attempt: LoginAttempt) -> None:\n        if True:",
+                protects_from="a login that can't be kept",
+            ),
+        ),
+        pytest.param(
+            "swap",
+            marks=pytest.mark.safeguard(
+                file="keeper.py",
+                old="        await self._store.check()  # a login that can't be kept is not begun\n",
+                new="",
+                protects_from=(
+                    "a login that only one process knows, and that an end which only another knows "
+                    "takes with it"
+                ),
+            ),
+        ),
+    ],
+)
 async def test_a_login_the_store_can_not_take_spends_no_code(bench: Bench, fails: str) -> None:
     """The store is read and tried before the code is exchanged: if that fails, the code is still good."""
     keeper = await bench.keeper()
@@ -864,6 +1045,12 @@ def revocations(bench: Bench) -> int:
     return sum(request.endpoint is Endpoint.REVOCATION for request in bench.sandbox.log)
 
 
+@pytest.mark.safeguard(
+    file="keeper.py",
+    old="                await self._record.read()\n                yield lease",
+    new="                yield lease",
+    protects_from="acting on what another process has changed since: here, revoking its new login",
+)
 async def test_another_processs_login_cancels_a_pending_revocation(bench: Bench) -> None:
     """The process that was to tell Xero reads again first, and finds that its order is void."""
     keeper = await bench.logged_in()
@@ -878,6 +1065,12 @@ async def test_another_processs_login_cancels_a_pending_revocation(bench: Bench)
     assert bench.issues_from(keeper)
 
 
+@pytest.mark.safeguard(
+    file="keeper.py",
+    old="if ours := under_way is None:",
+    new="if ours := True:",
+    protects_from="a crowd of callers that queues for the lease, one after the other",
+)
 async def test_many_callers_take_the_lease_once(bench: Bench, leases: list[Lease]) -> None:
     """They share one task, and don't queue at the store one after the other."""
     keeper = await bench.logged_in()
@@ -887,6 +1080,12 @@ async def test_many_callers_take_the_lease_once(bench: Bench, leases: list[Lease
     assert len(leases) == 1
 
 
+@pytest.mark.safeguard(
+    file="keeper.py",
+    old="return await asyncio.shield(self._begin(work))",
+    new="return await self._begin(work)",
+    protects_from="a browser that is closed in the middle of a login",
+)
 async def test_a_browser_that_goes_away_does_not_end_the_login(bench: Bench) -> None:
     """The code is spent at Xero: what was issued for it is kept although nobody waits for it any more."""
     keeper = await bench.keeper()
@@ -903,6 +1102,19 @@ async def test_a_browser_that_goes_away_does_not_end_the_login(bench: Bench) -> 
     assert bench.issues_from(keeper)
 
 
+@pytest.mark.safeguard(
+    file="keeper.py",
+    old=(
+        "begun = await self._record.save(\n"
+        "            lifecycle.begin_refresh(found, token, by=self._process, now=now)\n"
+        "        )"
+    ),
+    new=(
+        "begun = lifecycle.begin_refresh(found, token, by=self._process, now=now)\n"
+        "        self._begin(self._record.save(begun))"
+    ),
+    protects_from="a request that overtakes the write of its intent",
+)
 async def test_xero_is_asked_once_the_store_has_acknowledged_the_intent(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -925,6 +1137,12 @@ async def test_xero_is_asked_once_the_store_has_acknowledged_the_intent(
     assert (sent, len(bench.sandbox.refreshes())) == (0, 1)
 
 
+@pytest.mark.safeguard(
+    file="keeper.py",
+    old="                    if lease.lost:\n                        return\n",
+    new="",
+    protects_from="a process that slept, and spends what another one has spent meanwhile",
+)
 async def test_whoever_lost_his_lease_while_he_wrote_the_intent_sends_nothing(
     bench: Bench, leases: list[Lease]
 ) -> None:
@@ -940,6 +1158,15 @@ async def test_whoever_lost_his_lease_while_he_wrote_the_intent_sends_nothing(
     assert len(bench.sandbox.refreshes()) == 1
 
 
+@pytest.mark.safeguard(
+    file="keeper.py",
+    old="        if not lease.lost:\n            await self._spend(begun, token, lease)",
+    new="        await self._spend(begun, token, lease)",
+    protects_from=(
+        "a holder that slept past its lease, and spends another process's token at the "
+        "end of a login"
+    ),
+)
 async def test_whoever_lost_his_lease_concludes_no_intent_at_an_end(
     bench: Bench, leases: list[Lease]
 ) -> None:
@@ -957,6 +1184,12 @@ async def test_whoever_lost_his_lease_concludes_no_intent_at_an_end(
     assert bench.sandbox.identity.usable_refresh_tokens(bench.clock()) == []
 
 
+@pytest.mark.safeguard(
+    file="keeper.py",
+    old="if lease.lost or self._foreign:",
+    new="if self._foreign:",
+    protects_from="revoking the new login of somebody who took the lease meanwhile",
+)
 async def test_whoever_lost_his_lease_revokes_nothing(bench: Bench, leases: list[Lease]) -> None:
     """Somebody may have logged in meanwhile, and Xero would end that login too."""
     keeper = await bench.logged_in()
@@ -968,6 +1201,12 @@ async def test_whoever_lost_his_lease_revokes_nothing(bench: Bench, leases: list
     assert bench.issues_from(keeper)
 
 
+@pytest.mark.safeguard(
+    file="keeper.py",
+    old="return False  # who died now would leave a login that Xero has ended",
+    new="pass",
+    protects_from="a login that goes on here and is dead at Xero, if the process dies in between",
+)
 async def test_xero_is_not_told_of_an_end_that_is_not_written(bench: Bench) -> None:
     """A process that died now would leave a login in the store that Xero has ended."""
     keeper = await bench.logged_in()
@@ -982,6 +1221,12 @@ async def test_xero_is_not_told_of_an_end_that_is_not_written(bench: Bench) -> N
     assert bench.sandbox.identity.usable_refresh_tokens(bench.clock()) == []
 
 
+@pytest.mark.safeguard(
+    file="record.py",
+    old="not unchanged()\n            or self.unwritten\n            or (",
+    new="not unchanged()\n            or (",
+    protects_from="another process's write that makes this one forget its new token",
+)
 async def test_what_is_held_is_not_dropped_for_what_another_process_wrote(bench: Bench) -> None:
     """Although the other one's generation is higher by now: the held token joins his record."""
     keeper = await bench.logged_in()
@@ -1000,6 +1245,12 @@ async def test_what_is_held_is_not_dropped_for_what_another_process_wrote(bench:
     assert issued in [t.value.fingerprint for t in (kept.current, *kept.rivals) if t]
 
 
+@pytest.mark.safeguard(
+    file="record.py",
+    old="return theirs.write_id != seen.write_id",
+    new="return False",
+    protects_from="a token that a fail-over lost, after which another wrote as often",
+)
 async def test_a_write_that_a_fail_over_lost_is_missed_although_another_took_its_generation(
     bench: Bench,
 ) -> None:
@@ -1017,6 +1268,16 @@ async def test_a_write_that_a_fail_over_lost_is_missed_although_another_took_its
     assert issued in [t.value.fingerprint for t in (kept.current, *kept.rivals) if t]
 
 
+@pytest.mark.safeguard(
+    file="keeper.py",
+    old=(
+        "dated = lifecycle.ending_within(\n"
+        "            account, timedelta(seconds=self._first_seen[1] - elapsed), now\n"
+        "        )"
+    ),
+    new="dated = account",
+    protects_from="a dead access token, where a clock that stepped back says that it lives",
+)
 async def test_a_clock_that_steps_back_does_not_lengthen_a_life(bench: Bench) -> None:
     """A token seen 20 minutes ago has ten left, whatever the clock says, and is refreshed in time."""
     elapsed = 0.0
@@ -1049,6 +1310,12 @@ async def test_a_replay_whose_life_is_over_is_followed_by_a_fresh_one(bench: Ben
     assert [r.outcome for r in bench.sandbox.refreshes()] == ["lost", "replayed", "issued"]
 
 
+@pytest.mark.safeguard(
+    file="keeper.py",
+    old="        if outcome.refresh_token is None:\n",
+    new="        if False:\n",
+    protects_from="a login that is over after half an hour",
+)
 async def test_a_login_without_a_refresh_token_fails_whatever_its_scopes(bench: Bench) -> None:
     """It would be over after half an hour; a login that was live before still is."""
     keeper = await bench.logged_in()
@@ -1059,6 +1326,12 @@ async def test_a_login_without_a_refresh_token_fails_whatever_its_scopes(bench: 
     assert keeper.account == before
 
 
+@pytest.mark.safeguard(
+    file="keeper.py",
+    old="self._ending = True",
+    new="self._ending = False",
+    protects_from="handing out a token while its login is being ended",
+)
 async def test_nothing_is_served_while_an_end_waits_for_its_turn(bench: Bench) -> None:
     """Another process has the lease: who asked for the end is not to see a token handed out after it."""
     keeper = await bench.logged_in()
@@ -1194,6 +1467,12 @@ def suspended(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return sleep
 
 
+@pytest.mark.safeguard(
+    file="backends/base.py",
+    old='if hasattr(time, "CLOCK_BOOTTIME")',
+    new="if False",
+    protects_from="a laptop that wakes up with an intent of yesterday, and spends its token",
+)
 async def test_who_was_suspended_with_the_lease_spends_nothing(
     bench: Bench, suspended: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1213,6 +1492,12 @@ async def test_who_was_suspended_with_the_lease_spends_nothing(
     assert bench.sandbox.refreshes() == []
 
 
+@pytest.mark.safeguard(
+    file="keeper.py",
+    old="if lease.lost or not (\n",
+    new="if not (\n",
+    protects_from="a second try, hours after the first, that ends another process's login",
+)
 async def test_who_slept_past_his_lease_tries_no_other_secret(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1245,7 +1530,29 @@ async def test_who_slept_past_his_lease_tries_no_other_secret(
     assert keeper.state is State.CONNECTED
 
 
-@pytest.mark.parametrize("during", ["save", "read"])
+@pytest.mark.parametrize(
+    "during",
+    [
+        pytest.param(
+            "save",
+            marks=pytest.mark.safeguard(
+                file="record.py",
+                old="            self.account is before\n",
+                new="            True\n",
+                protects_from="two acts of one process, and a new token that the one forgets for the other",
+            ),
+        ),
+        pytest.param(
+            "read",
+            marks=pytest.mark.safeguard(
+                file="record.py",
+                old="if self.unwritten or self._seen is not seen:",
+                new="if False:",
+                protects_from="two acts of one process, and a new token that the one forgets for the other",
+            ),
+        ),
+    ],
+)
 async def test_what_is_held_while_another_act_is_at_the_store_stays(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, during: str
 ) -> None:
@@ -1290,6 +1597,12 @@ async def test_what_is_held_while_another_act_is_at_the_store_stays(
     assert not record.unwritten
 
 
+@pytest.mark.safeguard(
+    file="record.py",
+    old="            or lifecycle.branched_off(theirs, seen)\n",
+    new="",
+    protects_from="an old dump that others wrote on, until a live token was forgotten",
+)
 async def test_what_an_old_dumps_next_process_writes_drops_no_live_token(bench: Bench) -> None:
     """It has refreshed as often by then as the process which knows the live token."""
     keeper = await bench.logged_in()
@@ -1315,6 +1628,12 @@ async def test_what_an_old_dumps_next_process_writes_drops_no_live_token(bench: 
     assert keeper.state is other.state is State.CONNECTED
 
 
+@pytest.mark.safeguard(
+    file="record.py",
+    old="theirs.generation < seen.generation\n            or lifecycle",
+    new="lifecycle",
+    protects_from="an old dump of Redis that is followed, and does not know what was spent",
+)
 async def test_an_intent_that_the_store_has_lost_is_written_again(bench: Bench) -> None:
     """An old dump that holds the same tokens does not know that one of them was spent."""
     keeper = await bench.logged_in()
@@ -1331,6 +1650,14 @@ async def test_an_intent_that_the_store_has_lost_is_written_again(bench: Bench) 
     assert kept.current.first_spent_at == START
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="for token in _tokens(theirs)} | set(theirs.dropped)",
+    new="for token in _tokens(theirs)}",
+    protects_from=(
+        "a token that was spent long ago, and is taken up again since a wrong clock dated it"
+    ),
+)
 async def test_a_token_that_a_wrong_clock_dated_does_not_make_the_store_seem_restored(
     bench: Bench,
 ) -> None:
@@ -1360,6 +1687,15 @@ def late_reuse_kills(bench: Bench) -> None:
     )
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="first, second = (other, base) if _goes_on(other, base) else (base, other)",
+    new="first, second = base, other",
+    protects_from=(
+        "a token that is asked for again until its grace is over, and then ends the chain of "
+        "its own successor"
+    ),
+)
 @pytest.mark.parametrize("minutes", [33, 65, 1440])
 async def test_a_successor_that_comes_late_is_what_is_tried_through_an_outage(
     bench: Bench, minutes: int
@@ -1394,6 +1730,14 @@ async def test_a_successor_that_comes_late_is_what_is_tried_through_an_outage(
     assert answered.token not in {r.token for r in bench.sandbox.refreshes()[spent_before:]}
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="if new in base.dropped or old in account.dropped:",
+    new="if new in base.dropped:",
+    protects_from=(
+        "a process that was cut off, and takes its own current token for unspent when it comes back"
+    ),
+)
 async def test_what_another_line_has_dropped_is_not_gone_on_from(bench: Bench) -> None:
     """A process that was cut off with a store of its own wrote more often; the others have rotated what it holds."""
     late_reuse_kills(bench)
@@ -1421,6 +1765,12 @@ async def test_what_another_line_has_dropped_is_not_gone_on_from(bench: Bench) -
     assert [r.token for r in issued[1:]] == [r.issued for r in issued[:-1]]
 
 
+@pytest.mark.safeguard(
+    file="record.py",
+    old="ours_first = lost or theirs.write_id == self._seen.write_id",
+    new="ours_first = lost",
+    protects_from="taking what another key sealed for what another process did",
+)
 async def test_a_record_that_was_sealed_anew_does_not_hide_what_a_process_holds(
     bench: Bench,
 ) -> None:
@@ -1444,6 +1794,15 @@ async def test_a_record_that_was_sealed_anew_does_not_hide_what_a_process_holds(
     assert bench.kept().write_id == keeper.account.write_id
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old=(
+        "doubted = open_one.doubted if open_one.fingerprint == fingerprint else "
+        "open_one.fingerprint"
+    ),
+    new="doubted = None",
+    protects_from="a 429 that puts off for an hour what must be known within the grace",
+)
 async def test_a_doubt_stays_open_when_another_token_is_not_spent(bench: Bench) -> None:
     """Who slept and then sent has killed what the others got: a 429 for that token puts it off by minutes only."""
     bench.sandbox.identity.switches = dataclasses.replace(
@@ -1467,6 +1826,12 @@ async def test_a_doubt_stays_open_when_another_token_is_not_spent(bench: Bench) 
     assert bench.issues_from(keeper)
 
 
+@pytest.mark.safeguard(
+    file="keeper.py",
+    old="return Wait(now + self._rest) if self._rest and isinstance(step, Spend) else step",
+    new="return step",
+    protects_from="two hosts with different clocks, that free each other from every wait",
+)
 @pytest.mark.parametrize("fault", ["503-html", "429=3600"])
 @pytest.mark.parametrize("ahead", [600, 4000, 86400])
 async def test_hosts_whose_clocks_differ_do_not_free_each_other_from_a_wait(
@@ -1486,6 +1851,14 @@ async def test_hosts_whose_clocks_differ_do_not_free_each_other_from_a_wait(
     assert 1 <= len(bench.sandbox.refreshes()) < 80
 
 
+@pytest.mark.safeguard(
+    file="keeper.py",
+    old="min(wait, self.policy.longest_backoff).total_seconds()",
+    new="wait.total_seconds()",
+    protects_from=(
+        "a 429 of an hour that outlasts a new login, whose lost answer nobody then asks for"
+    ),
+)
 async def test_a_wait_of_ones_own_ends_soon_where_others_have_gone_on(bench: Bench) -> None:
     """A 429 asks for an hour; then there is a new login, and an answer of its own that was lost with its process."""
     keeper = await bench.logged_in()
@@ -1531,6 +1904,12 @@ async def test_it_is_told_how_long_a_refresh_was_due(bench: Bench) -> None:
     assert (told.tries, told.due_at) == (3, due_at)
 
 
+@pytest.mark.safeguard(
+    file="keeper.py",
+    old="return not self._rest and lifecycle.revocation_due(",
+    new="return lifecycle.revocation_due(",
+    protects_from="two hosts with different clocks that end each other's wait before a revocation",
+)
 async def test_hosts_whose_clocks_differ_do_not_free_each_other_from_a_revocations_wait(
     bench: Bench,
 ) -> None:
@@ -1574,6 +1953,17 @@ async def test_a_store_that_hangs_keeps_no_caller_from_a_good_token(
     assert len(bench.sandbox.refreshes()) == 1
 
 
+@pytest.mark.safeguard(
+    file="keeper.py",
+    old=(
+        "concluded = lifecycle.ending_within(concluded, timedelta(seconds=left), now)\n            "
+    ),
+    new="",
+    protects_from=(
+        "a token that is dead when its answer is heard, and served since the clock was mended "
+        "meanwhile"
+    ),
+)
 async def test_an_answer_that_was_slept_through_is_dead_whatever_the_clock_was_set_to(
     bench: Bench,
 ) -> None:
@@ -1727,6 +2117,12 @@ async def test_what_ends_with_a_process_that_knows_more_than_a_rolled_back_store
     assert bench.issues_from(keeper)
 
 
+@pytest.mark.safeguard(
+    file="keeper.py",
+    old="if lifecycle.good_for(other, now) > lifecycle.good_for(dated, now):",
+    new="if False:",
+    protects_from="two hosts with different clocks, that refresh against each other at every tick",
+)
 @pytest.mark.parametrize(
     "off", [timedelta(days=1), timedelta(days=-1), timedelta(minutes=27), timedelta(minutes=-27)]
 )

@@ -122,6 +122,12 @@ def test_a_short_token_is_refreshed_at_half_its_life() -> None:
     )
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="return min(access.expires_at - ahead, current.obtained_at + policy.refresh_lifetime,",
+    new="return min(access.expires_at - ahead, access.expires_at,",
+    protects_from="a refresh token that dies unused after 60 days",
+)
 def test_the_refresh_token_is_rotated_at_its_lifetime_whatever_else() -> None:
     """An access token that lives for days does not keep the refresh token from being rotated in time."""
     policy = Policy(refresh_lifetime=10 * MINUTE)
@@ -154,6 +160,12 @@ def test_forcing_is_void_when_another_token_is_current() -> None:
     assert isinstance(next_step(account, NOW, POLICY, meant="000000000000"), Use)
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="        return Wait(until)\n    return Spend(token)",
+    new="        pass\n    return Spend(token)",
+    protects_from="asking Xero at every tick and by every caller",
+)
 def test_a_wait_that_was_asked_for_is_kept() -> None:
     """No call before ``retry_not_before``."""
     account = concluded(begun(logged_in(), NOW), NotSent(detail="no route"), NOW, jitter=1)
@@ -164,6 +176,12 @@ def test_a_wait_that_was_asked_for_is_kept() -> None:
     assert isinstance(next_step(waiting, later + MINUTE, POLICY), Spend)
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="now < until <= now + _longest_wait(account, policy) + policy.first_wait\n",
+    new="now < until\n",
+    protects_from="a clock that stepped back by a day, and no refresh in it",
+)
 def test_a_wait_from_a_clock_that_stepped_back_counts_as_reached() -> None:
     """A ``retry_not_before`` further off than is ever asked for does not stop the refresh for a day."""
     account = replace(logged_in(), retry_not_before=NOW + timedelta(days=1))
@@ -173,6 +191,12 @@ def test_a_wait_from_a_clock_that_stepped_back_counts_as_reached() -> None:
 # --------------------------------------------------------------------------------------------------- clocks
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="account.consent_id is None or _from_the_future(access, now):",
+    new="account.consent_id is None:",
+    protects_from="a clock that stepped back, and a token that is dead before it seems so",
+)
 def test_a_clock_that_stepped_back_does_not_lengthen_a_life() -> None:
     """A token issued in the future can't be trusted: it is not served, and refreshed."""
     account, yesterday = logged_in(), NOW - timedelta(days=1)
@@ -219,6 +243,12 @@ def test_no_caller_can_demand_more_than_a_fresh_token_has() -> None:
 # ----------------------------------------------------------------------------------------------- outcomes
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="rest = (spent, *rest)",
+    new="pass",
+    protects_from="an answer whose token does not work: the spent one still would",
+)
 def test_issued_moves_on_and_keeps_the_spent_token() -> None:
     """The successor is current; the spent token stays until its successor is proved and the grace is over."""
     account = concluded(begun(logged_in(), NOW + 25 * MINUTE), issued(), NOW + 25 * MINUTE)
@@ -229,6 +259,14 @@ def test_issued_moves_on_and_keeps_the_spent_token() -> None:
     assert account.refreshed_by == "host:1"
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="    return now - token.first_spent_at < policy.grace",
+    new="    return False",
+    protects_from=(
+        "a response whose token does not work, once the next refresh has dropped the spent one"
+    ),
+)
 def test_a_spent_token_leaves_when_its_successor_is_proved_and_the_grace_is_over() -> None:
     """25 minutes after, it stays though its successor is proved; another 25 minutes on, it goes."""
     account, at = logged_in(), NOW
@@ -249,6 +287,18 @@ def test_a_token_spent_long_ago_stays_while_its_successor_is_unproved() -> None:
     assert [r.value.reveal() for r in account.rivals] == ["r0"]
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old='return _failed(account, outcome, "unknown"',
+    new='return _failed(replace(account, intent=None), outcome, "unknown"',
+    protects_from="a lost answer that is forgotten",
+)
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="stamped, fingerprint, open_one = (\n        token.first_spent_at is None,",
+    new="stamped, fingerprint, open_one = (\n        True,",
+    protects_from="a grace that seems to begin anew with each try",
+)
 def test_unknown_keeps_everything_open() -> None:
     """No answer: the token stays current, spent when it was first tried, the intent stays, and a retry is set."""
     account = concluded(begun(logged_in(), NOW), Unknown(detail="reset"), NOW + MINUTE)
@@ -275,6 +325,12 @@ def test_an_answer_that_shows_the_token_unspent_undoes_its_own_stamp(outcome: Ou
     assert account.intent is None
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="if account.intent is None or not account.intent.stamped:",
+    new="if account.intent is None:",
+    protects_from="a later try that was not sent, and hides that an earlier one was",
+)
 @pytest.mark.parametrize(
     "outcome",
     [
@@ -291,6 +347,12 @@ def test_it_does_not_undo_an_earlier_unknown(outcome: Outcome) -> None:
     assert account.intent is not None
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="if spent.first_spent_at is not None and not (intent and intent.stamped):",
+    new="if False:",
+    protects_from="serving a token that died, since the answer was a replay",
+)
 def test_on_a_retry_the_access_tokens_life_counts_from_the_first_try() -> None:
     """The answer to a retry may be a replay of the lost one, minted 20 minutes ago."""
     account = concluded(begun(logged_in(), NOW), Unknown(detail="reset"), NOW)
@@ -299,6 +361,12 @@ def test_on_a_retry_the_access_tokens_life_counts_from_the_first_try() -> None:
     assert account.access.expires_at == NOW + HALF_HOUR
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="return min(ceiling, policy.longest_backoff) * jitter",
+    new="return ceiling * jitter",
+    protects_from="back-off that grows until the grace ends in one wait",
+)
 @given(tries=st.integers(0, 40), jitter=st.floats(0, 1, exclude_max=True))
 def test_waits_after_an_unknown_fit_the_grace_many_times(tries: int, jitter: float) -> None:
     """However often it failed, the next try is at most a minute away."""
@@ -308,6 +376,12 @@ def test_waits_after_an_unknown_fit_the_grace_many_times(tries: int, jitter: flo
     assert timedelta(0) <= account.retry_not_before - NOW <= MINUTE
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="return policy.slow_wait if account.intent else policy.longest_wait",
+    new="return policy.longest_wait",
+    protects_from="a wait of an hour in which the grace ends",
+)
 def test_retry_after_is_kept_but_capped_while_a_refresh_is_open() -> None:
     """A 429 may ask for an hour; after a lost answer for 5 minutes, lest the grace be slept through."""
     hour = Throttled(detail="429", retry_after=timedelta(hours=1))
@@ -318,6 +392,16 @@ def test_retry_after_is_kept_but_capped_while_a_refresh_is_open() -> None:
     assert account.retry_not_before == NOW + 6 * MINUTE
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="case ClientRefused():\n            return _failed(",
+    new=(
+        "case ClientRefused():\n"
+        "            return after_refused(account, Refused(detail=outcome.detail), now=now)\n"
+        "            return _failed("
+    ),
+    protects_from="a mistyped secret that costs the login",
+)
 def test_a_refused_client_drops_nothing_and_is_tried_slowly() -> None:
     """``invalid_client`` is the operator's to mend: some minutes between the tries, nothing lost."""
     account = concluded(
@@ -329,6 +413,12 @@ def test_a_refused_client_drops_nothing_and_is_tried_slowly() -> None:
     assert state_of(account, NOW, POLICY) is State.REFRESH_FAILING
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="if next(candidates(account, now, policy or Policy()), None) is None:",
+    new="if account.current and account.current.refused_at:",
+    protects_from="giving a login up while another of its tokens would issue",
+)
 def test_consent_is_lost_only_when_every_candidate_is_refused() -> None:
     """``invalid_grant`` condemns one token; the next candidate is tried at once; the record stays as evidence."""
     at = NOW + 25 * MINUTE
@@ -345,6 +435,12 @@ def test_consent_is_lost_only_when_every_candidate_is_refused() -> None:
     assert isinstance(next_step(account, at + MINUTE, POLICY), Use)
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="t is current or _within_grace(t, now, policy) or",
+    new="True or",
+    protects_from="late reuse, for which a server may end the whole chain",
+)
 def test_a_rival_is_never_reused_after_the_grace() -> None:
     """A token that was spent more than 30 minutes ago is not worth the risk that Xero ends the chain."""
     at = NOW + 25 * MINUTE
@@ -382,6 +478,12 @@ def test_success_with_a_rival_makes_its_successor_current() -> None:
     assert state_of(account, NOW, POLICY) is State.CONNECTED
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="current.obtained_at + policy.refresh_lifetime, *proofs)",
+    new="current.obtained_at + policy.refresh_lifetime)",
+    protects_from="finding out only after the grace that the other token was the live one",
+)
 def test_a_rival_that_arrived_is_proved_soon_and_then_dropped() -> None:
     """A rival makes a refresh due well inside the grace; once another token is proved, it goes."""
     account = with_rival(logged_in(), RefreshToken(value=Secret("x"), obtained_at=NOW + MINUTE))
@@ -392,6 +494,12 @@ def test_a_rival_that_arrived_is_proved_soon_and_then_dropped() -> None:
     assert [r.value.reveal() for r in account.rivals] == ["r0"]
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="return token.obtained_at > (proved.first_spent_at or now)",
+    new="return False",
+    protects_from="dropping a live token for a proof that was asked for before it came",
+)
 def test_a_rival_that_arrives_during_the_proof_stays() -> None:
     """What came after the proving request was sent is not proved wrong by it."""
     account = begun(logged_in(), NOW)
@@ -400,6 +508,12 @@ def test_a_rival_that_arrives_during_the_proof_stays() -> None:
     assert sorted(r.value.reveal() for r in account.rivals) == ["r0", "x"]
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="if account.unrotated == 0 or rotates:",
+    new="if rotates:",
+    protects_from="a refresh token that was dropped on the way",
+)
 def test_an_answer_without_a_refresh_token_is_asked_again_once() -> None:
     """The first time its access token is served and the intent stays; the second time the server does not rotate."""
     account = concluded(begun(logged_in(), NOW), issued(None, "a1"), NOW)
@@ -448,6 +562,12 @@ def test_a_server_that_answers_with_the_same_token_does_not_rotate() -> None:
     assert current(account).first_spent_at is None
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="return min(issued.life, LONGEST_LIFE) if issued.life else ASSUMED_LIFE",
+    new="return issued.life or ASSUMED_LIFE",
+    protects_from="serving for a year a token that died",
+)
 @pytest.mark.parametrize("life", [None, timedelta(days=400)])
 def test_an_absurd_life_is_not_believed(life: timedelta | None) -> None:
     """A missing or enormous ``expires_in`` still yields a token, with a life of at most a day."""
@@ -467,6 +587,12 @@ def test_a_rival_with_an_open_intent_is_not_condemned_by_the_clock() -> None:
     assert step.token.value.reveal() == "r0"
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="if token is current and _within_grace(token, now, policy):",
+    new="if token is current:",
+    protects_from="late reuse, for which a server may end the whole chain",
+)
 def test_a_fresh_rival_is_tried_before_a_current_token_whose_grace_is_over() -> None:
     """Late reuse may end the whole chain: what is unspent goes first, though it is not the current one."""
     account = concluded(begun(logged_in(), NOW), Unknown(detail="reset"), NOW)
@@ -475,6 +601,18 @@ def test_a_fresh_rival_is_tried_before_a_current_token_whose_grace_is_over() -> 
     assert [t.value.reveal() for t in candidates(account, NOW + HALF_HOUR, POLICY)] == ["x", "r0"]
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="return 2 if replayed or _surely_within_grace(token.first_spent_at, now, policy) else 3",
+    new="return 2 if token is current else 3",
+    protects_from="late reuse of the current token, once the rival was tried",
+)
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="return -CLOCK_SKEW <= now - spent_at < policy.grace",
+    new="return now - spent_at < policy.grace",
+    protects_from="late reuse, where a clock stepped back",
+)
 def test_a_rival_within_its_grace_is_tried_before_a_current_token_whose_grace_is_over() -> None:
     """It was tried when that grace was over, and nobody knows how that went: Xero surely takes it again."""
     account = with_rival(logged_in(), RefreshToken(value=Secret("x"), obtained_at=NOW))
@@ -492,6 +630,12 @@ def test_a_rival_within_its_grace_is_tried_before_a_current_token_whose_grace_is
     ]
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="replayed = token is current and open_one is None",
+    new="replayed = False",
+    protects_from="the same two tokens again and again, till the grace of both is over",
+)
 def test_a_current_token_that_a_replay_brought_is_tried_before_the_one_that_brought_it() -> None:
     """Whatever a clock says of its age: asked again, that one would bring it again, till its grace is over."""
     at = NOW + 25 * MINUTE
@@ -535,6 +679,12 @@ def test_a_replay_that_brings_a_token_which_was_dropped_makes_it_no_fresher() ->
     assert isinstance(next_step(account, at, POLICY), Spend)
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="(t for t in _others(account, spent) if t.value == issued.refresh_token)",
+    new="(t for t in ())",
+    protects_from="a spent token that counts as new",
+)
 def test_a_replay_of_an_earlier_answer_makes_nothing_fresh() -> None:
     """Spending a rival again brings a token that is known and spent: it keeps its first-spent time, and stands once."""
     at = NOW + 25 * MINUTE
@@ -551,6 +701,12 @@ def test_a_replay_of_an_earlier_answer_makes_nothing_fresh() -> None:
     assert "r1" not in [r.value.reveal() for r in account.rivals]
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="if datable else began - _life(issued)",
+    new="if datable else began",
+    protects_from="serving a token that died, where a clock may have stepped between the attempts",
+)
 @pytest.mark.parametrize(
     "spent_at", [NOW, NOW + timedelta(hours=16)], ids=["long ago", "in the future"]
 )
@@ -565,6 +721,12 @@ def test_a_retrys_access_token_of_unknown_age_is_not_served(spent_at: datetime) 
     assert step.token.value.reveal() == "r1"
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="if due_at > now and not (at_once or ",
+    new="if due_at > now and not (",
+    protects_from="a refresh that waits until tomorrow comes again",
+)
 def test_what_is_due_at_once_is_so_although_a_clock_stepped_back() -> None:
     """A refused token, or no access token, of tomorrow's clock: the next try is now, not tomorrow."""
     tomorrow = NOW + timedelta(days=1)
@@ -586,6 +748,12 @@ def test_rivals_are_tried_in_the_order_they_were_spent_whatever_the_clock_said()
     assert [t.value.reveal() for t in candidates(account, at, POLICY)] == ["r2", "r1", "r0"]
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="policy.first_wait * 2 ** min(account.tries, 20)",
+    new="policy.first_wait",
+    protects_from="hammering a server that is in trouble",
+)
 def test_retry_after_zero_does_not_turn_back_off_off() -> None:
     """A server that says "at once" with every 429 is still not hammered."""
     account = replace(begun(logged_in(), NOW), tries=8)
@@ -609,6 +777,18 @@ def ended(account: Account, at: datetime, *, forget: bool = False) -> Account:
     return after_revoked(after_end(account, forget=forget, now=at))
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="first_spent_at=min(spent, default=None)",
+    new="first_spent_at=max(spent, default=None)",
+    protects_from="a grace period that seems to begin anew when two records are merged",
+)
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="rivals=(*(t for t in joining if t not in older), *staying, *older),",
+    new="rivals=tuple(staying),",
+    protects_from="a token that only one of them knows",
+)
 def test_tokens_of_one_consent_are_united() -> None:
     """Theirs stays current, ours joins; of a token that both know, the earliest spending and any refusal count."""
     theirs = concluded(begun(logged_in(), NOW), issued("theirs"), NOW)
@@ -655,6 +835,21 @@ def test_who_has_gone_on_from_the_others_token_stays_in_front() -> None:
     assert set(both.dropped) == {Secret(value).fingerprint for value in ("r1", "r2")}
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="if t.value not in held and not _outlived(t, first)]",
+    new="if t.value not in held]",
+    protects_from="an old dump's token that seems unspent, and was spent long ago",
+)
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="for t in first.rivals if not _outlived(t, second)]",
+    new="for t in first.rivals]",
+    protects_from=(
+        "an old dump's spent token that seems unspent, where the dump's record is the "
+        "one merged into"
+    ),
+)
 def test_what_was_dropped_does_not_come_back_from_an_old_dump() -> None:
     """It seems unspent there, and may be the newest by a wrong clock; one that is only unknown here joins."""
     dump = with_rival(logged_in(), RefreshToken(value=Secret("sibling"), obtained_at=NOW))
@@ -673,6 +868,20 @@ def test_what_was_dropped_does_not_come_back_from_an_old_dump() -> None:
     assert [t.value.reveal() for t in (current(both), *both.rivals)] == ["y", "r3", "r2", "sibling"]
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="united = _remembering(united, other.dropped)",
+    new="pass",
+    protects_from=(
+        "a record that looks like another line's, since it does not know what it has dropped"
+    ),
+)
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="\n        and theirs.dropped_ever - ours.dropped_ever <= len(theirs.dropped)",
+    new="",
+    protects_from="a record that looks like another line's, since it has forgotten what it dropped",
+)
 def test_a_record_that_goes_on_from_ours_is_told_by_the_tokens_it_has_dropped() -> None:
     """Whatever the clocks said; as far back as it remembers, and beyond that it is taken to be one."""
     ours, at = concluded(begun(logged_in(), NOW), issued("r1"), NOW), NOW
@@ -740,6 +949,15 @@ def test_a_doubt_is_open_again_when_the_token_after_it_came_to_nothing(outcome: 
     assert account.intent is None
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="or (current and (current.refused_at or current.first_spent_at))",
+    new="or (current and current.refused_at)",
+    protects_from=(
+        "a lost answer that is asked for only when the grace is over, since a rival was tried "
+        "in between"
+    ),
+)
 def test_a_current_token_that_was_spent_is_due_at_once() -> None:
     """Without an intent too: its successor is not known. A replay of an answer further back may have brought it."""
     tomorrow = NOW + timedelta(days=1)  # by a clock that is ahead
@@ -749,6 +967,15 @@ def test_a_current_token_that_was_spent_is_due_at_once() -> None:
         assert isinstance(next_step(account, now, POLICY), Spend)
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old=(
+        "winner, loser = (other, base) if consent_epoch(other) > consent_epoch(base) else "
+        "(base, other)"
+    ),
+    new="winner, loser = base, other",
+    protects_from="an old login that takes the place of a new one",
+)
 def test_the_newest_consent_wins_a_merge() -> None:
     """Whoever holds it, and whatever the generations say."""
     old, new = logged_in(), replace(logged_in(NOW + MINUTE), consent_id="c2")
@@ -756,6 +983,15 @@ def test_the_newest_consent_wins_a_merge() -> None:
     assert merged(new, old) == new
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old=(
+        "if winner.consent_id is None and loser.consent_id is not None and winner.ended_at is "
+        "not None:"
+    ),
+    new="if False:",
+    protects_from="a logout that another process's refresh undoes",
+)
 def test_an_end_wins_over_the_login_before_it_and_loses_to_the_one_after() -> None:
     """A logout that could not be written is not undone by another process's refresh; a new login is not by it."""
     login, later = logged_in(), replace(logged_in(NOW + 2 * MINUTE), consent_id="c2")
@@ -843,6 +1079,12 @@ def test_the_access_token_type_has_a_life() -> None:
     assert token.life_seconds == 60
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="now < until <= now + policy.longest_wait\n",
+    new="now < until\n",
+    protects_from="a clock that stepped back by a day, and no revocation in it",
+)
 def test_a_revocations_wait_from_a_clock_that_stepped_back_counts_as_reached() -> None:
     """Xero is told of an end within minutes, and not when tomorrow comes again."""
     tomorrow = NOW + timedelta(days=1)
@@ -853,6 +1095,12 @@ def test_a_revocations_wait_from_a_clock_that_stepped_back_counts_as_reached() -
     assert revocation_due(account, NOW, POLICY)
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="        account.intent\n        or access is None\n",
+    new="        access is None\n",
+    protects_from="a lost answer that is asked for only when the grace is over",
+)
 def test_an_open_intent_of_tomorrows_clock_is_due_now() -> None:
     """Its answer is to be asked for within the grace, whatever the clock said when it was begun."""
     tomorrow = NOW + timedelta(days=1)
@@ -864,6 +1112,12 @@ def test_an_open_intent_of_tomorrows_clock_is_due_now() -> None:
     assert isinstance(next_step(account, NOW + MINUTE, POLICY), Spend)
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="t is current or _within_grace(t, now, policy) or",
+    new="_within_grace(t, now, policy) or",
+    protects_from="an outage longer than the grace, or a clock that stepped",
+)
 def test_a_current_token_that_was_spent_long_ago_is_tried_also_without_an_intent() -> None:
     """Another process may have told of its spending, or a replay have brought it: only Xero's word condemns it."""
     account = logged_in()
@@ -874,6 +1128,14 @@ def test_a_current_token_that_was_spent_long_ago_is_tried_also_without_an_intent
     ]
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old=" or t.value.fingerprint == open_one\n",
+    new="\n",
+    protects_from=(
+        "an outage longer than the grace, or a clock step, where the last candidate is a rival"
+    ),
+)
 def test_an_older_rival_whose_answer_is_open_is_not_condemned_by_the_clock() -> None:
     """Xero refused the two newer ones, and was down for longer than the grace while this one was tried."""
     at = NOW + 25 * MINUTE
@@ -888,6 +1150,15 @@ def test_an_older_rival_whose_answer_is_open_is_not_condemned_by_the_clock() -> 
     ]
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="live += [spent] if spent and spent not in live else []",
+    new="pass",
+    protects_from=(
+        "an outage longer than the grace, or a clock step that makes the predecessor "
+        "seem spent too long ago"
+    ),
+)
 def test_the_predecessor_of_a_refused_token_is_the_last_hope_whatever_the_clock_says() -> None:
     """It seems spent long ago, but a clock may have stepped, and there is nothing else left to lose."""
     at, later = NOW + 25 * MINUTE, NOW + timedelta(hours=3)
@@ -896,6 +1167,12 @@ def test_the_predecessor_of_a_refused_token_is_the_last_hope_whatever_the_clock_
     assert [t.value.reveal() for t in candidates(account, later, POLICY)] == ["r0"]
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="if current is None or current.obtained_at - token.obtained_at < policy.grace",
+    new="if True",
+    protects_from="late reuse, for which a server may end the whole chain",
+)
 def test_an_unspent_token_of_an_old_dump_is_tried_last() -> None:
     """It is older than the current one by the grace, so it was spent long ago: late reuse may end the whole chain."""
     at = NOW + 25 * MINUTE
@@ -905,6 +1182,12 @@ def test_an_unspent_token_of_an_old_dump_is_tried_last() -> None:
     assert [t.value.reveal() for t in candidates(account, at + HALF_HOUR, POLICY)] == ["r1", "x"]
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="if account.unrotated == 0 or rotates:",
+    new="if account.unrotated == 0:",
+    protects_from="taking a spent token for fresh, since two answers lost theirs",
+)
 def test_a_server_that_has_rotated_is_asked_for_a_refresh_token_through_the_whole_grace() -> None:
     """Its answers lose them on the way; before the grace is over, the spent token is never taken for fresh."""
     at = NOW + 25 * MINUTE
@@ -917,6 +1200,12 @@ def test_a_server_that_has_rotated_is_asked_for_a_refresh_token_through_the_whol
         assert current(account).first_spent_at == at
 
 
+@pytest.mark.safeguard(
+    file="lifecycle.py",
+    old="intent=base.intent or other.intent,",
+    new="intent=base.intent,",
+    protects_from="a late request that killed the others' tokens, and of which nobody knows",
+)
 def test_an_open_intent_survives_a_merge() -> None:
     """Who slept and then sent may have killed what the others got: a refresh is due, and shows it."""
     account = merged(logged_in(), begun(logged_in(), NOW))

@@ -21,12 +21,40 @@ ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "xots-sqlite"
 
 
+@pytest.mark.safeguard(
+    file="backends/memory.py",
+    old="async with self._locks[name]:",
+    new="if True:",
+    protects_from="two keepers of one process that refresh at once",
+    test="test_a_lease_excludes",
+)
+@pytest.mark.safeguard(
+    file="backends/memory.py",
+    old="if (kept.version if kept else None) != expected:",
+    new="if False:",
+    protects_from="a write over what somebody else wrote meanwhile",
+    test="test_a_stale_write_writes_nothing",
+)
 class TestMemoryStore(TokenStoreContract):
     @pytest.fixture
     def opening(self) -> Opening:
         return lambda: open_store("memory:")
 
 
+@pytest.mark.safeguard(
+    file="backends/file.py",
+    old="return held.take(self._open(folder, name + LEASE, os.O_RDWR | os.O_CREAT))",
+    new="return True",
+    protects_from="two processes that refresh at once",
+    test="test_a_lease_excludes",
+)
+@pytest.mark.safeguard(
+    file="backends/file.py",
+    old="if (current.version if current else None) != expected:",
+    new="if False:",
+    protects_from="a write over what somebody else wrote meanwhile",
+    test="test_a_stale_write_writes_nothing",
+)
 class TestFileStore(TokenStoreContract):
     @pytest.fixture
     def opening(self, tmp_path: Path) -> Opening:
@@ -70,6 +98,13 @@ def sqlite_example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     sys.modules.pop("xots_sqlite", None)
 
 
+@pytest.mark.safeguard(
+    file="backends/base.py",
+    old="if not 0 < until - time.time() <= ttl_seconds:",
+    new="if True:",
+    protects_from="two processes that refresh at once, on a store that somebody else wrote",
+    test="test_a_lease_is_renewed_while_it_is_held",
+)
 class TestSqliteExample(TokenStoreContract):
     lease_ttl_seconds = 1.5
     """Its lease is the default one, and every renewal waits for the disk several times."""

@@ -275,6 +275,18 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
+@pytest.mark.safeguard(
+    file="backends/file.py",
+    old="flags | os.O_NOFOLLOW | ",
+    new="flags | ",
+    protects_from="a record that is led elsewhere",
+)
+@pytest.mark.safeguard(
+    file="backends/file.py",
+    old="closed=0o7177",
+    new="closed=0",
+    protects_from="another user who reads or changes the record",
+)
 @pytest.mark.parametrize("how", REFUSED)
 async def test_a_record_that_is_not_ours_alone_is_refused(
     store: FileStore, version: str, folder: Path, how: str
@@ -327,6 +339,12 @@ def give_away(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
     return give_away
 
 
+@pytest.mark.safeguard(
+    file="backends/file.py",
+    old="if found.st_uid not in owners:",
+    new="if False:",
+    protects_from="another user who owns the record",
+)
 @pytest.mark.parametrize("file", ["default.sealed", ""])
 async def test_what_belongs_to_another_user_is_refused(
     store: FileStore, version: str, folder: Path, give_away: Callable[[Path], None], file: str
@@ -342,6 +360,12 @@ async def test_what_belongs_to_another_user_is_refused(
     assert (folder / "default.sealed").read_bytes() == b"old"
 
 
+@pytest.mark.safeguard(
+    file="backends/file.py",
+    old="closed=0o022",
+    new="closed=0",
+    protects_from="another user who puts another record in its place",
+)
 @pytest.mark.parametrize("mode", [0o770, 0o702, 0o1777])
 async def test_a_folder_that_others_may_write_to_is_refused(
     store: FileStore, version: str, folder: Path, mode: int
@@ -446,6 +470,12 @@ async def test_a_lease_that_is_held_for_too_long_is_given_up(
             pass
 
 
+@pytest.mark.safeguard(
+    file="backends/file.py",
+    old="while not held.take(self._open(folder, name + LOCK, os.O_RDWR | os.O_CREAT)):",
+    new="while False:",
+    protects_from="two writers that both find the version they expect",
+)
 async def test_a_writer_that_hangs_does_not_hang_others(
     store: FileStore, version: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -535,6 +565,24 @@ def trace(
     )
 
 
+@pytest.mark.safeguard(
+    file="backends/file.py",
+    old="os.fsync(opened)",
+    new="pass",
+    protects_from="a power cut: a record that is torn or empty",
+)
+@pytest.mark.safeguard(
+    file="backends/file.py",
+    old="            self._sync(folder)\n        return hashlib",
+    new="        return hashlib",
+    protects_from="a power cut: the record before, though the new one was acknowledged",
+)
+@pytest.mark.safeguard(
+    file="backends/file.py",
+    old="os.O_RDWR | os.O_CREAT | os.O_EXCL",
+    new="os.O_RDWR | os.O_CREAT",
+    protects_from="writing into a file that somebody put there",
+)
 async def test_a_save_is_on_the_disk_before_it_is_acknowledged(version: str, folder: Path) -> None:
     """The whole file is synced before it gets its name, and the folder after that."""
     printed, calls, _ = trace(folder, "-e", "trace=openat,write,fsync,/^rename")
@@ -553,6 +601,12 @@ async def test_a_save_is_on_the_disk_before_it_is_acknowledged(version: str, fol
         assert re.match(act, call), call
 
 
+@pytest.mark.safeguard(
+    file="backends/file.py",
+    old="os.fsync(above)",
+    new="pass",
+    protects_from="a power cut that takes the whole folder",
+)
 def test_a_new_folder_is_on_the_disk_before_it_is_used(tmp_path: Path) -> None:
     """What was acknowledged is not lost because the folder around it was."""
     folder = tmp_path / "above" / "store"
@@ -582,6 +636,23 @@ async def test_a_crash_before_the_rename_leaves_the_old_record(
     assert in_the_folder(folder) == ["default.lock", "default.sealed", "other.0123456789abcdef.new"]
 
 
+@pytest.mark.safeguard(
+    file="backends/file.py",
+    old=(
+        "            with self._written(folder, name, value) as temporary:\n"
+        "                os.rename(temporary, name + RECORD, src_dir_fd=folder, "
+        "dst_dir_fd=folder)\n"
+    ),
+    new=(
+        "            record = self._open(folder, name + RECORD, os.O_RDWR | os.O_CREAT | "
+        "os.O_TRUNC)\n"
+        '            with os.fdopen(record, "wb") as stream:\n'
+        "                stream.write(value)\n"
+        "                stream.flush()\n"
+        "                os.fsync(record)\n"
+    ),
+    protects_from="a full disk or a kill in the middle of a write in place",
+)
 @pytest.mark.parametrize("call", ["write", "fsync", "/^rename"])
 @pytest.mark.parametrize(
     ("error", "words"), [("EIO", "Input/output error"), ("ENOSPC", "No space left on device")]
@@ -604,6 +675,12 @@ async def test_a_folder_that_can_not_be_listed_is_an_error(version: str, folder:
     assert printed == [f"the file store can't be used: {folder}: Input/output error", "old"]
 
 
+@pytest.mark.safeguard(
+    file="backends/file.py",
+    old="if self._unsynced:",
+    new="if False:",
+    protects_from="reading back as kept what a power cut may yet undo",
+)
 @pytest.mark.parametrize(
     ("failing", "seen"),
     [

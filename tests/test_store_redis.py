@@ -635,6 +635,12 @@ async def test_a_swap_is_one_round_trip(server: RedisServer, open_store: Opener)
     assert calls.keys() <= {*expected, "cmdstat_config|resetstat", "cmdstat_info"}
 
 
+@pytest.mark.safeguard(
+    file="backends/redis.py",
+    old="if (kept and redis.sha1hex(kept) or '') ~= ARGV[2] then return 0 end\n",
+    new="",
+    protects_from="a write over what somebody else wrote meanwhile",
+)
 async def test_one_of_many_writers_wins(server: RedisServer, open_store: Opener) -> None:
     """Of twenty swaps of one version from two openings exactly one goes through, and its value is there."""
     stores = [open_store(server.url), open_store(server.unix_url)]
@@ -738,6 +744,12 @@ def new_holder() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         yield start
 
 
+@pytest.mark.safeguard(
+    file="backends/redis.py",
+    old="await lock.extend(ttl_seconds, replace_ttl=True)",
+    new="pass",
+    protects_from="a slow refresh that outlives its lease",
+)
 async def test_a_lease_excludes_other_processes(
     server: RedisServer, open_store: Opener, new_holder: Callable[..., subprocess.Popen[str]]
 ) -> None:
@@ -765,6 +777,14 @@ async def test_a_killed_holder_s_lease_runs_out(
         assert left - 0.1 <= time.monotonic() - began_at <= left + 1
 
 
+@pytest.mark.safeguard(
+    file="backends/base.py",
+    old=(
+        "return self._lost or (self._ends_at is not None and seconds_since_boot() >= self._ends_at)"
+    ),
+    new="return self._lost",
+    protects_from="a process that was stopped, and does not know that its lease ran out",
+)
 async def test_a_holder_that_was_stopped_knows_at_once_that_it_lost(
     server: RedisServer, open_store: Opener, new_holder: Callable[..., subprocess.Popen[str]]
 ) -> None:
@@ -780,6 +800,12 @@ async def test_a_holder_that_was_stopped_knows_at_once_that_it_lost(
         assert not lease.lost
 
 
+@pytest.mark.safeguard(
+    file="backends/redis.py",
+    old="            lease.lose()",
+    new="            pass",
+    protects_from="two that act at once, after a fail-over of Redis has lost the lease",
+)
 async def test_a_lease_that_somebody_else_took_is_lost(
     server: RedisServer, open_store: Opener
 ) -> None:
@@ -963,12 +989,24 @@ async def test_there_are_no_warnings_where_one_may_not_ask(
     assert await open_store(set_user(server, ACL_LINE.replace(" +info", ""))).warnings() == []
 
 
+@pytest.mark.safeguard(
+    file="backends/redis.py",
+    old="timeout=ttl_seconds)",
+    new="timeout=None)",
+    protects_from="a killed holder that locks out all others for ever",
+)
 async def test_a_lease_has_an_end_in_redis(server: RedisServer, open_store: Opener) -> None:
     """Redis itself frees it, should its holder never come back."""
     async with open_store(server.url).lease("a", 5):
         assert 0 < server.admin.pttl("xots:lease:a") <= 5000
 
 
+@pytest.mark.safeguard(
+    file="backends/redis.py",
+    old='"retry": Retry(NoBackoff(), 0),',
+    new='"retry": Retry(NoBackoff(), 3),',
+    protects_from="a library that repeats a write whose reply was lost",
+)
 async def test_a_write_whose_answer_was_lost_is_not_sent_again(
     server: RedisServer, open_store: Opener
 ) -> None:
