@@ -9,7 +9,6 @@ import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -30,22 +29,9 @@ from xots.sandbox import (
 from xots.sandbox.person import Person
 from xots.server import Server
 from xots.settings import Settings
+from xots.testing import FakeClock
 
 WATCHED_LOGGERS = ("xots", "tornado", "asyncio")
-
-
-class Clock:
-    """A clock that stands still until a test moves it."""
-
-    def __init__(self) -> None:
-        self.now = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        """Move it on, or back with a negative number."""
-        self.now += timedelta(seconds=seconds)
 
 
 @dataclass(frozen=True)
@@ -125,21 +111,21 @@ def nothing_of_the_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
-async def sandbox(clock: Clock) -> AsyncIterator[Sandbox]:
+async def sandbox(clock: FakeClock) -> AsyncIterator[Sandbox]:
     """A simulated Xero on a free port, by the tests' clock; a web app and a PKCE app, with no redirect URI yet."""
     clients = (Client(redirect_uris=()), Client(DEFAULT_PKCE_CLIENT_ID, None, ()))
-    async with Sandbox(SandboxOptions(port=0, clients=clients), clock=clock) as running:
+    async with Sandbox(SandboxOptions(port=0, clients=clients), clock=clock.now) as running:
         yield running
 
 
 @pytest.fixture
 async def new_server(
-    sandbox: Sandbox, clock: Clock
+    sandbox: Sandbox, clock: FakeClock
 ) -> AsyncIterator[Callable[..., Awaitable[Server]]]:
     """Starts servers, wired to the sandbox and registered there; the arguments are settings, with no client's."""
     servers: list[Server] = []
@@ -247,12 +233,12 @@ def get(send: Callable[..., Awaitable[Answer]]) -> Callable[..., Awaitable[Answe
 
 
 @pytest.fixture
-def canaries(sandbox: Sandbox, clock: Clock) -> Callable[[Server], list[str]]:
+def canaries(sandbox: Sandbox, clock: FakeClock) -> Callable[[Server], list[str]]:
     """What must be found nowhere: the client's secret and all tokens that a server and Xero hold now."""
 
     def collect(server: Server) -> list[str]:
         access = server.keeper.account.access
-        found = [DEFAULT_CLIENT_SECRET, *sandbox.identity.usable_refresh_tokens(clock())]
+        found = [DEFAULT_CLIENT_SECRET, *sandbox.identity.usable_refresh_tokens(clock.now())]
         return [*found, access.value.reveal()] if access else found
 
     return collect

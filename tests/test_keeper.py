@@ -54,25 +54,13 @@ from xots.sandbox import (
     fingerprint,
 )
 from xots.sealing import Sealer
+from xots.testing import FakeClock
 from xots.web.api import in_words
 from xots.xero import Credentials, Endpoints, XeroClient
 
 START = datetime(2026, 11, 23, 12, tzinfo=UTC)
 SCOPES = ("offline_access", "accounting.transactions")
 WEB_APP = Credentials(client_id=DEFAULT_CLIENT_ID, client_secret=Secret(DEFAULT_CLIENT_SECRET))
-
-
-class SetClock:
-    """A clock that stands still until it is set."""
-
-    def __init__(self) -> None:
-        self.now = START
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def advance(self, **by: float) -> None:
-        self.now += timedelta(**by)
 
 
 class TroubledStore(MemoryStore):
@@ -115,7 +103,7 @@ class TroubledStore(MemoryStore):
 class Bench:
     """A sandbox, a store, and as many keepers on them as a test wants."""
 
-    def __init__(self, sandbox: Sandbox, clock: SetClock) -> None:
+    def __init__(self, sandbox: Sandbox, clock: FakeClock) -> None:
         self.sandbox, self.clock = sandbox, clock
         self.store = TroubledStore()
         self.sealer = Sealer.for_this_process()
@@ -137,7 +125,9 @@ class Bench:
         sealed = self.sealer.seal(encode(changed), "account", {"name": "default"})
         self.store._kept["default"] = Stored(sealed, f"other{kept.generation}")
 
-    async def keeper(self, **options: Any) -> TokenKeeper:
+    async def keeper(self, clock: FakeClock | None = None, **options: Any) -> TokenKeeper:
+        """Start a keeper on a host that goes by ``clock``; by default the true one, Xero's."""
+        clock = clock or self.clock
         endpoints = Endpoints(
             authorize_url=self.sandbox.authorize_url,
             token_url=self.sandbox.token_url,
@@ -146,11 +136,12 @@ class Bench:
         )
         keeper = TokenKeeper(
             self.store,
-            XeroClient(endpoints, clock=self.clock),
+            XeroClient(endpoints, clock=clock),
             self.sealer,
             chance=random.Random(7),  # noqa: S311 - jitter
             observers=[self.events.append],
-            **({"clock": self.clock} | options),
+            clock=clock,
+            **options,
         )
         self.keepers.append(keeper)
         await keeper.start()
@@ -194,7 +185,7 @@ class Bench:
         account = self.kept()
         tokens = [t for t in (account.current, *account.rivals) if t is not None]
         return any(
-            self.sandbox.identity.would_issue(t.value.reveal(), self.clock()) for t in tokens
+            self.sandbox.identity.would_issue(t.value.reveal(), self.clock.now()) for t in tokens
         )
 
     def happened(self, kind: type[Event]) -> int:
@@ -203,8 +194,8 @@ class Bench:
 
 @pytest.fixture
 async def bench() -> AsyncIterator[Bench]:
-    clock = SetClock()
-    async with Sandbox(SandboxOptions(port=0), clock) as sandbox:
+    clock = FakeClock(START)
+    async with Sandbox(SandboxOptions(port=0), clock.now) as sandbox:
         bench = Bench(sandbox, clock)
         yield bench
         bench.store.broken.clear()
@@ -261,7 +252,7 @@ async def test_the_tick_refreshes_ahead_so_that_nobody_waits(bench: Bench) -> No
     bench.clock.advance(seconds=1)
     await keeper.tend()
     assert [r.outcome for r in bench.sandbox.refreshes()] == ["issued"]
-    assert (await keeper.token()).expires_at == bench.clock() + timedelta(minutes=30)
+    assert (await keeper.token()).expires_at == bench.clock.now() + timedelta(minutes=30)
     assert bench.happened(Refreshed) == 1
 
 
@@ -316,7 +307,7 @@ async def test_closing_waits_for_the_refresh_and_keeps_it(bench: Bench) -> None:
     assert not closing.done()
     bench.sandbox.release()
     await closing
-    assert (await caller).expires_at == bench.clock() + timedelta(minutes=30)
+    assert (await caller).expires_at == bench.clock.now() + timedelta(minutes=30)
     successor = await bench.keeper()
     assert await successor.token() == await caller
     assert len(bench.sandbox.refreshes()) == 1
@@ -351,7 +342,9 @@ async def test_a_lost_answer_is_asked_for_again_with_the_same_token(bench: Bench
     assert keeper.state is State.REFRESH_FAILING
     assert bench.issues_from(keeper)
     assert bench.happened(RefreshFailed) == 1
-    assert (await keeper.token()).expires_at > bench.clock(), "the old token is served meanwhile"
+    assert (await keeper.token()).expires_at > bench.clock.now(), (
+        "the old token is served meanwhile"
+    )
     bench.clock.advance(minutes=1)
     await keeper.tend()
     assert keeper.state is State.CONNECTED
@@ -408,13 +401,13 @@ async def test_no_token_is_spent_when_the_intent_can_not_be_written(bench: Bench
     bench.clock.advance(minutes=29)
     await keeper.tend()
     assert bench.sandbox.refreshes() == []
-    assert (await keeper.token()).expires_at > bench.clock()
+    assert (await keeper.token()).expires_at > bench.clock.now()
     bench.clock.advance(minutes=1)
     with pytest.raises(TokenUnavailable, match="the disk is full"):
         await keeper.token()
     assert bench.happened(StoreDegraded) == 1
     bench.store.broken.clear()
-    assert (await keeper.token()).expires_at == bench.clock() + timedelta(minutes=30)
+    assert (await keeper.token()).expires_at == bench.clock.now() + timedelta(minutes=30)
     assert bench.happened(StoreRecovered) == 1
     assert len(bench.sandbox.refreshes()) == 1
 
@@ -550,8 +543,8 @@ async def test_a_token_of_an_ended_consent_is_dropped(bench: Bench) -> None:
         generation=9,
         write_id="another",
         consent_id="newer",
-        consented_at=bench.clock() + timedelta(seconds=1),
-        current=RefreshToken(value=Secret("another login's"), obtained_at=bench.clock()),
+        consented_at=bench.clock.now() + timedelta(seconds=1),
+        current=RefreshToken(value=Secret("another login's"), obtained_at=bench.clock.now()),
         intent=None,
         rivals=(),
     )
@@ -648,7 +641,7 @@ async def test_revoking_stops_serving_at_once_and_tells_xero(bench: Bench) -> No
     assert await ending
     assert keeper.state is State.REVOKED
     assert keeper.account.client_id == DEFAULT_CLIENT_ID
-    assert bench.sandbox.identity.usable_refresh_tokens(bench.clock()) == []
+    assert bench.sandbox.identity.usable_refresh_tokens(bench.clock.now()) == []
 
 
 @pytest.mark.safeguard(
@@ -665,7 +658,7 @@ async def test_an_open_intent_is_concluded_before_a_revoke(bench: Bench) -> None
         await keeper.refresh()
     assert await keeper.end(forget=False)
     assert [r.outcome for r in bench.sandbox.refreshes()] == ["lost", "issued"]
-    assert bench.sandbox.identity.usable_refresh_tokens(bench.clock()) == []
+    assert bench.sandbox.identity.usable_refresh_tokens(bench.clock.now()) == []
 
 
 async def test_a_revocation_that_xero_does_not_hear_is_tried_again(bench: Bench) -> None:
@@ -679,7 +672,7 @@ async def test_a_revocation_that_xero_does_not_hear_is_tried_again(bench: Bench)
         bench.clock.advance(minutes=2)
         await keeper.tend()
     assert keeper.state is State.NO_CREDENTIALS
-    assert bench.sandbox.identity.usable_refresh_tokens(bench.clock()) == []
+    assert bench.sandbox.identity.usable_refresh_tokens(bench.clock.now()) == []
 
 
 async def test_a_new_login_cancels_a_pending_revocation(bench: Bench) -> None:
@@ -779,7 +772,7 @@ async def test_a_late_answer_does_not_revive_a_login_that_was_ended(
     await keeper.tend()
     assert keeper.state is (State.NO_CREDENTIALS if forget else State.REVOKED)
     assert bench.kept().consent_id is None
-    assert bench.sandbox.identity.usable_refresh_tokens(bench.clock()) == []
+    assert bench.sandbox.identity.usable_refresh_tokens(bench.clock.now()) == []
 
 
 async def test_a_revocation_that_was_slept_through_does_not_end_a_new_login(bench: Bench) -> None:
@@ -857,8 +850,10 @@ async def test_a_login_that_a_fail_over_lost_is_written_again_over_later_writes(
 )
 async def test_an_end_is_never_older_than_its_login(bench: Bench) -> None:
     """A clock that was ahead at the login and put right before the logout does not let the login win a merge."""
-    keeper = await bench.logged_in()
-    bench.clock.advance(seconds=-50)
+    wall = bench.clock.beside(50)
+    keeper = await bench.keeper(wall)
+    await keeper.login(bench.attempt())
+    wall.step(-50)
     await keeper.end(forget=False)
     kept = bench.kept()
     assert kept.ended_at is not None
@@ -874,7 +869,7 @@ async def test_xero_refusing_every_token_loses_the_consent_and_says_so(bench: Be
     await keeper.tend()
     assert keeper.state is State.CONSENT_LOST
     assert bench.happened(ConsentWasLost) == 1
-    assert (await keeper.token()).expires_at > bench.clock()
+    assert (await keeper.token()).expires_at > bench.clock.now()
     bench.clock.advance(minutes=5)
     with pytest.raises(ConsentLost, match="invalid_grant"):
         await keeper.token()
@@ -906,13 +901,13 @@ async def test_a_demanded_life_is_kept_or_refused(bench: Bench) -> None:
     keeper = await bench.logged_in()
     bench.clock.advance(minutes=10)
     token = await keeper.token(timedelta(minutes=25))
-    assert token.expires_at - bench.clock() >= timedelta(minutes=25)
+    assert token.expires_at - bench.clock.now() >= timedelta(minutes=25)
     bench.sandbox.add_fault("refresh:every:500-json")
     bench.clock.advance(minutes=10)
     with pytest.raises(TokenUnavailable) as caught:
         await keeper.token(timedelta(minutes=25))
     assert caught.value.retry_after_seconds >= 1
-    assert (await keeper.token()).expires_at > bench.clock()
+    assert (await keeper.token()).expires_at > bench.clock.now()
 
 
 @pytest.mark.safeguard(
@@ -1181,7 +1176,7 @@ async def test_whoever_lost_his_lease_concludes_no_intent_at_an_end(
     assert revocations(bench) == 0
     await keeper.tend()
     assert keeper.state is State.REVOKED
-    assert bench.sandbox.identity.usable_refresh_tokens(bench.clock()) == []
+    assert bench.sandbox.identity.usable_refresh_tokens(bench.clock.now()) == []
 
 
 @pytest.mark.safeguard(
@@ -1218,7 +1213,7 @@ async def test_xero_is_not_told_of_an_end_that_is_not_written(bench: Bench) -> N
     await keeper.tend()
     assert bench.kept().consent_id is None
     assert keeper.state is State.REVOKED
-    assert bench.sandbox.identity.usable_refresh_tokens(bench.clock()) == []
+    assert bench.sandbox.identity.usable_refresh_tokens(bench.clock.now()) == []
 
 
 @pytest.mark.safeguard(
@@ -1280,14 +1275,15 @@ async def test_a_write_that_a_fail_over_lost_is_missed_although_another_took_its
 )
 async def test_a_clock_that_steps_back_does_not_lengthen_a_life(bench: Bench) -> None:
     """A token seen 20 minutes ago has ten left, whatever the clock says, and is refreshed in time."""
-    elapsed = 0.0
-    keeper = await bench.keeper(elapsed=lambda: elapsed)
+    wall = bench.clock.beside()
+    keeper = await bench.keeper(wall)
     await keeper.login(bench.attempt())
     first = await keeper.token()
-    elapsed = 20 * 60
+    bench.clock.advance(minutes=20)
+    wall.step(minutes=-20)
     assert (await keeper.token()).expires_at == first.expires_at - timedelta(minutes=20)
-    bench.clock.advance(minutes=-15)
-    elapsed = 26 * 60
+    bench.clock.advance(minutes=6)
+    wall.step(minutes=-21)
     await keeper.tend()
     assert (await keeper.token()).value != first.value
     assert len(bench.sandbox.refreshes()) == 1
@@ -1306,7 +1302,7 @@ async def test_a_replay_whose_life_is_over_is_followed_by_a_fresh_one(bench: Ben
     await keeper.tend()
     bench.clock.advance(minutes=6)
     token = await keeper.token()
-    assert token.expires_at == bench.clock() + timedelta(minutes=5)
+    assert token.expires_at == bench.clock.now() + timedelta(minutes=5)
     assert [r.outcome for r in bench.sandbox.refreshes()] == ["lost", "replayed", "issued"]
 
 
@@ -1385,32 +1381,30 @@ async def test_an_old_dump_that_comes_back_under_a_refresh_is_not_gone_on_from(
     kept = bench.kept().current
     assert kept is not None
     assert kept.first_spent_at is None
-    assert bench.sandbox.identity.would_issue(kept.value.reveal(), bench.clock())
+    assert bench.sandbox.identity.would_issue(kept.value.reveal(), bench.clock.now())
 
 
 async def test_a_host_whose_clock_is_behind_takes_no_token_from_the_others(bench: Bench) -> None:
     """To it, a good token comes from the future: it serves none, and leaves the others theirs while Xero is away."""
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("refresh:every:503-html")
-    behind = SetClock()
-    behind.advance(minutes=-2)
-    other = await bench.keeper(clock=behind)
+    other = await bench.keeper(bench.clock.beside(minutes=-2))
     await other.tend()
     with pytest.raises(TokenUnavailable):
         await other.token()
     await keeper._record.read()
-    assert (await keeper.token()).expires_at == bench.clock() + timedelta(minutes=30)
+    assert (await keeper.token()).expires_at == bench.clock.now() + timedelta(minutes=30)
 
 
 async def test_a_refresh_that_failed_is_not_told_as_made_after_the_clock_stepped(
     bench: Bench,
 ) -> None:
     """The token that is there is dated anew at each look, and is still the same one."""
-    elapsed = 0.0
-    keeper = await bench.keeper(elapsed=lambda: elapsed)
+    wall = bench.clock.beside()
+    keeper = await bench.keeper(wall)
     await keeper.login(bench.attempt())
     await keeper.token()
-    bench.clock.advance(minutes=-1)
+    wall.step(minutes=-1)
     bench.sandbox.add_fault("refresh:nth=1:503-html")
     with pytest.raises(TokenUnavailable):
         await keeper.refresh()
@@ -1423,19 +1417,18 @@ async def test_a_replay_is_as_old_as_its_first_request_although_the_clock_was_ah
     bench.sandbox.identity.switches = dataclasses.replace(
         bench.sandbox.identity.switches, sibling_mode=SiblingMode.SAME_ANSWER
     )
-    elapsed, ahead = 0.0, SetClock()
-    keeper = await bench.keeper(clock=ahead, elapsed=lambda: elapsed)
+    ahead = bench.clock.beside()
+    keeper = await bench.keeper(ahead)
     await keeper.login(bench.attempt())
-    ahead.advance(minutes=20)
+    ahead.step(minutes=20)
     bench.sandbox.add_fault("refresh:nth=1:lost")
     with pytest.raises(TokenUnavailable):
         await keeper.refresh()
     bench.clock.advance(minutes=22)
-    ahead.advance(minutes=2)
-    elapsed = 22 * 60
+    ahead.step(minutes=-20)
     await keeper.tend()
     assert [r.outcome for r in bench.sandbox.refreshes()] == ["lost", "replayed"]
-    assert (await keeper.token()).expires_at == ahead() + timedelta(minutes=8)
+    assert (await keeper.token()).expires_at == ahead.now() + timedelta(minutes=8)
 
 
 async def test_a_logout_is_not_told_as_done_while_the_store_can_not_take_it(bench: Bench) -> None:
@@ -1586,7 +1579,7 @@ async def test_what_is_held_while_another_act_is_at_the_store_stays(
         act = asyncio.create_task(record.read())
     await reached.wait()
     bench.store.broken |= {"swap", "read"}
-    new = RefreshToken(value=Secret("new"), obtained_at=bench.clock())
+    new = RefreshToken(value=Secret("new"), obtained_at=bench.clock.now())
     await record.keep(replace(before, rivals=(new,)), after=before)
     assert record.unwritten
     bench.store.broken.clear()
@@ -1663,7 +1656,7 @@ async def test_a_token_that_a_wrong_clock_dated_does_not_make_the_store_seem_res
 ) -> None:
     """Who has slept through some rotations follows the record; what it knew was spent long ago, and is not revived."""
     asleep = await bench.logged_in()
-    ahead = await bench.keeper(clock=lambda: bench.clock() + timedelta(days=1))
+    ahead = await bench.keeper(bench.clock.beside(days=1))
     await ahead.refresh()
     await asleep._look()
     known = asleep.account.current
@@ -1811,9 +1804,9 @@ async def test_a_doubt_stays_open_when_another_token_is_not_spent(bench: Bench) 
     keeper = await bench.logged_in()
     await keeper.refresh()
     (spent,) = bench.kept().rivals
-    bench.sandbox.identity.refresh(Client(), spent.value.reveal(), bench.clock())
+    bench.sandbox.identity.refresh(Client(), spent.value.reveal(), bench.clock.now())
     late = Intent(
-        by="slept:1", began_at=bench.clock(), fingerprint=spent.value.fingerprint, stamped=False
+        by="slept:1", began_at=bench.clock.now(), fingerprint=spent.value.fingerprint, stamped=False
     )
     bench.overwrite(lambda account: replace(account, intent=late))
     bench.sandbox.add_fault("refresh:nth=1:429=3600")
@@ -1839,7 +1832,7 @@ async def test_hosts_whose_clocks_differ_do_not_free_each_other_from_a_wait(
 ) -> None:
     """Each takes the other's wait for over, or for one of a stepped clock: then its own counts."""
     keeper = await bench.logged_in()
-    other = await bench.keeper(clock=lambda: bench.clock() + timedelta(seconds=ahead))
+    other = await bench.keeper(bench.clock.beside(ahead))
     bench.sandbox.add_fault(f"refresh:every:{fault}")
     bench.clock.advance(minutes=26)
     for _ in range(600):
@@ -1914,7 +1907,7 @@ async def test_hosts_whose_clocks_differ_do_not_free_each_other_from_a_revocatio
     bench: Bench,
 ) -> None:
     keeper = await bench.logged_in()
-    other = await bench.keeper(clock=lambda: bench.clock() + timedelta(days=1))
+    other = await bench.keeper(bench.clock.beside(days=1))
     bench.sandbox.add_fault("revocation:every:503-html")
     assert not await keeper.end(forget=False)
     for _ in range(600):
@@ -1968,16 +1961,13 @@ async def test_an_answer_that_was_slept_through_is_dead_whatever_the_clock_was_s
     bench: Bench,
 ) -> None:
     """Asked for by a clock that is ahead, which is mended in the sleep: its token ended, here and for the others."""
-    ahead = [timedelta(days=1)]
-    slept = await bench.keeper(
-        clock=lambda: bench.clock() + ahead[0],
-        elapsed=lambda: (bench.clock() - START).total_seconds(),
-    )
+    ahead = bench.clock.beside(days=1)
+    slept = await bench.keeper(ahead)
     await slept.login(bench.attempt())
     other = await bench.keeper()
     refresh = await bench.held_refresh(slept)
     bench.clock.advance(hours=1)
-    ahead[0] = timedelta(0)
+    ahead.step(days=-1)
     swap, go_on = bench.store.swap, asyncio.Event()
 
     async def hang(name: str, value: bytes, *, expected: str | None) -> str:
@@ -2017,14 +2007,12 @@ async def test_a_short_life_is_not_lengthened_by_a_small_step_back(bench: Bench)
     bench.sandbox.identity.switches = dataclasses.replace(
         bench.sandbox.identity.switches, access_token_life_seconds=12
     )
-    now, step = bench.clock(), timedelta(seconds=4.9)
-    keeper = await bench.keeper(
-        clock=lambda: bench.clock() - (step if bench.clock() > now else timedelta(0)),
-        elapsed=lambda: bench.clock().timestamp(),
-    )
+    wall = bench.clock.beside()
+    keeper = await bench.keeper(wall)
     await keeper.login(bench.attempt())
     bench.sandbox.add_fault("refresh:every:503-html")
     bench.clock.advance(seconds=13)
+    wall.step(-4.9)
     with pytest.raises(TokenUnavailable):
         await keeper.token()
 
@@ -2055,7 +2043,11 @@ async def test_the_log_names_the_next_try_of_the_outlook(bench: Bench) -> None:
     ):
         await keeper.refresh()
     (failed,) = [event for event in bench.events if isinstance(event, RefreshFailed)]
-    assert failed.next_try_at == keeper.outlook.next_try_at == bench.clock() + timedelta(minutes=25)
+    assert (
+        failed.next_try_at
+        == keeper.outlook.next_try_at
+        == bench.clock.now() + timedelta(minutes=25)
+    )
 
 
 async def test_an_answer_without_a_refresh_token_is_a_warning(bench: Bench) -> None:
@@ -2065,7 +2057,7 @@ async def test_an_answer_without_a_refresh_token_is_a_warning(bench: Bench) -> N
     await keeper.refresh()
     (missing,) = [event for event in bench.events if isinstance(event, SuccessorMissing)]
     assert missing.level == logging.WARNING
-    assert missing.grace_ends_at == bench.clock() + timedelta(minutes=30)
+    assert missing.grace_ends_at == bench.clock.now() + timedelta(minutes=30)
     assert (
         "is tried again; the next try is at 12:00:01 UTC or after; Xero takes it again until 12:30"
         in str(missing)
@@ -2106,7 +2098,7 @@ async def test_what_ends_with_a_process_that_knows_more_than_a_rolled_back_store
     bench.store.broken.add("swap")
     await keeper._look()
     assert keeper.unwritten
-    told = list(in_words(keeper, keeper.outlook, bench.clock()))
+    told = list(in_words(keeper, keeper.outlook, bench.clock.now()))
     assert (
         told[-1] == "Should it end, a person may have to log in: the store holds an older record."
     )
@@ -2131,16 +2123,14 @@ async def test_hosts_whose_clocks_differ_do_not_refresh_against_each_other(
 ) -> None:
     """Each goes on with the access token that it knows to be good, instead of the other's, which seems dead to it."""
     right = await bench.logged_in()
-    wrong = await bench.keeper(
-        clock=lambda: bench.clock() + off, elapsed=lambda: bench.clock().timestamp()
-    )
+    wrong = await bench.keeper(bench.clock.beside(off.total_seconds()))
     for _ in range(4 * 120):
         bench.clock.advance(seconds=15)
         for keeper in (right, wrong):
             await keeper._look()
             await keeper.tend()
             access = await keeper.token()
-            bench.sandbox.identity.check_access(access.value.reveal(), bench.clock())
+            bench.sandbox.identity.check_access(access.value.reveal(), bench.clock.now())
     refreshes = bench.sandbox.refreshes()
     assert len(refreshes) <= 2 * 6, "two hours; each host needs a refresh every 25 minutes"
     assert {refresh.outcome for refresh in refreshes} == {"issued"}
@@ -2200,7 +2190,7 @@ async def test_who_can_not_be_served_any_more_waits_for_the_refresh(
     done, _ = await asyncio.wait([caller], timeout=0.1)
     assert not done
     bench.sandbox.release()
-    assert (await caller).expires_at > bench.clock()
+    assert (await caller).expires_at > bench.clock.now()
 
 
 async def test_a_rolled_back_store_that_takes_the_next_write_is_no_more_so(bench: Bench) -> None:

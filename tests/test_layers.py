@@ -15,7 +15,7 @@ import xots
 PACKAGE = Path(xots.__file__).parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors",),
+    ("clock", "errors"),
     ("events",),
     ("account",),
     ("lifecycle",),

@@ -487,12 +487,12 @@ async def test_an_answer_lost_behind_the_proxy_is_tried_again_with_the_same_toke
     )
     account = server.keeper.account
     assert account.current is not None
-    assert account.current.first_spent_at == clock()
+    assert account.current.first_spent_at == clock.now()
     assert account.intent is not None
     clock.advance(60)
     await server.rotation.tick()
     lost, retried = sandbox.refreshes()
-    assert (lost.at, retried.at) == (clock() - timedelta(seconds=60), clock())
+    assert (lost.at, retried.at) == (clock.now() - timedelta(seconds=60), clock.now())
     assert (lost.outcome, retried.outcome, retried.token) == (
         Outcome.LOST,
         Outcome.ISSUED,

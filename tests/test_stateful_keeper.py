@@ -56,6 +56,7 @@ from xots.lifecycle import (
 from xots.record import open_record
 from xots.sandbox import Client, Identity, OAuthError, Refusal, SiblingMode, Switches
 from xots.sealing import Sealer
+from xots.testing import FakeClock
 from xots.xero import Credentials, Endpoints
 
 NAME = "default"
@@ -93,7 +94,7 @@ class Story(RuleBasedStateMachine):
     def two_keepers_start_and_a_person_logs_in(
         self, mode: SiblingMode, late_reuse_kills_chain: bool
     ) -> None:
-        self.now = datetime(2026, 11, 23, 12, tzinfo=UTC)
+        self.clock = FakeClock(datetime(2026, 11, 23, 12, tzinfo=UTC))
         self.chance = random.Random(1)  # noqa: S311 - a simulation
         self.identity = Identity(
             [CLIENT],
@@ -134,7 +135,7 @@ class Story(RuleBasedStateMachine):
             self.xero,  # type: ignore[arg-type]
             self.sealer,
             configured=CREDENTIALS,
-            clock=lambda: self.now,
+            clock=self.clock,
             chance=self.chance,
         )
         with self.store.at_peace():
@@ -180,7 +181,9 @@ class Story(RuleBasedStateMachine):
 
     def check_served(self, keeper: TokenKeeper, access: AccessToken) -> None:
         """What is served lives, and belongs to the login that the keeper knows."""
-        served = self.identity.check_access(access.value.reveal(), self.now + timedelta(seconds=4))
+        served = self.identity.check_access(
+            access.value.reveal(), self.clock.now() + timedelta(seconds=4)
+        )
         if keeper is self.actor and self.expected != UNKNOWN:
             assert self.expected is not None, "served after an acknowledged end"
             assert served.consent is self.consent, "served from another login than the last"
@@ -272,7 +275,7 @@ class Story(RuleBasedStateMachine):
             redirect_uri="http://x/code",
             scopes=SCOPES,
         )
-        self.now += timedelta(milliseconds=1)
+        self.clock.advance(0.001)
         try:
             self.run(keeper.login(attempt))
         except (LoginFailed, StoreUnavailable):
@@ -281,13 +284,13 @@ class Story(RuleBasedStateMachine):
         assert self.expected is not None
         assert keeper.account.access is not None
         self.consent = self.identity.check_access(
-            keeper.account.access.value.reveal(), self.now
+            keeper.account.access.value.reveal(), self.clock.now()
         ).consent
 
     @rule(which=WHICH, forget=st.booleans())
     def a_person_ends_the_login(self, which: int, forget: bool) -> None:
         keeper = self.keepers[which]
-        self.now += timedelta(milliseconds=1)
+        self.clock.advance(0.001)
         stored, unwritten = self.record, keeper._record.unwritten
         nobody = (
             stored.consent_id is None and stored.revocation is None and not unwritten and not forget
@@ -341,7 +344,7 @@ class Story(RuleBasedStateMachine):
 
     async def tick(self, minutes: int) -> None:
         for _ in range(minutes):
-            self.now += MINUTE
+            self.clock.advance(minutes=1)
             if self.must_be_well():
                 self.all_is_well()
             for keeper in self.keepers:
@@ -355,10 +358,10 @@ class Story(RuleBasedStateMachine):
         live = [
             t
             for t in tokens_of(self.record)
-            if self.identity.would_issue(t.value.reveal(), self.now)
+            if self.identity.would_issue(t.value.reveal(), self.clock.now())
         ]
         spent = [self.used[t.value.reveal()] for t in live if t.value.reveal() in self.used]
-        return len(spent) == len(live) and self.now - max(spent) >= 20 * MINUTE
+        return len(spent) == len(live) and self.clock.now() - max(spent) >= 20 * MINUTE
 
     def all_is_well(self) -> None:
         self.store.calm()
@@ -408,7 +411,8 @@ class Story(RuleBasedStateMachine):
         """The store holds a token from which Xero will issue, if somebody is logged in."""
         if self.record.consent_id is not None and self.record.consent_id not in self.ended_by_xero:
             refusals = [
-                self.identity.refusal_of(t.value.reveal(), self.now) for t in tokens_of(self.record)
+                self.identity.refusal_of(t.value.reveal(), self.clock.now())
+                for t in tokens_of(self.record)
             ]
             assert None in refusals, refusals
 
@@ -425,7 +429,9 @@ class Story(RuleBasedStateMachine):
                 assert written.current.value != before.current.value, (
                     "a token left, and none was proved"
                 )
-                assert token.first_spent_at is None or self.now - token.first_spent_at >= GRACE
+                assert (
+                    token.first_spent_at is None or self.clock.now() - token.first_spent_at >= GRACE
+                )
 
 
 class TroubledStore(MemoryStore):
@@ -509,11 +515,11 @@ class Xero:
         )
 
         def commit() -> Any:
-            assert story.identity.refusal_of(text, story.now) is not Refusal.SPENT, (
+            assert story.identity.refusal_of(text, story.clock.now()) is not Refusal.SPENT, (
                 "reuse outside the grace"
             )
-            answer = story.identity.refresh(CLIENT, text, story.now)
-            story.used.setdefault(text, story.now)
+            answer = story.identity.refresh(CLIENT, text, story.clock.now())
+            story.used.setdefault(text, story.clock.now())
             return answer.fields
 
         return await self._post(commit, bare)
@@ -521,9 +527,9 @@ class Xero:
     async def exchange(
         self, credentials: Credentials, *, code: Secret, redirect_uri: str, verifier: Secret | None
     ) -> Outcome:
-        story = self.story
+        story, now = self.story, self.story.clock.now
         return await self._post(
-            lambda: story.identity.log_in(CLIENT.client_id, story.now, scopes=SCOPES).fields, True
+            lambda: story.identity.log_in(CLIENT.client_id, now(), scopes=SCOPES).fields, True
         )
 
     async def revoke(self, credentials: Credentials, token: Secret) -> Failure | None:
@@ -571,7 +577,7 @@ def test_an_end_is_not_told_as_done_while_it_is_to_be_revoked() -> None:
         story.xero_ends_the_consent_by_itself()
         story.trouble_is_ahead([], ["never arrived"])
         story.one_keeper_acts(0, "refresh")
-        story.now += MINUTE
+        story.clock.advance(minutes=1)
         story.trouble_is_ahead(["works", "works", "works", "reply lost", "fails"], [])
         story.a_person_ends_the_login(0, False)
     finally:

@@ -15,7 +15,7 @@ from xots.backends import TokenStore, installed_backends, open_store
 from xots.backends.file import FileStore
 from xots.backends.memory import MemoryStore
 from xots.errors import StoreError, StoreUnavailable
-from xots.testing import Opening, SetClock, TokenStoreContract
+from xots.testing import Opening, TokenStoreContract
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "xots-sqlite"
@@ -172,15 +172,3 @@ async def test_the_suite_finds_a_counter() -> None:
         await TokenStoreContract().test_a_version_never_stands_for_two_values(
             lambda: made.append(CountingStore()) or made[0]  # type: ignore[func-returns-value]
         )
-
-
-def test_the_clock_moves_only_when_it_is_set() -> None:
-    """It tells aware times in UTC, and goes both ways."""
-    clock = SetClock()
-    before = clock()
-    assert before.utcoffset() is not None
-    assert clock() == before
-    clock.advance(90.5)
-    assert (clock() - before).total_seconds() == 90.5
-    clock.advance(-100)
-    assert (clock() - before).total_seconds() == -9.5

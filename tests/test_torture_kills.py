@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from datetime import timedelta
 
 import pytest
 from redis_servers import RedisServer
@@ -12,7 +11,8 @@ from torture import kills
 from torture.kills import Death, Lane
 
 from xots.backends.redis import CHANGES, LEASE, RedisStore
-from xots.keeper import TokenKeeper, utc_now
+from xots.clock import SystemClock
+from xots.keeper import TokenKeeper
 from xots.sandbox import Refusal
 from xots.sealing import Sealer
 from xots.xero import XeroClient
@@ -47,9 +47,9 @@ async def lane() -> AsyncIterator[Lane]:
 
 async def a_refresh(lane: Lane) -> Death:
     """One that nobody kills."""
-    began = lane.clock()
+    began = lane.clock.now()
     await lane.prove()
-    return Death(lane.clock(), began)
+    return Death(lane.clock.now(), began)
 
 
 async def test_a_lost_login_is_reported(lane: Lane) -> None:
@@ -57,7 +57,9 @@ async def test_a_lost_login_is_reported(lane: Lane) -> None:
     await lane.judge(await a_refresh(lane))
     assert (lane.figures.lost, lane.figures.wrong) == (0, [])
     lane.sandbox.identity.forget()
-    figures = await lane.run(lambda lane: asyncio.sleep(0, Death(lane.clock())), 5, breaks=False)
+    figures = await lane.run(
+        lambda lane: asyncio.sleep(0, Death(lane.clock.now())), 5, breaks=False
+    )
     assert (figures.kills, figures.lost) == (2, 1)
     assert "the login is lost" in figures.wrong[0]
 
@@ -70,7 +72,7 @@ async def test_a_use_outside_the_grace_is_reported(lane: Lane) -> None:
     assert old is not None
     assert new is not None
     await lane.store.swap(lane.name, old.value, expected=new.version)
-    lane.clock.advance(timedelta(hours=1))
+    lane.clock.advance(3600)
     await lane.prove()
     lane.count()
     assert (lane.figures.lost, lane.figures.reused) == (1, 1)
@@ -92,7 +94,7 @@ async def test_a_keeper_closes_although_a_notice_has_just_come(redis_server: Red
     sealer, hung = Sealer.for_this_process(), []
     for turns in range(12):
         keeper = TokenKeeper(
-            RedisStore.from_url(redis_server.unix_url), XeroClient(clock=utc_now), sealer
+            RedisStore.from_url(redis_server.unix_url), XeroClient(clock=SystemClock()), sealer
         )
         await keeper.start()
         while not redis_server.admin.pubsub_numsub(CHANGES + keeper.name)[0][1]:

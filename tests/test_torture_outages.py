@@ -13,7 +13,8 @@ from redis_servers import RedisServer
 from torture import outages
 from torture.outages import House, Options
 
-from xots.sandbox import SandboxClock, SiblingMode
+from xots.sandbox import SiblingMode
+from xots.testing import FakeClock
 
 SHORT = Options(hours=1, come_back=False)
 SEED = 1
@@ -85,10 +86,11 @@ def redis() -> Iterator[RedisServer]:
         yield server
 
 
-def house_on(redis: RedisServer, mode: SiblingMode = SiblingMode.ALL_VALID) -> House:
-    """A house by a clock that is set, on a Redis that holds nothing."""
+def house_on(
+    redis: RedisServer, clock: FakeClock, mode: SiblingMode = SiblingMode.ALL_VALID
+) -> House:
+    """A house by this clock, on a Redis that holds nothing."""
     redis.admin.flushall()
-    clock = SandboxClock(lambda: outages.START)
     return House(redis.unix_url, Counter(), random.Random(SEED), clock=clock, mode=mode)  # noqa: S311
 
 
@@ -97,12 +99,13 @@ async def ask_by_clocks(
 ) -> int:
     """When the token is ``age`` seconds old, the clock steps by so many: that of one keeper, or of both. Then both are
     asked every 15 seconds; how many refreshes that makes."""
-    async with house_on(redis) as house:
-        wall = SandboxClock(house.clock)
+    clock = FakeClock(outages.START)
+    wall = clock.beside()
+    async with house_on(redis, clock) as house:
         await house.log_in(await house.keeper(clock=wall, ticking=False))
-        await house.keeper(clock=wall if both else house.clock, ticking=False)
-        house.clock.advance(age)
-        wall.advance(step)
+        await house.keeper(clock=wall if both else clock, ticking=False)
+        clock.advance(age)
+        wall.step(step)
         for _ in range(4 * minutes):
             await outages.tick(house)
             for keeper in house.keepers:

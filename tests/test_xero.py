@@ -22,9 +22,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xots.account import Secret
+from xots.clock import SystemClock
 from xots.errors import UpstreamFailed
 from xots.lifecycle import ClientRefused, Issued, NotSent, Refused, Throttled, Unknown
 from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Sandbox, SandboxOptions
+from xots.testing import FakeClock
 from xots.xero import (
     LARGEST_ANSWER,
     Answer,
@@ -244,7 +246,7 @@ def client_of(sandbox: Sandbox, **times: float) -> XeroClient:
         revoke_url=sandbox.revoke_url,
         connections_url=sandbox.connections_url,
     )
-    return XeroClient(endpoints, clock=lambda: datetime.now(UTC), **times)
+    return XeroClient(endpoints, clock=SystemClock(), **times)
 
 
 def token_of(sandbox: Sandbox) -> Secret:
@@ -318,7 +320,7 @@ async def test_nobody_listening_is_not_sent(xero: Sandbox) -> None:
             "http://nowhere.invalid/",
             "https://[::1]:1/",
         ):
-            client = XeroClient(Endpoints(token_url=url), clock=lambda: NOW)
+            client = XeroClient(Endpoints(token_url=url), clock=FakeClock(NOW))
             assert isinstance(await client.refresh(WEB_APP, Secret("r")), NotSent)
             client.close()
 
@@ -355,7 +357,7 @@ async def test_tls_that_does_not_verify_is_not_sent(
 
     async with await asyncio.start_server(serving, "127.0.0.1", 0, ssl=context) as server:
         url = f"https://localhost:{server.sockets[0].getsockname()[1]}/"
-        client = XeroClient(Endpoints(token_url=url), clock=lambda: NOW)
+        client = XeroClient(Endpoints(token_url=url), clock=FakeClock(NOW))
         outcome = await client.refresh(WEB_APP, Secret("r"))
         client.close()
     assert isinstance(outcome, NotSent)
@@ -391,7 +393,7 @@ async def test_redirects_are_never_followed() -> None:
 
     async with await asyncio.start_server(redirecting, "127.0.0.1", 0) as server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/token"
-        client = XeroClient(Endpoints(token_url=url), clock=lambda: NOW)
+        client = XeroClient(Endpoints(token_url=url), clock=FakeClock(NOW))
         assert isinstance(await client.refresh(WEB_APP, Secret("r")), Unknown)
         client.close()
     (head,) = seen

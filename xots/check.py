@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from .account import Account
 from .backends import TokenStore, open_store
+from .clock import SystemClock
 from .errors import XotsError
 from .events import problem_in_words
-from .keeper import utc_now
 from .keys import sealer_for, store_url
 from .lifecycle import State, state_of
 from .record import open_record
@@ -77,7 +77,7 @@ async def _check_records(settings: Settings, store: TokenStore, names: list[str]
         if names
         else "the store is empty",
     )
-    state, problems = state_of(account, utc_now()), mismatches(settings, account)
+    state, problems = state_of(account, SystemClock().now()), mismatches(settings, account)
     if state is State.CONSENT_LOST:
         problems.append(
             f"{settings.account}: the login is lost, a person must log in again: start xots, open /home"

@@ -26,14 +26,15 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
 from . import lifecycle
 from .account import AccessToken, Account, RefreshToken, Secret
-from .backends.base import Lease, TokenStore, seconds_since_boot, stopped
+from .backends.base import Lease, TokenStore, stopped
+from .clock import Clock, SystemClock
 from .errors import (
     ConsentLost,
     LoginFailed,
@@ -85,7 +86,7 @@ from .record import Record
 from .sealing import Sealer
 from .xero import Answer, Connection, Credentials, XeroClient, read_connections
 
-__all__ = ["LEASE_SECONDS", "LOGIN_LIFE", "LoginAttempt", "TokenKeeper", "utc_now"]
+__all__ = ["LEASE_SECONDS", "LOGIN_LIFE", "LoginAttempt", "TokenKeeper"]
 
 logger = logging.getLogger("xots.keeper")
 
@@ -109,11 +110,6 @@ WATCH_AGAIN_SECONDS = 1.0
 """How long to wait before a store that could not tell of changes is asked again."""
 
 T = TypeVar("T")
-
-
-def utc_now() -> datetime:
-    """The current time, aware UTC."""
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,10 +137,8 @@ class TokenKeeper:
         name: the account's name in the store.
         configured: the client's credentials from the settings, if they are there.
         observers: what is told of every event.
-        clock: the current time, aware UTC.
+        clock: this host's.
         chance: where the jitter comes from.
-        elapsed: seconds from any fixed moment, by a clock that can't be set and goes on while the machine sleeps. None:
-            the system's; or ``clock`` where that is not the system's.
     """
 
     def __init__(
@@ -157,16 +151,12 @@ class TokenKeeper:
         name: str = "default",
         configured: Credentials | None = None,
         observers: Iterable[Observer] = (),
-        clock: Callable[[], datetime] = utc_now,
+        clock: Clock = SystemClock(),
         chance: random.Random | None = None,
-        elapsed: Callable[[], float] | None = None,
     ) -> None:
         self.policy = policy or Policy()
         self.name = name
         self.clock = clock
-        self._elapsed = elapsed or (
-            seconds_since_boot if clock is utc_now else lambda: clock().timestamp()
-        )
         self._store = store
         self._xero = xero
         self._configured = configured
@@ -210,7 +200,7 @@ class TokenKeeper:
         does not lengthen its life. Where another host's clock is wrong, or ours, its new token seems old: the one
         before it, which is as good at Xero as ever, is served to its end, and hosts do not refresh against each other.
         """
-        account, now, elapsed = self._record.account, self.clock(), self._elapsed()
+        account, now, elapsed = self._record.account, self.clock.now(), self.clock.elapsed()
         if account.access is None:
             return account
         if account.access != self._first_seen[0]:
@@ -230,7 +220,7 @@ class TokenKeeper:
 
     def _see(self, access: AccessToken, consent_id: str | None, left: float) -> None:
         """A new access token, which lives for so many seconds more."""
-        self._first_seen = access, self._elapsed() + left
+        self._first_seen = access, self.clock.elapsed() + left
         if left > access.life_seconds / 2:
             self._well_dated = access, consent_id, self._first_seen[1]
 
@@ -257,9 +247,9 @@ class TokenKeeper:
     @property
     def state(self) -> State:
         """Where the login stands now."""
-        state = lifecycle.state_of(self.account, self.clock(), self.policy)
+        state = lifecycle.state_of(self.account, self.clock.now(), self.policy)
         if state in (State.NO_CREDENTIALS, State.NOT_LOGGED_IN, State.REVOKED):
-            if self._waiting_until is not None and self.clock() < self._waiting_until:
+            if self._waiting_until is not None and self.clock.now() < self._waiting_until:
                 return State.WAITING
             if state is State.NO_CREDENTIALS and self._configured:
                 return State.NOT_LOGGED_IN
@@ -289,7 +279,9 @@ class TokenKeeper:
     def outlook(self) -> Outlook:
         """What is being retried and when, and when a person will be needed if nothing improves."""
         before_it = self.unwritten and not self.rolled_back
-        outlook = lifecycle.outlook(self.account, self.clock(), self.policy, unwritten=before_it)
+        outlook = lifecycle.outlook(
+            self.account, self.clock.now(), self.policy, unwritten=before_it
+        )
         # Nothing is tried here with what is another identity server's.
         return (
             dataclasses.replace(outlook, retrying=None, next_try_at=None)
@@ -358,7 +350,7 @@ class TokenKeeper:
             NoCredentials, NotLoggedIn, ConsentLost: a person has to act.
             TokenUnavailable: not now, but soon.
         """
-        ours, asked_at = False, self.clock()
+        ours, asked_at = False, self.clock.now()
         while (
             (access := self._good_for(self._demanded(min_ttl))) is None
             and not ours
@@ -377,7 +369,9 @@ class TokenKeeper:
             access = self._good_for(lifecycle.last_seconds(self.account, self.policy))
         if access is None:
             raise self._no_token()
-        self._emit(TokenRead(account=self.name, at=self.clock(), token=access.value.fingerprint))
+        self._emit(
+            TokenRead(account=self.name, at=self.clock.now(), token=access.value.fingerprint)
+        )
         return access
 
     async def refresh(self) -> None:
@@ -419,7 +413,7 @@ class TokenKeeper:
 
     def login_began(self) -> None:
         """A person was sent to Xero: until he comes back, or the time for it is over, the state says so."""
-        self._waiting_until = self.clock() + LOGIN_LIFE
+        self._waiting_until = self.clock.now() + LOGIN_LIFE
 
     def login_came_back(self) -> None:
         """The person came back from Xero, however it went."""
@@ -550,19 +544,21 @@ class TokenKeeper:
         return self.account.token_url not in (None, self._xero.endpoints.token_url)
 
     def _next_step(self, *, needed: timedelta | None = None, meant: str | None = None) -> Step:
-        now = self.clock()
+        now = self.clock.now()
         step = lifecycle.next_step(self.account, now, self.policy, needed=needed, meant=meant)
         return Wait(now + self._rest) if self._rest and isinstance(step, Spend) else step
 
     def _revocation_due(self) -> bool:
-        return not self._rest and lifecycle.revocation_due(self.account, self.clock(), self.policy)
+        return not self._rest and lifecycle.revocation_due(
+            self.account, self.clock.now(), self.policy
+        )
 
     @property
     def _rest(self) -> timedelta:
         """How long nothing is tried yet, as long as the record knows of a wait at all."""
         waiting = self._record.account.retry_not_before is not None
         return (
-            timedelta(seconds=max(self._rest_until - self._elapsed(), 0))
+            timedelta(seconds=max(self._rest_until - self.clock.elapsed(), 0))
             if waiting
             else timedelta(0)
         )
@@ -570,7 +566,9 @@ class TokenKeeper:
     def _rests(self, account: Account, now: datetime) -> None:
         """Wait as long as ``account`` says; no longer than a back-off lasts, since others may change what that is."""
         wait = account.retry_not_before - now if account.retry_not_before else timedelta(0)
-        self._rest_until = self._elapsed() + min(wait, self.policy.longest_backoff).total_seconds()
+        self._rest_until = (
+            self.clock.elapsed() + min(wait, self.policy.longest_backoff).total_seconds()
+        )
 
     async def _refresh(self, needed: timedelta | None, meant: str | None) -> None:
         """Refresh if, under the lease, it is still due. Never raises: what went wrong is in the snapshot."""
@@ -603,7 +601,7 @@ class TokenKeeper:
     async def _intend(self, token: RefreshToken) -> Account:
         """Write the intent to spend ``token``; raises as ``Record.save``."""
         # As it was written, not as it is dated here: the clock that is wrong may be ours.
-        found, now = self._record.account, self.clock()
+        found, now = self._record.account, self.clock.now()
         begun = await self._record.save(
             lifecycle.begin_refresh(found, token, by=self._process, now=now)
         )
@@ -618,18 +616,18 @@ class TokenKeeper:
 
     async def _spend(self, begun: Account, token: RefreshToken, lease: Lease) -> Outcome:
         """One try, whose intent is written: the request and its conclusion."""
-        started = self.clock()
+        started = self.clock.now()
         retried = begun.intent is not None and not begun.intent.stamped
         if not (retried and self._first_sent[0] == token.value.fingerprint):
-            self._first_sent = token.value.fingerprint, self._elapsed()
+            self._first_sent = token.value.fingerprint, self.clock.elapsed()
         credentials, outcome = await self._authenticated(self._xero.refresh, token, lease)
-        now = self.clock()
+        now = self.clock.now()
         concluded = lifecycle.after(
             begun, outcome, now=now, policy=self.policy, jitter=self._chance.random()
         )
         if isinstance(outcome, Issued) and concluded.access is not None:
             # Its life counts from the first try, also where the clock was set since.
-            left = self._first_sent[1] + concluded.access.life_seconds - self._elapsed()
+            left = self._first_sent[1] + concluded.access.life_seconds - self.clock.elapsed()
             concluded = lifecycle.ending_within(concluded, timedelta(seconds=left), now)
             concluded = replace(concluded, client_secret=credentials.client_secret)
             if concluded.access is not None:
@@ -661,7 +659,7 @@ class TokenKeeper:
         concluded: Account,
         seconds: float,
     ) -> None:
-        account, at, outlook = self.account, self.clock(), self.outlook
+        account, at, outlook = self.account, self.clock.now(), self.outlook
         if isinstance(outcome, Issued):
             if account.access is not None:
                 issued = outcome.refresh_token
@@ -726,12 +724,12 @@ class TokenKeeper:
             try:
                 await self._exchange(attempt)
             except LoginFailed as error:
-                self._emit(LoginRefused(account=self.name, at=self.clock(), reason=str(error)))
+                self._emit(LoginRefused(account=self.name, at=self.clock.now(), reason=str(error)))
                 raise
 
     async def _exchange(self, attempt: LoginAttempt) -> None:
         await self._store.check()  # a login that can't be kept is not begun
-        began_at, known = self.clock(), self.account
+        began_at, known = self.clock.now(), self.account
         outcome = await self._xero.exchange(
             attempt.credentials,
             code=attempt.code,
@@ -760,14 +758,14 @@ class TokenKeeper:
                 scopes_asked=attempt.scopes,
                 scopes_set=attempt.scopes_set,
                 began_at=began_at,
-                now=self.clock(),
+                now=self.clock.now(),
             ),
             after=known,
         )
         self._emit(
             LoggedIn(
                 account=self.name,
-                at=self.clock(),
+                at=self.clock.now(),
                 client_id=attempt.credentials.client_id,
                 scopes=self.account.scopes_granted,
                 token=outcome.refresh_token.fingerprint,
@@ -814,9 +812,9 @@ class TokenKeeper:
                     return True
                 known = self.account
                 await self._record.keep(
-                    lifecycle.after_end(known, forget=forget, now=self.clock()), after=known
+                    lifecycle.after_end(known, forget=forget, now=self.clock.now()), after=known
                 )
-                self._emit(Ended(account=self.name, at=self.clock(), forgotten=forget))
+                self._emit(Ended(account=self.name, at=self.clock.now(), forgotten=forget))
                 if self._record.unwritten:
                     return False  # who died now would leave a login that Xero has ended
                 return self.account.revocation is None or await self._revoke(lease)
@@ -825,7 +823,7 @@ class TokenKeeper:
 
     async def _conclude_intent(self, lease: Lease) -> None:
         """Ask once more what became of a refresh that was cut off: its successor is to be revoked, not lost."""
-        token = next(lifecycle.candidates(self.account, self.clock(), self.policy), None)
+        token = next(lifecycle.candidates(self.account, self.clock.now(), self.policy), None)
         if (
             self.account.intent is None
             or token is None
@@ -850,7 +848,7 @@ class TokenKeeper:
                 return False
             _, failure = await self._authenticated(self._xero.revoke, token, lease)
             if failure is not None:
-                now, jitter = self.clock(), self._chance.random()
+                now, jitter = self.clock.now(), self._chance.random()
                 failed = lifecycle.after_revocation_failed(
                     known, failure, now=now, policy=self.policy, jitter=jitter
                 )
@@ -859,14 +857,14 @@ class TokenKeeper:
                 self._emit(
                     RevocationFailed(
                         account=self.name,
-                        at=self.clock(),
+                        at=self.clock.now(),
                         detail=failure.detail,
                         retry_not_before=self.account.retry_not_before,
                     )
                 )
                 return False
         await self._record.keep(lifecycle.after_revoked(known), after=known)
-        self._emit(Revoked(account=self.name, at=self.clock()))
+        self._emit(Revoked(account=self.name, at=self.clock.now()))
         return True
 
     async def _take_up_revocation(self) -> None:
@@ -880,7 +878,7 @@ class TokenKeeper:
     async def _choose_tenant(self, tenant_id: str) -> None:
         async with self._door():
             await self._record.change(lambda account: replace(account, tenant_id=tenant_id))
-        self._emit(TenantChosen(account=self.name, at=self.clock(), tenant_id=tenant_id))
+        self._emit(TenantChosen(account=self.name, at=self.clock.now(), tenant_id=tenant_id))
 
     # ---------------------------------------------------------------------------------------- the store
 
@@ -915,7 +913,7 @@ class TokenKeeper:
         self._emit(
             Followed(
                 account=self.name,
-                at=self.clock(),
+                at=self.clock.now(),
                 generation=account.generation,
                 refreshed_at=account.refreshed_at,
                 refreshed_by=account.refreshed_by,
@@ -932,7 +930,7 @@ class TokenKeeper:
             self._record.failed(error)
 
     def _health_changed(self, problem: str | None) -> None:
-        at, ends_at = self.clock(), self.outlook.grace_ends_at
+        at, ends_at = self.clock.now(), self.outlook.grace_ends_at
         self._emit(
             StoreRecovered(account=self.name, at=at)
             if problem is None
@@ -947,7 +945,9 @@ class TokenKeeper:
 
     def _writes_were_lost(self) -> None:
         self._emit(
-            StoreLostWrites(account=self.name, at=self.clock(), generation=self.account.generation)
+            StoreLostWrites(
+                account=self.name, at=self.clock.now(), generation=self.account.generation
+            )
         )
 
     # ------------------------------------------------------------------------------------------ answers
@@ -961,7 +961,7 @@ class TokenKeeper:
         return not self._ending and (self._under_way is not None or isinstance(step, Spend))
 
     def _good_for(self, needed: timedelta) -> AccessToken | None:
-        good_for = lifecycle.good_for(self.account, self.clock())
+        good_for = lifecycle.good_for(self.account, self.clock.now())
         return None if self._ending or not good_for or good_for < needed else self.account.access
 
     def _no_token(self) -> Exception:
@@ -997,7 +997,7 @@ class TokenKeeper:
             reason = f"the token store can't be used: {self._record.problem}"
         elif problem is not None:
             reason = problem_in_words(problem.kind, problem.detail)
-        wait, now = self.policy.first_wait, self.clock()
+        wait, now = self.policy.first_wait, self.clock.now()
         if account.retry_not_before is not None and account.retry_not_before > now:
             wait = max(wait, account.retry_not_before - now)
             reason += f"; Xero is not asked again before {time_text(account.retry_not_before, now)}"

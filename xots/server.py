@@ -8,7 +8,6 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -16,9 +15,10 @@ from tornado.httpserver import HTTPServer
 
 from .account import Account
 from .backends import open_store
+from .clock import Clock, SystemClock
 from .errors import SettingsError, XotsError
 from .events import Event, Observer
-from .keeper import LEASE_SECONDS, TokenKeeper, utc_now
+from .keeper import LEASE_SECONDS, TokenKeeper
 from .keys import sealer_for, store_url
 from .record import reseal_all
 from .rotation import Rotation
@@ -64,7 +64,7 @@ def log_event(event: Event) -> None:
     logger.log(event.level, "%s: %s", event.account, event)
 
 
-def xero_client(settings: Settings, clock: Callable[[], datetime] = utc_now) -> XeroClient:
+def xero_client(settings: Settings, clock: Clock = SystemClock()) -> XeroClient:
     """The client that the settings describe.
 
     Raises:
@@ -77,7 +77,7 @@ def xero_client(settings: Settings, clock: Callable[[], datetime] = utc_now) -> 
 async def open_keeper(
     settings: Settings,
     *,
-    clock: Callable[[], datetime] = utc_now,
+    clock: Clock = SystemClock(),
     observers: Sequence[Observer] = (),
     to_end: bool = False,
 ) -> tuple[TokenKeeper, Sealer]:
@@ -205,7 +205,7 @@ class Server:
 
     Args:
         settings: what it is told.
-        clock: the current time, aware UTC.
+        clock: this host's.
         observers: what is told of every event, besides the log.
     """
 
@@ -217,7 +217,7 @@ class Server:
         self,
         settings: Settings,
         *,
-        clock: Callable[[], datetime] = utc_now,
+        clock: Clock = SystemClock(),
         observers: Sequence[Observer] = (),
     ) -> None:
         self.settings = settings

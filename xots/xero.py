@@ -23,6 +23,7 @@ from urllib.parse import quote_plus, urlencode, urlsplit
 import msgspec
 
 from .account import Secret
+from .clock import Clock
 from .errors import SettingsError, UpstreamFailed
 from .lifecycle import ClientRefused, Failure, Issued, NotSent, Outcome, Refused, Throttled, Unknown
 
@@ -307,7 +308,7 @@ class XeroClient:
 
     Args:
         endpoints: where it is.
-        clock: the current time, aware UTC.
+        clock: this host's; a date in a ``Retry-After`` is compared with its time of day.
         connect_seconds: how long DNS, TCP and TLS may take together.
         deadline_seconds: how long a whole request may take.
         ca_file: certificates of authorities to trust, in the place of the system's (PEM).
@@ -321,7 +322,7 @@ class XeroClient:
         self,
         endpoints: Endpoints = XERO,
         *,
-        clock: Callable[[], datetime],
+        clock: Clock,
         connect_seconds: float = 10,
         deadline_seconds: float = 20,
         ca_file: str | None = None,
@@ -369,7 +370,7 @@ class XeroClient:
             return answer
         if 200 <= answer.status < 300:
             return None
-        outcome = read_token_answer(answer, self._clock())
+        outcome = read_token_answer(answer, self._clock.now())
         return None if isinstance(outcome, Issued | Refused) else outcome
 
     async def connections(self, access_token: Secret) -> Answer:
@@ -396,7 +397,9 @@ class XeroClient:
 
     async def _token(self, form: Mapping[str, str], credentials: Credentials) -> Outcome:
         answer = await self._send(_form_request(self.endpoints.token_url, form, credentials))
-        return read_token_answer(answer, self._clock()) if isinstance(answer, Answer) else answer
+        return (
+            read_token_answer(answer, self._clock.now()) if isinstance(answer, Answer) else answer
+        )
 
     async def _send(self, request: _Request) -> Answer | NotSent | Unknown:
         """Send once. ``NotSent`` only if not a byte of the body left: the body is what spends a token."""

@@ -218,7 +218,7 @@ class SimulatedXero:
         return (
             Unknown(detail="no answer")
             if answer is None
-            else read_token_answer(answer, self.process.clock())
+            else read_token_answer(answer, self.process.clock.now())
         )
 
     async def _carried_out(self, commit: Callable[[], TokenAnswer], kind: str) -> Answer | None:

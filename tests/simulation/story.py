@@ -72,7 +72,6 @@ class Story:
             observers=[lambda event: self._seen(process, event)],
             clock=process.clock,
             chance=world.chance,
-            elapsed=world.loop.time,
         )
         self.processes.append(process)
         world.say(f"p{process.number} starts")
@@ -95,10 +94,10 @@ class Story:
 
     def _idle_ticks(self, process: Process) -> int:
         due_at = refresh_due_at(process.keeper.account, self.policy)
-        step = next_step(process.keeper.account, process.clock(), self.policy)
+        step = next_step(process.keeper.account, process.clock.now(), self.policy)
         if due_at is None or isinstance(step, Wait) or process.keeper.store_problem:
             return 0
-        return max(int((due_at - process.clock()).total_seconds() / TICK_SECONDS), 0)
+        return max(int((due_at - process.clock.now()).total_seconds() / TICK_SECONDS), 0)
 
     def _seen(self, process: Process, event: Event) -> None:
         self.world.figures[type(event).__name__] += 1
@@ -333,7 +332,7 @@ class Story:
         for process in self.processes:
             state, account = process.keeper.state, process.keeper.account
             # What failed before it was due, and leaves nothing open, is tried again when it is due.
-            idle = isinstance(next_step(account, process.clock(), self.policy), Use)
+            idle = isinstance(next_step(account, process.clock.now(), self.policy), Use)
             if state is not State.CONNECTED and not (state is State.REFRESH_FAILING and idle):
                 raise BrokenInvariantError(f"at rest, p{process.number} is {state}")
             await self.token(process)

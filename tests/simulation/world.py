@@ -115,6 +115,19 @@ class Climate:
         )
 
 
+class ProcessClock:
+    """A process's clock: the world's time of day with the process's skew, and the world's seconds."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    def now(self) -> datetime:
+        return self._process.world.now() + self._process.skew
+
+    def elapsed(self) -> float:
+        return self._process.world.loop.time()
+
+
 @dataclass(eq=False)
 class Process:
     """One process: it may be paused, its clock may be off, and once it is dead it stays dead."""
@@ -132,12 +145,11 @@ class Process:
     awake: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: dict[asyncio.Task[Any], None] = field(default_factory=dict)
     keeper: TokenKeeper = field(init=False)
+    clock: ProcessClock = field(init=False)
 
     def __post_init__(self) -> None:
+        self.clock = ProcessClock(self)
         self.awake.set()
-
-    def clock(self) -> datetime:
-        return self.world.now() + self.skew
 
     async def step(self, *, may_pause: bool = True, long: bool = False) -> None:
         """Every word with the outside passes here: the place where a process dies, is paused, or is found dead.

@@ -33,9 +33,9 @@ from pathlib import Path
 
 from xots.account import Secret
 from xots.backends.file import FileStore
-from xots.keeper import utc_now
 from xots.sandbox import Identity
 
+from .clock import LeapingClock
 from .system_calls import CLIENT, NAME, Stage, each, new_stage, refresh_under_strace
 
 __all__ = ["Act", "Recording", "State", "all_states", "main", "record", "replay"]
@@ -321,7 +321,8 @@ async def replay(recording: Recording, state: State) -> list[str]:
         folder = Path(above) / "store"
         _lay_out(folder, state.files)
         stage = Stage(folder, copy.deepcopy(state.xero), recording.key)
-        stage.clock = lambda: utc_now() + timedelta(days=state.days)
+        stage.clock = clock = LeapingClock()
+        clock.advance(timedelta(days=state.days).total_seconds())
         found = await FileStore(folder).read(NAME)
         if found is None or found.value not in [recording.records[one] for one in state.may_be]:
             known = [

@@ -30,14 +30,12 @@ import gc
 import importlib
 import json
 import logging
-import mmap
 import os
 import random
 import re
 import select
 import shutil
 import signal
-import struct
 import sys
 import tempfile
 import time
@@ -46,7 +44,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -58,6 +56,7 @@ from xots.account import Account, RefreshToken, Secret
 from xots.backends.base import TokenStore
 from xots.backends.file import FileStore
 from xots.backends.redis import LEASE, RedisStore
+from xots.clock import Clock
 from xots.errors import SealError, XotsError
 from xots.keeper import LoginAttempt, TokenKeeper
 from xots.record import open_record
@@ -81,6 +80,8 @@ from xots.sandbox.log import LoggedRequest
 from xots.sandbox.protocol import AuthorizationRequest, BearerRefused
 from xots.sealing import Sealer, new_key
 from xots.xero import Credentials, Endpoints, XeroClient
+
+from .clock import SharedClock
 
 TESTS = Path(__file__).parents[1]
 
@@ -132,24 +133,6 @@ LANDINGS = (
 last."""
 
 
-class SharedClock:
-    """The real time and an offset, which is in a file that several processes map: who moves it moves it for all."""
-
-    def __init__(self, path: Path) -> None:
-        if not path.exists():
-            path.write_bytes(bytes(8))
-        with path.open("r+b") as file:
-            self._offset = mmap.mmap(file.fileno(), 8)
-
-    def __call__(self) -> datetime:
-        (seconds,) = struct.unpack("d", self._offset[:])
-        return datetime.now(UTC) + timedelta(seconds=seconds)
-
-    def advance(self, by: timedelta) -> None:
-        (seconds,) = struct.unpack("d", self._offset[:])
-        self._offset[:] = struct.pack("d", seconds + by.total_seconds())
-
-
 # ------------------------------------------------------------------------------- what a child does
 
 
@@ -189,7 +172,7 @@ def _fork_and_kill(order: dict[str, Any], typical: dict[str, float]) -> dict[str
         time.sleep(chance.uniform(0, typical["refresh" if nth else "start"] * 1.3))
     finally:
         os.kill(pid, signal.SIGKILL)
-        killed_at = clock()
+        killed_at = clock.now()
         os.waitpid(pid, 0)
         while more := os.read(reading, 4096):
             said += more
@@ -215,7 +198,7 @@ def _refresh_until_killed(order: dict[str, Any], clock: SharedClock, writing: in
     def say(word: str, text: str = "") -> None:
         # When the one that forked is gone, this fails, and ends the child.
         os.write(
-            writing, f"{word} {text or f'{time.monotonic()} {clock().isoformat()}'}\n".encode()
+            writing, f"{word} {text or f'{time.monotonic()} {clock.now().isoformat()}'}\n".encode()
         )
 
     async def refresh() -> None:
@@ -228,7 +211,7 @@ def _refresh_until_killed(order: dict[str, Any], clock: SharedClock, writing: in
             await keeper.refresh()
             say("ended")
             if order["leaps"]:
-                clock.advance(LONGEST_LEAP * chance.random())
+                clock.advance(LONGEST_LEAP.total_seconds() * chance.random())
 
     try:
         asyncio.run(refresh())
@@ -244,9 +227,7 @@ def new_store(url: str) -> TokenStore:
     return FileStore.from_url(url) if url.startswith("file:") else RedisStore.from_url(url)
 
 
-def new_keeper(
-    store: TokenStore, key: str, token_url: str, name: str, clock: Callable[[], datetime]
-) -> TokenKeeper:
+def new_keeper(store: TokenStore, key: str, token_url: str, name: str, clock: Clock) -> TokenKeeper:
     """A keeper as the server makes it."""
     xero = XeroClient(Endpoints(token_url=token_url, connections_url=""), clock=clock)
     return TokenKeeper(store, xero, Sealer([Secret(key)]), name=name, clock=clock)
@@ -404,7 +385,7 @@ class Lane:
 
     async def log_in(self) -> None:
         request = AuthorizationRequest(DEFAULT_CLIENT_ID, DEFAULT_REDIRECT_URI, SCOPES)
-        code = self.sandbox.identity.consent(request, self.clock(), tenant_ids=())["code"]
+        code = self.sandbox.identity.consent(request, self.clock.now(), tenant_ids=())["code"]
         keeper = self.keeper()
         await keeper.login(
             LoginAttempt(
@@ -467,7 +448,7 @@ class Lane:
         current = account.current
         figures.overtaken += current is not None and self.refusal(current) is Refusal.SIBLING
         if breaks:
-            self.clock.advance(self.rest(account))
+            self.clock.advance(self.rest(account).total_seconds())
         self.must_live(account)
 
     def rest(self, account: Account) -> timedelta:
@@ -479,9 +460,11 @@ class Lane:
             )
         ends_at = max(
             (t.first_spent_at + RECOVERED_WITHIN for t in live if t.first_spent_at),
-            default=self.clock(),
+            default=self.clock.now(),
         )
-        return min(self.chance.random() * LONGEST_BREAK, max(ends_at - self.clock(), timedelta(0)))
+        return min(
+            self.chance.random() * LONGEST_BREAK, max(ends_at - self.clock.now(), timedelta(0))
+        )
 
     def landing(self, account: Account, death: Death) -> str:
         """Where a kill landed, by what the record says and what Xero has seen."""
@@ -500,7 +483,7 @@ class Lane:
         return "answered, not written"
 
     def refusal(self, token: RefreshToken) -> Refusal | None:
-        return self.sandbox.identity.refusal_of(token.value.reveal(), self.clock())
+        return self.sandbox.identity.refusal_of(token.value.reveal(), self.clock.now())
 
     def must_live(self, account: Account) -> None:
         """The invariant: the record holds a token from which Xero would issue."""
@@ -663,7 +646,7 @@ class Servers:
         finally:
             with suppress(ProcessLookupError):
                 process.kill()
-            killed_at = lane.clock()
+            killed_at = lane.clock.now()
             assert process.stderr is not None
             said = (await process.stderr.read()).decode()
             await process.wait()
@@ -678,7 +661,7 @@ class Servers:
         if status != 200:
             return f"/token answered {status}: {body.decode()}"
         try:
-            lane.sandbox.identity.check_access(json.loads(body)["accessToken"], lane.clock())
+            lane.sandbox.identity.check_access(json.loads(body)["accessToken"], lane.clock.now())
         except BearerRefused as error:
             return f"/token gave a token that Xero refuses: {error}"
         lane.figures.served += 1
@@ -688,7 +671,7 @@ class Servers:
         """Refresh again and again until the server is gone; what went wrong before, if anything did."""
         while True:
             at = time.monotonic()
-            began.append(lane.clock())
+            began.append(lane.clock.now())
             try:
                 status, body = await get(port, "/refresh")
             except (OSError, EOFError):
@@ -757,7 +740,9 @@ async def lanes(store: str, seed: int) -> AsyncIterator[list[Lane]]:
             clock = folder / f"clock-{number}"
             switches = Switches(sibling_mode=mode, late_reuse_kills_chain=True)
             options = SandboxOptions(port=0, switches=switches)
-            sandbox = await running.enter_async_context(Sandbox(options, clock=SharedClock(clock)))
+            sandbox = await running.enter_async_context(
+                Sandbox(options, clock=SharedClock(clock).now)
+            )
             admin, url = None, (folder / "state").as_uri()
             if redis_server is not None:
                 url = f"{redis_server.unix_url}?db={number}"

@@ -34,6 +34,7 @@ from xots.backends import TokenStore, open_store
 from xots.backends import redis as redis_room
 from xots.backends.base import Lease, Stored
 from xots.backends.redis import RedisStore
+from xots.clock import Clock
 from xots.errors import ConsentLost, NoToken, StoreUnavailable, TokenUnavailable
 from xots.events import (
     ConsentWasLost,
@@ -53,14 +54,16 @@ from xots.sandbox import (
     DEFAULT_REDIRECT_URI,
     Refusal,
     Sandbox,
-    SandboxClock,
     SandboxOptions,
     SiblingMode,
     Switches,
 )
 from xots.sealing import Sealer
 from xots.server import log_event
+from xots.testing import FakeClock
 from xots.xero import Credentials, Endpoints, XeroClient
+
+from .clock import LeapingClock
 
 START = datetime(2026, 11, 23, 12, tzinfo=UTC)
 SCOPES = ("offline_access", "accounting.transactions")
@@ -110,7 +113,7 @@ class House:
         url: of the store.
         figures: what is counted.
         chance: where everything random comes from.
-        clock: Xero's time; real time by default.
+        clock: the true one, by which Xero and every right host go; by default the system's.
         mode: what Xero does with a token that is spent again. By chance, if it isn't given.
     """
 
@@ -120,16 +123,16 @@ class House:
         figures: Counter[str],
         chance: random.Random,
         *,
-        clock: SandboxClock | None = None,
+        clock: FakeClock | None = None,
         mode: SiblingMode | None = None,
     ) -> None:
         self.url, self.figures, self.chance = url, figures, chance
-        self.clock = clock or SandboxClock()
+        self.clock: FakeClock | LeapingClock = clock or LeapingClock()
         switches = Switches(
             sibling_mode=mode or chance.choice(list(SiblingMode)),
             late_reuse_kills_chain=chance.random() < 0.5,
         )
-        self.sandbox = Sandbox(SandboxOptions(port=free_port(), switches=switches), self.clock)
+        self.sandbox = Sandbox(SandboxOptions(port=free_port(), switches=switches), self.clock.now)
         self.identity = self.sandbox.identity
         self.keepers: list[TokenKeeper] = []
         self.clients: list[XeroClient] = []
@@ -162,7 +165,7 @@ class House:
         self,
         *,
         store: TokenStore | None = None,
-        clock: Callable[[], datetime] | None = None,
+        clock: Clock | None = None,
         xero: type[XeroClient] = XeroClient,
         ticking: bool = True,
     ) -> TokenKeeper:
@@ -181,7 +184,6 @@ class House:
             clock=clock or self.clock,
             chance=self.chance,
             observers=[self.events.append, log_event],
-            elapsed=lambda: self.clock().timestamp(),
         )
         self.keepers.append(keeper)
         await keeper.start()
@@ -209,7 +211,7 @@ class House:
         }
         request = self.identity.check_authorization(parameters)
         tenants = list(self.sandbox.world.books.organisations)[:1]
-        code = self.identity.consent(request, self.clock(), tenant_ids=tenants)["code"]
+        code = self.identity.consent(request, self.clock.now(), tenant_ids=tenants)["code"]
         attempt = LoginAttempt(
             credentials=CREDENTIALS,
             code=Secret(code),
@@ -253,7 +255,7 @@ class House:
         self.figures["checks of the invariant"] += 1
 
     def would_issue(self, token: RefreshToken) -> bool:
-        return self.identity.would_issue(token.value.reveal(), self.clock())
+        return self.identity.would_issue(token.value.reveal(), self.clock.now())
 
     async def works(self) -> None:
         """Each keeper can refresh, and the store follows."""
@@ -277,7 +279,7 @@ class House:
 
     def is_live(self, token: AccessToken) -> None:
         """Demand that Xero's API takes it now."""
-        self.identity.check_access(token.value.reveal(), self.clock())  # raises BearerRefused
+        self.identity.check_access(token.value.reveal(), self.clock.now())  # raises BearerRefused
         self.figures["tokens served"] += 1
 
     async def asking(self) -> None:
@@ -575,7 +577,7 @@ async def restored_alive(history: str, figures: Counter[str], chance: random.Ran
             assert (kept.consent_id, kept.ended_at) == (known.consent_id, known.ended_at)
             await house.check()
             if history == "logout":
-                assert not house.identity.usable_refresh_tokens(house.clock()), (
+                assert not house.identity.usable_refresh_tokens(house.clock.now()), (
                     "Xero still issues after the logout"
                 )
                 for keeper in house.keepers:
@@ -811,7 +813,7 @@ async def set_house(
 ) -> AsyncIterator[House]:
     """Keepers on one folder, by a clock that stands still until it is moved; somebody has logged in."""
     with tempfile.TemporaryDirectory(prefix="xots-outages-") as folder:
-        clock = SandboxClock(lambda: START)
+        clock = FakeClock(START)
         async with House(Path(folder).as_uri(), figures, chance, clock=clock, mode=mode) as house:
             await house.log_in(await house.keeper(ticking=False))
             for _ in range(keepers - 1):  # they read the record as they start
@@ -859,8 +861,8 @@ async def down_for_hours(
                     await tick(house, 0)
                 for keeper in house.keepers:
                     got = await ask(house, keeper)
-                    assert got is (house.clock() <= served_until), (
-                        f"served: {got}, at {house.clock()}"
+                    assert got is (house.clock.now() <= served_until), (
+                        f"served: {got}, at {house.clock.now()}"
                     )
         failures = [event.at for event in house.events if isinstance(event, RefreshFailed)]
         by_hour = Counter(int((at - START).total_seconds() // 3600) for at in failures)
@@ -872,10 +874,10 @@ async def down_for_hours(
         assert {t.value for t in tokens_of(kept)} == {t.value for t in tokens_of(before)}, (
             "something was dropped"
         )
-        back_at = house.clock()
+        back_at = house.clock.now()
         while not all([await ask(house, keeper) for keeper in house.keepers]):
             await tick(house, 5)
-            assert house.clock() - back_at <= timedelta(minutes=2), (
+            assert house.clock.now() - back_at <= timedelta(minutes=2), (
                 "it is not back within two minutes"
             )
         await house.check()
@@ -883,7 +885,7 @@ async def down_for_hours(
         figures["hours down"] += round(hours)
         figures["tries"] += len(failures)
         figures["most tries in an hour"] = max(figures["most tries in an hour"], *by_hour.values())
-        seconds = round((house.clock() - back_at).total_seconds())
+        seconds = round((house.clock.now() - back_at).total_seconds())
         figures["longest return, simulated s"] = max(
             figures["longest return, simulated s"], seconds
         )
@@ -901,8 +903,8 @@ async def down_after_a_lost_answer(
             await house.keepers[0].tend()
             assert [r.outcome for r in house.sandbox.refreshes()] == ["lost"]
             async with away(house, chance.choice(FORMS)):
-                back_at = house.clock() + timedelta(hours=hours)
-                while house.clock() < back_at:
+                back_at = house.clock.now() + timedelta(hours=hours)
+                while house.clock.now() < back_at:
                     await tick(house, 30 if hours < 1 else 3600)
             with suppress(ConsentLost):
                 for _ in range(8):
@@ -943,7 +945,7 @@ async def lost(figures: Counter[str], chance: random.Random, options: Options) -
             await tick(house, 25 * 60)
             while any(keeper.account.intent for keeper in house.keepers):
                 await tick(house)
-                assert house.clock() - START < timedelta(minutes=25) + GRACE, (
+                assert house.clock.now() - START < timedelta(minutes=25) + GRACE, (
                     f"{mode}, {rules}: not within the grace"
                 )
             await house.check()
@@ -974,36 +976,37 @@ async def clocks(figures: Counter[str], chance: random.Random, options: Options)
         tempfile.TemporaryDirectory(prefix="xots-outages-") as folder,
     ):
         for url in (Path(folder).as_uri(), redis.unix_url):
-            async with House(url, figures, chance, clock=SandboxClock(lambda: START)) as house:
-                wall = SandboxClock(
-                    house.clock
-                )  # the machine's, which may be wrong; the house's is the true one
+            clock = FakeClock(START)
+            wall = clock.beside()  # the machine's, which may be wrong; the house's is the true one
+            async with House(url, figures, chance, clock=clock) as house:
                 await house.log_in(await house.keeper(clock=wall, ticking=False))
                 await house.keeper(clock=wall, ticking=False)
                 steps = [DAY, -DAY, -DAY, DAY, *(chance.choice((DAY, -DAY)) for _ in range(4))]
                 for step, under_way in itertools.product(steps, (False, True)):
-                    await stepped(house, wall, step, under_way)
+                    await stepped(house, wall.step, step, under_way)
                     figures["clock steps"] += 1
                 for hours, under_way in itertools.product((0.5, 8, 100), (False, True)):
-                    await stepped(house, house.clock, 3600 * hours, under_way)
+                    await stepped(house, clock.advance, 3600 * hours, under_way)
                     figures["suspends"] += 1
                 await an_hour(house)
 
 
-async def stepped(house: House, clock: SandboxClock, seconds: float, under_way: bool) -> None:
-    """The clock steps, perhaps with a refresh at Xero: what is served is live, and a few requests set all right."""
+async def stepped(
+    house: House, move: Callable[[float], None], seconds: float, under_way: bool
+) -> None:
+    """The clock moves, perhaps with a refresh at Xero: what is served is live, and a few requests set all right."""
     before = len(house.sandbox.refreshes())
     if under_way:
         house.sandbox.add_fault("refresh:nth=1:hold-after")
         refresh = asyncio.create_task(house.keepers[0].refresh())
         await house.sandbox.held()
-        clock.advance(seconds)
+        move(seconds)
         house.sandbox.release()
         with suppress(TokenUnavailable):
             await refresh
         house.sandbox.faults.clear()
     else:
-        clock.advance(seconds)
+        move(seconds)
     for _ in range(20):
         await tick(house)
         assert all([await ask(house, keeper) for keeper in house.keepers]), "nothing is served"

@@ -33,16 +33,16 @@ from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from xots import lifecycle
 from xots.account import Account, Secret
 from xots.backends.file import FileStore
+from xots.clock import Clock, SystemClock
 from xots.errors import TokenUnavailable, XotsError
 from xots.events import Event
-from xots.keeper import TokenKeeper, utc_now
+from xots.keeper import TokenKeeper
 from xots.lifecycle import Failure, Issued, Outcome
 from xots.record import open_record
 from xots.sandbox import Client, Identity, OAuthError
@@ -94,14 +94,12 @@ class Xero:
 
     endpoints = Endpoints(connections_url="")
 
-    def __init__(
-        self, ask: Callable[[str], tuple[int, str]], clock: Callable[[], datetime] = utc_now
-    ) -> None:
+    def __init__(self, ask: Callable[[str], tuple[int, str]], clock: Clock = SystemClock()) -> None:
         self._ask, self._clock = ask, clock
 
     async def refresh(self, credentials: Credentials, token: Secret) -> Outcome:
         status, body = self._ask(token.reveal())
-        return read_token_answer(Answer(status, {}, body.encode()), self._clock())
+        return read_token_answer(Answer(status, {}, body.encode()), self._clock.now())
 
     async def revoke(self, credentials: Credentials, token: Secret) -> Failure | None:
         raise NotImplementedError
@@ -199,14 +197,14 @@ class Stage:
         self.folder = folder
         self.key = key or new_key()
         self.identity = identity or Identity([CLIENT])
-        self.clock: Callable[[], datetime] = utc_now
+        self.clock: Clock = SystemClock()
         self.asked = 0
         self.problems: list[str] = []
         self._sealer = Sealer([self.key])
 
     async def log_in(self) -> None:
         """Put the record of a fresh login into the store, as the keeper writes it."""
-        now = self.clock()
+        now = self.clock.now()
         fields = self.identity.log_in(CLIENT.client_id, now, scopes=SCOPES).fields
         issued = read_token_answer(Answer(200, {}, json.dumps(fields).encode()), now)
         assert isinstance(issued, Issued)
@@ -244,7 +242,7 @@ class Stage:
         """Xero's answer to a refresh."""
         self.asked += 1
         try:
-            return 200, json.dumps(self.identity.refresh(CLIENT, token, self.clock()).fields)
+            return 200, json.dumps(self.identity.refresh(CLIENT, token, self.clock.now()).fields)
         except OAuthError as error:
             self.problems.append(f"Xero refused a token: {error}")
             return 400, json.dumps({"error": "invalid_grant"})
@@ -263,12 +261,14 @@ class Stage:
         try:
             await keeper.start()
             tokens = [t for t in (keeper.account.current, *keeper.account.rivals) if t is not None]
-            if not any(self.identity.would_issue(t.value.reveal(), self.clock()) for t in tokens):
+            if not any(
+                self.identity.would_issue(t.value.reveal(), self.clock.now()) for t in tokens
+            ):
                 self.problems.append("the record holds no token from which Xero would issue")
             await keeper.tend()  # concludes a refresh that was cut off
             await keeper.refresh()
             access = await keeper.token()
-            self.identity.check_access(access.value.reveal(), self.clock())
+            self.identity.check_access(access.value.reveal(), self.clock.now())
             await self.check_written()
         except (XotsError, BearerRefused) as error:
             self.problems.append(f"the next start did not go on: {type(error).__name__}: {error}")
@@ -291,7 +291,7 @@ class Stage:
             or account.consent_id != "a-consent"
         ):
             self.problems.append("the record does not hold the newest token of the login")
-        elif not self.identity.would_issue(current.value.reveal(), self.clock()):
+        elif not self.identity.would_issue(current.value.reveal(), self.clock.now()):
             self.problems.append("Xero would not take the record's current token")
 
 

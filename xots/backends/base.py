@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 
+from ..clock import SystemClock
 from ..errors import StaleWrite, StoreUnavailable
 
 __all__ = [
@@ -26,7 +27,6 @@ __all__ = [
     "Stored",
     "TokenStore",
     "checked_name",
-    "seconds_since_boot",
     "stopped",
 ]
 
@@ -53,15 +53,6 @@ class Stored:
     random or a digest, never a counter, which a restored dump would repeat."""
 
 
-def seconds_since_boot() -> float:
-    """By a clock that can't be set, and goes on while the machine sleeps, where the system has one (Linux)."""
-    return (
-        time.clock_gettime(time.CLOCK_BOOTTIME)
-        if hasattr(time, "CLOCK_BOOTTIME")
-        else time.monotonic()
-    )
-
-
 class Lease:
     """The right to act for an account, while it is held.
 
@@ -70,11 +61,11 @@ class Lease:
     """
 
     def __init__(self, ttl_seconds: float | None = None) -> None:
-        self._ends_at = None if ttl_seconds is None else seconds_since_boot() + ttl_seconds
+        self._ends_at = None if ttl_seconds is None else SystemClock().elapsed() + ttl_seconds
         self._lost = False
 
     def renewed(self, ttl_seconds: float, since: float) -> None:
-        """The store renewed it; ``since`` is ``seconds_since_boot`` before it was asked to."""
+        """Count the life anew from ``since``: the clock's elapsed time when the request was sent."""
         self._ends_at = since + ttl_seconds
 
     def lose(self) -> None:
@@ -85,7 +76,9 @@ class Lease:
     def lost(self) -> bool:
         """True once it ran out under its holder, who must then not begin anything new. A process that was stopped
         for a while, or its machine suspended, learns it here at once, without asking the store."""
-        return self._lost or (self._ends_at is not None and seconds_since_boot() >= self._ends_at)
+        return self._lost or (
+            self._ends_at is not None and SystemClock().elapsed() >= self._ends_at
+        )
 
 
 async def stopped(task: asyncio.Task[None]) -> None:
@@ -229,7 +222,7 @@ class TokenStore(ABC):
             stored = await self.read(key)
             until = _ends_at(stored)
             if not 0 < until - time.time() <= ttl_seconds:
-                asked_at = seconds_since_boot()
+                asked_at = SystemClock().elapsed()
                 with suppress(StaleWrite):
                     version = await self.swap(
                         key,
@@ -251,7 +244,7 @@ class TokenStore(ABC):
                 with suppress(TimeoutError):
                     await asyncio.wait_for(released.wait(), ttl_seconds / 4)
                     return
-                asked_at = seconds_since_boot()
+                asked_at = SystemClock().elapsed()
                 try:
                     version = await self.swap(key, _lease_record(me, ttl_seconds), expected=version)
                     lease.renewed(ttl_seconds, asked_at)

@@ -47,6 +47,7 @@ from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
 from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
 
+from ..clock import SystemClock
 from ..errors import StaleWrite, StoreUnavailable
 from .base import (
     LEASE_PATIENCE_SECONDS,
@@ -56,7 +57,6 @@ from .base import (
     Stored,
     TokenStore,
     checked_name,
-    seconds_since_boot,
     stopped,
 )
 
@@ -258,7 +258,7 @@ class RedisStore(TokenStore):
 async def _renew(lock: Lock, lease: Lease, ttl_seconds: float) -> None:
     while not lease.lost:
         await asyncio.sleep(ttl_seconds / 4)
-        asked_at = seconds_since_boot()
+        asked_at = SystemClock().elapsed()
         try:
             await lock.extend(ttl_seconds, replace_ttl=True)
         except exceptions.LockNotOwnedError:

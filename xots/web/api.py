@@ -33,7 +33,7 @@ class TokenHandler(Handler):
             self.write(access.value.reveal())
             return
         account = self.keeper.account
-        left = access.expires_at - self.keeper.clock()
+        left = access.expires_at - self.keeper.clock.now()
         self.write_json(
             {
                 "accessToken": access.value.reveal(),
@@ -93,7 +93,7 @@ class StatusHandler(Handler):
 
     async def get(self) -> None:
         """A page for a browser, JSON for a program."""
-        account, outlook, now = self.keeper.account, self.keeper.outlook, self.keeper.clock()
+        account, outlook, now = self.keeper.account, self.keeper.outlook, self.keeper.clock.now()
         access, current, problem = account.access, account.current, account.problem
         grace_left = outlook.grace_ends_at - now if outlook.grace_ends_at else None
         status = self.summary() | {

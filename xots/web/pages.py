@@ -122,7 +122,9 @@ class Page(Handler):
             )
         except (SealError, msgspec.MsgspecError):
             return None
-        return content if timedelta(0) <= self.keeper.clock() - content.at < LOGIN_LIFE else None
+        return (
+            content if timedelta(0) <= self.keeper.clock.now() - content.at < LOGIN_LIFE else None
+        )
 
 
 class FormHandler(Page):
@@ -168,7 +170,7 @@ class FormHandler(Page):
                 client_id,
                 client_secret or None,
                 tenant_id or self.config.tenant_id,
-                self.keeper.clock(),
+                self.keeper.clock.now(),
             ),
         )
         self.redirect("/home", status=303)
@@ -240,7 +242,7 @@ class HomeHandler(Page):
             scopes=SCOPE_SETS[asked] if asked else self.config.scopes,
             scopes_set=self.config.scopes if asked else (),
             redirect_uri=self.config.redirect_uri,
-            at=self.keeper.clock(),
+            at=self.keeper.clock.now(),
         )
         under_way = list(self.logins())
         for name in under_way[: max(0, len(under_way) - MOST_LOGINS + 1)]:
@@ -269,7 +271,7 @@ class HomeHandler(Page):
             credentials.client_id,
             secret.reveal() if secret else None,
             self.config.tenant_id,
-            self.keeper.clock(),
+            self.keeper.clock.now(),
         )
 
     def _offers_granular(self, account: Account, pending: list[Login]) -> bool:
