@@ -17,7 +17,6 @@ from tornado.httpclient import HTTPRequest, HTTPResponse
 from tornado.httputil import HTTPHeaders
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
-from xots.account import Secret
 from xots.sandbox import (
     DEFAULT_CLIENT_ID,
     DEFAULT_CLIENT_SECRET,
@@ -27,6 +26,7 @@ from xots.sandbox import (
     SandboxOptions,
 )
 from xots.sandbox.person import Person
+from xots.secret import Secret
 from xots.server import Server
 from xots.settings import Settings
 from xots.testing import FakeClock

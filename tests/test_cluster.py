@@ -43,16 +43,15 @@ from xots.server import open_keeper
 from xots.settings import load
 
 async def main():
-    keeper, _ = await open_keeper(load({}, os.environ))
-    Rotation(keeper).start()
-    loop = asyncio.get_running_loop()
-    while await loop.run_in_executor(None, sys.stdin.readline):
-        try:
-            answer = {"token": (await keeper.token()).value.reveal()}
-        except XotsError as error:
-            answer = {"error": type(error).__name__}
-        print(json.dumps(answer), flush=True)
-    await keeper.close()
+    async with open_keeper(load({}, os.environ)) as (keeper, _):
+        Rotation(keeper).start()
+        loop = asyncio.get_running_loop()
+        while await loop.run_in_executor(None, sys.stdin.readline):
+            try:
+                answer = {"token": (await keeper.token()).value.reveal()}
+            except XotsError as error:
+                answer = {"error": type(error).__name__}
+            print(json.dumps(answer), flush=True)
 
 asyncio.run(main())
 """

@@ -20,11 +20,11 @@ from typing import Any, TypeVar
 
 import pytest
 
-from xots.account import Secret
 from xots.cli import main
 from xots.client import Client as Asker
 from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Client, Sandbox, SandboxOptions
 from xots.sandbox.person import Person
+from xots.secret import Secret
 from xots.server import Server
 from xots.settings import Settings
 
@@ -317,7 +317,7 @@ def test_a_revocation_that_is_pending_is_told(
     xots: Any, connected: Server, house: House, expected_log: Any
 ) -> None:
     """Nothing is served any more, but Xero has not been told yet: the command does not say that it is done."""
-    expected_log(r"WARNING xots: default: Xero could not be told to revoke")
+    expected_log(r"WARNING xots: default: Xero did not confirm the revocation")
     house.sandbox.add_fault("revocation:nth=1:503-html")
     ended = xots("revoke", *at(connected))
     assert ended.status == 0

@@ -10,8 +10,8 @@ from urllib.parse import urlencode
 
 import pytest
 
-from xots.account import Account
 from xots.errors import StoreUnavailable
+from xots.lifecycle.account import Account
 from xots.sandbox import (
     DEFAULT_CLIENT_ID,
     DEFAULT_CLIENT_SECRET,
@@ -407,7 +407,7 @@ async def test_a_revocation_that_xero_does_not_take_is_202_and_tried_again(
     brought_to: Any, sandbox: Sandbox, clock: Any, get: Any, expected_log: Any, fault: str
 ) -> None:
     """Serving stops at once; after the back-off and not before, the tick asks again, until Xero has revoked it."""
-    expected_log(r"WARNING xots: default: Xero could not be told to revoke")
+    expected_log(r"WARNING xots: default: Xero did not confirm the revocation")
     server = await brought_to("connected")
     if fault == "down":
         sandbox.options = replace(sandbox.options, port=sandbox.port)
@@ -444,7 +444,7 @@ async def test_a_new_login_cancels_a_pending_revocation(
     brought_to: Any, sandbox: Sandbox, person: Person, clock: Any, get: Any, expected_log: Any
 ) -> None:
     """A revocation at Xero would end the new login's connections too, so it is not made up for."""
-    expected_log(r"WARNING xots: default: Xero could not be told to revoke")
+    expected_log(r"WARNING xots: default: Xero did not confirm the revocation")
     server = await brought_to("connected")
     sandbox.add_fault("revocation:every:503-json")
     assert (await get(f"{server.url}/revoke")).status == 202
@@ -495,7 +495,7 @@ async def test_a_logout_that_xero_does_not_hear_of_stops_serving_and_forgets_onc
     brought_to: Any, sandbox: Sandbox, clock: Any, get: Any, expected_log: Any
 ) -> None:
     """The credentials are needed to revoke, so they go when that is done and not before."""
-    expected_log(r"WARNING xots: default: Xero could not be told to revoke")
+    expected_log(r"WARNING xots: default: Xero did not confirm the revocation")
     server = await brought_to("connected")
     sandbox.add_fault("revocation:first=1:reset")
     answer = await get(f"{server.url}/logout")
@@ -519,7 +519,7 @@ def break_store(monkeypatch: pytest.MonkeyPatch) -> Callable[[Server], None]:
         raise StoreUnavailable("the disk is full")
 
     def break_store(server: Server) -> None:
-        store = server.keeper._store
+        store = server.keeper._context.store
         for method in ("check", "swap", "read", "names"):
             monkeypatch.setattr(store, method, fail)
 

@@ -15,8 +15,6 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from xots import lifecycle
-from xots.account import AccessToken, Account, Intent, RefreshToken, Secret, decode, encode
 from xots.backends.base import Lease, Stored
 from xots.backends.memory import MemoryStore
 from xots.errors import (
@@ -35,13 +33,15 @@ from xots.events import (
     LoggedIn,
     Refreshed,
     RefreshFailed,
+    RefreshTokenMissing,
     StoreDegraded,
     StoreLostWrites,
     StoreRecovered,
-    SuccessorMissing,
 )
-from xots.keeper import LoginAttempt, TokenKeeper
-from xots.lifecycle import State
+from xots.keeping.keeper import TokenKeeper
+from xots.keeping.login import LoginAttempt
+from xots.lifecycle.account import AccessToken, Account, Intent, RefreshToken, decode, encode
+from xots.lifecycle.schedule import State, scheduled_refresh_at
 from xots.sandbox import (
     DEFAULT_CLIENT_ID,
     DEFAULT_CLIENT_SECRET,
@@ -54,8 +54,9 @@ from xots.sandbox import (
     fingerprint,
 )
 from xots.sealing import Sealer
+from xots.secret import Secret
 from xots.testing import FakeClock
-from xots.web.api import in_words
+from xots.web.api import explanation
 from xots.xero import Credentials, Endpoints, XeroClient
 
 START = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -138,7 +139,7 @@ class Bench:
             self.store,
             XeroClient(endpoints, clock=clock),
             self.sealer,
-            chance=random.Random(7),  # noqa: S311 - jitter
+            rng=random.Random(7),  # noqa: S311 - jitter
             observers=[self.events.append],
             clock=clock,
             **options,
@@ -183,7 +184,7 @@ class Bench:
     def issues_from(self, keeper: TokenKeeper) -> bool:
         """Would Xero issue from the token that the *store* holds? The invariant, in short."""
         account = self.kept()
-        tokens = [t for t in (account.current, *account.rivals) if t is not None]
+        tokens = [t for t in (account.current, *account.fallbacks) if t is not None]
         return any(
             self.sandbox.identity.would_issue(t.value.reveal(), self.clock.now()) for t in tokens
         )
@@ -213,7 +214,7 @@ async def test_before_a_login_there_is_no_token(bench: Bench) -> None:
     with pytest.raises(NoCredentials):
         await keeper.refresh()
     configured = TokenKeeper(
-        bench.store, keeper._xero, bench.sealer, configured=WEB_APP, clock=bench.clock
+        bench.store, keeper._context.xero, bench.sealer, configured=WEB_APP, clock=bench.clock
     )
     assert configured.state is State.NOT_LOGGED_IN
     with pytest.raises(NotLoggedIn):
@@ -247,10 +248,10 @@ async def test_the_tick_refreshes_ahead_so_that_nobody_waits(bench: Bench) -> No
     """Five minutes before the end the tick refreshes; callers never do."""
     keeper = await bench.logged_in()
     bench.clock.advance(minutes=24, seconds=59)
-    await keeper.tend()
+    await keeper.maintain()
     assert bench.sandbox.refreshes() == []
     bench.clock.advance(seconds=1)
-    await keeper.tend()
+    await keeper.maintain()
     assert [r.outcome for r in bench.sandbox.refreshes()] == ["issued"]
     assert (await keeper.token()).expires_at == bench.clock.now() + timedelta(minutes=30)
     assert bench.happened(Refreshed) == 1
@@ -338,7 +339,7 @@ async def test_a_lost_answer_is_asked_for_again_with_the_same_token(bench: Bench
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("refresh:nth=1:lost")
     bench.clock.advance(minutes=25)
-    await keeper.tend()
+    await keeper.maintain()
     assert keeper.state is State.REFRESH_FAILING
     assert bench.issues_from(keeper)
     assert bench.happened(RefreshFailed) == 1
@@ -346,7 +347,7 @@ async def test_a_lost_answer_is_asked_for_again_with_the_same_token(bench: Bench
         "the old token is served meanwhile"
     )
     bench.clock.advance(minutes=1)
-    await keeper.tend()
+    await keeper.maintain()
     assert keeper.state is State.CONNECTED
     assert len({r.token for r in bench.sandbox.refreshes()}) == 1
 
@@ -354,7 +355,7 @@ async def test_a_lost_answer_is_asked_for_again_with_the_same_token(bench: Bench
 @pytest.mark.safeguard(
     file="keeper.py",
     old=(
-        "begun = await self._record.save(\n"
+        "begun = await self._replica.save(\n"
         "            lifecycle.begin_refresh(found, token, by=self._process, now=now)\n"
         "        )"
     ),
@@ -367,14 +368,14 @@ async def test_a_refresh_cut_off_by_a_crash_is_taken_up(bench: Bench) -> None:
     bench.sandbox.add_fault("refresh:nth=1:hold-after")
     refresh = asyncio.create_task(dying.refresh())
     await bench.sandbox.held()
-    (task,) = dying._tasks
+    (task,) = dying._tasks.running
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await refresh
     survivor = await bench.keeper()
     assert survivor.account.intent is not None
     bench.sandbox.release()
-    await survivor.tend()
+    await survivor.maintain()
     assert survivor.state is State.CONNECTED
     assert survivor.account.intent is None
     assert len({r.token for r in bench.sandbox.refreshes()}) == 1
@@ -383,13 +384,13 @@ async def test_a_refresh_cut_off_by_a_crash_is_taken_up(bench: Bench) -> None:
 @pytest.mark.safeguard(
     file="keeper.py",
     old=(
-        "begun = await self._record.save(\n"
+        "begun = await self._replica.save(\n"
         "            lifecycle.begin_refresh(found, token, by=self._process, now=now)\n"
         "        )"
     ),
     new=(
         "begun = lifecycle.begin_refresh(found, token, by=self._process, now=now)\n"
-        "        await self._record.keep(begun, after=found)\n"
+        "        await self._replica.keep(begun, after=found)\n"
         "        begun = self.account"
     ),
     protects_from="a full disk: a token that is spent, and whose successor can't be kept",
@@ -399,7 +400,7 @@ async def test_no_token_is_spent_when_the_intent_can_not_be_written(bench: Bench
     keeper = await bench.logged_in()
     bench.store.broken.add("swap")
     bench.clock.advance(minutes=29)
-    await keeper.tend()
+    await keeper.maintain()
     assert bench.sandbox.refreshes() == []
     assert (await keeper.token()).expires_at > bench.clock.now()
     bench.clock.advance(minutes=1)
@@ -438,13 +439,13 @@ async def test_a_write_whose_reply_was_lost_is_read_back(bench: Bench) -> None:
     new=(
         "            await self._write_held()\n"
         "        except (StoreUnavailable, SealError) as error:\n"
-        "            self.unwritten = False\n"
+        "            self.unsaved = False\n"
     ),
     protects_from="a new token that is dropped because the disk is full",
 )
 @pytest.mark.safeguard(
     file="keeper.py",
-    old="if self._record.unwritten or self._record.problem is not None:",
+    old="if self.unsaved or self._replica.problem is not None:",
     new="if False:",
     protects_from="a new token that dies with the process, although the store works again",
 )
@@ -457,9 +458,9 @@ async def test_what_the_store_can_not_take_is_held_and_written_later(bench: Benc
     await refresh
     held = await keeper.token()
     assert bench.happened(StoreDegraded) == 1
-    await keeper.tend()
+    await keeper.maintain()
     bench.store.broken.clear()
-    await keeper.tend()
+    await keeper.maintain()
     successor = await bench.keeper()
     assert await successor.token() == held
     assert len(bench.sandbox.refreshes()) == 1
@@ -467,7 +468,7 @@ async def test_what_the_store_can_not_take_is_held_and_written_later(bench: Benc
 
 @pytest.mark.safeguard(
     file="keeper.py",
-    old="while self._record.unwritten:",
+    old="while self.unsaved:",
     new="while False:",
     protects_from="a new token that dies with the process when it stops",
 )
@@ -520,9 +521,9 @@ async def test_whoever_slept_past_his_lease_adds_his_token(bench: Bench) -> None
     theirs, ours = [r.issued for r in bench.sandbox.refreshes()]
     assert keeper.account.current is not None
     assert keeper.account.current.value.fingerprint == theirs
-    assert ours in [r.value.fingerprint for r in bench.kept().rivals]
+    assert ours in [r.value.fingerprint for r in bench.kept().fallbacks]
     bench.clock.advance(minutes=6)
-    await keeper.tend()
+    await keeper.maintain()
     assert len(bench.sandbox.refreshes()) == 3
     assert keeper.state is State.CONNECTED
     assert bench.issues_from(keeper)
@@ -546,7 +547,7 @@ async def test_a_token_of_an_ended_consent_is_dropped(bench: Bench) -> None:
         consented_at=bench.clock.now() + timedelta(seconds=1),
         current=RefreshToken(value=Secret("another login's"), obtained_at=bench.clock.now()),
         intent=None,
-        rivals=(),
+        fallbacks=(),
     )
     bench.store._kept["default"] = Stored(
         bench.sealer.seal(encode(other), "account", {"name": "default"}), "v-other"
@@ -555,7 +556,7 @@ async def test_a_token_of_an_ended_consent_is_dropped(bench: Bench) -> None:
     with pytest.raises(TokenUnavailable):
         await refresh
     assert keeper.account.consent_id == "newer"
-    assert (keeper.account.current, keeper.account.rivals) == (other.current, ())
+    assert (keeper.account.current, keeper.account.fallbacks) == (other.current, ())
 
 
 async def test_a_store_that_blips_while_a_stale_write_is_settled_loses_nothing(
@@ -564,7 +565,7 @@ async def test_a_store_that_blips_while_a_stale_write_is_settled_loses_nothing(
     """Stale write, then a read that fails: the new token is held, and joins the record when the store is back."""
     keeper = await bench.logged_in()
     refresh = await bench.held_refresh(keeper)
-    bench.overwrite(lambda account: replace(account, notices_sent=("x",)))
+    bench.overwrite(lambda account: replace(account, tenant_id="x"))
     bench.store.broken.add("second read")
     bench.sandbox.release()
     await refresh
@@ -572,10 +573,10 @@ async def test_a_store_that_blips_while_a_stale_write_is_settled_loses_nothing(
     assert keeper.account.current is not None
     assert keeper.account.current.value.fingerprint == issued
     bench.store.broken.clear()
-    await keeper.tend()
+    await keeper.maintain()
     kept = bench.kept()
-    assert kept.notices_sent == ("x",)
-    assert issued in [t.value.fingerprint for t in (kept.current, *kept.rivals) if t]
+    assert kept.tenant_id == "x"
+    assert issued in [t.value.fingerprint for t in (kept.current, *kept.fallbacks) if t]
 
 
 async def test_a_held_token_survives_any_number_of_stale_writes(bench: Bench) -> None:
@@ -586,22 +587,22 @@ async def test_a_held_token_survives_any_number_of_stale_writes(bench: Bench) ->
     bench.sandbox.release()
     await refresh
     bench.store.broken.clear()
-    bench.overwrite(lambda account: replace(account, notices_sent=("x",)))
+    bench.overwrite(lambda account: replace(account, tenant_id="x"))
     bench.store.before_swap = lambda: bench.overwrite(
-        lambda account: replace(account, notices_sent=("x", "y"))
+        lambda account: replace(account, tenant_id="y")
     )
-    await keeper.tend()
+    await keeper.maintain()
     kept = bench.kept()
-    assert kept.notices_sent == ("x", "y")
+    assert kept.tenant_id == "y"
     (issued,) = [r.issued for r in bench.sandbox.refreshes()]
-    assert issued in [t.value.fingerprint for t in (kept.current, *kept.rivals) if t]
+    assert issued in [t.value.fingerprint for t in (kept.current, *kept.fallbacks) if t]
 
 
 async def test_a_process_that_can_not_write_what_it_holds_says_so_at_its_end(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It does not exit quietly with a token that only it knows."""
-    monkeypatch.setattr("xots.keeper.STOP_PATIENCE_SECONDS", 0)
+    monkeypatch.setattr("xots.keeping.keeper.CLOSE_TIMEOUT_SECONDS", 0)
     keeper = await bench.logged_in()
     refresh = await bench.held_refresh(keeper)
     bench.store.broken |= {"swap", "read"}
@@ -623,7 +624,7 @@ async def test_a_store_that_lost_its_record_is_told_again(bench: Bench) -> None:
     assert keeper.state is State.CONNECTED
     bench.store._kept.clear()
     bench.clock.advance(minutes=25)
-    await keeper.tend()
+    await keeper.maintain()
     assert keeper.state is State.CONNECTED
     assert bench.happened(StoreLostWrites) == 2
     assert bench.issues_from(keeper)
@@ -670,7 +671,7 @@ async def test_a_revocation_that_xero_does_not_hear_is_tried_again(bench: Bench)
         await keeper.token()
     for _ in range(2):
         bench.clock.advance(minutes=2)
-        await keeper.tend()
+        await keeper.maintain()
     assert keeper.state is State.NO_CREDENTIALS
     assert bench.sandbox.identity.usable_refresh_tokens(bench.clock.now()) == []
 
@@ -682,7 +683,7 @@ async def test_a_new_login_cancels_a_pending_revocation(bench: Bench) -> None:
     assert not await keeper.end(forget=False)
     await keeper.login(bench.attempt())
     bench.clock.advance(minutes=2)
-    await keeper.tend()
+    await keeper.maintain()
     assert keeper.state is State.CONNECTED
     assert bench.issues_from(keeper)
 
@@ -740,7 +741,7 @@ async def test_a_late_answer_does_not_overwrite_a_new_login_that_was_followed(be
     bench.store.lapse()
     bench.clock.advance(seconds=1)
     await other.login(bench.attempt())
-    await keeper._settle()
+    await keeper._following.settle()
     bench.sandbox.release()
     await refresh
     assert bench.kept().consent_id == other.account.consent_id
@@ -769,7 +770,7 @@ async def test_a_late_answer_does_not_revive_a_login_that_was_ended(
     with pytest.raises(XotsError):
         await refresh
     bench.clock.advance(minutes=2)
-    await keeper.tend()
+    await keeper.maintain()
     assert keeper.state is (State.NO_CREDENTIALS if forget else State.REVOKED)
     assert bench.kept().consent_id is None
     assert bench.sandbox.identity.usable_refresh_tokens(bench.clock.now()) == []
@@ -800,13 +801,13 @@ async def test_a_revocation_that_was_slept_through_does_not_end_a_new_login(benc
 async def test_another_identity_servers_login_is_neither_spent_nor_revoked(bench: Bench) -> None:
     """A process with another token URL that comes to follow it sends its tokens nowhere, and says why."""
     keeper, stranger = await bench.logged_in(), await bench.keeper()
-    stranger._xero.endpoints = dataclasses.replace(
-        stranger._xero.endpoints, token_url="http://127.0.0.1:1/token"
+    stranger._context.xero.endpoints = dataclasses.replace(
+        stranger._context.xero.endpoints, token_url="http://127.0.0.1:1/token"
     )
-    await stranger._look()
+    await stranger.follow()
     asked = len(bench.sandbox.log)
     bench.clock.advance(minutes=40)
-    await stranger.tend()
+    await stranger.maintain()
     with pytest.raises(TokenUnavailable, match="another identity server"):
         await stranger.token()
     assert not await stranger.end(forget=False)
@@ -817,7 +818,7 @@ async def test_another_identity_servers_login_is_neither_spent_nor_revoked(bench
 
 @pytest.mark.safeguard(
     file="record.py",
-    old="            or lifecycle.consent_epoch(theirs) < lifecycle.consent_epoch(seen)\n",
+    old="            or lifecycle.theirs.epoch < lifecycle.seen.epoch\n",
     new="",
     protects_from="a login that a fail-over lost, after which others wrote on",
 )
@@ -833,7 +834,7 @@ async def test_a_login_that_a_fail_over_lost_is_written_again_over_later_writes(
     bench.store._kept["default"] = old
     for _ in range(3):
         bench.overwrite(lambda account: account)
-    await keeper._settle()
+    await keeper._following.settle()
     assert bench.happened(StoreLostWrites) == 1
     assert bench.kept().consent_id == new.consent_id
     assert bench.kept().current == new.current
@@ -841,10 +842,7 @@ async def test_a_login_that_a_fail_over_lost_is_written_again_over_later_writes(
 
 @pytest.mark.safeguard(
     file="lifecycle.py",
-    old=(
-        "return max(now, datetime.fromtimestamp(consent_epoch(account), UTC) + "
-        "timedelta(microseconds=1))"
-    ),
+    old=("return max(now, datetime.fromtimestamp(account.epoch, UTC) + timedelta(microseconds=1))"),
     new="return now",
     protects_from="a clock that stepped back, and a merge in which the older one wins",
 )
@@ -866,7 +864,7 @@ async def test_xero_refusing_every_token_loses_the_consent_and_says_so(bench: Be
     keeper = await bench.logged_in()
     bench.sandbox.identity.forget()
     bench.clock.advance(minutes=25)
-    await keeper.tend()
+    await keeper.maintain()
     assert keeper.state is State.CONSENT_LOST
     assert bench.happened(ConsentWasLost) == 1
     assert (await keeper.token()).expires_at > bench.clock.now()
@@ -875,7 +873,7 @@ async def test_xero_refusing_every_token_loses_the_consent_and_says_so(bench: Be
         await keeper.token()
     assert keeper.account.current is not None
     asked = len(bench.sandbox.refreshes())
-    await keeper.tend()
+    await keeper.maintain()
     assert len(bench.sandbox.refreshes()) == asked, "what Xero refused is not tried again"
     await keeper.login(bench.attempt())
     assert keeper.state is State.CONNECTED
@@ -886,13 +884,13 @@ async def test_a_wrong_secret_drops_nothing(bench: Bench) -> None:
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("refresh:nth=1:invalid-client")
     bench.clock.advance(minutes=25)
-    await keeper.tend()
+    await keeper.maintain()
     assert keeper.state is State.REFRESH_FAILING
     bench.clock.advance(seconds=30)
-    await keeper.tend()
+    await keeper.maintain()
     assert len(bench.sandbox.refreshes()) == 1
     bench.clock.advance(minutes=6)
-    await keeper.tend()
+    await keeper.maintain()
     assert keeper.state is State.CONNECTED
 
 
@@ -915,7 +913,7 @@ async def test_a_demanded_life_is_kept_or_refused(bench: Bench) -> None:
     old="began_at, known = self.clock(), self.account\n",
     new=(
         "began_at, known = self.clock(), self.account\n"
-        "        await self._record.keep(lifecycle.after_end(known, forget=False, "
+        "        await self._replica.keep(lifecycle.after_end(known, forget=False, "
         "now=began_at), after=known)\n"
     ),
     protects_from="a second login that fails and costs the first",
@@ -1042,7 +1040,7 @@ def revocations(bench: Bench) -> int:
 
 @pytest.mark.safeguard(
     file="keeper.py",
-    old="                await self._record.read()\n                yield lease",
+    old="                await self._replica.read()\n                yield lease",
     new="                yield lease",
     protects_from="acting on what another process has changed since: here, revoking its new login",
 )
@@ -1054,7 +1052,7 @@ async def test_another_processs_login_cancels_a_pending_revocation(bench: Bench)
     other = await bench.keeper()
     await other.login(bench.attempt())
     bench.clock.advance(minutes=2)
-    await keeper.tend()
+    await keeper.maintain()
     assert revocations(bench) == 1
     assert keeper.state is State.CONNECTED
     assert bench.issues_from(keeper)
@@ -1091,8 +1089,8 @@ async def test_a_browser_that_goes_away_does_not_end_the_login(bench: Bench) -> 
     with pytest.raises(asyncio.CancelledError):
         await login
     bench.sandbox.release()
-    while keeper._tasks:
-        await asyncio.wait(keeper._tasks)
+    while keeper._tasks.running:
+        await asyncio.wait(keeper._tasks.running)
     assert keeper.state is State.CONNECTED
     assert bench.issues_from(keeper)
 
@@ -1100,13 +1098,13 @@ async def test_a_browser_that_goes_away_does_not_end_the_login(bench: Bench) -> 
 @pytest.mark.safeguard(
     file="keeper.py",
     old=(
-        "begun = await self._record.save(\n"
+        "begun = await self._replica.save(\n"
         "            lifecycle.begin_refresh(found, token, by=self._process, now=now)\n"
         "        )"
     ),
     new=(
         "begun = lifecycle.begin_refresh(found, token, by=self._process, now=now)\n"
-        "        self._begin(self._record.save(begun))"
+        "        self._begin(self._replica.save(begun))"
     ),
     protects_from="a request that overtakes the write of its intent",
 )
@@ -1148,7 +1146,7 @@ async def test_whoever_lost_his_lease_while_he_wrote_the_intent_sends_nothing(
         await keeper.refresh()
     assert bench.sandbox.refreshes() == []
     assert bench.kept().intent is not None
-    await keeper.tend()
+    await keeper.maintain()
     assert keeper.account.intent is None
     assert len(bench.sandbox.refreshes()) == 1
 
@@ -1174,7 +1172,7 @@ async def test_whoever_lost_his_lease_concludes_no_intent_at_an_end(
     assert not await keeper.end(forget=False)
     assert len(bench.sandbox.refreshes()) == 1
     assert revocations(bench) == 0
-    await keeper.tend()
+    await keeper.maintain()
     assert keeper.state is State.REVOKED
     assert bench.sandbox.identity.usable_refresh_tokens(bench.clock.now()) == []
 
@@ -1192,7 +1190,7 @@ async def test_whoever_lost_his_lease_revokes_nothing(bench: Bench, leases: list
     assert not await keeper.end(forget=False)
     assert revocations(bench) == 0
     await keeper.login(bench.attempt())
-    await keeper.tend()
+    await keeper.maintain()
     assert bench.issues_from(keeper)
 
 
@@ -1210,7 +1208,7 @@ async def test_xero_is_not_told_of_an_end_that_is_not_written(bench: Bench) -> N
     assert revocations(bench) == 0
     assert bench.issues_from(keeper)
     bench.store.broken.clear()
-    await keeper.tend()
+    await keeper.maintain()
     assert bench.kept().consent_id is None
     assert keeper.state is State.REVOKED
     assert bench.sandbox.identity.usable_refresh_tokens(bench.clock.now()) == []
@@ -1218,7 +1216,7 @@ async def test_xero_is_not_told_of_an_end_that_is_not_written(bench: Bench) -> N
 
 @pytest.mark.safeguard(
     file="record.py",
-    old="not unchanged()\n            or self.unwritten\n            or (",
+    old="not unchanged()\n            or self.unsaved\n            or (",
     new="not unchanged()\n            or (",
     protects_from="another process's write that makes this one forget its new token",
 )
@@ -1233,11 +1231,11 @@ async def test_what_is_held_is_not_dropped_for_what_another_process_wrote(bench:
     for _ in range(5):
         bench.overwrite(lambda account: account)
     assert bench.kept().generation > keeper.account.generation
-    await keeper._look()
-    await keeper.tend()
+    await keeper.follow()
+    await keeper.maintain()
     kept = bench.kept()
     (issued,) = [r.issued for r in bench.sandbox.refreshes()]
-    assert issued in [t.value.fingerprint for t in (kept.current, *kept.rivals) if t]
+    assert issued in [t.value.fingerprint for t in (kept.current, *kept.fallbacks) if t]
 
 
 @pytest.mark.safeguard(
@@ -1257,16 +1255,16 @@ async def test_a_write_that_a_fail_over_lost_is_missed_although_another_took_its
     while bench.kept().generation < keeper.account.generation:
         bench.overwrite(lambda account: account)
     (issued,) = [r.issued for r in bench.sandbox.refreshes()]
-    await keeper._settle()
+    await keeper._following.settle()
     assert bench.happened(StoreLostWrites) == 1
     kept = bench.kept()
-    assert issued in [t.value.fingerprint for t in (kept.current, *kept.rivals) if t]
+    assert issued in [t.value.fingerprint for t in (kept.current, *kept.fallbacks) if t]
 
 
 @pytest.mark.safeguard(
     file="keeper.py",
     old=(
-        "dated = lifecycle.ending_within(\n"
+        "dated = lifecycle.capped_to(\n"
         "            account, timedelta(seconds=self._first_seen[1] - elapsed), now\n"
         "        )"
     ),
@@ -1284,7 +1282,7 @@ async def test_a_clock_that_steps_back_does_not_lengthen_a_life(bench: Bench) ->
     assert (await keeper.token()).expires_at == first.expires_at - timedelta(minutes=20)
     bench.clock.advance(minutes=6)
     wall.step(minutes=-21)
-    await keeper.tend()
+    await keeper.maintain()
     assert (await keeper.token()).value != first.value
     assert len(bench.sandbox.refreshes()) == 1
 
@@ -1299,7 +1297,7 @@ async def test_a_replay_whose_life_is_over_is_followed_by_a_fresh_one(bench: Ben
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("refresh:nth=1:lost")
     bench.clock.advance(minutes=3)
-    await keeper.tend()
+    await keeper.maintain()
     bench.clock.advance(minutes=6)
     token = await keeper.token()
     assert token.expires_at == bench.clock.now() + timedelta(minutes=5)
@@ -1371,7 +1369,7 @@ async def test_an_old_dump_that_comes_back_under_a_refresh_is_not_gone_on_from(
     old = bench.store._kept["default"]
     await keeper.refresh()
     bench.clock.advance(hours=1)
-    await keeper.tend()
+    await keeper.maintain()
     refresh = await bench.held_refresh(keeper)
     bench.store._kept["default"] = old
     bench.sandbox.release()
@@ -1389,10 +1387,10 @@ async def test_a_host_whose_clock_is_behind_takes_no_token_from_the_others(bench
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("refresh:every:503-html")
     other = await bench.keeper(bench.clock.beside(minutes=-2))
-    await other.tend()
+    await other.maintain()
     with pytest.raises(TokenUnavailable):
         await other.token()
-    await keeper._record.read()
+    await keeper._replica.read()
     assert (await keeper.token()).expires_at == bench.clock.now() + timedelta(minutes=30)
 
 
@@ -1426,7 +1424,7 @@ async def test_a_replay_is_as_old_as_its_first_request_although_the_clock_was_ah
         await keeper.refresh()
     bench.clock.advance(minutes=22)
     ahead.step(minutes=-20)
-    await keeper.tend()
+    await keeper.maintain()
     assert [r.outcome for r in bench.sandbox.refreshes()] == ["lost", "replayed"]
     assert (await keeper.token()).expires_at == ahead.now() + timedelta(minutes=8)
 
@@ -1438,7 +1436,7 @@ async def test_a_logout_is_not_told_as_done_while_the_store_can_not_take_it(benc
     bench.store.broken = {"swap"}
     assert not await keeper.end(forget=True)
     bench.store.broken.clear()
-    await keeper.tend()
+    await keeper.maintain()
     assert bench.kept().client_secret is None
 
 
@@ -1499,7 +1497,7 @@ async def test_who_slept_past_his_lease_tries_no_other_secret(
     keeper = await bench.logged_in()
     wrong = Credentials(client_id=DEFAULT_CLIENT_ID, client_secret=Secret("mistyped"))
     other = await bench.keeper(configured=wrong)
-    ask, lease = other._xero.revoke, bench.store.lease
+    ask, lease = other._context.xero.revoke, bench.store.lease
     leases: list[Lease] = []
 
     @asynccontextmanager
@@ -1517,7 +1515,7 @@ async def test_who_slept_past_his_lease_tries_no_other_secret(
         return outcome
 
     monkeypatch.setattr(bench.store, "lease", watched)
-    monkeypatch.setattr(other._xero, "revoke", sleeping)
+    monkeypatch.setattr(other._context.xero, "revoke", sleeping)
     assert not await other.end(forget=False)
     assert bench.issues_from(keeper)
     assert keeper.state is State.CONNECTED
@@ -1539,7 +1537,7 @@ async def test_who_slept_past_his_lease_tries_no_other_secret(
             "read",
             marks=pytest.mark.safeguard(
                 file="record.py",
-                old="if self.unwritten or self._seen is not seen:",
+                old="if self.unsaved or self._seen is not seen:",
                 new="if False:",
                 protects_from="two acts of one process, and a new token that the one forgets for the other",
             ),
@@ -1552,7 +1550,7 @@ async def test_what_is_held_while_another_act_is_at_the_store_stays(
     """Two acts of one process overlap, since one slept past its lease: whatever comes back from the store first, the
     new token is not forgotten."""
     keeper = await bench.logged_in()
-    record = keeper._record
+    record = keeper._replica
     before = record.account
     swap, read = bench.store.swap, bench.store.read
     reached, go_on = asyncio.Event(), asyncio.Event()
@@ -1573,26 +1571,26 @@ async def test_what_is_held_while_another_act_is_at_the_store_stays(
 
     if during == "save":
         monkeypatch.setattr(bench.store, "swap", slow_swap)
-        act = asyncio.create_task(record.save(replace(before, tenant_id="another")))
+        act = asyncio.create_task(record.compare_and_set(replace(before, tenant_id="another")))
     else:
         monkeypatch.setattr(bench.store, "read", slow_read)
         act = asyncio.create_task(record.read())
     await reached.wait()
     bench.store.broken |= {"swap", "read"}
     new = RefreshToken(value=Secret("new"), obtained_at=bench.clock.now())
-    await record.keep(replace(before, rivals=(new,)), after=before)
-    assert record.unwritten
+    await record.commit(replace(before, fallbacks=(new,)), after=before)
+    assert record.unsaved
     bench.store.broken.clear()
     go_on.set()
     await act
-    await keeper.tend()
-    assert new in bench.kept().rivals
-    assert not record.unwritten
+    await keeper.maintain()
+    assert new in bench.kept().fallbacks
+    assert not record.unsaved
 
 
 @pytest.mark.safeguard(
     file="record.py",
-    old="            or lifecycle.branched_off(theirs, seen)\n",
+    old="            or lifecycle.diverged(theirs, seen)\n",
     new="",
     protects_from="an old dump that others wrote on, until a live token was forgotten",
 )
@@ -1610,14 +1608,14 @@ async def test_what_an_old_dumps_next_process_writes_drops_no_live_token(bench: 
     bench.clock.advance(minutes=21)
     bench.store._kept["default"] = dump
     other = await bench.keeper()
-    await other.tend()
+    await other.maintain()
     assert other.state is State.CONSENT_LOST
     assert bench.kept().generation > keeper.account.generation
-    await keeper._look()
+    await keeper.follow()
     assert bench.happened(StoreLostWrites) == 1
     assert bench.issues_from(keeper)
-    await keeper.tend()
-    await other._look()
+    await keeper.maintain()
+    await other.follow()
     assert keeper.state is other.state is State.CONNECTED
 
 
@@ -1635,7 +1633,7 @@ async def test_an_intent_that_the_store_has_lost_is_written_again(bench: Bench) 
     with pytest.raises(TokenUnavailable):
         await keeper.refresh()
     bench.store._kept = dump
-    await keeper._look()
+    await keeper.follow()
     assert bench.happened(StoreLostWrites) == 1
     kept = bench.kept()
     assert kept.intent is not None
@@ -1645,7 +1643,7 @@ async def test_an_intent_that_the_store_has_lost_is_written_again(bench: Bench) 
 
 @pytest.mark.safeguard(
     file="lifecycle.py",
-    old="for token in _tokens(theirs)} | set(theirs.dropped)",
+    old="for token in _tokens(theirs)} | set(theirs.tombstones)",
     new="for token in _tokens(theirs)}",
     protects_from=(
         "a token that was spent long ago, and is taken up again since a wrong clock dated it"
@@ -1658,18 +1656,18 @@ async def test_a_token_that_a_wrong_clock_dated_does_not_make_the_store_seem_res
     asleep = await bench.logged_in()
     ahead = await bench.keeper(bench.clock.beside(days=1))
     await ahead.refresh()
-    await asleep._look()
+    await asleep.follow()
     known = asleep.account.current
     awake = await bench.keeper()
     for _ in range(3):
         bench.clock.advance(minutes=35)
         await awake.refresh()
-    await asleep._look()
+    await asleep.follow()
     assert bench.happened(StoreLostWrites) == 0
     assert asleep.account.write_id == bench.kept().write_id
     assert known is not None
     assert known.value not in [
-        t.value for t in (asleep.account.current, *asleep.account.rivals) if t is not None
+        t.value for t in (asleep.account.current, *asleep.account.fallbacks) if t is not None
     ]
 
 
@@ -1707,26 +1705,26 @@ async def test_a_successor_that_comes_late_is_what_is_tried_through_an_outage(
     other = await bench.keeper()
     with pytest.raises(TokenUnavailable):
         await other.refresh()
-    await keeper.tend()
+    await keeper.maintain()
     assert bench.issues_from(keeper)
     spent_before = len(bench.sandbox.refreshes())
     for _ in range(minutes):
         bench.clock.advance(minutes=1)
-        await keeper.tend()
-        await other._look()
-        await other.tend()
+        await keeper.maintain()
+        await other.follow()
+        await other.maintain()
     bench.sandbox.faults.clear()
     bench.clock.advance(minutes=6)
-    await keeper.tend()
-    await other._look()
+    await keeper.maintain()
+    await other.follow()
     assert keeper.state is other.state is State.CONNECTED
     assert answered.token not in {r.token for r in bench.sandbox.refreshes()[spent_before:]}
 
 
 @pytest.mark.safeguard(
     file="lifecycle.py",
-    old="if new in base.dropped or old in account.dropped:",
-    new="if new in base.dropped:",
+    old="if new in base.tombstones or old in account.tombstones:",
+    new="if new in base.tombstones:",
     protects_from=(
         "a process that was cut off, and takes its own current token for unspent when it comes back"
     ),
@@ -1744,13 +1742,13 @@ async def test_what_another_line_has_dropped_is_not_gone_on_from(bench: Bench) -
     bench.sandbox.add_fault("refresh:every:429=1")
     for _ in range(10):
         bench.clock.advance(minutes=6)
-        await keeper.tend()
+        await keeper.maintain()
     assert keeper.account.generation > other.account.generation
     bench.store._kept = gone_on
     bench.sandbox.faults.clear()
     bench.clock.advance(minutes=6)
     await keeper.refresh()
-    await other._look()
+    await other.follow()
     assert keeper.account == other.account
     assert keeper.state is State.CONNECTED
     assert bench.issues_from(keeper)
@@ -1774,12 +1772,12 @@ async def test_a_record_that_was_sealed_anew_does_not_hide_what_a_process_holds(
     bench.store.broken.add("swap")
     bench.sandbox.release()
     await refresh
-    assert keeper.unwritten
+    assert keeper.unsaved
     bench.store.broken.clear()
     sealed = bench.sealer.seal(encode(bench.kept()), "account", {"name": "default"})
     bench.store._kept["default"] = Stored(sealed, "sealed-anew")
     known = keeper.account
-    await keeper._settle()
+    await keeper._following.settle()
     assert bench.kept().refreshed_at == known.refreshed_at
     await keeper.refresh()
     issued = bench.sandbox.refreshes()
@@ -1790,10 +1788,10 @@ async def test_a_record_that_was_sealed_anew_does_not_hide_what_a_process_holds(
 @pytest.mark.safeguard(
     file="lifecycle.py",
     old=(
-        "doubted = open_one.doubted if open_one.fingerprint == fingerprint else "
+        "also_open = open_one.also_open if open_one.fingerprint == fingerprint else "
         "open_one.fingerprint"
     ),
-    new="doubted = None",
+    new="also_open = None",
     protects_from="a 429 that puts off for an hour what must be known within the grace",
 )
 async def test_a_doubt_stays_open_when_another_token_is_not_spent(bench: Bench) -> None:
@@ -1803,50 +1801,28 @@ async def test_a_doubt_stays_open_when_another_token_is_not_spent(bench: Bench) 
     )
     keeper = await bench.logged_in()
     await keeper.refresh()
-    (spent,) = bench.kept().rivals
+    (spent,) = bench.kept().fallbacks
     bench.sandbox.identity.refresh(Client(), spent.value.reveal(), bench.clock.now())
     late = Intent(
-        by="slept:1", began_at=bench.clock.now(), fingerprint=spent.value.fingerprint, stamped=False
+        by="slept:1",
+        began_at=bench.clock.now(),
+        fingerprint=spent.value.fingerprint,
+        set_first_spent=False,
     )
     bench.overwrite(lambda account: replace(account, intent=late))
     bench.sandbox.add_fault("refresh:nth=1:429=3600")
-    await keeper._look()
-    await keeper.tend()
+    await keeper.follow()
+    await keeper.maintain()
     assert bench.kept().intent is not None
     bench.clock.advance(minutes=6)
-    await keeper.tend()
+    await keeper.maintain()
     assert keeper.state is State.CONNECTED
     assert bench.issues_from(keeper)
 
 
 @pytest.mark.safeguard(
     file="keeper.py",
-    old="return Wait(now + self._rest) if self._rest and isinstance(step, Spend) else step",
-    new="return step",
-    protects_from="two hosts with different clocks, that free each other from every wait",
-)
-@pytest.mark.parametrize("fault", ["503-html", "429=3600"])
-@pytest.mark.parametrize("ahead", [600, 4000, 86400])
-async def test_hosts_whose_clocks_differ_do_not_free_each_other_from_a_wait(
-    bench: Bench, fault: str, ahead: int
-) -> None:
-    """Each takes the other's wait for over, or for one of a stepped clock: then its own counts."""
-    keeper = await bench.logged_in()
-    other = await bench.keeper(bench.clock.beside(ahead))
-    bench.sandbox.add_fault(f"refresh:every:{fault}")
-    bench.clock.advance(minutes=26)
-    for _ in range(600):
-        bench.clock.advance(seconds=1)
-        for each in (keeper, other):
-            await each._look()
-            await each.tend()
-    # One host alone asks some 20 times: 8 until its waits are long, and then twice a minute.
-    assert 1 <= len(bench.sandbox.refreshes()) < 80
-
-
-@pytest.mark.safeguard(
-    file="keeper.py",
-    old="min(wait, self.policy.longest_backoff).total_seconds()",
+    old="min(wait, self.policy.max_backoff).total_seconds()",
     new="wait.total_seconds()",
     protects_from=(
         "a 429 of an hour that outlasts a new login, whose lost answer nobody then asks for"
@@ -1864,9 +1840,9 @@ async def test_a_wait_of_ones_own_ends_soon_where_others_have_gone_on(bench: Ben
     with pytest.raises(TokenUnavailable):
         await other.refresh()
     assert bench.kept().intent is not None
-    await keeper._look()
+    await keeper.follow()
     bench.clock.advance(minutes=2)
-    await keeper.tend()
+    await keeper.maintain()
     assert keeper.state is State.CONNECTED
     assert bench.kept().intent is None
 
@@ -1878,7 +1854,7 @@ async def test_a_secret_that_was_mended_is_tried_when_somebody_asks(bench: Bench
     with pytest.raises(TokenUnavailable):
         await keeper.refresh()
     mended = await bench.keeper()
-    await mended.tend()
+    await mended.maintain()
     assert len(bench.sandbox.refreshes()) == 1
     await mended.refresh()
     assert mended.state is State.CONNECTED
@@ -1887,43 +1863,22 @@ async def test_a_secret_that_was_mended_is_tried_when_somebody_asks(bench: Bench
 async def test_it_is_told_how_long_a_refresh_was_due(bench: Bench) -> None:
     """Also where tries failed before, each of which had stamped the token."""
     keeper = await bench.logged_in()
-    due_at = lifecycle.refresh_due_at(keeper.account, keeper.policy)
+    due_at = scheduled_refresh_at(keeper.account, keeper.policy)
     bench.sandbox.add_fault("refresh:first=3:429=1")
     bench.clock.advance(minutes=25)
     for _ in range(5):
-        await keeper.tend()
+        await keeper.maintain()
         bench.clock.advance(seconds=30)
     (told,) = [event for event in bench.events if isinstance(event, Refreshed)]
-    assert (told.tries, told.due_at) == (3, due_at)
-
-
-@pytest.mark.safeguard(
-    file="keeper.py",
-    old="return not self._rest and lifecycle.revocation_due(",
-    new="return lifecycle.revocation_due(",
-    protects_from="two hosts with different clocks that end each other's wait before a revocation",
-)
-async def test_hosts_whose_clocks_differ_do_not_free_each_other_from_a_revocations_wait(
-    bench: Bench,
-) -> None:
-    keeper = await bench.logged_in()
-    other = await bench.keeper(bench.clock.beside(days=1))
-    bench.sandbox.add_fault("revocation:every:503-html")
-    assert not await keeper.end(forget=False)
-    for _ in range(600):
-        bench.clock.advance(seconds=1)
-        for each in (keeper, other):
-            await each._look()
-            await each.tend()
-    assert 2 <= sum(r.path.endswith("revocation") for r in bench.sandbox.log) < 80
+    assert (told.failed_attempts, told.due_at) == (3, due_at)
 
 
 async def test_a_store_that_hangs_keeps_no_caller_from_a_good_token(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The refresh goes on; who asked is served what is left of the old token, and else told that it takes long."""
-    monkeypatch.setattr("xots.keeper.SERVED_PATIENCE_SECONDS", 0.01)
-    monkeypatch.setattr("xots.keeper.CALLER_PATIENCE_SECONDS", 0.02)
+    monkeypatch.setattr("xots.keeping.refreshing.SERVABLE_TIMEOUT_SECONDS", 0.01)
+    monkeypatch.setattr("xots.keeping.refreshing.ADDITIONAL_TIMEOUT_SECONDS", 0.02)
     keeper = await bench.logged_in()
     swap, go_on = bench.store.swap, asyncio.Event()
 
@@ -1935,10 +1890,10 @@ async def test_a_store_that_hangs_keeps_no_caller_from_a_good_token(
     old = keeper.account.access
     bench.clock.advance(minutes=29, seconds=10)
     assert await asyncio.gather(keeper.token(), keeper.token()) == [old, old]
-    with pytest.raises(TokenUnavailable, match="a refresh is under way"):
+    with pytest.raises(TokenUnavailable, match="a refresh is in progress"):
         await keeper.token(timedelta(minutes=10))
     with pytest.raises(
-        TokenUnavailable, match=r"under way.*/token gives the old access token until"
+        TokenUnavailable, match=r"in progress.*/token returns the old access token until"
     ):
         await keeper.refresh()
     go_on.set()
@@ -1948,9 +1903,7 @@ async def test_a_store_that_hangs_keeps_no_caller_from_a_good_token(
 
 @pytest.mark.safeguard(
     file="keeper.py",
-    old=(
-        "concluded = lifecycle.ending_within(concluded, timedelta(seconds=left), now)\n            "
-    ),
+    old=("concluded = lifecycle.capped_to(concluded, timedelta(seconds=left), now)\n            "),
     new="",
     protects_from=(
         "a token that is dead when its answer is heard, and served since the clock was mended "
@@ -1977,14 +1930,14 @@ async def test_an_answer_that_was_slept_through_is_dead_whatever_the_clock_was_s
     bench.store.swap = hang  # type: ignore[method-assign]
     bench.sandbox.release()
     async with asyncio.timeout(10):
-        while not slept._record.unwritten:
+        while not slept.unsaved:
             await asyncio.sleep(0)
     assert not slept.can_serve  # not even while the answer is being written
     bench.store.swap = swap  # type: ignore[method-assign]
     bench.sandbox.add_fault("refresh:every:503-html")
     go_on.set()
     await refresh
-    await other._look()
+    await other.follow()
     assert not slept.can_serve
     assert not other.can_serve
 
@@ -2027,10 +1980,10 @@ async def test_that_something_is_held_is_told_although_the_store_failed_before(
     keeper = await bench.logged_in()
     refresh = await bench.held_refresh(keeper)
     bench.store.broken |= {"swap", "read"}
-    keeper._record.failed(StoreUnavailable("the disk is gone"))
+    keeper._replica.failed(StoreUnavailable("the disk is gone"))
     bench.sandbox.release()
     await refresh
-    assert [e.unwritten for e in bench.events if isinstance(e, StoreDegraded)] == [False, True]
+    assert [e.unsaved for e in bench.events if isinstance(e, StoreDegraded)] == [False, True]
 
 
 async def test_the_log_names_the_next_try_of_the_outlook(bench: Bench) -> None:
@@ -2039,13 +1992,13 @@ async def test_the_log_names_the_next_try_of_the_outlook(bench: Bench) -> None:
     bench.sandbox.add_fault("refresh:nth=1:invalid-client")
     with pytest.raises(
         TokenUnavailable,
-        match=r"mend the client id.*Xero is not asked again before 12:\d\d:\d\d UTC",
+        match=r"correct the client id.*the next request to Xero is at 12:\d\d:\d\d UTC",
     ):
         await keeper.refresh()
     (failed,) = [event for event in bench.events if isinstance(event, RefreshFailed)]
     assert (
-        failed.next_try_at
-        == keeper.outlook.next_try_at
+        failed.next_attempt_at
+        == keeper.outlook.next_attempt_at
         == bench.clock.now() + timedelta(minutes=25)
     )
 
@@ -2055,16 +2008,16 @@ async def test_an_answer_without_a_refresh_token_is_a_warning(bench: Bench) -> N
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("refresh:nth=1:no-refresh-token")
     await keeper.refresh()
-    (missing,) = [event for event in bench.events if isinstance(event, SuccessorMissing)]
+    (missing,) = [event for event in bench.events if isinstance(event, RefreshTokenMissing)]
     assert missing.level == logging.WARNING
     assert missing.grace_ends_at == bench.clock.now() + timedelta(minutes=30)
     assert (
-        "is tried again; the next try is at 12:00:01 UTC or after; Xero takes it again until 12:30"
+        "is spent again, next attempt at 12:00:01 UTC or later. Xero accepts it again until 12:30"
         in str(missing)
     )
     bench.clock.advance(minutes=1)
-    await keeper.tend()
-    assert bench.happened(SuccessorMissing) == 1
+    await keeper.maintain()
+    assert bench.happened(RefreshTokenMissing) == 1
 
 
 @pytest.mark.parametrize("fault", ["503-html", "invalid-client"])
@@ -2081,7 +2034,7 @@ async def test_who_was_overtaken_calls_nothing_failed(bench: Bench, fault: str) 
     bench.sandbox.release()
     await refresh
     assert bench.happened(RefreshFailed) == 0
-    assert keeper.account.tries == 0
+    assert keeper.account.failed_attempts == 0
 
 
 async def test_what_ends_with_a_process_that_knows_more_than_a_rolled_back_store_is_told(
@@ -2093,47 +2046,20 @@ async def test_what_ends_with_a_process_that_knows_more_than_a_rolled_back_store
     dump = bench.store._kept["default"]
     for _ in range(4):
         bench.clock.advance(minutes=25)
-        await keeper.tend()
+        await keeper.maintain()
     bench.store._kept["default"] = dump
     bench.store.broken.add("swap")
-    await keeper._look()
-    assert keeper.unwritten
-    told = list(in_words(keeper, keeper.outlook, bench.clock.now()))
+    await keeper.follow()
+    assert keeper.unsaved
+    told = list(explanation(keeper, keeper.outlook, bench.clock.now()))
     assert (
         told[-1] == "Should it end, a person may have to log in: the store holds an older record."
     )
     assert all("can be repeated" not in str(event) for event in bench.events)
     bench.store.broken.clear()
-    await keeper.tend()
+    await keeper.maintain()
     assert not keeper.rolled_back
     assert bench.issues_from(keeper)
-
-
-@pytest.mark.safeguard(
-    file="keeper.py",
-    old="if lifecycle.good_for(other, now) > lifecycle.good_for(dated, now):",
-    new="if False:",
-    protects_from="two hosts with different clocks, that refresh against each other at every tick",
-)
-@pytest.mark.parametrize(
-    "off", [timedelta(days=1), timedelta(days=-1), timedelta(minutes=27), timedelta(minutes=-27)]
-)
-async def test_hosts_whose_clocks_differ_do_not_refresh_against_each_other(
-    bench: Bench, off: timedelta
-) -> None:
-    """Each goes on with the access token that it knows to be good, instead of the other's, which seems dead to it."""
-    right = await bench.logged_in()
-    wrong = await bench.keeper(bench.clock.beside(off.total_seconds()))
-    for _ in range(4 * 120):
-        bench.clock.advance(seconds=15)
-        for keeper in (right, wrong):
-            await keeper._look()
-            await keeper.tend()
-            access = await keeper.token()
-            bench.sandbox.identity.check_access(access.value.reveal(), bench.clock.now())
-    refreshes = bench.sandbox.refreshes()
-    assert len(refreshes) <= 2 * 6, "two hours; each host needs a refresh every 25 minutes"
-    assert {refresh.outcome for refresh in refreshes} == {"issued"}
 
 
 async def test_a_life_that_xero_shortens_makes_no_storm(bench: Bench) -> None:
@@ -2166,7 +2092,7 @@ async def test_what_is_read_while_another_act_writes_is_read_again(
 
     monkeypatch.setattr(bench.store, "read", slow)
     bench.store.lapse()
-    settling = asyncio.create_task(keeper._settle())
+    settling = asyncio.create_task(keeper._following.settle())
     await reached.wait()
     bench.sandbox.release()
     await refresh
@@ -2180,7 +2106,7 @@ async def test_who_can_not_be_served_any_more_waits_for_the_refresh(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Xero is slow, and the old access token runs out while the caller waits."""
-    monkeypatch.setattr("xots.keeper.SERVED_PATIENCE_SECONDS", 0.02)
+    monkeypatch.setattr("xots.keeping.refreshing.SERVABLE_TIMEOUT_SECONDS", 0.02)
     keeper = await bench.logged_in()
     bench.clock.advance(minutes=29, seconds=51)
     bench.sandbox.add_fault("refresh:nth=1:hold-before")
@@ -2200,9 +2126,9 @@ async def test_a_rolled_back_store_that_takes_the_next_write_is_no_more_so(bench
     await keeper.refresh()
     bench.store._kept["default"] = old
     bench.store.broken.add("swap")
-    await keeper._look()
+    await keeper.follow()
     assert keeper.rolled_back
     bench.store.broken.clear()
-    await keeper._record.save(keeper._record.account)
-    assert not keeper.unwritten
+    await keeper._replica.compare_and_set(keeper._replica.account)
+    assert not keeper.unsaved
     assert not keeper.rolled_back

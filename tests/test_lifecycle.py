@@ -9,40 +9,44 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from xots.account import AccessToken, Account, RefreshToken, Secret
-from xots.lifecycle import (
-    MOST_DROPPED,
+from xots.lifecycle.account import MAX_TOMBSTONES, AccessToken, Account, RefreshToken
+from xots.lifecycle.merging import diverged, merged
+from xots.lifecycle.outcomes import (
     ClientRefused,
     Issued,
     NotSent,
     Outcome,
-    Policy,
     Refused,
-    Spend,
-    State,
     Throttled,
     Unknown,
+)
+from xots.lifecycle.schedule import (
+    Due,
+    Policy,
+    Spend,
+    State,
     Use,
     Wait,
+    candidates,
+    effective_min_ttl,
+    good_for,
+    next_step,
+    promised_ttl,
+    refresh_due,
+    revocation_due,
+    state_of,
+    tick_seconds,
+)
+from xots.lifecycle.transitions import (
     after,
     after_end,
     after_login,
     after_revocation_failed,
     after_revoked,
     begin_refresh,
-    branched_off,
-    candidates,
-    demanded_ttl,
-    good_for,
-    merged,
-    next_step,
-    promised_ttl,
-    refresh_due_at,
-    revocation_due,
-    state_of,
-    tick_seconds,
     tokens_to_revoke,
 )
+from xots.secret import Secret
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 POLICY = Policy()
@@ -54,7 +58,7 @@ def issued(
     token: str | None = "r1", access: str = "a1", life: timedelta | None = HALF_HOUR
 ) -> Issued:
     return Issued(
-        access_token=Secret(access), life=life, refresh_token=Secret(token) if token else None
+        access_token=Secret(access), lifetime=life, refresh_token=Secret(token) if token else None
     )
 
 
@@ -67,7 +71,7 @@ def logged_in(at: datetime = NOW, life: timedelta | None = HALF_HOUR) -> Account
         client_secret=Secret("secret"),
         token_url="https://id.example/token",
         tenant_id=None,
-        scopes_asked=("offline_access",),
+        scopes_requested=("offline_access",),
         began_at=at,
         now=at,
     )
@@ -79,7 +83,7 @@ def current(account: Account) -> RefreshToken:
 
 
 def begun(account: Account, at: datetime) -> Account:
-    step = next_step(account, at, POLICY, needed=timedelta(days=1))
+    step = next_step(account, at, POLICY, min_life=timedelta(days=1))
     assert isinstance(step, Spend)
     return begin_refresh(account, step.token, by="host:1", now=at)
 
@@ -90,7 +94,7 @@ def concluded(account: Account, outcome: Outcome, at: datetime, jitter: float = 
 
 def with_rival(account: Account, token: RefreshToken) -> Account:
     """The record once a token that another process got for the same consent has joined it."""
-    return merged(account, replace(account, current=token, rivals=()))
+    return merged(account, replace(account, current=token, fallbacks=()))
 
 
 def values(account: Account) -> set[str]:
@@ -103,21 +107,21 @@ def values(account: Account) -> set[str]:
 def test_nothing_is_due_before_a_login() -> None:
     """Without a login there is nothing to refresh, with or without credentials."""
     assert isinstance(next_step(Account(), NOW, POLICY), Use)
-    assert refresh_due_at(Account(client_id="client"), POLICY) is None
+    assert refresh_due(Account(client_id="client"), NOW, POLICY) is Due.NEVER
 
 
 def test_a_refresh_is_due_five_minutes_before_the_end() -> None:
     """Refresh-ahead: not a moment before, and from then on."""
     account = logged_in()
     due = NOW + timedelta(minutes=25)
-    assert refresh_due_at(account, POLICY) == due
+    assert refresh_due(account, NOW, POLICY) == due
     assert isinstance(next_step(account, due - timedelta(seconds=1), POLICY), Use)
     assert isinstance(next_step(account, due, POLICY), Spend)
 
 
 def test_a_short_token_is_refreshed_at_half_its_life() -> None:
     """Refresh-ahead is at most half a life, so that a 90-second token isn't refreshed at once and for ever."""
-    assert refresh_due_at(logged_in(life=timedelta(seconds=90)), POLICY) == NOW + timedelta(
+    assert refresh_due(logged_in(life=timedelta(seconds=90)), NOW, POLICY) == NOW + timedelta(
         seconds=45
     )
 
@@ -132,7 +136,7 @@ def test_the_refresh_token_is_rotated_at_its_lifetime_whatever_else() -> None:
     """An access token that lives for days does not keep the refresh token from being rotated in time."""
     policy = Policy(refresh_lifetime=10 * MINUTE)
     account = logged_in()
-    assert refresh_due_at(account, policy) == NOW + 10 * MINUTE
+    assert refresh_due(account, NOW, policy) == NOW + 10 * MINUTE
     assert isinstance(next_step(account, NOW + 10 * MINUTE, policy), Spend)
 
 
@@ -148,16 +152,16 @@ def test_a_demand_for_a_longer_life_makes_it_due() -> None:
     """A caller's own demand is met although the tick would not refresh yet."""
     account, later = logged_in(), NOW + 10 * MINUTE
     assert isinstance(next_step(account, later, POLICY), Use)
-    assert isinstance(next_step(account, later, POLICY, needed=25 * MINUTE), Spend)
+    assert isinstance(next_step(account, later, POLICY, min_life=25 * MINUTE), Spend)
 
 
 def test_forcing_is_void_when_another_token_is_current() -> None:
     """Whoever wants r0 spent finds that somebody else has done it, and uses what is there."""
     account = logged_in()
     assert isinstance(
-        next_step(account, NOW, POLICY, meant=current(account).value.fingerprint), Spend
+        next_step(account, NOW, POLICY, expected_current=current(account).value.fingerprint), Spend
     )
-    assert isinstance(next_step(account, NOW, POLICY, meant="000000000000"), Use)
+    assert isinstance(next_step(account, NOW, POLICY, expected_current="000000000000"), Use)
 
 
 @pytest.mark.safeguard(
@@ -178,7 +182,7 @@ def test_a_wait_that_was_asked_for_is_kept() -> None:
 
 @pytest.mark.safeguard(
     file="lifecycle.py",
-    old="now < until <= now + _longest_wait(account, policy) + policy.first_wait\n",
+    old="now < until <= now + _longest_wait(account, policy) + policy.first_backoff\n",
     new="now < until\n",
     protects_from="a clock that stepped back by a day, and no refresh in it",
 )
@@ -232,10 +236,12 @@ def test_promises_shrink_with_shorter_lives(
 def test_no_caller_can_demand_more_than_a_fresh_token_has() -> None:
     """A demand is capped below a fresh token's life, so a token just minted is never refreshed for it."""
     account = logged_in()
-    assert demanded_ttl(account, POLICY, timedelta(hours=9)) == 27 * MINUTE
-    assert demanded_ttl(account, POLICY, timedelta(seconds=1)) == timedelta(seconds=60)
+    assert effective_min_ttl(account, POLICY, timedelta(hours=9)) == 27 * MINUTE
+    assert effective_min_ttl(account, POLICY, timedelta(seconds=1)) == timedelta(seconds=60)
     assert isinstance(
-        next_step(account, NOW, POLICY, needed=demanded_ttl(account, POLICY, timedelta(hours=9))),
+        next_step(
+            account, NOW, POLICY, min_life=effective_min_ttl(account, POLICY, timedelta(hours=9))
+        ),
         Use,
     )
 
@@ -253,9 +259,9 @@ def test_issued_moves_on_and_keeps_the_spent_token() -> None:
     """The successor is current; the spent token stays until its successor is proved and the grace is over."""
     account = concluded(begun(logged_in(), NOW + 25 * MINUTE), issued(), NOW + 25 * MINUTE)
     assert current(account).value.reveal() == "r1"
-    assert [r.value.reveal() for r in account.rivals] == ["r0"]
-    assert account.rivals[0].first_spent_at == NOW + 25 * MINUTE
-    assert (account.intent, account.tries, account.problem) == (None, 0, None)
+    assert [r.value.reveal() for r in account.fallbacks] == ["r0"]
+    assert account.fallbacks[0].first_spent_at == NOW + 25 * MINUTE
+    assert (account.intent, account.failed_attempts, account.problem) == (None, 0, None)
     assert account.refreshed_by == "host:1"
 
 
@@ -274,7 +280,7 @@ def test_a_spent_token_leaves_when_its_successor_is_proved_and_the_grace_is_over
     for number in range(1, 5):
         at += 25 * MINUTE
         account = concluded(begun(account, at), issued(f"r{number}"), at)
-        kept.append(sorted(r.value.reveal() for r in account.rivals))
+        kept.append(sorted(r.value.reveal() for r in account.fallbacks))
     assert kept == [["r0"], ["r0", "r1"], ["r1", "r2"], ["r2", "r3"]]
 
 
@@ -284,7 +290,7 @@ def test_a_token_spent_long_ago_stays_while_its_successor_is_unproved() -> None:
     account = concluded(account, Unknown(detail="reset"), NOW)
     at = NOW + timedelta(hours=5)
     account = concluded(begun(account, at), issued(), at)
-    assert [r.value.reveal() for r in account.rivals] == ["r0"]
+    assert [r.value.reveal() for r in account.fallbacks] == ["r0"]
 
 
 @pytest.mark.safeguard(
@@ -295,8 +301,8 @@ def test_a_token_spent_long_ago_stays_while_its_successor_is_unproved() -> None:
 )
 @pytest.mark.safeguard(
     file="lifecycle.py",
-    old="stamped, fingerprint, open_one = (\n        token.first_spent_at is None,",
-    new="stamped, fingerprint, open_one = (\n        True,",
+    old="set_first_spent, fingerprint, open_one = (\n        token.first_spent_at is None,",
+    new="set_first_spent, fingerprint, open_one = (\n        True,",
     protects_from="a grace that seems to begin anew with each try",
 )
 def test_unknown_keeps_everything_open() -> None:
@@ -304,7 +310,7 @@ def test_unknown_keeps_everything_open() -> None:
     account = concluded(begun(logged_in(), NOW), Unknown(detail="reset"), NOW + MINUTE)
     assert current(account).first_spent_at == NOW
     assert account.intent is not None
-    assert account.tries == 1
+    assert account.failed_attempts == 1
     assert state_of(account, NOW, POLICY) is State.REFRESH_FAILING
     again = begun(account, NOW + 5 * MINUTE)
     assert current(again).first_spent_at == NOW, "the first-spent time is never moved later"
@@ -327,7 +333,7 @@ def test_an_answer_that_shows_the_token_unspent_undoes_its_own_stamp(outcome: Ou
 
 @pytest.mark.safeguard(
     file="lifecycle.py",
-    old="if account.intent is None or not account.intent.stamped:",
+    old="if account.intent is None or not account.intent.set_first_spent:",
     new="if account.intent is None:",
     protects_from="a later try that was not sent, and hides that an earlier one was",
 )
@@ -349,7 +355,7 @@ def test_it_does_not_undo_an_earlier_unknown(outcome: Outcome) -> None:
 
 @pytest.mark.safeguard(
     file="lifecycle.py",
-    old="if spent.first_spent_at is not None and not (intent and intent.stamped):",
+    old="if spent.first_spent_at is not None and not (intent and intent.set_first_spent):",
     new="if False:",
     protects_from="serving a token that died, since the answer was a replay",
 )
@@ -363,14 +369,14 @@ def test_on_a_retry_the_access_tokens_life_counts_from_the_first_try() -> None:
 
 @pytest.mark.safeguard(
     file="lifecycle.py",
-    old="return min(ceiling, policy.longest_backoff) * jitter",
+    old="return min(ceiling, policy.max_backoff) * jitter",
     new="return ceiling * jitter",
     protects_from="back-off that grows until the grace ends in one wait",
 )
 @given(tries=st.integers(0, 40), jitter=st.floats(0, 1, exclude_max=True))
 def test_waits_after_an_unknown_fit_the_grace_many_times(tries: int, jitter: float) -> None:
     """However often it failed, the next try is at most a minute away."""
-    account = replace(begun(logged_in(), NOW), tries=tries)
+    account = replace(begun(logged_in(), NOW), failed_attempts=tries)
     account = concluded(account, Unknown(detail="reset"), NOW, jitter)
     assert account.retry_not_before is not None
     assert timedelta(0) <= account.retry_not_before - NOW <= MINUTE
@@ -378,8 +384,8 @@ def test_waits_after_an_unknown_fit_the_grace_many_times(tries: int, jitter: flo
 
 @pytest.mark.safeguard(
     file="lifecycle.py",
-    old="return policy.slow_wait if account.intent else policy.longest_wait",
-    new="return policy.longest_wait",
+    old="return policy.slow_wait if account.intent else policy.max_wait",
+    new="return policy.max_wait",
     protects_from="a wait of an hour in which the grace ends",
 )
 def test_retry_after_is_kept_but_capped_while_a_refresh_is_open() -> None:
@@ -474,7 +480,7 @@ def test_success_with_a_rival_makes_its_successor_current() -> None:
     account = concluded(begun(account, NOW), Refused(detail="invalid_grant"), NOW)
     account = concluded(begun(account, NOW + MINUTE), issued("x1"), NOW + MINUTE)
     assert current(account).value.reveal() == "x1"
-    assert [r.value.reveal() for r in account.rivals] == ["x"]
+    assert [r.value.reveal() for r in account.fallbacks] == ["x"]
     assert state_of(account, NOW, POLICY) is State.CONNECTED
 
 
@@ -487,11 +493,11 @@ def test_success_with_a_rival_makes_its_successor_current() -> None:
 def test_a_rival_that_arrived_is_proved_soon_and_then_dropped() -> None:
     """A rival makes a refresh due well inside the grace; once another token is proved, it goes."""
     account = with_rival(logged_in(), RefreshToken(value=Secret("x"), obtained_at=NOW + MINUTE))
-    due = refresh_due_at(account, POLICY)
-    assert due is not None
+    due = refresh_due(account, NOW, POLICY)
+    assert isinstance(due, datetime)
     assert due < NOW + timedelta(minutes=10)
     account = concluded(begun(account, due), issued("r1"), due)
-    assert [r.value.reveal() for r in account.rivals] == ["r0"]
+    assert [r.value.reveal() for r in account.fallbacks] == ["r0"]
 
 
 @pytest.mark.safeguard(
@@ -505,12 +511,12 @@ def test_a_rival_that_arrives_during_the_proof_stays() -> None:
     account = begun(logged_in(), NOW)
     account = with_rival(account, RefreshToken(value=Secret("x"), obtained_at=NOW + MINUTE))
     account = concluded(account, issued("r1"), NOW + 2 * MINUTE)
-    assert sorted(r.value.reveal() for r in account.rivals) == ["r0", "x"]
+    assert sorted(r.value.reveal() for r in account.fallbacks) == ["r0", "x"]
 
 
 @pytest.mark.safeguard(
     file="lifecycle.py",
-    old="if account.unrotated == 0 or rotates:",
+    old="if account.responses_without_token == 0 or rotates:",
     new="if rotates:",
     protects_from="a refresh token that was dropped on the way",
 )
@@ -552,13 +558,13 @@ def test_a_refresh_token_that_comes_at_the_second_asking_is_taken() -> None:
     account = concluded(begun(logged_in(), NOW), issued(None), NOW)
     account = concluded(begun(account, NOW + MINUTE), issued("r1"), NOW + MINUTE)
     assert current(account).value.reveal() == "r1"
-    assert account.unrotated == 0
+    assert account.responses_without_token == 0
 
 
 def test_a_server_that_answers_with_the_same_token_does_not_rotate() -> None:
     """The same refresh token again is fresh, not its own rival."""
     account = concluded(begun(logged_in(), NOW), issued("r0"), NOW + MINUTE)
-    assert (current(account).value.reveal(), account.rivals) == ("r0", ())
+    assert (current(account).value.reveal(), account.fallbacks) == ("r0", ())
     assert current(account).first_spent_at is None
 
 
@@ -609,7 +615,7 @@ def test_a_fresh_rival_is_tried_before_a_current_token_whose_grace_is_over() -> 
 )
 @pytest.mark.safeguard(
     file="lifecycle.py",
-    old="return -CLOCK_SKEW <= now - spent_at < policy.grace",
+    old="return -MAX_CLOCK_SKEW <= now - spent_at < policy.grace",
     new="return now - spent_at < policy.grace",
     protects_from="late reuse, where a clock stepped back",
 )
@@ -644,7 +650,7 @@ def test_a_current_token_that_a_replay_brought_is_tried_before_the_one_that_brou
         account, current=replace(current(account), first_spent_at=at - timedelta(days=1))
     )
     account = concluded(
-        begin_refresh(account, account.rivals[0], by="host:1", now=at), issued("r1"), at
+        begin_refresh(account, account.fallbacks[0], by="host:1", now=at), issued("r1"), at
     )
     assert [t.value.reveal() for t in candidates(account, at + MINUTE, POLICY)] == ["r1", "r0"]
     account = concluded(begun(account, at + MINUTE), Unknown(detail="reset"), at + MINUTE)
@@ -672,10 +678,10 @@ def test_a_replay_that_brings_a_token_which_was_dropped_makes_it_no_fresher() ->
     for number in range(1, 5):
         at += HALF_HOUR
         account = concluded(begun(account, at), issued(f"r{number}"), at)
-    spent = begin_refresh(account, account.rivals[0], by="host:1", now=at)
+    spent = begin_refresh(account, account.fallbacks[0], by="host:1", now=at)
     account = concluded(spent, issued("r1"), at)
     assert (current(account).value.reveal(), current(account).first_spent_at) == ("r1", at)
-    assert Secret("r1").fingerprint not in account.dropped
+    assert Secret("r1").fingerprint not in account.tombstones
     assert isinstance(next_step(account, at, POLICY), Spend)
 
 
@@ -694,11 +700,11 @@ def test_a_replay_of_an_earlier_answer_makes_nothing_fresh() -> None:
     step = next_step(account, at + MINUTE, POLICY)
     assert isinstance(step, Spend)
     account = begin_refresh(
-        account, next(r for r in account.rivals if r.value.reveal() == "r0"), by="x", now=at
+        account, next(r for r in account.fallbacks if r.value.reveal() == "r0"), by="x", now=at
     )
     account = concluded(account, issued("r1"), at + 2 * MINUTE)
     assert (current(account).value.reveal(), current(account).first_spent_at) == ("r1", at + MINUTE)
-    assert "r1" not in [r.value.reveal() for r in account.rivals]
+    assert "r1" not in [r.value.reveal() for r in account.fallbacks]
 
 
 @pytest.mark.safeguard(
@@ -750,13 +756,13 @@ def test_rivals_are_tried_in_the_order_they_were_spent_whatever_the_clock_said()
 
 @pytest.mark.safeguard(
     file="lifecycle.py",
-    old="policy.first_wait * 2 ** min(account.tries, 20)",
-    new="policy.first_wait",
+    old="policy.first_backoff * 2 ** min(account.failed_attempts, 20)",
+    new="policy.first_backoff",
     protects_from="hammering a server that is in trouble",
 )
 def test_retry_after_zero_does_not_turn_back_off_off() -> None:
     """A server that says "at once" with every 429 is still not hammered."""
-    account = replace(begun(logged_in(), NOW), tries=8)
+    account = replace(begun(logged_in(), NOW), failed_attempts=8)
     account = concluded(account, Throttled(detail="429", retry_after=timedelta(0)), NOW)
     assert account.retry_not_before is not None
     assert account.retry_not_before - NOW >= timedelta(seconds=20)
@@ -766,7 +772,7 @@ def test_a_promise_is_never_more_than_a_fresh_token_has() -> None:
     """A ``min_ttl`` of an hour does not have every caller refresh a token of half an hour."""
     policy = Policy(min_ttl=timedelta(hours=1))
     assert isinstance(
-        next_step(logged_in(), NOW, policy, needed=promised_ttl(logged_in(), policy)), Use
+        next_step(logged_in(), NOW, policy, min_life=promised_ttl(logged_in(), policy)), Use
     )
 
 
@@ -785,8 +791,8 @@ def ended(account: Account, at: datetime, *, forget: bool = False) -> Account:
 )
 @pytest.mark.safeguard(
     file="lifecycle.py",
-    old="rivals=(*(t for t in joining if t not in older), *staying, *older),",
-    new="rivals=tuple(staying),",
+    old="fallbacks=(*(t for t in joining if t not in older), *staying, *older),",
+    new="fallbacks=tuple(staying),",
     protects_from="a token that only one of them knows",
 )
 def test_tokens_of_one_consent_are_united() -> None:
@@ -795,7 +801,7 @@ def test_tokens_of_one_consent_are_united() -> None:
     mine = concluded(begun(logged_in(), NOW - MINUTE), issued("mine", life=timedelta(hours=2)), NOW)
     both = merged(theirs, mine)
     assert current(both).value.reveal() == "theirs"
-    assert {r.value.reveal(): r.first_spent_at for r in both.rivals} == {
+    assert {r.value.reveal(): r.first_spent_at for r in both.fallbacks} == {
         "mine": None,
         "r0": NOW - MINUTE,
     }
@@ -808,7 +814,7 @@ def test_united_tokens_keep_their_order() -> None:
     ours = concluded(begun(ours, NOW + MINUTE), issued("r2"), NOW + MINUTE)
     sibling = concluded(begun(logged_in(), NOW), issued("sibling"), NOW)
     both = merged(sibling, ours)
-    assert [t.value.reveal() for t in (current(both), *both.rivals)] == [
+    assert [t.value.reveal() for t in (current(both), *both.fallbacks)] == [
         "sibling",
         "r2",
         "r1",
@@ -823,16 +829,18 @@ def test_who_has_gone_on_from_the_others_token_stays_in_front() -> None:
     )
     newer = concluded(begun(logged_in(), NOW), issued("r1"), NOW)
     for both in (merged(older, newer), merged(newer, older)):
-        assert [t.value.reveal() for t in (current(both), *both.rivals)] == ["r1", "r0"]
+        assert [t.value.reveal() for t in (current(both), *both.fallbacks)] == ["r1", "r0"]
         assert both.intent is not None
     assert merged(older, newer).tenant_id == "chosen"
     gone = newer
     for number in range(2, 5):
         at = NOW + number * HALF_HOUR
         gone = concluded(begun(gone, at), issued(f"r{number}"), at)
-    both = merged(replace(older, rivals=(RefreshToken(value=Secret("r1"), obtained_at=NOW),)), gone)
-    assert [t.value.reveal() for t in (current(both), *both.rivals)] == ["r4", "r3", "r0"]
-    assert set(both.dropped) == {Secret(value).fingerprint for value in ("r1", "r2")}
+    both = merged(
+        replace(older, fallbacks=(RefreshToken(value=Secret("r1"), obtained_at=NOW),)), gone
+    )
+    assert [t.value.reveal() for t in (current(both), *both.fallbacks)] == ["r4", "r3", "r0"]
+    assert set(both.tombstones) == {Secret(value).fingerprint for value in ("r1", "r2")}
 
 
 @pytest.mark.safeguard(
@@ -843,8 +851,8 @@ def test_who_has_gone_on_from_the_others_token_stays_in_front() -> None:
 )
 @pytest.mark.safeguard(
     file="lifecycle.py",
-    old="for t in first.rivals if not _outlived(t, second)]",
-    new="for t in first.rivals]",
+    old="for t in first.fallbacks if not _outlived(t, second)]",
+    new="for t in first.fallbacks]",
     protects_from=(
         "an old dump's spent token that seems unspent, where the dump's record is the "
         "one merged into"
@@ -854,23 +862,28 @@ def test_what_was_dropped_does_not_come_back_from_an_old_dump() -> None:
     """It seems unspent there, and may be the newest by a wrong clock; one that is only unknown here joins."""
     dump = with_rival(logged_in(), RefreshToken(value=Secret("sibling"), obtained_at=NOW))
     dump = replace(dump, current=replace(current(dump), obtained_at=NOW + timedelta(days=1)))
-    ours, at = replace(dump, rivals=()), NOW
+    ours, at = replace(dump, fallbacks=()), NOW
     for number in range(1, 4):
         at += timedelta(minutes=31)
         ours = concluded(begun(ours, at), issued(f"r{number}"), at)
-    assert ours.dropped == tuple(Secret(value).fingerprint for value in ("r1", "r0"))
+    assert ours.tombstones == tuple(Secret(value).fingerprint for value in ("r1", "r0"))
     both = merged(ours, dump)
-    assert [t.value.reveal() for t in (current(both), *both.rivals)] == ["r3", "sibling", "r2"]
+    assert [t.value.reveal() for t in (current(both), *both.fallbacks)] == ["r3", "sibling", "r2"]
     still = with_rival(
         replace(dump, current=RefreshToken(value=Secret("y"), obtained_at=NOW)), current(dump)
     )
     both = merged(still, ours)
-    assert [t.value.reveal() for t in (current(both), *both.rivals)] == ["y", "r3", "r2", "sibling"]
+    assert [t.value.reveal() for t in (current(both), *both.fallbacks)] == [
+        "y",
+        "r3",
+        "r2",
+        "sibling",
+    ]
 
 
 @pytest.mark.safeguard(
     file="lifecycle.py",
-    old="united = _remembering(united, other.dropped)",
+    old="united = _remembering(united, other.tombstones)",
     new="pass",
     protects_from=(
         "a record that looks like another line's, since it does not know what it has dropped"
@@ -878,7 +891,7 @@ def test_what_was_dropped_does_not_come_back_from_an_old_dump() -> None:
 )
 @pytest.mark.safeguard(
     file="lifecycle.py",
-    old="\n        and theirs.dropped_ever - ours.dropped_ever <= len(theirs.dropped)",
+    old="\n        and theirs.tombstones_ever - ours.tombstones_ever <= len(theirs.tombstones)",
     new="",
     protects_from="a record that looks like another line's, since it has forgotten what it dropped",
 )
@@ -886,29 +899,29 @@ def test_a_record_that_goes_on_from_ours_is_told_by_the_tokens_it_has_dropped() 
     """Whatever the clocks said; as far back as it remembers, and beyond that it is taken to be one."""
     ours, at = concluded(begun(logged_in(), NOW), issued("r1"), NOW), NOW
     theirs = ours
-    for number in range(2, 2 * MOST_DROPPED):
+    for number in range(2, 2 * MAX_TOMBSTONES):
         at += timedelta(minutes=31)
         theirs = concluded(begun(theirs, at), issued(f"r{number}"), at)
-        assert len(theirs.dropped) == min(number - 1, MOST_DROPPED)
-        assert theirs.dropped_ever == number - 1
-        assert not branched_off(theirs, ours)
+        assert len(theirs.tombstones) == min(number - 1, MAX_TOMBSTONES)
+        assert theirs.tombstones_ever == number - 1
+        assert not diverged(theirs, ours)
     other = concluded(begun(logged_in(), NOW), issued("other"), NOW)
-    assert branched_off(other, ours)
-    assert branched_off(ours, other)
+    assert diverged(other, ours)
+    assert diverged(ours, other)
     refused = concluded(begun(ours, NOW), Refused(detail="invalid_grant"), NOW)
-    assert not branched_off(
-        replace(refused, current=refused.rivals[0]), refused
+    assert not diverged(
+        replace(refused, current=refused.fallbacks[0]), refused
     )  # what Xero refused is not missed
-    assert branched_off(replace(refused, rivals=()), refused)  # but what it may still take
+    assert diverged(replace(refused, fallbacks=()), refused)  # but what it may still take
     for _ in range(2):
         assert (
-            merged(ours, theirs).dropped_ever
-            == merged(theirs, ours).dropped_ever
-            == theirs.dropped_ever
+            merged(ours, theirs).tombstones_ever
+            == merged(theirs, ours).tombstones_ever
+            == theirs.tombstones_ever
         )
     both = merged(other, theirs)
-    assert not branched_off(both, theirs)
-    assert not branched_off(both, other)
+    assert not diverged(both, theirs)
+    assert not diverged(both, other)
     dump = replace(ours, current=RefreshToken(value=Secret("r150"), obtained_at=at))
     assert "r150" not in values(
         merged(both, dump)
@@ -922,11 +935,11 @@ def test_a_token_that_is_held_again_is_not_remembered_as_dropped() -> None:
         at += HALF_HOUR
         ours = concluded(begun(ours, at), issued(f"r{number}"), at)
     older = begun(logged_in(), NOW + HALF_HOUR)
-    assert ours.dropped == tuple(Secret(value).fingerprint for value in ("r1", "r0"))
+    assert ours.tombstones == tuple(Secret(value).fingerprint for value in ("r1", "r0"))
     both = merged(ours, older)
-    assert [t.value.reveal() for t in (current(both), *both.rivals)] == ["r3", "r2", "r0"]
-    assert both.dropped == (Secret("r1").fingerprint,)
-    assert concluded(begun(both, at), issued("r4"), at).dropped_ever == ours.dropped_ever + 1
+    assert [t.value.reveal() for t in (current(both), *both.fallbacks)] == ["r3", "r2", "r0"]
+    assert both.tombstones == (Secret("r1").fingerprint,)
+    assert concluded(begun(both, at), issued("r4"), at).tombstones_ever == ours.tombstones_ever + 1
 
 
 @pytest.mark.parametrize(
@@ -935,15 +948,18 @@ def test_a_token_that_is_held_again_is_not_remembered_as_dropped() -> None:
 def test_a_doubt_is_open_again_when_the_token_after_it_came_to_nothing(outcome: Outcome) -> None:
     """Who slept and then sent may have killed it; that it was not spent itself is known."""
     account = concluded(begun(logged_in(), NOW), issued("r1"), NOW)
-    account = begin_refresh(account, account.rivals[0], by="slept:1", now=NOW)
+    account = begin_refresh(account, account.fallbacks[0], by="slept:1", now=NOW)
     account = begin_refresh(account, current(account), by="host:1", now=NOW + MINUTE)
     retried = begin_refresh(account, current(account), by="host:1", now=NOW + 2 * MINUTE)
     for one in (account, concluded(retried, Unknown(detail="reset"), NOW + 2 * MINUTE)):
         assert one.intent is not None
-        assert one.intent.doubted == Secret("r0").fingerprint
+        assert one.intent.also_open == Secret("r0").fingerprint
     account = concluded(account, outcome, NOW + MINUTE)
     assert account.intent is not None
-    assert (account.intent.fingerprint, account.intent.stamped) == (Secret("r0").fingerprint, False)
+    assert (account.intent.fingerprint, account.intent.set_first_spent) == (
+        Secret("r0").fingerprint,
+        False,
+    )
     assert bool(current(account).first_spent_at) == isinstance(outcome, Refused)
     account = concluded(account, Refused(detail="no"), NOW + MINUTE)
     assert account.intent is None
@@ -962,17 +978,14 @@ def test_a_current_token_that_was_spent_is_due_at_once() -> None:
     """Without an intent too: its successor is not known. A replay of an answer further back may have brought it."""
     tomorrow = NOW + timedelta(days=1)  # by a clock that is ahead
     account = replace(begun(logged_in(), tomorrow), intent=None)
-    assert refresh_due_at(account, POLICY) == tomorrow
+    assert refresh_due(account, NOW, POLICY) is Due.AT_ONCE
     for now in (NOW + MINUTE, tomorrow):
         assert isinstance(next_step(account, now, POLICY), Spend)
 
 
 @pytest.mark.safeguard(
     file="lifecycle.py",
-    old=(
-        "winner, loser = (other, base) if consent_epoch(other) > consent_epoch(base) else "
-        "(base, other)"
-    ),
+    old=("winner, loser = (other, base) if other.epoch > base.epoch else (base, other)"),
     new="winner, loser = base, other",
     protects_from="an old login that takes the place of a new one",
 )
@@ -1031,7 +1044,7 @@ def test_a_revoke_after_a_logout_that_waits_still_forgets() -> None:
 def test_a_login_starts_clean_but_keeps_the_generation() -> None:
     """A new consent replaces all there was, and the generations go on rising."""
     account = logged_in()
-    assert (account.generation, account.consent_id, account.rivals, account.tries) == (
+    assert (account.generation, account.consent_id, account.fallbacks, account.failed_attempts) == (
         7,
         "c1",
         (),
@@ -1061,7 +1074,7 @@ def test_without_a_refusal_no_history_loses_the_last_token(
     account, now, count = logged_in(), NOW, 0
     for outcome, jitter, seconds in history:
         now += timedelta(seconds=seconds)
-        step = next_step(account, now, POLICY, needed=timedelta(days=1))
+        step = next_step(account, now, POLICY, min_life=timedelta(days=1))
         if not isinstance(step, Spend):
             continue
         account = begin_refresh(account, step.token, by="host:1", now=now)
@@ -1074,14 +1087,14 @@ def test_without_a_refusal_no_history_loses_the_last_token(
 
 
 def test_the_access_token_type_has_a_life() -> None:
-    """``life_seconds`` is from issue to expiry."""
+    """``lifetime`` is from issue to expiry."""
     token = AccessToken(value=Secret("a"), issued_at=NOW, expires_at=NOW + MINUTE)
-    assert token.life_seconds == 60
+    assert token.lifetime == MINUTE
 
 
 @pytest.mark.safeguard(
     file="lifecycle.py",
-    old="now < until <= now + policy.longest_wait\n",
+    old="now < until <= now + policy.max_wait\n",
     new="now < until\n",
     protects_from="a clock that stepped back by a day, and no revocation in it",
 )
@@ -1108,7 +1121,7 @@ def test_an_open_intent_of_tomorrows_clock_is_due_now() -> None:
     assert isinstance(next_step(account, NOW + MINUTE, POLICY), Spend)
     # And so, where it is another token's: who sent that late may have killed the current one.
     account = concluded(begun(logged_in(), NOW), issued("r1"), NOW)
-    account = begin_refresh(account, account.rivals[0], by="host:1", now=tomorrow)
+    account = begin_refresh(account, account.fallbacks[0], by="host:1", now=tomorrow)
     assert isinstance(next_step(account, NOW + MINUTE, POLICY), Spend)
 
 
@@ -1184,8 +1197,8 @@ def test_an_unspent_token_of_an_old_dump_is_tried_last() -> None:
 
 @pytest.mark.safeguard(
     file="lifecycle.py",
-    old="if account.unrotated == 0 or rotates:",
-    new="if account.unrotated == 0:",
+    old="if account.responses_without_token == 0 or rotates:",
+    new="if account.responses_without_token == 0:",
     protects_from="taking a spent token for fresh, since two answers lost theirs",
 )
 def test_a_server_that_has_rotated_is_asked_for_a_refresh_token_through_the_whole_grace() -> None:

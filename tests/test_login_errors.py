@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import pytest
 
-from xots.account import Account
+from xots.lifecycle.account import Account
 from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, GRANULAR_SCOPES, Sandbox
 from xots.sandbox.person import Page, Person
 from xots.server import Server
@@ -510,7 +510,7 @@ async def test_the_tenant_is_known_although_the_list_failed_at_the_login(
     server: Server, sandbox: Sandbox, person: Person, get: Any, decide: Any, expected_log: Any
 ) -> None:
     """The login is kept; the one organisation can be chosen on home as soon as Xero lists it."""
-    expected_log(r"WARNING xots\.keeper: the login's organisations could not be listed")
+    expected_log(r"WARNING xots\.keeper: the organisations of the login could not be listed")
     stage = Stage(server, sandbox, person, decide)
     callback = await decide(await stage.begin())
     sandbox.add_fault("connections:first=1:503-html")

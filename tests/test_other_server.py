@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from xots.account import Secret
 from xots.sandbox.person import Page, Person
+from xots.secret import Secret
 from xots.server import Server
 from xots.settings import Settings
 

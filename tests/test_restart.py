@@ -19,10 +19,10 @@ from typing import Any
 
 import pytest
 
-from xots.account import Secret
 from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Client, Sandbox, SandboxOptions
 from xots.sandbox.person import Person
 from xots.sealing import Sealer
+from xots.secret import Secret
 
 XOTS = str(Path(sys.executable).with_name("xots"))
 CANARIES = (DEFAULT_CLIENT_SECRET,)
@@ -399,24 +399,30 @@ async def test_a_lost_login_is_told_by_check_and_in_a_log_that_keeps_one_time(ho
     assert abs(datetime.now(UTC) - last) < timedelta(hours=1)
 
 
-async def test_a_record_of_another_version_is_told_by_check_and_start(house: House) -> None:
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b'{"generation": 9, "unknown": true}', "not a record that this version of xots reads"),
+        (b'{"format": 3, "generation": 9}', "upgrade this process"),
+    ],
+    ids=["unknown field", "newer format"],
+)
+async def test_a_record_of_another_version_is_told_by_check_and_start(
+    house: House, body: bytes, says: str
+) -> None:
     """What a newer version kept is neither dropped nor a traceback: a sentence, and the record stays."""
     async with house.serving():
         await house.log_in()
     record = house.folder / "state" / "default.sealed"
     sealer = Sealer([Secret((house.folder / "key").read_text().split()[-1])])
-    record.write_bytes(
-        sealer.seal(
-            b'{"generation": 9, "of_a_newer_version": true}', "account", {"name": "default"}
-        )
-    )
+    record.write_bytes(sealer.seal(body, "account", {"name": "default"}))
     before = record.read_bytes()
     status, out, err = await house.command("check")
     assert (status, err) == (1, "")
-    assert re.search(r"^FAIL +key .*another version", out, re.MULTILINE)
+    assert re.search(rf"^FAIL +key .*{says}", out, re.MULTILINE)
     status, _, err = await house.command("serve")
     assert status == 2
-    assert "another version" in err
+    assert says in err
     assert "Traceback" not in err
     assert record.read_bytes() == before
 

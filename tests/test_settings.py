@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from xots.account import Secret
 from xots.errors import SettingsError
+from xots.secret import Secret
 from xots.settings import Settings, declared, load
 
 SECRET = "hunter2-canary"

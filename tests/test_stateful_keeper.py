@@ -28,7 +28,6 @@ from hypothesis.stateful import (
 )
 from test_stateful_lifecycle import SETTINGS, issued, tokens_of
 
-from xots.account import AccessToken, Account, Secret
 from xots.backends.base import Stored
 from xots.backends.memory import MemoryStore
 from xots.errors import (
@@ -39,23 +38,25 @@ from xots.errors import (
     StoreUnavailable,
     TokenUnavailable,
 )
-from xots.keeper import LoginAttempt, TokenKeeper
-from xots.lifecycle import (
+from xots.keeping.keeper import TokenKeeper
+from xots.keeping.login import LoginAttempt
+from xots.keeping.replica import open_record
+from xots.lifecycle.account import AccessToken, Account
+from xots.lifecycle.merging import is_same_consent
+from xots.lifecycle.outcomes import (
     ClientRefused,
     Failure,
     Issued,
     NotSent,
     Outcome,
-    Policy,
     Refused,
-    State,
     Throttled,
     Unknown,
-    is_ours,
 )
-from xots.record import open_record
+from xots.lifecycle.schedule import Policy, State
 from xots.sandbox import Client, Identity, OAuthError, Refusal, SiblingMode, Switches
 from xots.sealing import Sealer
+from xots.secret import Secret
 from xots.testing import FakeClock
 from xots.xero import Credentials, Endpoints
 
@@ -69,7 +70,7 @@ UNKNOWN = "unknown"
 """Nobody can say who is logged in: a process died with a login, or the end of one, that the store had not taken."""
 
 WHICH = st.integers(0, 1)
-ACTS = st.sampled_from(["token", "long token", "refresh", "tend", "look"])
+ACTS = st.sampled_from(["token", "long token", "refresh", "maintain", "look"])
 COMES_TO = st.sampled_from(
     [
         "issued",
@@ -136,7 +137,7 @@ class Story(RuleBasedStateMachine):
             self.sealer,
             configured=CREDENTIALS,
             clock=self.clock,
-            chance=self.chance,
+            rng=self.chance,
         )
         with self.store.at_peace():
             await keeper.start()
@@ -163,8 +164,8 @@ class Story(RuleBasedStateMachine):
                     self.check_served(keeper, await keeper.token(timedelta(minutes=26)))
                 case "refresh":
                     await keeper.refresh()
-                case "tend":
-                    await keeper.tend()
+                case "maintain":
+                    await keeper.maintain()
                 case "look":
                     await self.look(keeper)
         except ConsentLost:
@@ -175,9 +176,9 @@ class Story(RuleBasedStateMachine):
     async def look(self, keeper: TokenKeeper) -> None:
         """What the keeper does when the store says that something changed."""
         try:
-            await keeper._look()
+            await keeper.follow()
         except StoreUnavailable as error:
-            keeper._record.failed(error)
+            keeper._replica.failed(error)
 
     def check_served(self, keeper: TokenKeeper, access: AccessToken) -> None:
         """What is served lives, and belongs to the login that the keeper knows."""
@@ -193,15 +194,15 @@ class Story(RuleBasedStateMachine):
         keeper = self.keepers[which]
         if (
             keeper is self.actor
-            and keeper._record.unwritten
-            and not is_ours(keeper.account, self.record)
+            and keeper.unsaved
+            and not is_same_consent(keeper.account, self.record)
         ):
             self.expected = UNKNOWN
 
         async def die() -> None:
-            for task in list(keeper._tasks):
+            for task in list(keeper._tasks.running):
                 task.cancel()
-            await asyncio.gather(*keeper._tasks, return_exceptions=True)
+            await asyncio.gather(*keeper._tasks.running, return_exceptions=True)
             self.keepers[which] = await self.new_keeper()
 
         self.run(die())
@@ -291,9 +292,9 @@ class Story(RuleBasedStateMachine):
     def a_person_ends_the_login(self, which: int, forget: bool) -> None:
         keeper = self.keepers[which]
         self.clock.advance(0.001)
-        stored, unwritten = self.record, keeper._record.unwritten
+        stored, unsaved = self.record, keeper.unsaved
         nobody = (
-            stored.consent_id is None and stored.revocation is None and not unwritten and not forget
+            stored.consent_id is None and stored.revocation is None and not unsaved and not forget
         )
         try:
             told = self.run(keeper.end(forget=forget))
@@ -310,7 +311,7 @@ class Story(RuleBasedStateMachine):
             assert nobody or keeper.account.revocation is None
         else:
             assert not nobody
-            assert keeper.account.revocation is not None or keeper._record.unwritten
+            assert keeper.account.revocation is not None or keeper.unsaved
         assert not keeper.can_serve
 
     @rule()
@@ -330,7 +331,7 @@ class Story(RuleBasedStateMachine):
         keeper, self.store.kept = self.knowing, self.store.dumps[-1 - age % len(self.store.dumps)]
         with self.store.at_peace():
             self.run(self.look(keeper))
-            self.run(self.act(keeper, "tend"))
+            self.run(self.act(keeper, "maintain"))
 
     @property
     def knowing(self) -> TokenKeeper | None:
@@ -348,7 +349,7 @@ class Story(RuleBasedStateMachine):
             if self.must_be_well():
                 self.all_is_well()
             for keeper in self.keepers:
-                await self.act(keeper, "tend")
+                await self.act(keeper, "maintain")
             self.check_the_record()
 
     def must_be_well(self) -> bool:
@@ -379,7 +380,7 @@ class Story(RuleBasedStateMachine):
     async def come_to_rest(self) -> None:
         for keeper in self.keepers:
             await self.look(keeper)
-            assert not keeper._record.unwritten
+            assert not keeper.unsaved
             assert keeper.store_problem is None
             assert keeper.account == self.record
             if self.expected != UNKNOWN:
@@ -399,12 +400,10 @@ class Story(RuleBasedStateMachine):
     def all_promises_are_kept(self) -> None:
         self.check_the_record()
         for keeper in self.keepers:
-            assert not keeper._record.unwritten or keeper.store_problem, (
-                "held in memory, and not told"
-            )
+            assert not keeper.unsaved or keeper.store_problem, "held in memory, and not told"
         if self.expected != UNKNOWN:
             assert self.actor is None or self.actor.account.consent_id == self.expected
-            if not any(keeper._record.unwritten for keeper in self.keepers):
+            if not any(keeper.unsaved for keeper in self.keepers):
                 assert self.record.consent_id == self.expected
 
     def check_the_record(self) -> None:
@@ -510,8 +509,8 @@ class Xero:
         story, text = self.story, token.reveal()
         # A process that was cut off has retried already: a second answer in a row without a token is a server's way.
         bare = (
-            not any(keeper.account.unrotated for keeper in story.keepers)
-            and not story.record.unrotated
+            not any(keeper.account.responses_without_token for keeper in story.keepers)
+            and not story.record.responses_without_token
         )
 
         def commit() -> Any:

@@ -26,39 +26,42 @@ from hypothesis.stateful import (
 )
 from msgspec.structs import replace
 
-from xots.account import Account, RefreshToken, Secret, decode, encode
-from xots.lifecycle import (
+from xots.lifecycle.account import Account, RefreshToken, decode, encode
+from xots.lifecycle.merging import is_same_consent, merged
+from xots.lifecycle.outcomes import (
     ClientRefused,
     Failure,
     Issued,
     NotSent,
     Outcome,
-    Policy,
     Refused,
-    Spend,
-    State,
     Throttled,
     Unknown,
+)
+from xots.lifecycle.schedule import (
+    Policy,
+    Spend,
+    State,
     Use,
     Wait,
+    candidates,
+    good_for,
+    next_step,
+    revocation_due,
+    scheduled_refresh_at,
+    state_of,
+)
+from xots.lifecycle.transitions import (
     after,
     after_end,
     after_login,
     after_revocation_failed,
     after_revoked,
     begin_refresh,
-    candidates,
-    consent_epoch,
-    good_for,
-    is_ours,
-    merged,
-    next_step,
-    refresh_due_at,
-    revocation_due,
-    state_of,
     tokens_to_revoke,
 )
 from xots.sandbox import Client, Identity, OAuthError, Refusal, SiblingMode, Switches
+from xots.secret import Secret
 
 STORIES = os.environ.get("HYPOTHESIS_EXAMPLES")
 SETTINGS = settings(
@@ -96,7 +99,7 @@ RETRY_AFTER = st.sampled_from([None, *(timedelta(seconds=s) for s in (0, 5, 60, 
 
 
 def tokens_of(account: Account) -> tuple[RefreshToken, ...]:
-    return (account.current, *account.rivals) if account.current else account.rivals
+    return (account.current, *account.fallbacks) if account.current else account.fallbacks
 
 
 def intended(account: Account) -> RefreshToken | None:
@@ -147,7 +150,7 @@ class LifecycleStory(RuleBasedStateMachine):
         """Put the next record in the place of the last, and check what became of the tokens on the way."""
         before = self.record
         assert (account.generation, account.write_id) == (before.generation, before.write_id)
-        if is_ours(before, account):
+        if is_same_consent(before, account):
             after_it = {t.value: t for t in tokens_of(account)}
             for token in tokens_of(before):
                 if token.value not in after_it:
@@ -179,7 +182,7 @@ class LifecycleStory(RuleBasedStateMachine):
             intent = self.record.intent
             assert intent is not None
             assert intent.fingerprint == before.value.fingerprint
-            assert intent.stamped or account.unrotated == 2
+            assert intent.set_first_spent or account.responses_without_token == 2
         else:
             assert now.first_spent_at <= before.first_spent_at
 
@@ -250,12 +253,14 @@ class LifecycleStory(RuleBasedStateMachine):
         both = merged(base, other)
         held = {t.value for t in tokens_of(both)}
         for side, beside in ((base, other), (other, base)):
-            if is_ours(side, both) or (side.consent_id and not both.consent_id and both.revocation):
+            if is_same_consent(side, both) or (
+                side.consent_id and not both.consent_id and both.revocation
+            ):
                 # What seems unspent here, and was dropped there, was spent long ago.
                 outlived = {
                     t.value
                     for t in tokens_of(side)
-                    if not t.first_spent_at and t.value.fingerprint in beside.dropped
+                    if not t.first_spent_at and t.value.fingerprint in beside.tombstones
                 }
                 assert held >= {t.value for t in tokens_of(side)} - outlived
         return replace(both, generation=self.record.generation, write_id=self.record.write_id)
@@ -265,7 +270,7 @@ class LifecycleStory(RuleBasedStateMachine):
     ) -> bool:
         """One try from its intent to its end; False if the process died in it."""
         begun, token = self.begin(token)
-        outcome = self.ask(token, comes_to, wait, bare=begun.unrotated == 0)
+        outcome = self.ask(token, comes_to, wait, bare=begun.responses_without_token == 0)
         if outcome is not None:
             self.conclude(begun, token, outcome, jitter)
         return outcome is not None
@@ -289,7 +294,7 @@ class LifecycleStory(RuleBasedStateMachine):
             client_secret=Secret(CLIENT.secret or ""),
             token_url="https://id.example/token",
             tenant_id=None,
-            scopes_asked=("offline_access",),
+            scopes_requested=("offline_access",),
             began_at=self.now,
             now=self.now,
         )
@@ -341,7 +346,7 @@ class LifecycleStory(RuleBasedStateMachine):
         assert current is not None
         meant = current.value.fingerprint if self.all_spent_at is None else None
         for _ in range(20):
-            step = next_step(self.record, self.now, POLICY, meant=meant)
+            step = next_step(self.record, self.now, POLICY, expected_current=meant)
             assert not isinstance(step, Use) or self.all_spent_at is None, (
                 "a last grace runs out, and nobody retries"
             )
@@ -374,7 +379,7 @@ class LifecycleStory(RuleBasedStateMachine):
         self, comes_to: str, jitter: float, wait: timedelta | None, forced: bool
     ) -> None:
         meant = self.record.current.value.fingerprint if forced and self.record.current else None
-        step = next_step(self.record, self.now, POLICY, meant=meant)
+        step = next_step(self.record, self.now, POLICY, expected_current=meant)
         if isinstance(step, Spend):
             self.spend(step.token, comes_to, jitter, wait)
 
@@ -383,10 +388,14 @@ class LifecycleStory(RuleBasedStateMachine):
     def a_process_falls_asleep_in_its_refresh(self, comes_to: str, sent: bool) -> None:
         """Before or after it has sent its request; another takes the lease."""
         meant = self.record.current.value.fingerprint if self.record.current else None
-        step = next_step(self.record, self.now, POLICY, meant=meant)
+        step = next_step(self.record, self.now, POLICY, expected_current=meant)
         if isinstance(step, Spend):
             begun, token = self.begin(step.token)
-            outcome = self.ask(token, comes_to, None, bare=begun.unrotated == 0) if sent else None
+            outcome = (
+                self.ask(token, comes_to, None, bare=begun.responses_without_token == 0)
+                if sent
+                else None
+            )
             if outcome is not None or not sent:
                 self.asleep = begun, token, comes_to, outcome
 
@@ -399,7 +408,7 @@ class LifecycleStory(RuleBasedStateMachine):
             slept_too_long = self.time - self.used.get(token.value, self.time) > POLICY.grace
             if slept_too_long or comes_to == "crash after commit":
                 return  # beyond the bound: so late a request, or one of which nobody who lives has heard
-            outcome = self.ask(token, comes_to, None, bare=begun.unrotated == 0)
+            outcome = self.ask(token, comes_to, None, bare=begun.responses_without_token == 0)
         if outcome is not None:
             self.conclude(begun, token, outcome, jitter)
 
@@ -455,7 +464,9 @@ class LifecycleStory(RuleBasedStateMachine):
     @rule(forget=st.booleans(), comes_to=COMES_TO, told=st.booleans())
     def the_login_ends(self, forget: bool, comes_to: str, told: bool) -> None:
         token = (
-            next(candidates(self.record, self.now, POLICY), None) if self.record.intent else None
+            next(iter(candidates(self.record, self.now, POLICY)), None)
+            if self.record.intent
+            else None
         )
         if (
             token is not None
@@ -538,7 +549,9 @@ class LifecycleStory(RuleBasedStateMachine):
             assert isinstance(state_of(self.record, seen, POLICY), State)
             for step in (
                 next_step(self.record, seen, POLICY),
-                next_step(self.record, seen, POLICY, needed=27 * MINUTE, meant="another"),
+                next_step(
+                    self.record, seen, POLICY, min_life=27 * MINUTE, expected_current="another"
+                ),
             ):
                 self.check_step(step, seen)
 
@@ -549,10 +562,10 @@ class LifecycleStory(RuleBasedStateMachine):
                 assert token in tokens_of(self.record)
                 assert token.refused_at is None
             case Wait(until):
-                longest = POLICY.slow_wait if self.record.intent else POLICY.longest_wait
-                assert seen < until <= seen + longest + POLICY.first_wait
+                longest = POLICY.slow_wait if self.record.intent else POLICY.max_wait
+                assert seen < until <= seen + longest + POLICY.first_backoff
             case Use():
-                due_at = refresh_due_at(self.record, POLICY)
+                due_at = scheduled_refresh_at(self.record, POLICY)
                 assert (
                     due_at is None
                     or due_at > seen
@@ -579,7 +592,7 @@ def issued(fields: Any) -> Issued:
     refresh_token = fields.get("refresh_token")
     return Issued(
         access_token=Secret(fields["access_token"]),
-        life=timedelta(seconds=fields["expires_in"]),
+        lifetime=timedelta(seconds=fields["expires_in"]),
         refresh_token=Secret(refresh_token) if refresh_token else None,
     )
 
@@ -605,10 +618,10 @@ def test_an_end_is_newer_than_all_that_the_record_speaks_of() -> None:
     """Else a process that knows the earlier end takes the later one, and a login after it, for lost writes."""
     story = a_story(SiblingMode.ALL_VALID)
     for skew in (-HOUR, -DAY):
-        epoch = consent_epoch(story.record)
+        epoch = story.record.epoch
         story.the_clock_steps(skew)
         story.the_login_ends(True, "issued", True)
-        assert consent_epoch(story.record) > epoch
+        assert story.record.epoch > epoch
 
 
 def test_a_long_outage_after_a_roll_back_does_not_cost_the_login() -> None:

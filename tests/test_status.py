@@ -17,26 +17,31 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from xots import lifecycle
-from xots.account import Account, RefreshToken, Secret
 from xots.cli import main
 from xots.errors import StoreUnavailable
-from xots.events import problem_in_words, span_text, time_text
-from xots.lifecycle import (
+from xots.events import problem_text, span_text, time_text
+from xots.lifecycle.account import Account, ProblemKind, RefreshToken
+from xots.lifecycle.outcomes import (
     ClientRefused,
     Issued,
-    Need,
     NotSent,
     Outcome,
-    Policy,
     Refused,
-    Retrying,
     Throttled,
     Unknown,
-    outlook,
-    why_lost,
+)
+from xots.lifecycle.outlook import Need, Retrying, outlook, why_lost
+from xots.lifecycle.schedule import Policy, candidates
+from xots.lifecycle.transitions import (
+    after,
+    after_end,
+    after_login,
+    after_revocation_failed,
+    after_revoked,
+    begin_refresh,
 )
 from xots.sandbox import Sandbox
+from xots.secret import Secret
 from xots.server import Server
 
 NewServer = Callable[..., Awaitable[Server]]
@@ -61,11 +66,13 @@ BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
 def issued(token: str | None) -> Issued:
     successor = None if token is None else Secret(token)
-    return Issued(access_token=Secret(f"access-{token}"), life=30 * MINUTE, refresh_token=successor)
+    return Issued(
+        access_token=Secret(f"access-{token}"), lifetime=30 * MINUTE, refresh_token=successor
+    )
 
 
 def logged_in() -> Account:
-    return lifecycle.after_login(
+    return after_login(
         Account(),
         issued("r0"),
         consent_id="c1",
@@ -73,30 +80,30 @@ def logged_in() -> Account:
         client_secret=None,
         token_url="https://id.example/token",
         tenant_id=None,
-        scopes_asked=("offline_access",),
+        scopes_requested=("offline_access",),
         began_at=NOW,
         now=NOW,
     )
 
 
 def begun(account: Account, at: datetime) -> Account:
-    token = next(lifecycle.candidates(account, at, POLICY))
-    return lifecycle.begin_refresh(account, token, by="host:1", now=at)
+    token = candidates(account, at, POLICY)[0]
+    return begin_refresh(account, token, by="host:1", now=at)
 
 
 def tried(account: Account, outcome: Outcome, at: datetime) -> Account:
     """The record after a try that came to ``outcome`` at once."""
-    return lifecycle.after(begun(account, at), outcome, now=at, policy=POLICY, jitter=0.5)
+    return after(begun(account, at), outcome, now=at, policy=POLICY, jitter=0.5)
 
 
 def with_rival(account: Account, **changes: Any) -> Account:
     rival = RefreshToken(value=Secret("rival"), obtained_at=DUE, **changes)
-    return replace(account, rivals=(rival, *account.rivals))
+    return replace(account, fallbacks=(rival, *account.fallbacks))
 
 
 LOGGED_IN = logged_in()
 LOST = tried(LOGGED_IN, Unknown(detail="reset"), DUE)
-ENDED = lifecycle.after_end(LOGGED_IN, forget=False, now=NOW)
+ENDED = after_end(LOGGED_IN, forget=False, now=NOW)
 SIXTY_DAYS = NOW + 60 * DAY
 GRACE_ENDS = DUE + 30 * MINUTE
 LATER = DUE + MINUTE
@@ -105,16 +112,14 @@ LATER = DUE + MINUTE
 # when a person is needed for what.
 TABLE: dict[str, tuple[Account, datetime, tuple[Any, ...]]] = {
     "no credentials": (Account(), NOW, (None, None, None, NOW, Need.NO_LOGIN)),
-    "revoked": (lifecycle.after_revoked(ENDED), NOW, (None, None, None, NOW, Need.NO_LOGIN)),
+    "revoked": (after_revoked(ENDED), NOW, (None, None, None, NOW, Need.NO_LOGIN)),
     "ended, and Xero is to be told": (
         ENDED,
         NOW,
         (Retrying.REVOCATION, NOW, None, NOW, Need.NO_LOGIN),
     ),
     "ended, and Xero could not be told": (
-        lifecycle.after_revocation_failed(
-            ENDED, NotSent(detail="down"), now=NOW, policy=POLICY, jitter=0.5
-        ),
+        after_revocation_failed(ENDED, NotSent(detail="down"), now=NOW, policy=POLICY, jitter=0.5),
         NOW,
         (Retrying.REVOCATION, NOW + HALF_A_SECOND, None, NOW, Need.NO_LOGIN),
     ),
@@ -243,10 +248,10 @@ def test_the_outlook_is_as_the_table_says(name: str) -> None:
     seen = outlook(account, now, POLICY)
     found = (
         seen.retrying,
-        seen.next_try_at,
+        seen.next_attempt_at,
         seen.grace_ends_at,
-        seen.person_needed_at,
-        seen.person_needed_for,
+        seen.login_needed_at,
+        seen.attention_for,
     )
     assert found == expected
 
@@ -254,15 +259,15 @@ def test_the_outlook_is_as_the_table_says(name: str) -> None:
 def test_what_only_memory_holds_leaves_the_spent_token_to_the_next_process() -> None:
     """Should the process die with the successor, the store still has the token that was spent, for the grace."""
     account = tried(LOGGED_IN, issued("r1"), DUE)
-    assert outlook(account, LATER, POLICY, unwritten=True).grace_ends_at == GRACE_ENDS
+    assert outlook(account, LATER, POLICY, unsaved=True).grace_ends_at == GRACE_ENDS
     assert outlook(account, LATER, POLICY).grace_ends_at is None
-    assert outlook(LOGGED_IN, LATER, POLICY, unwritten=True).grace_ends_at is None
+    assert outlook(LOGGED_IN, LATER, POLICY, unsaved=True).grace_ends_at is None
 
 
 def test_a_failed_try_that_is_not_written_puts_nothing_at_stake() -> None:
     """The token was not spent, and the store has it: a spent one beside it is no hope that counts."""
     account = tried(tried(LOGGED_IN, issued("r1"), DUE), NotSent(detail="down"), DUE + 25 * MINUTE)
-    assert outlook(account, DUE + 25 * MINUTE, POLICY, unwritten=True).grace_ends_at is None
+    assert outlook(account, DUE + 25 * MINUTE, POLICY, unsaved=True).grace_ends_at is None
 
 
 @pytest.mark.parametrize(
@@ -271,7 +276,7 @@ def test_a_failed_try_that_is_not_written_puts_nothing_at_stake() -> None:
         (LOGGED_IN, DUE, "disconnected"),
         (LOGGED_IN, NOW + 60 * DAY, "unused for 60 days"),
         (LOST, LATER, "disconnected"),
-        (LOST, GRACE_ENDS, "begun at 2026-11-23 12:25:00 UTC was not had within Xero's 30 minutes"),
+        (LOST, GRACE_ENDS, "started at 2026-11-23 12:25:00 UTC arrived within Xero's 30 minutes"),
     ],
 )
 def test_a_lost_consent_says_why(account: Account, at: datetime, reason: str) -> None:
@@ -305,9 +310,8 @@ def test_every_kind_of_problem_has_words() -> None:
     """The kinds that the state machine writes into the record."""
     failed = [account.problem for account, _, _ in TABLE.values() if account.problem is not None]
     kinds = {problem.kind for problem in failed}
-    assert kinds == {"unknown", "not-sent", "throttled", "client-refused", "refused", "revocation"}
-    assert all("Xero" in problem_in_words(kind, "") for kind in kinds)
-    assert problem_in_words("of a later version", "odd") == "of a later version (odd)"
+    assert kinds == set(ProblemKind)
+    assert all("Xero" in problem_text(problem) for problem in failed)
 
 
 # --------------------------------------------------------------------------------------- what /status tells
@@ -326,8 +330,8 @@ def told(get: Any, canaries: Any) -> Callable[[Server], Awaitable[tuple[dict[str
         assert not [secret for secret in canaries(server) if secret in answer.text + page.text]
         shown = [html.unescape(one) for one in re.findall("<p>(.*?)</p>", page.text)]
         content: dict[str, Any] = answer.json
-        assert shown[:-1] == content["in_words"]
-        return content, " ".join(content["in_words"])
+        assert shown[:-1] == content["explanation"]
+        return content, " ".join(content["explanation"])
 
     return told
 
@@ -352,16 +356,16 @@ def broken(server: Server) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         for method in ("check", "swap", "read"):
-            patch.setattr(server.keeper._store, method, fail)
+            patch.setattr(server.keeper._context.store, method, fail)
         yield
 
 
 async def fails_once(server: Server, clock: Any) -> None:
     """Let the refresh that is due go wrong; the clock stands at 09:25:00 then."""
-    server.keeper._chance = random.Random(7)  # noqa: S311 - jitter
+    object.__setattr__(server.keeper._context, "rng", random.Random(7))  # noqa: S311 - jitter
     clock.advance(XERO_LIFE - 300)
     await server.rotation.tick()
-    assert server.keeper.account.tries == 1
+    assert server.keeper.account.failed_attempts == 1
 
 
 async def test_before_a_login_a_person_is_needed_now(
@@ -370,7 +374,7 @@ async def test_before_a_login_a_person_is_needed_now(
     """The sentence says whether credentials or a login is missing."""
     content, words = await told(await new_server())
     assert words == "A person is needed now: open / to enter the app's credentials, and log in."
-    assert (content["person_needed_for"], content["retrying"]) == ("not-logged-in", None)
+    assert (content["attention_for"], content["retrying"]) == ("not-logged-in", None)
     _, words = await told(await new_server(**credentials))
     assert words == "Nobody is logged in. A person is needed now: open /home and log in."
 
@@ -391,7 +395,7 @@ async def test_in_good_times_the_last_refresh_and_the_next_are_told(
     await logged_in.keeper.refresh()
     clock.advance(720)
     content, words = await told(logged_in)
-    process = logged_in.keeper._process
+    process = logged_in.keeper._context.process
     assert words == (
         f"Last refreshed at 09:00:00 UTC (12 minutes ago) by {process}. "
         "Programs get an access token that is good until 09:30:00 UTC (18 minutes from now). "
@@ -404,8 +408,8 @@ async def test_in_good_times_the_last_refresh_and_the_next_are_told(
         content[name]
         for name in ("retrying", "last_problem", "grace_ends_at", "grace_seconds_left")
     ] == [None] * 4
-    assert moment(content, "next_try_at") == clock.now() + timedelta(minutes=13)
-    assert (content["person_needed_for"], content["unwritten"]) == ("refresh-token-unused", False)
+    assert moment(content, "next_attempt_at") == clock.now() + timedelta(minutes=13)
+    assert (content["attention_for"], content["unsaved"]) == ("refresh-token-unused", False)
 
 
 @pytest.mark.parametrize("fault", ["lost", "503-html"])
@@ -414,9 +418,9 @@ async def test_a_lost_answer_is_told_with_the_grace_that_is_left(
 ) -> None:
     """Committed or not, it can't be known: the same token is tried again, and it is told until when that helps."""
     expected_log(
-        r"refresh failed \(try 1\): no usable answer came from Xero.*; the next try is at 09:2\d:\d\d UTC or after; "
-        r"Xero takes the same refresh token again until 09:55:00 UTC; "
-        r"if nothing improves, a person may have to log in after 09:55:00 UTC$"
+        r"refresh failed \(attempt 1\): no usable response came from Xero.*; next attempt at 09:2\d:\d\d UTC or later; "
+        r"Xero accepts the same refresh token again until 09:55:00 UTC; "
+        r"if nothing improves, a user may have to log in after 09:55:00 UTC$"
     )
     sandbox.add_fault(f"refresh:every:{fault}")
     await fails_once(logged_in, clock)
@@ -430,7 +434,7 @@ async def test_a_lost_answer_is_told_with_the_grace_that_is_left(
         in words
     )
     assert (
-        "1 failed try so far, the last at 09:25:00 UTC (0 seconds ago): no usable answer came from Xero"
+        "1 failed try so far, the last at 09:25:00 UTC (0 seconds ago): no usable response came from Xero"
         in words
     )
     assert (
@@ -442,9 +446,9 @@ async def test_a_lost_answer_is_told_with_the_grace_that_is_left(
         in words
     )
     assert words.endswith("a person may have to log in after 09:55:00 UTC (29 minutes from now).")
-    assert (content["retrying"], content["person_needed_for"]) == ("lost-answer", "grace-ends")
-    assert moment(content, "next_try_at") == next_at
-    assert content["grace_ends_at"] == content["person_needed_at"]
+    assert (content["retrying"], content["attention_for"]) == ("lost-answer", "grace-ends")
+    assert moment(content, "next_attempt_at") == next_at
+    assert content["grace_ends_at"] == content["login_needed_at"]
     assert content["grace_seconds_left"] == XERO_LIFE - 1
     clock.advance(minutes=6)
     assert "There is no access token to serve now. " in (await told(logged_in))[1]
@@ -456,7 +460,7 @@ async def test_a_grace_that_is_over_is_told(
     """The next try will tell whether Xero ever took the token; nobody is kept in false hopes."""
     expected_log(
         REFRESH_FAILED,
-        r"try 2.*no longer for certain than until 09:55:00 UTC; if nothing improves, a person may have to log in now$",
+        r"attempt 2.*surely accepts .* ended at 09:55:00 UTC; if nothing improves, a user may have to log in now$",
     )
     sandbox.add_fault("refresh:every:503-html")
     await fails_once(logged_in, clock)
@@ -471,7 +475,7 @@ async def test_a_grace_that_is_over_is_told(
     assert words.endswith(
         "The next try is due now. Unless the next try succeeds, a person must log in now."
     )
-    assert (content["grace_seconds_left"], moment(content, "person_needed_at")) == (0, clock.now())
+    assert (content["grace_seconds_left"], moment(content, "login_needed_at")) == (0, clock.now())
 
 
 async def test_an_xero_that_can_not_be_reached_starts_no_grace(
@@ -479,8 +483,8 @@ async def test_an_xero_that_can_not_be_reached_starts_no_grace(
 ) -> None:
     """The token is not spent: there are 60 days, and the sentences say so."""
     expected_log(
-        r"refresh failed \(try 1\): Xero could not be reached, the refresh token is not spent \(.*\); the next try "
-        r"is at 09:2\d:\d\d UTC or after; if nothing improves, a person must log in after 2027-01-01 09:00:00 UTC$"
+        r"refresh failed \(attempt 1\): Xero could not be reached; the refresh token is not spent \(.*\); next attempt "
+        r"at 09:2\d:\d\d UTC or later; if nothing improves, a user must log in after 2027-01-01 09:00:00 UTC$"
     )
     sandbox.options = with_changes(sandbox.options, port=sandbox.port)
     await sandbox.stop()
@@ -488,7 +492,7 @@ async def test_an_xero_that_can_not_be_reached_starts_no_grace(
     content, words = await told(logged_in)
     sandbox.start()
     assert (
-        "Xero could not be reached, the refresh token is not spent (can't reach 127.0.0.1"
+        "Xero could not be reached; the refresh token is not spent (can't reach 127.0.0.1"
         in content["last_problem"]
     )
     assert content["last_problem"] in words
@@ -502,16 +506,17 @@ async def test_a_refused_client_says_what_to_mend(
 ) -> None:
     """An operator can mend it without a new login, and nothing else helps."""
     expected_log(
-        r"refresh failed \(try 1\): .*\(invalid_client \(40\d\)\): mend the client id or secret in the settings"
+        r"refresh failed \(attempt 1\): .*\(invalid_client \(40\d\)\): correct the client id or secret in the settings"
     )
     sandbox.add_fault("refresh:every:invalid-client")
     await fails_once(logged_in, clock)
     content, words = await told(logged_in)
     assert (
-        "mend the client id or secret in the settings, or enter the right ones at /login" in words
+        "correct the client id or secret in the settings, or enter the right ones at /login"
+        in words
     )
     assert "A person is needed now: mend the client id or secret" in words
-    assert (content["retrying"], content["person_needed_for"]) == ("refresh", "client-refused")
+    assert (content["retrying"], content["attention_for"]) == ("refresh", "client-refused")
 
 
 async def test_a_lost_consent_says_what_was_refused_and_what_to_do(
@@ -521,9 +526,9 @@ async def test_a_lost_consent_says_what_was_refused_and_what_to_do(
     token = logged_in.keeper.account.current
     assert token is not None
     expected_log(
-        r"the login is lost, a person must log in again: open /home and log in\. Xero refused every refresh token, "
+        r"the login is lost, a user must log in again: open /home and log in\. Xero refused every refresh token, "
         rf"#{token.value.fingerprint} last \(invalid_grant\): most likely the app was disconnected at Xero; "
-        r"programs get the old access token until 09:30:00 UTC$"
+        r"programs receive the old access token until 09:30:00 UTC$"
     )
     sandbox.identity.forget()
     clock.advance(XERO_LIFE - 300)
@@ -534,8 +539,10 @@ async def test_a_lost_consent_says_what_was_refused_and_what_to_do(
         "The login is lost. A person is needed now: open /home and log in. Xero refused every refresh token "
         "(invalid_grant): most likely the app was disconnected at Xero."
     )
-    assert [content[name] for name in ("retrying", "next_try_at", "grace_ends_at")] == [None] * 3
-    assert (content["person_needed_for"], moment(content, "person_needed_at")) == (
+    assert [content[name] for name in ("retrying", "next_attempt_at", "grace_ends_at")] == [
+        None
+    ] * 3
+    assert (content["attention_for"], moment(content, "login_needed_at")) == (
         "consent-lost",
         clock.now(),
     )
@@ -545,7 +552,7 @@ async def test_a_loss_beyond_the_grace_is_told_as_such(
     logged_in: Server, sandbox: Sandbox, clock: Any, told: Any, expected_log: Any
 ) -> None:
     """The answer was lost and the machine slept too long: nobody has to guess what happened."""
-    why = r"the answer to the refresh begun at 2026-11-02 09:25:00 UTC was not had within Xero's 30 minutes"
+    why = r"no response to the refresh started at 2026-11-02 09:25:00 UTC arrived within Xero's 30 minutes"
     expected_log(REFRESH_FAILED, rf"the login is lost.*\(invalid_grant\): {why}$")
     sandbox.add_fault("refresh:nth=1:lost")
     await fails_once(logged_in, clock)
@@ -566,7 +573,7 @@ async def test_a_store_that_fails_is_told(
     assert words.endswith(
         "The token store can't be used: the disk is gone. No refresh token is spent before it works again."
     )
-    assert (content["store"], content["unwritten"]) == ("degraded", False)
+    assert (content["store"], content["unsaved"]) == ("degraded", False)
 
 
 async def test_what_only_this_process_knows_is_told(
@@ -574,7 +581,7 @@ async def test_what_only_this_process_knows_is_told(
 ) -> None:
     """The operator reads that he must not end the process, and what becomes of it if it ends all the same."""
     expected_log(
-        rf"{STORE_FAILS}.*: the disk is gone; what happened last is known to this process only: don't end it before "
+        rf"{STORE_FAILS}.*: the disk is gone; the last change exists in this process only: do not end it before "
         r"the store works again \(if it ends, the refresh can be repeated until 09:55:00 UTC\)$"
     )
     sandbox.add_fault("refresh:nth=1:hold-after")
@@ -589,18 +596,18 @@ async def test_what_only_this_process_knows_is_told(
             "What happened last is known to this process only, so don't end it now. "
             "Should it end, the refresh can be repeated until 09:55:00 UTC (30 minutes from now)."
         )
-        assert (content["store"], content["unwritten"], content["retrying"]) == (
+        assert (content["store"], content["unsaved"], content["retrying"]) == (
             "degraded",
             True,
             None,
         )
         assert content["grace_seconds_left"] == XERO_LIFE
-        assert content["person_needed_for"] == "refresh-token-unused"
+        assert content["attention_for"] == "refresh-token-unused"
         clock.advance(1800)
         assert (await told(logged_in))[1].endswith("Should it end, a person may have to log in.")
     await logged_in.rotation.tick()
     content, words = await told(logged_in)
-    assert (content["store"], content["unwritten"]) == ("ok", False)
+    assert (content["store"], content["unsaved"]) == ("ok", False)
     assert "don't end it" not in words
 
 
@@ -608,7 +615,7 @@ async def test_a_revocation_that_xero_is_not_told_of_is_told(
     logged_in: Server, sandbox: Sandbox, send: Any, told: Any, expected_log: Any
 ) -> None:
     """When it ended, why Xero does not know, and when it is told again."""
-    expected_log(r"WARNING xots: default: Xero could not be told to revoke")
+    expected_log(r"WARNING xots: default: Xero did not confirm the revocation")
     sandbox.add_fault("revocation:every:503-html")
     assert (await send("POST", f"{logged_in.url}/revoke", None, "")).status == 202
     content, words = await told(logged_in)
@@ -629,14 +636,14 @@ async def test_another_identity_servers_login_is_left_alone_and_told(
     elsewhere = await new_server(**store, token_url="http://127.0.0.1:1/token")
     ours = await new_server(**store)
     await log_in(ours)
-    await elsewhere.keeper._look()
+    await elsewhere.keeper.follow()
     content, words = await told(elsewhere)
     assert (
         f"The stored login is of another identity server, {ours.settings.token_url}: it is left alone here."
         in words
     )
     assert "next" not in words
-    assert (content["retrying"], content["next_try_at"]) == (None, None)
+    assert (content["retrying"], content["next_attempt_at"]) == (None, None)
 
 
 async def test_a_clock_that_was_set_back_is_told(logged_in: Server, clock: Any, told: Any) -> None:
@@ -655,8 +662,8 @@ async def test_the_command_prints_the_sentences_first(
     content, _ = await told(logged_in)
     assert await asyncio.to_thread(main, ["status", "--port", str(logged_in.port)]) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert printed[: len(content["in_words"])] == content["in_words"]
-    assert any(line.startswith("person needed at ") for line in printed)
+    assert printed[: len(content["explanation"])] == content["explanation"]
+    assert any(line.startswith("login needed at ") for line in printed)
 
 
 # ------------------------------------------------------------------------------------------------- the log
@@ -670,8 +677,8 @@ async def test_a_refresh_that_was_cut_off_is_told_with_whose_it_was(
     keeper, current = logged_in.keeper, logged_in.keeper.account.current
     assert current is not None
     clock.advance(XERO_LIFE - 300)
-    await keeper._record.save(
-        lifecycle.begin_refresh(keeper.account, current, by="elsewhere:77", now=clock.now())
+    await keeper._replica.compare_and_set(
+        begin_refresh(keeper.account, current, by="elsewhere:77", now=clock.now())
     )
     clock.advance(90)
     content, words = await told(logged_in)
@@ -689,8 +696,8 @@ async def test_a_refresh_that_was_cut_off_is_told_with_whose_it_was(
     await logged_in.rotation.tick()
     taken, refreshed = lines(caplog)
     assert taken == (
-        "default: elsewhere:77 began a refresh at 09:25:00 UTC and did not conclude it; "
-        "trying the same refresh token again"
+        "default: elsewhere:77 started a refresh at 09:25:00 UTC and recorded no outcome; "
+        "spending the same refresh token again"
     )
     assert refreshed.startswith("default: refreshed: refresh token #")
 
@@ -712,8 +719,8 @@ async def test_a_refresh_that_succeeds_at_last_says_after_how_much(
         clock.advance(60)
     told = lines(caplog)
     assert [line.split(":")[1] for line in told[-5:]] == [
-        *(f" refresh failed (try {number})" for number in (1, 2, 3, 4)),
-        " refreshed after 4 failed tries, 4 minutes after it was due",
+        *(f" refresh failed (attempt {number})" for number in (1, 2, 3, 4)),
+        " refreshed after 4 failed attempts, 4 minutes after it was due",
     ]
 
 
@@ -749,11 +756,11 @@ async def test_each_process_tells_at_debug_who_has_refreshed(
     store = {"store": f"file://{tmp_path}/store", **credentials}
     one, other = await new_server(**store), await new_server(**store)
     await log_in(one)
-    other.keeper._process = "elsewhere:77"
+    object.__setattr__(other.keeper._context, "process", "elsewhere:77")
     caplog.set_level(logging.DEBUG, "xots")
-    await other.keeper._look()
+    await other.keeper.follow()
     await other.keeper.refresh()
-    await one.keeper._look()
+    await one.keeper.follow()
     followed = [
         line for line in lines(caplog, logging.DEBUG) if "another process wrote the record" in line
     ]

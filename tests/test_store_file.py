@@ -22,11 +22,12 @@ from pathlib import Path
 
 import pytest
 
-from xots.account import AccessToken, Account, RefreshToken, Secret, encode
 from xots.backends import file as file_module
 from xots.backends.file import FileStore
 from xots.errors import StaleWrite, StoreUnavailable
+from xots.lifecycle.account import AccessToken, Account, RefreshToken, encode
 from xots.sealing import Sealer
+from xots.secret import Secret
 
 AM_ROOT = os.geteuid() == 0
 SOMEBODY_ELSE = 65534
@@ -847,7 +848,7 @@ async def test_no_secret_is_in_clear_in_any_file(store: FileStore, folder: Path)
             value=Secret(canaries[1]), issued_at=now, expires_at=now + timedelta(minutes=30)
         ),
         current=RefreshToken(value=Secret(canaries[2]), obtained_at=now),
-        rivals=(RefreshToken(value=Secret(canaries[3]), obtained_at=now),),
+        fallbacks=(RefreshToken(value=Secret(canaries[3]), obtained_at=now),),
     )
     key = base64.urlsafe_b64encode(canaries[4][:32].encode()).decode()
     sealed = Sealer([Secret(key)]).seal(encode(account), "account", {"name": "default"})

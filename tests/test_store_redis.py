@@ -25,11 +25,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from redis_servers import PASSWORD, RedisServer, free_port, until
 
-from xots.account import AccessToken, Account, RefreshToken, Secret, encode
 from xots.backends import redis as redis_store
 from xots.backends.redis import RedisStore
 from xots.errors import StaleWrite, StoreUnavailable
+from xots.lifecycle.account import AccessToken, Account, RefreshToken, encode
 from xots.sealing import Sealer, new_key
+from xots.secret import Secret
 from xots.testing import Opening, TokenStoreContract
 
 ACL_LINE = Path(__file__).parents[1].joinpath("deploy", "redis-users.acl").read_text().strip()
@@ -345,6 +346,7 @@ async def use_everything(server: RedisServer, store: RedisStore) -> None:
     assert await store.read("a") is not None
     await store.check()
     assert len(await store.warnings()) == 1
+    assert await store.clock_skew("a") is not None
     async with store.lease("a", ttl_seconds=1) as lease:
         ends_at = time.monotonic() + 1.2
         while time.monotonic() < ends_at:
@@ -933,7 +935,7 @@ async def test_no_secret_reaches_redis_in_clear(server: RedisServer, open_store:
         client_secret=secret,
         access=AccessToken(value=access, issued_at=now, expires_at=now + timedelta(minutes=30)),
         current=RefreshToken(value=refresh, obtained_at=now),
-        rivals=(RefreshToken(value=rival, obtained_at=now),),
+        fallbacks=(RefreshToken(value=rival, obtained_at=now),),
     )
     key = new_key()
     sealer = Sealer([key])

@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from redis_servers import RedisServer
 from torture import kills
+from torture._closing import close_with_all
 from torture.kills import Death, Lane
 
 from xots.backends.redis import CHANGES, LEASE, RedisStore
 from xots.clock import SystemClock
-from xots.keeper import TokenKeeper
+from xots.keeping.keeper import TokenKeeper
 from xots.sandbox import Refusal
 from xots.sealing import Sealer
 from xots.xero import XeroClient
@@ -102,7 +103,7 @@ async def test_a_keeper_closes_although_a_notice_has_just_come(redis_server: Red
         await asyncio.sleep(0.02)  # the watch looks once, and then waits for a notice
         redis_server.admin.publish(CHANGES + keeper.name, "")
         await some_turns(turns)
-        if not await ends(asyncio.create_task(keeper.close())):
+        if not await ends(asyncio.create_task(close_with_all(keeper))):
             hung.append(turns)
     assert not hung
 

@@ -25,8 +25,9 @@ def outages_are_logged(expected_log: Any) -> None:
     expected_log.perhaps(
         "the token store (fails|has lost writes)",
         "refresh failed",
-        "the login is lost, a person must log in again",
-        "could not be told to revoke",
+        "the login is lost, a user must log in again",
+        "did not confirm the revocation",
+        "this host's clock is",
     )
 
 

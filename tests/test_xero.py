@@ -21,11 +21,11 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xots.account import Secret
 from xots.clock import SystemClock
 from xots.errors import UpstreamFailed
-from xots.lifecycle import ClientRefused, Issued, NotSent, Refused, Throttled, Unknown
+from xots.lifecycle.outcomes import ClientRefused, Issued, NotSent, Refused, Throttled, Unknown
 from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Sandbox, SandboxOptions
+from xots.secret import Secret
 from xots.testing import FakeClock
 from xots.xero import (
     LARGEST_ANSWER,
@@ -99,7 +99,7 @@ def test_an_answer_with_tokens_is_issued() -> None:
     outcome = answered(200, GOOD)
     assert outcome == Issued(
         access_token=Secret("a"),
-        life=timedelta(minutes=30),
+        lifetime=timedelta(minutes=30),
         refresh_token=Secret("r"),
         scopes=("x", "y"),
     )
@@ -118,7 +118,7 @@ def test_a_life_may_be_digits_or_a_fraction(given_life: object, life: float) -> 
     """Servers differ in how they write ``expires_in``."""
     outcome = answered(200, GOOD | {"expires_in": given_life})
     assert isinstance(outcome, Issued)
-    assert outcome.life == timedelta(seconds=life)
+    assert outcome.lifetime == timedelta(seconds=life)
 
 
 @pytest.mark.parametrize(

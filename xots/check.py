@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from .account import Account
 from .backends import TokenStore, open_store
 from .clock import SystemClock
 from .errors import XotsError
-from .events import problem_in_words
+from .events import problem_text
+from .keeping.replica import open_record
+from .keeping.reporting import clock_skew
 from .keys import sealer_for, store_url
-from .lifecycle import State, state_of
-from .record import open_record
+from .lifecycle.account import Account
+from .lifecycle.schedule import State, state_of
 from .server import mismatches, shown_store, xero_client
 from .settings import Settings
 
@@ -77,14 +78,29 @@ async def _check_records(settings: Settings, store: TokenStore, names: list[str]
         if names
         else "the store is empty",
     )
-    state, problems = state_of(account, SystemClock().now()), mismatches(settings, account)
+    state = state_of(account, SystemClock().now(), settings.policy)
+    problems = mismatches(settings, account)
     if state is State.CONSENT_LOST:
         problems.append(
             f"{settings.account}: the login is lost, a person must log in again: start xots, open /home"
         )
     problem = account.problem
-    failing = f", {problem_in_words(problem.kind, problem.detail)}" if problem else ""
-    return [_say("; ".join(problems) or None, "login", f"{settings.account}: {state}{failing}")]
+    failing = f", {problem_text(problem)}" if problem else ""
+    return [
+        _say("; ".join(problems) or None, "login", f"{settings.account}: {state}{failing}"),
+        await _check_clock(settings, store, account),
+    ]
+
+
+async def _check_clock(settings: Settings, store: TokenStore, account: Account) -> bool:
+    """Compare this host's clock with the record's dates and with the store's clock."""
+    now = SystemClock().now()
+    try:
+        of_store = await store.clock_skew(settings.account)
+    except XotsError as error:
+        return _say(f"{error}", "clock", "")
+    skew = clock_skew(settings.account, account, now, of_store)
+    return _say(f"{skew}" if skew else None, "clock", f"{now:%Y-%m-%d %H:%M:%S} UTC")
 
 
 async def _reach_problem(settings: Settings) -> str | None:

@@ -205,7 +205,7 @@ def _status(arguments: list[str]) -> int:
     if options.json:
         print(json.dumps(status))
     else:
-        for sentence in status.pop("in_words", ()):
+        for sentence in status.pop("explanation", ()):
             print(sentence)
         for name, value in status.items():
             shown = " ".join(value) if isinstance(value, list) else "-" if value is None else value

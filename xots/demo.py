@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 
-from .account import Secret
 from .errors import XotsError
 from .events import Event, LoggedIn, Refreshed
 from .sandbox import (
@@ -20,6 +19,7 @@ from .sandbox import (
     Switches,
 )
 from .sandbox.person import Person
+from .secret import Secret
 from .server import Server, stop_signal
 from .settings import Settings
 

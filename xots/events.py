@@ -1,7 +1,7 @@
-"""What happened, as small frozen types. The keeper emits them; the log, metrics and notices observe them.
+"""Events: small frozen types for the log, metrics and notices. The keeper emits them.
 
-``str(event)`` is a sentence for the log; no event holds a secret, tokens appear as fingerprints. All times are
-aware UTC.
+``str(event)`` is a sentence for the log. No event holds a secret: tokens appear as fingerprints.
+All times are aware UTC.
 """
 
 from __future__ import annotations
@@ -12,26 +12,29 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import ClassVar
 
+from .lifecycle.account import Problem, ProblemKind
+
 __all__ = [
+    "ClockSkewed",
     "ConsentWasLost",
-    "Ended",
     "Event",
-    "Followed",
     "LoggedIn",
+    "LoginEnded",
     "LoginRefused",
     "Observer",
+    "RecordFollowed",
     "RefreshFailed",
+    "RefreshResumed",
+    "RefreshTokenMissing",
     "Refreshed",
     "RevocationFailed",
     "Revoked",
     "StoreDegraded",
     "StoreLostWrites",
     "StoreRecovered",
-    "SuccessorMissing",
-    "TakenOver",
     "TenantChosen",
     "TokenRead",
-    "problem_in_words",
+    "problem_text",
     "span_text",
     "time_text",
 ]
@@ -47,44 +50,49 @@ class Event:
 
 
 Observer = Callable[[Event], None]
-"""What is told of every event, at once and in order. It must not raise and must not wait."""
+"""Receives every event, at once and in order. It must not raise and must not wait."""
 
 
-PROBLEMS = {
-    "unknown": "no usable answer came from Xero, the refresh token may be spent ({})",
-    "not-sent": "Xero could not be reached, the refresh token is not spent ({})",
-    "throttled": "Xero asks for a pause, the refresh token is not spent ({})",
-    "client-refused": "Xero does not accept the client, the refresh token is not spent ({}): mend the client id or "
-    "secret in the settings, or enter the right ones at /login and log in again",
-    "refused": "Xero refused a refresh token ({})",
-    "revocation": "Xero could not be told that the login was ended ({})",
+PROBLEM_TEXTS = {
+    ProblemKind.UNKNOWN: "no usable response came from Xero; the refresh token may be spent ({})",
+    ProblemKind.NOT_SENT: "Xero could not be reached; the refresh token is not spent ({})",
+    ProblemKind.THROTTLED: "Xero demands a pause; the refresh token is not spent ({})",
+    ProblemKind.CLIENT_REFUSED: "Xero does not accept the client; the refresh token is not spent "
+    "({}): correct the client id or secret in the settings, or enter the right ones at /login and "
+    "log in again",
+    ProblemKind.REFUSED: "Xero refused a refresh token ({})",
+    ProblemKind.REVOCATION: "Xero did not confirm the revocation ({})",
 }
 
 
-def problem_in_words(kind: str, detail: str) -> str:
-    """What went wrong, as an operator understands it."""
-    return PROBLEMS.get(kind, f"{kind} ({{}})").format(detail)
+def problem_text(problem: Problem) -> str:
+    """Return a problem in words for the operator."""
+    return PROBLEM_TEXTS[problem.kind].format(problem.detail)
 
 
 def time_text(moment: datetime, now: datetime) -> str:
-    """A time as a person reads it, without the day if that is today."""
-    return (
-        f"{moment:%H:%M:%S} UTC"
-        if moment.date() == now.date()
-        else f"{moment:%Y-%m-%d %H:%M:%S} UTC"
-    )
+    """Return a time in words, without the day if that is today."""
+    if moment.date() == now.date():
+        return f"{moment:%H:%M:%S} UTC"
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def span_text(span: timedelta) -> str:
-    """A duration as a person reads it, rounded down: seconds, minutes, hours or days."""
+    """Return a duration in words, rounded down: seconds, minutes, hours or days."""
     seconds = max(int(span.total_seconds()), 0)
     units = ((86400, "day"), (3600, "hour"), (60, "minute"))
     size, unit = next((unit for unit in units if seconds >= unit[0]), (1, "second"))
     return f"{seconds // size} {unit}{'' if seconds // size == 1 else 's'}"
 
 
-def _next_try(at: datetime | None, now: datetime) -> str:
-    return f"the next try is {'at once' if at is None or at <= now else f'at {time_text(at, now)} or after'}"
+def _next_attempt(at: datetime | None, now: datetime) -> str:
+    if at is None or at <= now:
+        return "next attempt at once"
+    return f"next attempt at {time_text(at, now)} or later"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,28 +105,13 @@ class LoggedIn(Event):
     """Fingerprint of the refresh token."""
 
     def __str__(self) -> str:
-        return f"logged in: client {self.client_id}, scopes {' '.join(self.scopes)}, refresh token #{self.token}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Followed(Event):
-    """Another process wrote the record, and it was read."""
-
-    level: ClassVar[int] = logging.DEBUG
-    generation: int
-    refreshed_at: datetime | None
-    refreshed_by: str | None
-
-    def __str__(self) -> str:
-        told = f"another process wrote the record, generation {self.generation}"
-        if self.refreshed_by and self.refreshed_at:
-            told += f"; last refreshed by {self.refreshed_by} at {time_text(self.refreshed_at, self.at)}"
-        return told
+        scopes = " ".join(self.scopes)
+        return f"logged in: client {self.client_id}, scopes {scopes}, refresh token #{self.token}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoginRefused(Event):
-    """A login did not succeed; whatever was live before still is."""
+    """A login did not succeed. A login that was live before still is."""
 
     level: ClassVar[int] = logging.WARNING
     reason: str
@@ -128,147 +121,171 @@ class LoginRefused(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RecordFollowed(Event):
+    """Another process wrote the record, and this one read it."""
+
+    level: ClassVar[int] = logging.DEBUG
+    generation: int
+    refreshed_at: datetime | None
+    refreshed_by: str | None
+
+    def __str__(self) -> str:
+        text = f"another process wrote the record, generation {self.generation}"
+        if self.refreshed_by and self.refreshed_at:
+            at = time_text(self.refreshed_at, self.at)
+            text += f"; last refreshed by {self.refreshed_by} at {at}"
+        return text
+
+
+@dataclass(frozen=True, kw_only=True)
 class Refreshed(Event):
-    """Xero issued a new access token, and what it issued is kept."""
+    """Xero issued a new access token, and the response is kept."""
 
     spent: str
     """Fingerprint of the refresh token that was spent."""
     issued: str | None
-    """Fingerprint of its successor; None when the answer held none."""
+    """Fingerprint of its successor; None if the response held none."""
     expires_at: datetime
     seconds: float
-    """How long Xero took to answer."""
-    tries: int
-    """Failed tries before it."""
+    """Duration of the request."""
+    failed_attempts: int
+    """Failed attempts before it."""
     due_at: datetime | None
-    """When it was due; None if that is not known."""
+    """The scheduled time of the refresh; None if it is not known."""
 
     def __str__(self) -> str:
-        successor = (
-            f"refresh token #{self.issued} follows #{self.spent}"
-            if self.issued
-            else "no new refresh token"
-        )
-        after = (
-            f" after {self.tries} failed {'try' if self.tries == 1 else 'tries'}"
-            if self.tries
-            else ""
-        )
-        if self.tries and self.due_at and self.due_at < self.at:
-            after += f", {span_text(self.at - self.due_at)} after it was due"
-        life = f"the access token expires at {self.expires_at:%Y-%m-%d %H:%M:%S} UTC"
+        successor = "no new refresh token"
+        if self.issued:
+            successor = f"refresh token #{self.issued} follows #{self.spent}"
+        expiry = f"the access token expires at {self.expires_at:%Y-%m-%d %H:%M:%S} UTC"
         if self.expires_at <= self.at:
-            life = "the access token counts as over, since its answer may be one that was lost before; the next follows"
-        return f"refreshed{after}: {successor}; {life}"
+            expiry = (
+                "the access token counts as expired, since the response may be one that was lost "
+                "before; another refresh follows"
+            )
+        return f"refreshed{self._delay()}: {successor}; {expiry}"
+
+    def _delay(self) -> str:
+        if not self.failed_attempts:
+            return ""
+        attempts = f" after {_counted(self.failed_attempts, 'failed attempt')}"
+        if self.due_at is None or self.due_at >= self.at:
+            return attempts
+        return f"{attempts}, {span_text(self.at - self.due_at)} after it was due"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SuccessorMissing(Event):
-    """Xero's answer held no refresh token: it may have been lost on the way, so the same one is tried again."""
+class RefreshTokenMissing(Event):
+    """Xero's response held no refresh token. It may have been lost on the way: the same one is
+    spent again."""
 
     level: ClassVar[int] = logging.WARNING
     token: str
-    """Fingerprint of the refresh token that is tried again."""
-    next_try_at: datetime | None
+    """Fingerprint of the refresh token that is spent again."""
+    next_attempt_at: datetime | None
     grace_ends_at: datetime | None
-    """Until when Xero surely takes it again."""
+    """Until when Xero surely accepts it again."""
 
     def __str__(self) -> str:
-        told = f"Xero's answer held no refresh token, so #{self.token} is tried again; "
-        told += _next_try(self.next_try_at, self.at)
+        text = f"Xero's response held no refresh token; #{self.token} is spent again, "
+        text += _next_attempt(self.next_attempt_at, self.at)
         if self.grace_ends_at is not None:
-            told += f"; Xero takes it again until {time_text(self.grace_ends_at, self.at)}"
-        return told
+            text += f". Xero accepts it again until {time_text(self.grace_ends_at, self.at)}"
+        return text
 
 
 @dataclass(frozen=True, kw_only=True)
-class TakenOver(Event):
-    """A refresh that was begun and never concluded is taken up: its process was cut off, or slept past its lease."""
+class RefreshResumed(Event):
+    """A refresh without an outcome is resumed: its process was cut off, or slept past its lease."""
 
     by: str
-    """The process that began it."""
+    """The process that started it."""
     began_at: datetime
     same: bool
-    """Is the same refresh token tried again?"""
+    """Is the same refresh token spent again?"""
 
     def __str__(self) -> str:
         which = "the same refresh token again" if self.same else "another refresh token"
         began = time_text(self.began_at, self.at)
-        return f"{self.by} began a refresh at {began} and did not conclude it; trying {which}"
+        return f"{self.by} started a refresh at {began} and recorded no outcome; spending {which}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RefreshFailed(Event):
-    """A refresh did not succeed. Nothing was lost; it is tried again at ``next_try_at``."""
+    """A refresh did not succeed. Nothing was lost; ``next_attempt_at`` is the next attempt."""
 
     level: ClassVar[int] = logging.WARNING
-    kind: str
-    detail: str
-    tries: int
-    next_try_at: datetime | None
+    problem: Problem
+    failed_attempts: int
+    next_attempt_at: datetime | None
     grace_ends_at: datetime | None
-    """Until when Xero surely takes the same refresh token again, if it may be spent."""
-    person_needed_at: datetime
-    """When a person must log in if nothing improves."""
+    """Until when Xero surely accepts the same refresh token again, if it may be spent."""
+    login_needed_at: datetime
+    """When a user must log in if nothing improves."""
 
     def __str__(self) -> str:
-        told = [problem_in_words(self.kind, self.detail), _next_try(self.next_try_at, self.at)]
-        ends_at, needed_at = self.grace_ends_at, self.person_needed_at
-        if ends_at is not None:
-            until = "until" if ends_at > self.at else "no longer for certain than until"
-            told.append(
-                f"Xero takes the same refresh token again {until} {time_text(ends_at, self.at)}"
-            )
-        # Whether a token was really spent is not known: Xero may issue from it even after the grace.
-        must = (
-            "may have to" if ends_at is not None and needed_at <= max(ends_at, self.at) else "must"
-        )
-        after = "now" if needed_at <= self.at else f"after {time_text(needed_at, self.at)}"
-        mends = self.kind == "client-refused"
-        told.append(
-            "a person is needed now"
-            if mends
-            else f"if nothing improves, a person {must} log in {after}"
-        )
-        return f"refresh failed (try {self.tries}): {'; '.join(told)}"
+        attempt = f"refresh failed (attempt {self.failed_attempts})"
+        next_attempt = _next_attempt(self.next_attempt_at, self.at)
+        text = f"{attempt}: {problem_text(self.problem)}; {next_attempt}; "
+        return text + self._grace() + self._need()
+
+    def _grace(self) -> str:
+        if self.grace_ends_at is None:
+            return ""
+        until = time_text(self.grace_ends_at, self.at)
+        if self.grace_ends_at > self.at:
+            return f"Xero accepts the same refresh token again until {until}; "
+        return f"the time in which Xero surely accepts the same refresh token ended at {until}; "
+
+    def _need(self) -> str:
+        if self.problem.kind is ProblemKind.CLIENT_REFUSED:
+            return "an operator is needed now"
+        # A request may have spent the token or not: after the grace period Xero may still issue.
+        grace_ends_at = self.grace_ends_at
+        is_certain = grace_ends_at is None or self.login_needed_at > max(grace_ends_at, self.at)
+        must = "must" if is_certain else "may have to"
+        now = self.login_needed_at <= self.at
+        after = "now" if now else f"after {time_text(self.login_needed_at, self.at)}"
+        return f"if nothing improves, a user {must} log in {after}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConsentWasLost(Event):
-    """Xero refused every refresh token that the record holds: a person must log in again."""
+    """Xero refused every refresh token of the record: a user must log in again."""
 
     level: ClassVar[int] = logging.ERROR
     detail: str
-    """What Xero answered."""
+    """Xero's response."""
     refused: str
     """Fingerprint of the refresh token that it refused last."""
     reason: str
-    """Why, as far as that is known."""
+    """The likely cause."""
     served_until: datetime | None
-    """The end of the access token that is still served."""
+    """The expiry of the access token that is still served."""
 
     def __str__(self) -> str:
-        told = (
-            "the login is lost, a person must log in again: open /home and log in. Xero refused every refresh token, "
-            f"#{self.refused} last ({self.detail}): {self.reason}"
+        text = (
+            "the login is lost, a user must log in again: open /home and log in. Xero refused "
+            f"every refresh token, #{self.refused} last ({self.detail}): {self.reason}"
         )
         if self.served_until is not None:
-            told += (
-                f"; programs get the old access token until {time_text(self.served_until, self.at)}"
-            )
-        return told
+            until = time_text(self.served_until, self.at)
+            text += f"; programs receive the old access token until {until}"
+        return text
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ended(Event):
+class LoginEnded(Event):
     """A login was ended here: nothing is served from it any more."""
 
     forgotten: bool
-    """Were the credentials dropped too?"""
+    """Are the credentials dropped too?"""
 
     def __str__(self) -> str:
-        what = "; the credentials are forgotten once Xero has been told" if self.forgotten else ""
-        return f"the login was ended, nothing is served from it any more{what}"
+        rest = (
+            "; the credentials are forgotten once Xero has confirmed it" if self.forgotten else ""
+        )
+        return f"the login was ended, nothing is served from it any more{rest}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,20 +298,20 @@ class Revoked(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class RevocationFailed(Event):
-    """Xero could not be told that the login was ended. It is tried again at ``retry_not_before``."""
+    """Xero did not confirm a revocation. The next request follows at ``retry_not_before``."""
 
     level: ClassVar[int] = logging.WARNING
     detail: str
     retry_not_before: datetime | None
 
     def __str__(self) -> str:
-        next_try = _next_try(self.retry_not_before, self.at)
-        return f"Xero could not be told to revoke the tokens: {self.detail}; {next_try}"
+        next_attempt = _next_attempt(self.retry_not_before, self.at)
+        return f"Xero did not confirm the revocation of the tokens: {self.detail}; {next_attempt}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TenantChosen(Event):
-    """The organisation to use was chosen among those that are connected."""
+    """The user chose an organisation among the connected ones."""
 
     tenant_id: str
 
@@ -304,48 +321,74 @@ class TenantChosen(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class StoreDegraded(Event):
-    """The store can't be read or written; access tokens are served from memory meanwhile."""
+    """The store cannot be read or written. Access tokens are served from memory meanwhile."""
 
     level: ClassVar[int] = logging.ERROR
     reason: str
-    unwritten: bool
-    """Does memory hold what the store could not take?"""
+    unsaved: bool
+    """Does memory hold a change that the store has not acknowledged?"""
     grace_ends_at: datetime | None
-    """Until when the refresh before it can be repeated, should this process end with what it holds."""
+    """Until when the refresh before it can be repeated, should this process end with the change."""
 
     def __str__(self) -> str:
-        told = f"the token store fails, serving from memory: {self.reason}"
-        if self.unwritten:
-            told += "; what happened last is known to this process only: don't end it before the store works again"
-        if self.unwritten and self.grace_ends_at is not None:
-            told += f" (if it ends, the refresh can be repeated until {time_text(self.grace_ends_at, self.at)})"
-        return told
+        text = f"the token store fails, serving from memory: {self.reason}"
+        if self.unsaved:
+            text += (
+                "; the last change exists in this process only: do not end it before the store "
+                "works again"
+            )
+        if self.unsaved and self.grace_ends_at is not None:
+            until = time_text(self.grace_ends_at, self.at)
+            text += f" (if it ends, the refresh can be repeated until {until})"
+        return text
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoreLostWrites(Event):
-    """The store holds less than it acknowledged, such as after it was restored from an old dump. What memory knows is
-    united with it, and written again."""
+    """The store holds less than it acknowledged, such as after a restore of an old dump. The record
+    in memory is united with it and written again."""
 
     level: ClassVar[int] = logging.WARNING
     generation: int
-    """Of the record that memory knows."""
+    """The generation of the record in memory."""
 
     def __str__(self) -> str:
-        return f"the token store has lost writes; what is known here (generation {self.generation}) is written again"
+        return (
+            "the token store has lost writes; the record in memory (generation "
+            f"{self.generation}) is written again"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoreRecovered(Event):
-    """The store works again, and all that was held in memory is written."""
+    """The store works again, and every change in memory is written."""
 
     def __str__(self) -> str:
         return "the token store works again"
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClockSkewed(Event):
+    """The clocks of two hosts differ by more than ten seconds."""
+
+    level: ClassVar[int] = logging.WARNING
+    host: str
+    """The host or server whose clock differs from this host's."""
+    ahead: timedelta
+    """How far its clock is ahead of this host's; negative if it is behind."""
+
+    def __str__(self) -> str:
+        side = "behind" if self.ahead > timedelta(0) else "ahead of"
+        return (
+            f"this host's clock is {span_text(abs(self.ahead))} {side} that of {self.host}. No "
+            "refresh token is lost, but extra refreshes and 503 responses may follow: synchronise "
+            "the clocks"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TokenRead(Event):
-    """A caller was given the access token."""
+    """A caller received the access token."""
 
     level: ClassVar[int] = logging.DEBUG
     token: str

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import platformdirs
 
-from .account import Secret
 from .backends import TokenStore
 from .errors import SealError
 from .sealing import Sealer, new_key
+from .secret import Secret
 from .settings import Settings
 
 __all__ = [

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from tornado.ioloop import IOLoop, PeriodicCallback
 
-from .events import Event, Followed, LoggedIn, StoreDegraded
-from .keeper import TokenKeeper
-from .lifecycle import tick_seconds
+from .events import Event, LoggedIn, RecordFollowed, StoreDegraded
+from .keeping.keeper import TokenKeeper
+from .lifecycle.schedule import tick_seconds
 
 __all__ = ["Rotation"]
 
@@ -22,7 +22,7 @@ JITTER = 0.1
 
 
 class Rotation:
-    """Calls ``keeper.tend()`` at every tick; a tick that finds the one before still at work passes."""
+    """Calls ``keeper.maintain()`` at every tick; a tick that finds the one before still at work passes."""
 
     def __init__(self, keeper: TokenKeeper) -> None:
         self._keeper = keeper
@@ -40,14 +40,14 @@ class Rotation:
 
     async def tick(self) -> None:
         """One tick, now. The next one follows the life of the token that is there then."""
-        await self._keeper.tend()
+        await self._keeper.maintain()
         self._callback.callback_time = self._milliseconds()
 
     def _follow(self, event: Event) -> None:
         """A login, here or by another process, may bring a token whose life wants a shorter wait than the one that
         runs, and a store that fails is looked at more often: begin a new one."""
         if (
-            not isinstance(event, LoggedIn | Followed | StoreDegraded)
+            not isinstance(event, LoggedIn | RecordFollowed | StoreDegraded)
             or not self._callback.is_running()
         ):
             return

@@ -12,8 +12,8 @@ from contextlib import suppress
 import msgspec
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
-from .account import Secret
 from .errors import SealError
+from .secret import Secret
 
 __all__ = ["Sealer", "new_key"]
 

@@ -7,20 +7,21 @@ import errno
 import logging
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from tornado.httpserver import HTTPServer
 
-from .account import Account
 from .backends import open_store
 from .clock import Clock, SystemClock
 from .errors import SettingsError, XotsError
 from .events import Event, Observer
-from .keeper import LEASE_SECONDS, TokenKeeper
+from .keeping.keeper import TokenKeeper
+from .keeping.replica import reseal_all
 from .keys import sealer_for, store_url
-from .record import reseal_all
+from .lifecycle.account import Account
 from .rotation import Rotation
 from .sealing import Sealer
 from .settings import Settings, is_loopback
@@ -74,64 +75,72 @@ def xero_client(settings: Settings, clock: Clock = SystemClock()) -> XeroClient:
     return XeroClient(settings.endpoints, clock=clock, ca_file=ca_file, proxy=settings.proxy)
 
 
+@asynccontextmanager
 async def open_keeper(
     settings: Settings,
     *,
     clock: Clock = SystemClock(),
     observers: Sequence[Observer] = (),
     to_end: bool = False,
-) -> tuple[TokenKeeper, Sealer]:
-    """The keeper that the settings describe, its record read, and the sealer that it seals with.
+) -> AsyncIterator[tuple[TokenKeeper, Sealer]]:
+    """Open the keeper that the settings describe, and close it with all that it uses at the end.
 
-    ``to_end`` opens it although the settings name other scopes than the record: the login is to be ended.
+    Args:
+        settings: the settings.
+        clock: this host's clock.
+        observers: receive every event, besides the log.
+        to_end: open it although the settings name other scopes than the record, to end its login.
+
+    Yields:
+        The keeper, its record read, and the sealer that it seals with.
 
     Raises:
-        SettingsError: the settings speak of another login than the record, or want what is not installed.
-        StoreError: the store can't be opened or read.
+        SettingsError: the settings describe another login than the record, or need a library that is
+            not installed.
+        StoreError: the store cannot be opened or read, or, at the end, did not take a change.
         SealError: there is no key, or it does not open the record; nothing is overwritten.
     """
-    xero = xero_client(settings, clock)
     store = open_store(store_url(settings))
     try:
-        sealer = await sealer_for(store, settings)
-        keeper = TokenKeeper(
-            store,
-            xero,
-            sealer,
-            policy=settings.policy,
-            name=settings.account,
-            configured=settings.credentials,
-            observers=[log_event, *observers],
-            clock=clock,
-        )
-        for warning in await store.warnings():
-            logger.warning("%s", warning)
-        await keeper.start()
-    except BaseException:
-        xero.close()
+        xero = xero_client(settings, clock)
+        try:
+            sealer = await sealer_for(store, settings)
+            keeper = TokenKeeper(
+                store,
+                xero,
+                sealer,
+                policy=settings.policy,
+                name=settings.account,
+                configured=settings.credentials,
+                observers=[log_event, *observers],
+                clock=clock,
+            )
+            for warning in await store.warnings():
+                logger.warning("%s", warning)
+            await keeper.start()
+            try:
+                if problems := mismatches(settings, keeper.account, to_end=to_end):
+                    raise SettingsError(problems)
+                yield keeper, sealer
+            finally:
+                await keeper.close()
+        finally:
+            xero.close()
+    finally:
         await store.close()
-        raise
-    if problems := mismatches(settings, keeper.account, to_end=to_end):
-        await keeper.close()
-        raise SettingsError(problems)
-    return keeper, sealer
 
 
 async def end_login(settings: Settings, *, forget: bool) -> bool:
-    """End the login on the store itself, where no server runs; True once Xero has revoked it.
+    """End the login on the store itself, where no server runs. Return True once Xero has revoked it.
 
     Raises:
-        XotsError: there is no login to end, or what ``open_keeper`` raises.
+        XotsError: there is no login to end, or one of the errors of ``open_keeper``.
     """
-    keeper, _ = await open_keeper(settings, to_end=True)
-    try:
+    async with open_keeper(settings, to_end=True) as (keeper, _):
         if keeper.account.client_id is None:
-            raise XotsError(
-                f"no server runs, and the store holds no login: {shown_store(settings)}"
-            )
+            where = shown_store(settings)
+            raise XotsError(f"no server runs, and the store holds no login: {where}")
         return await keeper.end(forget=forget)
-    finally:
-        await keeper.close()
 
 
 async def reseal(
@@ -148,7 +157,7 @@ async def reseal(
     try:
         await store.check()
         promote()
-        return await reseal_all(store, await sealer_for(store, settings), LEASE_SECONDS)
+        return await reseal_all(store, await sealer_for(store, settings))
     finally:
         await store.close()
 
@@ -187,10 +196,10 @@ def mismatches(settings: Settings, account: Account, *, to_end: bool = False) ->
         return problems
     wanted = set(settings.scopes)
     if "scopes" in settings.sources and wanted not in (
-        set(account.scopes_asked),
-        set(account.scopes_set),
+        set(account.scopes_requested),
+        set(account.scopes_configured),
     ):
-        kept = set(account.scopes_asked)
+        kept = set(account.scopes_requested)
         changes = [f"added: {' '.join(sorted(wanted - kept))}"] if wanted - kept else []
         changes += [f"removed: {' '.join(sorted(kept - wanted))}"] if kept - wanted else []
         problems.append(
@@ -225,6 +234,7 @@ class Server:
         self._clock = clock
         self._observers = observers
         self._http: HTTPServer | None = None
+        self._opened = AsyncExitStack()
         self._in_flight = InFlight()
 
     @property
@@ -248,9 +258,8 @@ class Server:
         sockets = listen(self.settings.address, self.settings.port)
         self.port = sockets[0].getsockname()[1]
         try:
-            self.keeper, sealer = await open_keeper(
-                self.settings, clock=self._clock, observers=self._observers
-            )
+            opening = open_keeper(self.settings, clock=self._clock, observers=self._observers)
+            self.keeper, sealer = await self._opened.enter_async_context(opening)
         except BaseException:
             for listening in sockets:
                 listening.close()
@@ -286,7 +295,7 @@ class Server:
         self.rotation.stop()
         self._http.stop()
         try:
-            await self.keeper.close()
+            await self._opened.aclose()
         finally:
             # Whoever waited for the token that was just kept gets it before the connections close.
             await self._in_flight.none(within_seconds=2)

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from .account import Secret
 from .backends import scheme_of
 from .errors import SettingsError, StoreError
-from .lifecycle import Policy
+from .lifecycle.schedule import Policy
+from .secret import Secret
 from .xero import SCOPE_SETS, XERO, Credentials, Endpoints, Proxy
 
 __all__ = ["Settings", "load"]

@@ -22,10 +22,19 @@ from urllib.parse import quote_plus, urlencode, urlsplit
 
 import msgspec
 
-from .account import Secret
 from .clock import Clock
 from .errors import SettingsError, UpstreamFailed
-from .lifecycle import ClientRefused, Failure, Issued, NotSent, Outcome, Refused, Throttled, Unknown
+from .lifecycle.outcomes import (
+    ClientRefused,
+    Failure,
+    Issued,
+    NotSent,
+    Outcome,
+    Refused,
+    Throttled,
+    Unknown,
+)
+from .secret import Secret
 
 if TYPE_CHECKING:
     from tornado.httpclient import AsyncHTTPClient
@@ -235,7 +244,7 @@ def _read_issued(content: dict[str, object]) -> Issued | None:
         token_type=token_type
         if isinstance(token_type, str) and token_type.isascii() and token_type.isalpha()
         else "Bearer",
-        life=_life(content.get("expires_in")),
+        lifetime=_lifetime(content.get("expires_in")),
         refresh_token=Secret(refresh_token) if refresh_token else None,
         scopes=tuple(scope.split())
         if isinstance(scope, str) and scope.isascii() and scope.isprintable()
@@ -249,7 +258,7 @@ def _visible(value: object) -> str | None:
     )
 
 
-def _life(expires_in: object) -> timedelta | None:
+def _lifetime(expires_in: object) -> timedelta | None:
     """``expires_in`` as a duration, given as a number or as digits; None when it is missing or absurd. A token that is
     born dead gets a second, so that it is neither served nor believed in."""
     if isinstance(expires_in, str) and expires_in.isascii() and expires_in.isdecimal():

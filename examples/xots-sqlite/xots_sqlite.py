@@ -18,9 +18,8 @@ class SqliteStore(backends.TokenStore):
         return store
 
     async def read(self, name: str) -> backends.Stored | None:
-        rows = await asyncio.to_thread(
-            self._rows, "SELECT value, version FROM kept WHERE name = ?", name
-        )
+        sql = "SELECT value, version FROM kept WHERE name = ?"
+        rows = await asyncio.to_thread(self._rows, sql, name)
         return backends.Stored(*rows[0]) if rows else None
 
     async def swap(self, name: str, value: bytes, *, expected: str | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 from collections import Counter
@@ -13,7 +14,6 @@ from functools import partial
 import simulation
 from simulation.runs import run_beyond, run_seed, run_years
 from simulation.world import BrokenInvariantError
-from xots import keeper as keeper_room
 from xots.sandbox import SiblingMode
 
 CHUNK = 50
@@ -95,7 +95,7 @@ def _chunks(seeds: range, jobs: int) -> list[range]:
 def _attempt(
     run: Callable[[int, SiblingMode], Counter[str]], mode: SiblingMode, seed: int
 ) -> tuple[Counter[str], str]:
-    keeper_room.logger.disabled = True
+    logging.getLogger("xots.keeper").disabled = True
     try:
         return run(seed, mode), ""
     except BrokenInvariantError as error:

@@ -9,11 +9,12 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from xots.account import Account, RefreshToken, Secret, decode
 from xots.backends.base import Lease, Stored, TokenStore
 from xots.errors import StaleWrite, StoreUnavailable
-from xots.lifecycle import Failure, NotSent, Outcome, Unknown
+from xots.lifecycle.account import Account, RefreshToken, decode
+from xots.lifecycle.outcomes import Failure, NotSent, Outcome, Unknown
 from xots.sandbox import OAuthError, TokenAnswer
+from xots.secret import Secret
 from xots.xero import Answer, Credentials, Endpoints, read_token_answer
 
 from .world import CLIENT, SCOPES, UNNOTICED, Held, Process
@@ -150,7 +151,7 @@ class SimulatedXero:
         world, current = self.world, self.process.keeper.account.current
         world.figures["refreshes asked"] += 1
         if current is None or current.value != token:
-            world.figures["rivals tried"] += 1
+            world.figures["fallbacks tried"] += 1
 
         def commit() -> TokenAnswer:
             world.check_use(token.reveal())
@@ -262,7 +263,8 @@ def _shown(account: Account) -> str:
 
     current = mark(account.current) if account.current else "-"
     return (
-        f"g{account.generation} {str(account.consent_id)[:4]} current {current} rivals "
-        f"[{' '.join(mark(r) for r in account.rivals)}] intent {account.intent is not None} tries {account.tries} "
+        f"g{account.generation} {str(account.consent_id)[:4]} current {current} fallbacks "
+        f"[{' '.join(mark(r) for r in account.fallbacks)}] intent {account.intent is not None} "
+        f"attempts {account.failed_attempts} "
         f"revocation {account.revocation}"
     )

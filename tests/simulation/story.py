@@ -6,11 +6,12 @@ import asyncio
 from collections import Counter
 from datetime import timedelta
 
-from xots.account import Secret
 from xots.errors import ConsentLost, StoreUnavailable, XotsError
 from xots.events import ConsentWasLost, Event
-from xots.keeper import LoginAttempt, TokenKeeper
-from xots.lifecycle import Policy, State, Use, Wait, next_step, refresh_due_at
+from xots.keeping.keeper import TokenKeeper
+from xots.keeping.login import LoginAttempt
+from xots.lifecycle.schedule import Policy, State, Use, Wait, next_step, scheduled_refresh_at
+from xots.secret import Secret
 
 from .loop import JumpingLoop
 from .outside import PlainSealer, SimulatedStore, SimulatedXero
@@ -71,7 +72,7 @@ class Story:
             configured=CREDENTIALS,
             observers=[lambda event: self._seen(process, event)],
             clock=process.clock,
-            chance=world.chance,
+            rng=world.chance,
         )
         self.processes.append(process)
         world.say(f"p{process.number} starts")
@@ -87,13 +88,13 @@ class Story:
             except StoreUnavailable:
                 await asyncio.sleep(2)
         while True:
-            await keeper.tend()
+            await keeper.maintain()
             ticks = 1 + self._idle_ticks(process) if self.patient else 1
             await asyncio.sleep(TICK_SECONDS * ticks + self.world.chance.random())
             await process.step()
 
     def _idle_ticks(self, process: Process) -> int:
-        due_at = refresh_due_at(process.keeper.account, self.policy)
+        due_at = scheduled_refresh_at(process.keeper.account, self.policy)
         step = next_step(process.keeper.account, process.clock.now(), self.policy)
         if due_at is None or isinstance(step, Wait) or process.keeper.store_problem:
             return 0
@@ -310,7 +311,7 @@ class Story:
         await asyncio.sleep(4500)
         world.check()
         for process in self.processes:
-            if process.keeper._record.unwritten or process.keeper.store_problem:
+            if process.keeper.unsaved or process.keeper.store_problem:
                 raise BrokenInvariantError(
                     f"at rest, p{process.number} has not written what it holds"
                 )

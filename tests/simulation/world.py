@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from xots.account import Account, Secret, decode
 from xots.backends.base import Stored
 from xots.errors import XotsError
-from xots.keeper import TokenKeeper
+from xots.keeping.keeper import TokenKeeper
+from xots.lifecycle.account import Account, decode
 from xots.sandbox import Client, Identity, SiblingMode, Switches
+from xots.secret import Secret
 from xots.xero import Credentials
 
 START = datetime(2026, 1, 5, 9, tzinfo=UTC)
@@ -219,15 +220,15 @@ class Process:
             return
         self.world.say(f"p{self.number} dies")
         self.world.figures["deaths"] += 1
-        if self.keeper._record.unwritten:
-            self.world.figures["deaths with something unwritten"] += 1
+        if self.keeper.unsaved:
+            self.world.figures["deaths with something unsaved"] += 1
         self.dead, self.gone_since = True, self.world.loop.time()
         self.world.ledger.died(self)
         self.awake.set()
-        watching = [self.keeper._watching] if self.keeper._watching else []
+        watching = [self.keeper._following.watch] if self.keeper._following.watch else []
         # In the order of their making: a set has none, and a seed must replay.
         for task in sorted(
-            {*self.tasks, *self.keeper._tasks, *watching},
+            {*self.tasks, *self.keeper._tasks.running, *watching},
             key=lambda t: (len(t.get_name()), t.get_name()),
         ):
             task.cancel()
@@ -296,7 +297,7 @@ class Ledger:
                 if other.consent_id == consent_id and not other.acknowledged:
                     other.consent_id = act.consent_id
             act.consent_id = consent_id
-        act.held = by.keeper._record.unwritten
+        act.held = by.keeper.unsaved
         if not act.held:
             act.acknowledged, act.over_at = True, by.world.loop.time()
 
@@ -312,7 +313,7 @@ class Ledger:
                 act.held
                 and act.over_at is None
                 and act.by is not None
-                and not act.by.keeper._record.unwritten
+                and not act.by.keeper.unsaved
             ):
                 act.acknowledged, act.over_at = True, now
         told = [act for act in self._acts if act.acknowledged]
@@ -436,7 +437,7 @@ class World:
     def _check_tokens(self, account: Account) -> None:
         if account.consent_id is None:
             return
-        tokens = [t for t in (account.current, *account.rivals) if t is not None]
+        tokens = [t for t in (account.current, *account.fallbacks) if t is not None]
         if any(self.identity.would_issue(t.value.reveal(), self.now()) for t in tokens):
             return
         why = [

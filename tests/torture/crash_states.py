@@ -31,9 +31,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-from xots.account import Secret
 from xots.backends.file import FileStore
 from xots.sandbox import Identity
+from xots.secret import Secret
 
 from .clock import LeapingClock
 from .system_calls import CLIENT, NAME, Stage, each, new_stage, refresh_under_strace
@@ -89,7 +89,7 @@ class Recording:
 
 
 async def record() -> Recording:
-    """Record one refresh in which nothing goes wrong."""
+    """Replica one refresh in which nothing goes wrong."""
     with tempfile.TemporaryDirectory(prefix="xots-torture-") as above:
         # Seeded, since the system's own source of chance can't be copied with the rest.
         identity = Identity([CLIENT], random=random.Random(0))  # noqa: S311 - a simulation

@@ -52,14 +52,15 @@ import redis
 from redis_servers import RedisServer
 from tornado.iostream import StreamClosedError
 
-from xots.account import Account, RefreshToken, Secret
 from xots.backends.base import TokenStore
 from xots.backends.file import FileStore
 from xots.backends.redis import LEASE, RedisStore
 from xots.clock import Clock
 from xots.errors import SealError, XotsError
-from xots.keeper import LoginAttempt, TokenKeeper
-from xots.record import open_record
+from xots.keeping.keeper import TokenKeeper
+from xots.keeping.login import LoginAttempt
+from xots.keeping.replica import open_record
+from xots.lifecycle.account import Account, RefreshToken
 from xots.sandbox import (
     DEFAULT_CLIENT_ID,
     DEFAULT_CLIENT_SECRET,
@@ -79,8 +80,10 @@ from xots.sandbox import (
 from xots.sandbox.log import LoggedRequest
 from xots.sandbox.protocol import AuthorizationRequest, BearerRefused
 from xots.sealing import Sealer, new_key
+from xots.secret import Secret
 from xots.xero import Credentials, Endpoints, XeroClient
 
+from ._closing import close_with_all
 from .clock import SharedClock
 
 TESTS = Path(__file__).parents[1]
@@ -398,7 +401,7 @@ class Lane:
                 scopes=SCOPES,
             )
         )
-        await keeper.close()
+        await close_with_all(keeper)
         await self.kept()  # from here on, this store has its connection
 
     async def run(
@@ -529,7 +532,7 @@ class Lane:
         except XotsError as error:
             self.wrong(f"the last refresh failed: {type(error).__name__}: {error}")
         finally:
-            await keeper.close()
+            await close_with_all(keeper)
         self.must_live(await self.kept())
 
     def count(self) -> None:
@@ -557,7 +560,7 @@ def unfinished(folder: Path, name: str) -> int:
 
 def tokens(account: Account) -> list[RefreshToken]:
     """The refresh tokens that a record holds."""
-    return [token for token in (account.current, *account.rivals) if token is not None]
+    return [token for token in (account.current, *account.fallbacks) if token is not None]
 
 
 # -------------------------------------------------------------------------------- who is killed, and how

@@ -28,8 +28,6 @@ from typing import Any, TypeVar
 import redis as redis_client
 from redis_servers import RedisServer, free_port
 
-from xots import keeper as keeper_room
-from xots.account import AccessToken, Account, RefreshToken, Secret
 from xots.backends import TokenStore, open_store
 from xots.backends import redis as redis_room
 from xots.backends.base import Lease, Stored
@@ -44,9 +42,13 @@ from xots.events import (
     StoreDegraded,
     StoreLostWrites,
 )
-from xots.keeper import LoginAttempt, TokenKeeper
-from xots.lifecycle import LAST_SECONDS, Outcome, State
-from xots.record import open_record
+from xots.keeping import replica as replica_room
+from xots.keeping.keeper import TokenKeeper
+from xots.keeping.login import LoginAttempt
+from xots.keeping.replica import open_record
+from xots.lifecycle.account import AccessToken, Account, RefreshToken
+from xots.lifecycle.outcomes import Outcome
+from xots.lifecycle.schedule import MIN_SERVABLE, State
 from xots.rotation import Rotation
 from xots.sandbox import (
     DEFAULT_CLIENT_ID,
@@ -59,10 +61,12 @@ from xots.sandbox import (
     Switches,
 )
 from xots.sealing import Sealer
+from xots.secret import Secret
 from xots.server import log_event
 from xots.testing import FakeClock
 from xots.xero import Credentials, Endpoints, XeroClient
 
+from ._closing import close_with_all
 from .clock import LeapingClock
 
 START = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -182,7 +186,7 @@ class House:
             self.clients[-1],
             self._sealer,
             clock=clock or self.clock,
-            chance=self.chance,
+            rng=self.chance,
             observers=[self.events.append, log_event],
         )
         self.keepers.append(keeper)
@@ -198,7 +202,7 @@ class House:
             rotation.stop()
         keepers, self.keepers, self._rotations = self.keepers, [], []
         async with asyncio.timeout(PATIENCE_SECONDS):
-            await asyncio.gather(*(keeper.close() for keeper in keepers))
+            await asyncio.gather(*(close_with_all(keeper) for keeper in keepers))
 
     async def log_in(self, keeper: TokenKeeper | None = None) -> None:
         """A person logs in at Xero and comes back to one of the processes."""
@@ -232,7 +236,7 @@ class House:
         async def agreed() -> bool:
             kept = await self.kept()
             return all(
-                not keeper._tasks
+                not keeper._tasks.running
                 and keeper.store_problem is None
                 and keeper.account.write_id == kept.write_id
                 for keeper in self.keepers
@@ -308,7 +312,7 @@ class House:
     def reported(self) -> bool:
         """Was the loss of the login told, by an event and by a line of the log that is an error?"""
         return bool(self.happened(ConsentWasLost)) and any(
-            "a person must log in again" in e for e in self._errors.lines
+            "a user must log in again" in e for e in self._errors.lines
         )
 
     def count(self) -> None:
@@ -319,14 +323,16 @@ class House:
 
 
 def tokens_of(account: Account) -> list[RefreshToken]:
-    return [token for token in (account.current, *account.rivals) if token is not None]
+    return [token for token in (account.current, *account.fallbacks) if token is not None]
 
 
 async def abandon(keeper: TokenKeeper) -> None:
     """End a process without a word to anybody."""
-    await end([task for task in (keeper._watching, *keeper._tasks) if task is not None])
-    keeper._xero.close()
-    await keeper._store.close()
+    await end(
+        [task for task in (keeper._following.watch, *keeper._tasks.running) if task is not None]
+    )
+    keeper._context.xero.close()
+    await keeper._context.store.close()
 
 
 async def end(tasks: list[asyncio.Task[None]]) -> None:
@@ -376,15 +382,15 @@ async def meanwhile(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 @contextmanager
 def hastened(options: Options) -> Iterator[None]:
     """Leases and answers of Redis take as long as the options say."""
-    before = keeper_room.LEASE_SECONDS, redis_room.ANSWER_SECONDS
-    keeper_room.LEASE_SECONDS, redis_room.ANSWER_SECONDS = (
+    before = replica_room.LEASE_SECONDS, redis_room.ANSWER_SECONDS
+    replica_room.LEASE_SECONDS, redis_room.ANSWER_SECONDS = (
         options.lease_seconds,
         options.answer_seconds,
     )
     try:
         yield
     finally:
-        keeper_room.LEASE_SECONDS, redis_room.ANSWER_SECONDS = before
+        replica_room.LEASE_SECONDS, redis_room.ANSWER_SECONDS = before
 
 
 # ------------------------------------------------------------------------------------- the store's outages
@@ -825,7 +831,7 @@ async def tick(house: House, seconds: float = 15) -> None:
     """So much time passes, and every keeper ticks."""
     house.clock.advance(seconds)
     for keeper in house.keepers:
-        await keeper.tend()
+        await keeper.maintain()
 
 
 async def ask(house: House, keeper: TokenKeeper) -> bool:
@@ -853,7 +859,7 @@ async def down_for_hours(
     async with set_house(figures, chance) as house:
         before = await house.kept()
         assert before.access is not None
-        served_until = before.access.expires_at - LAST_SECONDS
+        served_until = before.access.expires_at - MIN_SERVABLE
         async with away(house, form):
             for second in range(0, round(3600 * hours), 5):
                 house.clock.advance(5)
@@ -900,7 +906,7 @@ async def down_after_a_lost_answer(
         async with set_house(figures, chance, mode=mode) as house:
             house.sandbox.add_fault("refresh:nth=1:lost")
             house.clock.advance(25 * 60)
-            await house.keepers[0].tend()
+            await house.keepers[0].maintain()
             assert [r.outcome for r in house.sandbox.refreshes()] == ["lost"]
             async with away(house, chance.choice(FORMS)):
                 back_at = house.clock.now() + timedelta(hours=hours)

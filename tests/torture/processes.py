@@ -37,15 +37,16 @@ from pathlib import Path
 
 from redis_servers import RedisServer
 
-from xots.account import Account, Secret
 from xots.backends import open_store
-from xots.record import open_record
+from xots.keeping.replica import open_record
+from xots.lifecycle.account import Account
 from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Sandbox, SandboxOptions
 from xots.sandbox.identity import Identity
 from xots.sandbox.person import Person
 from xots.sandbox.protocol import BearerRefused, Refusal
 from xots.sandbox.switches import SiblingMode, Switches
 from xots.sealing import Sealer, new_key
+from xots.secret import Secret
 
 LONG_LIFE = 1800
 
@@ -211,7 +212,7 @@ class Fleet:
     async def is_safe(self) -> bool:
         """The invariant: does the store hold a token from which Xero would issue?"""
         account = await self.kept()
-        tokens = [t for t in (account.current, *account.rivals) if t is not None]
+        tokens = [t for t in (account.current, *account.fallbacks) if t is not None]
         identity, now = self.sandbox.identity, self.sandbox.clock()
         return account.consent_id is not None and any(
             identity.would_issue(t.value.reveal(), now) for t in tokens
@@ -609,7 +610,7 @@ async def stop_the_holder(
         ", ".join(f"{times} refused ({reason})" for reason, times in reasons.items())
         or "none refused"
     )
-    return f"{mode} {hold}: {len(made)} refreshes, {said}, {1 + len(account.rivals)} tokens kept"
+    return f"{mode} {hold}: {len(made)} refreshes, {said}, {1 + len(account.fallbacks)} tokens kept"
 
 
 # ----------------------------------------------------------------------------------------- the command

@@ -36,18 +36,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from xots import lifecycle
-from xots.account import Account, Secret
 from xots.backends.file import FileStore
 from xots.clock import Clock, SystemClock
 from xots.errors import TokenUnavailable, XotsError
 from xots.events import Event
-from xots.keeper import TokenKeeper
-from xots.lifecycle import Failure, Issued, Outcome
-from xots.record import open_record
+from xots.keeping.keeper import TokenKeeper
+from xots.keeping.replica import open_record
+from xots.lifecycle.account import Account
+from xots.lifecycle.outcomes import Failure, Issued, Outcome
+from xots.lifecycle.transitions import after_login
 from xots.sandbox import Client, Identity, OAuthError
 from xots.sandbox.protocol import BearerRefused
 from xots.sealing import Sealer, new_key
+from xots.secret import Secret
 from xots.xero import Answer, Credentials, Endpoints, read_token_answer
 
 __all__ = [
@@ -154,8 +155,8 @@ async def child(line: socket.socket) -> None:
                 say(failed=str(error))
             finally:
                 await keeper.token()  # raises if there is none to serve
-                await keeper.tend()
-        await keeper.tend()
+                await keeper.maintain()
+        await keeper.maintain()
         await keeper.close()
         say(stopped=True)
     except (XotsError, OSError) as error:
@@ -210,7 +211,7 @@ class Stage:
         assert isinstance(issued, Issued)
         keeper = self.keeper()
         await keeper.start()
-        account = lifecycle.after_login(
+        account = after_login(
             keeper.account,
             issued,
             consent_id="a-consent",
@@ -218,11 +219,11 @@ class Stage:
             client_secret=CREDENTIALS.client_secret,
             token_url=Xero.endpoints.token_url,
             tenant_id=None,
-            scopes_asked=SCOPES,
+            scopes_requested=SCOPES,
             began_at=now,
             now=now,
         )
-        await keeper._record.save(account)
+        await keeper._replica.compare_and_set(account)
         await keeper.close()
 
     def keeper(self) -> TokenKeeper:
@@ -260,12 +261,14 @@ class Stage:
         keeper = self.keeper()
         try:
             await keeper.start()
-            tokens = [t for t in (keeper.account.current, *keeper.account.rivals) if t is not None]
+            tokens = [
+                t for t in (keeper.account.current, *keeper.account.fallbacks) if t is not None
+            ]
             if not any(
                 self.identity.would_issue(t.value.reveal(), self.clock.now()) for t in tokens
             ):
                 self.problems.append("the record holds no token from which Xero would issue")
-            await keeper.tend()  # concludes a refresh that was cut off
+            await keeper.maintain()  # concludes a refresh that was cut off
             await keeper.refresh()
             access = await keeper.token()
             self.identity.check_access(access.value.reveal(), self.clock.now())

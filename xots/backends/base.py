@@ -10,11 +10,13 @@ import asyncio
 import json
 import re
 import secrets
+import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 
 from ..clock import SystemClock
 from ..errors import StaleWrite, StoreUnavailable
@@ -27,7 +29,6 @@ __all__ = [
     "Stored",
     "TokenStore",
     "checked_name",
-    "stopped",
 ]
 
 LEASE_PREFIX = "lease-"
@@ -38,9 +39,6 @@ LEASE_PATIENCE_SECONDS = 40.0
 
 LOOK_EVERY_SECONDS = 0.05
 """How often a lease that somebody else holds is looked at."""
-
-CANCEL_AGAIN_SECONDS = 0.1
-"""How long a cancelled task may take to end before it is cancelled again."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +77,6 @@ class Lease:
         return self._lost or (
             self._ends_at is not None and SystemClock().elapsed() >= self._ends_at
         )
-
-
-async def stopped(task: asyncio.Task[None]) -> None:
-    """Cancel ``task``, as often as it takes: Python 3.11's ``asyncio.wait_for`` drops a cancellation that comes just
-    as what it waited for ends (https://github.com/python/cpython/issues/81839), and clients of stores use it."""
-    while not task.done():
-        task.cancel()
-        await asyncio.wait([task], timeout=CANCEL_AGAIN_SECONDS)
 
 
 def checked_name(name: str) -> str:
@@ -198,6 +188,24 @@ class TokenStore(ABC):
         """
         await self.names()
 
+    async def clock_skew(self, name: str) -> tuple[str, timedelta] | None:
+        """Compare this host's clock with the store's, or with that of the lease's holder.
+
+        This default can tell of a holder whose clock is ahead.
+
+        Returns:
+            The name of the host or server, and how far its clock is ahead of this host's (negative:
+            behind); None if the store cannot tell.
+
+        Raises:
+            StoreUnavailable: the store cannot be read now.
+        """
+        found = _lease_holder(await self.read(_lease_key(name)))
+        if found is None:
+            return None
+        host, at = found
+        return (host, timedelta(seconds=at - time.time())) if at > time.time() else None
+
     async def warnings(self) -> list[str]:
         """What an operator should know of how well this store keeps what it acknowledges: a sentence each.
 
@@ -216,7 +224,7 @@ class TokenStore(ABC):
 
         A holder whose end has passed, or lies further off than any lease lasts (a clock that stepped), is taken over.
         """
-        key, me = LEASE_PREFIX + name[: 64 - len(LEASE_PREFIX)], secrets.token_hex(8)
+        key, me = _lease_key(name), secrets.token_hex(8)
         give_up_at = time.monotonic() + LEASE_PATIENCE_SECONDS
         while True:
             stored = await self.read(key)
@@ -265,6 +273,10 @@ class TokenStore(ABC):
                 await self.swap(key, _lease_record(me, 0), expected=version)
 
 
+def _lease_key(name: str) -> str:
+    return LEASE_PREFIX + name[: 64 - len(LEASE_PREFIX)]
+
+
 def _ends_at(stored: Stored | None) -> float:
     """When a lease's record says that it ends; one that says nothing of the kind holds nobody up."""
     try:
@@ -273,8 +285,17 @@ def _ends_at(stored: Stored | None) -> float:
         return 0.0
 
 
+def _lease_holder(stored: Stored | None) -> tuple[str, float] | None:
+    """Return the host that wrote the lease, and when by its clock; None if the lease does not say."""
+    try:
+        lease = json.loads(stored.value) if stored else {}
+        return str(lease["host"]), float(lease["at"])
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
 def _lease_record(holder: str, ttl_seconds: float) -> bytes:
     # A random part, so that no two records have the same bytes, and so the same digest for a version.
-    return json.dumps(
-        {"holder": holder, "until": time.time() + ttl_seconds, "mark": secrets.token_hex(4)}
-    ).encode()
+    now = time.time()
+    lease = {"holder": holder, "host": socket.gethostname(), "at": now, "until": now + ttl_seconds}
+    return json.dumps(lease | {"mark": secrets.token_hex(4)}).encode()

@@ -15,10 +15,11 @@ password, ``tls`` and the certificates are for the servers; the sentinels get ``
 What is kept there, each with the account's name at its end: ``xots:record:`` the sealed record, ``xots:lease:`` who
 may act, the channel ``xots:changes:`` on which each write is told; and ``xots:check``, a key of a minute's life. So
 a user of Redis needs no more than this, which is ``deploy/redis-users.acl`` (a database other than 0 needs
-``+select`` too; without ``+info`` there are no warnings at start)::
+``+select`` too; without ``+info`` there are no warnings at start, without ``+time`` no comparison of
+clocks)::
 
     user xots on #SHA256-OF-THE-PASSWORD resetchannels ~xots:* &xots:changes:* -@all
-        +get +set +del +pttl +pexpire +scan +evalsha +script|load +publish +subscribe +ping +info
+        +get +set +del +pttl +pexpire +scan +evalsha +script|load +publish +subscribe +ping +info +time
 
 Redis itself acknowledges before a replica has the write, and with ``appendfsync everysec`` a second before its disk
 has it: that much a fail-over or a power cut may take.
@@ -35,6 +36,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -49,6 +51,7 @@ from redis.credentials import CredentialProvider
 
 from ..clock import SystemClock
 from ..errors import StaleWrite, StoreUnavailable
+from ..tasks import cancel_until_done
 from .base import (
     LEASE_PATIENCE_SECONDS,
     LEASE_PREFIX,
@@ -57,7 +60,6 @@ from .base import (
     Stored,
     TokenStore,
     checked_name,
-    stopped,
 )
 
 __all__ = ["RedisStore"]
@@ -172,7 +174,7 @@ class RedisStore(TokenStore):
         try:
             yield lease
         finally:
-            await stopped(renewal)
+            await cancel_until_done(renewal)
             # If it can't be given back, or is another's by now, it runs out by itself.
             with suppress(StoreUnavailable):
                 async with self._asked():
@@ -210,6 +212,22 @@ class RedisStore(TokenStore):
             # Another process's check may have come between: that something is there is enough.
             if await self._redis.get(CHECK) is None:
                 raise StoreUnavailable(f"{self._where}: what was written there can't be read back")
+
+    async def clock_skew(self, name: str) -> tuple[str, timedelta] | None:
+        """See ``TokenStore.clock_skew``. Compares with the server's clock; None where the user may
+        not read it (TIME)."""
+        sent_at = time.time()
+        try:
+            async with self._asked():
+                seconds, microseconds = await self._redis.time()
+        except StoreUnavailable as error:
+            if isinstance(error.__cause__, exceptions.NoPermissionError):
+                return None
+            raise
+        # The server read its clock at some moment between the request and the response.
+        server, received_at = seconds + microseconds / 1e6, time.time()
+        here = min(max(server, sent_at), received_at)
+        return self._where, timedelta(seconds=server - here)
 
     async def warnings(self) -> list[str]:
         """See ``TokenStore.warnings``. None where the user may not ask (INFO)."""

@@ -13,9 +13,11 @@ from tornado.web import HTTPError
 
 from .._version import __version__
 from ..errors import NoCredentials, NotLoggedIn
-from ..events import problem_in_words, span_text, time_text
-from ..keeper import LEASE_SECONDS, TokenKeeper
-from ..lifecycle import CLOCK_SKEW, XERO_REFRESH_LIFE, Need, Outlook, Retrying, State, why_lost
+from ..events import problem_text, span_text, time_text
+from ..keeping.keeper import TokenKeeper
+from ..keeping.replica import LEASE_SECONDS
+from ..lifecycle.outlook import Need, Outlook, Retrying, why_lost
+from ..lifecycle.schedule import MAX_CLOCK_SKEW, XERO_REFRESH_LIFETIME, State
 from . import guard
 from .handler import Handler
 
@@ -108,25 +110,26 @@ class StatusHandler(Handler):
             "consented_at": account.consented_at,
             "refreshed_at": account.refreshed_at,
             "refreshed_by": account.refreshed_by,
-            "failed_tries": account.tries,
-            "last_problem": problem_in_words(problem.kind, problem.detail) if problem else None,
+            "failed_attempts": account.failed_attempts,
+            "last_problem": problem_text(problem) if problem else None,
             "last_problem_at": problem.at if problem else None,
             "retry_not_before": account.retry_not_before,
             "retrying": outlook.retrying,
-            "next_try_at": outlook.next_try_at,
+            "next_attempt_at": outlook.next_attempt_at,
             "grace_ends_at": outlook.grace_ends_at,
             "grace_seconds_left": None
             if grace_left is None
             else max(int(grace_left.total_seconds()), 0),
-            "person_needed_at": outlook.person_needed_at,
-            "person_needed_for": outlook.person_needed_for,
+            "login_needed_at": outlook.login_needed_at,
+            "attention_for": outlook.attention_for,
             "revocation_pending": account.revocation is not None,
             "store": "degraded" if self.keeper.store_problem else "ok",
-            "unwritten": self.keeper.unwritten,
+            "unsaved": self.keeper.unsaved,
+            "clock_skew": str(skew) if (skew := self.keeper.clock_skew) else None,
             "redirect_uri": self.config.redirect_uri,
             "version": __version__,
         }
-        told = list(in_words(self.keeper, outlook, now))
+        told = list(explanation(self.keeper, outlook, now))
         if account.token_url not in (None, self.config.token_url):
             told.append(
                 f"The stored login is of another identity server, {account.token_url}: it is left alone here."
@@ -134,7 +137,7 @@ class StatusHandler(Handler):
         if self.wants_page:
             self.write_page("status.html", title="Status", told=told, status=status)
         else:
-            self.write_json({"in_words": told} | status)
+            self.write_json({"explanation": told} | status)
 
 
 class TenantsHandler(Handler):
@@ -146,7 +149,7 @@ class TenantsHandler(Handler):
             raise HTTPError(
                 404, "the identity server has no organisations: connections_url is empty"
             )
-        answer = await self.keeper.connections_answer()
+        answer = await self.keeper.connections_response()
         self.set_header("Content-Type", "application/json; charset=utf-8")
         self.write(answer.body)
 
@@ -239,18 +242,21 @@ class LogoutHandler(ActHandler):
 # -------------------------------------------------------------------------------- how things are, in words
 
 
-def in_words(keeper: TokenKeeper, outlook: Outlook, now: datetime) -> Iterator[str]:
+def explanation(keeper: TokenKeeper, outlook: Outlook, now: datetime) -> Iterator[str]:
     """What happened, what is being retried and when, and when a person will be needed: a few sentences."""
     if keeper.account.consent_id is not None:
         yield from _served(keeper, now)
     if outlook.retrying is not None:
         yield from _retried(keeper, outlook, now)
-    elif outlook.next_try_at is not None:
-        yield f"The next refresh is due at {_moment(outlook.next_try_at, now)}."
+    elif outlook.next_attempt_at is not None:
+        yield f"The next refresh is due at {_moment(outlook.next_attempt_at, now)}."
     yield _needed(keeper, outlook, now)
     if keeper.store_problem is not None:
         yield f"The token store can't be used: {keeper.store_problem}. No refresh token is spent before it works again."
-    if keeper.unwritten:
+    if keeper.clock_skew is not None:
+        text = str(keeper.clock_skew)
+        yield f"{text[0].upper()}{text[1:]}."
+    if keeper.unsaved:
         yield "What happened last is known to this process only, so don't end it now."
         yield _if_it_ends(keeper, outlook, now)
 
@@ -264,7 +270,7 @@ def _served(keeper: TokenKeeper, now: datetime) -> Iterator[str]:
             if by
             else f"Logged in at {at}, and not refreshed since."
         )
-        if account.refreshed_at - now > CLOCK_SKEW:
+        if account.refreshed_at - now > MAX_CLOCK_SKEW:
             yield "That lies in the future: the clock was set back."
     if account.access is not None and keeper.can_serve:
         yield f"Programs get an access token that is good until {_moment(account.access.expires_at, now)}."
@@ -273,7 +279,7 @@ def _served(keeper: TokenKeeper, now: datetime) -> Iterator[str]:
 
 
 def _retried(keeper: TokenKeeper, outlook: Outlook, now: datetime) -> Iterator[str]:
-    account, ends_at, next_at = keeper.account, outlook.grace_ends_at, outlook.next_try_at
+    account, ends_at, next_at = keeper.account, outlook.grace_ends_at, outlook.next_attempt_at
     intent, problem = account.intent, account.problem
     match outlook.retrying:
         case Retrying.UNDER_WAY if intent:
@@ -290,8 +296,8 @@ def _retried(keeper: TokenKeeper, outlook: Outlook, now: datetime) -> Iterator[s
         case Retrying.REVOCATION if account.ended_at:
             yield f"The login was ended at {_moment(account.ended_at, now)}, and Xero could not be told yet."
     if problem is not None:
-        tries = f"{account.tries} failed {'try' if account.tries == 1 else 'tries'} so far"
-        words = problem_in_words(problem.kind, problem.detail)
+        tries = f"{account.failed_attempts} failed {'try' if account.failed_attempts == 1 else 'tries'} so far"
+        words = problem_text(problem)
         yield f"{tries}, the last at {_moment(problem.at, now)}: {words}."
     if ends_at is not None and account.intent is not None:
         until = _moment(ends_at, now)
@@ -308,8 +314,8 @@ def _retried(keeper: TokenKeeper, outlook: Outlook, now: datetime) -> Iterator[s
 
 
 def _needed(keeper: TokenKeeper, outlook: Outlook, now: datetime) -> str:
-    account, at = keeper.account, outlook.person_needed_at
-    match outlook.person_needed_for:
+    account, at = keeper.account, outlook.login_needed_at
+    match outlook.attention_for:
         case Need.NO_LOGIN if keeper.state is State.WAITING:
             return "A login was begun, and has not come back from Xero yet."
         case Need.NO_LOGIN if keeper.state is State.NO_CREDENTIALS:
@@ -329,11 +335,11 @@ def _needed(keeper: TokenKeeper, outlook: Outlook, now: datetime) -> str:
             )
     if at <= now:
         return "Unless the next try succeeds, a person must log in now."
-    if outlook.person_needed_for is Need.GRACE_ENDS:
+    if outlook.attention_for is Need.GRACE_ENDS:
         return f"If nothing improves, a person may have to log in after {_moment(at, now)}."
     return (
         f"If no refresh succeeds before, a person must log in after {_moment(at, now)}: "
-        f"a refresh token that lies unused for {XERO_REFRESH_LIFE.days} days dies."
+        f"a refresh token that lies unused for {XERO_REFRESH_LIFETIME.days} days dies."
     )
 
 
@@ -341,7 +347,7 @@ def _if_it_ends(keeper: TokenKeeper, outlook: Outlook, now: datetime) -> str:
     """What is lost if this process ends with what it holds."""
     if keeper.rolled_back:
         return "Should it end, a person may have to log in: the store holds an older record."
-    if keeper.account.tries:
+    if keeper.account.failed_attempts:
         return "Should it end, the next one tries again."
     if outlook.grace_ends_at is None:
         return "Should it end, a login, or the end of one, has to be done again."

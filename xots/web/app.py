@@ -9,7 +9,7 @@ from typing import Any
 
 from tornado.web import Application, HTTPError, RequestHandler
 
-from ..keeper import TokenKeeper
+from ..keeping.keeper import TokenKeeper
 from ..sealing import Sealer
 from . import api, pages
 from .handler import Handler, InFlight, WebConfig

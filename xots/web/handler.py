@@ -31,8 +31,8 @@ from ..errors import (
     UpstreamFailed,
     XotsError,
 )
-from ..events import problem_in_words
-from ..keeper import TokenKeeper
+from ..events import problem_text
+from ..keeping.keeper import TokenKeeper
 from ..sealing import Sealer
 from . import guard
 
@@ -246,8 +246,7 @@ class Handler(RequestHandler):
         return {
             "healthy": self.keeper.can_serve,
             "state": state.value,
-            "reason": self.keeper.store_problem
-            or (problem_in_words(problem.kind, problem.detail) if problem else None),
+            "reason": self.keeper.store_problem or (problem_text(problem) if problem else None),
             "access_token_expiry_utc": access.expires_at if access and connected else None,
             "refresh_token_expiry_utc": (
                 current.obtained_at + self.config.refresh_lifetime

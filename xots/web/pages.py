@@ -17,9 +17,10 @@ from urllib.parse import urlsplit
 import msgspec
 from tornado.web import HTTPError
 
-from ..account import Account, Secret
 from ..errors import LoginFailed, SealError, XotsError
-from ..keeper import LOGIN_LIFE, LoginAttempt
+from ..keeping.login import LOGIN_TIMEOUT, LoginAttempt
+from ..lifecycle.account import Account
+from ..secret import Secret
 from ..xero import SCOPE_SETS, Connection, Credentials, authorize_url, new_code_verifier
 from .guard import browser_origin, is_loopback_name
 from .handler import Handler, utc_text
@@ -54,7 +55,7 @@ class Login(msgspec.Struct, frozen=True):
     client_secret: str | None
     tenant_id: str | None
     scopes: tuple[str, ...]
-    scopes_set: tuple[str, ...]
+    scopes_configured: tuple[str, ...]
     redirect_uri: str
     at: datetime
 
@@ -91,7 +92,7 @@ class Page(Handler):
             name,
             sealed,
             path="/",
-            max_age=int(LOGIN_LIFE.total_seconds()),
+            max_age=int(LOGIN_TIMEOUT.total_seconds()),
             httponly=True,
             samesite="Lax",
             secure=self.config.origin.startswith("https:"),
@@ -123,7 +124,9 @@ class Page(Handler):
         except (SealError, msgspec.MsgspecError):
             return None
         return (
-            content if timedelta(0) <= self.keeper.clock.now() - content.at < LOGIN_LIFE else None
+            content
+            if timedelta(0) <= self.keeper.clock.now() - content.at < LOGIN_TIMEOUT
+            else None
         )
 
 
@@ -240,7 +243,7 @@ class HomeHandler(Page):
             client_secret=client.client_secret,
             tenant_id=client.tenant_id,
             scopes=SCOPE_SETS[asked] if asked else self.config.scopes,
-            scopes_set=self.config.scopes if asked else (),
+            scopes_configured=self.config.scopes if asked else (),
             redirect_uri=self.config.redirect_uri,
             at=self.keeper.clock.now(),
         )
@@ -248,7 +251,7 @@ class HomeHandler(Page):
         for name in under_way[: max(0, len(under_way) - MOST_LOGINS + 1)]:
             self.clear_cookie(name)
         self.keep_cookie(LOGIN_COOKIE + login.state[:16], login)
-        self.keeper.login_began()
+        self.keeper.login_started()
         self.redirect(
             authorize_url(
                 self.config.authorize_url,
@@ -280,7 +283,7 @@ class HomeHandler(Page):
             SCOPE_SETS["granular"],
             set(SCOPE_SETS["classic"]) - set(SCOPE_SETS["granular"]),
         )
-        tried = [account.scopes_asked, *(login.scopes for login in pending)]
+        tried = [account.scopes_requested, *(login.scopes for login in pending)]
         return bool(pending or broad & set(self.config.scopes)) and granular not in tried
 
     async def _connections(self) -> tuple[list[Connection], str | None]:
@@ -311,7 +314,7 @@ class CodeHandler(Page):
                 f"{self.config.origin}/home and finish in the same browser"
             )
         self.clear_cookie(name)
-        self.keeper.login_came_back()
+        self.keeper.login_returned()
         if issuer := self._single("iss"):
             self._check_issuer(issuer)
         if error := self._single("error"):
@@ -330,7 +333,7 @@ class CodeHandler(Page):
                 verifier=Secret(login.verifier) if login.verifier else None,
                 redirect_uri=login.redirect_uri,
                 scopes=login.scopes,
-                scopes_set=login.scopes_set,
+                scopes_configured=login.scopes_configured,
                 tenant_id=login.tenant_id,
             )
         )

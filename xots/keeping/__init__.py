@@ -1,0 +1,14 @@
+"""One account, kept alive: the only code that takes a lease, calls Xero and writes the record.
+
+=============  ===================================================================================
+``replica``    the record in memory, and its agreement with the store
+``reporting``  the events that follow from an operation, and why there is no token (pure)
+``context``    the parts of the keeper that every operation shares
+``refreshing`` a refresh, step by step
+``login``      a login, step by step
+``ending``     a login's end, step by step
+``tenants``    the organisations of a login
+``following``  other processes' writes, the store's health, differences of clocks
+``keeper``     ``TokenKeeper``: the operations of one account, for its callers
+=============  ===================================================================================
+"""

@@ -1,0 +1,129 @@
+"""``Context``: the parts of one account's keeper, which every operation on the account shares."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+from ..backends.base import Lease, TokenStore
+from ..clock import Clock
+from ..events import Event
+from ..lifecycle.account import Account, RefreshToken
+from ..lifecycle.outcomes import ClientRefused
+from ..lifecycle.outlook import Outlook, outlook
+from ..lifecycle.schedule import Policy, State, Step, next_step, state_of
+from ..secret import Secret
+from ..xero import Credentials, XeroClient
+from .replica import Replica
+from .reporting import Situation
+
+__all__ = ["Context"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """The account's name and policy, its replica, and the outside that an operation talks to."""
+
+    name: str
+    policy: Policy
+    replica: Replica
+    store: TokenStore
+    xero: XeroClient
+    configured: Credentials | None
+    """The client's credentials in the settings, if they are there."""
+    clock: Clock
+    rng: random.Random
+    """The source of jitter."""
+    process: str
+    """Host name and process id, for the record's ``by`` fields."""
+    emit: Callable[[Event], None]
+
+    @property
+    def account(self) -> Account:
+        """The record, dated as this host's clock shows now."""
+        return self.replica.dated()
+
+    @property
+    def state(self) -> State:
+        """The state of the record."""
+        return state_of(self.account, self.clock.now(), self.policy)
+
+    @property
+    def is_foreign(self) -> bool:
+        """True if another identity server issued the record's tokens. They are never sent to
+        ours."""
+        return self.account.token_url not in (None, self.xero.endpoints.token_url)
+
+    @property
+    def credentials(self) -> list[Credentials]:
+        """The credentials to authenticate with, the likeliest first; empty if there are none.
+
+        If the settings hold another secret than the record, both are tried: neither a new secret
+        nor a mistyped one costs the login. The credentials of another client are for the next
+        login, once nothing is kept of this one.
+        """
+        account, configured = self.account, self.configured
+        if account.client_id is None:
+            return [configured] if configured else []
+        kept = Credentials(client_id=account.client_id, client_secret=account.client_secret)
+        if configured is None or configured == kept:
+            return [kept]
+        if configured.client_id == kept.client_id:
+            return [configured, kept]
+        return [kept] if account.consent_id or account.revocation else [configured]
+
+    @property
+    def outlook(self) -> Outlook:
+        """What is retried and when, and when a user must log in if nothing improves."""
+        result_is_unsaved = self.replica.unsaved and not self.replica.rolled_back
+        found = outlook(self.account, self.clock.now(), self.policy, unsaved=result_is_unsaved)
+        if self.is_foreign:  # tokens of another identity server are left alone
+            return dataclasses.replace(found, retrying=None, next_attempt_at=None)
+        return found
+
+    def situation(self) -> Situation:
+        """Return the account as it stands."""
+        return Situation(
+            name=self.name,
+            at=self.clock.now(),
+            account=self.account,
+            policy=self.policy,
+            state=self.state,
+            outlook=self.outlook,
+            unsaved=self.replica.unsaved,
+            store_problem=self.replica.problem,
+        )
+
+    def next_step(
+        self, *, min_life: timedelta | None = None, expected_current: str | None = None
+    ) -> Step:
+        """Return what to do about the tokens now: see ``schedule.next_step``."""
+        return next_step(
+            self.account,
+            self.clock.now(),
+            self.policy,
+            min_life=min_life,
+            expected_current=expected_current,
+        )
+
+    async def authenticated(
+        self,
+        request: Callable[[Credentials, Secret], Awaitable[T]],
+        token: RefreshToken,
+        lease: Lease,
+    ) -> tuple[Credentials, T]:
+        """Send ``request`` with the likeliest credentials. Send it with the others only if Xero
+        refuses those, and if the lease has not run out meanwhile."""
+        *others, last = self.credentials
+        for credentials in others:
+            outcome = await request(credentials, token.value)
+            refused = isinstance(outcome, ClientRefused) and outcome.code == "invalid_client"
+            if lease.lost or not refused:
+                return credentials, outcome
+        return last, await request(last, token.value)

@@ -1,0 +1,104 @@
+"""A login's end: nothing is served from it, and Xero revokes its tokens."""
+
+from __future__ import annotations
+
+from ..backends.base import Lease
+from ..errors import SealError, StaleWrite, StoreUnavailable
+from ..events import LoginEnded, RevocationFailed, Revoked
+from ..lifecycle.schedule import candidates, revocation_due
+from ..lifecycle.transitions import (
+    after_end,
+    after_revocation_failed,
+    after_revoked,
+    tokens_to_revoke,
+)
+from .context import Context
+from .refreshing import spend
+
+__all__ = ["end_login", "is_revocation_due", "resume_revocation"]
+
+
+async def end_login(context: Context, *, forget: bool) -> bool:
+    """End the login and revoke its tokens; ``forget`` its credentials too.
+
+    Returns:
+        True once Xero has revoked the tokens; False if that is still to be done.
+
+    Raises:
+        StoreUnavailable, SealError: the store cannot be read; nothing was changed.
+    """
+    replica = context.replica
+    async with replica.locked() as lease:
+        # 1. Conclude an open refresh: its successor is to be revoked too.
+        await _conclude_open_refresh(context, lease)
+        found = context.account
+        if found.consent_id is None and found.revocation is None and not forget:
+            return True
+        # 2. Write the end. From now on no late response can revive the login.
+        found, now = replica.account, context.clock.now()
+        await replica.commit(after_end(found, forget=forget, now=now), after=found)
+        context.emit(LoginEnded(account=context.name, at=now, forgotten=forget))
+        if replica.unsaved:
+            # A process that died now would leave a login in the store that Xero has ended.
+            return False
+        # 3. Tell Xero.
+        return replica.account.revocation is None or await _revoke(context, lease)
+
+
+def is_revocation_due(context: Context) -> bool:
+    """Tell if an earlier end is to be told to Xero now."""
+    return revocation_due(context.account, context.clock.now(), context.policy)
+
+
+async def resume_revocation(context: Context) -> None:
+    """Tell Xero of an earlier end, if that is still due under the lease. It never raises for a
+    failed store or request."""
+    try:
+        async with context.replica.locked() as lease:
+            if is_revocation_due(context):
+                await _revoke(context, lease)
+    except (StoreUnavailable, SealError) as error:
+        context.replica.failed(error)
+
+
+async def _conclude_open_refresh(context: Context, lease: Lease) -> None:
+    account = context.account
+    tokens = candidates(account, context.clock.now(), context.policy)
+    if account.intent is None or context.is_foreign or not tokens:
+        return
+    try:
+        await spend(context, tokens[0], lease)
+    except StaleWrite:
+        await context.replica.read()
+
+
+async def _revoke(context: Context, lease: Lease) -> bool:
+    """Tell Xero to revoke the tokens. Return True once it has.
+
+    A holder whose lease has run out may find a new login; this request would end that one too.
+    """
+    replica = context.replica
+    known = replica.account
+    tokens = tokens_to_revoke(known) if context.xero.endpoints.revoke_url else ()
+    for token in tokens:
+        if lease.lost or context.is_foreign:
+            return False
+        _, failure = await context.authenticated(context.xero.revoke, token, lease)
+        if failure is not None:
+            now, jitter = context.clock.now(), context.rng.random()
+            failed = after_revocation_failed(
+                known, failure, now=now, policy=context.policy, jitter=jitter
+            )
+            await replica.commit(failed, after=known)
+            context.emit(
+                RevocationFailed(
+                    account=context.name,
+                    at=now,
+                    detail=failure.detail,
+                    retry_not_before=replica.account.retry_not_before,
+                )
+            )
+            return False
+    await replica.commit(after_revoked(known), after=known)
+    context.emit(Revoked(account=context.name, at=context.clock.now()))
+    return True

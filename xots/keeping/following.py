@@ -1,0 +1,121 @@
+"""The keeper follows its store: other processes' writes, failures and recoveries, and clocks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from datetime import timedelta
+
+from ..errors import SealError, StoreUnavailable
+from ..events import ClockSkewed
+from ..tasks import Tasks, cancel_until_done
+from .context import Context
+from .reporting import clock_skew, followed_event
+
+__all__ = ["RETRY_INTERVAL_SECONDS", "Following"]
+
+logger = logging.getLogger("xots.keeper")
+
+RETRY_INTERVAL_SECONDS = 1.0
+"""Interval between attempts to use a store that failed."""
+
+CLOCK_CHECK_INTERVAL_SECONDS = 300.0
+"""Interval between comparisons of this host's clock with the store's."""
+
+
+class Following:
+    """Keeps the replica of one account up to date, and reports clocks that differ.
+
+    Args:
+        context: the parts of the account's keeper.
+        tasks: the keeper's tasks, which its operations on the store belong to.
+    """
+
+    def __init__(self, context: Context, tasks: Tasks) -> None:
+        self._context = context
+        self._tasks = tasks
+        self._watch: asyncio.Task[None] | None = None
+        self._ask_store_at = float("-inf")
+        self._skew_of_store: tuple[str, timedelta] | None = None
+        self.skew: ClockSkewed | None = None
+        """The last difference of clocks that was found; None while the clocks agree."""
+
+    async def start(self) -> None:
+        """Read the record, compare the clocks, and watch a store that other processes write to.
+
+        Raises:
+            StoreUnavailable: the store cannot be read.
+            SealError: the record cannot be opened. It stays as it is.
+        """
+        await self._context.replica.read()
+        await self.check_clocks()
+        if self._context.store.shared:
+            self._watch = asyncio.create_task(self._watch_changes())
+
+    async def stop(self) -> None:
+        """Watch no more."""
+        if self._watch is not None:
+            await cancel_until_done(self._watch)
+
+    @property
+    def watch(self) -> asyncio.Task[None] | None:
+        """The task that watches the store, if there is one."""
+        return self._watch
+
+    async def look(self) -> None:
+        """Follow the store if another process wrote.
+
+        Raises:
+            StoreUnavailable: the store cannot be read.
+            SealError: the record cannot be opened. It stays as it is.
+        """
+        replica = self._context.replica
+        known = replica.account.write_id
+        if await replica.peek():
+            await self._tasks.run(self.settle())
+        if replica.account.write_id != known:
+            self._context.emit(followed_event(self._context.situation()))
+
+    async def settle(self) -> None:
+        """Check if the store works again, and write the change that it could not take. It never
+        raises for a failed store."""
+        replica = self._context.replica
+        try:
+            async with replica.locked():
+                await self._context.store.check()
+                replica.works()
+        except (StoreUnavailable, SealError) as error:
+            replica.failed(error)
+
+    async def check_clocks(self) -> None:
+        """Compare this host's clock with the record's dates and, from time to time, with the
+        store's clock. Report a difference once, and again after the clocks have agreed."""
+        context, before = self._context, self.skew
+        elapsed = context.clock.elapsed()
+        if elapsed >= self._ask_store_at:
+            self._ask_store_at = elapsed + CLOCK_CHECK_INTERVAL_SECONDS
+            with suppress(StoreUnavailable):  # other operations report the failure
+                self._skew_of_store = await context.store.clock_skew(context.name)
+        now = context.clock.now()
+        self.skew = clock_skew(context.name, context.replica.account, now, self._skew_of_store)
+        known_host = before.host if before else None
+        if self.skew is not None and self.skew.host != known_host:
+            context.emit(self.skew)
+
+    async def _watch_changes(self) -> None:
+        """Follow other processes' writes: a login, a refresh or an end is seen here soon."""
+        replica = self._context.replica
+        while True:
+            try:
+                if replica.needs_settling:
+                    await self._tasks.run(self.settle())
+                if replica.problem is None:
+                    await self.look()
+                    async for _ in self._context.store.changes(self._context.name):
+                        await self.look()
+            except (StoreUnavailable, SealError) as error:
+                replica.failed(error)
+            except Exception:  # the watch goes on, whatever a store raises
+                logger.exception("following the store failed")
+            await asyncio.sleep(RETRY_INTERVAL_SECONDS)

@@ -1,0 +1,396 @@
+"""``TokenKeeper``: keeps the tokens of one account alive, and serves them."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import random
+import socket
+import time
+from collections.abc import Coroutine, Iterable
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from ..backends.base import TokenStore
+from ..clock import Clock, SystemClock
+from ..errors import StoreUnavailable, TokenUnavailable, XotsError
+from ..events import ClockSkewed, Event, Observer, TokenRead
+from ..lifecycle.account import AccessToken, Account
+from ..lifecycle.outlook import Outlook
+from ..lifecycle.schedule import (
+    Policy,
+    Spend,
+    State,
+    can_serve,
+    effective_min_ttl,
+    good_for,
+    min_servable,
+)
+from ..sealing import Sealer
+from ..tasks import Closed, Tasks
+from ..xero import Answer, Connection, Credentials, XeroClient, read_connections
+from . import tenants
+from .context import Context
+from .ending import end_login, is_revocation_due, resume_revocation
+from .following import RETRY_INTERVAL_SECONDS, Following
+from .login import LOGIN_TIMEOUT, LoginAttempt, log_in
+from .refreshing import Refreshing
+from .replica import Replica, StoreChange
+from .reporting import loss_at_close, no_token, store_event
+
+__all__ = ["TokenKeeper"]
+
+CLOSE_TIMEOUT_SECONDS = 20.0
+"""Time in which a closing keeper tries to write a change: well within systemd's 90 seconds."""
+
+T = TypeVar("T")
+
+
+class TokenKeeper:
+    """Keeps one account's tokens alive.
+
+    Access tokens are served from memory, without a request to the store or to Xero. The keeper
+    closes neither ``store`` nor ``xero``: the code that opened them does.
+
+    Args:
+        store: keeps the record.
+        xero: the client for the identity server.
+        sealer: seals the record.
+        policy: the durations that decide when a refresh is due.
+        name: the account's name in the store.
+        configured: the client's credentials in the settings, if they are there.
+        observers: receive every event.
+        clock: this host's clock.
+        rng: the source of jitter.
+    """
+
+    def __init__(
+        self,
+        store: TokenStore,
+        xero: XeroClient,
+        sealer: Sealer,
+        *,
+        policy: Policy | None = None,
+        name: str = "default",
+        configured: Credentials | None = None,
+        observers: Iterable[Observer] = (),
+        clock: Clock = SystemClock(),
+        rng: random.Random | None = None,
+    ) -> None:
+        self._observers = list(observers)
+        self._replica = Replica(store, sealer, name, clock=clock, report=self._store_changed)
+        self._context = Context(
+            name=name,
+            policy=policy or Policy(),
+            replica=self._replica,
+            store=store,
+            xero=xero,
+            configured=configured,
+            clock=clock,
+            rng=rng or random.SystemRandom(),
+            process=f"{socket.gethostname()}:{os.getpid()}",
+            emit=self._emit,
+        )
+        self._tasks = Tasks()
+        self._refreshing = Refreshing(self._context, self._tasks)
+        self._following = Following(self._context, self._tasks)
+        self._login_until: datetime | None = None
+        """Until when a started login may return from Xero."""
+        self._ends_running = 0
+
+    # ---------- the account as it stands
+
+    @property
+    def name(self) -> str:
+        """The account's name in the store."""
+        return self._context.name
+
+    @property
+    def policy(self) -> Policy:
+        """The durations that decide when a refresh is due."""
+        return self._context.policy
+
+    @property
+    def clock(self) -> Clock:
+        """This host's clock."""
+        return self._context.clock
+
+    @property
+    def account(self) -> Account:
+        """The record. Its access token and its wait are dated as this host's clock shows now."""
+        return self._context.account
+
+    @property
+    def credentials(self) -> Credentials | None:
+        """The client's credentials, those of the settings first if they belong to the record's
+        client; None if there are none."""
+        return next(iter(self._context.credentials), None)
+
+    @property
+    def state(self) -> State:
+        """The state of the login, including one that a user has started here."""
+        state = self._context.state
+        if state not in (State.NO_CREDENTIALS, State.NOT_LOGGED_IN, State.REVOKED):
+            return state
+        if self._login_until is not None and self.clock.now() < self._login_until:
+            return State.WAITING
+        if state is State.NO_CREDENTIALS and self._context.configured:
+            return State.NOT_LOGGED_IN
+        return state
+
+    @property
+    def can_serve(self) -> bool:
+        """True if an access token may be served now."""
+        servable = can_serve(self.account, self.clock.now(), self.policy)
+        return servable and not self._ends_running
+
+    @property
+    def outlook(self) -> Outlook:
+        """The next attempts, and the time when a user must log in if nothing improves."""
+        return self._context.outlook
+
+    @property
+    def store_problem(self) -> str | None:
+        """Why the store cannot be used now; None if it can."""
+        return self._replica.problem
+
+    @property
+    def unsaved(self) -> bool:
+        """True while memory holds a change that the store could not take. It is lost if the process
+        ends before that is written."""
+        return self._replica.unsaved
+
+    @property
+    def rolled_back(self) -> bool:
+        """True if that is so because the store lost writes and holds an older record."""
+        return self._replica.rolled_back
+
+    @property
+    def clock_skew(self) -> ClockSkewed | None:
+        """The difference of clocks that was found last; None while they agree."""
+        return self._following.skew
+
+    def observe(self, observer: Observer) -> None:
+        """Send every event from now on to ``observer`` too."""
+        self._observers.append(observer)
+
+    # ---------- lifetime
+
+    async def start(self) -> None:
+        """Read the record and begin to follow the store. Call it once, before anything else.
+
+        Raises:
+            StoreUnavailable: the store cannot be read.
+            SealError: the record cannot be opened. It stays as it is.
+        """
+        await self._following.start()
+
+    async def close(self) -> None:
+        """Start nothing new, and wait until every operation is concluded and written.
+
+        Raises:
+            StoreUnavailable: the store did not take an unsaved change in time.
+        """
+        await self._following.stop()
+        await self._tasks.drain()
+        if self._replica.unsaved:
+            await self._write_unsaved()
+
+    async def _write_unsaved(self) -> None:
+        give_up_at = time.monotonic() + CLOSE_TIMEOUT_SECONDS
+        await self._following.settle()
+        while self._replica.unsaved:
+            if time.monotonic() > give_up_at:
+                message = loss_at_close(self.name, self.store_problem, rolled_back=self.rolled_back)
+                raise StoreUnavailable(message)
+            await asyncio.sleep(RETRY_INTERVAL_SECONDS)
+            await self._following.settle()
+
+    async def maintain(self) -> None:
+        """Do what is due: write an unsaved change, refresh, revoke. The tick calls this."""
+        if self._tasks.closed:
+            return
+        await self._following.check_clocks()
+        if self._replica.needs_settling:
+            await self._run(self._following.settle())
+        if isinstance(self._context.next_step(), Spend):
+            await self._refreshing.join()
+        if is_revocation_due(self._context):
+            await self._run(resume_revocation(self._context))
+
+    async def follow(self) -> None:
+        """Follow the store now, if another process wrote.
+
+        Raises:
+            StoreUnavailable, SealError: as ``start``.
+        """
+        await self._following.look()
+
+    async def check_store(self) -> str | None:
+        """Return why the store cannot be read and written now; None if it can."""
+        if self._replica.problem is None:
+            try:
+                await self._context.store.check()
+            except StoreUnavailable as error:
+                return str(error)
+        return self._replica.problem
+
+    # ---------- tokens
+
+    async def token(self, min_ttl: timedelta | None = None) -> AccessToken:
+        """Return an access token that lives at least ``min_ttl`` (None: as the policy promises).
+
+        If the token in memory lives shorter, it is refreshed first. If that fails or takes long, a
+        caller without a ``min_ttl`` receives the old token. A token that was issued for this call
+        is returned to its caller, however long the response took.
+
+        Raises:
+            NoCredentials, NotLoggedIn, ConsentLost: a user has to act.
+            TokenUnavailable: there is none now, but soon.
+        """
+        started, requested_at = False, self.clock.now()
+        access = self._servable(self._min_life(min_ttl))
+        while access is None and not started and self._refresh_could_help(min_ttl):
+            # A refresh of another caller may be content with a shorter lifetime: then one follows.
+            started = await self._refreshing.join(
+                min_life=self._min_life(min_ttl),
+                stale_ok=lambda: min_ttl is None and self.can_serve,
+            )
+            access = self._servable(self._min_life(min_ttl))
+        issued_for_caller = started and self._issued_since(requested_at)
+        if access is None and (min_ttl is None or issued_for_caller):
+            access = self._servable(min_servable(self.account, self.policy))
+        if access is None:
+            raise self._no_token()
+        at, token = self.clock.now(), access.value.fingerprint
+        self._emit(TokenRead(account=self.name, at=at, token=token))
+        return access
+
+    async def refresh(self) -> None:
+        """Refresh now, due or not.
+
+        Raises:
+            NoCredentials, NotLoggedIn, ConsentLost: there is nothing to refresh.
+            TokenUnavailable: it did not succeed; nothing is lost.
+        """
+        before = self._replica.account
+        if before.current is not None:
+            expected = before.current.fingerprint
+            while not await self._refreshing.join(expected_current=expected):
+                # The refresh that was joined may have been over but for its lease.
+                if not isinstance(self._context.next_step(expected_current=expected), Spend):
+                    break
+        if self.account.consent_id is None or self._replica.account.access == before.access:
+            raise self._no_token()
+
+    def _min_life(self, min_ttl: timedelta | None) -> timedelta:
+        return effective_min_ttl(self.account, self.policy, min_ttl)
+
+    def _servable(self, min_life: timedelta) -> AccessToken | None:
+        account = self.account
+        left = good_for(account, self.clock.now())
+        if self._ends_running or left <= timedelta(0) or left < min_life:
+            return None
+        return account.access
+
+    def _refresh_could_help(self, min_ttl: timedelta | None) -> bool:
+        """Tell if a caller should wait for a refresh, rather than for a lease in vain."""
+        if self._ends_running:
+            return False
+        step = self._context.next_step(min_life=self._min_life(min_ttl))
+        return self._refreshing.in_progress or isinstance(step, Spend)
+
+    def _issued_since(self, requested_at: datetime) -> bool:
+        access = self.account.access
+        return access is not None and access.issued_at >= requested_at
+
+    def _no_token(self) -> XotsError:
+        return no_token(
+            dataclasses.replace(self._context.situation(), state=self.state),
+            ending=bool(self._ends_running),
+            in_progress=self._refreshing.in_progress,
+            foreign=self._context.is_foreign,
+        )
+
+    # ---------- login and end
+
+    def login_started(self) -> None:
+        """Note that a user was sent to Xero. The state tells so until the user returns, or the time
+        for the login is over."""
+        self._login_until = self.clock.now() + LOGIN_TIMEOUT
+
+    def login_returned(self) -> None:
+        """Note that the user returned from Xero, with or without a code."""
+        self._login_until = None
+
+    async def login(self, attempt: LoginAttempt) -> None:
+        """Exchange the code that the browser brought, and keep the tokens that Xero issues for it.
+
+        Raises:
+            LoginFailed: it did not succeed; a login that was live before still is.
+            StoreUnavailable, SealError: the store cannot be used, so the code was not spent.
+        """
+        await self._run(log_in(self._context, attempt))
+
+    async def end(self, *, forget: bool) -> bool:
+        """End the login: serve nothing more from it and revoke its tokens; ``forget`` the
+        credentials too. An account without a login stays as it is, apart from its credentials.
+
+        Returns:
+            True once Xero has revoked the tokens; False if that is still to be done.
+
+        Raises:
+            StoreUnavailable, SealError: the store cannot be read; nothing was changed.
+        """
+        self.login_returned()
+        return await self._run(self._end(forget))
+
+    async def _end(self, forget: bool) -> bool:
+        self._ends_running += 1  # serving stops at once, whatever has to be waited for
+        try:
+            return await end_login(self._context, forget=forget)
+        finally:
+            self._ends_running -= 1
+
+    async def connections(self) -> list[Connection]:
+        """Return the organisations that the login is connected to.
+
+        Raises:
+            NoCredentials, NotLoggedIn, ConsentLost, TokenUnavailable: as ``token``.
+            UpstreamFailed: Xero returned no list.
+        """
+        return read_connections(await self.connections_response())
+
+    async def connections_response(self) -> Answer:
+        """Return the response of Xero's connections endpoint; raises as ``connections``."""
+        tenants.check_listed(self._context)
+        return await tenants.request_list(self._context, await self.token())
+
+    async def choose_tenant(self, tenant_id: str) -> None:
+        """Use this organisation from now on.
+
+        Raises:
+            UnknownTenant: it is not among the connected ones.
+            And the errors of ``connections``.
+        """
+        tenant_id = tenants.matching_tenant(tenant_id, await self.connections())
+        await self._run(tenants.write_tenant(self._context, tenant_id))
+
+    # ---------- inside
+
+    async def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run ``work`` to its end even if its caller is cancelled; ``close`` waits for it."""
+        try:
+            return await self._tasks.run(work)
+        except Closed:
+            raise TokenUnavailable(
+                "the server is stopping; retry once it is back", RETRY_INTERVAL_SECONDS
+            ) from None
+
+    def _store_changed(self, change: StoreChange) -> None:
+        self._emit(store_event(self._context.situation(), change))
+
+    def _emit(self, event: Event) -> None:
+        for observer in self._observers:
+            observer(event)

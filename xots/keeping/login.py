@@ -1,0 +1,152 @@
+"""A login: the exchange of the code that the browser brought back from Xero."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+
+from ..errors import LoginFailed, SealError, StoreUnavailable
+from ..events import LoggedIn, LoginRefused
+from ..lifecycle.outcomes import ClientRefused, Failure, Issued, Refused
+from ..lifecycle.transitions import after_login
+from ..secret import Secret
+from ..xero import Credentials
+from .context import Context
+from .tenants import tenant_of_login
+
+__all__ = ["LOGIN_TIMEOUT", "LoginAttempt", "log_in"]
+
+LOGIN_TIMEOUT = timedelta(minutes=10)
+"""Time a started login may take. Xero's code itself lives for 5 minutes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoginAttempt:
+    """The code that the browser brought back from Xero, and the request that led there."""
+
+    credentials: Credentials
+    code: Secret
+    verifier: Secret | None
+    """The PKCE code verifier (RFC 7636); None without PKCE."""
+    redirect_uri: str
+    scopes: tuple[str, ...]
+    """The scopes that were requested."""
+    scopes_configured: tuple[str, ...] = ()
+    """The scopes in the settings, if the user chose another set."""
+    tenant_id: str | None = None
+    """The organisation that the user or the settings name."""
+
+
+async def log_in(context: Context, attempt: LoginAttempt) -> None:
+    """Exchange the code and keep the tokens that Xero issues for it.
+
+    The exchange does not hold the lease: an invented code must not delay a refresh. The exception
+    is an earlier login whose revocation Xero has not confirmed. That one needs no refresh, and its
+    revocation would end the new login too, so the revocation has to wait.
+
+    Raises:
+        LoginFailed: the login did not succeed; a login that was live before still is.
+        StoreUnavailable, SealError: the store cannot be used, so the code was not spent.
+    """
+    try:
+        await _exchange_and_record(context, attempt)
+    except LoginFailed as error:
+        at = context.clock.now()
+        context.emit(LoginRefused(account=context.name, at=at, reason=str(error)))
+        raise
+
+
+async def _exchange_and_record(context: Context, attempt: LoginAttempt) -> None:
+    replica, clock = context.replica, context.clock
+    async with AsyncExitStack() as lease:
+        # 1. Read the record and check the store: no code is spent for a login that cannot be kept.
+        await lease.enter_async_context(replica.locked())
+        await context.store.check()
+        known, began_at = replica.account, clock.now()
+        if known.revocation is None:
+            await lease.aclose()
+
+        # 2. Exchange the code, and list the organisations of the login.
+        issued, token = await _exchange(context, attempt)
+        credentials = attempt.credentials
+        tenant_id = await tenant_of_login(
+            context, credentials.client_id, attempt.tenant_id, issued.access_token
+        )
+
+        # 3. Record the login under the lease. If the store has failed meanwhile, memory holds it.
+        if known.revocation is None:
+            with suppress(StoreUnavailable, SealError):
+                await lease.enter_async_context(replica.locked())
+        # Xero ends this login too if it was told of an end meanwhile. Then the login counts from
+        # before that end: the end wins the merge, and the tokens of the login are revoked with it.
+        ended_meanwhile = replica.account.ended_at != known.ended_at
+        before = known if ended_meanwhile else replica.account
+        login = after_login(
+            before,
+            issued,
+            consent_id=secrets.token_hex(16),
+            client_id=credentials.client_id,
+            client_secret=credentials.client_secret,
+            token_url=context.xero.endpoints.token_url,
+            tenant_id=tenant_id,
+            scopes_requested=attempt.scopes,
+            scopes_configured=attempt.scopes_configured,
+            began_at=began_at,
+            now=known.epoch if ended_meanwhile else clock.now(),
+        )
+        await replica.commit(login, after=before)
+
+    if ended_meanwhile:
+        raise LoginFailed(
+            "the login before it was ended at the same time, which ends this one at Xero too; log "
+            "in again"
+        )
+    context.emit(
+        LoggedIn(
+            account=context.name,
+            at=clock.now(),
+            client_id=credentials.client_id,
+            scopes=login.scopes_granted,
+            token=token.fingerprint,
+        )
+    )
+
+
+async def _exchange(context: Context, attempt: LoginAttempt) -> tuple[Issued, Secret]:
+    """Return the tokens for the code, and the refresh token among them.
+
+    Raises:
+        LoginFailed: Xero issued none, no refresh token, or fewer scopes than requested.
+    """
+    outcome = await context.xero.exchange(
+        attempt.credentials,
+        code=attempt.code,
+        redirect_uri=attempt.redirect_uri,
+        verifier=attempt.verifier,
+    )
+    if not isinstance(outcome, Issued):
+        raise LoginFailed(_exchange_error(outcome))
+    if outcome.refresh_token is None:
+        raise LoginFailed("Xero issued no refresh token: the scopes must include offline_access")
+    granted = attempt.scopes if outcome.scopes is None else outcome.scopes
+    if missing := [scope for scope in attempt.scopes if scope not in granted]:
+        raise LoginFailed(f"Xero granted fewer scopes than requested; missing: {' '.join(missing)}")
+    return outcome, outcome.refresh_token
+
+
+def _exchange_error(failure: Failure) -> str:
+    if isinstance(failure, Refused):
+        return (
+            "Xero refused the code (invalid_grant): it was used before, or is older than 5 "
+            "minutes; log in again"
+        )
+    if not isinstance(failure, ClientRefused):
+        return f"{failure.detail}; log in again"
+    if failure.code == "invalid_client":
+        return (
+            "Xero does not accept the client id and secret (invalid_client): check both and log in "
+            "again"
+        )
+    return f"Xero refused the exchange of the code: {failure.detail}"

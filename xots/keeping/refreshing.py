@@ -1,0 +1,188 @@
+"""A refresh: the only order of steps that loses no refresh token."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+
+from msgspec.structs import replace
+
+from ..backends.base import Lease
+from ..errors import SealError, StaleWrite, StoreUnavailable
+from ..lifecycle.account import RefreshToken
+from ..lifecycle.outcomes import Issued, Outcome, Refused
+from ..lifecycle.schedule import Spend
+from ..lifecycle.transitions import after, begin_refresh
+from ..tasks import Closed, SharedTask, Tasks
+from .context import Context
+from .reporting import refresh_events, resumed_event
+
+__all__ = ["Refreshing", "refresh", "spend"]
+
+SERVABLE_TIMEOUT_SECONDS = 5.0
+"""Time a caller waits for a refresh if the old access token can be returned instead."""
+
+ADDITIONAL_TIMEOUT_SECONDS = 60.0
+"""Additional timeout when no valid token can be returned instead: longer than the lease, the
+deadline for Xero and a working store take."""
+
+
+class Refreshing:
+    """The refresh of one account, which all callers in the process share.
+
+    Args:
+        context: the parts of the account's keeper.
+        tasks: the keeper's tasks, which the refresh belongs to.
+    """
+
+    def __init__(self, context: Context, tasks: Tasks) -> None:
+        self._context = context
+        self._shared = SharedTask(tasks)
+
+    @property
+    def in_progress(self) -> bool:
+        """True while a refresh runs that callers can join."""
+        return self._shared.running is not None
+
+    async def join(
+        self,
+        *,
+        min_life: timedelta | None = None,
+        expected_current: str | None = None,
+        stale_ok: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Join the refresh in progress, or start one. Return when it is over, whatever its outcome,
+        or when it takes longer than a caller waits.
+
+        Args:
+            min_life: as in ``schedule.next_step``; for a refresh that is started here.
+            expected_current: likewise.
+            stale_ok: tells if the caller can use the old access token meanwhile.
+
+        Returns:
+            False if the refresh of another caller was joined and is over, so that one of the
+            caller's own may be started now.
+        """
+        try:
+            task, started = self._shared.join(
+                lambda: refresh(self._context, min_life, expected_current)
+            )
+        except Closed:
+            return True
+        # The task goes on, whatever becomes of its callers.
+        done, _ = await asyncio.wait([task], timeout=SERVABLE_TIMEOUT_SECONDS)
+        if not done and not stale_ok():
+            done, _ = await asyncio.wait([task], timeout=ADDITIONAL_TIMEOUT_SECONDS)
+        for ended in done:
+            ended.result()
+        return started or not done
+
+
+async def refresh(
+    context: Context, min_life: timedelta | None = None, expected_current: str | None = None
+) -> None:
+    """Refresh the account if that is still due under the lease.
+
+    It never raises for a failed store or request: the record and the events hold the outcome.
+    """
+    replica, issued = context.replica, False
+    try:
+        # 1. Take the lease and read the record again: another process may have refreshed it.
+        async with replica.locked() as lease:
+            while not (lease.lost or context.is_foreign):
+                step = context.next_step(min_life=min_life, expected_current=expected_current)
+                if not isinstance(step, Spend):
+                    return
+                try:
+                    outcome = await spend(context, step.token, lease)
+                except StaleWrite:
+                    # A process whose lease has run out wrote under ours: decide by its record.
+                    await replica.read()
+                    continue
+                # 7. After a refusal the next candidate is due. After a retry the access token may
+                # have expired already, since the response may be a replay: then one more is due.
+                match outcome:
+                    case Refused():
+                        continue
+                    case Issued() if not issued:
+                        issued, min_life, expected_current = True, None, None
+                    case _:
+                        return
+    except (StoreUnavailable, SealError) as error:
+        replica.failed(error)
+
+
+async def spend(context: Context, token: RefreshToken, lease: Lease) -> Outcome | None:
+    """Spend ``token`` once, from its intent to the next record. None if the lease ran out before.
+
+    A lease can run out while its holder is suspended. This is why each write is a compare-and-set,
+    and why a late response joins the record instead of replacing it::
+
+        second  process A                   process B                   record
+        ------  --------------------------  --------------------------  ---------------------
+           0.0  takes the lease                                         r0
+           0.1  writes its intent                                       r0 spent, intent of A
+           0.2  sends r0; Xero issues r1
+           0.3  is suspended, r1 unread
+          12.2  (its lease runs out)        takes the lease
+          12.3                              writes its intent           r0 spent, intent of B
+          12.4                              sends r0; Xero issues r2
+          12.5                              commits                     r2, r0 spent
+          60.0  wakes up, reads r1
+          60.1  commits: a stale write,                                 r2, r1, r0 spent
+                so r1 joins as a fallback
+         360.0                              spends r2, which proves     r3, r2 spent, r0 spent
+                                            it and drops r1
+
+    Had A been suspended before 0.2, it would find its lease lost and send nothing.
+
+    Raises:
+        StaleWrite: another process has written the record since it was read; nothing was spent.
+        StoreUnavailable, SealError: the intent could not be written; nothing was spent.
+    """
+    replica, clock = context.replica, context.clock
+
+    # 2. Write the intent, as a compare-and-set on the stored record. If that fails, the token is
+    # not spent. A later process that finds the intent knows that the token may be spent.
+    found, began_at = replica.account, clock.now()
+    begun = await replica.compare_and_set(
+        begin_refresh(found, token, by=context.process, now=began_at)
+    )
+    if resumed := resumed_event(context.name, found, token, began_at):
+        context.emit(resumed)
+
+    # 3. Check that the lease still holds: this process may have been suspended during the write.
+    if lease.lost:
+        return None
+
+    # 4. Send the request once. It has a deadline, and no library retries it.
+    is_retry = begun.intent is not None and not begun.intent.set_first_spent
+    replica.expiry = replica.expiry.sending(
+        token.fingerprint, retry=is_retry, elapsed=clock.elapsed()
+    )
+    credentials, outcome = await context.authenticated(context.xero.refresh, token, lease)
+
+    # 5. Make the next record of the outcome.
+    now = clock.now()
+    jitter = context.rng.random()
+    concluded = after(begun, outcome, now=now, policy=context.policy, jitter=jitter)
+    if isinstance(outcome, Issued):
+        concluded = replica.expiry.issued(concluded, now, clock.elapsed())
+        concluded = replace(concluded, client_secret=credentials.client_secret)
+
+    # 6. Commit it before any caller is served from it. A record that another process wrote
+    # meanwhile is merged with it. If the store fails, memory holds it until the store works again.
+    await replica.commit(concluded, after=begun)
+
+    events = refresh_events(
+        context.situation(),
+        begun=begun,
+        spent=token,
+        outcome=outcome,
+        concluded=concluded,
+        seconds=(now - began_at).total_seconds(),
+    )
+    for event in events:
+        context.emit(event)
+    return outcome

@@ -1,0 +1,341 @@
+"""``Replica``: one account's record in memory, kept in agreement with the store.
+
+Callers are served from memory. Memory follows the store, with two exceptions, in which memory knows
+more: a response from Xero that the store could not take yet is held until it is written, and a
+store that has lost writes (restored from an old dump, failed over to a replica that lagged) is
+written again. A value that must not be lost is never only a local variable during an ``await``.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from msgspec.structs import replace
+
+from ..backends.base import Lease, Stored, TokenStore
+from ..clock import Clock
+from ..errors import SealError, StaleWrite, StoreUnavailable
+from ..lifecycle.account import Account, UnknownFormat, decode, encode
+from ..lifecycle.expiry import Expiry
+from ..lifecycle.merging import diverged, merged
+from ..sealing import Sealer
+
+__all__ = ["LEASE_SECONDS", "Replica", "StoreChange", "open_record", "reseal_all"]
+
+PURPOSE = "account"
+
+LEASE_SECONDS = 12.0
+"""Lifetime of a lease after its holder vanished, where a store cannot tell: longer than a pause of
+a busy machine, and short enough for a caller to wait for."""
+
+
+class StoreChange(Enum):
+    """The changes of the store's health that the replica reports."""
+
+    FAILED = auto()
+    """The store cannot be used, or memory holds a change that it could not take."""
+    RECOVERED = auto()
+    LOST_WRITES = auto()
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The record that the store was last seen to hold, and its version there."""
+
+    account: Account
+    version: str | None
+
+
+class Replica:
+    """One account's record.
+
+    Args:
+        store: keeps the record. The replica does not close it.
+        sealer: seals the record.
+        name: the account's name in the store.
+        clock: this host's clock.
+        report: receives the changes of the store's health, at once. It must not raise.
+    """
+
+    def __init__(
+        self,
+        store: TokenStore,
+        sealer: Sealer,
+        name: str,
+        *,
+        clock: Clock,
+        report: Callable[[StoreChange], None],
+    ) -> None:
+        self.account = Account()
+        """The record, as it is or will be written. It is replaced whole at each change."""
+        self.expiry = Expiry()
+        """The ends of its access token and wait by the clock that cannot be set."""
+        self.unsaved = False
+        """True while memory holds a change that the store has not acknowledged."""
+        self.rolled_back = False
+        """True if that is so because the store lost writes that it had acknowledged."""
+        self.problem: str | None = None
+        """Why the store cannot be used now; None if it can."""
+        self._store = store
+        self._sealer = sealer
+        self._name = name
+        self._clock = clock
+        self._report = report
+        self._seen = _Seen(self.account, None)
+        self._holders = 0
+        """Operations of this process that hold the lease, or believe so."""
+
+    @property
+    def needs_settling(self) -> bool:
+        """True while the store has failed, or memory holds a change."""
+        return self.unsaved or self.problem is not None
+
+    @property
+    def _is_busy(self) -> bool:
+        """True while an operation of this process is under way, or its change is not written."""
+        return self.unsaved or self._holders > 0
+
+    def dated(self) -> Account:
+        """Return the record with its access token and wait dated as this host's clock shows now."""
+        return self.expiry.dated(self.account, self._clock.now(), self._clock.elapsed())
+
+    # ---------- under the lease
+
+    @asynccontextmanager
+    async def locked(self) -> AsyncIterator[Lease]:
+        """Take the lease and read the record again: the one way to act on the account.
+
+        Raises:
+            StoreUnavailable, SealError: as ``read``, and if the lease cannot be taken.
+        """
+        async with self._store.lease(self._name, LEASE_SECONDS) as lease:
+            self._holders += 1
+            try:
+                await self.read()
+                yield lease
+            finally:
+                self._holders -= 1
+
+    async def read(self) -> None:
+        """Bring memory and store together: write the change in memory, or follow the store.
+
+        Raises:
+            StoreUnavailable: the store cannot be read, or not be written where it must. Memory
+            stays. SealError: the stored record cannot be opened. It stays as it is, and so does
+            memory.
+        """
+        while not self.unsaved:
+            seen, stored = self._seen, await self._store.read(self._name)
+            theirs = self._opened(stored)
+            if self.unsaved or self._seen is not seen:
+                continue  # another operation has held or written a change meanwhile
+            if not self._has_lost_writes(theirs):
+                self._follow(stored, theirs)
+                return
+            self._join(stored, theirs)
+        await self._write_held()
+
+    async def compare_and_set(self, account: Account) -> Account:
+        """Write ``account`` in place of the record that memory follows; return it as it was
+        written.
+
+        Raises:
+            StaleWrite: another record is there. Memory stays.
+            StoreUnavailable, SealError: it was not written, or this is not known. Memory stays.
+        """
+        before, account = self.account, self._stamped(account, above=self.account)
+        try:
+            version = await self._swap(account)
+        except StoreUnavailable as error:
+            self.failed(error)
+            raise
+        if (
+            self.account is before
+        ):  # otherwise another operation has held a change, which joins this
+            self._adopt(account, unsaved=False)
+            self.rolled_back = False
+            self._seen = _Seen(account, version)
+        return account
+
+    async def commit(self, account: Account, *, after: Account) -> None:
+        """Write ``account``, which was made from ``after`` and must not be lost. It counts at once.
+
+        If memory follows another record by now, or the store holds another one, both are merged. If
+        the store fails, memory holds the change, and a later ``read`` writes it.
+        """
+        if self.account.write_id != after.write_id:
+            # The lease was lost during an await, and another operation of this process went on.
+            account = merged(self.account, account)
+        self._hold(account, above=self.account)
+        try:
+            await self._write_held()
+        except (StoreUnavailable, SealError) as error:
+            self.problem = None  # an unsaved change is reported even if the store failed before
+            self.failed(error)
+
+    async def update(self, change: Callable[[Account], Account]) -> None:
+        """Write ``change(record)`` for the record that is there, whichever process wrote that.
+
+        Raises:
+            StoreUnavailable, SealError: as ``read``.
+        """
+        while True:
+            try:
+                await self.compare_and_set(change(self.account))
+            except StaleWrite:
+                await self.read()
+            else:
+                return
+
+    # ---------- without the lease
+
+    async def peek(self) -> bool:
+        """Follow the store if another process wrote, unless an operation of this one is under way.
+
+        Returns:
+            True if the store has lost writes, which is to be settled under the lease.
+
+        Raises:
+            StoreUnavailable, SealError: as ``read``.
+        """
+        seen = self._seen
+        if self._is_busy:
+            return False
+        stored = await self._store.read(self._name)
+        if self._is_busy or self._seen is not seen or _version(stored) == seen.version:
+            return False
+        theirs = self._opened(stored)
+        if self._has_lost_writes(theirs):
+            return True
+        self._follow(stored, theirs)
+        return False
+
+    def failed(self, error: Exception) -> None:
+        """Note that the store failed. Callers are served from memory meanwhile."""
+        began, self.problem = self.problem is None, f"{error}"
+        if began:
+            self._report(StoreChange.FAILED)
+
+    def works(self) -> None:
+        """Note that the store works."""
+        if self.problem is not None:
+            self.problem = None
+            self._report(StoreChange.RECOVERED)
+
+    # ---------- inside
+
+    async def _write_held(self) -> None:
+        while self.unsaved:
+            account = self.account
+            try:
+                version = await self._swap(account)
+            except StaleWrite:
+                stored = await self._store.read(self._name)
+                self._join(stored, self._opened(stored))
+            else:
+                self._seen = _Seen(account, version)
+                self.unsaved = self.account is not account  # another operation may have held more
+                self.rolled_back = False
+
+    async def _swap(self, account: Account) -> str:
+        """Compare and set. After a lost response, the write id in the store tells if it went
+        through. It is never written again blindly."""
+        sealed = self._sealer.seal(encode(account), PURPOSE, {"name": self._name})
+        try:
+            version = await self._store.swap(self._name, sealed, expected=self._seen.version)
+        except (StaleWrite, StoreUnavailable):
+            stored = await self._store.read(self._name)
+            if stored is None or self._opened(stored).write_id != account.write_id:
+                raise
+            version = stored.version
+        self.works()
+        return version
+
+    def _has_lost_writes(self, theirs: Account) -> bool:
+        """Tell if the store holds less than it was seen to hold.
+
+        The generation tells. After a fail-over another process may have written past ours: then the
+        consent and the tokens tell.
+        """
+        seen = self._seen.account
+        if theirs.generation == seen.generation:
+            return theirs.write_id != seen.write_id
+        is_older = theirs.generation < seen.generation or theirs.epoch < seen.epoch
+        return is_older or diverged(theirs, seen)
+
+    def _join(self, stored: Stored | None, theirs: Account) -> None:
+        """Hold the union of memory and store. Ours joins theirs, unless the store has lost writes,
+        or holds the record that ours descends from."""
+        has_lost = self._has_lost_writes(theirs)
+        ours_first = has_lost or theirs.write_id == self._seen.account.write_id
+        pair = (self.account, theirs) if ours_first else (theirs, self.account)
+        self._hold(merged(*pair), above=theirs)
+        self._note(stored, theirs)
+        if has_lost:
+            self.rolled_back = True
+            self._report(StoreChange.LOST_WRITES)
+
+    def _hold(self, account: Account, *, above: Account) -> None:
+        self._adopt(self._stamped(account, above=above), unsaved=True)
+
+    def _stamped(self, account: Account, *, above: Account) -> Account:
+        generation = max(self.account.generation, above.generation) + 1
+        return replace(account, generation=generation, write_id=secrets.token_hex(8))
+
+    def _follow(self, stored: Stored | None, theirs: Account) -> None:
+        self._adopt(theirs, unsaved=False)
+        self._note(stored, theirs)
+
+    def _adopt(self, account: Account, *, unsaved: bool) -> None:
+        """Make ``account`` the record in memory: the one place that does."""
+        self.account, self.unsaved = account, unsaved
+        self.expiry = self.expiry.seen(account, self._clock.now(), self._clock.elapsed())
+
+    def _note(self, stored: Stored | None, theirs: Account) -> None:
+        self._seen = _Seen(theirs, _version(stored))
+
+    def _opened(self, stored: Stored | None) -> Account:
+        return Account() if stored is None else open_record(self._sealer, stored, self._name)
+
+
+def _version(stored: Stored | None) -> str | None:
+    return stored.version if stored else None
+
+
+def open_record(sealer: Sealer, stored: Stored, name: str) -> Account:
+    """Return the record that a store holds under ``name``.
+
+    Raises:
+        SealError: it cannot be opened, or a newer version of xots wrote it.
+    """
+    try:
+        return decode(sealer.open(stored.value, PURPOSE, {"name": name}))
+    except UnknownFormat as error:
+        raise SealError(f"the record of {name!r} cannot be read: {error}") from None
+
+
+async def reseal_all(store: TokenStore, sealer: Sealer) -> tuple[int, int]:
+    """Seal every record of a store with the first key. It may be run again.
+
+    Returns:
+        The number of records that were sealed anew, and the number of all records.
+
+    Raises:
+        StoreUnavailable: the store cannot be read or written; records sealed so far stay sealed.
+        SealError: a record cannot be opened; it stays as it is.
+    """
+    names, done = await store.names(), 0
+    for name in names:
+        async with store.lease(name, LEASE_SECONDS):
+            stored = await store.read(name)
+            if stored is None or sealer.sealed_by_first(stored.value):
+                continue
+            body = sealer.open(stored.value, PURPOSE, {"name": name})
+            sealed = sealer.seal(body, PURPOSE, {"name": name})
+            await store.swap(name, sealed, expected=stored.version)
+            done += 1
+    return done, len(names)

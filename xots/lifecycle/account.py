@@ -1,0 +1,295 @@
+"""``Account``: the one record of a login. Frozen, pure data; every change makes a new one.
+
+The record is written whole and read whole. ``transitions`` and ``merging`` say how it changes,
+``keeping`` writes it. All times are aware datetimes in UTC.
+
+Its JSON carries a format number. This version writes ``FORMAT`` and converts the older ones when it
+reads them. A newer format is refused, since writing it back would drop fields of the newer version.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+from msgspec.structs import replace
+
+from ..secret import Secret
+
+__all__ = [
+    "FORMAT",
+    "MAX_TOMBSTONES",
+    "AccessToken",
+    "Account",
+    "Intent",
+    "Problem",
+    "ProblemKind",
+    "RefreshToken",
+    "Revocation",
+    "UnknownFormat",
+    "decode",
+    "encode",
+]
+
+FORMAT: Final = 2
+"""The format that this version writes."""
+
+MAX_TOMBSTONES: Final = 100
+"""Upper bound on tombstones: about two days of Xero rotations."""
+
+BEFORE_ALL_LOGINS: Final = datetime.min.replace(tzinfo=UTC)
+
+
+class UnknownFormat(ValueError):
+    """The record is not one that this version reads. The message says why."""
+
+
+class _Record(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
+    """The base of the record's parts: named arguments only, defaults left out of the JSON."""
+
+
+class AccessToken(_Record, frozen=True, kw_only=True):
+    """The bearer token that callers receive."""
+
+    value: Secret
+    token_type: str = "Bearer"  # noqa: S105 - RFC 6750's name of the scheme
+    issued_at: datetime
+    """The latest possible start of its lifetime: when the request for it was first sent."""
+    expires_at: datetime
+
+    @property
+    def lifetime(self) -> timedelta:
+        """The time from its issue to its expiry."""
+        return self.expires_at - self.issued_at
+
+
+class RefreshToken(_Record, frozen=True, kw_only=True):
+    """One refresh token and the known events of its life."""
+
+    value: Secret
+    obtained_at: datetime
+    first_spent_at: datetime | None = None
+    """When a request that spends it may first have reached Xero. Never moved later: Xero's grace
+    period counts from it."""
+    refused_at: datetime | None = None
+    """When Xero responded ``invalid_grant`` to it. Only that condemns a token."""
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of its value."""
+        return self.value.fingerprint
+
+    @property
+    def is_unproved(self) -> bool:
+        """True if it was never spent and never refused."""
+        return self.first_spent_at is None and self.refused_at is None
+
+
+class Intent(_Record, frozen=True, kw_only=True):
+    """A refresh that was started and has no outcome yet."""
+
+    by: str
+    """The process that started it, for the operator: host name and process id."""
+    began_at: datetime
+    fingerprint: str
+    """The fingerprint of the refresh token being spent."""
+    set_first_spent: bool
+    """True if this intent set the token's ``first_spent_at``: an outcome that proves the token
+    unspent clears it again. False on a retry, since an earlier attempt may have spent the token."""
+    also_open: str | None = None
+    """The fingerprint of another token whose own refresh has no outcome yet. That refresh may have
+    invalidated the token being spent now."""
+
+
+class ProblemKind(StrEnum):
+    """The kinds of failure that the record remembers."""
+
+    UNKNOWN = "unknown"
+    """The request may have been carried out."""
+    NOT_SENT = "not-sent"
+    THROTTLED = "throttled"
+    CLIENT_REFUSED = "client-refused"
+    """Xero does not accept the client's credentials. Retries do not help."""
+    REFUSED = "refused"
+    """Xero refused one refresh token."""
+    REVOCATION = "revocation"
+    """Xero did not confirm a revocation."""
+
+
+class Problem(_Record, frozen=True, kw_only=True):
+    """The last failure, for the operator. It holds no secret."""
+
+    kind: ProblemKind
+    detail: str
+    at: datetime
+
+
+class Revocation(StrEnum):
+    """The rest of a login's end: Xero has not confirmed the revocation yet."""
+
+    KEEP_CREDENTIALS = "revoke"
+    FORGET_CREDENTIALS = "forget"
+    """The client's credentials are dropped once Xero has confirmed it."""
+
+
+class Account(_Record, frozen=True, kw_only=True, tag_field="format", tag=FORMAT):
+    """The record of one login."""
+
+    generation: int = 0
+    """Increases with every write. It never restarts, even for a forgotten account."""
+    write_id: str = ""
+    """Random, new with every write. After a lost response it identifies the process's own write."""
+
+    client_id: str | None = None
+    client_secret: Secret | None = None
+    """None for a PKCE app."""
+    token_url: str | None = None
+    """The token endpoint that issued these tokens."""
+    tenant_id: str | None = None
+
+    consent_id: str | None = None
+    """Random, new with every code exchange. None while no user is logged in."""
+    consented_at: datetime | None = None
+    ended_at: datetime | None = None
+    """When the last login was revoked or logged out, if it was."""
+    revocation: Revocation | None = None
+    """Set from a login's end until Xero has confirmed the revocation."""
+    scopes_requested: tuple[str, ...] = ()
+    scopes_granted: tuple[str, ...] = ()
+    scopes_configured: tuple[str, ...] = ()
+    """The scopes in the settings at the consent, if the user chose another set on the page."""
+
+    access: AccessToken | None = None
+    current: RefreshToken | None = None
+    """The refresh token to spend next."""
+    fallbacks: tuple[RefreshToken, ...] = ()
+    """Other refresh tokens of the same consent that Xero may still accept, the newest first."""
+    tombstones: tuple[str, ...] = ()
+    """Fingerprints of tokens that left this record, the latest first. They tell without a clock
+    whether another record of the same consent is older or newer than this one."""
+    tombstones_ever: int = 0
+    """Number of tombstones since the login. ``tombstones`` keeps the latest of them only."""
+
+    intent: Intent | None = None
+    retry_not_before: datetime | None = None
+    failed_attempts: int = 0
+    """Failed attempts since the last success."""
+    responses_without_token: int = 0
+    """Successive responses that held no refresh token."""
+    problem: Problem | None = None
+    refreshed_at: datetime | None = None
+    refreshed_by: str | None = None
+
+    @property
+    def epoch(self) -> datetime:
+        """When the record's login, or the end of it, was made. A newer epoch wins a merge."""
+        moments = filter(None, (self.consented_at, self.ended_at))
+        return max(moments, default=BEFORE_ALL_LOGINS)
+
+    @property
+    def tokens(self) -> tuple[RefreshToken, ...]:
+        """All refresh tokens of the record: the current one first, then the fallbacks."""
+        return (self.current, *self.fallbacks) if self.current else self.fallbacks
+
+    @property
+    def spending(self) -> RefreshToken | None:
+        """The refresh token of the open refresh, if there is one."""
+        return self.token(self.intent.fingerprint) if self.intent else None
+
+    def token(self, fingerprint: str | None) -> RefreshToken | None:
+        """Return the refresh token with this fingerprint, if the record holds it."""
+        return next((t for t in self.tokens if t.fingerprint == fingerprint), None)
+
+    def with_token(self, token: RefreshToken) -> Account:
+        """Return the account with ``token`` in place of the one of the same value."""
+        current, *fallbacks = [token if t.value == token.value else t for t in self.tokens]
+        if self.current is None:
+            return replace(self, fallbacks=(current, *fallbacks))
+        return replace(self, current=current, fallbacks=tuple(fallbacks))
+
+    def with_tombstones(self, fingerprints: Iterable[str]) -> Account:
+        """Return the account with tombstones for these fingerprints. Tokens it holds get none."""
+        held = {token.fingerprint for token in self.tokens}
+        known = held.union(self.tombstones)
+        new = [fingerprint for fingerprint in fingerprints if fingerprint not in known]
+        old = [fingerprint for fingerprint in self.tombstones if fingerprint not in held]
+        return replace(
+            self,
+            tombstones=tuple([*new, *old][:MAX_TOMBSTONES]),
+            tombstones_ever=self.tombstones_ever + len(new),
+        )
+
+
+class _Header(msgspec.Struct):
+    """The one field that every format has, except format 1, which had no number."""
+
+    format: int = 1
+
+
+def encode(account: Account) -> bytes:
+    """Return the record as JSON with its secrets in clear: for sealing, and for nothing else."""
+    return msgspec.json.encode(account, enc_hook=_reveal)
+
+
+def decode(data: bytes) -> Account:
+    """Return the record that ``encode`` wrote, in this format or an older one.
+
+    Raises:
+        UnknownFormat: a newer version wrote it, or it is no record. Unknown fields are refused
+            too: dropping them at the next write would lose them.
+    """
+    try:
+        found = msgspec.json.decode(data, type=_Header).format
+        if found > FORMAT:
+            raise UnknownFormat(
+                f"written by a newer version of xots (record format {found}, this process reads up "
+                f"to {FORMAT}): upgrade this process"
+            )
+        current = json.dumps(_from_format_1(json.loads(data))) if found == 1 else data
+        return msgspec.json.decode(current, type=Account, dec_hook=_conceal)
+    except (msgspec.MsgspecError, AttributeError) as error:
+        raise UnknownFormat(f"not a record that this version of xots reads: {error}") from None
+
+
+RENAMED_SINCE_1 = {
+    "rivals": "fallbacks",
+    "dropped": "tombstones",
+    "dropped_ever": "tombstones_ever",
+    "unrotated": "responses_without_token",
+    "tries": "failed_attempts",
+    "scopes_asked": "scopes_requested",
+    "scopes_set": "scopes_configured",
+    "stamped": "set_first_spent",
+    "doubted": "also_open",
+}
+"""Format 2 renamed these fields of the record and of its intent, and dropped ``notices_sent``."""
+
+
+def _from_format_1(record: dict[str, Any]) -> dict[str, Any]:
+    converted = _renamed(record) | {"format": FORMAT}
+    converted.pop("notices_sent", None)
+    if "intent" in converted:
+        converted["intent"] = _renamed(converted["intent"])
+    return converted
+
+
+def _renamed(fields: dict[str, Any]) -> dict[str, Any]:
+    return {RENAMED_SINCE_1.get(name, name): value for name, value in fields.items()}
+
+
+def _reveal(value: object) -> str:
+    if isinstance(value, Secret):
+        return value.reveal()
+    raise NotImplementedError(f"{type(value).__name__} does not belong in a record")
+
+
+def _conceal(kind: type, value: object) -> Secret:
+    if kind is Secret and isinstance(value, str):
+        return Secret(value)
+    raise NotImplementedError(f"{kind.__name__} does not belong in a record")

@@ -1,0 +1,122 @@
+"""The union of two versions of the record, for a process that finds another one than it follows.
+
+The record is a small replicated data type. Each part unites by a rule of its own:
+
+- **The consent** is a register: the last writer wins, by the time of the login or of its end.
+- **The refresh tokens** of one consent are a set. For each token the later of these states wins:
+  unknown, held unspent, tombstoned, held spent. A tombstone wins over an unspent copy, which an old
+  dump of the store brings back; a spent copy wins over a tombstone, since Xero may still accept it.
+- **The first use** of a token is the earlier of the two times. A refusal by either counts.
+- **The access token** is the one that expires later.
+- **An open intent** stays: its request may have invalidated the tokens of the other version.
+
+The set, its tombstones and the first uses do not depend on the order of the two versions. The order
+of the tokens does: the current token of the first version stays current, unless the second descends
+from it.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from msgspec.structs import replace
+
+from .account import Account, RefreshToken, Revocation
+from .transitions import after_end
+
+__all__ = ["diverged", "is_same_consent", "merged"]
+
+
+def merged(base: Account, other: Account) -> Account:
+    """Return the account that holds the knowledge of both versions.
+
+    If one version is the end of the other's login, the tokens of that login are revoked with it.
+    Generation and write id are those of one of the two; the caller sets new ones.
+    """
+    if is_same_consent(base, other):
+        return _united(base, other)
+    winner, loser = (other, base) if other.epoch > base.epoch else (base, other)
+    ended_at = _end_of(loser, winner)
+    if ended_at is None:
+        return winner
+    forget = winner.client_id is None or winner.revocation is Revocation.FORGET_CREDENTIALS
+    return _united(after_end(loser, forget=forget, now=ended_at), winner)
+
+
+def is_same_consent(account: Account, other: Account) -> bool:
+    """Tell if both versions belong to the same live consent."""
+    return account.consent_id is not None and account.consent_id == other.consent_id
+
+
+def diverged(theirs: Account, ours: Account) -> bool:
+    """Tell if ``theirs`` descends from another version than ``ours``, such as one of an old dump.
+
+    It has never held one of our tokens that may be live. Tombstones tell that without a clock, as
+    far back as they reach.
+    """
+    tombstones_since = theirs.tombstones_ever - ours.tombstones_ever
+    if not is_same_consent(theirs, ours) or tombstones_since > len(theirs.tombstones):
+        return False
+    known = {token.fingerprint for token in theirs.tokens}.union(theirs.tombstones)
+    return not known.issuperset(t.fingerprint for t in ours.tokens if not t.refused_at)
+
+
+def _end_of(login: Account, end: Account) -> datetime | None:
+    """Return when the login was ended, if ``end`` is its end."""
+    is_end = end.consent_id is None and login.consent_id is not None
+    return end.ended_at if is_end else None
+
+
+def _united(base: Account, other: Account) -> Account:
+    """Return ``base`` with the tokens of both versions."""
+    first, second = (other, base) if _descends_from(other, base) else (base, other)
+    access_tokens = [account.access for account in (base, other) if account.access is not None]
+    united = replace(
+        base,
+        access=max(access_tokens, key=lambda access: access.expires_at, default=None),
+        current=first.current and _known_to_both(first.current, second),
+        fallbacks=_fallbacks_of_both(first, second),
+        intent=base.intent or other.intent,
+    )
+    united = united.with_tombstones(other.tombstones)
+    return replace(united, tombstones_ever=max(united.tombstones_ever, other.tombstones_ever))
+
+
+def _fallbacks_of_both(first: Account, second: Account) -> tuple[RefreshToken, ...]:
+    """Return the fallbacks in the order of their chances: tokens that ``first`` has never known,
+    its own, and those it holds a tombstone for although they are known to be spent."""
+    own = [_known_to_both(t, second) for t in first.fallbacks if not _was_tombstoned(t, second)]
+    joining = [t for t in second.tokens if first.token(t.fingerprint) is None]
+    joining = [t for t in joining if not _was_tombstoned(t, first)]
+    revived = [t for t in joining if t.fingerprint in first.tombstones]
+    new = [t for t in joining if t not in revived]
+    return (*new, *own, *revived)
+
+
+def _was_tombstoned(token: RefreshToken, by: Account) -> bool:
+    """Tell if the token looks unspent and ``by`` has a tombstone for it: it was spent long ago."""
+    return token.first_spent_at is None and token.fingerprint in by.tombstones
+
+
+def _known_to_both(token: RefreshToken, account: Account) -> RefreshToken:
+    """Return the token with the knowledge of ``account``: its earliest use, and any refusal."""
+    other = account.token(token.fingerprint)
+    if other is None:
+        return token
+    uses = filter(None, (token.first_spent_at, other.first_spent_at))
+    refused_at = token.refused_at or other.refused_at
+    return replace(token, first_spent_at=min(uses, default=None), refused_at=refused_at)
+
+
+def _descends_from(account: Account, base: Account) -> bool:
+    """Tell if a refresh of ``base``'s current token led to that of ``account``."""
+    if base.current is None:
+        return True
+    if account.current is None:
+        return False
+    new, old = account.current.fingerprint, base.current.fingerprint
+    if new in base.tombstones:
+        return False
+    if old in account.tombstones:
+        return True
+    return base.token(new) is None and account.token(old) is not None

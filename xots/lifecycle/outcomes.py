@@ -1,0 +1,77 @@
+"""The outcomes of one request to the token endpoint, each a type of its own.
+
+They differ in one question: did Xero spend the token? Errors of the OAuth protocol are those of
+RFC 6749 section 5.2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from ..secret import Secret
+
+__all__ = [
+    "ClientRefused",
+    "Failure",
+    "Issued",
+    "NotSent",
+    "Outcome",
+    "Refused",
+    "Throttled",
+    "Unknown",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Issued:
+    """Xero issued an access token and, as a rule, a new refresh token."""
+
+    access_token: Secret
+    token_type: str = "Bearer"  # noqa: S105 - RFC 6750's name of the scheme
+    lifetime: timedelta | None = None
+    """None when the response held no usable ``expires_in``."""
+    refresh_token: Secret | None = None
+    scopes: tuple[str, ...] | None = None
+    """None when the response named none: RFC 6749 section 5.1 then means the requested scopes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """An outcome without tokens."""
+
+    detail: str
+    """The failure in words, for the operator. It holds no secret."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotSent(Failure):
+    """The request never left (DNS, connection refused, TLS): the token is not spent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unknown(Failure):
+    """The request may have been carried out: no response, part of one, or an unclear one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Throttled(Failure):
+    """Status 429: the request was not carried out."""
+
+    retry_after: timedelta | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientRefused(Failure):
+    """Xero refused the client or the request (``invalid_client``, …): the token is not spent."""
+
+    code: str
+    """The OAuth error code (RFC 6749 section 5.2)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused(Failure):
+    """``invalid_grant``: Xero will never issue from this token, or code, again."""
+
+
+Outcome = Issued | NotSent | Unknown | Throttled | ClientRefused | Refused

@@ -1,0 +1,178 @@
+"""The outlook of a login, for its operator: its next attempts, and when a user must log in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from .account import Account, Intent, RefreshToken
+from .schedule import (
+    XERO_REFRESH_LIFETIME,
+    Policy,
+    Spend,
+    Wait,
+    candidates,
+    client_refused,
+    next_step,
+    refresh_due,
+    revocation_due,
+)
+
+__all__ = ["Need", "Outlook", "Retrying", "outlook", "unresolved_intent", "why_lost"]
+
+
+class Retrying(StrEnum):
+    """An operation that has started and is not done yet."""
+
+    UNDER_WAY = "under-way"
+    """A refresh has no outcome yet: it is in progress, or its process was cut off."""
+    LOST_ANSWER = "lost-answer"
+    """A refresh may have reached Xero, and its response never arrived."""
+    MISSING_TOKEN = "missing-refresh-token"  # noqa: S105
+    """Xero's response held no refresh token."""
+    REFRESH = "refresh"
+    """A refresh failed without spending the token."""
+    PROOF = "proof"
+    """Several refresh tokens may be live. A refresh will show which one is."""
+    REVOCATION = "revocation"
+    """The login was ended here, and Xero has not confirmed it yet."""
+
+
+class Need(StrEnum):
+    """The reason why a user or an operator will be needed."""
+
+    NO_LOGIN = "not-logged-in"
+    CONSENT_LOST = "consent-lost"
+    CLIENT_REFUSED = "client-refused"
+    """Xero does not accept the client's credentials. Retries do not help."""
+    GRACE_ENDS = "grace-ends"
+    """Only spent tokens are left, which Xero accepts again within the grace period only."""
+    TOKEN_DIES = "refresh-token-unused"  # noqa: S105
+    """An unspent refresh token is left. It dies if it lies unused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """The next attempts, and the time when a user must log in if nothing improves."""
+
+    retrying: Retrying | None
+    next_attempt_at: datetime | None
+    """The earliest time of the next attempt or refresh; None if none will be made."""
+    grace_ends_at: datetime | None
+    """Until when Xero surely accepts a spent token again, while its successor is not known here or
+    not stored."""
+    login_needed_at: datetime
+    """When a user must log in if no attempt succeeds; never before now."""
+    attention_for: Need
+
+
+def outlook(account: Account, now: datetime, policy: Policy, *, unsaved: bool = False) -> Outlook:
+    """Return the outlook of a record. ``unsaved``: the store does not hold it yet.
+
+    The refresh token with the longest life counts. That a token was spent does not prove that Xero
+    received it: Xero may still accept it after the grace period, but that is not certain.
+    """
+    logged_in = account.consent_id is not None
+    live = candidates(account, now, policy)
+    need, needed_at = _need(account, live, now, policy)
+    return Outlook(
+        retrying=_retrying(account, live),
+        next_attempt_at=_next_attempt_at(account, now, policy),
+        grace_ends_at=_grace_ends_at(account, now, policy, unsaved) if logged_in else None,
+        login_needed_at=max(needed_at, now),
+        attention_for=need,
+    )
+
+
+def _need(
+    account: Account, live: tuple[RefreshToken, ...], now: datetime, policy: Policy
+) -> tuple[Need, datetime]:
+    if account.consent_id is None:
+        return Need.NO_LOGIN, now
+    if not live:
+        return Need.CONSENT_LOST, now
+    if client_refused(account):
+        return Need.CLIENT_REFUSED, now
+    best = max(live, key=lambda token: _dies_at(token, now, policy))
+    need = Need.GRACE_ENDS if best.first_spent_at else Need.TOKEN_DIES
+    return need, _dies_at(best, now, policy)
+
+
+def _dies_at(token: RefreshToken, now: datetime, policy: Policy) -> datetime:
+    """Return until when Xero surely accepts the token. A time in the future comes from a clock that
+    was set back; it counts as now."""
+    dies_at = min(token.obtained_at, now) + XERO_REFRESH_LIFETIME
+    if token.first_spent_at is None:
+        return dies_at
+    return min(dies_at, min(token.first_spent_at, now) + policy.grace)
+
+
+def _grace_ends_at(
+    account: Account, now: datetime, policy: Policy, unsaved: bool
+) -> datetime | None:
+    """Return when the grace period of the refresh ends that would be retried: the one of the open
+    intent, or the last one if its result exists in this process only."""
+    result_is_unsaved = unsaved and not account.failed_attempts
+    retried = account.tokens if result_is_unsaved else (account.spending,)
+    live = [token for token in filter(None, retried) if not token.refused_at]
+    spent = [min(at, now) for at in filter(None, (token.first_spent_at for token in live))]
+    return max(spent) + policy.grace if spent else None
+
+
+def _retrying(account: Account, live: tuple[RefreshToken, ...]) -> Retrying | None:
+    if account.consent_id is None:
+        return Retrying.REVOCATION if account.revocation else None
+    if not live:
+        return None
+    if account.intent is not None:
+        return _retrying_open(account, account.intent)
+    if account.failed_attempts:
+        return Retrying.REFRESH
+    unproved = [t for t in live if t is not account.current and t.first_spent_at is None]
+    return Retrying.PROOF if unproved else None
+
+
+def _retrying_open(account: Account, intent: Intent) -> Retrying:
+    if account.responses_without_token:
+        return Retrying.MISSING_TOKEN
+    in_first_attempt = intent.set_first_spent and unresolved_intent(account)
+    return Retrying.UNDER_WAY if in_first_attempt else Retrying.LOST_ANSWER
+
+
+def _next_attempt_at(account: Account, now: datetime, policy: Policy) -> datetime | None:
+    if account.revocation is not None:
+        return now if revocation_due(account, now, policy) else account.retry_not_before
+    due = refresh_due(account, now, policy)
+    at = max(due, now) if isinstance(due, datetime) else now
+    step = next_step(account, at, policy)
+    if isinstance(step, Wait):
+        return step.until
+    return at if isinstance(step, Spend) else None
+
+
+def unresolved_intent(account: Account) -> Intent | None:
+    """Return the intent of a refresh that is in progress or was cut off; None if the outcome of the
+    last attempt is known."""
+    intent, problem = account.intent, account.problem
+    if intent is None or account.responses_without_token:
+        return None
+    return None if problem is not None and problem.at >= intent.began_at else intent
+
+
+def why_lost(account: Account, policy: Policy) -> str:
+    """Return why Xero refused the refresh tokens, as far as the record of a lost consent shows."""
+    refused = [token for token in account.tokens if token.refused_at]
+    newest = max(refused, key=lambda token: token.obtained_at, default=None)
+    if newest is None or newest.refused_at is None:
+        return "the record holds no refresh token"
+    spent = newest.first_spent_at or newest.refused_at
+    if newest.refused_at - spent >= policy.grace:
+        minutes = f"{policy.grace.total_seconds() / 60:.0f} minutes"
+        return (
+            f"no response to the refresh started at {spent:%Y-%m-%d %H:%M:%S} UTC arrived within "
+            f"Xero's {minutes}"
+        )
+    if newest.refused_at - newest.obtained_at >= XERO_REFRESH_LIFETIME:
+        return f"the refresh token lay unused for {XERO_REFRESH_LIFETIME.days} days"
+    return "most likely the app was disconnected at Xero"

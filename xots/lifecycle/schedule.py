@@ -1,0 +1,391 @@
+"""The schedule of a login's refreshes: its state, what is due and when, and which token to spend.
+
+Every function is pure: ``now`` is an argument, aware UTC. Protocol facts come from RFC 6749 and
+Xero's page "Token types": a refresh token is used once, a lost response may be retried with the
+same token for 30 minutes, and a refresh token that lies unused dies after 60 days.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum, IntEnum, StrEnum
+
+from .account import AccessToken, Account, ProblemKind, RefreshToken
+
+__all__ = [
+    "MAX_CLOCK_SKEW",
+    "XERO_REFRESH_LIFETIME",
+    "Due",
+    "Policy",
+    "Rank",
+    "Spend",
+    "State",
+    "Step",
+    "Use",
+    "Wait",
+    "can_serve",
+    "candidates",
+    "client_refused",
+    "effective_min_ttl",
+    "good_for",
+    "longest_wait",
+    "min_servable",
+    "next_step",
+    "promised_ttl",
+    "refresh_due",
+    "revocation_due",
+    "scheduled_refresh_at",
+    "state_of",
+    "surely_within_grace",
+    "tick_seconds",
+    "within_grace",
+]
+
+XERO_ACCESS_LIFETIME = timedelta(minutes=30)
+"""Lifetime of Xero's access tokens. For shorter-lived tokens the promises shrink in proportion."""
+
+XERO_REFRESH_LIFETIME = timedelta(days=60)
+"""An unused refresh token dies after this time (Xero: "Token types"). xots rotates it earlier."""
+
+MIN_SERVABLE = timedelta(seconds=10)
+"""An access token with less time left is not served: it may expire on its way to Xero."""
+
+MAX_DEMANDED_PART = 0.9
+"""The largest part of a token's lifetime that a caller can demand. A demand for more would find
+every token too old soon after its issue."""
+
+MIN_TICK_SECONDS = 0.25
+"""Lower bound on the interval between checks, however short the tokens live."""
+
+MAX_CLOCK_SKEW = timedelta(seconds=10)
+"""Upper bound on the difference between the clocks of hosts that share an account. A moment further
+in the future shows that a clock was set back, or differs by more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """The durations that the decisions depend on."""
+
+    refresh_ahead: timedelta = timedelta(seconds=300)
+    """Refresh this long before the access token expires (at most half its lifetime before), so that
+    no caller waits."""
+    min_ttl: timedelta = timedelta(seconds=60)
+    """Callers are promised a token that lives at least this long."""
+    refresh_lifetime: timedelta = timedelta(minutes=72000)
+    """Rotate a refresh token before it reaches this age: 50 days, since Xero's die after 60."""
+    tick: timedelta = timedelta(seconds=15)
+    """Interval between checks for a due refresh."""
+    grace: timedelta = timedelta(minutes=30)
+    """Time in which Xero accepts a spent refresh token again (Xero: "Token types")."""
+    first_backoff: timedelta = timedelta(seconds=1)
+    """Upper bound of the first retry's wait. It doubles with each failed attempt."""
+    max_backoff: timedelta = timedelta(seconds=60)
+    """Upper bound of the back-off: some 30 attempts fit into the grace period, and the service
+    recovers within a minute of Xero's return."""
+    slow_wait: timedelta = timedelta(minutes=5)
+    """Wait after ``invalid_client``, which only an operator can resolve. Also the longest wait that
+    a 429 can demand during an open refresh: several attempts must fit into the grace period."""
+    max_wait: timedelta = timedelta(hours=1)
+    """The longest wait that a 429 can demand otherwise."""
+    proving_wait: timedelta = timedelta(minutes=5)
+    """A fallback that joined is proved or dropped by a refresh this soon, well within the grace."""
+
+
+# ---------- the access token
+
+
+def good_for(account: Account, now: datetime) -> timedelta:
+    """Return how long the access token may still be served.
+
+    Zero if there is none, it has expired, no user is logged in, or the clock was set back so far
+    that its expiry cannot be trusted.
+    """
+    access = account.access
+    if access is None or account.consent_id is None or _issued_in_future(access, now):
+        return timedelta(0)
+    return max(access.expires_at - max(now, access.issued_at), timedelta(0))
+
+
+def _issued_in_future(access: AccessToken, now: datetime) -> bool:
+    return access.issued_at - now > MAX_CLOCK_SKEW
+
+
+def promised_ttl(account: Account, policy: Policy) -> timedelta:
+    """Return the least lifetime that every caller is promised.
+
+    It is ``min_ttl``, but at most a quarter of a lifetime shorter than Xero's, and never more than
+    a token has that was just issued.
+    """
+    lifetime = _lifetime(account)
+    part = 1 / 4 if lifetime < XERO_ACCESS_LIFETIME else MAX_DEMANDED_PART
+    return min(policy.min_ttl, lifetime * part)
+
+
+def min_servable(account: Account, policy: Policy) -> timedelta:
+    """Return the time left below which an access token is never served, whatever else fails."""
+    return min(MIN_SERVABLE, promised_ttl(account, policy))
+
+
+def can_serve(account: Account, now: datetime, policy: Policy) -> bool:
+    """Tell if the access token may still be served now."""
+    left = good_for(account, now)
+    return left > timedelta(0) and left >= min_servable(account, policy)
+
+
+def effective_min_ttl(account: Account, policy: Policy, requested: timedelta | None) -> timedelta:
+    """Return the lifetime that one caller receives: the promise, or more if it requests more.
+
+    A request is capped, so that it never causes a refresh of a token that was just issued.
+    """
+    promised = promised_ttl(account, policy)
+    if requested is None:
+        return promised
+    return max(promised, min(requested, _lifetime(account) * MAX_DEMANDED_PART))
+
+
+def tick_seconds(account: Account, policy: Policy) -> float:
+    """Return the interval between checks in seconds: ``tick``, or an eighth of a short lifetime."""
+    tick, lifetime = policy.tick.total_seconds(), _lifetime(account)
+    if lifetime >= XERO_ACCESS_LIFETIME:
+        return tick
+    return max(min(tick, lifetime.total_seconds() / 8), MIN_TICK_SECONDS)
+
+
+def _lifetime(account: Account) -> timedelta:
+    """Return the lifetime of the access token; Xero's while there is none."""
+    return account.access.lifetime if account.access else XERO_ACCESS_LIFETIME
+
+
+# ---------- which token
+
+
+class Rank(IntEnum):
+    """The order in which refresh tokens are spent, the most promising first."""
+
+    CURRENT = 0
+    """The current token, unspent or spent within the grace period."""
+    UNSPENT = 1
+    """A fallback that was never spent."""
+    IN_GRACE = 2
+    """A fallback spent within the grace period, or a current token that came with a replay."""
+    LATE = 3
+    """A token spent longer ago, or at a future time. Its reuse may end the whole chain."""
+    OUTDATED = 4
+    """A fallback that looks unspent but is older than the current token by the grace period: it
+    comes from an old dump of the store and was spent long ago."""
+
+
+def candidates(account: Account, now: datetime, policy: Policy) -> tuple[RefreshToken, ...]:
+    """Return the refresh tokens worth spending, the most promising first.
+
+    Tokens of one rank stay in the record's order, the newest first: clocks may have been set. Xero
+    alone condemns a token, so neither the current token nor that of an open refresh is left out. A
+    fallback spent before the grace period is left out otherwise, since Xero may end the whole chain
+    on late reuse.
+    """
+    ranked = [(_rank(account, token, now, policy), token) for token in account.tokens]
+    kept = [(rank, token) for rank, token in ranked if rank is not None]
+    return tuple(token for _, token in sorted(kept, key=lambda pair: pair[0]))
+
+
+def _rank(account: Account, token: RefreshToken, now: datetime, policy: Policy) -> Rank | None:
+    """Return the token's rank; None if it is not worth spending."""
+    if token.refused_at:
+        return None
+    if token is account.current:
+        return _rank_of_current(account, token, now, policy)
+    if token.first_spent_at is None:
+        return Rank.OUTDATED if _is_outdated(account, token, policy) else Rank.UNSPENT
+    if surely_within_grace(token, now, policy):
+        return Rank.IN_GRACE
+    spent_in_future = within_grace(token, now, policy)
+    is_last_hope = token in (account.spending, _last_resort(account))
+    return Rank.LATE if spent_in_future or is_last_hope else None
+
+
+def _rank_of_current(account: Account, token: RefreshToken, now: datetime, policy: Policy) -> Rank:
+    if within_grace(token, now, policy):
+        return Rank.CURRENT
+    # Without an open refresh of it, a replay brought this spent token: spending a fallback again
+    # would bring the same one.
+    return Rank.IN_GRACE if account.intent is None else Rank.LATE
+
+
+def _is_outdated(account: Account, token: RefreshToken, policy: Policy) -> bool:
+    current = account.current
+    return current is not None and current.obtained_at - token.obtained_at >= policy.grace
+
+
+def _last_resort(account: Account) -> RefreshToken | None:
+    """Return the token that was spent last, if its successor was refused: a clock may have been set
+    since, and nothing else is left to lose."""
+    if account.current is None or account.current.refused_at is None:
+        return None
+    return next((token for token in account.fallbacks if token.first_spent_at), None)
+
+
+def within_grace(token: RefreshToken, now: datetime, policy: Policy) -> bool:
+    """Tell if the token is unspent or within its grace period, as far as the clock knows."""
+    return token.first_spent_at is None or now - token.first_spent_at < policy.grace
+
+
+def surely_within_grace(token: RefreshToken, now: datetime, policy: Policy) -> bool:
+    """Like ``within_grace``, but False for a token spent in the future: the clock was set back, so
+    its age is unknown."""
+    is_past = token.first_spent_at is None or token.first_spent_at - now <= MAX_CLOCK_SKEW
+    return is_past and within_grace(token, now, policy)
+
+
+# ---------- state
+
+
+class State(StrEnum):
+    """The state of a login."""
+
+    NO_CREDENTIALS = "no-credentials"
+    NOT_LOGGED_IN = "not-logged-in"
+    WAITING = "waiting"
+    """A login was started and its user has not returned from Xero. Only the process that started
+    it knows."""
+    CONNECTED = "connected"
+    REFRESH_FAILING = "refresh-failing"
+    CONSENT_LOST = "consent-lost"
+    REVOKED = "revoked"
+
+
+def state_of(account: Account, now: datetime, policy: Policy) -> State:
+    """Return the state that the record is in."""
+    if account.client_id is None:
+        return State.NO_CREDENTIALS
+    if account.consent_id is None:
+        return State.NOT_LOGGED_IN if account.ended_at is None else State.REVOKED
+    if not candidates(account, now, policy):
+        return State.CONSENT_LOST
+    return State.REFRESH_FAILING if account.failed_attempts else State.CONNECTED
+
+
+def client_refused(account: Account) -> bool:
+    """Tell if Xero refused the client's credentials at the last attempt."""
+    return account.problem is not None and account.problem.kind is ProblemKind.CLIENT_REFUSED
+
+
+# ---------- what is due
+
+
+class Due(Enum):
+    """The dates of a refresh that no calendar holds."""
+
+    NEVER = "never"
+    AT_ONCE = "at-once"
+
+
+def refresh_due(account: Account, now: datetime, policy: Policy) -> datetime | Due:
+    """Return when the next refresh is due, back-off aside.
+
+    ``NEVER`` without a login. ``AT_ONCE`` for an open refresh, a current token that was spent or
+    refused, and a missing access token or one whose expiry cannot be trusted. Otherwise the
+    scheduled time.
+    """
+    current, access = account.current, account.access
+    if account.consent_id is None or current is None:
+        return Due.NEVER
+    if account.intent is not None or not current.is_unproved:
+        return Due.AT_ONCE
+    if access is None or _issued_in_future(access, now):
+        return Due.AT_ONCE
+    return min(_scheduled(account, current, access, policy))
+
+
+def scheduled_refresh_at(account: Account, policy: Policy) -> datetime | None:
+    """Return the scheduled time of the refresh, apart from all that makes one due at once; None
+    without tokens."""
+    if account.current is None or account.access is None:
+        return None
+    return min(_scheduled(account, account.current, account.access, policy))
+
+
+def _scheduled(
+    account: Account, current: RefreshToken, access: AccessToken, policy: Policy
+) -> list[datetime]:
+    """The access token's expiry, the refresh token's age, the proof of a fallback never spent."""
+    ahead = min(policy.refresh_ahead, access.lifetime / 2)
+    expiry = access.expires_at - ahead
+    rotation = current.obtained_at + policy.refresh_lifetime
+    proofs = [t.obtained_at + policy.proving_wait for t in account.fallbacks if t.is_unproved]
+    return [expiry, rotation, *proofs]
+
+
+@dataclass(frozen=True)
+class Use:
+    """Nothing is due: use the tokens that the record holds."""
+
+
+@dataclass(frozen=True)
+class Wait:
+    """A refresh is due, but not before ``until``."""
+
+    until: datetime
+
+
+@dataclass(frozen=True)
+class Spend:
+    """Refresh with this token now."""
+
+    token: RefreshToken
+
+
+Step = Use | Wait | Spend
+
+
+def next_step(
+    account: Account,
+    now: datetime,
+    policy: Policy,
+    *,
+    min_life: timedelta | None = None,
+    expected_current: str | None = None,
+) -> Step:
+    """Return what to do about the tokens now.
+
+    Args:
+        account: the record.
+        now: the current time.
+        policy: the durations to decide by.
+        min_life: the time left that a caller needs. A token with less is refreshed early.
+        expected_current: the fingerprint of the refresh token that a caller wants spent, due or
+            not. If another token is current, it was refreshed meanwhile, and nothing is forced.
+    """
+    due, choices = refresh_due(account, now, policy), candidates(account, now, policy)
+    if due is Due.NEVER or not choices:
+        return Use()
+    is_due = due is Due.AT_ONCE or due <= now
+    too_short = min_life is not None and good_for(account, now) < min_life
+    forced = account.current is not None and account.current.fingerprint == expected_current
+    if not (is_due or too_short or forced):
+        return Use()
+    until = _wait_ends_at(account, now, policy)
+    if until is None:
+        return Spend(choices[0])
+    # A forced refresh tries credentials that an operator may have corrected.
+    return Spend(choices[0]) if forced and client_refused(account) else Wait(until)
+
+
+def revocation_due(account: Account, now: datetime, policy: Policy) -> bool:
+    """Tell if a revocation is to be requested at Xero now."""
+    return account.revocation is not None and _wait_ends_at(account, now, policy) is None
+
+
+def _wait_ends_at(account: Account, now: datetime, policy: Policy) -> datetime | None:
+    """Return the end of the wait before the next attempt; None if there is none. An end further off
+    than any wait lasts shows that the clock was set back: that wait counts as over."""
+    until = account.retry_not_before
+    if until is None or until <= now:
+        return None
+    return until if until - now <= longest_wait(account, policy) + policy.first_backoff else None
+
+
+def longest_wait(account: Account, policy: Policy) -> timedelta:
+    """Return the longest wait between attempts. Several attempts must fit into the grace period
+    while a refresh is open."""
+    return policy.slow_wait if account.intent else policy.max_wait

@@ -1,0 +1,417 @@
+"""The transitions of the record: its next version after each event of a login's life.
+
+Every function takes the record and returns a new one. ``now`` and ``jitter`` are arguments.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from msgspec.structs import replace
+
+from ..secret import Secret
+from .account import (
+    AccessToken,
+    Account,
+    Intent,
+    Problem,
+    ProblemKind,
+    RefreshToken,
+    Revocation,
+)
+from .outcomes import ClientRefused, Failure, Issued, NotSent, Outcome, Refused, Throttled, Unknown
+from .schedule import Policy, longest_wait, surely_within_grace, within_grace
+
+__all__ = [
+    "after",
+    "after_end",
+    "after_login",
+    "after_revocation_failed",
+    "after_revoked",
+    "begin_refresh",
+    "tokens_to_revoke",
+]
+
+MAX_LIFETIME = timedelta(days=1)
+"""Upper bound on an access token's lifetime. A longer ``expires_in`` is more likely a mistake."""
+
+ASSUMED_LIFETIME = timedelta(minutes=5)
+"""Lifetime of an access token without a usable ``expires_in``, which RFC 6749 only recommends."""
+
+MAX_DOUBLINGS = 20
+"""Upper bound on the doublings of a wait. It keeps the arithmetic in range; the caps are lower."""
+
+
+# ---------- a refresh begins
+
+
+def begin_refresh(account: Account, token: RefreshToken, *, by: str, now: datetime) -> Account:
+    """Return the account with the intent to spend ``token``. It is written before the request.
+
+    If the refresh of another token is open, the intent remembers that one too: it is open again if
+    this attempt spends nothing.
+    """
+    intent = Intent(
+        by=by,
+        began_at=now,
+        fingerprint=token.fingerprint,
+        set_first_spent=token.first_spent_at is None,
+        also_open=_also_open(account, token),
+    )
+    spent = replace(token, first_spent_at=token.first_spent_at or now)
+    return replace(account.with_token(spent), intent=intent)
+
+
+def _also_open(account: Account, token: RefreshToken) -> str | None:
+    """Return the fingerprint of the token, other than this one, whose refresh is open."""
+    intent = account.intent
+    if intent is None:
+        return None
+    return intent.also_open if intent.fingerprint == token.fingerprint else intent.fingerprint
+
+
+# ---------- its outcome
+
+
+def after(
+    account: Account, outcome: Outcome, *, now: datetime, policy: Policy, jitter: float
+) -> Account:
+    """Return the account after the refresh of its intent ended with ``outcome``.
+
+    Args:
+        account: the record with the intent.
+        outcome: the result of the request.
+        now: when the response arrived.
+        policy: the durations to decide by.
+        jitter: a random number in [0, 1), for the wait before the next attempt.
+    """
+    backoff = _backoff(account, policy, jitter)
+    match outcome:
+        case Issued():
+            return _after_issued(account, outcome, now=now, policy=policy)
+        case Refused():
+            return _after_refused(account, outcome, now=now)
+        case Unknown():
+            return _failed(account, outcome, ProblemKind.UNKNOWN, now, backoff)
+        case NotSent():
+            return _failed(_unspent(account), outcome, ProblemKind.NOT_SENT, now, backoff)
+        case Throttled():
+            account = _unspent(account)
+            wait = max(backoff, _demanded_wait(account, outcome, policy, jitter))
+            return _failed(account, outcome, ProblemKind.THROTTLED, now, wait)
+        case ClientRefused():
+            wait = _slow_wait(policy, jitter)
+            return _failed(_unspent(account), outcome, ProblemKind.CLIENT_REFUSED, now, wait)
+
+
+def _after_issued(account: Account, issued: Issued, *, now: datetime, policy: Policy) -> Account:
+    intent, spent = _open_refresh(account)
+    account = replace(
+        account,
+        access=_access_after(account, issued, now, policy),
+        scopes_granted=account.scopes_granted if issued.scopes is None else issued.scopes,
+        refreshed_at=now,
+        refreshed_by=intent.by,
+        failed_attempts=0,
+        problem=None,
+        retry_not_before=None,
+    )
+    if issued.refresh_token is None:
+        return _without_refresh_token(account, spent, now=now, policy=policy)
+    others = _others(account, spent)
+    successor = _successor(account, spent, issued.refresh_token, now)
+    kept = [t for t in others if t is not successor and _worth_keeping(t, spent, now, policy)]
+    if issued.refresh_token != spent.value:  # a server that returns the same token does not rotate
+        kept.insert(0, spent)
+    return _concluded(account, successor, tuple(kept), responses_without_token=0)
+
+
+def _successor(account: Account, spent: RefreshToken, value: Secret, now: datetime) -> RefreshToken:
+    """Return the refresh token that came in the response to a request with ``spent``.
+
+    A known one came with a replay of an earlier response: it is as old, and as spent, as before. A
+    tombstoned one was spent too, at an unknown time after the token that brings it.
+    """
+    known = next((t for t in _others(account, spent) if t.value == value), None)
+    tombstoned = value.fingerprint in account.tombstones
+    first_spent_at = spent.first_spent_at if tombstoned else None
+    return known or RefreshToken(value=value, obtained_at=now, first_spent_at=first_spent_at)
+
+
+def _access_after(account: Account, issued: Issued, now: datetime, policy: Policy) -> AccessToken:
+    """Return the new access token, dated by the earliest request that may have issued it.
+
+    The response to a retry may be a replay of the lost one, so its lifetime counts from the first
+    attempt. If that lies outside the grace period, a clock was set: the token's age is unknown, and
+    it counts as expired.
+    """
+    intent, spent = _open_refresh(account)
+    began = min(intent.began_at, now)
+    if not intent.set_first_spent:  # a retry
+        datable = surely_within_grace(spent, now, policy)
+        began = min(spent.first_spent_at or began, began) if datable else began - _lifetime(issued)
+    access = _access_token(issued, began)
+    if account.access is None or account.access.value != access.value:
+        return access
+    return min(account.access, access, key=lambda a: a.expires_at)  # a replay, as old as it was
+
+
+def _without_refresh_token(
+    account: Account, spent: RefreshToken, *, now: datetime, policy: Policy
+) -> Account:
+    """Return the account after a response without a refresh token.
+
+    Either the token was lost on the way, or the server does not rotate. At the first such response
+    the intent stays open, and a retry within the grace period requests the token again. After the
+    second in a row the token counts as fresh. A server that has rotated tokens of this login before
+    is asked until the grace period ends: if it still issues then, it no longer rotates.
+    """
+    others = _others(account, spent)
+    rotates = bool(others) and within_grace(spent, now, policy)
+    if account.responses_without_token == 0 or rotates:
+        return replace(
+            account,
+            responses_without_token=account.responses_without_token + 1,
+            retry_not_before=now + _doubled(policy, account.responses_without_token),
+        )
+    fresh = replace(spent, obtained_at=now, first_spent_at=None)
+    kept = tuple(t for t in others if _worth_keeping(t, spent, now, policy))
+    return _concluded(account, fresh, kept, responses_without_token=2)
+
+
+def _after_refused(account: Account, refused: Refused, *, now: datetime) -> Account:
+    """Return the account with the spent token condemned. The others stay."""
+    _, spent = _open_refresh(account)
+    account = account.with_token(replace(spent, refused_at=now))
+    return replace(
+        account,
+        intent=_other_open_refresh(account),
+        failed_attempts=account.failed_attempts + 1,
+        retry_not_before=None,
+        problem=Problem(kind=ProblemKind.REFUSED, detail=refused.detail, at=now),
+    )
+
+
+def _failed(
+    account: Account, failure: Failure, kind: ProblemKind, now: datetime, wait: timedelta
+) -> Account:
+    return replace(
+        account,
+        failed_attempts=account.failed_attempts + 1,
+        retry_not_before=now + wait,
+        problem=Problem(kind=kind, detail=failure.detail, at=now),
+    )
+
+
+def _unspent(account: Account) -> Account:
+    """Return the account after an outcome that proves that this attempt did not spend the token.
+
+    If an earlier attempt may have spent it, the intent and the first-spent time stay.
+    """
+    intent, spent = _open_refresh(account)
+    if not intent.set_first_spent:
+        return account
+    account = account.with_token(replace(spent, first_spent_at=None))
+    return replace(account, intent=_other_open_refresh(account))
+
+
+def _other_open_refresh(account: Account) -> Intent | None:
+    """Return the intent of the other token whose refresh is open, now that this attempt is over."""
+    intent, _ = _open_refresh(account)
+    token = account.token(intent.also_open)
+    if token is None or token.refused_at:
+        return None
+    return replace(intent, fingerprint=token.fingerprint, set_first_spent=False, also_open=None)
+
+
+# ---------- the tokens
+
+
+def _concluded(
+    account: Account,
+    current: RefreshToken,
+    fallbacks: tuple[RefreshToken, ...],
+    *,
+    responses_without_token: int,
+) -> Account:
+    """Return the account with these tokens only, tombstones for the others, and no intent."""
+    concluded = replace(
+        account,
+        current=current,
+        fallbacks=fallbacks,
+        intent=None,
+        responses_without_token=responses_without_token,
+    )
+    return concluded.with_tombstones(token.fingerprint for token in account.tokens)
+
+
+def _worth_keeping(
+    token: RefreshToken, proved: RefreshToken, now: datetime, policy: Policy
+) -> bool:
+    """Tell if Xero may still accept ``token``, now that it has accepted ``proved``."""
+    if token.refused_at:
+        return False
+    if token.first_spent_at is None:  # it may be newer than the proof
+        return token.obtained_at > (proved.first_spent_at or now)
+    return within_grace(token, now, policy)
+
+
+def _open_refresh(account: Account) -> tuple[Intent, RefreshToken]:
+    """Return the intent and the refresh token that it names.
+
+    Raises:
+        LookupError: the record has no intent, or does not hold the token that it names.
+    """
+    intent, token = account.intent, account.spending
+    if intent is None or token is None:
+        raise LookupError("the record holds no intent, or not the token that its intent names")
+    return intent, token
+
+
+def _others(account: Account, token: RefreshToken) -> tuple[RefreshToken, ...]:
+    return tuple(t for t in account.tokens if t.value != token.value)
+
+
+def _access_token(issued: Issued, began: datetime) -> AccessToken:
+    return AccessToken(
+        value=issued.access_token,
+        token_type=issued.token_type,
+        issued_at=began,
+        expires_at=began + _lifetime(issued),
+    )
+
+
+def _lifetime(issued: Issued) -> timedelta:
+    return min(issued.lifetime, MAX_LIFETIME) if issued.lifetime else ASSUMED_LIFETIME
+
+
+# ---------- waits
+
+
+def _backoff(account: Account, policy: Policy, jitter: float) -> timedelta:
+    """Return a random part of a wait that doubles with every attempt ("full jitter")."""
+    return _doubled(policy, account.failed_attempts) * jitter
+
+
+def _doubled(policy: Policy, times: int) -> timedelta:
+    wait: timedelta = policy.first_backoff * 2 ** min(times, MAX_DOUBLINGS)
+    return min(wait, policy.max_backoff)
+
+
+def _demanded_wait(
+    account: Account, throttled: Throttled, policy: Policy, jitter: float
+) -> timedelta:
+    """Return the wait that a 429 demands, with jitter on top: clients that were sent away together
+    do not return together."""
+    if throttled.retry_after is None:
+        return timedelta(0)
+    longest = longest_wait(account, policy)
+    return min(throttled.retry_after, longest) + jitter * policy.first_backoff
+
+
+def _slow_wait(policy: Policy, jitter: float) -> timedelta:
+    return policy.slow_wait * (0.5 + jitter / 2)
+
+
+# ---------- login and end
+
+
+def after_login(
+    account: Account,
+    issued: Issued,
+    *,
+    consent_id: str,
+    client_id: str,
+    client_secret: Secret | None,
+    token_url: str,
+    tenant_id: str | None,
+    scopes_requested: tuple[str, ...],
+    scopes_configured: tuple[str, ...] = (),
+    began_at: datetime,
+    now: datetime,
+) -> Account:
+    """Return the account after a code exchange: a new consent that replaces all but the generation.
+
+    ``began_at`` is when the exchange was requested, ``now`` when it is recorded.
+    """
+    token = issued.refresh_token
+    return Account(
+        generation=account.generation,
+        write_id=account.write_id,
+        client_id=client_id,
+        client_secret=client_secret,
+        token_url=token_url,
+        tenant_id=tenant_id,
+        consent_id=consent_id,
+        consented_at=_after_epoch(account, now),
+        scopes_requested=scopes_requested,
+        scopes_configured=scopes_configured,
+        scopes_granted=scopes_requested if issued.scopes is None else issued.scopes,
+        access=_access_token(issued, began_at),
+        current=RefreshToken(value=token, obtained_at=now) if token else None,
+        refreshed_at=now,
+    )
+
+
+def after_end(account: Account, *, forget: bool, now: datetime) -> Account:
+    """Return the account after a login's end: nothing is served from it any more. Its tokens stay
+    until Xero has revoked them.
+
+    The cleared ``consent_id`` keeps a late response to a refresh from reviving the login.
+    """
+    forget = forget or account.revocation is Revocation.FORGET_CREDENTIALS
+    ended = replace(
+        account,
+        consent_id=None,
+        ended_at=_after_epoch(account, now),
+        access=None,
+        scopes_granted=(),
+        revocation=Revocation.FORGET_CREDENTIALS if forget else Revocation.KEEP_CREDENTIALS,
+        intent=None,
+        failed_attempts=0,
+        retry_not_before=None,
+        problem=None,
+    )
+    return ended if account.tokens else after_revoked(ended)
+
+
+def after_revoked(account: Account) -> Account:
+    """Return the account once Xero has revoked the tokens. The credentials stay, or go too.
+
+    A forgotten account is an empty record, not a missing one, so that generations never restart.
+    """
+    if account.revocation is Revocation.FORGET_CREDENTIALS:
+        return Account(
+            generation=account.generation, write_id=account.write_id, ended_at=account.ended_at
+        )
+    return replace(
+        account,
+        current=None,
+        fallbacks=(),
+        revocation=None,
+        failed_attempts=0,
+        retry_not_before=None,
+        problem=None,
+    )
+
+
+def after_revocation_failed(
+    account: Account, failure: Failure, *, now: datetime, policy: Policy, jitter: float
+) -> Account:
+    """Return the account after a revocation that Xero did not confirm: all stays, for a retry."""
+    slow = isinstance(failure, ClientRefused)
+    wait = _slow_wait(policy, jitter) if slow else _backoff(account, policy, jitter)
+    return _failed(account, failure, ProblemKind.REVOCATION, now, wait)
+
+
+def tokens_to_revoke(account: Account) -> tuple[RefreshToken, ...]:
+    """Return the tokens to name in revocation requests, the likeliest live one first.
+
+    All are named: Xero responds 200 to a dead token too (RFC 7009 section 2.2).
+    """
+    return tuple(t for t in account.tokens if not t.refused_at)
+
+
+def _after_epoch(account: Account, now: datetime) -> datetime:
+    """Return the time of a new login or end: later than that of the record's last one."""
+    return max(now, account.epoch + timedelta(microseconds=1))
