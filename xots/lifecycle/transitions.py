@@ -10,15 +10,7 @@ from datetime import datetime, timedelta
 from msgspec.structs import replace
 
 from ..secret import Secret
-from .account import (
-    AccessToken,
-    Account,
-    Intent,
-    Problem,
-    ProblemKind,
-    RefreshToken,
-    Revocation,
-)
+from .account import AccessToken, Account, Intent, Problem, ProblemKind, RefreshToken, Revocation
 from .outcomes import ClientRefused, Failure, Issued, NotSent, Outcome, Refused, Throttled, Unknown
 from .schedule import Policy, longest_wait, surely_within_grace, within_grace
 
@@ -42,7 +34,7 @@ MAX_DOUBLINGS = 20
 """Upper bound on the doublings of a wait. It keeps the arithmetic in range; the caps are lower."""
 
 
-# ---------- a refresh begins
+# ---------- a refresh
 
 
 def begin_refresh(account: Account, token: RefreshToken, *, by: str, now: datetime) -> Account:
@@ -68,9 +60,6 @@ def _also_open(account: Account, token: RefreshToken) -> str | None:
     if intent is None:
         return None
     return intent.also_open if intent.fingerprint == token.fingerprint else intent.fingerprint
-
-
-# ---------- its outcome
 
 
 def after(
@@ -224,9 +213,6 @@ def _other_open_refresh(account: Account) -> Intent | None:
     return replace(intent, fingerprint=token.fingerprint, set_first_spent=False, also_open=None)
 
 
-# ---------- the tokens
-
-
 def _concluded(
     account: Account,
     current: RefreshToken,
@@ -283,9 +269,6 @@ def _access_token(issued: Issued, began: datetime) -> AccessToken:
 
 def _lifetime(issued: Issued) -> timedelta:
     return min(issued.lifetime, MAX_LIFETIME) if issued.lifetime else ASSUMED_LIFETIME
-
-
-# ---------- waits
 
 
 def _backoff(account: Account, policy: Policy, jitter: float) -> timedelta:

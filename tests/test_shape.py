@@ -1,0 +1,51 @@
+"""The shape of the rewritten rooms: each file is read in a sitting, each class in one piece."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import xots
+
+PACKAGE = Path(xots.__file__).parent
+
+REWRITTEN = sorted(
+    path
+    for name in ("lifecycle", "keeping", "tasks.py", "clock.py", "secret.py", "events.py")
+    for path in ((PACKAGE / name).rglob("*.py") if (PACKAGE / name).is_dir() else [PACKAGE / name])
+)
+"""The rooms that follow the house style. A room joins when it is rewritten."""
+
+MAX_LINES = 400
+MAX_WIDTH = 100
+MAX_VARIABLES = 12
+
+
+@pytest.mark.parametrize("path", REWRITTEN, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_is_read_in_a_sitting(path: Path) -> None:
+    """It is not long, and no line is wide."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= MAX_LINES
+    assert [line for line in lines if len(line) > MAX_WIDTH] == []
+
+
+@pytest.mark.parametrize("path", REWRITTEN, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_class_has_a_dozen_instance_variables_at_most(path: Path) -> None:
+    """A class that needs more is two classes."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef):
+            assert len(variables_of(node)) <= MAX_VARIABLES, node.name
+
+
+def variables_of(node: ast.ClassDef) -> set[str]:
+    """The names that a class assigns on ``self``."""
+    return {
+        found.attr
+        for found in ast.walk(node)
+        if isinstance(found, ast.Attribute)
+        and isinstance(found.ctx, ast.Store)
+        and isinstance(found.value, ast.Name)
+        and found.value.id == "self"
+    }
