@@ -398,6 +398,17 @@ class TokenStoreContract:
             assert await another.names() == []
             assert all(isinstance(warning, str) and warning for warning in await store.warnings())
 
+    async def test_the_clocks_of_one_machine_agree(self, opening: Opening) -> None:
+        """A store that compares clocks finds no difference here; one that cannot returns None."""
+        async with _opened(opening) as (store, another):
+            async with another.lease("default", 10):
+                pass
+            found = await store.clock_skew("default")
+            if found is not None:
+                host, ahead = found
+                assert host
+                assert abs(ahead) < timedelta(seconds=10)
+
     async def test_it_may_be_closed_again(self, opening: Opening) -> None:
         """Closing what was never used, or is closed already, is no error; what is durable or shared is still there."""
         async with _opened(opening) as (store, another):
