@@ -158,9 +158,8 @@ async def spend(context: Context, token: RefreshToken, lease: Lease) -> Outcome 
 
     # 4. Send the request once. It has a deadline, and no library retries it.
     is_retry = begun.intent is not None and not begun.intent.set_first_spent
-    replica.expiry = replica.expiry.sending(
-        token.fingerprint, retry=is_retry, elapsed=clock.elapsed()
-    )
+    sending = replica.expiry.sending(token.fingerprint, retry=is_retry, elapsed=clock.elapsed())
+    replica.expiry = sending
     credentials, outcome = await context.authenticated(context.xero.refresh, token, lease)
 
     # 5. Make the next record of the outcome.
@@ -168,7 +167,7 @@ async def spend(context: Context, token: RefreshToken, lease: Lease) -> Outcome 
     jitter = context.rng.random()
     concluded = after(begun, outcome, now=now, policy=context.policy, jitter=jitter)
     if isinstance(outcome, Issued):
-        concluded = replica.expiry.issued(concluded, now, clock.elapsed())
+        concluded = sending.issued(concluded, now, clock.elapsed())
         concluded = replace(concluded, client_secret=credentials.client_secret)
 
     # 6. Commit it before any caller is served from it. A record that another process wrote
