@@ -22,10 +22,10 @@ from xots.lifecycle.outcomes import (
 )
 from xots.lifecycle.schedule import (
     Due,
+    Idle,
     Policy,
     Spend,
     State,
-    Use,
     Wait,
     candidates,
     effective_min_ttl,
@@ -106,7 +106,7 @@ def values(account: Account) -> set[str]:
 
 def test_nothing_is_due_before_a_login() -> None:
     """Without a login there is nothing to refresh, with or without credentials."""
-    assert isinstance(next_step(Account(), NOW, POLICY), Use)
+    assert isinstance(next_step(Account(), NOW, POLICY), Idle)
     assert refresh_due(Account(client_id="client"), NOW, POLICY) is Due.NEVER
 
 
@@ -115,7 +115,7 @@ def test_a_refresh_is_due_five_minutes_before_the_end() -> None:
     account = logged_in()
     due = NOW + timedelta(minutes=25)
     assert refresh_due(account, NOW, POLICY) == due
-    assert isinstance(next_step(account, due - timedelta(seconds=1), POLICY), Use)
+    assert isinstance(next_step(account, due - timedelta(seconds=1), POLICY), Idle)
     assert isinstance(next_step(account, due, POLICY), Spend)
 
 
@@ -151,7 +151,7 @@ def test_an_open_intent_is_due_at_once() -> None:
 def test_a_demand_for_a_longer_life_makes_it_due() -> None:
     """A caller's own demand is met although the tick would not refresh yet."""
     account, later = logged_in(), NOW + 10 * MINUTE
-    assert isinstance(next_step(account, later, POLICY), Use)
+    assert isinstance(next_step(account, later, POLICY), Idle)
     assert isinstance(next_step(account, later, POLICY, min_life=25 * MINUTE), Spend)
 
 
@@ -161,7 +161,7 @@ def test_forcing_is_void_when_another_token_is_current() -> None:
     assert isinstance(
         next_step(account, NOW, POLICY, expected_current=current(account).value.fingerprint), Spend
     )
-    assert isinstance(next_step(account, NOW, POLICY, expected_current="000000000000"), Use)
+    assert isinstance(next_step(account, NOW, POLICY, expected_current="000000000000"), Idle)
 
 
 @pytest.mark.safeguard(
@@ -242,7 +242,7 @@ def test_no_caller_can_demand_more_than_a_fresh_token_has() -> None:
         next_step(
             account, NOW, POLICY, min_life=effective_min_ttl(account, POLICY, timedelta(hours=9))
         ),
-        Use,
+        Idle,
     )
 
 
@@ -438,7 +438,7 @@ def test_consent_is_lost_only_when_every_candidate_is_refused() -> None:
     account = concluded(account, Refused(detail="invalid_grant"), at + MINUTE)
     assert state_of(account, at + MINUTE, POLICY) is State.CONSENT_LOST
     assert current(account).value.reveal() == "r1"
-    assert isinstance(next_step(account, at + MINUTE, POLICY), Use)
+    assert isinstance(next_step(account, at + MINUTE, POLICY), Idle)
 
 
 @pytest.mark.safeguard(
@@ -772,7 +772,7 @@ def test_a_promise_is_never_more_than_a_fresh_token_has() -> None:
     """A ``min_ttl`` of an hour does not have every caller refresh a token of half an hour."""
     policy = Policy(min_ttl=timedelta(hours=1))
     assert isinstance(
-        next_step(logged_in(), NOW, policy, min_life=promised_ttl(logged_in(), policy)), Use
+        next_step(logged_in(), NOW, policy, min_life=promised_ttl(logged_in(), policy)), Idle
     )
 
 

@@ -23,7 +23,7 @@ from xots.server import Server
 NewServer = Callable[..., Awaitable[Server]]
 
 AT_CODE = r"WARNING xots\.web: GET /code: "
-REFUSED = r"WARNING xots: default: login failed, nothing was changed: "
+REFUSED = r"WARNING xots: default: login failed: "
 
 UNKNOWN_TENANT = "11111111-2222-4333-8444-555555555555"
 

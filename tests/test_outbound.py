@@ -32,7 +32,7 @@ NewServer = Callable[..., Awaitable[Server]]
 LogIn = Callable[[Server], Awaitable[None]]
 
 REFRESH_FAILED = r"WARNING xots: default: refresh failed"
-LOGIN_REFUSED = r"WARNING xots: default: login failed, nothing was changed: "
+LOGIN_REFUSED = r"WARNING xots: default: login failed: "
 AT_CODE = r"WARNING xots\.web: GET /code: "
 TORNADO = r"WARNING tornado\.general: "
 

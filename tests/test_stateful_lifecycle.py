@@ -26,6 +26,7 @@ from hypothesis.stateful import (
 )
 from msgspec.structs import replace
 
+from xots.clock import MAX_CLOCK_SKEW
 from xots.lifecycle.account import Account, RefreshToken, decode, encode
 from xots.lifecycle.merging import is_same_consent, merged
 from xots.lifecycle.outcomes import (
@@ -39,10 +40,10 @@ from xots.lifecycle.outcomes import (
     Unknown,
 )
 from xots.lifecycle.schedule import (
+    Idle,
     Policy,
     Spend,
     State,
-    Use,
     Wait,
     candidates,
     good_for,
@@ -106,6 +107,11 @@ def intended(account: Account) -> RefreshToken | None:
     """The token that an open intent is to spend."""
     named = account.intent.fingerprint if account.intent else None
     return next((token for token in tokens_of(account) if token.value.fingerprint == named), None)
+
+
+def may_be_bare(account: Account) -> bool:
+    """A second response without a refresh token tells of a server that does not rotate."""
+    return account.rotates and account.responses_without_token == 0
 
 
 class LifecycleStory(RuleBasedStateMachine):
@@ -182,7 +188,7 @@ class LifecycleStory(RuleBasedStateMachine):
             intent = self.record.intent
             assert intent is not None
             assert intent.fingerprint == before.value.fingerprint
-            assert intent.set_first_spent or account.responses_without_token == 2
+            assert intent.set_first_spent or not account.rotates
         else:
             assert now.first_spent_at <= before.first_spent_at
 
@@ -270,7 +276,7 @@ class LifecycleStory(RuleBasedStateMachine):
     ) -> bool:
         """One try from its intent to its end; False if the process died in it."""
         begun, token = self.begin(token)
-        outcome = self.ask(token, comes_to, wait, bare=begun.responses_without_token == 0)
+        outcome = self.ask(token, comes_to, wait, bare=may_be_bare(begun))
         if outcome is not None:
             self.conclude(begun, token, outcome, jitter)
         return outcome is not None
@@ -347,7 +353,7 @@ class LifecycleStory(RuleBasedStateMachine):
         meant = current.value.fingerprint if self.all_spent_at is None else None
         for _ in range(20):
             step = next_step(self.record, self.now, POLICY, expected_current=meant)
-            assert not isinstance(step, Use) or self.all_spent_at is None, (
+            assert not isinstance(step, Idle) or self.all_spent_at is None, (
                 "a last grace runs out, and nobody retries"
             )
             meant = None if isinstance(step, Spend) else meant
@@ -391,11 +397,7 @@ class LifecycleStory(RuleBasedStateMachine):
         step = next_step(self.record, self.now, POLICY, expected_current=meant)
         if isinstance(step, Spend):
             begun, token = self.begin(step.token)
-            outcome = (
-                self.ask(token, comes_to, None, bare=begun.responses_without_token == 0)
-                if sent
-                else None
-            )
+            outcome = self.ask(token, comes_to, None, bare=may_be_bare(begun)) if sent else None
             if outcome is not None or not sent:
                 self.asleep = begun, token, comes_to, outcome
 
@@ -408,7 +410,7 @@ class LifecycleStory(RuleBasedStateMachine):
             slept_too_long = self.time - self.used.get(token.value, self.time) > POLICY.grace
             if slept_too_long or comes_to == "crash after commit":
                 return  # beyond the bound: so late a request, or one of which nobody who lives has heard
-            outcome = self.ask(token, comes_to, None, bare=begun.responses_without_token == 0)
+            outcome = self.ask(token, comes_to, None, bare=may_be_bare(begun))
         if outcome is not None:
             self.conclude(begun, token, outcome, jitter)
 
@@ -563,8 +565,8 @@ class LifecycleStory(RuleBasedStateMachine):
                 assert token.refused_at is None
             case Wait(until):
                 longest = POLICY.slow_wait if self.record.intent else POLICY.max_wait
-                assert seen < until <= seen + longest + POLICY.first_backoff
-            case Use():
+                assert seen < until <= seen + longest + POLICY.first_backoff + MAX_CLOCK_SKEW
+            case Idle():
                 due_at = scheduled_refresh_at(self.record, POLICY)
                 assert (
                     due_at is None

@@ -460,7 +460,7 @@ async def test_a_grace_that_is_over_is_told(
     """The next try will tell whether Xero ever took the token; nobody is kept in false hopes."""
     expected_log(
         REFRESH_FAILED,
-        r"attempt 2.*surely accepts .* ended at 09:55:00 UTC; if nothing improves, a user may have to log in now$",
+        r"attempt 2.*may no longer accept .* since 09:55:00 UTC; if nothing improves, a user may have to log in now$",
     )
     sandbox.add_fault("refresh:every:503-html")
     await fails_once(logged_in, clock)
@@ -483,7 +483,8 @@ async def test_an_xero_that_can_not_be_reached_starts_no_grace(
 ) -> None:
     """The token is not spent: there are 60 days, and the sentences say so."""
     expected_log(
-        r"refresh failed \(attempt 1\): Xero could not be reached; the refresh token is not spent \(.*\); next attempt "
+        r"refresh failed \(attempt 1\): Xero could not be reached; this attempt spent no refresh token "
+        r"\(.*\); next attempt "
         r"at 09:2\d:\d\d UTC or later; if nothing improves, a user must log in after 2027-01-01 09:00:00 UTC$"
     )
     sandbox.options = with_changes(sandbox.options, port=sandbox.port)
@@ -492,7 +493,7 @@ async def test_an_xero_that_can_not_be_reached_starts_no_grace(
     content, words = await told(logged_in)
     sandbox.start()
     assert (
-        "Xero could not be reached; the refresh token is not spent (can't reach 127.0.0.1"
+        "Xero could not be reached; this attempt spent no refresh token (can't reach 127.0.0.1"
         in content["last_problem"]
     )
     assert content["last_problem"] in words

@@ -30,7 +30,7 @@ from xots.xero import code_challenge
 NewServer = Callable[..., Awaitable[Server]]
 
 REFUSED_AT_CODE = r"WARNING xots\.web: GET /code: "
-LOGIN_REFUSED = r"WARNING xots: default: login failed, nothing was changed"
+LOGIN_REFUSED = r"WARNING xots: default: login failed"
 
 
 def origin(server: Server) -> str:

@@ -1,12 +1,16 @@
-"""``Clock``: the time of day, and the time that passes. All of xots reads both here."""
+"""``Clock``: the time of day, and the time that passes, of one host."""
 
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-__all__ = ["Clock", "SystemClock"]
+__all__ = ["MAX_CLOCK_SKEW", "Clock", "SystemClock"]
+
+MAX_CLOCK_SKEW = timedelta(seconds=10)
+"""Upper bound on the difference between the clocks of hosts that share an account. A recorded time
+further in the future shows that a clock was set back, or that clocks differ by more."""
 
 
 class Clock(Protocol):

@@ -1,4 +1,4 @@
-"""Events: small frozen types for the log, metrics and notices. The keeper emits them.
+"""Events: small frozen types for the log and other observers. The keeper emits them.
 
 ``str(event)`` is a sentence for the log. No event holds a secret: tokens appear as fingerprints.
 All times are aware UTC.
@@ -55,11 +55,11 @@ Observer = Callable[[Event], None]
 
 PROBLEM_TEXTS = {
     ProblemKind.UNKNOWN: "no usable response came from Xero; the refresh token may be spent ({})",
-    ProblemKind.NOT_SENT: "Xero could not be reached; the refresh token is not spent ({})",
-    ProblemKind.THROTTLED: "Xero demands a pause; the refresh token is not spent ({})",
-    ProblemKind.CLIENT_REFUSED: "Xero does not accept the client; the refresh token is not spent "
-    "({}): correct the client id or secret in the settings, or enter the right ones at /login and "
-    "log in again",
+    ProblemKind.NOT_SENT: "Xero could not be reached; this attempt spent no refresh token ({})",
+    ProblemKind.THROTTLED: "Xero demands a pause; this attempt spent no refresh token ({})",
+    ProblemKind.CLIENT_REFUSED: "Xero does not accept the client; this attempt spent no refresh "
+    "token ({}): correct the client id or secret in the settings, or enter the right ones at "
+    "/login and log in again",
     ProblemKind.REFUSED: "Xero refused a refresh token ({})",
     ProblemKind.REVOCATION: "Xero did not confirm the revocation ({})",
 }
@@ -111,13 +111,13 @@ class LoggedIn(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class LoginRefused(Event):
-    """A login did not succeed. A login that was live before still is."""
+    """A login did not succeed. It ended no earlier login."""
 
     level: ClassVar[int] = logging.WARNING
     reason: str
 
     def __str__(self) -> str:
-        return f"login failed, nothing was changed: {self.reason}"
+        return f"login failed: {self.reason}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +235,7 @@ class RefreshFailed(Event):
         until = time_text(self.grace_ends_at, self.at)
         if self.grace_ends_at > self.at:
             return f"Xero accepts the same refresh token again until {until}; "
-        return f"the time in which Xero surely accepts the same refresh token ended at {until}; "
+        return f"Xero may no longer accept the same refresh token since {until}; "
 
     def _need(self) -> str:
         if self.problem.kind is ProblemKind.CLIENT_REFUSED:
@@ -251,7 +251,10 @@ class RefreshFailed(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ConsentWasLost(Event):
-    """Xero refused every refresh token of the record: a user must log in again."""
+    """No refresh token is left that Xero accepts: a user must log in again.
+
+    The process whose request Xero refused emits this once. Others follow the record.
+    """
 
     level: ClassVar[int] = logging.ERROR
     detail: str
@@ -328,7 +331,7 @@ class StoreDegraded(Event):
     unsaved: bool
     """Does memory hold a change that the store has not acknowledged?"""
     grace_ends_at: datetime | None
-    """Until when the refresh before it can be repeated, should this process end with the change."""
+    """Until when the last refresh can be repeated, if this process ends with the change."""
 
     def __str__(self) -> str:
         text = f"the token store fails, serving from memory: {self.reason}"
@@ -369,7 +372,7 @@ class StoreRecovered(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ClockSkewed(Event):
-    """The clocks of two hosts differ by more than ten seconds."""
+    """This host's clock and another one differ by more than ten seconds, or it was set back."""
 
     level: ClassVar[int] = logging.WARNING
     host: str

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Closed(Exception):
-    """No new task is started any more."""
+    """Raised when a task is started after ``drain``."""
 
 
 class Tasks:
@@ -65,7 +65,7 @@ class Tasks:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            # A waiting caller receives the error itself. This line serves the case without one.
+            # A waiting caller receives the error itself. Log it in case none waits.
             logger.debug("%s: %s", type(error).__name__, error)
 
 
@@ -82,8 +82,8 @@ class SharedTask:
 
     @property
     def running(self) -> asyncio.Task[None] | None:
-        """The task that can be joined. One that is done cannot: a caller that waits for it in a
-        loop would never yield to the event loop."""
+        """The running task, or None. A task that is done is not returned: a caller that waits for
+        one in a loop would never yield to the event loop."""
         return self._task if self._task is not None and not self._task.done() else None
 
     def join(

@@ -10,7 +10,7 @@ from xots.errors import ConsentLost, StoreUnavailable, XotsError
 from xots.events import ConsentWasLost, Event
 from xots.keeping.keeper import TokenKeeper
 from xots.keeping.login import LoginAttempt
-from xots.lifecycle.schedule import Policy, State, Use, Wait, next_step, scheduled_refresh_at
+from xots.lifecycle.schedule import Idle, Policy, State, Wait, next_step, scheduled_refresh_at
 from xots.secret import Secret
 
 from .loop import JumpingLoop
@@ -333,7 +333,7 @@ class Story:
         for process in self.processes:
             state, account = process.keeper.state, process.keeper.account
             # What failed before it was due, and leaves nothing open, is tried again when it is due.
-            idle = isinstance(next_step(account, process.clock.now(), self.policy), Use)
+            idle = isinstance(next_step(account, process.clock.now(), self.policy), Idle)
             if state is not State.CONNECTED and not (state is State.REFRESH_FAILING and idle):
                 raise BrokenInvariantError(f"at rest, p{process.number} is {state}")
             await self.token(process)

@@ -18,7 +18,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from dataclasses import dataclass
 from datetime import timedelta
 
-from ..clock import SystemClock
+from ..clock import MAX_CLOCK_SKEW, SystemClock
 from ..errors import StaleWrite, StoreUnavailable
 
 __all__ = [
@@ -222,14 +222,15 @@ class TokenStore(ABC):
     async def _lease_by_swap(self, name: str, ttl_seconds: float) -> AsyncIterator[Lease]:
         """A lease is a record of its holder and its end by the wall clock.
 
-        A holder whose end has passed, or lies further off than any lease lasts (a clock that stepped), is taken over.
+        A lease whose end has passed is taken over, and one whose end lies further off than any lease
+        lasts, by clocks that agree to within ``MAX_CLOCK_SKEW``.
         """
         key, me = _lease_key(name), secrets.token_hex(8)
         give_up_at = time.monotonic() + LEASE_PATIENCE_SECONDS
         while True:
             stored = await self.read(key)
             until = _ends_at(stored)
-            if not 0 < until - time.time() <= ttl_seconds:
+            if not 0 < until - time.time() <= ttl_seconds + MAX_CLOCK_SKEW.total_seconds():
                 asked_at = SystemClock().elapsed()
                 with suppress(StaleWrite):
                     version = await self.swap(

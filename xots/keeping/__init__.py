@@ -1,4 +1,4 @@
-"""One account, kept alive: the only code that takes a lease, calls Xero and writes the record.
+"""One account, kept alive: the only code that spends tokens at Xero and writes the record.
 
 =============  ===================================================================================
 ``replica``    the record in memory, and its agreement with the store

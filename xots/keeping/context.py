@@ -15,7 +15,7 @@ from ..events import Event
 from ..lifecycle.account import Account, RefreshToken
 from ..lifecycle.outcomes import ClientRefused
 from ..lifecycle.outlook import Outlook, outlook
-from ..lifecycle.schedule import Policy, State, Step, next_step, state_of
+from ..lifecycle.schedule import Idle, Policy, State, Step, next_step, state_of
 from ..secret import Secret
 from ..xero import Credentials, XeroClient
 from .replica import Replica
@@ -28,7 +28,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """The account's name and policy, its replica, and the outside that an operation talks to."""
+    """The account's name and policy, its replica, and the store, the client and the clock to
+    use."""
 
     name: str
     policy: Policy
@@ -46,7 +47,7 @@ class Context:
 
     @property
     def account(self) -> Account:
-        """The record, dated as this host's clock shows now."""
+        """The record, its dates corrected for clock changes. ``replica.account`` is as stored."""
         return self.replica.dated()
 
     @property
@@ -64,9 +65,9 @@ class Context:
     def credentials(self) -> list[Credentials]:
         """The credentials to authenticate with, the likeliest first; empty if there are none.
 
-        If the settings hold another secret than the record, both are tried: neither a new secret
-        nor a mistyped one costs the login. The credentials of another client are for the next
-        login, once nothing is kept of this one.
+        Both secrets are tried if the settings hold another one than the record: neither a new
+        secret nor a mistyped one costs the login. The settings' credentials of another client are
+        used only once no login and no revocation is left.
         """
         account, configured = self.account, self.configured
         if account.client_id is None:
@@ -88,7 +89,7 @@ class Context:
         return found
 
     def situation(self) -> Situation:
-        """Return the account as it stands."""
+        """Return a snapshot for events and errors."""
         return Situation(
             name=self.name,
             at=self.clock.now(),
@@ -103,7 +104,10 @@ class Context:
     def next_step(
         self, *, min_life: timedelta | None = None, expected_current: str | None = None
     ) -> Step:
-        """Return what to do about the tokens now: see ``schedule.next_step``."""
+        """Return the next step: see ``schedule.next_step``. Nothing is done about foreign
+        tokens."""
+        if self.is_foreign:
+            return Idle()
         return next_step(
             self.account,
             self.clock.now(),
@@ -118,8 +122,8 @@ class Context:
         token: RefreshToken,
         lease: Lease,
     ) -> tuple[Credentials, T]:
-        """Send ``request`` with the likeliest credentials. Send it with the others only if Xero
-        refuses those, and if the lease has not run out meanwhile."""
+        """Send ``request`` with the likeliest credentials. If Xero refuses them, send it with the
+        next, unless the lease has run out meanwhile."""
         *others, last = self.credentials
         for credentials in others:
             outcome = await request(credentials, token.value)

@@ -22,14 +22,14 @@ async def end_login(context: Context, *, forget: bool) -> bool:
     """End the login and revoke its tokens; ``forget`` its credentials too.
 
     Returns:
-        True once Xero has revoked the tokens; False if that is still to be done.
+        True if nothing is left to revoke; False if Xero is still to be told.
 
     Raises:
         StoreUnavailable, SealError: the store cannot be read; nothing was changed.
     """
     replica = context.replica
     async with replica.locked() as lease:
-        # 1. Conclude an open refresh: its successor is to be revoked too.
+        # 1. Request the outcome of an open refresh once more: its successor is to be revoked too.
         await _conclude_open_refresh(context, lease)
         found = context.account
         if found.consent_id is None and found.revocation is None and not forget:
@@ -39,20 +39,22 @@ async def end_login(context: Context, *, forget: bool) -> bool:
         await replica.commit(after_end(found, forget=forget, now=now), after=found)
         context.emit(LoginEnded(account=context.name, at=now, forgotten=forget))
         if replica.unsaved:
-            # A process that died now would leave a login in the store that Xero has ended.
+            # Xero is told only after the end is stored. Otherwise a crash would leave a live login
+            # in the store that Xero has ended.
             return False
         # 3. Tell Xero.
         return replica.account.revocation is None or await _revoke(context, lease)
 
 
 def is_revocation_due(context: Context) -> bool:
-    """Tell if an earlier end is to be told to Xero now."""
-    return revocation_due(context.account, context.clock.now(), context.policy)
+    """Tell if a pending revocation is due now."""
+    is_due = revocation_due(context.account, context.clock.now(), context.policy)
+    return is_due and not context.is_foreign
 
 
 async def resume_revocation(context: Context) -> None:
-    """Tell Xero of an earlier end, if that is still due under the lease. It never raises for a
-    failed store or request."""
+    """Tell Xero of an earlier end, if that is still due once the lease is held. It never raises for
+    a failed store or request."""
     try:
         async with context.replica.locked() as lease:
             if is_revocation_due(context):
@@ -70,12 +72,15 @@ async def _conclude_open_refresh(context: Context, lease: Lease) -> None:
         await spend(context, tokens[0], lease)
     except StaleWrite:
         await context.replica.read()
+    except StoreUnavailable:
+        return  # nothing was spent; memory holds the end until the store works again
 
 
 async def _revoke(context: Context, lease: Lease) -> bool:
     """Tell Xero to revoke the tokens. Return True once it has.
 
-    A holder whose lease has run out may find a new login; this request would end that one too.
+    It stops once the lease is lost: a user may have logged in since, and this request would end
+    that login too.
     """
     replica = context.replica
     known = replica.account

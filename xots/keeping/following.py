@@ -1,4 +1,4 @@
-"""The keeper follows its store: other processes' writes, failures and recoveries, and clocks."""
+"""The keeper follows its store: it reads other processes' writes, and notes failures and clocks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ..errors import SealError, StoreUnavailable
 from ..events import ClockSkewed
 from ..tasks import Tasks, cancel_until_done
 from .context import Context
+from .replica import Peeked
 from .reporting import clock_skew, followed_event
 
 __all__ = ["RETRY_INTERVAL_SECONDS", "Following"]
@@ -29,7 +30,7 @@ class Following:
 
     Args:
         context: the parts of the account's keeper.
-        tasks: the keeper's tasks, which its operations on the store belong to.
+        tasks: the keeper's tasks, which run the operations on the store.
     """
 
     def __init__(self, context: Context, tasks: Tasks) -> None:
@@ -70,11 +71,10 @@ class Following:
             StoreUnavailable: the store cannot be read.
             SealError: the record cannot be opened. It stays as it is.
         """
-        replica = self._context.replica
-        known = replica.account.write_id
-        if await replica.peek():
+        peeked = await self._context.replica.peek()
+        if peeked is Peeked.LOST_WRITES:
             await self._tasks.run(self.settle())
-        if replica.account.write_id != known:
+        if peeked is Peeked.FOLLOWED:
             self._context.emit(followed_event(self._context.situation()))
 
     async def settle(self) -> None:
@@ -90,7 +90,8 @@ class Following:
 
     async def check_clocks(self) -> None:
         """Compare this host's clock with the record's dates and, from time to time, with the
-        store's clock. Report a difference once, and again after the clocks have agreed."""
+        store's clock. Report a difference once; again after the clocks have agreed, and for another
+        host."""
         context, before = self._context, self.skew
         elapsed = context.clock.elapsed()
         if elapsed >= self._ask_store_at:

@@ -9,6 +9,7 @@ import random
 import socket
 import time
 from collections.abc import Coroutine, Iterable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -42,7 +43,7 @@ from .reporting import loss_at_close, no_token, store_event
 __all__ = ["TokenKeeper"]
 
 CLOSE_TIMEOUT_SECONDS = 20.0
-"""Time in which a closing keeper tries to write a change: well within systemd's 90 seconds."""
+"""Time after which a closing keeper makes no further attempt to write an unsaved change."""
 
 T = TypeVar("T")
 
@@ -163,7 +164,7 @@ class TokenKeeper:
 
     @property
     def rolled_back(self) -> bool:
-        """True if that is so because the store lost writes and holds an older record."""
+        """True if ``unsaved``, because the store lost writes and holds an older record."""
         return self._replica.rolled_back
 
     @property
@@ -208,16 +209,18 @@ class TokenKeeper:
             await self._following.settle()
 
     async def maintain(self) -> None:
-        """Do what is due: write an unsaved change, refresh, revoke. The tick calls this."""
-        if self._tasks.closed:
-            return
-        await self._following.check_clocks()
-        if self._replica.needs_settling:
-            await self._run(self._following.settle())
-        if isinstance(self._context.next_step(), Spend):
-            await self._refreshing.join()
-        if is_revocation_due(self._context):
-            await self._run(resume_revocation(self._context))
+        """Do what is due: compare clocks, write an unsaved change, refresh, revoke.
+
+        ``Rotation`` calls this at every tick. It does nothing once the keeper closes.
+        """
+        with suppress(Closed):
+            await self._tasks.run(self._following.check_clocks())
+            if self._replica.needs_settling:
+                await self._tasks.run(self._following.settle())
+            if isinstance(self._context.next_step(), Spend):
+                await self._refreshing.join()
+            if is_revocation_due(self._context):
+                await self._tasks.run(resume_revocation(self._context))
 
     async def follow(self) -> None:
         """Follow the store now, if another process wrote.
@@ -242,17 +245,17 @@ class TokenKeeper:
         """Return an access token that lives at least ``min_ttl`` (None: as the policy promises).
 
         If the token in memory lives shorter, it is refreshed first. If that fails or takes long, a
-        caller without a ``min_ttl`` receives the old token. A token that was issued for this call
-        is returned to its caller, however long the response took.
+        caller without a ``min_ttl`` receives the old token. A token that was issued since the call
+        began is returned, even if the response took so long that it lives shorter.
 
         Raises:
             NoCredentials, NotLoggedIn, ConsentLost: a user has to act.
-            TokenUnavailable: there is none now, but soon.
+            TokenUnavailable: none can be returned now; ``retry_after_seconds`` says when to retry.
         """
         started, requested_at = False, self.clock.now()
         access = self._servable(self._min_life(min_ttl))
         while access is None and not started and self._refresh_could_help(min_ttl):
-            # A refresh of another caller may be content with a shorter lifetime: then one follows.
+            # A refresh of another caller may have been started for a shorter lifetime.
             started = await self._refreshing.join(
                 min_life=self._min_life(min_ttl),
                 stale_ok=lambda: min_ttl is None and self.can_serve,
@@ -268,7 +271,7 @@ class TokenKeeper:
         return access
 
     async def refresh(self) -> None:
-        """Refresh now, due or not.
+        """Refresh now, due or not. A wait that is running is kept, unless Xero refused the client.
 
         Raises:
             NoCredentials, NotLoggedIn, ConsentLost: there is nothing to refresh.
@@ -278,7 +281,7 @@ class TokenKeeper:
         if before.current is not None:
             expected = before.current.fingerprint
             while not await self._refreshing.join(expected_current=expected):
-                # The refresh that was joined may have been over but for its lease.
+                # The joined refresh may have been about to end. Then start another.
                 if not isinstance(self._context.next_step(expected_current=expected), Spend):
                     break
         if self.account.consent_id is None or self._replica.account.access == before.access:
@@ -295,7 +298,7 @@ class TokenKeeper:
         return account.access
 
     def _refresh_could_help(self, min_ttl: timedelta | None) -> bool:
-        """Tell if a caller should wait for a refresh, rather than for a lease in vain."""
+        """Tell if a refresh is in progress, or would be made now."""
         if self._ends_running:
             return False
         step = self._context.next_step(min_life=self._min_life(min_ttl))
@@ -306,6 +309,8 @@ class TokenKeeper:
         return access is not None and access.issued_at >= requested_at
 
     def _no_token(self) -> XotsError:
+        if self._tasks.closed and self.account.consent_id is not None:
+            return _stopping()
         return no_token(
             dataclasses.replace(self._context.situation(), state=self.state),
             ending=bool(self._ends_running),
@@ -316,8 +321,8 @@ class TokenKeeper:
     # ---------- login and end
 
     def login_started(self) -> None:
-        """Note that a user was sent to Xero. The state tells so until the user returns, or the time
-        for the login is over."""
+        """Note that a user was sent to Xero. ``state`` is WAITING until the user returns, or the
+        time for the login is over."""
         self._login_until = self.clock.now() + LOGIN_TIMEOUT
 
     def login_returned(self) -> None:
@@ -338,7 +343,7 @@ class TokenKeeper:
         credentials too. An account without a login stays as it is, apart from its credentials.
 
         Returns:
-            True once Xero has revoked the tokens; False if that is still to be done.
+            True if nothing is left to revoke; False if Xero is still to be told.
 
         Raises:
             StoreUnavailable, SealError: the store cannot be read; nothing was changed.
@@ -371,11 +376,13 @@ class TokenKeeper:
         """Use this organisation from now on.
 
         Raises:
-            UnknownTenant: it is not among the connected ones.
+            UnknownTenant: it is not among the connected ones, or the login has changed meanwhile.
+            StoreUnavailable, SealError: the store cannot be read or written.
             And the errors of ``connections``.
         """
+        consent_id = self.account.consent_id
         tenant_id = tenants.matching_tenant(tenant_id, await self.connections())
-        await self._run(tenants.write_tenant(self._context, tenant_id))
+        await self._run(tenants.write_tenant(self._context, tenant_id, consent_id))
 
     # ---------- inside
 
@@ -384,9 +391,7 @@ class TokenKeeper:
         try:
             return await self._tasks.run(work)
         except Closed:
-            raise TokenUnavailable(
-                "the server is stopping; retry once it is back", RETRY_INTERVAL_SECONDS
-            ) from None
+            raise _stopping() from None
 
     def _store_changed(self, change: StoreChange) -> None:
         self._emit(store_event(self._context.situation(), change))
@@ -394,3 +399,7 @@ class TokenKeeper:
     def _emit(self, event: Event) -> None:
         for observer in self._observers:
             observer(event)
+
+
+def _stopping() -> TokenUnavailable:
+    return TokenUnavailable("the server is stopping; retry once it is back", RETRY_INTERVAL_SECONDS)

@@ -7,6 +7,8 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
+from msgspec.structs import replace
+
 from ..errors import LoginFailed, SealError, StoreUnavailable
 from ..events import LoggedIn, LoginRefused
 from ..lifecycle.outcomes import ClientRefused, Failure, Issued, Refused
@@ -19,7 +21,7 @@ from .tenants import tenant_of_login
 __all__ = ["LOGIN_TIMEOUT", "LoginAttempt", "log_in"]
 
 LOGIN_TIMEOUT = timedelta(minutes=10)
-"""Time a started login may take. Xero's code itself lives for 5 minutes."""
+"""Time a started login may take, on Xero's pages too. Xero's code itself lives for 5 minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +44,13 @@ class LoginAttempt:
 async def log_in(context: Context, attempt: LoginAttempt) -> None:
     """Exchange the code and keep the tokens that Xero issues for it.
 
-    The exchange does not hold the lease: an invented code must not delay a refresh. The exception
-    is an earlier login whose revocation Xero has not confirmed. That one needs no refresh, and its
-    revocation would end the new login too, so the revocation has to wait.
+    The exchange does not hold the lease, so that a forged code cannot delay a refresh. The
+    exception is an earlier login whose revocation Xero has not confirmed: it needs no refresh, and
+    its revocation would end the new login too. The lease keeps that request away until the new
+    login is recorded.
 
     Raises:
-        LoginFailed: the login did not succeed; a login that was live before still is.
+        LoginFailed: the login did not succeed. This call ended no earlier login.
         StoreUnavailable, SealError: the store cannot be used, so the code was not spent.
     """
     try:
@@ -59,32 +62,33 @@ async def log_in(context: Context, attempt: LoginAttempt) -> None:
 
 
 async def _exchange_and_record(context: Context, attempt: LoginAttempt) -> None:
-    replica, clock = context.replica, context.clock
-    async with AsyncExitStack() as lease:
+    replica, credentials = context.replica, attempt.credentials
+    async with AsyncExitStack() as held:
         # 1. Read the record and check the store: no code is spent for a login that cannot be kept.
-        await lease.enter_async_context(replica.locked())
+        lease = await held.enter_async_context(replica.locked())
         await context.store.check()
-        known, began_at = replica.account, clock.now()
+        known, began_at = replica.account, context.clock.now()
         if known.revocation is None:
-            await lease.aclose()
+            await held.aclose()
 
         # 2. Exchange the code, and list the organisations of the login.
         issued, token = await _exchange(context, attempt)
-        credentials = attempt.credentials
         tenant_id = await tenant_of_login(
             context, credentials.client_id, attempt.tenant_id, issued.access_token
         )
 
-        # 3. Record the login under the lease. If the store has failed meanwhile, memory holds it.
+        # 3. Take the lease again. If the store has failed meanwhile, memory holds the login.
         if known.revocation is None:
             with suppress(StoreUnavailable, SealError):
-                await lease.enter_async_context(replica.locked())
-        # Xero ends this login too if it was told of an end meanwhile. Then the login counts from
-        # before that end: the end wins the merge, and the tokens of the login are revoked with it.
-        ended_meanwhile = replica.account.ended_at != known.ended_at
-        before = known if ended_meanwhile else replica.account
+                lease = await held.enter_async_context(replica.locked())
+
+        # 4. Record the login. It counts from the start of its exchange, so that a newer login, or a
+        # newer end of one, wins the merge. If Xero may have been told of an end since, it may have
+        # ended this login too. Then it is older than that end, whatever the clocks show.
+        was_ended = replica.account.ended_at != known.ended_at
+        may_be_ended = was_ended or (known.revocation is not None and lease.lost)
         login = after_login(
-            before,
+            known,
             issued,
             consent_id=secrets.token_hex(16),
             client_id=credentials.client_id,
@@ -94,19 +98,21 @@ async def _exchange_and_record(context: Context, attempt: LoginAttempt) -> None:
             scopes_requested=attempt.scopes,
             scopes_configured=attempt.scopes_configured,
             began_at=began_at,
-            now=known.epoch if ended_meanwhile else clock.now(),
+            now=began_at,
         )
-        await replica.commit(login, after=before)
+        if may_be_ended:
+            login = replace(login, consented_at=known.epoch)
+        await replica.commit(login, after=known)
 
-    if ended_meanwhile:
+    if replica.account.consent_id != login.consent_id:
         raise LoginFailed(
-            "the login before it was ended at the same time, which ends this one at Xero too; log "
-            "in again"
+            "another login, or the end of one, was recorded at the same time: see /status, and log "
+            "in again if there is none"
         )
     context.emit(
         LoggedIn(
             account=context.name,
-            at=clock.now(),
+            at=context.clock.now(),
             client_id=credentials.client_id,
             scopes=login.scopes_granted,
             token=token.fingerprint,

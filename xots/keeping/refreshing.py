@@ -1,4 +1,4 @@
-"""A refresh: the only order of steps that loses no refresh token."""
+"""A refresh, in an order in which no crash loses a token: intent, request, commit."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Refreshing:
         or when it takes longer than a caller waits.
 
         Args:
-            min_life: as in ``schedule.next_step``; for a refresh that is started here.
+            min_life: as in ``schedule.next_step``; ignored if a refresh is joined.
             expected_current: likewise.
             stale_ok: tells if the caller can use the old access token meanwhile.
 
@@ -88,20 +88,20 @@ async def refresh(
     """
     replica, issued = context.replica, False
     try:
-        # 1. Take the lease and read the record again: another process may have refreshed it.
+        # Step 1. Take the lease and read the record again: another process may have refreshed it.
         async with replica.locked() as lease:
             while not (lease.lost or context.is_foreign):
                 step = context.next_step(min_life=min_life, expected_current=expected_current)
                 if not isinstance(step, Spend):
                     return
                 try:
-                    outcome = await spend(context, step.token, lease)
+                    outcome = await spend(context, step.token, lease)  # steps 2 to 6
                 except StaleWrite:
                     # A process whose lease has run out wrote under ours: decide by its record.
                     await replica.read()
                     continue
-                # 7. After a refusal the next candidate is due. After a retry the access token may
-                # have expired already, since the response may be a replay: then one more is due.
+                # Step 7. After a refusal, go on with the next candidate. A replayed access token
+                # may have expired already: then refresh once more.
                 match outcome:
                     case Refused():
                         continue
@@ -114,7 +114,9 @@ async def refresh(
 
 
 async def spend(context: Context, token: RefreshToken, lease: Lease) -> Outcome | None:
-    """Spend ``token`` once, from its intent to the next record. None if the lease ran out before.
+    """Spend ``token`` once, from its intent to the next record: steps 2 to 6 of a refresh.
+
+    Returns None, with the intent written, if the lease ran out before the request.
 
     A lease can run out while its holder is suspended. This is why each write is a compare-and-set,
     and why a late response joins the record instead of replacing it::
@@ -135,7 +137,8 @@ async def spend(context: Context, token: RefreshToken, lease: Lease) -> Outcome 
          360.0                              spends r2, which proves     r3, r2 spent, r0 spent
                                             it and drops r1
 
-    Had A been suspended before 0.2, it would find its lease lost and send nothing.
+    Leases last 12 seconds (``LEASE_SECONDS``). Had A been suspended before step 3, it would find
+    its lease lost and send nothing.
 
     Raises:
         StaleWrite: another process has written the record since it was read; nothing was spent.
@@ -143,8 +146,8 @@ async def spend(context: Context, token: RefreshToken, lease: Lease) -> Outcome 
     """
     replica, clock = context.replica, context.clock
 
-    # 2. Write the intent, as a compare-and-set on the stored record. If that fails, the token is
-    # not spent. A later process that finds the intent knows that the token may be spent.
+    # Step 2. Write the intent, as a compare-and-set on the stored record. If that fails, the token
+    # is not spent. A later process that finds the intent knows that the token may be spent.
     found, began_at = replica.account, clock.now()
     begun = await replica.compare_and_set(
         begin_refresh(found, token, by=context.process, now=began_at)
@@ -152,17 +155,18 @@ async def spend(context: Context, token: RefreshToken, lease: Lease) -> Outcome 
     if resumed := resumed_event(context.name, found, token, began_at):
         context.emit(resumed)
 
-    # 3. Check that the lease still holds: this process may have been suspended during the write.
+    # Step 3. Check that the lease still holds: this process may have been suspended during the
+    # write.
     if lease.lost:
         return None
 
-    # 4. Send the request once. It has a deadline, and no library retries it.
+    # Step 4. Send the request once. It has a deadline, and no library retries it.
     is_retry = begun.intent is not None and not begun.intent.set_first_spent
     sending = replica.expiry.sending(token.fingerprint, retry=is_retry, elapsed=clock.elapsed())
     replica.expiry = sending
     credentials, outcome = await context.authenticated(context.xero.refresh, token, lease)
 
-    # 5. Make the next record of the outcome.
+    # Step 5. Make the next record of the outcome.
     now = clock.now()
     jitter = context.rng.random()
     concluded = after(begun, outcome, now=now, policy=context.policy, jitter=jitter)
@@ -170,7 +174,7 @@ async def spend(context: Context, token: RefreshToken, lease: Lease) -> Outcome 
         concluded = sending.issued(concluded, now, clock.elapsed())
         concluded = replace(concluded, client_secret=credentials.client_secret)
 
-    # 6. Commit it before any caller is served from it. A record that another process wrote
+    # Step 6. Commit it before any caller is served from it. A record that another process wrote
     # meanwhile is merged with it. If the store fails, memory holds it until the store works again.
     await replica.commit(concluded, after=begun)
 

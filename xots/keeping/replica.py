@@ -1,9 +1,13 @@
 """``Replica``: one account's record in memory, kept in agreement with the store.
 
-Callers are served from memory. Memory follows the store, with two exceptions, in which memory knows
-more: a response from Xero that the store could not take yet is held until it is written, and a
-store that has lost writes (restored from an old dump, failed over to a replica that lagged) is
-written again. A value that must not be lost is never only a local variable during an ``await``.
+Callers are served from memory. Memory follows the store, with two exceptions in which memory knows
+more:
+
+- It holds a response from Xero that the store could not take yet, until that is written.
+- A store that has lost writes (restored from an old dump, failed over to a replica that lagged) is
+  written again.
+
+The response to a refresh is committed before the next ``await``: it is never only a local variable.
 """
 
 from __future__ import annotations
@@ -24,12 +28,12 @@ from ..lifecycle.expiry import Expiry
 from ..lifecycle.merging import diverged, merged
 from ..sealing import Sealer
 
-__all__ = ["LEASE_SECONDS", "Replica", "StoreChange", "open_record", "reseal_all"]
+__all__ = ["LEASE_SECONDS", "Peeked", "Replica", "StoreChange", "open_record", "reseal_all"]
 
 PURPOSE = "account"
 
 LEASE_SECONDS = 12.0
-"""Lifetime of a lease after its holder vanished, where a store cannot tell: longer than a pause of
+"""Lifetime of a lease whose holder died, where the store cannot detect that: longer than a pause of
 a busy machine, and short enough for a caller to wait for."""
 
 
@@ -40,6 +44,16 @@ class StoreChange(Enum):
     """The store cannot be used, or memory holds a change that it could not take."""
     RECOVERED = auto()
     LOST_WRITES = auto()
+
+
+class Peeked(Enum):
+    """The results of a look at the store without the lease."""
+
+    NOTHING_NEW = auto()
+    FOLLOWED = auto()
+    """Another process wrote the record, and memory follows it."""
+    LOST_WRITES = auto()
+    """The store has lost writes. That is settled under the lease."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +85,13 @@ class Replica:
         report: Callable[[StoreChange], None],
     ) -> None:
         self.account = Account()
-        """The record, as it is or will be written. It is replaced whole at each change."""
+        """The newest version of the record, perhaps not stored yet. It is replaced whole."""
         self.expiry = Expiry()
         """The ends of its access token and wait by the clock that cannot be set."""
         self.unsaved = False
         """True while memory holds a change that the store has not acknowledged."""
         self.rolled_back = False
-        """True if that is so because the store lost writes that it had acknowledged."""
+        """True if ``unsaved``, because the store lost writes that it had acknowledged."""
         self.problem: str | None = None
         """Why the store cannot be used now; None if it can."""
         self._store = store
@@ -87,7 +101,7 @@ class Replica:
         self._report = report
         self._seen = _Seen(self.account, None)
         self._holders = 0
-        """Operations of this process that hold the lease, or believe so."""
+        """Operations of this process that took the lease. They may have lost it since."""
 
     @property
     def needs_settling(self) -> bool:
@@ -100,14 +114,14 @@ class Replica:
         return self.unsaved or self._holders > 0
 
     def dated(self) -> Account:
-        """Return the record with its access token and wait dated as this host's clock shows now."""
+        """Return the record with its dates corrected for changes of this host's clock."""
         return self.expiry.dated(self.account, self._clock.now(), self._clock.elapsed())
 
     # ---------- under the lease
 
     @asynccontextmanager
     async def locked(self) -> AsyncIterator[Lease]:
-        """Take the lease and read the record again: the one way to act on the account.
+        """Take the lease and read the record again, for an operation on the account.
 
         Raises:
             StoreUnavailable, SealError: as ``read``, and if the lease cannot be taken.
@@ -153,28 +167,30 @@ class Replica:
         except StoreUnavailable as error:
             self.failed(error)
             raise
-        if (
-            self.account is before
-        ):  # otherwise another operation has held a change, which joins this
+        if self.account is before:
             self._adopt(account, unsaved=False)
             self.rolled_back = False
             self._seen = _Seen(account, version)
+            self.works()
+        # Otherwise another operation changed memory meanwhile. Its write will merge with this one.
         return account
 
     async def commit(self, account: Account, *, after: Account) -> None:
-        """Write ``account``, which was made from ``after`` and must not be lost. It counts at once.
+        """Write ``account``, which was made from ``after`` and must not be lost.
+
+        Memory has it at once, before it is stored.
 
         If memory follows another record by now, or the store holds another one, both are merged. If
         the store fails, memory holds the change, and a later ``read`` writes it.
         """
         if self.account.write_id != after.write_id:
-            # The lease was lost during an await, and another operation of this process went on.
+            # Memory has changed since: the lease was lost, or another operation has written.
             account = merged(self.account, account)
         self._hold(account, above=self.account)
         try:
             await self._write_held()
         except (StoreUnavailable, SealError) as error:
-            self.problem = None  # an unsaved change is reported even if the store failed before
+            self.problem = None  # report the unsaved change, even if the failure is known
             self.failed(error)
 
     async def update(self, change: Callable[[Account], Account]) -> None:
@@ -193,26 +209,23 @@ class Replica:
 
     # ---------- without the lease
 
-    async def peek(self) -> bool:
+    async def peek(self) -> Peeked:
         """Follow the store if another process wrote, unless an operation of this one is under way.
-
-        Returns:
-            True if the store has lost writes, which is to be settled under the lease.
 
         Raises:
             StoreUnavailable, SealError: as ``read``.
         """
         seen = self._seen
         if self._is_busy:
-            return False
+            return Peeked.NOTHING_NEW
         stored = await self._store.read(self._name)
         if self._is_busy or self._seen is not seen or _version(stored) == seen.version:
-            return False
+            return Peeked.NOTHING_NEW
         theirs = self._opened(stored)
         if self._has_lost_writes(theirs):
-            return True
+            return Peeked.LOST_WRITES
         self._follow(stored, theirs)
-        return False
+        return Peeked.FOLLOWED
 
     def failed(self, error: Exception) -> None:
         """Note that the store failed. Callers are served from memory meanwhile."""
@@ -240,10 +253,12 @@ class Replica:
                 self._seen = _Seen(account, version)
                 self.unsaved = self.account is not account  # another operation may have held more
                 self.rolled_back = False
+                if not self.unsaved:
+                    self.works()
 
     async def _swap(self, account: Account) -> str:
-        """Compare and set. After a lost response, the write id in the store tells if it went
-        through. It is never written again blindly."""
+        """Compare and set. After a lost response, the write id in the store tells if the write went
+        through. It is never repeated without that check."""
         sealed = self._sealer.seal(encode(account), PURPOSE, {"name": self._name})
         try:
             version = await self._store.swap(self._name, sealed, expected=self._seen.version)
@@ -252,14 +267,13 @@ class Replica:
             if stored is None or self._opened(stored).write_id != account.write_id:
                 raise
             version = stored.version
-        self.works()
         return version
 
     def _has_lost_writes(self, theirs: Account) -> bool:
-        """Tell if the store holds less than it was seen to hold.
+        """Tell if the store went back to an older record than it was seen to hold.
 
-        The generation tells. After a fail-over another process may have written past ours: then the
-        consent and the tokens tell.
+        A lower generation tells. A higher one proves nothing: after a fail-over another process may
+        have written past ours. Then the epoch and the tokens tell.
         """
         seen = self._seen.account
         if theirs.generation == seen.generation:
@@ -268,8 +282,8 @@ class Replica:
         return is_older or diverged(theirs, seen)
 
     def _join(self, stored: Stored | None, theirs: Account) -> None:
-        """Hold the union of memory and store. Ours joins theirs, unless the store has lost writes,
-        or holds the record that ours descends from."""
+        """Hold memory merged with the stored record. The stored one is the base of the merge,
+        unless the store has lost writes, or ours was made from it."""
         has_lost = self._has_lost_writes(theirs)
         ours_first = has_lost or theirs.write_id == self._seen.account.write_id
         pair = (self.account, theirs) if ours_first else (theirs, self.account)

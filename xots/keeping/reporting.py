@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from ..clock import MAX_CLOCK_SKEW
 from ..errors import ConsentLost, NoCredentials, NotLoggedIn, NoToken, TokenUnavailable, XotsError
 from ..events import (
     ClockSkewed,
@@ -28,7 +29,6 @@ from ..lifecycle.account import Account, Problem, RefreshToken
 from ..lifecycle.outcomes import Failure, Issued, Outcome
 from ..lifecycle.outlook import Outlook, Retrying, unresolved_intent, why_lost
 from ..lifecycle.schedule import (
-    MAX_CLOCK_SKEW,
     Policy,
     State,
     can_serve,

@@ -19,7 +19,7 @@ logger = logging.getLogger("xots.keeper")
 
 
 def check_listed(context: Context) -> None:
-    """See that the identity server has a list of organisations.
+    """Check that the identity server has a list of organisations.
 
     Raises:
         UpstreamFailed: it has none.
@@ -42,13 +42,16 @@ async def request_list(context: Context, access: AccessToken) -> Answer:
     return response
 
 
-async def write_tenant(context: Context, tenant_id: str) -> None:
-    """Write the organisation to use into the record.
+async def write_tenant(context: Context, tenant_id: str, consent_id: str | None) -> None:
+    """Write the organisation to use into the record of the login ``consent_id``.
 
     Raises:
+        UnknownTenant: another login was recorded meanwhile, or this one was ended.
         StoreUnavailable, SealError: the store cannot be read or written.
     """
     async with context.replica.locked():
+        if context.replica.account.consent_id != consent_id:
+            raise UnknownTenant("the login has changed meanwhile: choose the organisation again")
         await context.replica.update(lambda account: replace(account, tenant_id=tenant_id))
     at = context.clock.now()
     context.emit(TenantChosen(account=context.name, at=at, tenant_id=tenant_id))
@@ -70,7 +73,7 @@ async def tenant_of_login(
         if requested is not None:
             return matching_tenant(requested, connected)
     except UpstreamFailed as error:
-        # A login is worth more than the check of its organisation.
+        # Keep the login, although its organisation could not be checked.
         logger.warning("the organisations of the login could not be listed: %s", error)
         return requested
     except UnknownTenant as error:

@@ -4,11 +4,22 @@
 ``account``     the record, and its JSON
 ``outcomes``    the outcomes of a request to the token endpoint
 ``schedule``    the login's state, what is due, the token to spend: ``next_step``
-``transitions`` the next record after a refresh, a login or its end: ``after``
-``merging``     the union of two versions of the record: ``merged``
+``transitions`` the next record after a refresh, a login or its end: ``begin_refresh``, ``after``
+``merging``     the merge of two versions of the record: ``merged``
 ``expiry``      the end of an access token and of a wait by two clocks: ``Expiry``
-``outlook``     what the operator is told of the future: ``outlook``
+``outlook``     the next attempts, and when a user must log in: ``outlook``
 ==============  ==================================================================================
 
 ``keeping`` asks ``next_step``, acts, and passes the outcome to ``after``.
+
+The words that all of them use:
+
+- A refresh token is **spent** once a request that holds it may have reached Xero.
+- A refresh is **open** from its intent to a known outcome; a lost response keeps it open.
+- The **grace period** is the time in which Xero accepts a spent token again.
+- A **replay** is Xero's repetition of an earlier response.
+- A token is **proved** by a refresh that succeeds with it. A proof drops other fresh tokens.
+- A **fallback** is another refresh token of the same consent that Xero may still accept.
+- A **tombstone** is the fingerprint of a token that the record held and dropped.
+- A version of the record **descends** from another if refreshes of the other's token led to it.
 """

@@ -60,7 +60,8 @@ class AccessToken(_Record, frozen=True, kw_only=True):
     value: Secret
     token_type: str = "Bearer"  # noqa: S105 - RFC 6750's name of the scheme
     issued_at: datetime
-    """The latest possible start of its lifetime: when the request for it was first sent."""
+    """When the first request that may have issued it was sent: the earliest possible start of its
+    lifetime."""
     expires_at: datetime
 
     @property
@@ -75,8 +76,8 @@ class RefreshToken(_Record, frozen=True, kw_only=True):
     value: Secret
     obtained_at: datetime
     first_spent_at: datetime | None = None
-    """When a request that spends it may first have reached Xero. Never moved later: Xero's grace
-    period counts from it."""
+    """When a request that spends it may first have reached Xero. Xero's grace period counts from
+    it, so it is never moved later; it is cleared once the token is known to be unspent."""
     refused_at: datetime | None = None
     """When Xero responded ``invalid_grant`` to it. Only that condemns a token."""
 
@@ -86,8 +87,8 @@ class RefreshToken(_Record, frozen=True, kw_only=True):
         return self.value.fingerprint
 
     @property
-    def is_unproved(self) -> bool:
-        """True if it was never spent and never refused."""
+    def is_fresh(self) -> bool:
+        """True if it was neither spent nor refused."""
         return self.first_spent_at is None and self.refused_at is None
 
 
@@ -115,7 +116,7 @@ class ProblemKind(StrEnum):
     NOT_SENT = "not-sent"
     THROTTLED = "throttled"
     CLIENT_REFUSED = "client-refused"
-    """Xero does not accept the client's credentials. Retries do not help."""
+    """Xero refused the client or its request. Retries do not help."""
     REFUSED = "refused"
     """Xero refused one refresh token."""
     REVOCATION = "revocation"
@@ -131,7 +132,7 @@ class Problem(_Record, frozen=True, kw_only=True):
 
 
 class Revocation(StrEnum):
-    """The rest of a login's end: Xero has not confirmed the revocation yet."""
+    """A login's end that Xero has not confirmed, by what happens to the client's credentials."""
 
     KEEP_CREDENTIALS = "revoke"
     FORGET_CREDENTIALS = "forget"
@@ -157,7 +158,7 @@ class Account(_Record, frozen=True, kw_only=True, tag_field="format", tag=FORMAT
     """Random, new with every code exchange. None while no user is logged in."""
     consented_at: datetime | None = None
     ended_at: datetime | None = None
-    """When the last login was revoked or logged out, if it was."""
+    """When a login was last revoked or logged out, if one ever was. A new login keeps it."""
     revocation: Revocation | None = None
     """Set from a login's end until Xero has confirmed the revocation."""
     scopes_requested: tuple[str, ...] = ()
@@ -167,12 +168,13 @@ class Account(_Record, frozen=True, kw_only=True, tag_field="format", tag=FORMAT
 
     access: AccessToken | None = None
     current: RefreshToken | None = None
-    """The refresh token to spend next."""
+    """The newest successor: the token to spend next, as a rule (``schedule.candidates``)."""
     fallbacks: tuple[RefreshToken, ...] = ()
-    """Other refresh tokens of the same consent that Xero may still accept, the newest first."""
+    """Other refresh tokens of the same consent that Xero may still accept, in the order in which
+    to try them."""
     tombstones: tuple[str, ...] = ()
-    """Fingerprints of tokens that left this record, the latest first. They tell without a clock
-    whether another record of the same consent is older or newer than this one."""
+    """Fingerprints of tokens that this record held and dropped, the latest first. They tell without
+    a clock whether another record of the same consent is older or newer than this one."""
     tombstones_ever: int = 0
     """Number of tombstones since the login. ``tombstones`` keeps the latest of them only."""
 
@@ -181,14 +183,16 @@ class Account(_Record, frozen=True, kw_only=True, tag_field="format", tag=FORMAT
     failed_attempts: int = 0
     """Failed attempts since the last success."""
     responses_without_token: int = 0
-    """Successive responses that held no refresh token."""
+    """Responses to the open refresh that held no refresh token."""
+    rotates: bool = True
+    """False once the identity server is known to issue no new refresh token at a refresh."""
     problem: Problem | None = None
     refreshed_at: datetime | None = None
     refreshed_by: str | None = None
 
     @property
     def epoch(self) -> datetime:
-        """When the record's login, or the end of it, was made. A newer epoch wins a merge."""
+        """When the last login, or its end, was recorded. The newer epoch wins a merge."""
         moments = filter(None, (self.consented_at, self.ended_at))
         return max(moments, default=BEFORE_ALL_LOGINS)
 
@@ -227,7 +231,7 @@ class Account(_Record, frozen=True, kw_only=True, tag_field="format", tag=FORMAT
 
 
 class _Header(msgspec.Struct):
-    """The one field that every format has, except format 1, which had no number."""
+    """The number of the format. Records of format 1 had none."""
 
     format: int = 1
 
@@ -268,12 +272,15 @@ RENAMED_SINCE_1 = {
     "stamped": "set_first_spent",
     "doubted": "also_open",
 }
-"""Format 2 renamed these fields of the record and of its intent, and dropped ``notices_sent``."""
+"""The old and new names of fields, of the record and of its intent. ``notices_sent`` was
+dropped."""
 
 
 def _from_format_1(record: dict[str, Any]) -> dict[str, Any]:
     converted = _renamed(record) | {"format": FORMAT}
     converted.pop("notices_sent", None)
+    if converted.get("responses_without_token", 0) > 1 and "intent" not in converted:
+        converted |= {"responses_without_token": 0, "rotates": False}
     if "intent" in converted:
         converted["intent"] = _renamed(converted["intent"])
     return converted

@@ -1,5 +1,4 @@
-"""``Expiry``: the moments of the record that end by two clocks, the one on the wall and one that
-cannot be set.
+"""``Expiry``: ends an access token and a wait at the right time although the wall clock may be set.
 
 An access token expires, and a wait ends, at a moment of the wall clock. That clock may be set at
 any time, forward or back. ``Expiry`` remembers when each of them ends by the clock that cannot be
@@ -26,8 +25,8 @@ from .schedule import good_for
 __all__ = ["Expiry", "capped_to"]
 
 MAX_CLOCK_DRIFT = timedelta(seconds=1)
-"""Upper bound on the drift of the two clocks of one machine while a token lives. Less is ignored,
-since clocks are slewed."""
+"""Upper bound on the drift of the two clocks of one machine while a token lives. A smaller
+difference is ignored: a time daemon may adjust the wall clock gradually."""
 
 
 def capped_to(account: Account, left: timedelta, now: datetime) -> Account:
@@ -59,7 +58,7 @@ class Expiry:
     """When it sent that token first."""
 
     def seen(self, account: Account, now: datetime, elapsed: float) -> Expiry:
-        """Return the expiry of ``account``. The moments that it already knows keep their ends."""
+        """Return the expiry of ``account``. Dates that have not changed keep their ends."""
         expiry = self
         if account.access != self.access:
             left = good_for(account, now).total_seconds()
@@ -71,7 +70,8 @@ class Expiry:
         return expiry
 
     def dated(self, account: Account, now: datetime, elapsed: float) -> Account:
-        """Return ``account`` with the dates of its access token and wait as the clock shows now."""
+        """Return ``account`` with the dates of its access token and wait corrected for changes of
+        the wall clock."""
         account = capped_to(account, timedelta(seconds=self.access_ends_at - elapsed), now)
         if account.retry_not_before is None:
             return account
@@ -81,14 +81,16 @@ class Expiry:
         return structs.replace(account, retry_not_before=ends_at)
 
     def sending(self, fingerprint: str, *, retry: bool, elapsed: float) -> Expiry:
-        """Note that a request spends this refresh token now. A retry keeps the first time."""
+        """Note that a request spends this refresh token now. A retry keeps the time of the first
+        request, if this process sent that one."""
         if retry and fingerprint == self.spent:
             return self
         return replace(self, spent=fingerprint, first_sent_at=elapsed)
 
     def issued(self, account: Account, now: datetime, elapsed: float) -> Account:
         """Cap the access token that the response brought: its lifetime counts from the first
-        request that sent its refresh token, also if the clock was set since."""
+        request of this process, also if the clock was set since. Earlier requests of others are
+        dated by the token's ``first_spent_at``."""
         if account.access is None:
             return account
         age = timedelta(seconds=elapsed - self.first_sent_at)

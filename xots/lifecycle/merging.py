@@ -1,18 +1,25 @@
-"""The union of two versions of the record, for a process that finds another one than it follows.
+"""The merge of two versions of the record that were written independently.
 
-The record is a small replicated data type. Each part unites by a rule of its own:
+A process that finds another version than the one it follows merges both. Each part has a rule:
 
-- **The consent** is a register: the last writer wins, by the time of the login or of its end.
-- **The refresh tokens** of one consent are a set. For each token the later of these states wins:
-  unknown, held unspent, tombstoned, held spent. A tombstone wins over an unspent copy, which an old
-  dump of the store brings back; a spent copy wins over a tombstone, since Xero may still accept it.
+- **The consent**: the later login, or the later end of one, wins.
+- **The refresh tokens** of one consent are a set. Each token is in one of these states, and the
+  later one in this list wins:
+
+  1. unknown;
+  2. held, and unspent;
+  3. tombstoned: held and dropped. An old dump of the store brings the unspent copy back;
+  4. held, and spent. Xero may still accept it, so it is tried again.
+
 - **The first use** of a token is the earlier of the two times. A refusal by either counts.
 - **The access token** is the one that expires later.
-- **An open intent** stays: its request may have invalidated the tokens of the other version.
+- **An open intent** stays, since its request may have invalidated the tokens of the other version.
+  If both versions have one, that of the first stays.
+- **Everything else** is that of the first version.
 
 The set, its tombstones and the first uses do not depend on the order of the two versions. The order
-of the tokens does: the current token of the first version stays current, unless the second descends
-from it.
+of the tokens does: the current token of the first version stays current, unless the second version
+descends from the first.
 """
 
 from __future__ import annotations
@@ -51,8 +58,8 @@ def is_same_consent(account: Account, other: Account) -> bool:
 def diverged(theirs: Account, ours: Account) -> bool:
     """Tell if ``theirs`` descends from another version than ``ours``, such as one of an old dump.
 
-    It has never held one of our tokens that may be live. Tombstones tell that without a clock, as
-    far back as they reach.
+    True if ``theirs`` has never held one of our tokens that may be live. Tombstones tell that
+    without a clock, as far back as they reach.
     """
     tombstones_since = theirs.tombstones_ever - ours.tombstones_ever
     if not is_same_consent(theirs, ours) or tombstones_since > len(theirs.tombstones):
@@ -62,7 +69,7 @@ def diverged(theirs: Account, ours: Account) -> bool:
 
 
 def _end_of(login: Account, end: Account) -> datetime | None:
-    """Return when the login was ended, if ``end`` is its end."""
+    """Return when ``end`` was recorded, if it is the end of a login and ``login`` a live one."""
     is_end = end.consent_id is None and login.consent_id is not None
     return end.ended_at if is_end else None
 
@@ -83,8 +90,8 @@ def _united(base: Account, other: Account) -> Account:
 
 
 def _fallbacks_of_both(first: Account, second: Account) -> tuple[RefreshToken, ...]:
-    """Return the fallbacks in the order of their chances: tokens that ``first`` has never known,
-    its own, and those it holds a tombstone for although they are known to be spent."""
+    """Return the fallbacks in the order in which to try them: tokens that ``first`` has never
+    known, its own, and tokens that it dropped but that ``second`` knows to be spent."""
     own = [_known_to_both(t, second) for t in first.fallbacks if not _was_tombstoned(t, second)]
     joining = [t for t in second.tokens if first.token(t.fingerprint) is None]
     joining = [t for t in joining if not _was_tombstoned(t, first)]

@@ -1,7 +1,7 @@
 """The outcomes of one request to the token endpoint, each a type of its own.
 
-They differ in one question: did Xero spend the token? Errors of the OAuth protocol are those of
-RFC 6749 section 5.2.
+They differ in the answer to one question: did this request spend the token? Errors of the OAuth
+protocol are those of RFC 6749 section 5.2.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class NotSent(Failure):
-    """The request never left (DNS, connection refused, TLS): the token is not spent."""
+    """The request never left (DNS, connection refused, TLS): it did not spend the token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,8 @@ class Throttled(Failure):
 
 @dataclass(frozen=True, kw_only=True)
 class ClientRefused(Failure):
-    """Xero refused the client or the request (``invalid_client``, …): the token is not spent."""
+    """Xero refused the client or the request (``invalid_client``, …): it did not spend the
+    token."""
 
     code: str
     """The OAuth error code (RFC 6749 section 5.2)."""

@@ -32,7 +32,7 @@ class Retrying(StrEnum):
     MISSING_TOKEN = "missing-refresh-token"  # noqa: S105
     """Xero's response held no refresh token."""
     REFRESH = "refresh"
-    """A refresh failed without spending the token."""
+    """The last attempt failed, and no refresh is open."""
     PROOF = "proof"
     """Several refresh tokens may be live. A refresh will show which one is."""
     REVOCATION = "revocation"
@@ -40,7 +40,7 @@ class Retrying(StrEnum):
 
 
 class Need(StrEnum):
-    """The reason why a user or an operator will be needed."""
+    """Why a user or an operator will be needed at ``login_needed_at``."""
 
     NO_LOGIN = "not-logged-in"
     CONSENT_LOST = "consent-lost"
@@ -60,18 +60,19 @@ class Outlook:
     next_attempt_at: datetime | None
     """The earliest time of the next attempt or refresh; None if none will be made."""
     grace_ends_at: datetime | None
-    """Until when Xero surely accepts a spent token again, while its successor is not known here or
-    not stored."""
+    """Until when Xero surely accepts the spent token again. None unless its successor is unknown,
+    or exists in this process only."""
     login_needed_at: datetime
-    """When a user must log in if no attempt succeeds; never before now."""
+    """When a user must log in if no attempt succeeds; now, if that time has passed."""
     attention_for: Need
+    """Why."""
 
 
 def outlook(account: Account, now: datetime, policy: Policy, *, unsaved: bool = False) -> Outlook:
     """Return the outlook of a record. ``unsaved``: the store does not hold it yet.
 
-    The refresh token with the longest life counts. That a token was spent does not prove that Xero
-    received it: Xero may still accept it after the grace period, but that is not certain.
+    The time is that of the refresh token that lasts longest. That a token was spent does not prove
+    that Xero received it: Xero may still accept it after the grace period, but that is not certain.
     """
     logged_in = account.consent_id is not None
     live = candidates(account, now, policy)
@@ -100,8 +101,8 @@ def _need(
 
 
 def _dies_at(token: RefreshToken, now: datetime, policy: Policy) -> datetime:
-    """Return until when Xero surely accepts the token. A time in the future comes from a clock that
-    was set back; it counts as now."""
+    """Return until when Xero surely accepts the token. A recorded time that lies in the future
+    counts as now: the clock was set back."""
     dies_at = min(token.obtained_at, now) + XERO_REFRESH_LIFETIME
     if token.first_spent_at is None:
         return dies_at
@@ -111,8 +112,8 @@ def _dies_at(token: RefreshToken, now: datetime, policy: Policy) -> datetime:
 def _grace_ends_at(
     account: Account, now: datetime, policy: Policy, unsaved: bool
 ) -> datetime | None:
-    """Return when the grace period of the refresh ends that would be retried: the one of the open
-    intent, or the last one if its result exists in this process only."""
+    """Return the end of the grace period of the refresh that would be repeated: the open one, or
+    the last one if its result exists in this process only."""
     result_is_unsaved = unsaved and not account.failed_attempts
     retried = account.tokens if result_is_unsaved else (account.spending,)
     live = [token for token in filter(None, retried) if not token.refused_at]

@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum, IntEnum, StrEnum
 
+from ..clock import MAX_CLOCK_SKEW
 from .account import AccessToken, Account, ProblemKind, RefreshToken
 
 __all__ = [
-    "MAX_CLOCK_SKEW",
     "XERO_REFRESH_LIFETIME",
     "Due",
+    "Idle",
     "Policy",
     "Rank",
     "Spend",
     "State",
     "Step",
-    "Use",
     "Wait",
     "can_serve",
     "candidates",
@@ -58,10 +58,6 @@ every token too old soon after its issue."""
 MIN_TICK_SECONDS = 0.25
 """Lower bound on the interval between checks, however short the tokens live."""
 
-MAX_CLOCK_SKEW = timedelta(seconds=10)
-"""Upper bound on the difference between the clocks of hosts that share an account. A moment further
-in the future shows that a clock was set back, or differs by more."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
@@ -75,21 +71,22 @@ class Policy:
     refresh_lifetime: timedelta = timedelta(minutes=72000)
     """Rotate a refresh token before it reaches this age: 50 days, since Xero's die after 60."""
     tick: timedelta = timedelta(seconds=15)
-    """Interval between checks for a due refresh."""
+    """Interval between checks for a due refresh. A retry waits for such a check too."""
     grace: timedelta = timedelta(minutes=30)
     """Time in which Xero accepts a spent refresh token again (Xero: "Token types")."""
     first_backoff: timedelta = timedelta(seconds=1)
     """Upper bound of the first retry's wait. It doubles with each failed attempt."""
     max_backoff: timedelta = timedelta(seconds=60)
     """Upper bound of the back-off: some 30 attempts fit into the grace period, and the service
-    recovers within a minute of Xero's return."""
+    recovers within this time and a tick of Xero's return."""
     slow_wait: timedelta = timedelta(minutes=5)
     """Wait after ``invalid_client``, which only an operator can resolve. Also the longest wait that
     a 429 can demand during an open refresh: several attempts must fit into the grace period."""
     max_wait: timedelta = timedelta(hours=1)
-    """The longest wait that a 429 can demand otherwise."""
+    """The longest wait that a 429 can demand while no refresh is open."""
     proving_wait: timedelta = timedelta(minutes=5)
-    """A fallback that joined is proved or dropped by a refresh this soon, well within the grace."""
+    """A fresh fallback makes a refresh due this long after it was obtained, well within the grace
+    period. The refresh shows which token is live."""
 
 
 # ---------- the access token
@@ -114,8 +111,8 @@ def _issued_in_future(access: AccessToken, now: datetime) -> bool:
 def promised_ttl(account: Account, policy: Policy) -> timedelta:
     """Return the least lifetime that every caller is promised.
 
-    It is ``min_ttl``, but at most a quarter of a lifetime shorter than Xero's, and never more than
-    a token has that was just issued.
+    It is ``min_ttl``, but at most nine tenths of the token's lifetime, and at most a quarter of a
+    lifetime that is shorter than Xero's.
     """
     lifetime = _lifetime(account)
     part = 1 / 4 if lifetime < XERO_ACCESS_LIFETIME else MAX_DEMANDED_PART
@@ -168,7 +165,7 @@ class Rank(IntEnum):
     UNSPENT = 1
     """A fallback that was never spent."""
     IN_GRACE = 2
-    """A fallback spent within the grace period, or a current token that came with a replay."""
+    """A fallback spent within the grace period, or a current token that a replay brought."""
     LATE = 3
     """A token spent longer ago, or at a future time. Its reuse may end the whole chain."""
     OUTDATED = 4
@@ -179,10 +176,9 @@ class Rank(IntEnum):
 def candidates(account: Account, now: datetime, policy: Policy) -> tuple[RefreshToken, ...]:
     """Return the refresh tokens worth spending, the most promising first.
 
-    Tokens of one rank stay in the record's order, the newest first: clocks may have been set. Xero
-    alone condemns a token, so neither the current token nor that of an open refresh is left out. A
-    fallback spent before the grace period is left out otherwise, since Xero may end the whole chain
-    on late reuse.
+    Tokens of one rank stay in the record's order, since dates may be wrong. Only Xero condemns a
+    token, so neither the current token nor that of an open refresh is left out. Any other fallback
+    is left out once its grace period is over: Xero may end the whole consent on late reuse.
     """
     ranked = [(_rank(account, token, now, policy), token) for token in account.tokens]
     kept = [(rank, token) for rank, token in ranked if rank is not None]
@@ -207,8 +203,8 @@ def _rank(account: Account, token: RefreshToken, now: datetime, policy: Policy) 
 def _rank_of_current(account: Account, token: RefreshToken, now: datetime, policy: Policy) -> Rank:
     if within_grace(token, now, policy):
         return Rank.CURRENT
-    # Without an open refresh of it, a replay brought this spent token: spending a fallback again
-    # would bring the same one.
+    # Without an open refresh, a replay brought this spent token. Spending the fallback again that
+    # brought it would bring it once more.
     return Rank.IN_GRACE if account.intent is None else Rank.LATE
 
 
@@ -218,15 +214,16 @@ def _is_outdated(account: Account, token: RefreshToken, policy: Policy) -> bool:
 
 
 def _last_resort(account: Account) -> RefreshToken | None:
-    """Return the token that was spent last, if its successor was refused: a clock may have been set
-    since, and nothing else is left to lose."""
+    """Return the first spent fallback if the current token was refused: a clock may have been set
+    since it was spent, and nothing else is left to lose."""
     if account.current is None or account.current.refused_at is None:
         return None
     return next((token for token in account.fallbacks if token.first_spent_at), None)
 
 
 def within_grace(token: RefreshToken, now: datetime, policy: Policy) -> bool:
-    """Tell if the token is unspent or within its grace period, as far as the clock knows."""
+    """Tell if the token is unspent or within its grace period. A spending in the future counts as
+    within it."""
     return token.first_spent_at is None or now - token.first_spent_at < policy.grace
 
 
@@ -274,14 +271,14 @@ def client_refused(account: Account) -> bool:
 
 
 class Due(Enum):
-    """The dates of a refresh that no calendar holds."""
+    """When a refresh is due, if not at a date."""
 
     NEVER = "never"
     AT_ONCE = "at-once"
 
 
 def refresh_due(account: Account, now: datetime, policy: Policy) -> datetime | Due:
-    """Return when the next refresh is due, back-off aside.
+    """Return when the next refresh is due, without regard to ``retry_not_before``.
 
     ``NEVER`` without a login. ``AT_ONCE`` for an open refresh, a current token that was spent or
     refused, and a missing access token or one whose expiry cannot be trusted. Otherwise the
@@ -290,7 +287,7 @@ def refresh_due(account: Account, now: datetime, policy: Policy) -> datetime | D
     current, access = account.current, account.access
     if account.consent_id is None or current is None:
         return Due.NEVER
-    if account.intent is not None or not current.is_unproved:
+    if account.intent is not None or not current.is_fresh:
         return Due.AT_ONCE
     if access is None or _issued_in_future(access, now):
         return Due.AT_ONCE
@@ -298,8 +295,8 @@ def refresh_due(account: Account, now: datetime, policy: Policy) -> datetime | D
 
 
 def scheduled_refresh_at(account: Account, policy: Policy) -> datetime | None:
-    """Return the scheduled time of the refresh, apart from all that makes one due at once; None
-    without tokens."""
+    """Return the scheduled time of the refresh, without regard to the reasons that make one due at
+    once; None without tokens."""
     if account.current is None or account.access is None:
         return None
     return min(_scheduled(account, account.current, account.access, policy))
@@ -308,17 +305,17 @@ def scheduled_refresh_at(account: Account, policy: Policy) -> datetime | None:
 def _scheduled(
     account: Account, current: RefreshToken, access: AccessToken, policy: Policy
 ) -> list[datetime]:
-    """The access token's expiry, the refresh token's age, the proof of a fallback never spent."""
+    """Return the dates of the access token's expiry, of the rotation by age, and of proofs."""
     ahead = min(policy.refresh_ahead, access.lifetime / 2)
     expiry = access.expires_at - ahead
     rotation = current.obtained_at + policy.refresh_lifetime
-    proofs = [t.obtained_at + policy.proving_wait for t in account.fallbacks if t.is_unproved]
+    proofs = [t.obtained_at + policy.proving_wait for t in account.fallbacks if t.is_fresh]
     return [expiry, rotation, *proofs]
 
 
 @dataclass(frozen=True)
-class Use:
-    """Nothing is due: use the tokens that the record holds."""
+class Idle:
+    """Nothing is to be done: no refresh is due, or none is possible."""
 
 
 @dataclass(frozen=True)
@@ -335,7 +332,7 @@ class Spend:
     token: RefreshToken
 
 
-Step = Use | Wait | Spend
+Step = Idle | Wait | Spend
 
 
 def next_step(
@@ -353,17 +350,17 @@ def next_step(
         now: the current time.
         policy: the durations to decide by.
         min_life: the time left that a caller needs. A token with less is refreshed early.
-        expected_current: the fingerprint of the refresh token that a caller wants spent, due or
-            not. If another token is current, it was refreshed meanwhile, and nothing is forced.
+        expected_current: the fingerprint of the current token that a caller saw and wants refreshed
+            now, due or not. If another is current, a refresh has happened, and nothing is forced.
     """
     due, choices = refresh_due(account, now, policy), candidates(account, now, policy)
     if due is Due.NEVER or not choices:
-        return Use()
+        return Idle()
     is_due = due is Due.AT_ONCE or due <= now
     too_short = min_life is not None and good_for(account, now) < min_life
     forced = account.current is not None and account.current.fingerprint == expected_current
     if not (is_due or too_short or forced):
-        return Use()
+        return Idle()
     until = _wait_ends_at(account, now, policy)
     if until is None:
         return Spend(choices[0])
@@ -377,12 +374,13 @@ def revocation_due(account: Account, now: datetime, policy: Policy) -> bool:
 
 
 def _wait_ends_at(account: Account, now: datetime, policy: Policy) -> datetime | None:
-    """Return the end of the wait before the next attempt; None if there is none. An end further off
-    than any wait lasts shows that the clock was set back: that wait counts as over."""
+    """Return the end of the wait before the next attempt; None if there is none. An end later than
+    the longest possible wait shows that the clock was set back: that wait counts as over."""
     until = account.retry_not_before
     if until is None or until <= now:
         return None
-    return until if until - now <= longest_wait(account, policy) + policy.first_backoff else None
+    longest = longest_wait(account, policy) + policy.first_backoff + MAX_CLOCK_SKEW
+    return until if until - now <= longest else None
 
 
 def longest_wait(account: Account, policy: Policy) -> timedelta:

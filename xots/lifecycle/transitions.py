@@ -40,8 +40,8 @@ MAX_DOUBLINGS = 20
 def begin_refresh(account: Account, token: RefreshToken, *, by: str, now: datetime) -> Account:
     """Return the account with the intent to spend ``token``. It is written before the request.
 
-    If the refresh of another token is open, the intent remembers that one too: it is open again if
-    this attempt spends nothing.
+    If the refresh of another token is open, the intent remembers that token too. Its refresh counts
+    as open again if this attempt spends nothing.
     """
     intent = Intent(
         by=by,
@@ -65,7 +65,7 @@ def _also_open(account: Account, token: RefreshToken) -> str | None:
 def after(
     account: Account, outcome: Outcome, *, now: datetime, policy: Policy, jitter: float
 ) -> Account:
-    """Return the account after the refresh of its intent ended with ``outcome``.
+    """Return the account after the request for its open intent had this outcome.
 
     Args:
         account: the record with the intent.
@@ -112,14 +112,14 @@ def _after_issued(account: Account, issued: Issued, *, now: datetime, policy: Po
     kept = [t for t in others if t is not successor and _worth_keeping(t, spent, now, policy)]
     if issued.refresh_token != spent.value:  # a server that returns the same token does not rotate
         kept.insert(0, spent)
-    return _concluded(account, successor, tuple(kept), responses_without_token=0)
+    return _concluded(account, successor, tuple(kept), rotates=True)
 
 
 def _successor(account: Account, spent: RefreshToken, value: Secret, now: datetime) -> RefreshToken:
     """Return the refresh token that came in the response to a request with ``spent``.
 
     A known one came with a replay of an earlier response: it is as old, and as spent, as before. A
-    tombstoned one was spent too, at an unknown time after the token that brings it.
+    tombstoned one was spent before, at an unknown time; the time of ``spent`` is the safe guess.
     """
     known = next((t for t in _others(account, spent) if t.value == value), None)
     tombstoned = value.fingerprint in account.tombstones
@@ -131,8 +131,8 @@ def _access_after(account: Account, issued: Issued, now: datetime, policy: Polic
     """Return the new access token, dated by the earliest request that may have issued it.
 
     The response to a retry may be a replay of the lost one, so its lifetime counts from the first
-    attempt. If that lies outside the grace period, a clock was set: the token's age is unknown, and
-    it counts as expired.
+    attempt. If that lies outside the grace period, the retry is late or a clock was set: the age of
+    the access token is unknown, and it counts as expired.
     """
     intent, spent = _open_refresh(account)
     began = min(intent.began_at, now)
@@ -151,13 +151,14 @@ def _without_refresh_token(
     """Return the account after a response without a refresh token.
 
     Either the token was lost on the way, or the server does not rotate. At the first such response
-    the intent stays open, and a retry within the grace period requests the token again. After the
-    second in a row the token counts as fresh. A server that has rotated tokens of this login before
-    is asked until the grace period ends: if it still issues then, it no longer rotates.
+    the intent stays open, and a retry requests the token again. After the second, the server counts
+    as one that does not rotate, and the spent token as fresh. A server that has rotated tokens of
+    this login before is asked again as long as the grace period lasts.
     """
     others = _others(account, spent)
-    rotates = bool(others) and within_grace(spent, now, policy)
-    if account.responses_without_token == 0 or rotates:
+    has_rotated = bool(others) and within_grace(spent, now, policy)
+    is_first = account.rotates and account.responses_without_token == 0
+    if is_first or has_rotated:
         return replace(
             account,
             responses_without_token=account.responses_without_token + 1,
@@ -165,7 +166,7 @@ def _without_refresh_token(
         )
     fresh = replace(spent, obtained_at=now, first_spent_at=None)
     kept = tuple(t for t in others if _worth_keeping(t, spent, now, policy))
-    return _concluded(account, fresh, kept, responses_without_token=2)
+    return _concluded(account, fresh, kept, rotates=False)
 
 
 def _after_refused(account: Account, refused: Refused, *, now: datetime) -> Account:
@@ -176,6 +177,7 @@ def _after_refused(account: Account, refused: Refused, *, now: datetime) -> Acco
         account,
         intent=_other_open_refresh(account),
         failed_attempts=account.failed_attempts + 1,
+        responses_without_token=0,
         retry_not_before=None,
         problem=Problem(kind=ProblemKind.REFUSED, detail=refused.detail, at=now),
     )
@@ -218,7 +220,7 @@ def _concluded(
     current: RefreshToken,
     fallbacks: tuple[RefreshToken, ...],
     *,
-    responses_without_token: int,
+    rotates: bool,
 ) -> Account:
     """Return the account with these tokens only, tombstones for the others, and no intent."""
     concluded = replace(
@@ -226,7 +228,8 @@ def _concluded(
         current=current,
         fallbacks=fallbacks,
         intent=None,
-        responses_without_token=responses_without_token,
+        responses_without_token=0,
+        rotates=rotates,
     )
     return concluded.with_tombstones(token.fingerprint for token in account.tokens)
 
@@ -234,10 +237,10 @@ def _concluded(
 def _worth_keeping(
     token: RefreshToken, proved: RefreshToken, now: datetime, policy: Policy
 ) -> bool:
-    """Tell if Xero may still accept ``token``, now that it has accepted ``proved``."""
+    """Tell if ``token`` stays as a fallback, now that Xero has accepted ``proved``."""
     if token.refused_at:
         return False
-    if token.first_spent_at is None:  # it may be newer than the proof
+    if token.first_spent_at is None:  # it may have arrived after the accepted token was sent
         return token.obtained_at > (proved.first_spent_at or now)
     return within_grace(token, now, policy)
 
@@ -313,7 +316,8 @@ def after_login(
     began_at: datetime,
     now: datetime,
 ) -> Account:
-    """Return the account after a code exchange: a new consent that replaces all but the generation.
+    """Return the account after a code exchange. It keeps nothing of the login before but the time
+    of its end.
 
     ``began_at`` is when the exchange was requested, ``now`` when it is recorded.
     """
@@ -327,6 +331,7 @@ def after_login(
         tenant_id=tenant_id,
         consent_id=consent_id,
         consented_at=_after_epoch(account, now),
+        ended_at=account.ended_at,
         scopes_requested=scopes_requested,
         scopes_configured=scopes_configured,
         scopes_granted=scopes_requested if issued.scopes is None else issued.scopes,
@@ -382,8 +387,11 @@ def after_revocation_failed(
     account: Account, failure: Failure, *, now: datetime, policy: Policy, jitter: float
 ) -> Account:
     """Return the account after a revocation that Xero did not confirm: all stays, for a retry."""
-    slow = isinstance(failure, ClientRefused)
-    wait = _slow_wait(policy, jitter) if slow else _backoff(account, policy, jitter)
+    wait = _backoff(account, policy, jitter)
+    if isinstance(failure, ClientRefused):
+        wait = _slow_wait(policy, jitter)
+    if isinstance(failure, Throttled):
+        wait = max(wait, _demanded_wait(account, failure, policy, jitter))
     return _failed(account, failure, ProblemKind.REVOCATION, now, wait)
 
 
@@ -396,5 +404,5 @@ def tokens_to_revoke(account: Account) -> tuple[RefreshToken, ...]:
 
 
 def _after_epoch(account: Account, now: datetime) -> datetime:
-    """Return the time of a new login or end: later than that of the record's last one."""
+    """Return the time of a new login or end: always later than ``account.epoch``."""
     return max(now, account.epoch + timedelta(microseconds=1))

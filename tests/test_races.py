@@ -1,0 +1,322 @@
+"""Logins, ends and choices that overlap, and the reports that follow from them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace as with_changes
+from datetime import timedelta
+
+import pytest
+from msgspec.structs import replace
+from test_keeper import START, Bench, bench, revocations
+
+from xots.backends.base import Lease, TokenStore
+from xots.backends.memory import MemoryStore
+from xots.errors import LoginFailed, StoreUnavailable, TokenUnavailable, UnknownTenant
+from xots.events import RecordFollowed, StoreRecovered
+from xots.lifecycle.account import Account, RefreshToken
+from xots.lifecycle.outcomes import Issued, Refused, Throttled, Unknown
+from xots.lifecycle.outlook import Retrying, outlook
+from xots.lifecycle.schedule import Policy, State, candidates
+from xots.lifecycle.transitions import (
+    after,
+    after_end,
+    after_login,
+    after_revocation_failed,
+    begin_refresh,
+)
+from xots.secret import Secret
+
+__all__ = ["bench"]
+
+POLICY = Policy()
+MINUTE = timedelta(minutes=1)
+
+
+async def exchange_held(bench: Bench, keeper: object) -> asyncio.Task[None]:
+    """A login whose token response Xero holds back, after it has issued the tokens."""
+    bench.sandbox.add_fault("token:nth=1:hold-after")
+    login = asyncio.create_task(keeper.login(bench.attempt()))  # type: ignore[attr-defined]
+    await bench.sandbox.held()
+    return login
+
+
+# ---------------------------------------------------------------------------------- logins
+
+
+async def test_two_logins_at_once_after_a_logout_leave_one(bench: Bench) -> None:
+    """The one that began later wins, and the other one's user is told that there is a login."""
+    keeper = await bench.logged_in()
+    assert await keeper.end(forget=False)
+    other = await bench.keeper()
+    bench.clock.advance(1)
+    first = await exchange_held(bench, keeper)
+    bench.clock.advance(1)
+    await other.login(bench.attempt())
+    bench.sandbox.release()
+    with pytest.raises(LoginFailed, match="another login"):
+        await first
+    await keeper.follow()
+    assert keeper.account.consent_id == other.account.consent_id
+    assert keeper.state is State.CONNECTED
+    assert bench.issues_from(keeper)
+
+
+async def test_a_login_that_began_earlier_does_not_replace_one_after_an_end(bench: Bench) -> None:
+    """Xero ended its tokens with the login before it: the login made since is the live one."""
+    keeper = await bench.logged_in()
+    other = await bench.keeper()
+    first = await exchange_held(bench, keeper)
+    bench.clock.advance(1)
+    assert await other.end(forget=False)
+    await other.login(bench.attempt())
+    bench.sandbox.release()
+    with pytest.raises(LoginFailed, match="recorded at the same time"):
+        await first
+    assert bench.kept().consent_id == other.account.consent_id
+    assert bench.issues_from(other)
+
+
+@pytest.mark.parametrize("behind", [0, 9])
+async def test_an_end_during_an_exchange_wins_whatever_the_clocks_show(
+    bench: Bench, behind: int
+) -> None:
+    """Also if the clock of the host that ends the login is some seconds behind."""
+    keeper = await bench.logged_in()
+    bench.clock.advance(minutes=1)
+    other = await bench.keeper(bench.clock.beside(-behind))
+    login = await exchange_held(bench, keeper)
+    assert await other.end(forget=False)
+    bench.sandbox.release()
+    with pytest.raises(LoginFailed):
+        await login
+    await keeper.maintain()
+    assert bench.kept().consent_id is None
+    assert bench.sandbox.identity.usable_refresh_tokens(bench.clock.now()) == []
+
+
+async def test_a_login_that_lost_its_lease_under_a_pending_revocation_fails(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may have told Xero of the end meanwhile, which ends the new login too."""
+    keeper = await bench.logged_in()
+    bench.sandbox.add_fault("revocation:nth=1:503-html")
+    assert not await keeper.end(forget=False)
+    login = await exchange_held(bench, keeper)
+    bench.store.lapse()
+    other = await bench.keeper()
+    bench.clock.advance(minutes=2)
+    await other.maintain()
+    assert revocations(bench) == 2
+    monkeypatch.setattr(Lease, "lost", True)
+    bench.sandbox.release()
+    with pytest.raises(LoginFailed):
+        await login
+    monkeypatch.undo()
+    assert bench.kept().consent_id is None
+
+
+async def test_a_login_keeps_the_time_of_the_last_end(bench: Bench) -> None:
+    """An end during a later exchange is told by it."""
+    keeper = await bench.logged_in()
+    bench.clock.advance(1)
+    await keeper.end(forget=False)
+    ended_at = keeper.account.ended_at
+    bench.clock.advance(1)
+    await keeper.login(bench.attempt())
+    assert keeper.account.ended_at == ended_at == bench.clock.now() - timedelta(seconds=1)
+
+
+async def test_an_organisation_is_not_chosen_for_another_login(bench: Bench) -> None:
+    """The list was of the login before: its organisation may not be connected to the new one."""
+    keeper = await bench.logged_in()
+    tenant_id = keeper.account.tenant_id
+    assert tenant_id is not None
+    bench.sandbox.add_fault("connections:nth=1:hold-before")
+    choice = asyncio.create_task(keeper.choose_tenant(tenant_id))
+    await bench.sandbox.held()
+    other = await bench.keeper()
+    bench.clock.advance(1)
+    other_login = asyncio.create_task(other.login(bench.attempt()))
+    await asyncio.wait([other_login], timeout=0.2)
+    bench.sandbox.release()
+    await other_login
+    with pytest.raises(UnknownTenant, match="has changed meanwhile"):
+        await choice
+
+
+# ---------------------------------------------------------------------------------- ends
+
+
+async def test_an_end_with_an_open_refresh_is_held_while_the_store_takes_no_writes(
+    bench: Bench,
+) -> None:
+    """Nothing is served, Xero is not told, and both follow once the store works."""
+    keeper = await bench.logged_in()
+    bench.sandbox.add_fault("refresh:nth=1:lost")
+    with pytest.raises(TokenUnavailable):
+        await keeper.refresh()
+    bench.store.broken.add("swap")
+    assert not await keeper.end(forget=False)
+    assert keeper.unsaved
+    assert not keeper.can_serve
+    assert revocations(bench) == 0
+    bench.store.broken.clear()
+    await keeper.maintain()
+    assert bench.kept().consent_id is None
+    assert bench.sandbox.identity.usable_refresh_tokens(bench.clock.now()) == []
+
+
+def test_a_revocation_waits_as_long_as_a_429_demands() -> None:
+    """As a refresh does."""
+    now = START
+    ended = after_end(logged_in(), forget=False, now=now)
+    demanded = Throttled(detail="429", retry_after=10 * MINUTE)
+    waiting = after_revocation_failed(ended, demanded, now=now, policy=POLICY, jitter=0.0)
+    assert waiting.retry_not_before == now + 10 * MINUTE
+    plain = Throttled(detail="429")
+    waiting = after_revocation_failed(ended, plain, now=now, policy=POLICY, jitter=0.5)
+    assert waiting.retry_not_before == now + POLICY.first_backoff * 0.5
+
+
+async def test_a_closed_keeper_says_that_the_server_is_stopping(bench: Bench) -> None:
+    """A program that requests a token just then is told when to come back; the tick does nothing."""
+    keeper = await bench.logged_in()
+    await keeper.close()
+    bench.clock.advance(minutes=31)
+    with pytest.raises(TokenUnavailable, match="the server is stopping"):
+        await keeper.token()
+    with pytest.raises(TokenUnavailable, match="the server is stopping"):
+        await keeper.refresh()
+    await keeper.maintain()
+    assert bench.sandbox.refreshes() == []
+
+
+async def test_the_tick_takes_no_lease_for_another_identity_servers_login(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is to be done with it here."""
+    await bench.logged_in()
+    stranger = await bench.keeper()
+    elsewhere = with_changes(stranger._context.xero.endpoints, token_url="http://127.0.0.1:1/token")
+    stranger._context.xero.endpoints = elsewhere
+    taken: list[str] = []
+    monkeypatch.setattr(bench.store, "lease", lambda name, ttl: taken.append(name))
+    bench.clock.advance(minutes=40)
+    await stranger.maintain()
+    with pytest.raises(TokenUnavailable, match="another identity server"):
+        await stranger.token()
+    assert taken == []
+
+
+# ---------------------------------------------------------------------------------- reports
+
+
+async def test_a_record_of_ones_own_is_not_reported_as_another_processs(bench: Bench) -> None:
+    """After lost writes, this process writes the record again."""
+    keeper = await bench.logged_in()
+    old = bench.store._kept["default"]
+    await keeper.refresh()
+    bench.store._kept["default"] = old
+    await keeper.follow()
+    assert bench.kept().write_id == keeper.account.write_id
+    assert bench.happened(RecordFollowed) == 0
+
+
+async def test_the_store_has_recovered_once_everything_is_written(bench: Bench) -> None:
+    """When that is reported, nothing exists in this process only."""
+    keeper = await bench.logged_in()
+    refresh = await bench.held_refresh(keeper)
+    bench.store.broken |= {"swap", "read"}
+    bench.sandbox.release()
+    await refresh
+    unsaved: list[bool] = []
+    keeper.observe(
+        lambda event: unsaved.append(keeper.unsaved) if isinstance(event, StoreRecovered) else None
+    )
+    bench.store.broken.clear()
+    await keeper.maintain()
+    assert unsaved == [False]
+
+
+def logged_in() -> Account:
+    return after_login(
+        Account(),
+        issued("r0"),
+        consent_id="c",
+        client_id="client",
+        client_secret=None,
+        token_url="https://id.example/token",
+        tenant_id=None,
+        scopes_requested=("offline_access",),
+        began_at=START,
+        now=START,
+    )
+
+
+def issued(token: str | None) -> Issued:
+    refresh_token = Secret(token) if token else None
+    return Issued(access_token=Secret("a"), lifetime=30 * MINUTE, refresh_token=refresh_token)
+
+
+def attempted(account: Account, outcome: object, minutes: int) -> Account:
+    at = START + minutes * MINUTE
+    account = begin_refresh(account, candidates(account, at, POLICY)[0], by="h:1", now=at)
+    return after(account, outcome, now=at, policy=POLICY, jitter=0.5)  # type: ignore[arg-type]
+
+
+def test_a_server_that_does_not_rotate_is_known_to_until_it_does() -> None:
+    """Two responses without a refresh token tell; later refreshes are reported as any other."""
+    account = attempted(logged_in(), issued(None), 25)
+    assert account.rotates
+    assert outlook(account, START + 25 * MINUTE, POLICY).retrying is Retrying.MISSING_TOKEN
+    account = attempted(account, issued(None), 26)
+    assert (account.rotates, account.responses_without_token, account.intent) == (False, 0, None)
+    at = START + 51 * MINUTE
+    begun = begin_refresh(account, candidates(account, at, POLICY)[0], by="h:1", now=at)
+    assert outlook(begun, at, POLICY).retrying is Retrying.UNDER_WAY
+    lost = after(begun, Unknown(detail="reset"), now=at, policy=POLICY, jitter=0.5)
+    assert outlook(lost, at, POLICY).retrying is Retrying.LOST_ANSWER
+    account = attempted(lost, issued(None), 52)
+    assert (account.rotates, account.intent) == (False, None)
+    account = attempted(account, issued("r1"), 80)
+    assert account.rotates
+    assert attempted(account, issued(None), 110).intent is not None
+
+
+def test_the_count_of_responses_without_token_is_that_of_one_refresh() -> None:
+    """A token that Xero refuses takes its own count along."""
+    fallback = RefreshToken(value=Secret("x"), obtained_at=START)
+    account = replace(logged_in(), fallbacks=(fallback,))
+    account = attempted(account, issued(None), 25)
+    assert account.responses_without_token == 1
+    account = attempted(account, Refused(detail="invalid_grant"), 26)
+    assert account.responses_without_token == 0
+
+
+class PlainStore(MemoryStore):
+    """A store without a lock of its own: its leases are records."""
+
+    def lease(self, name: str, ttl_seconds: float) -> AbstractAsyncContextManager[Lease]:
+        return TokenStore.lease(self, name, ttl_seconds)
+
+
+@pytest.mark.parametrize(("ahead", "is_taken"), [(4, False), (3600, True)])
+async def test_a_lease_is_not_taken_over_for_a_clock_that_is_some_seconds_ahead(
+    monkeypatch: pytest.MonkeyPatch, ahead: int, is_taken: bool
+) -> None:
+    """Its end lies a little further off than a lease lasts; an hour further off, it is taken over."""
+    store, real = PlainStore(), time.time
+    monkeypatch.setattr("xots.backends.base.LEASE_PATIENCE_SECONDS", 0.2)
+    there = pytest.MonkeyPatch()
+    there.setattr(time, "time", lambda: real() + ahead)
+    async with store.lease("default", 60):
+        there.undo()
+        if is_taken:
+            async with store.lease("default", 60):
+                pass
+        else:
+            with pytest.raises(StoreUnavailable, match="for too long"):
+                await store.lease("default", 60).__aenter__()
