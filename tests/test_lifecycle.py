@@ -127,9 +127,9 @@ def test_a_short_token_is_refreshed_at_half_its_life() -> None:
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old="return min(access.expires_at - ahead, current.obtained_at + policy.refresh_lifetime,",
-    new="return min(access.expires_at - ahead, access.expires_at,",
+    file="lifecycle/schedule.py",
+    old="return [expiry, rotation, *proofs]",
+    new="return [expiry, *proofs]",
     protects_from="a refresh token that dies unused after 60 days",
 )
 def test_the_refresh_token_is_rotated_at_its_lifetime_whatever_else() -> None:
@@ -165,10 +165,10 @@ def test_forcing_is_void_when_another_token_is_current() -> None:
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old="        return Wait(until)\n    return Spend(token)",
-    new="        pass\n    return Spend(token)",
-    protects_from="asking Xero at every tick and by every caller",
+    file="lifecycle/schedule.py",
+    old=("return Spend(choices[0]) if forced and client_refused(account) else Wait(until)"),
+    new="return Spend(choices[0])",
+    protects_from="a request to Xero at every tick and for every caller",
 )
 def test_a_wait_that_was_asked_for_is_kept() -> None:
     """No call before ``retry_not_before``."""
@@ -181,10 +181,13 @@ def test_a_wait_that_was_asked_for_is_kept() -> None:
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old="now < until <= now + _longest_wait(account, policy) + policy.first_backoff\n",
-    new="now < until\n",
-    protects_from="a clock that stepped back by a day, and no refresh in it",
+    file="lifecycle/schedule.py",
+    old=(
+        "return until if until - now <= longest_wait(account, policy) + "
+        "policy.first_backoff else None"
+    ),
+    new="return until",
+    protects_from="a clock that was set back by a day: no refresh until that day is over",
 )
 def test_a_wait_from_a_clock_that_stepped_back_counts_as_reached() -> None:
     """A ``retry_not_before`` further off than is ever asked for does not stop the refresh for a day."""
@@ -196,10 +199,10 @@ def test_a_wait_from_a_clock_that_stepped_back_counts_as_reached() -> None:
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old="account.consent_id is None or _from_the_future(access, now):",
-    new="account.consent_id is None:",
-    protects_from="a clock that stepped back, and a token that is dead before it seems so",
+    file="lifecycle/schedule.py",
+    old=("if access is None or account.consent_id is None or _issued_in_future(access, now):"),
+    new="if access is None or account.consent_id is None:",
+    protects_from="a clock that was set back: a token that is served after its expiry",
 )
 def test_a_clock_that_stepped_back_does_not_lengthen_a_life() -> None:
     """A token issued in the future can't be trusted: it is not served, and refreshed."""
@@ -250,10 +253,10 @@ def test_no_caller_can_demand_more_than_a_fresh_token_has() -> None:
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old="rest = (spent, *rest)",
+    file="lifecycle/transitions.py",
+    old="kept.insert(0, spent)",
     new="pass",
-    protects_from="an answer whose token does not work: the spent one still would",
+    protects_from="a response whose token does not work, while the spent one still would",
 )
 def test_issued_moves_on_and_keeps_the_spent_token() -> None:
     """The successor is current; the spent token stays until its successor is proved and the grace is over."""
@@ -266,11 +269,11 @@ def test_issued_moves_on_and_keeps_the_spent_token() -> None:
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old="    return now - token.first_spent_at < policy.grace",
-    new="    return False",
+    file="lifecycle/transitions.py",
+    old="return within_grace(token, now, policy)",
+    new="return False",
     protects_from=(
-        "a response whose token does not work, once the next refresh has dropped the spent one"
+        "a response whose token does not work, after the next refresh has dropped the spent one"
     ),
 )
 def test_a_spent_token_leaves_when_its_successor_is_proved_and_the_grace_is_over() -> None:
@@ -294,16 +297,18 @@ def test_a_token_spent_long_ago_stays_while_its_successor_is_unproved() -> None:
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old='return _failed(account, outcome, "unknown"',
-    new='return _failed(replace(account, intent=None), outcome, "unknown"',
-    protects_from="a lost answer that is forgotten",
+    file="lifecycle/transitions.py",
+    old="return _failed(account, outcome, ProblemKind.UNKNOWN, now, backoff)",
+    new=(
+        "return _failed(replace(account, intent=None), outcome, ProblemKind.UNKNOWN, now, backoff)"
+    ),
+    protects_from="a lost response that is forgotten",
 )
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old="set_first_spent, fingerprint, open_one = (\n        token.first_spent_at is None,",
-    new="set_first_spent, fingerprint, open_one = (\n        True,",
-    protects_from="a grace that seems to begin anew with each try",
+    file="lifecycle/transitions.py",
+    old="first_spent_at=token.first_spent_at or now",
+    new="first_spent_at=now",
+    protects_from="a grace period that seems to begin anew with each attempt",
 )
 def test_unknown_keeps_everything_open() -> None:
     """No answer: the token stays current, spent when it was first tried, the intent stays, and a retry is set."""
@@ -332,10 +337,10 @@ def test_an_answer_that_shows_the_token_unspent_undoes_its_own_stamp(outcome: Ou
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old="if account.intent is None or not account.intent.set_first_spent:",
-    new="if account.intent is None:",
-    protects_from="a later try that was not sent, and hides that an earlier one was",
+    file="lifecycle/transitions.py",
+    old=("    if not intent.set_first_spent:\n        return account\n"),
+    new="",
+    protects_from="a later attempt that was not sent, and hides that an earlier one was",
 )
 @pytest.mark.parametrize(
     "outcome",
@@ -354,10 +359,10 @@ def test_it_does_not_undo_an_earlier_unknown(outcome: Outcome) -> None:
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old="if spent.first_spent_at is not None and not (intent and intent.set_first_spent):",
+    file="lifecycle/transitions.py",
+    old="if not intent.set_first_spent:  # a retry",
     new="if False:",
-    protects_from="serving a token that died, since the answer was a replay",
+    protects_from="serving an expired token, since the response was a replay",
 )
 def test_on_a_retry_the_access_tokens_life_counts_from_the_first_try() -> None:
     """The answer to a retry may be a replay of the lost one, minted 20 minutes ago."""
@@ -368,10 +373,10 @@ def test_on_a_retry_the_access_tokens_life_counts_from_the_first_try() -> None:
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old="return min(ceiling, policy.max_backoff) * jitter",
-    new="return ceiling * jitter",
-    protects_from="back-off that grows until the grace ends in one wait",
+    file="lifecycle/transitions.py",
+    old="return min(wait, policy.max_backoff)",
+    new="return wait",
+    protects_from="back-off that grows until one wait outlasts the grace period",
 )
 @given(tries=st.integers(0, 40), jitter=st.floats(0, 1, exclude_max=True))
 def test_waits_after_an_unknown_fit_the_grace_many_times(tries: int, jitter: float) -> None:
@@ -383,10 +388,10 @@ def test_waits_after_an_unknown_fit_the_grace_many_times(tries: int, jitter: flo
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
+    file="lifecycle/schedule.py",
     old="return policy.slow_wait if account.intent else policy.max_wait",
     new="return policy.max_wait",
-    protects_from="a wait of an hour in which the grace ends",
+    protects_from="a wait of an hour that outlasts the grace period",
 )
 def test_retry_after_is_kept_but_capped_while_a_refresh_is_open() -> None:
     """A 429 may ask for an hour; after a lost answer for 5 minutes, lest the grace be slept through."""
@@ -399,12 +404,12 @@ def test_retry_after_is_kept_but_capped_while_a_refresh_is_open() -> None:
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old="case ClientRefused():\n            return _failed(",
+    file="lifecycle/transitions.py",
+    old=("case ClientRefused():\n            wait ="),
     new=(
         "case ClientRefused():\n"
-        "            return after_refused(account, Refused(detail=outcome.detail), now=now)\n"
-        "            return _failed("
+        "            return _after_refused(account, Refused(detail=outcome.detail), now=now)\n"
+        "            wait ="
     ),
     protects_from="a mistyped secret that costs the login",
 )
@@ -420,8 +425,8 @@ def test_a_refused_client_drops_nothing_and_is_tried_slowly() -> None:
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old="if next(candidates(account, now, policy or Policy()), None) is None:",
+    file="lifecycle/schedule.py",
+    old="if not candidates(account, now, policy):",
     new="if account.current and account.current.refused_at:",
     protects_from="giving a login up while another of its tokens would issue",
 )
@@ -442,9 +447,9 @@ def test_consent_is_lost_only_when_every_candidate_is_refused() -> None:
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old="t is current or _within_grace(t, now, policy) or",
-    new="True or",
+    file="lifecycle/schedule.py",
+    old="return Rank.LATE if spent_in_future or is_last_hope else None",
+    new="return Rank.LATE",
     protects_from="late reuse, for which a server may end the whole chain",
 )
 def test_a_rival_is_never_reused_after_the_grace() -> None:
@@ -485,10 +490,10 @@ def test_success_with_a_rival_makes_its_successor_current() -> None:
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old="current.obtained_at + policy.refresh_lifetime, *proofs)",
-    new="current.obtained_at + policy.refresh_lifetime)",
-    protects_from="finding out only after the grace that the other token was the live one",
+    file="lifecycle/schedule.py",
+    old="return [expiry, rotation, *proofs]",
+    new="return [expiry, rotation]",
+    protects_from="learning only after the grace period that the other token was the live one",
 )
 def test_a_rival_that_arrived_is_proved_soon_and_then_dropped() -> None:
     """A rival makes a refresh due well inside the grace; once another token is proved, it goes."""
@@ -501,10 +506,10 @@ def test_a_rival_that_arrived_is_proved_soon_and_then_dropped() -> None:
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
+    file="lifecycle/transitions.py",
     old="return token.obtained_at > (proved.first_spent_at or now)",
     new="return False",
-    protects_from="dropping a live token for a proof that was asked for before it came",
+    protects_from="dropping a live token for a proof that was requested before the token came",
 )
 def test_a_rival_that_arrives_during_the_proof_stays() -> None:
     """What came after the proving request was sent is not proved wrong by it."""
@@ -515,10 +520,10 @@ def test_a_rival_that_arrives_during_the_proof_stays() -> None:
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
+    file="lifecycle/transitions.py",
     old="if account.responses_without_token == 0 or rotates:",
     new="if rotates:",
-    protects_from="a refresh token that was dropped on the way",
+    protects_from="a refresh token that was lost on the way",
 )
 def test_an_answer_without_a_refresh_token_is_asked_again_once() -> None:
     """The first time its access token is served and the intent stays; the second time the server does not rotate."""
@@ -569,10 +574,10 @@ def test_a_server_that_answers_with_the_same_token_does_not_rotate() -> None:
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old="return min(issued.life, LONGEST_LIFE) if issued.life else ASSUMED_LIFE",
-    new="return issued.life or ASSUMED_LIFE",
-    protects_from="serving for a year a token that died",
+    file="lifecycle/transitions.py",
+    old=("return min(issued.lifetime, MAX_LIFETIME) if issued.lifetime else ASSUMED_LIFETIME"),
+    new="return issued.lifetime or ASSUMED_LIFETIME",
+    protects_from="serving an expired token for a year",
 )
 @pytest.mark.parametrize("life", [None, timedelta(days=400)])
 def test_an_absurd_life_is_not_believed(life: timedelta | None) -> None:
@@ -594,9 +599,9 @@ def test_a_rival_with_an_open_intent_is_not_condemned_by_the_clock() -> None:
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old="if token is current and _within_grace(token, now, policy):",
-    new="if token is current:",
+    file="lifecycle/schedule.py",
+    old="if within_grace(token, now, policy):",
+    new="if True:",
     protects_from="late reuse, for which a server may end the whole chain",
 )
 def test_a_fresh_rival_is_tried_before_a_current_token_whose_grace_is_over() -> None:
@@ -608,16 +613,16 @@ def test_a_fresh_rival_is_tried_before_a_current_token_whose_grace_is_over() -> 
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old="return 2 if replayed or _surely_within_grace(token.first_spent_at, now, policy) else 3",
-    new="return 2 if token is current else 3",
-    protects_from="late reuse of the current token, once the rival was tried",
+    file="lifecycle/schedule.py",
+    old="return Rank.IN_GRACE if account.intent is None else Rank.LATE",
+    new="return Rank.IN_GRACE",
+    protects_from="late reuse of the current token, after the fallback was tried",
 )
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old="return -MAX_CLOCK_SKEW <= now - spent_at < policy.grace",
-    new="return now - spent_at < policy.grace",
-    protects_from="late reuse, where a clock stepped back",
+    file="lifecycle/schedule.py",
+    old="return is_past and within_grace(token, now, policy)",
+    new="return within_grace(token, now, policy)",
+    protects_from="late reuse after a clock was set back",
 )
 def test_a_rival_within_its_grace_is_tried_before_a_current_token_whose_grace_is_over() -> None:
     """It was tried when that grace was over, and nobody knows how that went: Xero surely takes it again."""
@@ -637,10 +642,10 @@ def test_a_rival_within_its_grace_is_tried_before_a_current_token_whose_grace_is
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old="replayed = token is current and open_one is None",
-    new="replayed = False",
-    protects_from="the same two tokens again and again, till the grace of both is over",
+    file="lifecycle/schedule.py",
+    old="return Rank.IN_GRACE if account.intent is None else Rank.LATE",
+    new="return Rank.LATE",
+    protects_from="the same two tokens again and again, until the grace period of both is over",
 )
 def test_a_current_token_that_a_replay_brought_is_tried_before_the_one_that_brought_it() -> None:
     """Whatever a clock says of its age: asked again, that one would bring it again, till its grace is over."""
@@ -686,9 +691,9 @@ def test_a_replay_that_brings_a_token_which_was_dropped_makes_it_no_fresher() ->
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old="(t for t in _others(account, spent) if t.value == issued.refresh_token)",
-    new="(t for t in ())",
+    file="lifecycle/transitions.py",
+    old="known = next((t for t in _others(account, spent) if t.value == value), None)",
+    new="known = None",
     protects_from="a spent token that counts as new",
 )
 def test_a_replay_of_an_earlier_answer_makes_nothing_fresh() -> None:
@@ -708,10 +713,10 @@ def test_a_replay_of_an_earlier_answer_makes_nothing_fresh() -> None:
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old="if datable else began - _life(issued)",
+    file="lifecycle/transitions.py",
+    old="if datable else began - _lifetime(issued)",
     new="if datable else began",
-    protects_from="serving a token that died, where a clock may have stepped between the attempts",
+    protects_from="serving an expired token where a clock was set between the attempts",
 )
 @pytest.mark.parametrize(
     "spent_at", [NOW, NOW + timedelta(hours=16)], ids=["long ago", "in the future"]
@@ -728,10 +733,13 @@ def test_a_retrys_access_token_of_unknown_age_is_not_served(spent_at: datetime) 
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old="if due_at > now and not (at_once or ",
-    new="if due_at > now and not (",
-    protects_from="a refresh that waits until tomorrow comes again",
+    file="lifecycle/schedule.py",
+    old="if account.intent is not None or not current.is_unproved:",
+    new="if account.intent is not None:",
+    protects_from=(
+        "a clock that was set back by a day: a refresh that is due at once and waits "
+        "until that day is over"
+    ),
 )
 def test_what_is_due_at_once_is_so_although_a_clock_stepped_back() -> None:
     """A refused token, or no access token, of tomorrow's clock: the next try is now, not tomorrow."""
@@ -755,10 +763,10 @@ def test_rivals_are_tried_in_the_order_they_were_spent_whatever_the_clock_said()
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old="policy.first_backoff * 2 ** min(account.failed_attempts, 20)",
+    file="lifecycle/transitions.py",
+    old="policy.first_backoff * 2 ** min(times, MAX_DOUBLINGS)",
     new="policy.first_backoff",
-    protects_from="hammering a server that is in trouble",
+    protects_from="frequent requests to a server that is in trouble",
 )
 def test_retry_after_zero_does_not_turn_back_off_off() -> None:
     """A server that says "at once" with every 429 is still not hammered."""
@@ -784,16 +792,16 @@ def ended(account: Account, at: datetime, *, forget: bool = False) -> Account:
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old="first_spent_at=min(spent, default=None)",
-    new="first_spent_at=max(spent, default=None)",
+    file="lifecycle/merging.py",
+    old="first_spent_at=min(uses, default=None)",
+    new="first_spent_at=max(uses, default=None)",
     protects_from="a grace period that seems to begin anew when two records are merged",
 )
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old="fallbacks=(*(t for t in joining if t not in older), *staying, *older),",
-    new="fallbacks=tuple(staying),",
-    protects_from="a token that only one of them knows",
+    file="lifecycle/merging.py",
+    old="fallbacks=_fallbacks_of_both(first, second),",
+    new="fallbacks=tuple(_known_to_both(token, second) for token in first.fallbacks),",
+    protects_from="a token that only one of the two versions holds",
 )
 def test_tokens_of_one_consent_are_united() -> None:
     """Theirs stays current, ours joins; of a token that both know, the earliest spending and any refusal count."""
@@ -844,18 +852,17 @@ def test_who_has_gone_on_from_the_others_token_stays_in_front() -> None:
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old="if t.value not in held and not _outlived(t, first)]",
-    new="if t.value not in held]",
+    file="lifecycle/merging.py",
+    old="    joining = [t for t in joining if not _was_tombstoned(t, first)]\n",
+    new="",
     protects_from="an old dump's token that seems unspent, and was spent long ago",
 )
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old="for t in first.fallbacks if not _outlived(t, second)]",
-    new="for t in first.fallbacks]",
+    file="lifecycle/merging.py",
+    old=" for t in first.fallbacks if not _was_tombstoned(t, second)]",
+    new=" for t in first.fallbacks]",
     protects_from=(
-        "an old dump's spent token that seems unspent, where the dump's record is the "
-        "one merged into"
+        "an old dump's spent token that seems unspent, where ours is merged into the dump's record"
     ),
 )
 def test_what_was_dropped_does_not_come_back_from_an_old_dump() -> None:
@@ -882,18 +889,19 @@ def test_what_was_dropped_does_not_come_back_from_an_old_dump() -> None:
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old="united = _remembering(united, other.tombstones)",
+    file="lifecycle/merging.py",
+    old="united = united.with_tombstones(other.tombstones)",
     new="pass",
     protects_from=(
-        "a record that looks like another line's, since it does not know what it has dropped"
+        "a merged record that seems to have diverged, since it lacks the tombstones of "
+        "one of the two"
     ),
 )
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old="\n        and theirs.tombstones_ever - ours.tombstones_ever <= len(theirs.tombstones)",
-    new="",
-    protects_from="a record that looks like another line's, since it has forgotten what it dropped",
+    file="lifecycle/merging.py",
+    old=("if not is_same_consent(theirs, ours) or tombstones_since > len(theirs.tombstones):"),
+    new="if not is_same_consent(theirs, ours):",
+    protects_from="a descendant that seems to have diverged, since its older tombstones are gone",
 )
 def test_a_record_that_goes_on_from_ours_is_told_by_the_tokens_it_has_dropped() -> None:
     """Whatever the clocks said; as far back as it remembers, and beyond that it is taken to be one."""
@@ -966,12 +974,12 @@ def test_a_doubt_is_open_again_when_the_token_after_it_came_to_nothing(outcome: 
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old="or (current and (current.refused_at or current.first_spent_at))",
-    new="or (current and current.refused_at)",
+    file="lifecycle/schedule.py",
+    old="if account.intent is not None or not current.is_unproved:",
+    new="if account.intent is not None or current.refused_at:",
     protects_from=(
-        "a lost answer that is asked for only when the grace is over, since a rival was tried "
-        "in between"
+        "a lost response that is retried only after the grace period, since a fallback "
+        "was tried in between"
     ),
 )
 def test_a_current_token_that_was_spent_is_due_at_once() -> None:
@@ -984,8 +992,8 @@ def test_a_current_token_that_was_spent_is_due_at_once() -> None:
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old=("winner, loser = (other, base) if other.epoch > base.epoch else (base, other)"),
+    file="lifecycle/merging.py",
+    old="winner, loser = (other, base) if other.epoch > base.epoch else (base, other)",
     new="winner, loser = base, other",
     protects_from="an old login that takes the place of a new one",
 )
@@ -997,12 +1005,9 @@ def test_the_newest_consent_wins_a_merge() -> None:
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old=(
-        "if winner.consent_id is None and loser.consent_id is not None and winner.ended_at is "
-        "not None:"
-    ),
-    new="if False:",
+    file="lifecycle/merging.py",
+    old="is_end = end.consent_id is None and login.consent_id is not None",
+    new="is_end = False",
     protects_from="a logout that another process's refresh undoes",
 )
 def test_an_end_wins_over_the_login_before_it_and_loses_to_the_one_after() -> None:
@@ -1093,10 +1098,10 @@ def test_the_access_token_type_has_a_life() -> None:
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old="now < until <= now + policy.max_wait\n",
-    new="now < until\n",
-    protects_from="a clock that stepped back by a day, and no revocation in it",
+    file="lifecycle/schedule.py",
+    old=("return account.revocation is not None and _wait_ends_at(account, now, policy) is None"),
+    new=("return account.revocation is not None and (account.retry_not_before or now) <= now"),
+    protects_from="a clock that was set back by a day: no revocation until that day is over",
 )
 def test_a_revocations_wait_from_a_clock_that_stepped_back_counts_as_reached() -> None:
     """Xero is told of an end within minutes, and not when tomorrow comes again."""
@@ -1109,10 +1114,10 @@ def test_a_revocations_wait_from_a_clock_that_stepped_back_counts_as_reached() -
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old="        account.intent\n        or access is None\n",
-    new="        access is None\n",
-    protects_from="a lost answer that is asked for only when the grace is over",
+    file="lifecycle/schedule.py",
+    old="if account.intent is not None or not current.is_unproved:",
+    new="if not current.is_unproved:",
+    protects_from="a lost response that is retried only after the grace period",
 )
 def test_an_open_intent_of_tomorrows_clock_is_due_now() -> None:
     """Its answer is to be asked for within the grace, whatever the clock said when it was begun."""
@@ -1126,10 +1131,15 @@ def test_an_open_intent_of_tomorrows_clock_is_due_now() -> None:
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old="t is current or _within_grace(t, now, policy) or",
-    new="_within_grace(t, now, policy) or",
-    protects_from="an outage longer than the grace, or a clock that stepped",
+    file="lifecycle/schedule.py",
+    old=(
+        "    if token is account.current:\n"
+        "        return _rank_of_current(account, token, now, policy)\n"
+    ),
+    new="",
+    protects_from=(
+        "giving a login up after an outage longer than the grace period, or after a clock was set"
+    ),
 )
 def test_a_current_token_that_was_spent_long_ago_is_tried_also_without_an_intent() -> None:
     """Another process may have told of its spending, or a replay have brought it: only Xero's word condemns it."""
@@ -1142,11 +1152,12 @@ def test_a_current_token_that_was_spent_long_ago_is_tried_also_without_an_intent
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old=" or t.value.fingerprint == open_one\n",
-    new="\n",
+    file="lifecycle/schedule.py",
+    old="is_last_hope = token in (account.spending, _last_resort(account))",
+    new="is_last_hope = token == _last_resort(account)",
     protects_from=(
-        "an outage longer than the grace, or a clock step, where the last candidate is a rival"
+        "an outage longer than the grace period, or a clock that was set, where the "
+        "last candidate is a fallback"
     ),
 )
 def test_an_older_rival_whose_answer_is_open_is_not_condemned_by_the_clock() -> None:
@@ -1164,12 +1175,12 @@ def test_an_older_rival_whose_answer_is_open_is_not_condemned_by_the_clock() -> 
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old="live += [spent] if spent and spent not in live else []",
-    new="pass",
+    file="lifecycle/schedule.py",
+    old="is_last_hope = token in (account.spending, _last_resort(account))",
+    new="is_last_hope = token == account.spending",
     protects_from=(
-        "an outage longer than the grace, or a clock step that makes the predecessor "
-        "seem spent too long ago"
+        "an outage longer than the grace period, or a clock that was set: a "
+        "predecessor that seems spent too long ago"
     ),
 )
 def test_the_predecessor_of_a_refused_token_is_the_last_hope_whatever_the_clock_says() -> None:
@@ -1181,9 +1192,9 @@ def test_the_predecessor_of_a_refused_token_is_the_last_hope_whatever_the_clock_
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
-    old="if current is None or current.obtained_at - token.obtained_at < policy.grace",
-    new="if True",
+    file="lifecycle/schedule.py",
+    old="return Rank.OUTDATED if _is_outdated(account, token, policy) else Rank.UNSPENT",
+    new="return Rank.UNSPENT",
     protects_from="late reuse, for which a server may end the whole chain",
 )
 def test_an_unspent_token_of_an_old_dump_is_tried_last() -> None:
@@ -1196,10 +1207,10 @@ def test_an_unspent_token_of_an_old_dump_is_tried_last() -> None:
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
+    file="lifecycle/transitions.py",
     old="if account.responses_without_token == 0 or rotates:",
     new="if account.responses_without_token == 0:",
-    protects_from="taking a spent token for fresh, since two answers lost theirs",
+    protects_from="taking a spent token for fresh, since two responses lost theirs",
 )
 def test_a_server_that_has_rotated_is_asked_for_a_refresh_token_through_the_whole_grace() -> None:
     """Its answers lose them on the way; before the grace is over, the spent token is never taken for fresh."""
@@ -1214,10 +1225,13 @@ def test_a_server_that_has_rotated_is_asked_for_a_refresh_token_through_the_whol
 
 
 @pytest.mark.safeguard(
-    file="lifecycle.py",
+    file="lifecycle/merging.py",
     old="intent=base.intent or other.intent,",
     new="intent=base.intent,",
-    protects_from="a late request that killed the others' tokens, and of which nobody knows",
+    protects_from=(
+        "a late request that invalidated the tokens of the other processes, and that "
+        "no record shows"
+    ),
 )
 def test_an_open_intent_survives_a_merge() -> None:
     """Who slept and then sent may have killed what the others got: a refresh is due, and shows it."""
