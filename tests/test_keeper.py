@@ -28,6 +28,7 @@ from xots.errors import (
     XotsError,
 )
 from xots.events import (
+    ClockSkewed,
     ConsentWasLost,
     Event,
     LoggedIn,
@@ -2135,3 +2136,152 @@ async def test_a_rolled_back_store_that_takes_the_next_write_is_no_more_so(bench
     await keeper._replica.compare_and_set(keeper._replica.account)
     assert not keeper.unsaved
     assert not keeper.rolled_back
+
+
+# ------------------------------------------------------------------------------ logins and clocks
+
+
+async def held_login(bench: Bench, keeper: TokenKeeper) -> asyncio.Task[None]:
+    """A login whose token response Xero holds back, after it has issued."""
+    bench.sandbox.add_fault("token:nth=1:hold-after")
+    login = asyncio.create_task(keeper.login(bench.attempt()))
+    await bench.sandbox.held()
+    return login
+
+
+@pytest.mark.safeguard(
+    file="keeping/login.py",
+    old=(
+        "            await lease.aclose()\n"
+        "\n"
+        "        # 2. Exchange the code, and list the organisations of the login.\n"
+        "        issued, token = await _exchange(context, attempt)\n"
+    ),
+    new=(
+        "            issued, token = await _exchange(context, attempt)\n"
+        "            await lease.aclose()\n"
+        "        else:\n"
+        "            issued, token = await _exchange(context, attempt)\n"
+    ),
+    protects_from="an invented code that delays a refresh, since its exchange holds the lease",
+)
+async def test_a_code_exchange_does_not_delay_a_refresh(bench: Bench) -> None:
+    """Another process refreshes the login before while Xero holds back the token response."""
+    keeper = await bench.logged_in()
+    other = await bench.keeper()
+    login = await held_login(bench, keeper)
+    refresh = asyncio.create_task(other.refresh())
+    done, _ = await asyncio.wait([refresh], timeout=5)
+    bench.sandbox.release()
+    assert done
+    await refresh
+    await login
+    assert len(bench.sandbox.refreshes()) == 1
+    assert keeper.state is State.CONNECTED
+    assert bench.issues_from(keeper)
+
+
+@pytest.mark.safeguard(
+    file="keeping/login.py",
+    old="ended_meanwhile = replica.account.ended_at != known.ended_at",
+    new="ended_meanwhile = False",
+    protects_from="a login that is reported as made, and that Xero has ended",
+)
+@pytest.mark.safeguard(
+    file="keeping/login.py",
+    old="now=known.epoch if ended_meanwhile else clock.now(),",
+    new="now=clock.now(),",
+    protects_from="a login that the record shows as live, and that Xero has ended",
+)
+@pytest.mark.parametrize("seconds", [0, 1])
+async def test_an_end_that_is_recorded_during_a_code_exchange_wins(
+    bench: Bench, seconds: int
+) -> None:
+    """The login fails, the record holds none, and Xero revokes the tokens of the exchange."""
+    keeper = await bench.logged_in()
+    other = await bench.keeper()
+    login = await held_login(bench, keeper)
+    bench.clock.advance(seconds)
+    assert await other.end(forget=False)
+    bench.clock.advance(seconds)
+    bench.sandbox.release()
+    with pytest.raises(LoginFailed, match="ended at the same time"):
+        await login
+    assert bench.kept().consent_id is None
+    assert keeper.state is State.REVOKED
+    await keeper.maintain()
+    assert bench.kept().tokens == ()
+    assert bench.sandbox.identity.usable_refresh_tokens(bench.clock.now()) == []
+
+
+@pytest.mark.safeguard(
+    file="keeping/login.py",
+    old="        if known.revocation is None:\n            await lease.aclose()\n",
+    new="        await lease.aclose()\n",
+    protects_from="a revocation of the login before that ends the new one during its exchange",
+)
+async def test_a_code_exchange_keeps_an_unconfirmed_revocation_waiting(bench: Bench) -> None:
+    """Another process is due to retry the revocation, and finds the new login instead."""
+    keeper = await bench.logged_in()
+    bench.sandbox.add_fault("revocation:first=1:503-html")
+    assert not await keeper.end(forget=False)
+    other = await bench.keeper()
+    login = await held_login(bench, keeper)
+    bench.clock.advance(minutes=2)
+    tick = asyncio.create_task(other.maintain())
+    await asyncio.wait([tick], timeout=0.2)
+    sent = revocations(bench)
+    bench.sandbox.release()
+    await login
+    await tick
+    assert (sent, revocations(bench)) == (1, 1)
+    assert keeper.state is other.state is State.CONNECTED
+    assert bench.issues_from(keeper)
+
+
+@pytest.mark.safeguard(
+    file="lifecycle/expiry.py",
+    old="return structs.replace(account, retry_not_before=ends_at)",
+    new="return account",
+    protects_from="a clock that is set forward: requests to Xero before the wait of a 429 is over",
+)
+@pytest.mark.parametrize("step_minutes", [60, -8], ids=["forward", "back"])
+async def test_a_step_of_the_clock_leaves_the_wait_of_a_429_as_long_as_it_was(
+    bench: Bench, step_minutes: int
+) -> None:
+    """Ten minutes after a 429 that demands them, and not before, the next request goes out."""
+    wall = bench.clock.beside()
+    keeper = await bench.keeper(wall)
+    await keeper.login(bench.attempt())
+    bench.sandbox.add_fault("refresh:nth=1:429=600")
+    with pytest.raises(TokenUnavailable):
+        await keeper.refresh()
+    wall.step(minutes=step_minutes)
+    bench.clock.advance(minutes=9, seconds=59)
+    with pytest.raises(TokenUnavailable):
+        await keeper.refresh()
+    assert len(bench.sandbox.refreshes()) == 1
+    bench.clock.advance(seconds=2)
+    await keeper.refresh()
+    assert [r.outcome for r in bench.sandbox.refreshes()][1:] == ["issued"]
+
+
+@pytest.mark.safeguard(
+    file="keeping/following.py",
+    old="if self.skew is not None and self.skew.host != known_host:",
+    new="if self.skew is not None:",
+    protects_from="the same report of clocks that differ at every tick",
+)
+async def test_a_record_from_the_future_is_reported_once(bench: Bench) -> None:
+    """The process that finds it reports a difference of clocks at its start, not at each tick."""
+    writer = await bench.keeper(bench.clock.beside(minutes=3))
+    await writer.login(bench.attempt())
+    bench.sandbox.add_fault("refresh:every:503-html")
+    keeper = await bench.keeper()
+    for _ in range(4):
+        bench.clock.advance(seconds=15)
+        await keeper.maintain()
+        assert keeper.clock_skew is not None
+    skews = [event for event in bench.events if isinstance(event, ClockSkewed)]
+    assert [skew.ahead for skew in skews] == [timedelta(minutes=3)]
+    assert writer.clock_skew is None
