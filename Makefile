@@ -10,7 +10,7 @@ PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 MADE := $(VENV)/made-by-$(subst /,-,$(PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test simulate torture lint clean
+.PHONY: help demo test simulate torture mutants lint clean
 
 help:
 	@echo 'make demo     run xots against a simulated Xero, logged in; Ctrl-C stops it'
@@ -21,6 +21,8 @@ help:
 	@echo '              options: make simulate ARGS="--seeds 1..1000 --jobs 2"; --help tells all'
 	@echo 'make torture  use violence on the real thing; without ARGS it lists what there is'
 	@echo '              one of them: make torture ARGS="kills --store file --forked 1000"'
+	@echo 'make mutants  run the tests of the core on random mutants of it, and print the score'
+	@echo '              options: make mutants ARGS="--count 300 --seed 5 --jobs 2 --minutes 40"'
 	@echo 'make lint     check style and types'
 	@echo 'make clean    remove whatever these made'
 	@echo
@@ -40,6 +42,9 @@ simulate: $(VENV)/installed-dev
 torture: $(VENV)/installed-dev
 	@tests/debian-packages
 	@PYTHONPATH=tests exec $(VENV)/bin/python -m torture $(ARGS)
+
+mutants: $(VENV)/installed-dev
+	@PYTHONPATH=tests exec $(VENV)/bin/python -m torture mutants $(ARGS)
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/python -m ruff check .

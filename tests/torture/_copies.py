@@ -21,7 +21,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pytest
 
-__all__ = ["COPY", "ROOT", "Report", "Run", "copied", "run_tests"]
+__all__ = [
+    "COPY",
+    "REPORTS",
+    "ROOT",
+    "Report",
+    "Run",
+    "arguments",
+    "copied",
+    "read_reports",
+    "run_tests",
+]
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,16 +78,35 @@ def copied() -> Iterator[Path]:
         yield folder
 
 
+def arguments(tests: Iterable[str], *options: str) -> list[str]:
+    """Return the arguments of pytest for a run of these tests in the folder of a copy."""
+    return [
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        *options,
+        "--rootdir",
+        str(ROOT),
+        "-c",
+        str(ROOT / "pyproject.toml"),
+        *(str(ROOT / test) for test in tests),
+    ]
+
+
+def read_reports(copy: Path) -> tuple[Report, ...]:
+    """Return the reports that the plug-in has written in the folder of a copy."""
+    path = copy / REPORTS
+    lines = path.read_text().splitlines() if path.exists() else []
+    return tuple(Report(*line.split("\t")) for line in lines)
+
+
 def run_tests(copy: Path, tests: Iterable[str], *options: str) -> Run:
     """Run tests on the copy: node ids or paths below the root of the repository.
 
     pytest runs in the folder of the copy: the processes that a test starts import the copy too.
     """
-    (copy / REPORTS).touch()
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    command += ["-p", "torture._copies", *options]
-    command += ["--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml")]
-    command += [str(ROOT / test) for test in tests]
+    command = [sys.executable, "-m", "pytest", "-p", "torture._copies"]
+    command += arguments(tests, *options)
     paths = [str(copy), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
     variables = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), COPY: str(copy)}
     with subprocess.Popen(
@@ -99,8 +128,7 @@ def run_tests(copy: Path, tests: Iterable[str], *options: str) -> Run:
             if process.returncode is None:
                 # The processes that a test started are in the same process group.
                 os.killpg(process.pid, signal.SIGKILL)
-    lines = (copy / REPORTS).read_text().splitlines()
-    return Run(status, tuple(Report(*line.split("\t")) for line in lines), printed)
+    return Run(status, read_reports(copy), printed)
 
 
 # -------------------------------------------------------------------------------- the plug-in of a
