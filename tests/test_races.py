@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace as with_changes
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from test_keeper import START, Bench, bench, revocations
+from test_keeper import START, Bench, bench, eventually, revocations
 
 from xots.backends.base import Lease, TokenStore
 from xots.backends.memory import MemoryStore
 from xots.errors import LoginFailed, StoreUnavailable, TokenUnavailable, UnknownTenant
-from xots.events import RecordFollowed, StoreRecovered
-from xots.lifecycle.account import Account, RefreshToken
+from xots.events import LoginEnded, RecordFollowed, Revoked, StoreDegraded, StoreRecovered
+from xots.lifecycle.account import AccessToken, Account, RefreshToken
 from xots.lifecycle.outcomes import Issued, Refused, Throttled, Unknown
-from xots.lifecycle.outlook import Retrying, outlook
+from xots.lifecycle.outlook import Retrying, outlook, why_lost
 from xots.lifecycle.schedule import Policy, State, candidates
 from xots.lifecycle.transitions import (
     after,
@@ -46,6 +48,12 @@ async def exchange_held(bench: Bench, keeper: object) -> asyncio.Task[None]:
 # ---------------------------------------------------------------------------------- logins
 
 
+@pytest.mark.safeguard(
+    file="keeping/login.py",
+    old="            now=began_at,\n",
+    new="            now=context.clock.now(),\n",
+    protects_from="a login that replaces one which was begun later, because Xero was slow",
+)
 async def test_two_logins_at_once_after_a_logout_leave_one(bench: Bench) -> None:
     """The one that began later wins, and the other one's user is told that there is a login."""
     keeper = await bench.logged_in()
@@ -55,6 +63,7 @@ async def test_two_logins_at_once_after_a_logout_leave_one(bench: Bench) -> None
     first = await exchange_held(bench, keeper)
     bench.clock.advance(1)
     await other.login(bench.attempt())
+    bench.clock.advance(1)
     bench.sandbox.release()
     with pytest.raises(LoginFailed, match="another login"):
         await first
@@ -79,7 +88,21 @@ async def test_a_login_that_began_earlier_does_not_replace_one_after_an_end(benc
     assert bench.issues_from(other)
 
 
-@pytest.mark.parametrize("behind", [0, 9])
+@pytest.mark.parametrize(
+    "behind",
+    [
+        0,
+        pytest.param(
+            9,
+            marks=pytest.mark.safeguard(
+                file="keeping/login.py",
+                old="was_ended = replica.account.ended_at != known.ended_at",
+                new="was_ended = False",
+                protects_from="a login that the record shows as live, and that Xero has ended",
+            ),
+        ),
+    ],
+)
 async def test_an_end_during_an_exchange_wins_whatever_the_clocks_show(
     bench: Bench, behind: int
 ) -> None:
@@ -97,6 +120,18 @@ async def test_an_end_during_an_exchange_wins_whatever_the_clocks_show(
     assert bench.sandbox.identity.usable_refresh_tokens(bench.clock.now()) == []
 
 
+@pytest.mark.safeguard(
+    file="keeping/login.py",
+    old="was_ended or (known.revocation is not None and lease.lost)",
+    new="was_ended",
+    protects_from="a login that was suspended under its lease, and that Xero has ended since",
+)
+@pytest.mark.safeguard(
+    file="keeping/login.py",
+    old="            login = replace(login, consented_at=known.epoch)\n",
+    new="            pass\n",
+    protects_from="a login that Xero has ended, and that is newer than that end by a wrong clock",
+)
 async def test_a_login_that_lost_its_lease_under_a_pending_revocation_fails(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +164,12 @@ async def test_a_login_keeps_the_time_of_the_last_end(bench: Bench) -> None:
     assert keeper.account.ended_at == ended_at == bench.clock.now() - timedelta(seconds=1)
 
 
+@pytest.mark.safeguard(
+    file="keeping/tenants.py",
+    old="if context.replica.account.consent_id != consent_id:",
+    new="if False:",
+    protects_from="programs that post to an organisation of another login",
+)
 async def test_an_organisation_is_not_chosen_for_another_login(bench: Bench) -> None:
     """The list was of the login before: its organisation may not be connected to the new one."""
     keeper = await bench.logged_in()
@@ -150,6 +191,12 @@ async def test_an_organisation_is_not_chosen_for_another_login(bench: Bench) -> 
 # ---------------------------------------------------------------------------------- ends
 
 
+@pytest.mark.safeguard(
+    file="keeping/ending.py",
+    old="    except StoreUnavailable:\n        return  #",
+    new="    except StoreUnavailable:\n        raise  #",
+    protects_from="a logout on a full disk that ends nothing, since a refresh is open",
+)
 async def test_an_end_with_an_open_refresh_is_held_while_the_store_takes_no_writes(
     bench: Bench,
 ) -> None:
@@ -225,6 +272,48 @@ async def test_a_record_of_ones_own_is_not_reported_as_another_processs(bench: B
     assert bench.happened(RecordFollowed) == 0
 
 
+@pytest.mark.parametrize("forget", [False, True])
+async def test_an_end_is_reported_once(bench: Bench, forget: bool) -> None:
+    """With the fate of the credentials, and apart from Xero's own confirmation."""
+    keeper = await bench.logged_in()
+    assert await keeper.end(forget=forget)
+    ends = [event for event in bench.events if isinstance(event, LoginEnded)]
+    assert [event.forgotten for event in ends] == [forget]
+    assert bench.happened(Revoked) == 1
+
+
+async def test_the_reason_of_a_degraded_store_is_the_stores_own(bench: Bench) -> None:
+    """Also where the write of an intent is the first to fail."""
+    keeper = await bench.logged_in()
+    bench.store.broken.add("swap")
+    with pytest.raises(TokenUnavailable):
+        await keeper.refresh()
+    (degraded,) = [event for event in bench.events if isinstance(event, StoreDegraded)]
+    assert degraded.reason == keeper.store_problem == "the disk is full"
+
+
+async def test_the_watch_goes_on_after_a_store_that_could_not_tell(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, expected_log: Any
+) -> None:
+    """Whether the store fails as a store does, or raises something else, a later write is seen."""
+    monkeypatch.setattr("xots.keeping.following.RETRY_INTERVAL_SECONDS", 0)
+    changes, errors = bench.store.changes, [StoreUnavailable("away"), KeyError("a bug")]
+
+    async def failing(name: str, every_seconds: float = 0.01) -> AsyncIterator[None]:
+        if errors:
+            raise errors.pop()
+        async for change in changes(name, every_seconds=every_seconds):
+            yield change
+
+    monkeypatch.setattr(bench.store, "changes", failing)
+    monkeypatch.setattr(bench.store, "shared", True)
+    expected_log("following the store failed")
+    keeper, other = await bench.keeper(), await bench.keeper()
+    await other.login(bench.attempt())
+    await eventually(lambda: keeper.state is State.CONNECTED)
+    assert errors == []
+
+
 async def test_the_store_has_recovered_once_everything_is_written(bench: Bench) -> None:
     """When that is reported, nothing exists in this process only."""
     keeper = await bench.logged_in()
@@ -286,6 +375,53 @@ def test_a_server_that_does_not_rotate_is_known_to_until_it_does() -> None:
     assert attempted(account, issued(None), 110).intent is not None
 
 
+def test_a_lost_consent_is_explained_by_its_newest_token() -> None:
+    """An older token that lay unused is no reason."""
+    old = RefreshToken(
+        value=Secret("old"),
+        obtained_at=START - timedelta(days=70),
+        refused_at=START,
+    )
+    new = RefreshToken(value=Secret("new"), obtained_at=START, refused_at=START + MINUTE)
+    account = replace(logged_in(), current=new, fallbacks=(old,))
+    assert "disconnected" in why_lost(account, POLICY)
+    assert "unused" in why_lost(replace(account, current=old, fallbacks=()), POLICY)
+
+
+def test_a_login_keeps_the_scopes_of_the_settings() -> None:
+    """A later start compares them."""
+    account = after_login(
+        Account(generation=3, write_id="w", tenant_id="before", failed_attempts=4),
+        issued("r0"),
+        consent_id="c",
+        client_id="client",
+        client_secret=Secret("s"),
+        token_url="https://id.example/token",
+        tenant_id="tenant",
+        scopes_requested=("a", "b"),
+        scopes_configured=("b",),
+        began_at=START,
+        now=START + MINUTE,
+    )
+    access = AccessToken(value=Secret("a"), issued_at=START, expires_at=START + 30 * MINUTE)
+    assert account == Account(
+        generation=3,
+        write_id="w",
+        client_id="client",
+        client_secret=Secret("s"),
+        token_url="https://id.example/token",
+        tenant_id="tenant",
+        consent_id="c",
+        consented_at=START + MINUTE,
+        scopes_requested=("a", "b"),
+        scopes_granted=("a", "b"),
+        scopes_configured=("b",),
+        access=access,
+        current=RefreshToken(value=Secret("r0"), obtained_at=START + MINUTE),
+        refreshed_at=START + MINUTE,
+    )
+
+
 def test_the_count_of_responses_without_token_is_that_of_one_refresh() -> None:
     """A token that Xero refuses takes its own count along."""
     fallback = RefreshToken(value=Secret("x"), obtained_at=START)
@@ -303,6 +439,12 @@ class PlainStore(MemoryStore):
         return TokenStore.lease(self, name, ttl_seconds)
 
 
+@pytest.mark.safeguard(
+    file="backends/base.py",
+    old=" <= ttl_seconds + MAX_CLOCK_SKEW.total_seconds():",
+    new=" <= ttl_seconds:",
+    protects_from="a lease that another host takes over, since its clock is some seconds behind",
+)
 @pytest.mark.parametrize(("ahead", "is_taken"), [(4, False), (3600, True)])
 async def test_a_lease_is_not_taken_over_for_a_clock_that_is_some_seconds_ahead(
     monkeypatch: pytest.MonkeyPatch, ahead: int, is_taken: bool

@@ -100,9 +100,9 @@ def sqlite_example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.mark.safeguard(
     file="backends/base.py",
-    old="if not 0 < until - time.time() <= ttl_seconds:",
+    old="if not 0 < until - time.time() <= ttl_seconds + MAX_CLOCK_SKEW.total_seconds():",
     new="if True:",
-    protects_from="two processes that refresh at once, on a store that somebody else wrote",
+    protects_from="two processes that refresh at once, on the store of a third party",
     test="test_a_lease_is_renewed_while_it_is_held",
 )
 class TestSqliteExample(TokenStoreContract):

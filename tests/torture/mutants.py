@@ -52,8 +52,8 @@ LIFECYCLE_TESTS = (
 
 KEEPER_TESTS = (
     "test_tasks",
-    "test_login",
-    "test_reporting",
+    "test_clock_skew",
+    "test_races",
     "test_status",
     "test_keeper",
     "test_simulation",
