@@ -258,6 +258,17 @@ async def test_the_tick_takes_no_lease_for_another_identity_servers_login(
     assert taken == []
 
 
+async def test_a_keeper_closes_neither_its_store_nor_its_client(bench: Bench) -> None:
+    """The code that opened them does."""
+    keeper = await bench.logged_in()
+    closed: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench.store, "close", lambda: closed.append("store"))
+        patch.setattr(keeper._context.xero, "close", lambda: closed.append("client"))
+        await keeper.close()
+    assert closed == []
+
+
 # ---------------------------------------------------------------------------------- reports
 
 

@@ -15,6 +15,9 @@ Checked after every write and after everything that Xero did:
 - while somebody is logged in, the store holds a token from which Xero would issue;
 - no refresh token is used again later than 30 minutes after its first use;
 - an acknowledged login or end of one is undone by nothing but a later one (``Ledger``);
-- no process serves an access token that Xero would refuse as expired;
+- no process serves an access token that Xero would refuse as expired, unless its own clock is wrong;
 - in the end, when nothing goes wrong any more, every process has what the store has, and serves it.
+
+Single clocks step by a minute or a day. While clocks differ, the first two lines hold as ever: no refresh token is
+lost. Extra refreshes and errors may happen, and are not counted as broken.
 """
