@@ -236,10 +236,12 @@ class _Finder(ast.NodeVisitor):
         self._add("statement dropped", node, "pass")
 
     def visit_Return(self, node: ast.Return) -> None:
-        """Return None."""
-        if node.value is not None:
+        """Return None, unless that is as false as the value: True and False are swapped anyway."""
+        if node.value is None:
+            return
+        if not (isinstance(node.value, ast.Constant) and not node.value.value):
             self._add("None returned", node, "return None")
-            self.visit(node.value)
+        self.visit(node.value)
 
     def visit_ExceptHandler(self, node: ast.ExceptHandler) -> None:
         """Raise the caught error again at once."""
