@@ -17,7 +17,15 @@ from test_keeper import START, Bench, bench, eventually, revocations
 from xots.backends.base import Lease, TokenStore
 from xots.backends.memory import MemoryStore
 from xots.errors import LoginFailed, StoreUnavailable, TokenUnavailable, UnknownTenant
-from xots.events import LoginEnded, RecordFollowed, Revoked, StoreDegraded, StoreRecovered
+from xots.events import (
+    ClockSkewed,
+    ConsentWasLost,
+    LoginEnded,
+    RecordFollowed,
+    Revoked,
+    StoreDegraded,
+    StoreRecovered,
+)
 from xots.lifecycle.account import AccessToken, Account, RefreshToken
 from xots.lifecycle.outcomes import Issued, Refused, Throttled, Unknown
 from xots.lifecycle.outlook import Retrying, outlook, why_lost
@@ -96,7 +104,7 @@ async def test_a_login_that_began_earlier_does_not_replace_one_after_an_end(benc
             9,
             marks=pytest.mark.safeguard(
                 file="keeping/login.py",
-                old="was_ended = replica.account.ended_at != known.ended_at",
+                old="was_ended = found.ended_at != known.ended_at",
                 new="was_ended = False",
                 protects_from="a login that the record shows as live, and that Xero has ended",
             ),
@@ -128,7 +136,7 @@ async def test_an_end_during_an_exchange_wins_whatever_the_clocks_show(
 )
 @pytest.mark.safeguard(
     file="keeping/login.py",
-    old="            login = replace(login, consented_at=known.epoch)\n",
+    old="            login = replace(login, consented_at=known.epoch - timedelta(microseconds=1))\n",
     new="            pass\n",
     protects_from="a login that Xero has ended, and that is newer than that end by a wrong clock",
 )
@@ -151,6 +159,87 @@ async def test_a_login_that_lost_its_lease_under_a_pending_revocation_fails(
         await login
     monkeypatch.undo()
     assert bench.kept().consent_id is None
+
+
+async def test_an_end_without_a_login_ends_the_one_that_is_being_exchanged(bench: Bench) -> None:
+    """The user revoked after the login was begun, and is told that it is done."""
+    keeper = await bench.logged_in()
+    assert await keeper.end(forget=False)
+    bench.clock.advance(1)
+    other = await bench.keeper()
+    login = await exchange_held(bench, keeper)
+    bench.clock.advance(1)
+    assert await other.end(forget=False)
+    assert bench.happened(LoginEnded) == 1
+    bench.sandbox.release()
+    with pytest.raises(LoginFailed):
+        await login
+    await keeper.maintain()
+    assert bench.kept().consent_id is None
+    assert bench.sandbox.identity.usable_refresh_tokens(bench.clock.now()) == []
+
+
+async def test_an_end_that_xero_is_being_told_of_wins_over_a_login_that_lost_its_lease(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Xero has carried it out, and its response is still on the way when the login is recorded."""
+    keeper = await bench.logged_in()
+    bench.sandbox.add_fault("revocation:nth=1:503-html")
+    assert not await keeper.end(forget=False)
+    login = await exchange_held(bench, keeper)
+    other = await bench.keeper()
+    bench.clock.advance(minutes=2)
+    bench.store.lapse()
+    bench.sandbox.add_fault("revocation:nth=1:hold-after")
+    telling = asyncio.create_task(other.maintain())
+    await bench.sandbox.held(2)
+    monkeypatch.setattr(Lease, "lost", True)
+    bench.sandbox.release(1)
+    with pytest.raises(LoginFailed):
+        await login
+    monkeypatch.undo()
+    bench.sandbox.release()
+    await telling
+    for each in (keeper, other):
+        await each.follow()
+        await each.maintain()
+    assert bench.kept().consent_id is None
+    assert not keeper.can_serve
+    assert not other.can_serve
+
+
+OFF = [timedelta(days=1), timedelta(days=-1), timedelta(minutes=27), timedelta(minutes=-27)]
+
+
+@pytest.mark.parametrize("off", OFF)
+@pytest.mark.parametrize("fault", [None, "refresh:every:429=600", "refresh:nth=3:lost"])
+async def test_hosts_whose_clocks_differ_lose_no_refresh_token(
+    bench: Bench, off: timedelta, fault: str | None
+) -> None:
+    """Extra refreshes and errors may happen, and the difference is reported; a served token lives."""
+    right = await bench.logged_in()
+    wrong = await bench.keeper(bench.clock.beside(off.total_seconds()))
+    if fault is not None:
+        bench.sandbox.add_fault(fault)
+    for _ in range(40):
+        bench.clock.advance(60)
+        for keeper in (right, wrong):
+            await keeper.follow()
+            await keeper.maintain()
+            try:
+                access = await keeper.token()
+            except TokenUnavailable:
+                continue
+            bench.sandbox.identity.check_access(access.value.reveal(), bench.clock.now())
+        assert bench.issues_from(right)
+    assert bench.happened(ConsentWasLost) == 0
+    bench.sandbox.faults.clear()
+    bench.clock.advance(minutes=61)
+    for keeper in (right, wrong):
+        await keeper.follow()
+        await keeper.maintain()
+    assert right.state is State.CONNECTED
+    assert bench.happened(ClockSkewed) >= 1
 
 
 async def test_a_login_keeps_the_time_of_the_last_end(bench: Bench) -> None:
@@ -378,7 +467,7 @@ def test_a_server_that_does_not_rotate_is_known_to_until_it_does() -> None:
     begun = begin_refresh(account, candidates(account, at, POLICY)[0], by="h:1", now=at)
     assert outlook(begun, at, POLICY).retrying is Retrying.UNDER_WAY
     lost = after(begun, Unknown(detail="reset"), now=at, policy=POLICY, jitter=0.5)
-    assert outlook(lost, at, POLICY).retrying is Retrying.LOST_ANSWER
+    assert outlook(lost, at, POLICY).retrying is Retrying.LOST_RESPONSE
     account = attempted(lost, issued(None), 52)
     assert (account.rotates, account.intent) == (False, None)
     account = attempted(account, issued("r1"), 80)

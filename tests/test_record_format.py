@@ -124,7 +124,11 @@ def test_each_renamed_field_of_format_1_is_converted() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"[]", b"null", b"1", b'{"format": 0}', b'{"format": "2"}', b'{"intent": 1}', b"\xff"],
+    [
+        *[b"", b"[]", b"null", b"1", b'{"format": 0}', b'{"format": "2"}', b'{"intent": 1}'],
+        *[b"\xff", b'{"x": "\xff"}', b'{"unrotated": "x"}', b'{"unrotated": [1]}'],
+        *[b'{"x": ' + b"9" * 5000 + b"}", b'{"x": ' + b"[" * 10**5 + b"]" * 10**5 + b"}"],
+    ],
 )
 def test_bytes_that_are_no_record_are_refused(data: bytes) -> None:
     """Each with the same kind of error, and no traceback of a parser."""
@@ -134,8 +138,8 @@ def test_bytes_that_are_no_record_are_refused(data: bytes) -> None:
 
 @pytest.mark.safeguard(
     file="lifecycle/account.py",
-    old="if found > FORMAT:",
-    new="if False:",
+    old="None if found > FORMAT else ",
+    new="",
     protects_from="an error that does not say that this process is to be upgraded",
 )
 def test_a_newer_format_says_that_this_process_is_to_be_upgraded() -> None:

@@ -293,24 +293,19 @@ class Story(RuleBasedStateMachine):
         keeper = self.keepers[which]
         self.clock.advance(0.001)
         stored, unsaved = self.record, keeper.unsaved
-        nobody = (
-            stored.consent_id is None and stored.revocation is None and not unsaved and not forget
-        )
+        pristine = stored.client_id is None and stored.ended_at is None and not unsaved
+        nothing = pristine and not forget
         try:
             told = self.run(keeper.end(forget=forget))
         except StoreUnavailable:
             return
-        if (
-            not nobody
-        ):  # else it ends nothing, not even a login that the other holds and could not write
+        if not nothing:
             self.actor, self.expected = keeper, None
-        if (
-            told
-        ):  # Xero was told: should that not be written yet, the worst is that it is told once more
+        if told:  # should that not be written yet, the worst is that Xero is told once more
             assert self.record.consent_id is None
-            assert nobody or keeper.account.revocation is None
+            assert nothing or keeper.account.revocation is None
         else:
-            assert not nobody
+            assert not nothing
             assert keeper.account.revocation is not None or keeper.unsaved
         assert not keeper.can_serve
 

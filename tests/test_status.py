@@ -143,18 +143,18 @@ TABLE: dict[str, tuple[Account, datetime, tuple[Any, ...]]] = {
     "the answer was lost": (
         LOST,
         DUE,
-        (Retrying.LOST_ANSWER, DUE + HALF_A_SECOND, GRACE_ENDS, GRACE_ENDS, Need.GRACE_ENDS),
+        (Retrying.LOST_RESPONSE, DUE + HALF_A_SECOND, GRACE_ENDS, GRACE_ENDS, Need.GRACE_ENDS),
     ),
     "the answer was lost, and the next try is under way": (
         begun(LOST, LATER),
         LATER,
-        (Retrying.LOST_ANSWER, LATER, GRACE_ENDS, GRACE_ENDS, Need.GRACE_ENDS),
+        (Retrying.LOST_RESPONSE, LATER, GRACE_ENDS, GRACE_ENDS, Need.GRACE_ENDS),
     ),
     "the answer was lost, and then Xero was not reached": (
         tried(LOST, NotSent(detail="down"), LATER),
         LATER,
         (
-            Retrying.LOST_ANSWER,
+            Retrying.LOST_RESPONSE,
             LATER + timedelta(seconds=1),
             GRACE_ENDS,
             GRACE_ENDS,
@@ -165,7 +165,7 @@ TABLE: dict[str, tuple[Account, datetime, tuple[Any, ...]]] = {
         LOST,
         GRACE_ENDS + MINUTE,
         (
-            Retrying.LOST_ANSWER,
+            Retrying.LOST_RESPONSE,
             GRACE_ENDS + MINUTE,
             GRACE_ENDS,
             GRACE_ENDS + MINUTE,
@@ -175,7 +175,7 @@ TABLE: dict[str, tuple[Account, datetime, tuple[Any, ...]]] = {
     "the answer was lost, and another token was never spent": (
         with_rival(LOST),
         LATER,
-        (Retrying.LOST_ANSWER, LATER, GRACE_ENDS, DUE + 60 * DAY, Need.TOKEN_DIES),
+        (Retrying.LOST_RESPONSE, LATER, GRACE_ENDS, DUE + 60 * DAY, Need.TOKEN_DIES),
     ),
     "the answer held no refresh token": (
         tried(LOGGED_IN, issued(None), DUE),
@@ -236,7 +236,7 @@ TABLE: dict[str, tuple[Account, datetime, tuple[Any, ...]]] = {
     "the clock was set back after an answer was lost": (
         LOST,
         DUE - DAY,
-        (Retrying.LOST_ANSWER, DUE - DAY, GRACE_ENDS - DAY, GRACE_ENDS - DAY, Need.GRACE_ENDS),
+        (Retrying.LOST_RESPONSE, DUE - DAY, GRACE_ENDS - DAY, GRACE_ENDS - DAY, Need.GRACE_ENDS),
     ),
 }
 
@@ -446,7 +446,7 @@ async def test_a_lost_answer_is_told_with_the_grace_that_is_left(
         in words
     )
     assert words.endswith("a person may have to log in after 09:55:00 UTC (29 minutes from now).")
-    assert (content["retrying"], content["attention_for"]) == ("lost-answer", "grace-ends")
+    assert (content["retrying"], content["attention_for"]) == ("lost-response", "grace-ends")
     assert moment(content, "next_attempt_at") == next_at
     assert content["grace_ends_at"] == content["login_needed_at"]
     assert content["grace_seconds_left"] == XERO_LIFE - 1

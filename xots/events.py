@@ -383,9 +383,9 @@ class ClockSkewed(Event):
     def __str__(self) -> str:
         side = "behind" if self.ahead > timedelta(0) else "ahead of"
         return (
-            f"this host's clock is {span_text(abs(self.ahead))} {side} that of {self.host}. No "
-            "refresh token is lost, but extra refreshes and 503 responses may follow: synchronise "
-            "the clocks"
+            f"this host's clock is at least {span_text(abs(self.ahead))} {side} that of "
+            f"{self.host}. No refresh token is lost, but extra refreshes and 503 responses may "
+            "follow: synchronise the clocks"
         )
 
 

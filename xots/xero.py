@@ -449,9 +449,8 @@ class XeroClient:
             )
         except Exception as error:  # noqa: BLE001 - whatever went wrong, what counts is whether the body had left
             detail = f"{urlsplit(request.url).hostname}: {_reason(error)}"
-            if (
-                self._proxy
-            ):  # the curl client has no producer; what it failed at tells how far it came
+            if self._proxy:
+                # The curl client has no producer; its error tells how far it came.
                 begun = getattr(error, "errno", None) not in CURL_NOT_SENT
             return (
                 Unknown(detail=f"no answer from {detail}")

@@ -35,7 +35,7 @@ from xots.backends.file import FileStore
 from xots.sandbox import Identity
 from xots.secret import Secret
 
-from .clock import LeapingClock
+from ._clock import LeapingClock
 from .system_calls import CLIENT, NAME, Stage, each, new_stage, refresh_under_strace
 
 __all__ = ["Act", "Recording", "State", "all_states", "main", "record", "replay"]

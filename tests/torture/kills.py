@@ -83,8 +83,8 @@ from xots.sealing import Sealer, new_key
 from xots.secret import Secret
 from xots.xero import Credentials, Endpoints, XeroClient
 
+from ._clock import SharedClock
 from ._closing import close_with_all
-from .clock import SharedClock
 
 TESTS = Path(__file__).parents[1]
 

@@ -66,8 +66,8 @@ from xots.server import log_event
 from xots.testing import FakeClock
 from xots.xero import Credentials, Endpoints, XeroClient
 
+from ._clock import LeapingClock
 from ._closing import close_with_all
-from .clock import LeapingClock
 
 START = datetime(2026, 11, 23, 12, tzinfo=UTC)
 SCOPES = ("offline_access", "accounting.transactions")

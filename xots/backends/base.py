@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from ..clock import MAX_CLOCK_SKEW, SystemClock
 from ..errors import StaleWrite, StoreUnavailable
@@ -36,6 +36,8 @@ LEASE_PREFIX = "lease-"
 
 LEASE_PATIENCE_SECONDS = 40.0
 """How long to wait for a lease that somebody else holds: longer than a refresh with its deadline takes."""
+
+MAX_TIMESTAMP = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 
 LOOK_EVERY_SECONDS = 0.05
 """How often a lease that somebody else holds is looked at."""
@@ -287,12 +289,17 @@ def _ends_at(stored: Stored | None) -> float:
 
 
 def _lease_holder(stored: Stored | None) -> tuple[str, float] | None:
-    """Return the host that wrote the lease, and when by its clock; None if the lease does not say."""
+    """Return the host that wrote the lease, and when by its clock; None if the lease does not say.
+
+    Leases are not sealed: a host name of other characters, or an impossible time, counts as none.
+    """
     try:
         lease = json.loads(stored.value) if stored else {}
-        return str(lease["host"]), float(lease["at"])
+        host, at = str(lease["host"]), float(lease["at"])
     except (ValueError, TypeError, KeyError):
         return None
+    is_plausible = re.fullmatch(r"[A-Za-z0-9._-]{1,255}", host) and 0 <= at <= MAX_TIMESTAMP
+    return (host, at) if is_plausible else None
 
 
 def _lease_record(holder: str, ttl_seconds: float) -> bytes:

@@ -160,9 +160,8 @@ class RedisStore(TokenStore):
         give_up_at = time.monotonic() + LEASE_PATIENCE_SECONDS
         async with self._asked():
             while True:
-                lease = Lease(
-                    ttl_seconds
-                )  # counts from before Redis is asked, so it never outlives Redis's own count
+                # Its time counts from before the request, so that it never outlives Redis's count.
+                lease = Lease(ttl_seconds)
                 if await lock.acquire(blocking=False):
                     break
                 if time.monotonic() > give_up_at:

@@ -31,13 +31,15 @@ async def end_login(context: Context, *, forget: bool) -> bool:
     async with replica.locked() as lease:
         # 1. Request the outcome of an open refresh once more: its successor is to be revoked too.
         await _conclude_open_refresh(context, lease)
-        found = context.account
-        if found.consent_id is None and found.revocation is None and not forget:
-            return True
-        # 2. Write the end. From now on no late response can revive the login.
         found, now = replica.account, context.clock.now()
+        is_pristine = found.client_id is None and found.ended_at is None
+        if is_pristine and not forget:
+            return True
+        # 2. Write the end. From now on no late response can revive the login. An end is written
+        # even if there is no login: it also ends one whose code is being exchanged now.
         await replica.commit(after_end(found, forget=forget, now=now), after=found)
-        context.emit(LoginEnded(account=context.name, at=now, forgotten=forget))
+        if found.consent_id or found.revocation or forget:
+            context.emit(LoginEnded(account=context.name, at=now, forgotten=forget))
         if replica.unsaved:
             # Xero is told only after the end is stored. Otherwise a crash would leave a live login
             # in the store that Xero has ended.
@@ -86,7 +88,7 @@ async def _revoke(context: Context, lease: Lease) -> bool:
     known = replica.account
     tokens = tokens_to_revoke(known) if context.xero.endpoints.revoke_url else ()
     for token in tokens:
-        if lease.lost or context.is_foreign:
+        if lease.lost or context.is_foreign or not context.credentials:
             return False
         _, failure = await context.authenticated(context.xero.revoke, token, lease)
         if failure is not None:

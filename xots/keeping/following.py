@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
 from datetime import timedelta
 
 from ..errors import SealError, StoreUnavailable
@@ -25,6 +24,11 @@ CLOCK_CHECK_INTERVAL_SECONDS = 300.0
 """Interval between comparisons of this host's clock with the store's."""
 
 
+SKEW_KEPT_SECONDS = 3600.0
+"""Time for which a difference of clocks stays known. A record shows one only until its date has
+passed, and the other host writes the next one some 25 minutes later."""
+
+
 class Following:
     """Keeps the replica of one account up to date, and reports clocks that differ.
 
@@ -37,10 +41,11 @@ class Following:
         self._context = context
         self._tasks = tasks
         self._watch: asyncio.Task[None] | None = None
-        self._ask_store_at = float("-inf")
+        self._next_comparison_at = float("-inf")
         self._skew_of_store: tuple[str, timedelta] | None = None
+        self._skew_until = 0.0
         self.skew: ClockSkewed | None = None
-        """The last difference of clocks that was found; None while the clocks agree."""
+        """The difference of clocks that was found last; None if no difference is known."""
 
     async def start(self) -> None:
         """Read the record, compare the clocks, and watch a store that other processes write to.
@@ -76,6 +81,7 @@ class Following:
             await self._tasks.run(self.settle())
         if peeked is Peeked.FOLLOWED:
             self._context.emit(followed_event(self._context.situation()))
+            self.note_skew()  # the record's dates may lie in the future for a short time only
 
     async def settle(self) -> None:
         """Check if the store works again, and write the change that it could not take. It never
@@ -89,20 +95,34 @@ class Following:
             replica.failed(error)
 
     async def check_clocks(self) -> None:
-        """Compare this host's clock with the record's dates and, from time to time, with the
-        store's clock. Report a difference once; again after the clocks have agreed, and for another
-        host."""
-        context, before = self._context, self.skew
-        elapsed = context.clock.elapsed()
-        if elapsed >= self._ask_store_at:
-            self._ask_store_at = elapsed + CLOCK_CHECK_INTERVAL_SECONDS
-            with suppress(StoreUnavailable):  # other operations report the failure
-                self._skew_of_store = await context.store.clock_skew(context.name)
-        now = context.clock.now()
-        self.skew = clock_skew(context.name, context.replica.account, now, self._skew_of_store)
-        known_host = before.host if before else None
-        if self.skew is not None and self.skew.host != known_host:
-            context.emit(self.skew)
+        """Compare this host's clock with the store's, from time to time, and with the record's
+        dates."""
+        elapsed = self._context.clock.elapsed()
+        if elapsed >= self._next_comparison_at:
+            self._next_comparison_at = elapsed + CLOCK_CHECK_INTERVAL_SECONDS
+            await self._compare_with_store()
+        self.note_skew()
+
+    def note_skew(self) -> None:
+        """Note a difference of clocks that the record or the store shows, and report it if it is
+        not known yet."""
+        context = self._context
+        now, elapsed = context.clock.now(), context.clock.elapsed()
+        found = clock_skew(context.name, context.replica.account, now, self._skew_of_store)
+        if found is not None:
+            if self.skew is None or self.skew.host != found.host:
+                context.emit(found)
+            self.skew, self._skew_until = found, elapsed + SKEW_KEPT_SECONDS
+        elif elapsed >= self._skew_until:
+            self.skew = None
+
+    async def _compare_with_store(self) -> None:
+        try:
+            self._skew_of_store = await self._context.store.clock_skew(self._context.name)
+        except StoreUnavailable:  # other operations report the failure
+            pass
+        except Exception:  # no comparison is worth a refresh, whatever a store raises
+            logger.exception("comparing clocks with the store failed")
 
     async def _watch_changes(self) -> None:
         """Follow other processes' writes: a login, a refresh or an end is seen here soon."""

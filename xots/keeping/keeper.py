@@ -169,7 +169,7 @@ class TokenKeeper:
 
     @property
     def clock_skew(self) -> ClockSkewed | None:
-        """The difference of clocks that was found last; None while they agree."""
+        """The difference of clocks that was found last; None if no difference is known."""
         return self._following.skew
 
     def observe(self, observer: Observer) -> None:
@@ -209,18 +209,19 @@ class TokenKeeper:
             await self._following.settle()
 
     async def maintain(self) -> None:
-        """Do what is due: compare clocks, write an unsaved change, refresh, revoke.
+        """Do what is due: write an unsaved change, refresh, revoke, compare clocks.
 
         ``Rotation`` calls this at every tick. It does nothing once the keeper closes.
         """
+        self._following.note_skew()  # before this process writes its own dates into the record
         with suppress(Closed):
-            await self._tasks.run(self._following.check_clocks())
             if self._replica.needs_settling:
                 await self._tasks.run(self._following.settle())
             if isinstance(self._context.next_step(), Spend):
                 await self._refreshing.join()
             if is_revocation_due(self._context):
                 await self._tasks.run(resume_revocation(self._context))
+            await self._tasks.run(self._following.check_clocks())
 
     async def follow(self) -> None:
         """Follow the store now, if another process wrote.

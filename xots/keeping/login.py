@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from ..errors import LoginFailed, SealError, StoreUnavailable
 from ..events import LoggedIn, LoginRefused
+from ..lifecycle.merging import merged
 from ..lifecycle.outcomes import ClientRefused, Failure, Issued, Refused
 from ..lifecycle.transitions import after_login
 from ..secret import Secret
@@ -85,8 +86,7 @@ async def _exchange_and_record(context: Context, attempt: LoginAttempt) -> None:
         # 4. Record the login. It counts from the start of its exchange, so that a newer login, or a
         # newer end of one, wins the merge. If Xero may have been told of an end since, it may have
         # ended this login too. Then it is older than that end, whatever the clocks show.
-        was_ended = replica.account.ended_at != known.ended_at
-        may_be_ended = was_ended or (known.revocation is not None and lease.lost)
+        found = replica.account
         login = after_login(
             known,
             issued,
@@ -100,9 +100,10 @@ async def _exchange_and_record(context: Context, attempt: LoginAttempt) -> None:
             began_at=began_at,
             now=began_at,
         )
-        if may_be_ended:
-            login = replace(login, consented_at=known.epoch)
-        await replica.commit(login, after=known)
+        was_ended = found.ended_at != known.ended_at
+        if was_ended or (known.revocation is not None and lease.lost):
+            login = replace(login, consented_at=known.epoch - timedelta(microseconds=1))
+        await replica.commit(merged(found, login), after=found)
 
     if replica.account.consent_id != login.consent_id:
         raise LoginFailed(

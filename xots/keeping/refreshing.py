@@ -157,7 +157,7 @@ async def spend(context: Context, token: RefreshToken, lease: Lease) -> Outcome 
 
     # Step 3. Check that the lease still holds: this process may have been suspended during the
     # write.
-    if lease.lost:
+    if lease.lost or not context.credentials:
         return None
 
     # Step 4. Send the request once. It has a deadline, and no library retries it.

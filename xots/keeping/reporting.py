@@ -222,6 +222,8 @@ def _dates(account: Account) -> list[tuple[str, datetime]]:
     ]
     if account.intent is not None:
         dates.append((account.intent.by, account.intent.began_at))
+    if account.problem is not None:
+        dates.append(("the host of the last failed attempt", account.problem.at))
     return [(host, at) for host, at in dates if at is not None]
 
 

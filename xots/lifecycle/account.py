@@ -41,7 +41,7 @@ FORMAT: Final = 2
 MAX_TOMBSTONES: Final = 100
 """Upper bound on tombstones: about two days of Xero rotations."""
 
-BEFORE_ALL_LOGINS: Final = datetime.min.replace(tzinfo=UTC)
+BEFORE_ALL_LOGINS: Final = datetime.fromtimestamp(0, UTC)
 
 
 class UnknownFormat(ValueError):
@@ -250,15 +250,20 @@ def decode(data: bytes) -> Account:
     """
     try:
         found = msgspec.json.decode(data, type=_Header).format
-        if found > FORMAT:
-            raise UnknownFormat(
-                f"written by a newer version of xots (record format {found}, this process reads up "
-                f"to {FORMAT}): upgrade this process"
-            )
         current = json.dumps(_from_format_1(json.loads(data))) if found == 1 else data
-        return msgspec.json.decode(current, type=Account, dec_hook=_conceal)
-    except (msgspec.MsgspecError, AttributeError) as error:
+        account = None if found > FORMAT else _decoded(current)
+    except (msgspec.MsgspecError, AttributeError, TypeError, ValueError, RecursionError) as error:
         raise UnknownFormat(f"not a record that this version of xots reads: {error}") from None
+    if account is None:
+        raise UnknownFormat(
+            f"written by a newer version of xots (record format {found}, this process reads up to "
+            f"{FORMAT}): upgrade this process"
+        )
+    return account
+
+
+def _decoded(data: bytes | str) -> Account:
+    return msgspec.json.decode(data, type=Account, dec_hook=_conceal)
 
 
 RENAMED_SINCE_1 = {

@@ -27,7 +27,7 @@ class Retrying(StrEnum):
 
     UNDER_WAY = "under-way"
     """A refresh has no outcome yet: it is in progress, or its process was cut off."""
-    LOST_ANSWER = "lost-answer"
+    LOST_RESPONSE = "lost-response"
     """A refresh may have reached Xero, and its response never arrived."""
     MISSING_TOKEN = "missing-refresh-token"  # noqa: S105
     """Xero's response held no refresh token."""
@@ -138,7 +138,7 @@ def _retrying_open(account: Account, intent: Intent) -> Retrying:
     if account.responses_without_token:
         return Retrying.MISSING_TOKEN
     in_first_attempt = intent.set_first_spent and unresolved_intent(account)
-    return Retrying.UNDER_WAY if in_first_attempt else Retrying.LOST_ANSWER
+    return Retrying.UNDER_WAY if in_first_attempt else Retrying.LOST_RESPONSE
 
 
 def _next_attempt_at(account: Account, now: datetime, policy: Policy) -> datetime | None:

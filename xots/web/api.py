@@ -287,7 +287,7 @@ def _retried(keeper: TokenKeeper, outlook: Outlook, now: datetime) -> Iterator[s
             yield f"{intent.by} began a refresh at {_moment(intent.began_at, now)}, and has not concluded it yet."
             within = span_text(timedelta(seconds=LEASE_SECONDS) + keeper.policy.tick)
             yield f"Should that process be gone, the refresh is taken up again within {within}."
-        case Retrying.LOST_ANSWER if ends_at:
+        case Retrying.LOST_RESPONSE if ends_at:
             began_at = _moment(ends_at - keeper.policy.grace, now)
             yield f"What came of the refresh begun at {began_at} is not known: Xero may have carried it out."
         case Retrying.MISSING_TOKEN:

@@ -229,9 +229,8 @@ class Handler(RequestHandler):
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
         """Log an error without the query string, in which a code or a state may stand."""
         where = f"{self.request.method} {self.request.path}"
-        if isinstance(
-            value, NoToken
-        ):  # a program that polls before a login is not a fault of the server
+        if isinstance(value, NoToken):
+            # A program that polls before a login is not a fault of the server.
             logger.info("%s: %s", where, value)
         elif isinstance(value, HTTPError | XotsError):
             logger.warning("%s: %s", where, getattr(value, "log_message", None) or value)
