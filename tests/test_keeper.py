@@ -206,6 +206,17 @@ async def bench() -> AsyncIterator[Bench]:
             await keeper.close()
 
 
+async def test_a_check_of_the_store_says_why_it_cannot_be_used(bench: Bench) -> None:
+    """A failure that nobody has met yet is found, and one that was met is not asked for again."""
+    keeper = await bench.keeper()
+    assert await keeper.check_store() is None
+    bench.store.broken.add("check")
+    assert await keeper.check_store() == "the disk is broken"
+    assert keeper.store_problem is None
+    bench.store.broken.clear()
+    assert await keeper.check_store() is None
+
+
 async def test_before_a_login_there_is_no_token(bench: Bench) -> None:
     """The error tells whether credentials or a login is missing."""
     keeper = await bench.keeper()
@@ -1137,7 +1148,7 @@ async def test_xero_is_asked_once_the_store_has_acknowledged_the_intent(
 
 @pytest.mark.safeguard(
     file="keeping/refreshing.py",
-    old="    if lease.lost or not context.credentials:\n        return None\n",
+    old="    if not context.may_send(lease):\n        return None\n",
     new="",
     protects_from=(
         "a suspended process that sends a token after its lease ran out: another "
@@ -1178,7 +1189,7 @@ async def test_whoever_lost_his_lease_concludes_no_intent_at_an_end(
 
 @pytest.mark.safeguard(
     file="keeping/ending.py",
-    old="if lease.lost or context.is_foreign or not context.credentials:",
+    old="if not context.may_send(lease):",
     new="if context.is_foreign or not context.credentials:",
     protects_from="revoking the new login of the process that has taken the lease meanwhile",
 )

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from xots.clock import MAX_CLOCK_SKEW
 from xots.lifecycle.account import MAX_TOMBSTONES, AccessToken, Account, RefreshToken
 from xots.lifecycle.merging import diverged, merged
 from xots.lifecycle.outcomes import (
@@ -34,6 +35,7 @@ from xots.lifecycle.schedule import (
     promised_ttl,
     refresh_due,
     revocation_due,
+    servable,
     state_of,
     tick_seconds,
 )
@@ -192,6 +194,15 @@ def test_a_wait_from_a_clock_that_stepped_back_counts_as_reached() -> None:
     assert isinstance(next_step(account, NOW + HALF_HOUR, POLICY), Spend)
 
 
+def test_the_longest_possible_wait_is_kept_and_not_a_microsecond_more() -> None:
+    """A longest wait that another host's clock dated is still one that xots set."""
+    longest = POLICY.max_wait + POLICY.first_backoff + MAX_CLOCK_SKEW
+    at = NOW + HALF_HOUR
+    account = replace(logged_in(), retry_not_before=at + longest)
+    assert next_step(account, at, POLICY) == Wait(at + longest)
+    assert isinstance(next_step(account, at - timedelta(microseconds=1), POLICY), Spend)
+
+
 # --------------------------------------------------------------------------------------------------- clocks
 
 
@@ -218,6 +229,14 @@ def test_a_dead_token_is_good_for_nothing() -> None:
     """At its expiry and after it, there is no life left."""
     assert good_for(logged_in(), NOW + HALF_HOUR) == timedelta(0)
     assert good_for(logged_in(), NOW + timedelta(days=1)) == timedelta(0)
+
+
+def test_a_token_is_served_for_as_long_as_it_is_good_and_no_longer() -> None:
+    """A caller without any wish gets no dead token either."""
+    account = logged_in()
+    assert servable(account, NOW, HALF_HOUR) == account.access
+    assert servable(account, NOW, HALF_HOUR + timedelta(microseconds=1)) is None
+    assert servable(account, NOW + HALF_HOUR, timedelta(0)) is None
 
 
 @pytest.mark.parametrize(
@@ -1201,6 +1220,24 @@ def test_an_unspent_token_of_an_old_dump_is_tried_last() -> None:
     account = with_rival(account, RefreshToken(value=Secret("x"), obtained_at=NOW - 10 * MINUTE))
     account = replace(account, current=replace(current(account), first_spent_at=at))
     assert [t.value.reveal() for t in candidates(account, at + HALF_HOUR, POLICY)] == ["r1", "x"]
+
+
+@pytest.mark.parametrize(
+    ("older_by", "order"),
+    [
+        (POLICY.grace, ["r1", "r0", "x"]),
+        (POLICY.grace - timedelta(microseconds=1), ["r1", "x", "r0"]),
+    ],
+)
+def test_an_unspent_fallback_is_outdated_from_the_grace_on(
+    older_by: timedelta, order: list[str]
+) -> None:
+    """Before that it is tried ahead of the spent ones."""
+    at = NOW + 25 * MINUTE
+    account = concluded(begun(logged_in(), at), issued("r1"), at)
+    fallback = RefreshToken(value=Secret("x"), obtained_at=at - older_by)
+    account = replace(account, fallbacks=(*account.fallbacks, fallback))
+    assert [t.value.reveal() for t in candidates(account, at, POLICY)] == order
 
 
 @pytest.mark.safeguard(

@@ -116,6 +116,10 @@ class Context:
             expected_current=expected_current,
         )
 
+    def may_send(self, lease: Lease) -> bool:
+        """Tell if this process may send one of the record's refresh tokens to Xero now."""
+        return not lease.lost and not self.is_foreign and bool(self.credentials)
+
     async def authenticated(
         self,
         request: Callable[[Credentials, Secret], Awaitable[T]],

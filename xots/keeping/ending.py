@@ -88,7 +88,7 @@ async def _revoke(context: Context, lease: Lease) -> bool:
     known = replica.account
     tokens = tokens_to_revoke(known) if context.xero.endpoints.revoke_url else ()
     for token in tokens:
-        if lease.lost or context.is_foreign or not context.credentials:
+        if not context.may_send(lease):
             return False
         _, failure = await context.authenticated(context.xero.revoke, token, lease)
         if failure is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from datetime import timedelta
 
 from ..errors import SealError, StoreUnavailable
@@ -22,7 +23,6 @@ RETRY_INTERVAL_SECONDS = 1.0
 
 CLOCK_CHECK_INTERVAL_SECONDS = 300.0
 """Interval between comparisons of this host's clock with the store's."""
-
 
 SKEW_KEPT_SECONDS = 3600.0
 """Time for which a difference of clocks stays known. A record shows one only until its date has
@@ -118,9 +118,8 @@ class Following:
 
     async def _compare_with_store(self) -> None:
         try:
-            self._skew_of_store = await self._context.store.clock_skew(self._context.name)
-        except StoreUnavailable:  # other operations report the failure
-            pass
+            with suppress(StoreUnavailable):  # other operations report it
+                self._skew_of_store = await self._context.store.clock_skew(self._context.name)
         except Exception:  # no comparison is worth a refresh, whatever a store raises
             logger.exception("comparing clocks with the store failed")
 

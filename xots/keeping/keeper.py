@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Coroutine, Iterable
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from ..backends.base import TokenStore
@@ -23,10 +23,9 @@ from ..lifecycle.schedule import (
     Policy,
     Spend,
     State,
-    can_serve,
     effective_min_ttl,
-    good_for,
     min_servable,
+    servable,
 )
 from ..sealing import Sealer
 from ..tasks import Closed, Tasks
@@ -44,6 +43,8 @@ __all__ = ["TokenKeeper"]
 
 CLOSE_TIMEOUT_SECONDS = 20.0
 """Time after which a closing keeper makes no further attempt to write an unsaved change."""
+
+NO_LOGIN_STARTED = datetime.min.replace(tzinfo=UTC)
 
 T = TypeVar("T")
 
@@ -72,32 +73,32 @@ class TokenKeeper:
         xero: XeroClient,
         sealer: Sealer,
         *,
-        policy: Policy | None = None,
+        policy: Policy = Policy(),
         name: str = "default",
         configured: Credentials | None = None,
         observers: Iterable[Observer] = (),
         clock: Clock = SystemClock(),
-        rng: random.Random | None = None,
+        rng: random.Random = random.SystemRandom(),
     ) -> None:
         self._observers = list(observers)
         self._replica = Replica(store, sealer, name, clock=clock, report=self._store_changed)
         self._context = Context(
             name=name,
-            policy=policy or Policy(),
+            policy=policy,
             replica=self._replica,
             store=store,
             xero=xero,
             configured=configured,
             clock=clock,
-            rng=rng or random.SystemRandom(),
+            rng=rng,
             process=f"{socket.gethostname()}:{os.getpid()}",
             emit=self._emit,
         )
         self._tasks = Tasks()
         self._refreshing = Refreshing(self._context, self._tasks)
         self._following = Following(self._context, self._tasks)
-        self._login_until: datetime | None = None
-        """Until when a started login may return from Xero."""
+        self._login_until = NO_LOGIN_STARTED
+        """Time until which a started login may return from Xero."""
         self._ends_running = 0
 
     # ---------- the account as it stands
@@ -134,7 +135,7 @@ class TokenKeeper:
         state = self._context.state
         if state not in (State.NO_CREDENTIALS, State.NOT_LOGGED_IN, State.REVOKED):
             return state
-        if self._login_until is not None and self.clock.now() < self._login_until:
+        if self.clock.now() < self._login_until:
             return State.WAITING
         if state is State.NO_CREDENTIALS and self._context.configured:
             return State.NOT_LOGGED_IN
@@ -143,8 +144,7 @@ class TokenKeeper:
     @property
     def can_serve(self) -> bool:
         """True if an access token may be served now."""
-        servable = can_serve(self.account, self.clock.now(), self.policy)
-        return servable and not self._ends_running
+        return self._servable(min_servable(self.account, self.policy)) is not None
 
     @property
     def outlook(self) -> Outlook:
@@ -292,11 +292,9 @@ class TokenKeeper:
         return effective_min_ttl(self.account, self.policy, min_ttl)
 
     def _servable(self, min_life: timedelta) -> AccessToken | None:
-        account = self.account
-        left = good_for(account, self.clock.now())
-        if self._ends_running or left <= timedelta(0) or left < min_life:
+        if self._ends_running:
             return None
-        return account.access
+        return servable(self.account, self.clock.now(), min_life)
 
     def _refresh_could_help(self, min_ttl: timedelta | None) -> bool:
         """Tell if a refresh is in progress, or would be made now."""
@@ -328,7 +326,7 @@ class TokenKeeper:
 
     def login_returned(self) -> None:
         """Note that the user returned from Xero, with or without a code."""
-        self._login_until = None
+        self._login_until = NO_LOGIN_STARTED
 
     async def login(self, attempt: LoginAttempt) -> None:
         """Exchange the code that the browser brought, and keep the tokens that Xero issues for it.

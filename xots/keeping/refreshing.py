@@ -90,7 +90,7 @@ async def refresh(
     try:
         # Step 1. Take the lease and read the record again: another process may have refreshed it.
         async with replica.locked() as lease:
-            while not (lease.lost or context.is_foreign):
+            while context.may_send(lease):
                 step = context.next_step(min_life=min_life, expected_current=expected_current)
                 if not isinstance(step, Spend):
                     return
@@ -157,7 +157,7 @@ async def spend(context: Context, token: RefreshToken, lease: Lease) -> Outcome 
 
     # Step 3. Check that the lease still holds: this process may have been suspended during the
     # write.
-    if lease.lost or not context.credentials:
+    if not context.may_send(lease):
         return None
 
     # Step 4. Send the request once. It has a deadline, and no library retries it.

@@ -31,8 +31,9 @@ from ..lifecycle.outlook import Outlook, Retrying, unresolved_intent, why_lost
 from ..lifecycle.schedule import (
     Policy,
     State,
-    can_serve,
+    min_servable,
     scheduled_refresh_at,
+    servable,
 )
 from .replica import StoreChange
 
@@ -140,7 +141,7 @@ def _issued_events(
 
 def _lost_event(situation: Situation, spent: RefreshToken, failure: Failure) -> ConsentWasLost:
     account, at, policy = situation.account, situation.at, situation.policy
-    served = account.access if can_serve(account, at, policy) else None
+    served = servable(account, at, min_servable(account, policy))
     return ConsentWasLost(
         account=situation.name,
         at=at,
@@ -289,8 +290,8 @@ def _unavailable(situation: Situation, in_progress: bool) -> TokenUnavailable:
     if account.retry_not_before is not None and account.retry_not_before > now:
         wait = max(wait, account.retry_not_before - now)
         reason += f"; the next request to Xero is at {time_text(account.retry_not_before, now)}"
-    if account.access is not None and can_serve(account, now, policy):
-        until = time_text(account.access.expires_at, now)
+    if served := servable(account, now, min_servable(account, policy)):
+        until = time_text(served.expires_at, now)
         reason += f"; /token returns the old access token until {until}"
     return TokenUnavailable(reason, min(wait, policy.max_wait).total_seconds())
 

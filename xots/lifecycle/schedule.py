@@ -24,7 +24,6 @@ __all__ = [
     "State",
     "Step",
     "Wait",
-    "can_serve",
     "candidates",
     "client_refused",
     "effective_min_ttl",
@@ -36,6 +35,7 @@ __all__ = [
     "refresh_due",
     "revocation_due",
     "scheduled_refresh_at",
+    "servable",
     "state_of",
     "surely_within_grace",
     "tick_seconds",
@@ -124,10 +124,10 @@ def min_servable(account: Account, policy: Policy) -> timedelta:
     return min(MIN_SERVABLE, promised_ttl(account, policy))
 
 
-def can_serve(account: Account, now: datetime, policy: Policy) -> bool:
-    """Tell if the access token may still be served now."""
+def servable(account: Account, now: datetime, min_life: timedelta) -> AccessToken | None:
+    """Return the access token if it may be served for at least ``min_life`` from now on."""
     left = good_for(account, now)
-    return left > timedelta(0) and left >= min_servable(account, policy)
+    return account.access if left > timedelta(0) and left >= min_life else None
 
 
 def effective_min_ttl(account: Account, policy: Policy, requested: timedelta | None) -> timedelta:
