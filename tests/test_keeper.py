@@ -2290,3 +2290,18 @@ async def test_a_record_from_the_future_is_reported_once(bench: Bench) -> None:
     skews = [event for event in bench.events if isinstance(event, ClockSkewed)]
     assert [skew.ahead for skew in skews] == [timedelta(minutes=3)]
     assert writer.clock_skew is None
+
+
+async def test_a_clock_that_was_set_back_is_reported_although_a_refresh_dates_the_record_anew(
+    bench: Bench,
+) -> None:
+    """A refresh that is due overwrites the only date which shows it, so it is noted before."""
+    wall = bench.clock.beside()
+    keeper = await bench.keeper(wall)
+    await keeper.login(bench.attempt())
+    bench.clock.advance(minutes=26)
+    wall.step(minutes=-40)
+    await keeper.maintain()
+    assert bench.happened(Refreshed) == 1
+    (skew,) = [event for event in bench.events if isinstance(event, ClockSkewed)]
+    assert (skew.host, skew.ahead) == ("the host of the last login", timedelta(minutes=14))
