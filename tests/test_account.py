@@ -7,6 +7,7 @@ import pickle
 from datetime import UTC, datetime
 
 import pytest
+from msgspec.structs import replace
 
 from xots.errors import SealError
 from xots.lifecycle.account import (
@@ -146,3 +147,11 @@ def test_a_malformed_key_is_named_by_its_place_never_shown(key: str) -> None:
     with pytest.raises(SealError, match="sealing key 2 is malformed") as caught:
         Sealer([Secret("K" * 43 + "="), Secret(key)])
     assert not key or key not in str(caught.value)
+
+
+def test_a_fallback_is_replaced_where_it_stands_without_a_current_token() -> None:
+    """It does not become the current one."""
+    first, second = (RefreshToken(value=Secret(value), obtained_at=NOW) for value in ("a", "b"))
+    account = Account(fallbacks=(first, second))
+    refused = replace(first, refused_at=NOW)
+    assert account.with_token(refused) == Account(fallbacks=(refused, second))

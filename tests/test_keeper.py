@@ -2305,3 +2305,54 @@ async def test_a_clock_that_was_set_back_is_reported_although_a_refresh_dates_th
     assert bench.happened(Refreshed) == 1
     (skew,) = [event for event in bench.events if isinstance(event, ClockSkewed)]
     assert (skew.host, skew.ahead) == ("the host of the last login", timedelta(minutes=14))
+
+
+async def test_a_look_at_a_store_without_news_takes_no_lease(
+    bench: Bench, leases: list[Lease]
+) -> None:
+    """Every tick looks; a lease would keep the other processes waiting."""
+    keeper = await bench.logged_in()
+    taken = len(leases)
+    await keeper.follow()
+    assert len(leases) == taken
+
+
+async def test_an_end_ends_the_wait_for_a_login_that_was_started(bench: Bench) -> None:
+    """The account says that it was revoked, and waits for nobody."""
+    keeper = await bench.logged_in()
+    keeper.login_started()
+    assert await keeper.end(forget=False)
+    assert keeper.state is State.REVOKED
+
+
+async def test_a_caller_whose_login_ends_while_it_waits_is_told_so(bench: Bench) -> None:
+    """Its refresh succeeds late, for a login that another process has ended meanwhile."""
+    keeper = await bench.logged_in()
+    other = await bench.keeper()
+    bench.clock.advance(minutes=29, seconds=30)
+    bench.sandbox.add_fault("refresh:nth=1:hold-after")
+    caller = asyncio.create_task(keeper.token())
+    await bench.sandbox.held()
+    bench.store.lapse()
+    await other.end(forget=False)
+    bench.sandbox.release()
+    with pytest.raises(NotLoggedIn):
+        await caller
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("invalid-client", "Xero does not accept the client id and secret"),
+        ("503-html", "status 503 and says nothing about the token; log in again"),
+        ("reset", "Connection reset by peer; log in again"),
+    ],
+)
+async def test_a_login_that_xero_does_not_take_says_why(
+    bench: Bench, fault: str, says: str
+) -> None:
+    """Each failure has advice of its own."""
+    keeper = await bench.keeper()
+    bench.sandbox.add_fault(f"token:every:{fault}")
+    with pytest.raises(LoginFailed, match=says):
+        await keeper.login(bench.attempt())

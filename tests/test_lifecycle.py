@@ -1272,3 +1272,18 @@ def test_an_open_intent_survives_a_merge() -> None:
     account = merged(logged_in(), begun(logged_in(), NOW))
     assert account.intent is not None
     assert isinstance(next_step(account, NOW + MINUTE, POLICY), Spend)
+
+
+def test_the_state_tells_whether_a_login_was_ended_or_never_made() -> None:
+    """Both have credentials and no login."""
+    account = Account(client_id="client", client_secret=Secret("secret"))
+    assert state_of(account, NOW, POLICY) is State.NOT_LOGGED_IN
+    assert state_of(replace(account, ended_at=NOW), NOW, POLICY) is State.REVOKED
+
+
+def test_a_token_that_lives_as_long_as_xeros_keeps_the_whole_promise() -> None:
+    """Promises shrink with tokens that live shorter than 30 minutes only."""
+    policy = Policy(min_ttl=20 * MINUTE)
+    assert promised_ttl(logged_in(), policy) == 20 * MINUTE
+    shorter = logged_in(life=HALF_HOUR - timedelta(seconds=1))
+    assert promised_ttl(shorter, policy) < 8 * MINUTE

@@ -175,3 +175,12 @@ async def test_a_record_of_a_newer_version_is_never_overwritten() -> None:
     assert stored == Stored(sealed, version)
     await keeper.close()
     xero.close()
+
+
+@pytest.mark.parametrize(("unrotated", "expected"), [(1, (1, True)), (2, (0, False))])
+def test_format_1_knows_a_server_without_rotation_by_its_second_response(
+    unrotated: int, expected: tuple[int, bool]
+) -> None:
+    """One response without a refresh token may have lost it on the way."""
+    account = decode(json.dumps({"unrotated": unrotated}).encode())
+    assert (account.responses_without_token, account.rotates) == expected

@@ -371,15 +371,18 @@ async def test_a_stale_record_at_an_end_is_read_again(bench: Bench) -> None:
     assert len(bench.sandbox.refreshes()) == 1
 
 
-async def test_resealing_counts_what_it_has_done() -> None:
-    """Records that are sealed with the first key stay as they are."""
+async def test_resealing_counts_what_it_has_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each record is sealed under its own lease. Those that are sealed with the first key stay as they are."""
     old, new, store = new_key(), new_key(), MemoryStore()
     versions = {}
     for name, keys in (("a", [old]), ("b", [old]), ("c", [new])):
         sealed = Sealer(keys).seal(b"{}", "account", {"name": name})
         versions[name] = await store.swap(name, sealed, expected=None)
-    sealer = Sealer([new, old])
-    assert await reseal_all(store, sealer) == (2, 3)
+    sealer, leased, lease = Sealer([new, old]), list[str](), store.lease
+    with monkeypatch.context() as noting:
+        noting.setattr(store, "lease", lambda name, ttl: leased.append(name) or lease(name, ttl))
+        assert await reseal_all(store, sealer) == (2, 3)
+    assert sorted(leased) == ["a", "b", "c"]
     assert await reseal_all(store, sealer) == (0, 3)
     kept = await store.read("c")
     assert kept is not None
