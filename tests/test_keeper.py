@@ -2356,3 +2356,18 @@ async def test_a_login_that_xero_does_not_take_says_why(
     bench.sandbox.add_fault(f"token:every:{fault}")
     with pytest.raises(LoginFailed, match=says):
         await keeper.login(bench.attempt())
+
+
+async def test_a_revocation_that_meets_a_failed_store_says_why(bench: Bench) -> None:
+    """It is due again once the store works."""
+    keeper = await bench.logged_in()
+    bench.sandbox.add_fault("revocation:first=1:503-html")
+    assert not await keeper.end(forget=False)
+    bench.clock.advance(minutes=2)
+    bench.store.broken.add("read")
+    await keeper.maintain()
+    assert keeper.store_problem == "the disk is gone"
+    bench.store.broken.clear()
+    await keeper.maintain()
+    await keeper.maintain()
+    assert keeper.account.revocation is None

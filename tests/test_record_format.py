@@ -184,3 +184,9 @@ def test_format_1_knows_a_server_without_rotation_by_its_second_response(
     """One response without a refresh token may have lost it on the way."""
     account = decode(json.dumps({"unrotated": unrotated}).encode())
     assert (account.responses_without_token, account.rotates) == expected
+
+
+def test_a_secret_that_is_no_text_makes_a_record_unreadable() -> None:
+    """It is an error of the record, and not of the program."""
+    with pytest.raises(UnknownFormat):
+        decode(b'{"client_secret": 7}')

@@ -768,3 +768,8 @@ async def test_each_process_tells_at_debug_who_has_refreshed(
     assert any(
         line.endswith("; last refreshed by elsewhere:77 at 09:00:00 UTC") for line in followed
     )
+
+
+def test_a_record_without_tokens_says_so() -> None:
+    """Nothing was refused in it."""
+    assert why_lost(Account(), POLICY) == "the record holds no refresh token"

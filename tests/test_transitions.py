@@ -336,3 +336,15 @@ def test_a_late_login_that_was_ended_is_revoked_with_its_own_credentials(forget:
         failed_attempts=0,
         problem=None,
     )
+
+
+def test_a_fallback_that_may_be_live_stays_beside_a_token_that_does_not_rotate() -> None:
+    """It arrived after the current token was sent first. One from before is proved old."""
+    long_ago = AT - POLICY.grace - MINUTE
+    before = replace(FRESH, obtained_at=long_ago - MINUTE)
+    late = RefreshToken(value=Secret("late"), obtained_at=long_ago + MINUTE)
+    spent = replace(R0, first_spent_at=long_ago)
+    begun = replace(BEGUN, current=spent, fallbacks=(before, late))
+    found = after(begun, Issued(access_token=Secret("a1")), now=AT, policy=POLICY, jitter=0.5)
+    assert found.fallbacks == (late,)
+    assert found.intent is None

@@ -304,4 +304,4 @@ def _reveal(value: object) -> str:
 def _conceal(kind: type, value: object) -> Secret:
     if kind is Secret and isinstance(value, str):
         return Secret(value)
-    raise NotImplementedError(f"{kind.__name__} does not belong in a record")
+    raise TypeError(f"{kind.__name__} is not written as {type(value).__name__}")
