@@ -75,7 +75,6 @@ def logged_in(at: datetime = NOW, life: timedelta | None = HALF_HOUR) -> Account
         tenant_id=None,
         scopes_requested=("offline_access",),
         began_at=at,
-        now=at,
     )
 
 

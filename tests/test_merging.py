@@ -45,7 +45,6 @@ def login(consent: str = "c", at: datetime = NOW) -> Account:
         tenant_id=None,
         scopes_requested=("offline_access",),
         began_at=at,
-        now=at,
     )
 
 

@@ -26,6 +26,7 @@ from xots.events import (
     StoreDegraded,
     StoreRecovered,
 )
+from xots.keeping.keeper import TokenKeeper
 from xots.lifecycle.account import AccessToken, Account, RefreshToken
 from xots.lifecycle.outcomes import Issued, Refused, Throttled, Unknown
 from xots.lifecycle.outlook import Retrying, outlook, why_lost
@@ -45,10 +46,10 @@ POLICY = Policy()
 MINUTE = timedelta(minutes=1)
 
 
-async def exchange_held(bench: Bench, keeper: object) -> asyncio.Task[None]:
+async def exchange_held(bench: Bench, keeper: TokenKeeper) -> asyncio.Task[None]:
     """A login whose token response Xero holds back, after it has issued the tokens."""
     bench.sandbox.add_fault("token:nth=1:hold-after")
-    login = asyncio.create_task(keeper.login(bench.attempt()))  # type: ignore[attr-defined]
+    login = asyncio.create_task(keeper.login(bench.attempt()))
     await bench.sandbox.held()
     return login
 
@@ -58,8 +59,8 @@ async def exchange_held(bench: Bench, keeper: object) -> asyncio.Task[None]:
 
 @pytest.mark.safeguard(
     file="keeping/login.py",
-    old="            now=began_at,\n",
-    new="            now=context.clock.now(),\n",
+    old="            began_at=began_at,\n",
+    new="            began_at=context.clock.now(),\n",
     protects_from="a login that replaces one which was begun later, because Xero was slow",
 )
 async def test_two_logins_at_once_after_a_logout_leave_one(bench: Bench) -> None:
@@ -441,7 +442,6 @@ def logged_in() -> Account:
         tenant_id=None,
         scopes_requested=("offline_access",),
         began_at=START,
-        now=START,
     )
 
 
@@ -500,10 +500,11 @@ def test_a_login_keeps_the_scopes_of_the_settings() -> None:
         tenant_id="tenant",
         scopes_requested=("a", "b"),
         scopes_configured=("b",),
-        began_at=START,
-        now=START + MINUTE,
+        began_at=START + MINUTE,
     )
-    access = AccessToken(value=Secret("a"), issued_at=START, expires_at=START + 30 * MINUTE)
+    access = AccessToken(
+        value=Secret("a"), issued_at=START + MINUTE, expires_at=START + 31 * MINUTE
+    )
     assert account == Account(
         generation=3,
         write_id="w",

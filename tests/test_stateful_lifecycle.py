@@ -302,7 +302,6 @@ class LifecycleStory(RuleBasedStateMachine):
             tenant_id=None,
             scopes_requested=("offline_access",),
             began_at=self.now,
-            now=self.now,
         )
         if known is None:
             self.write(account)

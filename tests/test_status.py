@@ -82,7 +82,6 @@ def logged_in() -> Account:
         tenant_id=None,
         scopes_requested=("offline_access",),
         began_at=NOW,
-        now=NOW,
     )
 
 

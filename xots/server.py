@@ -100,34 +100,29 @@ async def open_keeper(
         StoreError: the store cannot be opened or read, or, at the end, did not take a change.
         SealError: there is no key, or it does not open the record; nothing is overwritten.
     """
-    store = open_store(store_url(settings))
-    try:
+    async with AsyncExitStack() as opened:
+        store = open_store(store_url(settings))
+        opened.push_async_callback(store.close)
         xero = xero_client(settings, clock)
-        try:
-            sealer = await sealer_for(store, settings)
-            keeper = TokenKeeper(
-                store,
-                xero,
-                sealer,
-                policy=settings.policy,
-                name=settings.account,
-                configured=settings.credentials,
-                observers=[log_event, *observers],
-                clock=clock,
-            )
-            for warning in await store.warnings():
-                logger.warning("%s", warning)
-            await keeper.start()
-            try:
-                if problems := mismatches(settings, keeper.account, to_end=to_end):
-                    raise SettingsError(problems)
-                yield keeper, sealer
-            finally:
-                await keeper.close()
-        finally:
-            xero.close()
-    finally:
-        await store.close()
+        opened.callback(xero.close)
+        sealer = await sealer_for(store, settings)
+        keeper = TokenKeeper(
+            store,
+            xero,
+            sealer,
+            policy=settings.policy,
+            name=settings.account,
+            configured=settings.credentials,
+            observers=[log_event, *observers],
+            clock=clock,
+        )
+        for warning in await store.warnings():
+            logger.warning("%s", warning)
+        await keeper.start()
+        opened.push_async_callback(keeper.close)
+        if problems := mismatches(settings, keeper.account, to_end=to_end):
+            raise SettingsError(problems)
+        yield keeper, sealer
 
 
 async def end_login(settings: Settings, *, forget: bool) -> bool:

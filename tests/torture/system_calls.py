@@ -221,7 +221,6 @@ class Stage:
             tenant_id=None,
             scopes_requested=SCOPES,
             began_at=now,
-            now=now,
         )
         await keeper._replica.compare_and_set(account)
         await keeper.close()

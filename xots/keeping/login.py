@@ -98,7 +98,6 @@ async def _exchange_and_record(context: Context, attempt: LoginAttempt) -> None:
             scopes_requested=attempt.scopes,
             scopes_configured=attempt.scopes_configured,
             began_at=began_at,
-            now=began_at,
         )
         was_ended = found.ended_at != known.ended_at
         if was_ended or (known.revocation is not None and lease.lost):

@@ -314,13 +314,9 @@ def after_login(
     scopes_requested: tuple[str, ...],
     scopes_configured: tuple[str, ...] = (),
     began_at: datetime,
-    now: datetime,
 ) -> Account:
-    """Return the account after a code exchange. It keeps nothing of the login before but the time
-    of its end.
-
-    ``began_at`` is when the exchange was requested, ``now`` when it is recorded.
-    """
+    """Return the account after a code exchange that was requested at ``began_at``. It keeps nothing
+    of the login before but the time of its end."""
     token = issued.refresh_token
     return Account(
         generation=account.generation,
@@ -330,14 +326,14 @@ def after_login(
         token_url=token_url,
         tenant_id=tenant_id,
         consent_id=consent_id,
-        consented_at=_after_epoch(account, now),
+        consented_at=_after_epoch(account, began_at),
         ended_at=account.ended_at,
         scopes_requested=scopes_requested,
         scopes_configured=scopes_configured,
         scopes_granted=scopes_requested if issued.scopes is None else issued.scopes,
         access=_access_token(issued, began_at),
-        current=RefreshToken(value=token, obtained_at=now) if token else None,
-        refreshed_at=now,
+        current=RefreshToken(value=token, obtained_at=began_at) if token else None,
+        refreshed_at=began_at,
     )
 
 
