@@ -177,6 +177,13 @@ class Bench:
         await self.sandbox.held()
         return refresh
 
+    async def held_login(self, keeper: TokenKeeper) -> asyncio.Task[None]:
+        """A login whose token response Xero holds back, after it has issued."""
+        self.sandbox.add_fault("token:nth=1:hold-after")
+        login = asyncio.create_task(keeper.login(self.attempt()))
+        await self.sandbox.held()
+        return login
+
     async def logged_in(self) -> TokenKeeper:
         keeper = await self.keeper()
         await keeper.login(self.attempt())
@@ -1097,9 +1104,7 @@ async def test_many_callers_take_the_lease_once(bench: Bench, leases: list[Lease
 async def test_a_browser_that_goes_away_does_not_end_the_login(bench: Bench) -> None:
     """The code is spent at Xero: what was issued for it is kept although nobody waits for it any more."""
     keeper = await bench.keeper()
-    bench.sandbox.add_fault("token:nth=1:hold-after")
-    login = asyncio.create_task(keeper.login(bench.attempt()))
-    await bench.sandbox.held()
+    login = await bench.held_login(keeper)
     login.cancel()
     with pytest.raises(asyncio.CancelledError):
         await login
@@ -2152,14 +2157,6 @@ async def test_a_rolled_back_store_that_takes_the_next_write_is_no_more_so(bench
 # ------------------------------------------------------------------------------ logins and clocks
 
 
-async def held_login(bench: Bench, keeper: TokenKeeper) -> asyncio.Task[None]:
-    """A login whose token response Xero holds back, after it has issued."""
-    bench.sandbox.add_fault("token:nth=1:hold-after")
-    login = asyncio.create_task(keeper.login(bench.attempt()))
-    await bench.sandbox.held()
-    return login
-
-
 @pytest.mark.safeguard(
     file="keeping/login.py",
     old=(
@@ -2180,7 +2177,7 @@ async def test_a_code_exchange_does_not_delay_a_refresh(bench: Bench) -> None:
     """Another process refreshes the login before while Xero holds back the token response."""
     keeper = await bench.logged_in()
     other = await bench.keeper()
-    login = await held_login(bench, keeper)
+    login = await bench.held_login(keeper)
     refresh = asyncio.create_task(other.refresh())
     done, _ = await asyncio.wait([refresh], timeout=5)
     bench.sandbox.release()
@@ -2205,7 +2202,7 @@ async def test_an_end_that_is_recorded_during_a_code_exchange_wins(
     """The login fails, the record holds none, and Xero revokes the tokens of the exchange."""
     keeper = await bench.logged_in()
     other = await bench.keeper()
-    login = await held_login(bench, keeper)
+    login = await bench.held_login(keeper)
     bench.clock.advance(seconds)
     assert await other.end(forget=False)
     bench.clock.advance(seconds)
@@ -2231,7 +2228,7 @@ async def test_a_code_exchange_keeps_an_unconfirmed_revocation_waiting(bench: Be
     bench.sandbox.add_fault("revocation:first=1:503-html")
     assert not await keeper.end(forget=False)
     other = await bench.keeper()
-    login = await held_login(bench, keeper)
+    login = await bench.held_login(keeper)
     bench.clock.advance(minutes=2)
     tick = asyncio.create_task(other.maintain())
     await asyncio.wait([tick], timeout=0.2)

@@ -26,7 +26,6 @@ from xots.events import (
     StoreDegraded,
     StoreRecovered,
 )
-from xots.keeping.keeper import TokenKeeper
 from xots.lifecycle.account import AccessToken, Account, RefreshToken
 from xots.lifecycle.outcomes import Issued, Refused, Throttled, Unknown
 from xots.lifecycle.outlook import Retrying, outlook, why_lost
@@ -46,14 +45,6 @@ POLICY = Policy()
 MINUTE = timedelta(minutes=1)
 
 
-async def exchange_held(bench: Bench, keeper: TokenKeeper) -> asyncio.Task[None]:
-    """A login whose token response Xero holds back, after it has issued the tokens."""
-    bench.sandbox.add_fault("token:nth=1:hold-after")
-    login = asyncio.create_task(keeper.login(bench.attempt()))
-    await bench.sandbox.held()
-    return login
-
-
 # ---------------------------------------------------------------------------------- logins
 
 
@@ -69,7 +60,7 @@ async def test_two_logins_at_once_after_a_logout_leave_one(bench: Bench) -> None
     assert await keeper.end(forget=False)
     other = await bench.keeper()
     bench.clock.advance(1)
-    first = await exchange_held(bench, keeper)
+    first = await bench.held_login(keeper)
     bench.clock.advance(1)
     await other.login(bench.attempt())
     bench.clock.advance(1)
@@ -86,7 +77,7 @@ async def test_a_login_that_began_earlier_does_not_replace_one_after_an_end(benc
     """Xero ended its tokens with the login before it: the login made since is the live one."""
     keeper = await bench.logged_in()
     other = await bench.keeper()
-    first = await exchange_held(bench, keeper)
+    first = await bench.held_login(keeper)
     bench.clock.advance(1)
     assert await other.end(forget=False)
     await other.login(bench.attempt())
@@ -119,7 +110,7 @@ async def test_an_end_during_an_exchange_wins_whatever_the_clocks_show(
     keeper = await bench.logged_in()
     bench.clock.advance(minutes=1)
     other = await bench.keeper(bench.clock.beside(-behind))
-    login = await exchange_held(bench, keeper)
+    login = await bench.held_login(keeper)
     assert await other.end(forget=False)
     bench.sandbox.release()
     with pytest.raises(LoginFailed):
@@ -148,7 +139,7 @@ async def test_a_login_that_lost_its_lease_under_a_pending_revocation_fails(
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("revocation:nth=1:503-html")
     assert not await keeper.end(forget=False)
-    login = await exchange_held(bench, keeper)
+    login = await bench.held_login(keeper)
     bench.store.lapse()
     other = await bench.keeper()
     bench.clock.advance(minutes=2)
@@ -168,7 +159,7 @@ async def test_an_end_without_a_login_ends_the_one_that_is_being_exchanged(bench
     assert await keeper.end(forget=False)
     bench.clock.advance(1)
     other = await bench.keeper()
-    login = await exchange_held(bench, keeper)
+    login = await bench.held_login(keeper)
     bench.clock.advance(1)
     assert await other.end(forget=False)
     assert bench.happened(LoginEnded) == 1
@@ -187,7 +178,7 @@ async def test_an_end_that_xero_is_being_told_of_wins_over_a_login_that_lost_its
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("revocation:nth=1:503-html")
     assert not await keeper.end(forget=False)
-    login = await exchange_held(bench, keeper)
+    login = await bench.held_login(keeper)
     other = await bench.keeper()
     bench.clock.advance(minutes=2)
     bench.store.lapse()
