@@ -16,7 +16,7 @@ help:
 	@echo 'make demo     run xots against a simulated Xero, logged in; Ctrl-C stops it'
 	@echo '              options: make demo ARGS="--port 6001 --access-token-life 30"'
 	@echo 'make test     run the tests'
-	@echo '              some of them: make test ARGS="tests/test_layers.py -v"'
+	@echo '              some of them: make test ARGS="tests/house/test_floors.py -v"'
 	@echo 'make simulate run the keepers against a simulated store, Xero and clock'
 	@echo '              options: make simulate ARGS="--seeds 1..1000 --jobs 2"; --help tells all'
 	@echo 'make torture  use violence on the real thing; without ARGS it lists what there is'

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from sandbox_caller import CUSTOM_CLIENT, NEW_CLIENT, ORGANISATIONS, START, Caller
+from support.sandbox_caller import CUSTOM_CLIENT, NEW_CLIENT, ORGANISATIONS, START, Caller
 
 from xots.sandbox import DEFAULT_PKCE_CLIENT_ID, Client, Sandbox, SandboxOptions
 

@@ -49,7 +49,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import redis
-from redis_servers import RedisServer
+from support.redis_servers import RedisServer
 from tornado.iostream import StreamClosedError
 
 from xots.backends.base import TokenStore

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import redis as redis_client
-from redis_servers import RedisServer, free_port
+from support.redis_servers import RedisServer, free_port
 
 from xots.backends import TokenStore, open_store
 from xots.backends import redis as redis_room

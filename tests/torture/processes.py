@@ -35,7 +35,7 @@ from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
-from redis_servers import RedisServer
+from support.redis_servers import RedisServer
 
 from xots.backends import open_store
 from xots.keeping.replica import open_record

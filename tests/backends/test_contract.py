@@ -1,0 +1,174 @@
+"""One suite over every store. A store more is a class more: a ``TokenStoreContract`` with a fixture ``opening``."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from xots.backends import TokenStore, installed_backends, open_store
+from xots.backends.file import FileStore
+from xots.backends.memory import MemoryStore
+from xots.errors import StoreError, StoreUnavailable
+from xots.testing import Opening, TokenStoreContract
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "xots-sqlite"
+
+
+@pytest.mark.safeguard(
+    file="backends/memory.py",
+    old="async with self._locks[name]:",
+    new="if True:",
+    protects_from="two keepers of one process that refresh at once",
+    test="test_a_lease_excludes",
+)
+@pytest.mark.safeguard(
+    file="backends/memory.py",
+    old="if (kept.version if kept else None) != expected:",
+    new="if False:",
+    protects_from="a write over what somebody else wrote meanwhile",
+    test="test_a_stale_write_writes_nothing",
+)
+class TestMemoryStore(TokenStoreContract):
+    @pytest.fixture
+    def opening(self) -> Opening:
+        return lambda: open_store("memory:")
+
+
+@pytest.mark.safeguard(
+    file="backends/file.py",
+    old="return held.take(self._open(folder, name + LEASE, os.O_RDWR | os.O_CREAT))",
+    new="return True",
+    protects_from="two processes that refresh at once",
+    test="test_a_lease_excludes",
+)
+@pytest.mark.safeguard(
+    file="backends/file.py",
+    old="if (current.version if current else None) != expected:",
+    new="if False:",
+    protects_from="a write over what somebody else wrote meanwhile",
+    test="test_a_stale_write_writes_nothing",
+)
+class TestFileStore(TokenStoreContract):
+    @pytest.fixture
+    def opening(self, tmp_path: Path) -> Opening:
+        return lambda: open_store((tmp_path / "a folder").as_uri())
+
+
+@pytest.fixture(scope="module")
+def sqlite_example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder into which the example was installed, as anybody installs it; nothing is downloaded."""
+    folder = tmp_path_factory.mktemp("sqlite")
+    # A copy, since a build leaves files beside its source.
+    shutil.copytree(
+        EXAMPLE,
+        folder / "source",
+        ignore=shutil.ignore_patterns("__pycache__", "build", "*.egg-info"),
+    )
+    installed = folder / "installed"
+    pip = (
+        sys.executable,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "install",
+        "--quiet",
+        "--no-index",
+        "--no-deps",
+    )
+    done = subprocess.run(
+        [*pip, "--no-build-isolation", "--target", installed, folder / "source"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        pytest.fail(f"the example can't be installed:\n{done.stdout}", pytrace=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(installed)
+        importlib.invalidate_caches()
+        yield installed
+    sys.modules.pop("xots_sqlite", None)
+
+
+@pytest.mark.safeguard(
+    file="backends/base.py",
+    old="if not 0 < until - time.time() <= ttl_seconds + MAX_CLOCK_SKEW.total_seconds():",
+    new="if True:",
+    protects_from="two processes that refresh at once, on the store of a third party",
+    test="test_a_lease_is_renewed_while_it_is_held",
+)
+class TestSqliteExample(TokenStoreContract):
+    lease_ttl_seconds = 1.5
+    """Its lease is the default one, and every renewal waits for the disk several times."""
+
+    @pytest.fixture
+    def opening(self, sqlite_example: Path, tmp_path: Path) -> Opening:
+        return lambda: open_store(f"sqlite://{tmp_path}/kept.db")
+
+    async def test_it_is_the_installed_package(
+        self, sqlite_example: Path, opening: Opening
+    ) -> None:
+        """What was tested here is what pip installed, found by its entry point."""
+        module = sys.modules[type(opening()).__module__]
+        assert module.__file__ is not None
+        assert Path(module.__file__).parent == sqlite_example
+        assert installed_backends()["sqlite"].value == "xots_sqlite:SqliteStore"
+
+    async def test_an_unreachable_file_is_an_error_of_the_store(
+        self, sqlite_example: Path, tmp_path: Path
+    ) -> None:
+        """SQLite's own errors don't leave it."""
+        store = open_store(f"sqlite://{tmp_path}/missing/kept.db")
+        with pytest.raises(StoreUnavailable, match=r"kept\.db: unable to open"):
+            await store.read("default")
+
+
+def test_the_example_is_under_40_lines() -> None:
+    """The promise to whoever writes a store: it is small."""
+    assert len((EXAMPLE / "xots_sqlite.py").read_text(encoding="utf-8").splitlines()) < 40
+
+
+def test_the_built_in_stores_are_found_by_their_schemes() -> None:
+    """They are registered as a stranger's are."""
+    assert isinstance(open_store("memory:"), MemoryStore)
+    assert isinstance(open_store("file:///some/folder"), FileStore)
+
+
+@pytest.mark.parametrize("url", ["", "nonsense", "nonsense://host/path"])
+def test_an_unknown_scheme_lists_those_installed(url: str) -> None:
+    """The error says what may be written instead."""
+    with pytest.raises(StoreError, match=r"installed are: .*file, .*memory"):
+        open_store(url)
+
+
+def test_a_refused_url_is_an_error_of_the_store() -> None:
+    """Whoever opens a store need not know which one raises what."""
+    with pytest.raises(StoreError, match=r"can't be used: .*memory:"):
+        open_store("memory:somewhere")
+
+
+class CountingStore(MemoryStore):
+    """Breaks the contract: its versions are counters."""
+
+    async def swap(self, name: str, value: bytes, *, expected: str | None) -> str:
+        await super().swap(name, value, expected=expected)
+        kept = self._kept[name]
+        self._kept[name] = type(kept)(value, version := str(int(expected or 0) + 1))
+        return version
+
+
+async def test_the_suite_finds_a_counter() -> None:
+    """The suite itself: versions that begin anew for each name are found."""
+    made: list[TokenStore] = []
+    with pytest.raises(AssertionError, match="versions begin anew"):
+        await TokenStoreContract().test_a_version_never_stands_for_two_values(
+            lambda: made.append(CountingStore()) or made[0]  # type: ignore[func-returns-value]
+        )

@@ -1,0 +1,646 @@
+"""The lifecycle under stories that Hypothesis makes up: the record, a simulated Xero and a clock, and nothing else.
+
+A story is a chain of refreshes that come to every kind of end, crashes, processes that sleep past their lease,
+roll-backs of the store, logins and their ends, time that passes and clocks that step. After every step the record is
+held against what Xero would really do. ``HYPOTHESIS_EXAMPLES=20000 pytest tests/*/test_stateful_*.py`` tells that many
+new stories; the suite tells the same few each time.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace as with_fields
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from msgspec.structs import replace
+from support.records import SETTINGS, issued, tokens_of
+
+from xots.clock import MAX_CLOCK_SKEW
+from xots.lifecycle.account import Account, RefreshToken, decode, encode
+from xots.lifecycle.merging import is_same_consent, merged
+from xots.lifecycle.outcomes import (
+    ClientRefused,
+    Failure,
+    Issued,
+    NotSent,
+    Outcome,
+    Refused,
+    Throttled,
+    Unknown,
+)
+from xots.lifecycle.schedule import (
+    Idle,
+    Policy,
+    Spend,
+    State,
+    Wait,
+    candidates,
+    good_for,
+    next_step,
+    revocation_due,
+    scheduled_refresh_at,
+    state_of,
+)
+from xots.lifecycle.transitions import (
+    after,
+    after_end,
+    after_login,
+    after_revocation_failed,
+    after_revoked,
+    begin_refresh,
+    tokens_to_revoke,
+)
+from xots.sandbox import Client, Identity, OAuthError, Refusal, SiblingMode, Switches
+from xots.secret import Secret
+
+START = datetime(2026, 11, 23, 12, tzinfo=UTC)
+POLICY = Policy()
+CLIENT = Client()
+SECOND, MINUTE, HOUR, DAY = (timedelta(seconds=s) for s in (1, 60, 3600, 86400))
+
+JITTER = st.floats(0, 1, exclude_max=True)
+COMES_TO = st.sampled_from(
+    [
+        *["issued"] * 4,
+        *["answer lost"] * 2,
+        "never arrived",
+        "not sent",
+        "throttled",
+        "invalid_client",
+        "no refresh token",
+        "crash before sending",
+        "crash after commit",
+    ]
+)
+DURATIONS = st.sampled_from(
+    [SECOND, MINUTE, 6 * MINUTE, 25 * MINUTE, 31 * MINUTE, 12 * HOUR, 20 * DAY]
+)
+RETRY_AFTER = st.sampled_from([None, *(timedelta(seconds=s) for s in (0, 5, 60, 4000, 10**6))])
+
+
+def intended(account: Account) -> RefreshToken | None:
+    """The token that an open intent is to spend."""
+    named = account.intent.fingerprint if account.intent else None
+    return next((token for token in tokens_of(account) if token.value.fingerprint == named), None)
+
+
+def may_be_bare(account: Account) -> bool:
+    """A second response without a refresh token tells of a server that does not rotate."""
+    return account.rotates and account.responses_without_token == 0
+
+
+class LifecycleStory(RuleBasedStateMachine):
+    """What the processes of one account do to its record, one after another, as the keeper's protocol orders it."""
+
+    @initialize(mode=st.sampled_from([*SiblingMode, None]), late_reuse_kills_chain=st.booleans())
+    def a_person_has_logged_in(
+        self, mode: SiblingMode | None, late_reuse_kills_chain: bool
+    ) -> None:
+        """``mode`` None: a server that does not rotate."""
+        switches = Switches(late_reuse_kills_chain=late_reuse_kills_chain, rotate=mode is not None)
+        self.identity = Identity(
+            [CLIENT],
+            switches=with_fields(switches, sibling_mode=mode) if mode else switches,
+            random=random.Random(1),  # noqa: S311 - a simulation
+        )
+        self.time, self.skew = START, timedelta(0)
+        self.clock_was_wrong = self.stepped_in_refresh = False
+        self.record, self.dumps = Account(), [Account()]
+        self.logins = 0
+        self.used: dict[Secret, datetime] = {}
+        """When Xero first took each token, really."""
+        self.issued_at = START
+        self.well_dated: set[Secret] = set()
+        """The access tokens whose life was reckoned by a right clock."""
+        self.ill_dated: set[Secret] = set()
+        """The refresh tokens that were first spent by a wrong clock."""
+        self.asleep: tuple[Account, RefreshToken, str, Outcome | None] | None = None
+        self.ended_by_xero = False
+        self.rolled_back = False
+        """Since the last good answer."""
+        self.log_in()
+
+    # ------------------------------------------------------------------------------- what a process does
+
+    @property
+    def now(self) -> datetime:
+        """The time as the processes' clock tells it."""
+        return self.time + self.skew
+
+    def write(self, account: Account, *, proved: RefreshToken | None = None) -> None:
+        """Put the next record in the place of the last, and check what became of the tokens on the way."""
+        before = self.record
+        assert (account.generation, account.write_id) == (before.generation, before.write_id)
+        if is_same_consent(before, account):
+            after_it = {t.value: t for t in tokens_of(account)}
+            for token in tokens_of(before):
+                if token.value not in after_it:
+                    self.check_may_leave(token, proved)
+                elif token.first_spent_at is not None:
+                    self.check_first_spent(token, after_it[token.value], account)
+        self.record = replace(
+            account, generation=before.generation + 1, write_id=f"w{before.generation + 1}"
+        )
+        self.dumps = [*self.dumps[-9:], self.record]
+        self.time += timedelta(milliseconds=1)  # every act takes its moment
+
+    def check_may_leave(self, token: RefreshToken, proved: RefreshToken | None) -> None:
+        """A spent token leaves only when another was proved and its grace is over, a rival when another was proved
+        after it arrived, any token when Xero refused it; nothing leaves on an error."""
+        if token.refused_at is None:
+            assert proved is not None, "a token left although none was proved"
+            assert proved.value != token.value
+            if token.first_spent_at is not None:
+                assert self.now - token.first_spent_at >= POLICY.grace
+            else:
+                assert proved.first_spent_at is not None
+                assert token.obtained_at <= proved.first_spent_at
+
+    def check_first_spent(self, before: RefreshToken, now: RefreshToken, account: Account) -> None:
+        """It never moves later, and only the try that set it undoes it, unless the server does not rotate."""
+        assert before.first_spent_at is not None
+        if now.first_spent_at is None:
+            intent = self.record.intent
+            assert intent is not None
+            assert intent.fingerprint == before.value.fingerprint
+            assert intent.set_first_spent or not account.rotates
+        else:
+            assert now.first_spent_at <= before.first_spent_at
+
+    def begin(self, token: RefreshToken) -> tuple[Account, RefreshToken]:
+        """Write the intent; the record with it, and the token as it is there."""
+        self.write(begin_refresh(self.record, token, by="p", now=self.now))
+        spent = intended(self.record)
+        assert spent is not None
+        assert spent.value == token.value
+        if token.first_spent_at is None:
+            (self.ill_dated.add if self.skew else self.ill_dated.discard)(token.value)
+        return self.record, spent
+
+    def ask(
+        self, token: RefreshToken, comes_to: str, retry_after: timedelta | None, bare: bool
+    ) -> Outcome | None:
+        """What the process hears from Xero; None when it died first."""
+        match comes_to:
+            case "crash before sending":
+                return None
+            case "not sent":
+                return NotSent(detail="connection refused")
+            case "never arrived":
+                return Unknown(detail="503 before")
+            case "throttled":
+                return Throttled(detail="429", retry_after=retry_after)
+            case "invalid_client":
+                return ClientRefused(detail="who?", code="invalid_client")
+        outcome = self.commit(token)
+        if comes_to == "crash after commit":
+            return None
+        if comes_to == "answer lost":
+            return Unknown(detail="reset")
+        if comes_to == "no refresh token" and bare and isinstance(outcome, Issued):
+            return with_fields(outcome, refresh_token=None)
+        return outcome
+
+    def commit(self, token: RefreshToken) -> Outcome:
+        """Xero carries out the request. Within the bound no token is used again once its grace is over."""
+        refusal = self.identity.refusal_of(token.value.reveal(), self.time)
+        assert refusal is not Refusal.SPENT, "reuse outside the grace"
+        try:
+            answer = self.identity.refresh(CLIENT, token.value.reveal(), self.time)
+        except OAuthError:
+            return Refused(detail=f"invalid_grant: {refusal}")
+        self.issued_at = self.time
+        if self.identity.switches.rotate:
+            self.used.setdefault(token.value, self.time)
+        return issued(answer.fields)
+
+    def conclude(
+        self, begun: Account, token: RefreshToken, outcome: Outcome, jitter: float
+    ) -> None:
+        """Write what came of a try; whoever finds that another wrote meanwhile unites the two."""
+        concluded = after(begun, outcome, now=self.now, policy=POLICY, jitter=jitter)
+        assert concluded.consent_id == begun.consent_id
+        if isinstance(outcome, Issued):
+            right = self.skew == timedelta(0) and token.value not in self.ill_dated
+            (self.well_dated.add if right else self.well_dated.discard)(outcome.access_token)
+            self.stepped_in_refresh = self.rolled_back = False
+        if self.record.write_id == begun.write_id:
+            self.write(concluded, proved=token if isinstance(outcome, Issued) else None)
+        else:
+            self.write(self.united(self.record, concluded))
+
+    def united(self, base: Account, other: Account) -> Account:
+        """``merged``, and that nothing of the same consent falls through, but what was dropped with reason."""
+        both = merged(base, other)
+        held = {t.value for t in tokens_of(both)}
+        for side, beside in ((base, other), (other, base)):
+            if is_same_consent(side, both) or (
+                side.consent_id and not both.consent_id and both.revocation
+            ):
+                # What seems unspent here, and was dropped there, was spent long ago.
+                outlived = {
+                    t.value
+                    for t in tokens_of(side)
+                    if not t.first_spent_at and t.value.fingerprint in beside.tombstones
+                }
+                assert held >= {t.value for t in tokens_of(side)} - outlived
+        return replace(both, generation=self.record.generation, write_id=self.record.write_id)
+
+    def spend(
+        self, token: RefreshToken, comes_to: str, jitter: float = 0.5, wait: timedelta | None = None
+    ) -> bool:
+        """One try from its intent to its end; False if the process died in it."""
+        begun, token = self.begin(token)
+        outcome = self.ask(token, comes_to, wait, bare=may_be_bare(begun))
+        if outcome is not None:
+            self.conclude(begun, token, outcome, jitter)
+        return outcome is not None
+
+    def log_in(self, known: Account | None = None) -> Account:
+        """A code is exchanged by a process that knows this record."""
+        answer = issued(
+            self.identity.log_in(
+                CLIENT.client_id, self.time, scopes=("offline_access",), tenant_ids=("t",)
+            ).fields
+        )
+        self.logins += 1
+        self.issued_at, self.ended_by_xero = self.time, False
+        if self.skew == timedelta(0):
+            self.well_dated.add(answer.access_token)
+        account = after_login(
+            self.record if known is None else known,
+            answer,
+            consent_id=f"c{self.logins}",
+            client_id=CLIENT.client_id,
+            client_secret=Secret(CLIENT.secret or ""),
+            token_url="https://id.example/token",
+            tenant_id=None,
+            scopes_requested=("offline_access",),
+            began_at=self.now,
+        )
+        if known is None:
+            self.write(account)
+        return account
+
+    # ------------------------------------------------------------------------------------- what happens
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When, at the latest, the bound demands that Xero answers: some tries before the last grace ends, and before
+        the 60 days of an idle token are. A Xero that is away may stay away for as long as it likes if it took nothing,
+        unless the store lost writes just before."""
+        if self.record.consent_id is None or self.ended_by_xero:
+            return None
+        if (spent_at := self.all_spent_at) is not None:
+            return spent_at + (20 * MINUTE if self.record.intent else 26 * MINUTE)
+        token = intended(self.record)
+        if token is not None and self.rolled_back:
+            return (token.first_spent_at or self.time) - self.skew + 20 * MINUTE
+        return self.issued_at + 50 * DAY
+
+    @property
+    def all_spent_at(self) -> datetime | None:
+        """When the last of the tokens that Xero would still take was spent; None if one is unspent, or none is left."""
+        live = [
+            t.value
+            for t in tokens_of(self.record)
+            if self.identity.would_issue(t.value.reveal(), self.time)
+        ]
+        return (
+            max((self.used[t] for t in live), default=None)
+            if all(t in self.used for t in live)
+            else None
+        )
+
+    @rule(duration=DURATIONS)
+    def time_passes(self, duration: timedelta) -> None:
+        end = self.time + duration
+        while (deadline := self.deadline) is not None and deadline < end:
+            self.time = max(self.time, deadline)
+            self.xero_answers()
+        self.time = end
+
+    def xero_answers(self) -> None:
+        """What the ticks do now and in the next minutes brings the record to rest. Only idleness needs a push."""
+        current = self.record.current
+        assert current is not None
+        meant = current.value.fingerprint if self.all_spent_at is None else None
+        for _ in range(20):
+            step = next_step(self.record, self.now, POLICY, expected_current=meant)
+            assert not isinstance(step, Idle) or self.all_spent_at is None, (
+                "a last grace runs out, and nobody retries"
+            )
+            meant = None if isinstance(step, Spend) else meant
+            if isinstance(step, Wait):
+                self.time += step.until - self.now
+            elif isinstance(step, Spend):
+                self.spend(step.token, "issued")
+            else:
+                return
+        raise AssertionError("twenty steps with good answers did not bring the record to rest")
+
+    @precondition(
+        lambda self: (
+            not self.stepped_in_refresh and self.asleep is None and self.all_spent_at is None
+        )
+    )
+    @rule(
+        skew=st.sampled_from(
+            [-DAY, -HOUR, -2 * MINUTE, -8 * SECOND, 0 * DAY, 8 * SECOND, 2 * MINUTE, HOUR, DAY]
+        )
+    )
+    def the_clock_steps(self, skew: timedelta) -> None:
+        self.skew = skew
+        self.clock_was_wrong = True
+        self.stepped_in_refresh = self.record.intent is not None
+
+    @rule(comes_to=COMES_TO, jitter=JITTER, wait=RETRY_AFTER, forced=st.booleans())
+    def a_refresh_comes_to(
+        self, comes_to: str, jitter: float, wait: timedelta | None, forced: bool
+    ) -> None:
+        meant = self.record.current.value.fingerprint if forced and self.record.current else None
+        step = next_step(self.record, self.now, POLICY, expected_current=meant)
+        if isinstance(step, Spend):
+            self.spend(step.token, comes_to, jitter, wait)
+
+    @precondition(lambda self: self.asleep is None and self.record.current is not None)
+    @rule(comes_to=COMES_TO, sent=st.booleans())
+    def a_process_falls_asleep_in_its_refresh(self, comes_to: str, sent: bool) -> None:
+        """Before or after it has sent its request; another takes the lease."""
+        meant = self.record.current.value.fingerprint if self.record.current else None
+        step = next_step(self.record, self.now, POLICY, expected_current=meant)
+        if isinstance(step, Spend):
+            begun, token = self.begin(step.token)
+            outcome = self.ask(token, comes_to, None, bare=may_be_bare(begun)) if sent else None
+            if outcome is not None or not sent:
+                self.asleep = begun, token, comes_to, outcome
+
+    @precondition(lambda self: self.asleep is not None)
+    @rule(jitter=JITTER)
+    def the_process_wakes(self, jitter: float) -> None:
+        assert self.asleep is not None
+        (begun, token, comes_to, outcome), self.asleep = self.asleep, None
+        if outcome is None:
+            slept_too_long = self.time - self.used.get(token.value, self.time) > POLICY.grace
+            if slept_too_long or comes_to == "crash after commit":
+                return  # beyond the bound: so late a request, or one of which nobody who lives has heard
+            outcome = self.ask(token, comes_to, None, bare=may_be_bare(begun))
+        if outcome is not None:
+            self.conclude(begun, token, outcome, jitter)
+
+    @precondition(lambda self: self.asleep is None and self.record.current is not None)
+    @rule(comes_to=COMES_TO, sent=st.booleans(), others=st.integers(1, 2), pause=DURATIONS)
+    def others_refresh_while_one_sleeps(
+        self, comes_to: str, sent: bool, others: int, pause: timedelta
+    ) -> None:
+        """Beyond its lease, and wakes to tell."""
+        self.a_process_falls_asleep_in_its_refresh(comes_to, sent)
+        for _ in range(others):
+            self.a_refresh_comes_to("issued", 0.5, None, True)
+            if self.asleep is not None and pause < POLICY.grace / 2:
+                self.time_passes(pause)
+        if self.asleep is not None:
+            self.the_process_wakes(0.5)
+
+    @rule()
+    def the_sleeping_process_dies(self) -> None:
+        self.asleep = None
+
+    @rule(age=st.integers(0, 9))
+    def the_store_is_rolled_back_and_told_again(self, age: int) -> None:
+        """A process that is alive finds less in the store than it knows."""
+        consent = self.record.consent_id
+        self.write(self.united(self.record, self.dumps[-1 - age % len(self.dumps)]))
+        self.rolled_back = True
+        assert self.record.consent_id == consent
+
+    @precondition(lambda self: not self.clock_was_wrong)
+    @rule(age=st.integers(0, 9), forget=st.booleans(), logs_in=st.booleans())
+    def the_newest_consent_wins_over_a_roll_back(
+        self, age: int, forget: bool, logs_in: bool
+    ) -> None:
+        """A process that knows only the old dump logs in or ends a login, then one that knows more finds it."""
+        old = self.dumps[-1 - age % len(self.dumps)]
+        if logs_in:
+            theirs = self.log_in(old)
+        elif old.consent_id is not None:
+            theirs = after_end(old, forget=forget, now=self.now)
+        else:
+            return
+        self.write(self.united(self.record, theirs))
+        self.rolled_back = True
+        assert self.record.consent_id == theirs.consent_id
+
+    @rule()
+    def a_person_logs_in(self) -> None:
+        self.log_in()
+        assert self.record.consent_id == f"c{self.logins}"
+        assert self.record.revocation is None
+
+    @rule(forget=st.booleans(), comes_to=COMES_TO, told=st.booleans())
+    def the_login_ends(self, forget: bool, comes_to: str, told: bool) -> None:
+        token = (
+            next(iter(candidates(self.record, self.now, POLICY)), None)
+            if self.record.intent
+            else None
+        )
+        if (
+            token is not None
+            and self.record.consent_id is not None
+            and not self.spend(token, comes_to)
+        ):
+            return  # it died over the refresh that it meant to conclude
+        if self.record.consent_id is not None or self.record.revocation is not None or forget:
+            held = {t.value for t in tokens_of(self.record) if not t.refused_at}
+            self.write(after_end(self.record, forget=forget, now=self.now))
+            assert {t.value for t in tokens_to_revoke(self.record)} == held
+            self.xero_is_told_of_the_end(told, False, 0.5)
+
+    @rule(told=st.booleans(), committed=st.booleans(), jitter=JITTER)
+    def xero_is_told_of_the_end(self, told: bool, committed: bool, jitter: float) -> None:
+        """Under the lease, when the record holds no login."""
+        if not revocation_due(self.record, self.now, POLICY):
+            return
+        assert self.record.consent_id is None
+        named = tokens_to_revoke(self.record)
+        if told or committed:
+            for token in named:
+                self.identity.revoke(CLIENT, token.value.reveal())
+        if told:
+            self.write(after_revoked(self.record))
+            assert not any(self.identity.would_issue(t.value.reveal(), self.time) for t in named)
+        else:
+            failure: Failure = (
+                Unknown(detail="503")
+                if committed
+                else ClientRefused(detail="who?", code="invalid_client")
+            )
+            self.write(
+                after_revocation_failed(
+                    self.record, failure, now=self.now, policy=POLICY, jitter=jitter
+                )
+            )
+            assert tokens_to_revoke(self.record) == named
+
+    @rule()
+    def xero_ends_the_consent_by_itself(self) -> None:
+        """The person disconnected the app at Xero, say."""
+        self.identity.forget()
+        self.ended_by_xero = True
+
+    # --------------------------------------------------------------------------- what holds at every step
+
+    @invariant()
+    def all_promises_are_kept(self) -> None:
+        self.the_record_holds_a_token_from_which_xero_will_issue()
+        self.a_consent_is_lost_only_when_xero_refused_every_candidate()
+        self.the_next_step_is_always_a_sensible_one()
+        self.nothing_dead_is_served_by_a_right_clock()
+        assert decode(encode(self.record)) == self.record
+
+    def the_record_holds_a_token_from_which_xero_will_issue(self) -> None:
+        if self.record.consent_id is not None and not self.ended_by_xero:
+            refusals = [
+                self.identity.refusal_of(t.value.reveal(), self.time)
+                for t in tokens_of(self.record)
+            ]
+            assert None in refusals, refusals
+            assert state_of(self.record, self.now, POLICY) in (
+                State.CONNECTED,
+                State.REFRESH_FAILING,
+            )
+
+    def a_consent_is_lost_only_when_xero_refused_every_candidate(self) -> None:
+        tokens = tokens_of(self.record)
+        assert not any(
+            t.refused_at and self.identity.would_issue(t.value.reveal(), self.time) for t in tokens
+        )
+        if state_of(self.record, self.now, POLICY) is State.CONSENT_LOST:
+            assert self.record.current is not None
+            assert self.record.current.refused_at is not None
+            assert all(t.refused_at or t.first_spent_at for t in tokens)
+
+    def the_next_step_is_always_a_sensible_one(self) -> None:
+        for seen in (self.now, self.now - DAY, self.now + DAY):
+            assert isinstance(state_of(self.record, seen, POLICY), State)
+            for step in (
+                next_step(self.record, seen, POLICY),
+                next_step(
+                    self.record, seen, POLICY, min_life=27 * MINUTE, expected_current="another"
+                ),
+            ):
+                self.check_step(step, seen)
+
+    def check_step(self, step: Any, seen: datetime) -> None:
+        match step:
+            case Spend(token):
+                assert self.record.consent_id is not None
+                assert token in tokens_of(self.record)
+                assert token.refused_at is None
+            case Wait(until):
+                longest = POLICY.slow_wait if self.record.intent else POLICY.max_wait
+                assert seen < until <= seen + longest + POLICY.first_backoff + MAX_CLOCK_SKEW
+            case Idle():
+                due_at = scheduled_refresh_at(self.record, POLICY)
+                assert (
+                    due_at is None
+                    or due_at > seen
+                    or state_of(self.record, seen, POLICY) is State.CONSENT_LOST
+                )
+
+    def nothing_dead_is_served_by_a_right_clock(self) -> None:
+        left = good_for(self.record, self.now)
+        assert left == timedelta(0) or self.record.consent_id is not None
+        access = self.record.access
+        if (
+            left
+            and access is not None
+            and self.skew == timedelta(0)
+            and access.value in self.well_dated
+        ):
+            self.identity.check_access(
+                access.value.reveal(), self.time + left - timedelta(microseconds=1)
+            )
+
+
+def a_story(mode: SiblingMode, *, late_reuse_kills_chain: bool = True) -> LifecycleStory:
+    """One that a test tells by itself."""
+    story = LifecycleStory()
+    story.a_person_has_logged_in(mode, late_reuse_kills_chain)
+    return story
+
+
+def test_a_replayed_answer_is_not_served_past_its_end() -> None:
+    """The first try never arrived; the second was carried out long after, and its answer comes only with the third."""
+    story = a_story(SiblingMode.SAME_ANSWER)
+    story.time_passes(25 * MINUTE)
+    for comes_to in ("never arrived", "answer lost", "issued"):
+        story.a_refresh_comes_to(comes_to, 0.5, None, True)
+        story.all_promises_are_kept()
+        story.time_passes(25 * MINUTE if comes_to == "never arrived" else 15 * MINUTE)
+
+
+def test_an_end_is_newer_than_all_that_the_record_speaks_of() -> None:
+    """Else a process that knows the earlier end takes the later one, and a login after it, for lost writes."""
+    story = a_story(SiblingMode.ALL_VALID)
+    for skew in (-HOUR, -DAY):
+        epoch = story.record.epoch
+        story.the_clock_steps(skew)
+        story.the_login_ends(True, "issued", True)
+        assert story.record.epoch > epoch
+
+
+def test_a_long_outage_after_a_roll_back_does_not_cost_the_login() -> None:
+    """Xero carries nothing out for longer than a grace, just after a token came back that it took long ago."""
+    story = a_story(SiblingMode.ALL_VALID)
+    story.time_passes(25 * MINUTE)
+    story.a_refresh_comes_to("issued", 0.5, None, False)
+    story.time_passes(31 * MINUTE)
+    story.a_refresh_comes_to("issued", 0.5, None, False)
+    story.the_store_is_rolled_back_and_told_again(len(story.dumps) - 2)  # the record of the login
+    story.a_refresh_comes_to("never arrived", 0.5, None, True)
+    story.time += 31 * MINUTE
+    story.a_refresh_comes_to("issued", 0.5, None, True)
+    story.all_promises_are_kept()
+
+
+def test_an_answer_lost_to_a_process_that_slept_is_asked_for_again() -> None:
+    """Its late request may have killed all that the others got meanwhile; the token it spent lives for its grace."""
+    story = a_story(SiblingMode.LAST_VALID_WITH_DESCENDANTS)
+    story.others_refresh_while_one_sleeps("answer lost", False, 2, 6 * MINUTE)
+    story.time_passes(31 * MINUTE)
+    story.all_promises_are_kept()
+
+
+def test_an_end_spends_no_token_whose_grace_is_over() -> None:
+    """The open intent is of one that slept; the record has gone on, and holds a token that was never spent."""
+    story = a_story(SiblingMode.ALL_VALID)
+    story.others_refresh_while_one_sleeps("answer lost", False, 1, SECOND)
+    story.time_passes(31 * MINUTE)
+    story.the_login_ends(False, "issued", True)
+
+
+def test_a_rival_that_was_never_spent_goes_before_a_token_whose_grace_is_over() -> None:
+    """It is of the same race as the current token, and a little older; late reuse of that may end the whole chain."""
+    story = a_story(SiblingMode.ALL_VALID)
+    for comes_to in ("issued", "answer lost"):
+        story.others_refresh_while_one_sleeps(comes_to, False, 1, SECOND)
+    story.a_refresh_comes_to("answer lost", 0.5, None, True)
+    story.time_passes(31 * MINUTE)
+    story.a_refresh_comes_to("issued", 0.5, None, True)
+    story.all_promises_are_kept()
+
+
+def test_no_story_loses_a_refresh_token() -> None:
+    """Whatever refreshes come to, in whatever order, the record goes on from a token that Xero takes."""
+    run_state_machine_as_test(LifecycleStory, settings=SETTINGS)

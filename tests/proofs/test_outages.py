@@ -1,0 +1,120 @@
+"""Outages of the store and of Xero, one short round of each (``torture/outages.py``); and what they have found."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from support.redis_servers import RedisServer
+from torture import outages
+from torture.outages import House, Options
+
+from xots.sandbox import SiblingMode
+from xots.testing import FakeClock
+
+SHORT = Options(hours=1, come_back=False)
+SEED = 1
+
+
+@pytest.fixture(autouse=True)
+def outages_are_logged(expected_log: Any) -> None:
+    expected_log.perhaps(
+        "the token store (fails|has lost writes)",
+        "refresh failed",
+        "the login is lost, a user must log in again",
+        "did not confirm the revocation",
+        "this host's clock is",
+    )
+
+
+@pytest.fixture(scope="module")
+def rounds() -> dict[str, Counter[str] | Exception]:
+    """One round of each section, side by side, since they mostly wait: its figures, or what went wrong."""
+
+    async def run(name: str) -> Counter[str] | Exception:
+        figures: Counter[str] = Counter()
+        try:
+            await outages.SECTIONS[name](figures, random.Random(SEED), SHORT)  # noqa: S311 - to be replayed
+        except Exception as error:  # noqa: BLE001 - its own test raises it
+            return error
+        return figures
+
+    async def run_all() -> list[Counter[str] | Exception]:
+        return await asyncio.gather(*map(run, outages.SECTIONS))
+
+    with outages.hastened(SHORT):
+        return dict(zip(outages.SECTIONS, asyncio.run(run_all()), strict=True))
+
+
+CLAIMS = {
+    "killed": {"kills": 3, "checks of the invariant": 2},
+    "restored": {
+        "restored, processes alive": 4,
+        "restored, nobody alive: works": 3,
+        "restored, nobody alive: loss reported": 5,
+    },
+    "failover": {"fail-overs": 1},
+    "hung": {"hangs": 18, "checks of the invariant": 36},
+    "down": {
+        "hours down": 3,
+        "answer lost before a short outage: recovered": 4,
+        **{f"answer lost before a day's outage, {mode}: loss reported": 1 for mode in SiblingMode},
+    },
+    "lost": {"answers lost": 60, "recovered": 20},
+    "clocks": {"clock steps": 32, "suspends": 12},
+}
+
+
+@pytest.mark.parametrize("section", outages.SECTIONS)
+def test_an_outage_loses_no_login(
+    section: str, rounds: dict[str, Counter[str] | Exception]
+) -> None:
+    """What is served is live, the store holds a token from which Xero would issue, and a loss beyond that is told."""
+    figures = rounds[section]
+    if isinstance(figures, Exception):
+        raise figures
+    for figure, count in CLAIMS[section].items():
+        assert figures[figure] == count
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+
+
+def house_on(
+    redis: RedisServer, clock: FakeClock, mode: SiblingMode = SiblingMode.ALL_VALID
+) -> House:
+    """A house by this clock, on a Redis that holds nothing."""
+    redis.admin.flushall()
+    return House(redis.unix_url, Counter(), random.Random(SEED), clock=clock, mode=mode)  # noqa: S311
+
+
+async def ask_by_clocks(
+    redis: RedisServer, age: float, step: float, minutes: int, *, both: bool
+) -> int:
+    """When the token is ``age`` seconds old, the clock steps by so many: that of one keeper, or of both. Then both are
+    asked every 15 seconds; how many refreshes that makes."""
+    clock = FakeClock(outages.START)
+    wall = clock.beside()
+    async with house_on(redis, clock) as house:
+        await house.log_in(await house.keeper(clock=wall, ticking=False))
+        await house.keeper(clock=wall if both else clock, ticking=False)
+        clock.advance(age)
+        wall.step(step)
+        for _ in range(4 * minutes):
+            await outages.tick(house)
+            for keeper in house.keepers:
+                await outages.ask(house, keeper)
+                await house.settled()
+        return len(house.sandbox.refreshes())
+
+
+async def test_a_clock_that_steps_back_by_minutes_serves_nothing_dead(redis: RedisServer) -> None:
+    """A token of 24 minutes is dead in six, although its expiry seems 26 minutes off after a step of 20 back."""
+    await ask_by_clocks(redis, 24 * 60, -20 * 60, minutes=10, both=True)
