@@ -5,7 +5,6 @@ from __future__ import annotations
 from .backends import TokenStore, open_store
 from .clock import SystemClock
 from .errors import XotsError
-from .events import problem_text
 from .keeping.replica import open_record
 from .keeping.reporting import clock_skew
 from .keys import sealer_for, store_url
@@ -13,6 +12,7 @@ from .lifecycle.account import Account
 from .lifecycle.schedule import State, state_of
 from .server import mismatches, shown_store, xero_client
 from .settings import Settings
+from .wording import problem_text
 
 __all__ = ["check"]
 

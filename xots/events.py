@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import ClassVar
 
 from .lifecycle.account import Problem, ProblemKind
+from .wording import counted, problem_text, span_text, time_text
 
 __all__ = [
     "ClockSkewed",
@@ -34,9 +35,6 @@ __all__ = [
     "StoreRecovered",
     "TenantChosen",
     "TokenRead",
-    "problem_text",
-    "span_text",
-    "time_text",
 ]
 
 
@@ -53,46 +51,10 @@ Observer = Callable[[Event], None]
 """Receives every event, at once and in order. It must not raise and must not wait."""
 
 
-PROBLEM_TEXTS = {
-    ProblemKind.UNKNOWN: "no usable response came from Xero; the refresh token may be spent ({})",
-    ProblemKind.NOT_SENT: "Xero could not be reached; this attempt spent no refresh token ({})",
-    ProblemKind.THROTTLED: "Xero demands a pause; this attempt spent no refresh token ({})",
-    ProblemKind.CLIENT_REFUSED: "Xero does not accept the client; this attempt spent no refresh "
-    "token ({}): correct the client id or secret in the settings, or enter the right ones at "
-    "/login and log in again",
-    ProblemKind.REFUSED: "Xero refused a refresh token ({})",
-    ProblemKind.REVOCATION: "Xero did not confirm the revocation ({})",
-}
-
-
-def problem_text(problem: Problem) -> str:
-    """Return a problem in words for the operator."""
-    return PROBLEM_TEXTS[problem.kind].format(problem.detail)
-
-
-def time_text(moment: datetime, now: datetime) -> str:
-    """Return a time in words, without the day if that is today."""
-    if moment.date() == now.date():
-        return f"{moment:%H:%M:%S} UTC"
-    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
-
-
-def span_text(span: timedelta) -> str:
-    """Return a duration in words, rounded down: seconds, minutes, hours or days."""
-    seconds = max(int(span.total_seconds()), 0)
-    units = ((86400, "day"), (3600, "hour"), (60, "minute"))
-    size, unit = next((unit for unit in units if seconds >= unit[0]), (1, "second"))
-    return f"{seconds // size} {unit}{'' if seconds // size == 1 else 's'}"
-
-
 def _next_attempt(at: datetime | None, now: datetime) -> str:
     if at is None or at <= now:
         return "next attempt at once"
     return f"next attempt at {time_text(at, now)} or later"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +130,7 @@ class Refreshed(Event):
     def _delay(self) -> str:
         if not self.failed_attempts:
             return ""
-        attempts = f" after {_counted(self.failed_attempts, 'failed attempt')}"
+        attempts = f" after {counted(self.failed_attempts, 'failed attempt')}"
         if self.due_at is None or self.due_at >= self.at:
             return attempts
         return f"{attempts}, {span_text(self.at - self.due_at)} after it was due"

@@ -19,7 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     # A package's __init__, which every import of one of its modules imports too.
     ("lifecycle",),
     ("lifecycle.account",),
-    ("lifecycle.outcomes",),
+    ("lifecycle.outcomes", "wording"),
     ("lifecycle.schedule",),
     ("lifecycle.transitions", "lifecycle.outlook", "lifecycle.expiry"),
     ("lifecycle.merging",),

@@ -13,7 +13,15 @@ PACKAGE = Path(xots.__file__).parent
 
 REWRITTEN = sorted(
     path
-    for name in ("lifecycle", "keeping", "tasks.py", "clock.py", "secret.py", "events.py")
+    for name in (
+        "lifecycle",
+        "keeping",
+        "tasks.py",
+        "clock.py",
+        "secret.py",
+        "events.py",
+        "wording.py",
+    )
     for path in ((PACKAGE / name).rglob("*.py") if (PACKAGE / name).is_dir() else [PACKAGE / name])
 )
 """The rooms that follow the house style. A room joins when it is rewritten."""

@@ -19,7 +19,6 @@ from msgspec.structs import replace
 
 from xots.cli import main
 from xots.errors import StoreUnavailable
-from xots.events import problem_text, span_text, time_text
 from xots.lifecycle.account import Account, ProblemKind, RefreshToken
 from xots.lifecycle.outcomes import (
     ClientRefused,
@@ -43,6 +42,7 @@ from xots.lifecycle.transitions import (
 from xots.sandbox import Sandbox
 from xots.secret import Secret
 from xots.server import Server
+from xots.wording import problem_text, span_text, time_text
 
 NewServer = Callable[..., Awaitable[Server]]
 LogIn = Callable[[Server], Awaitable[None]]

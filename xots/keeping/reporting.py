@@ -22,8 +22,6 @@ from ..events import (
     StoreDegraded,
     StoreLostWrites,
     StoreRecovered,
-    problem_text,
-    time_text,
 )
 from ..lifecycle.account import Account, Problem, RefreshToken
 from ..lifecycle.outcomes import Failure, Issued, Outcome
@@ -35,6 +33,7 @@ from ..lifecycle.schedule import (
     scheduled_refresh_at,
     servable,
 )
+from ..wording import problem_text, time_text
 from .replica import StoreChange
 
 __all__ = [

@@ -14,11 +14,11 @@ from tornado.web import HTTPError
 from .._version import __version__
 from ..clock import MAX_CLOCK_SKEW
 from ..errors import NoCredentials, NotLoggedIn
-from ..events import problem_text, span_text, time_text
 from ..keeping.keeper import TokenKeeper
 from ..keeping.replica import LEASE_SECONDS
 from ..lifecycle.outlook import Need, Outlook, Retrying, why_lost
 from ..lifecycle.schedule import XERO_REFRESH_LIFETIME, State
+from ..wording import problem_text, span_text, time_text
 from . import guard
 from .handler import Handler
 

@@ -31,9 +31,9 @@ from ..errors import (
     UpstreamFailed,
     XotsError,
 )
-from ..events import problem_text
 from ..keeping.keeper import TokenKeeper
 from ..sealing import Sealer
+from ..wording import problem_text
 from . import guard
 
 __all__ = ["Handler", "InFlight", "WebConfig", "utc_text"]

@@ -1,0 +1,45 @@
+"""Times, durations, counts and problems in words: one format for each, in messages and on pages."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from .lifecycle.account import Problem, ProblemKind
+
+__all__ = ["counted", "problem_text", "span_text", "time_text"]
+
+PROBLEM_TEXTS = {
+    ProblemKind.UNKNOWN: "no usable response came from Xero; the refresh token may be spent ({})",
+    ProblemKind.NOT_SENT: "Xero could not be reached; this attempt spent no refresh token ({})",
+    ProblemKind.THROTTLED: "Xero demands a pause; this attempt spent no refresh token ({})",
+    ProblemKind.CLIENT_REFUSED: "Xero does not accept the client; this attempt spent no refresh "
+    "token ({}): correct the client id or secret in the settings, or enter the right ones at "
+    "/login and log in again",
+    ProblemKind.REFUSED: "Xero refused a refresh token ({})",
+    ProblemKind.REVOCATION: "Xero did not confirm the revocation ({})",
+}
+
+
+def problem_text(problem: Problem) -> str:
+    """Return a problem in words for the operator."""
+    return PROBLEM_TEXTS[problem.kind].format(problem.detail)
+
+
+def time_text(moment: datetime, now: datetime) -> str:
+    """Return a time in words, without the day if that is today."""
+    if moment.date() == now.date():
+        return f"{moment:%H:%M:%S} UTC"
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def span_text(span: timedelta) -> str:
+    """Return a duration in words, rounded down: seconds, minutes, hours or days."""
+    seconds = max(int(span.total_seconds()), 0)
+    units = ((86400, "day"), (3600, "hour"), (60, "minute"))
+    size, unit = next((unit for unit in units if seconds >= unit[0]), (1, "second"))
+    return f"{seconds // size} {unit}{'' if seconds // size == 1 else 's'}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless the number is one."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
