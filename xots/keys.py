@@ -62,7 +62,7 @@ async def sealer_for(store: TokenStore, settings: Settings, *, make: bool = True
     path = settings.key_file
     if path is None and not store.durable and not store.shared:
         return Sealer.for_this_process()
-    if path is None and not store.own_key:
+    if path is None and not store.may_generate_key:
         raise SealError(
             "this store is shared, so it wants the same key everywhere, and none is set; make one with: "
             "xots key new > FILE, and name it with key_file on every host"

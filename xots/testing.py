@@ -445,7 +445,7 @@ class TokenStoreContract:
         async with _opened(opening) as (store, _):
             assert isinstance(store.shared, bool)
             assert isinstance(store.durable, bool)
-            assert isinstance(store.own_key, bool)
+            assert isinstance(store.may_generate_key, bool)
 
 
 @asynccontextmanager

@@ -113,7 +113,7 @@ class TokenStore(ABC):
     """Do other processes see what is written here?"""
     durable: bool = False
     """Does what was written survive a restart?"""
-    own_key: bool = False
+    may_generate_key: bool = False
     """May a sealing key be made for it at its first start? Only where every process that shares it reads the same
     key file: on one machine, for one user."""
 

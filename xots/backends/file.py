@@ -74,7 +74,7 @@ class FileStore(TokenStore):
 
     shared = True
     durable = True
-    own_key = True
+    may_generate_key = True
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.absolute()
