@@ -21,7 +21,8 @@ from .backends import scheme_of
 from .errors import SettingsError, StoreError
 from .lifecycle.schedule import Policy
 from .secret import Secret
-from .xero import SCOPE_SETS, XERO, Credentials, Endpoints, Proxy
+from .xero.http import Proxy
+from .xero.protocol import SCOPE_SETS, XERO, Credentials, Endpoints
 
 __all__ = ["Settings", "load"]
 

@@ -49,7 +49,7 @@ from xots.sandbox import (
 )
 from xots.secret import Secret
 from xots.web.api import explanation
-from xots.xero import Credentials
+from xots.xero.protocol import Credentials
 
 
 async def test_a_check_of_the_store_says_why_it_cannot_be_used(bench: Bench) -> None:

@@ -15,7 +15,7 @@ from xots.lifecycle.account import Account, RefreshToken, decode
 from xots.lifecycle.outcomes import Failure, NotSent, Outcome, Unknown
 from xots.sandbox import OAuthError, TokenAnswer
 from xots.secret import Secret
-from xots.xero import Answer, Credentials, Endpoints, read_token_answer
+from xots.xero.protocol import Answer, Credentials, Endpoints, read_token_answer
 
 from .world import CLIENT, SCOPES, UNNOTICED, Held, Process
 

@@ -64,7 +64,8 @@ from xots.sealing import Sealer
 from xots.secret import Secret
 from xots.server import log_event
 from xots.testing import FakeClock
-from xots.xero import Credentials, Endpoints, XeroClient
+from xots.xero.http import XeroClient
+from xots.xero.protocol import Credentials, Endpoints
 
 from ._clock import LeapingClock
 from ._closing import close_with_all

@@ -49,7 +49,7 @@ from xots.sandbox import Client, Identity, OAuthError
 from xots.sandbox.protocol import BearerRefused
 from xots.sealing import Sealer, new_key
 from xots.secret import Secret
-from xots.xero import Answer, Credentials, Endpoints, read_token_answer
+from xots.xero.protocol import Answer, Credentials, Endpoints, read_token_answer
 
 __all__ = [
     "CLIENT",

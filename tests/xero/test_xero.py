@@ -27,12 +27,11 @@ from xots.lifecycle.outcomes import ClientRefused, Issued, NotSent, Refused, Thr
 from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Sandbox, SandboxOptions
 from xots.secret import Secret
 from xots.testing import FakeClock
-from xots.xero import (
-    LARGEST_ANSWER,
+from xots.xero.http import LARGEST_ANSWER, XeroClient
+from xots.xero.protocol import (
     Answer,
     Credentials,
     Endpoints,
-    XeroClient,
     authorize_url,
     code_challenge,
     new_code_verifier,
@@ -141,7 +140,7 @@ def test_a_200_that_is_no_token_is_unknown(body: bytes) -> None:
 
 
 @pytest.mark.safeguard(
-    file="xero.py",
+    file="xero/protocol.py",
     old='if code == "invalid_grant":',
     new="if code:",
     protects_from="any 4xx, or a page with that word in it, that costs the login",
@@ -289,7 +288,7 @@ async def test_a_refresh_is_issued_over_the_wire(xero: Sandbox) -> None:
             "hold-after",
             Unknown,
             marks=pytest.mark.safeguard(
-                file="xero.py",
+                file="xero/http.py",
                 old='if begun\n                else NotSent(detail=f"can',
                 new='if False\n                else NotSent(detail=f"can',
                 protects_from="a token that counts as unspent although Xero took it",
@@ -373,7 +372,7 @@ async def test_an_enormous_answer_is_cut_off(xero: Sandbox) -> None:
 
 
 @pytest.mark.safeguard(
-    file="xero.py",
+    file="xero/http.py",
     old="follow_redirects=False,",
     new="follow_redirects=True,",
     protects_from="a token that is sent to wherever an answer points",

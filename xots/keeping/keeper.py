@@ -29,7 +29,8 @@ from ..lifecycle.schedule import (
 )
 from ..sealing import Sealer
 from ..tasks import Closed, Tasks
-from ..xero import Answer, Connection, Credentials, XeroClient, read_connections
+from ..xero.http import XeroClient
+from ..xero.protocol import Answer, Connection, Credentials, read_connections
 from . import tenants
 from .context import Context
 from .ending import end_login, is_revocation_due, resume_revocation
