@@ -803,10 +803,10 @@ async def away(house: House, form: str) -> AsyncIterator[None]:
             server = await asyncio.start_server(hang, "127.0.0.1", house.sandbox.port)
             await stack.enter_async_context(server)
             for client in house.clients:
-                client._deadline_seconds = 0.02  # nobody waits here for the real one
+                client.deadline_seconds = 0.02  # nobody waits here for the real one
         yield
     for client in house.clients:
-        client._deadline_seconds = 20
+        client.deadline_seconds = 20
     house.sandbox.start()
 
 

@@ -1,7 +1,7 @@
-"""The protocol of the identity server, Xero's in the first place.
+"""The identity server, Xero or another: its protocol, and the client that speaks it.
 
-=============  ===================================================================================
-``protocol``   the requests and responses, and the outcome of each: pure
-``http``       ``XeroClient``: sends one request, and reads its response
-=============  ===================================================================================
+============  ====================================================================================
+``protocol``  scopes, requests, responses, and the outcome of each: pure functions
+``http``      ``XeroClient``: sends one request and returns its outcome; the only I/O
+============  ====================================================================================
 """

@@ -1,35 +1,56 @@
-"""``XeroClient``: the only code that does I/O with the identity server.
+"""``XeroClient``: the only code that sends requests to the identity server.
 
-No library retries stand below this: whether a token may be spent twice is not a transport's decision.
+One call sends one request, once. No library below it retries: only the keeper may decide to spend
+a refresh token again.
 """
 
 from __future__ import annotations
 
 import ssl
 from asyncio import Future
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from ..clock import Clock
 from ..errors import SettingsError, UpstreamFailed
-from ..lifecycle.outcomes import Failure, Issued, NotSent, Outcome, Refused, Unknown
+from ..lifecycle.outcomes import Failure, NotSent, Outcome, Unknown
 from ..secret import Secret
-from .protocol import XERO, Answer, Credentials, Endpoints, Request, form_request, read_token_answer
+from .protocol import (
+    XERO,
+    Credentials,
+    Endpoints,
+    Request,
+    Response,
+    connections_request,
+    exchange_request,
+    read_revocation_response,
+    read_token_response,
+    refresh_request,
+    revocation_request,
+)
 
 if TYPE_CHECKING:
     from tornado.httpclient import AsyncHTTPClient
 
-__all__ = ["LARGEST_ANSWER", "Proxy", "XeroClient"]
+__all__ = ["MAX_RESPONSE_BYTES", "Proxy", "XeroClient"]
 
-LARGEST_ANSWER = 1 << 20
-"""In bytes. A token answer is about 4 kB and a long list of connections some 100 kB; more is not from Xero."""
+T = TypeVar("T")
+
+MAX_RESPONSE_BYTES = 1 << 20
+"""Upper bound on a response. A token response has about 4 kB, a long list of connections about
+100 kB."""
+
+CURL_NOT_SENT = frozenset({5, 6, 7, 35, 60, 77})
+"""The errors of libcurl that precede the request: the name of the proxy or the host, the
+connection, TLS, the certificate."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proxy:
-    """An HTTP proxy to go through."""
+    """The HTTP proxy through which all requests go."""
 
     host: str
     port: int
@@ -38,18 +59,18 @@ class Proxy:
 
 
 class XeroClient:
-    """Talks to the identity server: one request, one deadline, one outcome; no retries, no redirects.
+    """Sends requests to the identity server, each once and with a deadline. Follows no redirect.
 
     Args:
-        endpoints: where it is.
-        clock: this host's; a date in a ``Retry-After`` is compared with its time of day.
-        connect_seconds: how long DNS, TCP and TLS may take together.
-        deadline_seconds: how long a whole request may take.
-        ca_file: certificates of authorities to trust, in the place of the system's (PEM).
-        proxy: an HTTP proxy to go through. Needs pycurl (the extra ``xots[proxy]``).
+        endpoints: the URLs of the identity server.
+        clock: this host's clock; a date in a ``Retry-After`` is compared with it.
+        connect_seconds: upper bound on DNS, TCP and TLS together.
+        deadline_seconds: upper bound on a whole request. It may be changed later.
+        ca_file: a PEM file with the authorities to trust instead of the system's.
+        proxy: an HTTP proxy. It needs pycurl (the extra ``xots[proxy]``).
 
     Raises:
-        SettingsError: a proxy is wanted, and pycurl is not installed.
+        SettingsError: there is a proxy, and pycurl is not installed.
     """
 
     def __init__(
@@ -63,159 +84,160 @@ class XeroClient:
         proxy: Proxy | None = None,
     ) -> None:
         self.endpoints = endpoints
+        self.deadline_seconds = deadline_seconds
         self._clock = clock
         self._connect_seconds = connect_seconds
-        self._deadline_seconds = deadline_seconds
         self._proxy = proxy
-        # The curl client brings its own idea of where the system's authorities are: it is told.
-        self._ca_file = ca_file or (proxy and ssl.get_default_verify_paths().cafile) or None
-        # One for the tokens, one for the rest: a slow list of organisations must not keep a refresh waiting.
-        self._token_http, self._other_http = (
-            _curl_client() if proxy else _simple_client() for _ in range(2)
-        )
+        self._ca_file = _curl_ca_file(ca_file) if proxy else ca_file
+        new_client = _curl_client if proxy else _simple_client
+        # Two clients, each with its own queue: a slow list of organisations delays no refresh.
+        self._token_http, self._other_http = new_client(), new_client()
 
     async def refresh(self, credentials: Credentials, token: Secret) -> Outcome:
-        """Spend a refresh token (RFC 6749 section 6)."""
-        return await self._token(
-            {"grant_type": "refresh_token", "refresh_token": token.reveal()}, credentials
-        )
+        """Spend a refresh token."""
+        request = refresh_request(self.endpoints.token_url, credentials, token)
+        return await self._outcome(request, read_token_response)
 
     async def exchange(
         self, credentials: Credentials, *, code: Secret, redirect_uri: str, verifier: Secret | None
     ) -> Outcome:
-        """Exchange an authorization code for the first tokens (RFC 6749 section 4.1.3, RFC 7636 section 4.5)."""
-        form = {
-            "grant_type": "authorization_code",
-            "code": code.reveal(),
-            "redirect_uri": redirect_uri,
-        }
-        if verifier is not None:
-            form["code_verifier"] = verifier.reveal()
-        return await self._token(form, credentials)
+        """Exchange an authorization code for the first tokens of a login."""
+        request = exchange_request(
+            self.endpoints.token_url,
+            credentials,
+            code=code,
+            redirect_uri=redirect_uri,
+            verifier=verifier,
+        )
+        return await self._outcome(request, read_token_response)
 
     async def revoke(self, credentials: Credentials, token: Secret) -> Failure | None:
-        """Revoke a refresh token (RFC 7009), and at Xero all of the user's connections to the app with it.
+        """Revoke a refresh token. Xero then ends all of the user's connections to the app, too.
 
-        None when it is done; a token that Xero does not know counts as done.
+        Returns:
+            None if the token is revoked, or unknown to the server.
         """
-        form = {"token": token.reveal(), "token_type_hint": "refresh_token"}
-        answer = await self._send(form_request(self.endpoints.revoke_url, form, credentials))
-        if not isinstance(answer, Answer):
-            return answer
-        if 200 <= answer.status < 300:
-            return None
-        outcome = read_token_answer(answer, self._clock.now())
-        return None if isinstance(outcome, Issued | Refused) else outcome
+        request = revocation_request(self.endpoints.revoke_url, credentials, token)
+        return await self._outcome(request, read_revocation_response)
 
-    async def connections(self, access_token: Secret) -> Answer:
-        """What the connections endpoint answers to the bearer of ``access_token``.
+    async def connections(self, access_token: Secret) -> Response:
+        """Return the response of the connections endpoint, of any status.
 
         Raises:
-            UpstreamFailed: no answer came.
+            UpstreamFailed: there was no response.
         """
-        headers = {"Authorization": f"Bearer {access_token.reveal()}", "Accept": "application/json"}
-        answer = await self._send(Request("GET", self.endpoints.connections_url, headers))
-        if isinstance(answer, Answer):
-            return answer
-        raise UpstreamFailed(f"the connections endpoint could not be asked: {answer.detail}")
+        request = connections_request(self.endpoints.connections_url, access_token)
+        response = await self._send(request)
+        if not isinstance(response, Response):
+            raise UpstreamFailed(f"the connections endpoint did not respond: {response.detail}")
+        return response
 
     async def reach(self) -> str | None:
-        """Why the token endpoint can't be reached; None when it answers, whatever it says. Spends nothing."""
-        answer = await self._send(Request("GET", self.endpoints.token_url, {}))
-        return None if isinstance(answer, Answer) else answer.detail
+        """Return why the token endpoint cannot be reached; None if it responds, with any status.
+
+        This spends no token.
+        """
+        response = await self._send(Request("GET", self.endpoints.token_url, {}))
+        return None if isinstance(response, Response) else response.detail
 
     def close(self) -> None:
-        """Give back the HTTP clients' resources."""
+        """Close the HTTP clients."""
         self._token_http.close()
         self._other_http.close()
 
-    async def _token(self, form: Mapping[str, str], credentials: Credentials) -> Outcome:
-        answer = await self._send(form_request(self.endpoints.token_url, form, credentials))
-        return (
-            read_token_answer(answer, self._clock.now()) if isinstance(answer, Answer) else answer
-        )
+    async def _outcome(
+        self, request: Request, read: Callable[[Response, datetime], T]
+    ) -> T | NotSent | Unknown:
+        response = await self._send(request)
+        if not isinstance(response, Response):
+            return response
+        return read(response, self._clock.now())
 
-    async def _send(self, request: Request) -> Answer | NotSent | Unknown:
-        """Send once. ``NotSent`` only if not a byte of the body left: the body is what spends a token."""
+    async def _send(self, request: Request) -> Response | NotSent | Unknown:
+        """Send a request once.
+
+        Returns:
+            The response. Without one: ``NotSent`` if no byte of the body has left this process,
+            since the body is the part that spends a token; else ``Unknown``.
+        """
         from tornado.httpclient import HTTPRequest
 
-        begun = False
-
-        def body(write: Callable[[bytes], None]) -> Future[None]:
-            nonlocal begun
-            begun = True
-            write(request.body)
-            (written := Future[None]()).set_result(None)
-            return written
-
-        headers, options = dict(request.headers), self._proxy_options()
-        http = self._token_http if request.method == "POST" else self._other_http
-        if request.method == "POST" and self._proxy:
-            options["body"] = request.body
-        elif request.method == "POST":
-            # With a length given, the client leaves the body to the producer and does not chunk it.
-            headers["Content-Length"] = str(len(request.body))
-            options["body_producer"] = body
+        body = _Body(request.body)
         try:
-            response = await http.fetch(
+            response = await self._http_for(request).fetch(
                 HTTPRequest(
                     request.url,
-                    **options,
+                    **self._transfer_options(request, body),
                     method=request.method,
-                    headers=headers,
                     ca_certs=self._ca_file,
                     connect_timeout=self._connect_seconds,
-                    request_timeout=self._deadline_seconds,
+                    request_timeout=self.deadline_seconds,
                     follow_redirects=False,
                     decompress_response=False,
                     user_agent="xots",
                 ),
                 raise_error=False,
             )
-        except Exception as error:  # noqa: BLE001 - whatever went wrong, what counts is whether the body had left
-            detail = f"{urlsplit(request.url).hostname}: {_reason(error)}"
-            if self._proxy:
-                # The curl client has no producer; its error tells how far it came.
-                begun = getattr(error, "errno", None) not in CURL_NOT_SENT
-            return (
-                Unknown(detail=f"no answer from {detail}")
-                if begun
-                else NotSent(detail=f"can't reach {detail}")
-            )
-        return Answer(response.code, response.headers, response.body or b"")
+        except Exception as error:  # noqa: BLE001 - each error means that there is no response
+            may_have_left = _curl_may_have_sent(error) if self._proxy else body.requested
+            kind = Unknown if may_have_left else NotSent
+            return kind(detail=self._detail(request, error, may_have_left=may_have_left))
+        return Response(response.code, response.headers, response.body or b"")
 
-    def _proxy_options(self) -> dict[str, Any]:
-        if self._proxy is None:
-            return {}
-        password = self._proxy.password
-        return {
-            "proxy_host": self._proxy.host,
-            "proxy_port": self._proxy.port,
-            "proxy_username": self._proxy.username,
-            "proxy_password": password.reveal() if password else "",
-            "prepare_curl_callback": _prepare_curl,
-        }
+    def _http_for(self, request: Request) -> AsyncHTTPClient:
+        return self._token_http if request.method == "POST" else self._other_http
+
+    def _transfer_options(self, request: Request, body: _Body) -> dict[str, Any]:
+        """Return Tornado's options for the headers, the body and the proxy of a request."""
+        if self._proxy is not None:
+            sent = request.body if request.method == "POST" else None
+            return {"headers": dict(request.headers), "body": sent, **_proxy_options(self._proxy)}
+        if request.method != "POST":
+            return {"headers": dict(request.headers)}
+        # With a length in the headers, Tornado does not use the chunked coding for a body_producer.
+        length = {"Content-Length": str(len(request.body))}
+        return {"headers": {**request.headers, **length}, "body_producer": body}
+
+    def _detail(self, request: Request, error: Exception, *, may_have_left: bool) -> str:
+        """Return the failure in words, for the operator."""
+        host, reason = urlsplit(request.url).hostname, _reason(error)
+        if reason == "Timeout during request":
+            return f"no response from {host} within {self.deadline_seconds:g} seconds"
+        if may_have_left:
+            return f"no complete response from {host}: {reason}"
+        return f"can't reach {host}: {reason}"
 
 
-CURL_NOT_SENT = frozenset({5, 6, 7, 35, 60, 77})
-"""libcurl's errors that come before a request is sent: name of the proxy or host, connection, TLS, certificate."""
+class _Body:
+    """The body of a request. Tornado requests it once it is connected, and writes it at once."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self.requested = False
+
+    def __call__(self, write: Callable[[bytes], None]) -> Future[None]:
+        self.requested = True
+        write(self._content)
+        written = Future[None]()
+        written.set_result(None)
+        return written
 
 
-def _prepare_curl(curl: Any) -> None:
-    """One connection a request, since libcurl repeats a POST by itself when a connection that it kept has died; and
-    no verbose log of its own, which would hold the tokens."""
-    import pycurl
-
-    curl.setopt(pycurl.FRESH_CONNECT, 1)
-    curl.setopt(pycurl.FORBID_REUSE, 1)
-    curl.setopt(pycurl.VERBOSE, 0)
+def _reason(error: Exception) -> str:
+    """Return the cause in the words of the library or the system; for any other error its type
+    alone, since its text may quote the request."""
+    words = getattr(error, "message", None) or getattr(error, "strerror", None)
+    return words or type(error).__name__
 
 
 def _simple_client() -> AsyncHTTPClient:
-    # Tornado is imported here and above, so that commands which only need this room's types start fast.
+    # Tornado is imported where it is used: commands that only need the types start fast.
     from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
-    return SimpleAsyncHTTPClient(force_instance=True, max_body_size=LARGEST_ANSWER)
+    return SimpleAsyncHTTPClient(force_instance=True, max_body_size=MAX_RESPONSE_BYTES)
+
+
+# ---------- through a proxy
 
 
 def _curl_client() -> AsyncHTTPClient:
@@ -223,18 +245,36 @@ def _curl_client() -> AsyncHTTPClient:
         from tornado.curl_httpclient import CurlAsyncHTTPClient
     except ImportError:
         raise SettingsError(
-            [
-                "proxy: going through a proxy needs pycurl, which is not installed (pip install 'xots[proxy]')"
-            ]
+            ["proxy: a proxy needs pycurl, which is not installed (pip install 'xots[proxy]')"]
         ) from None
-    return CurlAsyncHTTPClient(force_instance=True, max_body_size=LARGEST_ANSWER)
+    return CurlAsyncHTTPClient(force_instance=True, max_body_size=MAX_RESPONSE_BYTES)
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) or hasattr(error, "message"):
-        return (
-            getattr(error, "message", None)
-            or getattr(error, "strerror", None)
-            or type(error).__name__
-        )
-    return type(error).__name__  # the text of an error that is not foreseen may quote what was sent
+def _curl_ca_file(ca_file: str | None) -> str | None:
+    # libcurl may look for the system's authorities in another place than Python does.
+    return ca_file or ssl.get_default_verify_paths().cafile
+
+
+def _curl_may_have_sent(error: Exception) -> bool:
+    # libcurl requests no body from a producer; its error number tells how far it came.
+    return getattr(error, "errno", None) not in CURL_NOT_SENT
+
+
+def _proxy_options(proxy: Proxy) -> dict[str, Any]:
+    return {
+        "proxy_host": proxy.host,
+        "proxy_port": proxy.port,
+        "proxy_username": proxy.username,
+        "proxy_password": proxy.password.reveal() if proxy.password else "",
+        "prepare_curl_callback": _prepare_curl,
+    }
+
+
+def _prepare_curl(curl: Any) -> None:
+    import pycurl
+
+    # libcurl itself repeats a POST if a connection that it kept is dead: keep no connection.
+    curl.setopt(pycurl.FRESH_CONNECT, 1)
+    curl.setopt(pycurl.FORBID_REUSE, 1)
+    # Its verbose log would hold the tokens.
+    curl.setopt(pycurl.VERBOSE, 0)
