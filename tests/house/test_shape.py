@@ -21,6 +21,8 @@ REWRITTEN = sorted(
         "secret.py",
         "events.py",
         "wording.py",
+        "errors.py",
+        "xero",
     )
     for path in ((PACKAGE / name).rglob("*.py") if (PACKAGE / name).is_dir() else [PACKAGE / name])
 )
