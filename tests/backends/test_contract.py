@@ -30,7 +30,7 @@ EXAMPLE = ROOT / "examples" / "xots-sqlite"
 )
 @pytest.mark.safeguard(
     file="backends/memory.py",
-    old="if (kept.version if kept else None) != expected:",
+    old="if (current.version if current else None) != expected:",
     new="if False:",
     protects_from="a write over what somebody else wrote meanwhile",
     test="test_a_stale_write_writes_nothing",
@@ -43,7 +43,7 @@ class TestMemoryStore(TokenStoreContract):
 
 @pytest.mark.safeguard(
     file="backends/file.py",
-    old="return held.take(self._open(folder, name + LEASE, os.O_RDWR | os.O_CREAT))",
+    old="return lock.take(self._open(folder, file, os.O_RDWR | os.O_CREAT))",
     new="return True",
     protects_from="two processes that refresh at once",
     test="test_a_lease_excludes",
@@ -100,8 +100,8 @@ def sqlite_example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.mark.safeguard(
     file="backends/base.py",
-    old="if not 0 < until - time.time() <= ttl_seconds + MAX_CLOCK_SKEW.total_seconds():",
-    new="if True:",
+    old="if self._is_held(stored):",
+    new="if False:",
     protects_from="two processes that refresh at once, on the store of a third party",
     test="test_a_lease_is_renewed_while_it_is_held",
 )
@@ -151,7 +151,7 @@ def test_an_unknown_scheme_lists_those_installed(url: str) -> None:
 
 def test_a_refused_url_is_an_error_of_the_store() -> None:
     """Whoever opens a store need not know which one raises what."""
-    with pytest.raises(StoreError, match=r"can't be used: .*memory:"):
+    with pytest.raises(StoreError, match=r"cannot be used: .*memory:"):
         open_store("memory:somewhere")
 
 

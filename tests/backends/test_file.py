@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pytest
 
+from xots.backends import base
 from xots.backends import file as file_module
 from xots.backends.file import FileStore
 from xots.errors import StaleWrite, StoreUnavailable
@@ -262,17 +263,17 @@ def make_pipe(path: Path) -> None:
 REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "a symlink": (
         make_link,
-        "it is a symbolic link, which is not followed: put what it leads to in its place",
+        "it is a symbolic link, which is not followed: put the file that it names in its place",
     ),
     "a dangling symlink": (make_dangling_link, "it is a symbolic link"),
     "a pipe": (make_pipe, "is not a regular file"),
     "readable by the group": (
         lambda path: path.chmod(0o640),
-        r"is open to others \(mode 0640\): .* chmod 0600",
+        r"is open to other users \(mode 0640\): .* chmod 0600",
     ),
-    "writable by all": (lambda path: path.chmod(0o602), r"is open to others \(mode 0602\)"),
-    "executable": (lambda path: path.chmod(0o700), r"is open to others \(mode 0700\)"),
-    "set-uid": (lambda path: path.chmod(0o4600), r"is open to others \(mode 4600\)"),
+    "writable by all": (lambda path: path.chmod(0o602), r"is open to other users \(mode 0602\)"),
+    "executable": (lambda path: path.chmod(0o700), r"is open to other users \(mode 0700\)"),
+    "set-uid": (lambda path: path.chmod(0o4600), r"is open to other users \(mode 4600\)"),
 }
 
 
@@ -284,8 +285,8 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
 )
 @pytest.mark.safeguard(
     file="backends/file.py",
-    old="closed=0o7177",
-    new="closed=0",
+    old="forbidden=0o7177",
+    new="forbidden=0",
     protects_from="another user who reads or changes the record",
 )
 @pytest.mark.parametrize("how", REFUSED)
@@ -355,7 +356,7 @@ async def test_what_belongs_to_another_user_is_refused(
     for act in (store.read("default"), store.swap("default", b"new", expected=version)):
         with pytest.raises(
             StoreUnavailable,
-            match=r"belongs to user \d+, and this is user \d+: run xots as its owner",
+            match=r"belongs to user \d+, but xots runs as user \d+: run it as the owner",
         ):
             await act
     assert (folder / "default.sealed").read_bytes() == b"old"
@@ -363,8 +364,8 @@ async def test_what_belongs_to_another_user_is_refused(
 
 @pytest.mark.safeguard(
     file="backends/file.py",
-    old="closed=0o022",
-    new="closed=0",
+    old="forbidden=0o022",
+    new="forbidden=0",
     protects_from="another user who puts another record in its place",
 )
 @pytest.mark.parametrize("mode", [0o770, 0o702, 0o1777])
@@ -381,7 +382,7 @@ async def test_a_folder_that_others_may_write_to_is_refused(
     ):
         with pytest.raises(
             StoreUnavailable,
-            match=rf"{folder} is open to others \(mode {mode:04o}\): close it with",
+            match=rf"{folder} is open to other users \(mode {mode:04o}\): close it with",
         ):
             await act
     assert (folder / "default.sealed").read_bytes() == b"old"
@@ -465,7 +466,7 @@ async def test_a_lease_that_is_held_for_too_long_is_given_up(
     store: FileStore, holder: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who waits is told which file it is, in time."""
-    monkeypatch.setattr(file_module, "LEASE_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(base, "LEASE_TIMEOUT_SECONDS", 0.1)
     with pytest.raises(StoreUnavailable, match=r"held .*/default\.lease for too long"):
         async with store.lease("default", 60):
             pass
@@ -473,7 +474,7 @@ async def test_a_lease_that_is_held_for_too_long_is_given_up(
 
 @pytest.mark.safeguard(
     file="backends/file.py",
-    old="while not held.take(self._open(folder, name + LOCK, os.O_RDWR | os.O_CREAT)):",
+    old="while not lock.take(self._open(folder, name + LOCK, os.O_RDWR | os.O_CREAT)):",
     new="while False:",
     protects_from="two writers that both find the version they expect",
 )
@@ -481,7 +482,7 @@ async def test_a_writer_that_hangs_does_not_hang_others(
     store: FileStore, version: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stopped process may hold the lock for ever: who waits is told so, in time."""
-    monkeypatch.setattr(file_module, "WRITE_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(file_module, "WRITE_LOCK_TIMEOUT_SECONDS", 0.1)
     with (folder / "default.lock").open("rb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(StoreUnavailable, match=r"held .*/default\.lock for too long"):
@@ -512,7 +513,7 @@ async def test_a_lease_that_comes_too_late_is_given_back(
     go_on.set()
     await asyncio.to_thread(over.wait, LONGEST_RUN_SECONDS)
     monkeypatch.undo()
-    monkeypatch.setattr(file_module, "LEASE_PATIENCE_SECONDS", 1)
+    monkeypatch.setattr(base, "LEASE_TIMEOUT_SECONDS", 1)
     async with store.lease("default", 60):
         pass
 
@@ -640,7 +641,7 @@ async def test_a_crash_before_the_rename_leaves_the_old_record(
 @pytest.mark.safeguard(
     file="backends/file.py",
     old=(
-        "            with self._written(folder, name, value) as temporary:\n"
+        "            with self._temporary_file(folder, name, value) as temporary:\n"
         "                os.rename(temporary, name + RECORD, src_dir_fd=folder, "
         "dst_dir_fd=folder)\n"
     ),
@@ -664,7 +665,7 @@ async def test_a_save_that_fails_leaves_the_old_record(
     """Whichever step fails: it is told, the old record is read back, and nothing is left over."""
     printed, _, _ = trace(folder, "-e", f"inject={call}:error={error}:when=1")
     assert re.fullmatch(
-        rf"the file store can't be used: {folder}(/default\.\w+\.new)?: {words}", printed[0]
+        rf"the file store cannot be used: {folder}(/default\.\w+\.new)?: {words}", printed[0]
     )
     assert printed[1:] == ["old"]
     assert in_the_folder(folder) == ["default.lock", "default.sealed"]
@@ -673,7 +674,7 @@ async def test_a_save_that_fails_leaves_the_old_record(
 async def test_a_folder_that_can_not_be_listed_is_an_error(version: str, folder: Path) -> None:
     """As on a failing disk. Nothing is written then."""
     printed, _, _ = trace(folder, "-P", str(folder), "-e", "inject=getdents64:error=EIO")
-    assert printed == [f"the file store can't be used: {folder}: Input/output error", "old"]
+    assert printed == [f"the file store cannot be used: {folder}: Input/output error", "old"]
 
 
 @pytest.mark.safeguard(
@@ -686,7 +687,7 @@ async def test_a_folder_that_can_not_be_listed_is_an_error(version: str, folder:
     ("failing", "seen"),
     [
         ("when=2", "new"),  # its second sync, of the folder; then the reader's own succeeds
-        ("when=2+", "the file store can't be used: {folder}: Input/output error"),
+        ("when=2+", "the file store cannot be used: {folder}: Input/output error"),
     ],
 )
 async def test_what_may_yet_be_undone_is_not_read_back_as_kept(
@@ -697,7 +698,7 @@ async def test_what_may_yet_be_undone_is_not_read_back_as_kept(
         folder, "-e", "trace=fsync", "-e", f"inject=fsync:error=EIO:{failing}"
     )
     assert printed == [
-        f"the file store can't be used: {folder}: Input/output error",
+        f"the file store cannot be used: {folder}: Input/output error",
         seen.format(folder=folder),
     ]
     assert len(calls) == 3
@@ -749,7 +750,7 @@ asyncio.run(main())
     printed = in_a_mount_namespace(
         'mount -t tmpfs -o size=64k,mode=700 tmpfs "$1"', program, folder
     )
-    full = f"the file store can't be used: {folder}: No space left on device"
+    full = f"the file store cannot be used: {folder}: No space left on device"
     assert printed == [full, full, "True", ".probe.lock default.lock default.sealed"]
     assert in_the_folder(folder) == []
 
@@ -853,7 +854,10 @@ async def test_no_secret_is_in_clear_in_any_file(store: FileStore, folder: Path)
     key = base64.urlsafe_b64encode(canaries[4][:32].encode()).decode()
     sealed = Sealer([Secret(key)]).seal(encode(account), "account", {"name": "default"})
     await store.swap("default", sealed, expected=None)
-    with store._opened() as opened, store._written(opened, "default", sealed) as left_over:
+    with (
+        store._opened_folder() as opened,
+        store._temporary_file(opened, "default", sealed) as left_over,
+    ):
         Path(folder, left_over).rename(folder / "default.killed.new")
     async with store.lease("default", 10):
         await store.check()
