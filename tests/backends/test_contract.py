@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
+import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -63,7 +67,7 @@ class TestFileStore(TokenStoreContract):
 
 @pytest.fixture(scope="module")
 def sqlite_example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder into which the example was installed, as anybody installs it; nothing is downloaded."""
+    """The folder into which pip has installed the example; pip downloads nothing."""
     folder = tmp_path_factory.mktemp("sqlite")
     # A copy, since a build leaves files beside its source.
     shutil.copytree(
@@ -130,10 +134,66 @@ class TestSqliteExample(TokenStoreContract):
         with pytest.raises(StoreUnavailable, match=r"kept\.db: unable to open"):
             await store.read("default")
 
+    async def test_a_busy_file_blocks_no_other_work(
+        self, opening: Opening, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """While another process writes, the event loop goes on; in the end it is an error."""
+        store = opening()
+        await store.names()
+        monkeypatch.setattr(sys.modules[type(store).__module__], "BUSY_TIMEOUT_SECONDS", 0.3)
+        with closing(sqlite3.connect(tmp_path / "kept.db", isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            swap = asyncio.ensure_future(store.swap("default", b"value", expected=None))
+            turns = 0
+            while not swap.done():
+                turns += 1
+                await asyncio.sleep(0.01)
+            assert turns > 5
+            with pytest.raises(StoreUnavailable, match="locked"):
+                await swap
+        await store.swap("default", b"value", expected=None)
 
-def test_the_example_is_under_40_lines() -> None:
-    """The promise to whoever writes a store: it is small."""
-    assert len((EXAMPLE / "xots_sqlite.py").read_text(encoding="utf-8").splitlines()) < 40
+    def test_two_processes_lose_nothing(self, sqlite_example: Path, tmp_path: Path) -> None:
+        """Each adds one to the same record again and again."""
+        program = """
+import asyncio, sys
+from xots.backends import open_store
+from xots.errors import StaleWrite
+
+async def main():
+    store, times = open_store(sys.argv[1]), 15
+    while times:
+        stored = await store.read("default")
+        value = b"%d" % (int(stored.value) + 1 if stored else 1)
+        try:
+            await store.swap("default", value, expected=stored.version if stored else None)
+            times -= 1
+        except StaleWrite:
+            pass
+
+asyncio.run(main())
+"""
+        url = f"sqlite://{tmp_path}/kept.db"
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-W", "error", "-c", program, url],
+                env={**os.environ, "PYTHONPATH": str(sqlite_example)},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for _ in range(2)
+        ]
+        for process in processes:
+            _, errors = process.communicate(timeout=30)
+            assert process.returncode == 0, errors
+        stored = asyncio.run(open_store(url).read("default"))
+        assert stored is not None
+        assert stored.value == b"30"
+
+
+def test_the_example_is_read_in_a_minute() -> None:
+    """A store is small; the example is no longer than it must be to be a good one."""
+    assert len((EXAMPLE / "xots_sqlite.py").read_text(encoding="utf-8").splitlines()) < 100
 
 
 def test_the_built_in_stores_are_found_by_their_schemes() -> None:
