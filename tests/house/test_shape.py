@@ -23,6 +23,8 @@ REWRITTEN = sorted(
         "wording.py",
         "errors.py",
         "xero",
+        "backends",
+        "sealing.py",
     )
     for path in ((PACKAGE / name).rglob("*.py") if (PACKAGE / name).is_dir() else [PACKAGE / name])
 )

@@ -28,8 +28,7 @@ from typing import Any, TypeVar
 import redis as redis_client
 from support.redis_servers import RedisServer, free_port
 
-from xots.backends import TokenStore, open_store
-from xots.backends import redis as redis_room
+from xots.backends import TokenStore, open_store, redis_url
 from xots.backends.base import Lease, Stored
 from xots.backends.redis import RedisStore
 from xots.clock import Clock
@@ -383,15 +382,15 @@ async def meanwhile(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 @contextmanager
 def hastened(options: Options) -> Iterator[None]:
     """Leases and answers of Redis take as long as the options say."""
-    before = replica_room.LEASE_SECONDS, redis_room.ANSWER_SECONDS
-    replica_room.LEASE_SECONDS, redis_room.ANSWER_SECONDS = (
+    before = replica_room.LEASE_SECONDS, redis_url.RESPONSE_TIMEOUT_SECONDS
+    replica_room.LEASE_SECONDS, redis_url.RESPONSE_TIMEOUT_SECONDS = (
         options.lease_seconds,
         options.answer_seconds,
     )
     try:
         yield
     finally:
-        replica_room.LEASE_SECONDS, redis_room.ANSWER_SECONDS = before
+        replica_room.LEASE_SECONDS, redis_url.RESPONSE_TIMEOUT_SECONDS = before
 
 
 # ------------------------------------------------------------------------------------- the store's outages
