@@ -417,9 +417,9 @@ def test_a_file_runs_nothing(config: Path, tmp_path: Path) -> None:
 def test_every_setting_has_a_help_and_a_parser_that_takes_its_default() -> None:
     """What is declared once is complete: no setting is without words, and no default would be refused."""
     for setting in declared():
-        assert setting.metadata["help"]
+        assert setting.help
         default: Any = setting.default
         if default is None:
             continue
         text = " ".join(default) if isinstance(default, tuple) else str(default)
-        assert setting.metadata["parse"](text) == default
+        assert setting.parse(text) == default

@@ -1,7 +1,14 @@
-"""Every setting, declared once, and the sources they come from."""
+"""The settings of a server: each is declared once, and comes from one of four sources.
 
-from .fields import Settings, declared, default_shown
+===========  =====================================================================================
+``parsing``  from text to value, setting by setting (pure)
+``fields``   ``Settings`` and the declarations of its fields: ``declared``, ``default_shown``
+``sources``  command line, environment, credentials directory and YAML file: ``load``
+===========  =====================================================================================
+"""
+
+from .fields import Setting, Settings, declared, default_shown
 from .parsing import is_loopback
 from .sources import load
 
-__all__ = ["Settings", "declared", "default_shown", "is_loopback", "load"]
+__all__ = ["Setting", "Settings", "declared", "default_shown", "is_loopback", "load"]

@@ -1,21 +1,41 @@
-"""The sources that settings come from.
+"""The sources of settings: ``load`` reads and combines them.
 
-A setting ``token_url`` is ``--token-url`` on the command line, ``XOTS_TOKEN_URL`` in the environment, a file
-``token_url`` in the systemd credentials directory and ``token_url:`` in the YAML file; the first source that has it
-wins, in that order. All problems are collected and told at once, each with the source and key it came from.
+A setting ``token_url`` is ``--token-url`` on the command line, ``XOTS_TOKEN_URL`` in the
+environment, the file ``token_url`` in systemd's credentials directory, and ``token_url:`` in the
+YAML file. The first of these sources that gives it wins. ``load`` reports the problems of all
+sources together, each with its source and key.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import Field
+import re
+from collections import ChainMap
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import SettingsError
+from . import parsing
 from .fields import Settings, declared
-from .parsing import holds_password, is_loopback, secret
+
+if TYPE_CHECKING:
+    import yaml
+
+__all__ = ["load"]
+
+
+SETTINGS = {setting.name: setting for setting in declared()}
+
+
+@dataclass(frozen=True)
+class Given:
+    """The text that a source gives for a setting."""
+
+    text: str = field(repr=False)
+    place: str
+    """The source and its key, as messages name them."""
 
 
 def load(
@@ -25,171 +45,224 @@ def load(
     *,
     only: Collection[str] | None = None,
 ) -> Settings:
-    """The settings from all their sources.
+    """Return the settings from all sources.
 
     Args:
-        arguments: what the command line set, by setting name.
-        environment: the process's environment.
+        arguments: the texts that the command line gives, by setting name.
+        environment: the environment of the process.
         config: a YAML file, or None.
-        only: the settings that are wanted; None for all. The others keep their defaults, unread.
+        only: the names of the settings to read; None for all. The others keep their defaults.
 
     Raises:
-        SettingsError: with every problem of every source.
+        SettingsError: with all problems of all sources.
     """
     problems: list[str] = []
-    sources: list[tuple[Callable[[str], str], Mapping[str, str]]] = [
-        (lambda name: f"--{name.replace('_', '-')}", arguments),
-        (lambda name: f"XOTS_{name.upper()}", _of_environment(environment)),
-    ]
-    if directory := environment.get("CREDENTIALS_DIRECTORY"):
-        folder = Path(directory)
-        sources.append((lambda name: f"{folder / name}", _of_credentials(folder, problems)))
-    if config is not None:
-        sources.append((lambda name: f"{config}: {name}", _of_yaml(config, problems)))
-
-    values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    for setting in declared():
-        if only is not None and setting.name not in only:
-            continue
-        for place, source in sources:
-            if setting.name not in source:
-                continue
-            origins[setting.name] = place(setting.name)
-            try:
-                values[setting.name] = _parsed(
-                    setting, source[setting.name], public=source is arguments
-                )
-            except ValueError as error:
-                problems.append(f"{origins[setting.name]}: {error}")
-            break
-    _read_secret_file(values, origins, problems)
-    if "key" in origins and "key_file" in origins:
-        problems.append(
-            f"{origins['key_file']}: key is set too ({origins['key']}); set one of them"
-        )
-    if "client_secret" in values and "client_id" not in origins and only is None:
-        problems.append(
-            f"{origins['client_secret']}: a client secret without a client id (set client_id too)"
-        )
-    if (
-        "address" in values
-        and not is_loopback(values["address"])
-        and "redirect" not in origins
-        and only is None
-    ):
-        problems.append(
-            f"{origins['address']}: with an address that is not loopback, the redirect URI that Xero sends browsers to "
-            "can't be guessed: set redirect too"
-        )
+    sources = ChainMap(
+        _from_command_line(arguments, problems),
+        _from_environment(environment),
+        _from_credentials(environment.get("CREDENTIALS_DIRECTORY"), problems),
+        _from_yaml(config, problems),
+    )
+    wanted = SETTINGS if only is None else only
+    given = {name: sources[name] for name in wanted if name in sources}
+    values = _values(given, problems)
+    places = {name: found.place for name, found in given.items()}
+    problems += _set_twice(places)
+    _read_client_secret(values, places, problems)
+    if only is None:
+        problems += _missing(values, places)
     if problems:
         raise SettingsError(problems)
-    return Settings(**values, sources=origins)
+    return Settings(**values, sources=places)
 
+
+def _values(given: Mapping[str, Given], problems: list[str]) -> dict[str, Any]:
+    """Return the value of each setting whose text has one."""
+    values = {}
+    for name, found in given.items():
+        try:
+            values[name] = SETTINGS[name].parse(found.text)
+        except ValueError as error:
+            problems.append(f"{found.place}: {error}")
+    return values
+
+
+def _read_client_secret(
+    values: dict[str, Any], places: dict[str, str], problems: list[str]
+) -> None:
+    """Set ``client_secret`` from ``client_secret_file``, unless a source gives it itself."""
+    path = values.get("client_secret_file")
+    if path is None or "client_secret" in places:
+        return
+    place = places["client_secret"] = places["client_secret_file"]
+    try:
+        values["client_secret"] = parsing.secret(_read_text(path).strip())
+    except ValueError:
+        problems.append(
+            f"{place}: {str(path)!r} does not hold a client secret: one line of printable text"
+        )
+
+
+# ---------- settings that depend on each other
+
+ALTERNATIVES = (("client_secret_file", "client_secret"), ("key_file", "key"))
+"""Pairs of which only one can be set."""
+
+
+def _set_twice(places: Mapping[str, str]) -> Iterator[str]:
+    for one, other in ALTERNATIVES:
+        if {one, other} <= places.keys():
+            yield f"{places[one]}: {other} is set too ({places[other]}): remove one of them"
+
+
+def _missing(values: Mapping[str, Any], places: Mapping[str, str]) -> Iterator[str]:
+    """Yield a problem for each setting that is missing since another one is set."""
+    if "client_secret" in values and "client_id" not in places:
+        yield f"{places['client_secret']}: a client secret needs a client id: set client_id too"
+    is_public = "address" in values and not parsing.is_loopback(values["address"])
+    if is_public and "redirect" not in places:
+        yield (
+            f"{places['address']}: an address that is not loopback needs a redirect URI at which "
+            "browsers reach this server: set redirect too"
+        )
+
+
+# ---------- the command line, the environment, and systemd's credentials
 
 NOT_ON_THE_COMMAND_LINE = (
-    "a secret is not taken from the command line, where every user of the machine can see it; set it in the "
-    "environment, in a file that --config names, or in systemd's credentials directory"
+    "the command line can't give a secret, since every user of the machine can see it: set it in "
+    "the environment, in a file that --config names, or in systemd's credentials directory"
 )
 
 
-def _parsed(setting: Field[Any], text: str, *, public: bool) -> Any:
-    """A setting's value. In public, on the command line, neither a secret nor a URL with a password is taken."""
-    if public and (setting.metadata["secret"] or holds_password(text)):
-        raise ValueError(NOT_ON_THE_COMMAND_LINE)
-    return setting.metadata["parse"](text)
+def _from_command_line(arguments: Mapping[str, str], problems: list[str]) -> dict[str, Given]:
+    """Return the texts of the options, except those of secrets and of URLs with a password."""
+    given = {}
+    for name, text in arguments.items():
+        setting = SETTINGS[name]
+        if setting.secret or parsing.holds_password(text):
+            problems.append(f"{setting.option}: {NOT_ON_THE_COMMAND_LINE}")
+        else:
+            given[name] = Given(text, setting.option)
+    return given
 
 
-def _read_secret_file(values: dict[str, Any], origins: dict[str, str], problems: list[str]) -> None:
-    """``client_secret_file`` stands for ``client_secret``."""
-    path = values.get("client_secret_file")
-    if path is None:
-        return
-    where = origins["client_secret_file"]
-    if "client_secret" in origins:
-        problems.append(
-            f"{where}: client_secret is set too ({origins['client_secret']}); set one of them"
-        )
-        return
-    try:
-        values["client_secret"] = secret(path.read_text(encoding="utf-8").strip())
-    except (OSError, ValueError):
-        problems.append(
-            f"{where}: {str(path)!r} does not hold a client secret: one line of printable text"
-        )
-    origins["client_secret"] = where
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Given]:
+    """Return the texts of the variables. By custom, an empty variable counts as not set."""
+    given = {}
+    for name, setting in SETTINGS.items():
+        text = environment.get(setting.variable)
+        if text or (text == "" and setting.may_be_empty):
+            given[name] = Given(text, setting.variable)
+    return given
 
 
-def _of_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """``XOTS_…`` variables; an empty one counts as not set, as is the custom, but where it means something."""
-    found = {s.name: environment.get(f"XOTS_{s.name.upper()}") for s in declared()}
-    return {
-        name: text
-        for name, text in found.items()
-        if text or (text is not None and _may_be_empty(name))
-    }
-
-
-def _may_be_empty(name: str) -> bool:
-    return any(s.name == name and s.metadata["may_be_empty"] for s in declared())
-
-
-def _of_credentials(folder: Path, problems: list[str]) -> dict[str, str]:
-    """Files of systemd's credentials directory that bear a setting's name."""
-    found = {}
-    for setting in declared():
-        path = folder / setting.name
+def _from_credentials(directory: str | None, problems: list[str]) -> dict[str, Given]:
+    """Return the texts of the files in systemd's credentials directory that settings name."""
+    if not directory:
+        return {}
+    given = {}
+    for name in SETTINGS:
+        path = Path(directory, name)
         if not path.is_file():
             continue
         try:
-            found[setting.name] = path.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            problems.append(f"{path}: it can't be read: {error}")
-    return found
+            given[name] = Given(_read_text(path).strip(), str(path))
+        except ValueError as error:
+            problems.append(str(error))
+    return given
 
 
-def _of_yaml(path: Path, problems: list[str]) -> dict[str, str]:
-    """The keys of a YAML file, as the texts that the other sources would give."""
-    import yaml  # here, since a start without --config need not pay for it
+def _read_text(path: Path) -> str:
+    """Return the text of a file.
 
-    class TextLoader(yaml.SafeLoader):
-        """Leaves every value as it is written: an id such as 0011 or 12:30 is not a number. Null is not set."""
-
-    TextLoader.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag == "tag:yaml.org,2002:null"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
+    Raises:
+        ValueError: with the path and the reason. The message does not quote the file.
+    """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=TextLoader)  # noqa: S506 - a SafeLoader
-    except yaml.MarkedYAMLError as error:  # its own words quote the file, where a secret may stand
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        problems.append(
-            f"{path}{line}: this is not YAML; a value with special characters wants quotes"
-        )
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"{path} can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8 text") from None
+
+
+# ---------- the YAML file
+
+
+def _from_yaml(path: Path | None, problems: list[str]) -> dict[str, Given]:
+    """Return the texts of the keys of a YAML file."""
+    if path is None:
         return {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        problems.append(
-            f"{path}: it can't be read: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}"
-        )
+    try:
+        content = _yaml_content(path)
+    except ValueError as error:
+        problems.append(str(error))
         return {}
+    given = {}
+    for key, value in content.items():
+        place = f"{path}: {key}"
+        if key not in SETTINGS:
+            problems.append(f"{place}: {_no_such_setting(str(key))}")
+        elif isinstance(value, dict):
+            problems.append(f"{place}: this value has parts: give a single value")
+        elif value is not None or SETTINGS[key].may_be_empty:
+            given[key] = Given(_yaml_text(value), place)
+    return given
+
+
+def _no_such_setting(name: str) -> str:
+    near = difflib.get_close_matches(name, SETTINGS, n=1)
+    return f"no such setting (did you mean {near[0]}?)" if near else "no such setting"
+
+
+def _yaml_text(value: object) -> str:
+    """Return the text that another source would give for a value."""
+    match value:
+        case None:
+            return ""
+        case list():
+            return " ".join(map(str, value))
+        case _:
+            return str(value)
+
+
+def _yaml_content(path: Path) -> dict[Any, Any]:
+    """Return the keys and values of a YAML file.
+
+    Raises:
+        ValueError: with the path and the problem. The message does not quote the file, since a
+            secret may stand in the line.
+    """
+    import yaml  # here, since most starts need no YAML
+
+    text = _read_text(path)
+    try:
+        content = yaml.load(text, Loader=_text_loader())  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}, line {mark.line + 1}" if mark else f"{path}"
+        raise ValueError(
+            f"{place}: this is not YAML: put quotes around values with special characters"
+        ) from None
     if content is None:
         return {}
     if not isinstance(content, dict):
-        problems.append(f"{path}: it is not a list of settings, one 'name: value' a line")
-        return {}
-    names = [setting.name for setting in declared()]
-    found = {}
-    for key, value in content.items():
-        if key not in names:
-            near = difflib.get_close_matches(str(key), names, n=1)
-            problems.append(
-                f"{path}: {key}: no such setting{f' (did you mean {near[0]}?)' if near else ''}"
-            )
-        elif isinstance(value, list):
-            found[key] = " ".join(str(item) for item in value)
-        elif isinstance(value, dict):
-            problems.append(f"{path}: {key}: a single value is wanted here")
-        elif value is not None or _may_be_empty(key):
-            found[key] = "" if value is None else str(value)
-    return found
+        raise ValueError(  # noqa: TRY004 - all problems of a source are ValueErrors
+            f"{path}: this is not a list of settings: write one 'name: value' a line"
+        )
+    return content
+
+
+def _text_loader() -> type[yaml.SafeLoader]:
+    """Return a loader that reads a scalar as its text, and null as None. An id such as 0011 or
+    12:30 is not a number."""
+    import yaml
+
+    class TextLoader(yaml.SafeLoader):
+        pass
+
+    null = re.compile(r"(~|null|Null|NULL|)\Z")
+    TextLoader.yaml_implicit_resolvers = {}
+    TextLoader.add_implicit_resolver("tag:yaml.org,2002:null", null, ["~", "n", "N", ""])
+    return TextLoader
