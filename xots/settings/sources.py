@@ -12,6 +12,7 @@ import difflib
 import re
 from collections import ChainMap
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,11 +81,18 @@ def _values(given: Mapping[str, Given], problems: list[str]) -> dict[str, Any]:
     """Return the value of each setting whose text has one."""
     values = {}
     for name, found in given.items():
-        try:
+        with _collected(problems, f"{found.place}: "):
             values[name] = SETTINGS[name].parse(found.text)
-        except ValueError as error:
-            problems.append(f"{found.place}: {error}")
     return values
+
+
+@contextmanager
+def _collected(problems: list[str], prefix: str = "") -> Iterator[None]:
+    """Add a ValueError of the block to the problems, and go on after the block."""
+    try:
+        yield
+    except ValueError as error:
+        problems.append(f"{prefix}{error}")
 
 
 def _read_client_secret(
@@ -164,12 +172,9 @@ def _from_credentials(directory: str | None, problems: list[str]) -> dict[str, G
     given = {}
     for name in SETTINGS:
         path = Path(directory, name)
-        if not path.is_file():
-            continue
-        try:
-            given[name] = Given(_read_text(path).strip(), str(path))
-        except ValueError as error:
-            problems.append(str(error))
+        if path.is_file():
+            with _collected(problems):
+                given[name] = Given(_read_text(path).strip(), str(path))
     return given
 
 
@@ -194,12 +199,10 @@ def _from_yaml(path: Path | None, problems: list[str]) -> dict[str, Given]:
     """Return the texts of the keys of a YAML file."""
     if path is None:
         return {}
-    try:
-        content = _yaml_content(path)
-    except ValueError as error:
-        problems.append(str(error))
-        return {}
     given = {}
+    content: dict[Any, Any] = {}
+    with _collected(problems):
+        content = _yaml_content(path)
     for key, value in content.items():
         place = f"{path}: {key}"
         if key not in SETTINGS:
