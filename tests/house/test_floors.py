@@ -47,6 +47,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("settings.fields",),
     ("settings.sources",),
     ("settings",),
+    ("key_file",),
     ("keys",),
     ("server",),
     ("demo", "check"),
