@@ -1,71 +1,20 @@
-"""Settings: where each may come from, which source wins, and how problems are told."""
+"""The sources: the order in which they count, and how their problems are reported."""
 
 from __future__ import annotations
 
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
+from support.settings_problems import SECRET, problems_of
 
-from xots.errors import SettingsError
 from xots.secret import Secret
-from xots.settings import Settings, declared, load
-
-SECRET = "hunter2-canary"
-
-
-def problems_of(
-    arguments: dict[str, str] | None = None,
-    environment: dict[str, str] | None = None,
-    config: Path | None = None,
-) -> list[str]:
-    """What is wrong with these sources."""
-    with pytest.raises(SettingsError) as caught:
-        load(arguments or {}, environment or {}, config)
-    return caught.value.problems
+from xots.settings import Settings, load
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     """Where a YAML file may be written."""
     return tmp_path / "xots.yaml"
-
-
-def test_the_defaults_are_those_of_the_first_server() -> None:
-    """Port, address, redirect, scopes and lifetime of its options, and 50 days is what the last one means."""
-    settings = load({}, {})
-    assert settings.port == 5001
-    assert settings.address == "127.0.0.1"
-    assert settings.redirect_uri == "http://localhost:5001/code"
-    assert settings.scopes == (
-        "offline_access",
-        "accounting.transactions",
-        "accounting.reports.read",
-    )
-    assert settings.refreshmins == 72000
-    assert settings.policy.refresh_lifetime == timedelta(days=50)
-    assert settings.credentials is None
-    assert settings.sources == {}
-
-
-def test_the_identity_server_is_xeros_unless_set() -> None:
-    """The addresses that Xero publishes are the defaults; nothing is discovered."""
-    endpoints = load({}, {}).endpoints
-    assert endpoints.authorize_url == "https://login.xero.com/identity/connect/authorize"
-    assert endpoints.token_url == "https://identity.xero.com/connect/token"
-    assert endpoints.revoke_url == "https://identity.xero.com/connect/revocation"
-    assert endpoints.connections_url == "https://api.xero.com/connections"
-
-
-def test_a_port_without_a_redirect_moves_the_redirect() -> None:
-    """The default redirect follows the port; one that is set stays."""
-    assert load({"port": "6001"}, {}).redirect_uri == "http://localhost:6001/code"
-    both = load({"port": "6001", "redirect": "http://localhost:7001/code"}, {})
-    assert both.redirect_uri == "http://localhost:7001/code"
-
-
-# --------------------------------------------------------------------------------------------- sources
 
 
 @pytest.mark.parametrize("first", range(5))
@@ -146,7 +95,7 @@ def test_a_credential_that_is_not_text_is_told_by_its_path(tmp_path: Path) -> No
     assert "canary" not in problem
 
 
-# ------------------------------------------------------------------------------------------- problems
+# ---------- problems
 
 
 def test_all_problems_are_told_at_once_each_with_its_source(tmp_path: Path, config: Path) -> None:
@@ -173,93 +122,6 @@ def test_a_source_that_is_overruled_is_not_complained_about() -> None:
     assert load({"port": "6001"}, {"XOTS_PORT": "nonsense"}).port == 6001
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("port", "-1"),
-        ("port", "65536"),
-        ("port", "five"),
-        ("port", ""),
-        ("port", "80.5"),
-        ("port", "\u0665\u0660"),
-        ("address", "example.com"),
-        ("address", "127.0.0.1:5001"),
-        ("address", "300.1.1.1"),
-        ("redirect", "localhost:5001/code"),
-        ("redirect", "http://localhost:5001/callback"),
-        ("redirect", "http://localhost:5001/code?x=1"),
-        ("redirect", "http://localhost:5001/code#x"),
-        ("redirect", "http://localhost:99999/code"),
-        ("refreshmins", "0"),
-        ("refreshmins", "86401"),
-        ("refreshmins", "-72000"),
-        ("refreshmins", "1.5"),
-        ("client_id", "two words"),
-        ("account", "Upper"),
-        ("account", "lease-x"),
-        ("account", "a" * 65),
-        ("account", "../x"),
-        ("store", "nosuch://x"),
-        ("token_url", "identity.xero.com"),
-        ("token_url", "http://"),
-        ("token_url", "http://[::1"),
-        ("token_url", "javascript:alert(1)"),
-        ("pkce", "maybe"),
-        ("refresh_ahead", "-1"),
-        ("refresh_ahead", "nan"),
-        ("refresh_ahead", "inf"),
-        ("min_ttl", "1e9"),
-        ("tick", "0"),
-        ("log_level", "loud"),
-    ],
-)
-def test_a_value_that_cannot_be_is_refused_under_its_own_name(name: str, text: str) -> None:
-    """One problem, which begins with the option that was wrong."""
-    [problem] = problems_of({name: text})
-    assert problem.startswith(f"--{name.replace('_', '-')}: ")
-
-
-def test_an_unknown_store_lists_those_that_are_installed() -> None:
-    """The message says what could stand there."""
-    [problem] = problems_of({"store": "nosuch://x"})
-    assert "memory" in problem
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "offline_access accounting.\u00e9tat",
-        'offline_access "accounting"',
-        "offline_access back\\slash",
-        "offline_access nul\0",
-        "offline_access tab\x7f",
-    ],
-)
-def test_a_scope_with_a_character_that_none_may_have_is_refused(text: str) -> None:
-    """RFC 6749 section 3.3 permits printable ASCII without space, quote and backslash."""
-    [problem] = problems_of({"scopes": text})
-    assert problem.startswith("--scopes: ")
-    assert "character" in problem
-
-
-def test_scopes_may_be_separated_by_commas_or_spaces() -> None:
-    """As the first server's help writes them, and as OAuth does; named twice is named once."""
-    expected = ("offline_access", "accounting.transactions", "accounting.reports.read")
-    for text in (
-        "offline_access, accounting.transactions, accounting.reports.read",
-        "offline_access,accounting.transactions,accounting.reports.read",
-        " offline_access  accounting.transactions\taccounting.reports.read accounting.transactions ",
-    ):
-        assert load({"scopes": text}, {}).scopes == expected
-
-
-@pytest.mark.parametrize("text", ["", " , ", "accounting.transactions"])
-def test_scopes_without_offline_access_are_refused(text: str) -> None:
-    """Without it there is no refresh token, and nothing for this server to do."""
-    [problem] = problems_of({"scopes": text})
-    assert problem.startswith("--scopes: ")
-
-
 def test_a_secret_without_a_client_id_is_a_problem() -> None:
     """Half of the credentials is a mistake, told with the source of the half that is there."""
     [problem] = problems_of({}, {"XOTS_CLIENT_SECRET": SECRET})
@@ -273,23 +135,7 @@ def test_a_client_id_that_is_wrong_is_one_problem_and_not_two() -> None:
     assert problem.startswith("--client-id: ")
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("client_secret", f"{SECRET} with a space"),
-        ("client_secret", f"{SECRET}\n-and-a-second-line"),
-        ("token_url", f"https://user:{SECRET}@id.example/token"),
-        ("redirect", f"https://user:{SECRET}@id.example/code"),
-        ("store", f"nosuch://user:{SECRET}@redis.example"),
-    ],
-)
-def test_a_problem_never_shows_a_secret(name: str, text: str) -> None:
-    """Neither a secret that is misshapen, nor a password in a URL, is repeated in the message."""
-    [problem] = problems_of({"client_id": "C"}, {f"XOTS_{name.upper()}": text})
-    assert SECRET not in problem
-
-
-# ------------------------------------------------------------------------------------------------ YAML
+# ---------- YAML
 
 
 def test_yaml_takes_lists_booleans_and_numbers(config: Path) -> None:
@@ -412,14 +258,3 @@ def test_a_file_runs_nothing(config: Path, tmp_path: Path) -> None:
     config.write_text(f"client_id: !!python/object/apply:os.mkdir ['{witness}']\n")
     assert problems_of({}, {}, config)
     assert not witness.exists()
-
-
-def test_every_setting_has_a_help_and_a_parser_that_takes_its_default() -> None:
-    """What is declared once is complete: no setting is without words, and no default would be refused."""
-    for setting in declared():
-        assert setting.help
-        default: Any = setting.default
-        if default is None:
-            continue
-        text = " ".join(default) if isinstance(default, tuple) else str(default)
-        assert setting.parse(text) == default
