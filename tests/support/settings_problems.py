@@ -19,7 +19,7 @@ def problems_of(
     environment: dict[str, str] | None = None,
     config: Path | None = None,
 ) -> list[str]:
-    """What is wrong with these sources."""
+    """Return the problems that ``load`` reports about these sources."""
     with pytest.raises(SettingsError) as caught:
         load(arguments or {}, environment or {}, config)
     return caught.value.problems
