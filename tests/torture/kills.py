@@ -77,8 +77,8 @@ from xots.sandbox import (
     Switches,
     TokenAnswer,
 )
+from xots.sandbox.identity.protocol import AuthorizationRequest, BearerRefused
 from xots.sandbox.log import LoggedRequest
-from xots.sandbox.protocol import AuthorizationRequest, BearerRefused
 from xots.sealing import Sealer, new_key
 from xots.secret import Secret
 from xots.xero import Credentials, Endpoints, XeroClient

@@ -13,8 +13,10 @@
 
 from __future__ import annotations
 
-from .books import Organisation
-from .clients import (
+from .accounting import Organisation
+from .faults import Endpoint, Fault, FaultKind, FaultScript, FaultSyntaxError, Rule
+from .http.server import Sandbox
+from .identity.clients import (
     BROAD_SCOPES,
     DEFAULT_CLIENT_ID,
     DEFAULT_CLIENT_SECRET,
@@ -24,13 +26,11 @@ from .clients import (
     Client,
     User,
 )
-from .faults import Endpoint, Fault, FaultKind, FaultScript, FaultSyntaxError, Rule
-from .identity import Identity
+from .identity.protocol import OAuthError, OAuthErrorCode, Refusal, Shape, TokenAnswer
+from .identity.provider import Identity
+from .identity.switches import SiblingMode, Switches
 from .limits import Limits
 from .log import LoggedRequest, Outcome, fingerprint
-from .protocol import OAuthError, OAuthErrorCode, Refusal, Shape, TokenAnswer
-from .server import Sandbox
-from .switches import SiblingMode, Switches
 from .world import SandboxClock, SandboxOptions
 
 __all__ = [

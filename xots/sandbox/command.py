@@ -9,17 +9,17 @@ import signal
 import sys
 from urllib.parse import urlsplit
 
-from .books import Organisation, default_organisations
-from .clients import (
+from .accounting import Organisation, default_organisations
+from .faults import FaultSyntaxError, Rule
+from .http.server import Sandbox
+from .identity.clients import (
     DEFAULT_CLIENT_ID,
     DEFAULT_CLIENT_SECRET,
     DEFAULT_PKCE_CLIENT_ID,
     DEFAULT_REDIRECT_URI,
     Client,
 )
-from .faults import FaultSyntaxError, Rule
-from .server import Sandbox
-from .switches import SiblingMode, Switches
+from .identity.switches import SiblingMode, Switches
 from .world import SandboxOptions
 
 __all__ = ["add_arguments", "run"]

@@ -8,15 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from .books import Books, Organisation, default_organisations
-from .clients import DEFAULT_PKCE_CLIENT_ID, Client, User
+from .accounting import Books, Organisation, default_organisations
 from .faults import FaultScript, Rule
 from .holds import Holds
-from .identity import Identity
+from .identity.clients import DEFAULT_PKCE_CLIENT_ID, Client, User
+from .identity.provider import Identity
+from .identity.signing import signing_key
+from .identity.switches import Switches
 from .limits import Limits, RateLimiter
 from .log import LoggedRequest
-from .switches import Switches
-from .tokens import signing_key
 
 __all__ = ["Clock", "SandboxClock", "SandboxOptions", "World", "default_clients"]
 

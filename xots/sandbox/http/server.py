@@ -7,11 +7,11 @@ import errno
 import socket
 from typing import TYPE_CHECKING
 
-from .faults import Endpoint, FaultScript, Rule
-from .identity import Identity
-from .log import LoggedRequest
-from .protocol import TokenAnswer
-from .world import Clock, SandboxClock, SandboxOptions, World
+from ..faults import Endpoint, FaultScript, Rule
+from ..identity.protocol import TokenAnswer
+from ..identity.provider import Identity
+from ..log import LoggedRequest
+from ..world import Clock, SandboxClock, SandboxOptions, World
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

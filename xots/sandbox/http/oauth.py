@@ -8,14 +8,14 @@ from urllib.parse import unquote_plus
 
 import tornado.web
 
-from .clients import Client
-from .faults import Endpoint
-from .log import Outcome, fingerprint
-from .protocol import OAuthError, OAuthErrorCode, Shape, TokenAnswer
-from .replies import Reply, json_reply
-from .tokens import signing_key
-from .web import SandboxHandler, single_values
-from .world import World
+from ..faults import Endpoint
+from ..identity.clients import Client
+from ..identity.protocol import OAuthError, OAuthErrorCode, Shape, TokenAnswer
+from ..identity.signing import signing_key
+from ..log import Outcome, fingerprint
+from ..world import World
+from .handlers import SandboxHandler, single_values
+from .responses import Reply, json_reply
 
 __all__ = ["DiscoveryHandler", "KeySetHandler", "RevocationHandler", "TokenHandler"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from .consents import Connection
+from .identity.consents import Connection
 
 __all__ = ["Books", "Organisation", "default_organisations"]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import http.client
 import uuid
 
-from .books import Organisation
-from .consents import AccessToken
-from .faults import Endpoint
-from .limits import Throttled
-from .log import Outcome
-from .protocol import BearerProblem, BearerRefused, Shape
-from .replies import Reply, json_reply
-from .web import SandboxHandler
+from ..accounting import Organisation
+from ..faults import Endpoint
+from ..identity.consents import AccessToken
+from ..identity.protocol import BearerProblem, BearerRefused, Shape
+from ..limits import Throttled
+from ..log import Outcome
+from .handlers import SandboxHandler
+from .responses import Reply, json_reply
 
 __all__ = ["AccountingHandler", "ConnectionHandler", "ConnectionsHandler"]
 

@@ -8,12 +8,12 @@ from urllib.parse import urlencode
 import tornado.template
 import tornado.web
 
-from .faults import Endpoint
-from .log import Outcome
-from .protocol import AuthorizationRequest, CallbackError, ErrorPage, PageProblem, Shape
-from .replies import Reply, html_reply
-from .web import SandboxHandler, single_values
-from .world import World
+from ..faults import Endpoint
+from ..identity.protocol import AuthorizationRequest, CallbackError, ErrorPage, PageProblem, Shape
+from ..log import Outcome
+from ..world import World
+from .handlers import SandboxHandler, single_values
+from .responses import Reply, html_reply
 
 __all__ = ["AuthorizeHandler", "ErrorPageHandler"]
 

@@ -19,9 +19,9 @@ from datetime import datetime
 import msgspec
 import tornado.web
 
-from .faults import FaultSyntaxError, RunningRule
-from .switches import Switches
-from .world import World
+from ..faults import FaultSyntaxError, RunningRule
+from ..identity.switches import Switches
+from ..world import World
 
 __all__ = ["routes"]
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from .faults import Fault, FaultKind
-from .protocol import Shape
-from .tokens import signing_key
+from ..faults import Fault, FaultKind
+from ..identity.protocol import Shape
+from ..identity.signing import signing_key
 
 __all__ = ["Reply", "distort", "failure", "html_reply", "json_reply", "shape_of"]
 

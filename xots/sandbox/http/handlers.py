@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import tornado.iostream
 import tornado.web
 
-from .faults import Endpoint, Fault, FaultKind
-from .holds import SandboxStopped
-from .log import LoggedRequest, Outcome
-from .protocol import Shape
-from .replies import Reply, distort, failure, shape_of
-from .world import World
+from ..faults import Endpoint, Fault, FaultKind
+from ..holds import SandboxStopped
+from ..identity.protocol import Shape
+from ..log import LoggedRequest, Outcome
+from ..world import World
+from .responses import Reply, distort, failure, shape_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

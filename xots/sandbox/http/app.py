@@ -7,11 +7,11 @@ from typing import Any
 import tornado.httputil
 import tornado.web
 
+from ..world import World
 from . import control
 from .api import AccountingHandler, ConnectionHandler, ConnectionsHandler
 from .oauth import DiscoveryHandler, KeySetHandler, RevocationHandler, TokenHandler
 from .pages import AuthorizeHandler, ErrorPageHandler
-from .world import World
 
 __all__ = ["make_application"]
 

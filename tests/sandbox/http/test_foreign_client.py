@@ -134,7 +134,7 @@ async def test_the_signature_of_a_changed_token_is_refused(sandbox: Sandbox) -> 
     """The key set proves tokens, and not just any."""
     from joserfc.errors import BadSignatureError
 
-    from xots.sandbox.tokens import signing_key
+    from xots.sandbox.identity.signing import signing_key
 
     keys = KeySet.import_key_set(signing_key().key_set())  # type: ignore[arg-type]
     head, payload, signature = sandbox.log_in().access_token.split(".")

@@ -1,0 +1,1 @@
+"""The simulated identity provider, without any I/O."""
