@@ -55,8 +55,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 SANDBOX_FLOORS: tuple[tuple[str, ...], ...] = (
     ("sandbox.identity",),
     ("sandbox.identity.switches", "sandbox.identity.clients", "sandbox.identity.protocol"),
+    ("sandbox.identity.randomness",),
     ("sandbox.identity.authorization", "sandbox.identity.consents", "sandbox.identity.signing"),
-    ("sandbox.identity.claims",),
+    ("sandbox.identity.tokens", "sandbox.identity.claims"),
+    ("sandbox.identity.issuing",),
     ("sandbox.identity.provider",),
     ("sandbox.accounting", "sandbox.faults", "sandbox.limits", "sandbox.holds"),
     ("sandbox.log",),

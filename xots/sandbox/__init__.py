@@ -26,7 +26,7 @@ from .identity.clients import (
     Client,
     User,
 )
-from .identity.protocol import OAuthError, OAuthErrorCode, Refusal, Shape, TokenAnswer
+from .identity.protocol import OAuthError, OAuthErrorCode, Refusal, Shape, TokenResponse
 from .identity.provider import Identity
 from .identity.switches import SiblingMode, Switches
 from .limits import Limits
@@ -61,7 +61,7 @@ __all__ = [
     "Shape",
     "SiblingMode",
     "Switches",
-    "TokenAnswer",
+    "TokenResponse",
     "User",
     "fingerprint",
 ]

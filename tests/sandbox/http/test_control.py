@@ -30,10 +30,10 @@ async def test_switches_are_read_and_set_one_by_one(caller: Caller, sandbox: San
     before = (await caller.control("GET", "switches")).json
     assert before["sibling_mode"] == "all-valid"
     answer = await caller.control(
-        "POST", "switches", {"sibling_mode": "same-answer", "grace_seconds": 60}
+        "POST", "switches", {"sibling_mode": "same-response", "grace_seconds": 60}
     )
-    assert answer.json == before | {"sibling_mode": "same-answer", "grace_seconds": 60}
-    assert sandbox.identity.switches.sibling_mode is SiblingMode.SAME_ANSWER
+    assert answer.json == before | {"sibling_mode": "same-response", "grace_seconds": 60}
+    assert sandbox.identity.switches.sibling_mode is SiblingMode.SAME_RESPONSE
 
 
 async def test_faults_are_added_listed_and_removed(caller: Caller, sandbox: Sandbox) -> None:

@@ -37,7 +37,7 @@ EXPECTED = {
     SiblingMode.ALL_VALID: {"s1": True, "d1": True},
     SiblingMode.LAST_VALID: {"s1": False, "d1": True},
     SiblingMode.LAST_VALID_WITH_DESCENDANTS: {"s1": False, "d1": False},
-    SiblingMode.SAME_ANSWER: {"s1": True, "d1": True},
+    SiblingMode.SAME_RESPONSE: {"s1": True, "d1": True},
 }
 
 
@@ -50,7 +50,7 @@ def test_a_retry_in_the_grace_treats_earlier_successors_as_the_mode_says(mode: S
     d1 = spend(identity, s1, 1)
     s2 = spend(identity, t, 2)
     now = NOW + timedelta(minutes=3)
-    assert (s2 == s1) == (mode is SiblingMode.SAME_ANSWER)
+    assert (s2 == s1) == (mode is SiblingMode.SAME_RESPONSE)
     assert identity.would_issue(s2, now)
     assert {"s1": identity.would_issue(s1, now), "d1": identity.would_issue(d1, now)} == EXPECTED[
         mode
@@ -72,7 +72,7 @@ def test_the_old_token_may_be_retried_as_often_as_needed_within_the_grace(
         newest = spend(identity, t, minutes)
         assert identity.would_issue(newest, NOW + timedelta(minutes=minutes))
     assert identity.counts.refreshes + identity.counts.replays == 5
-    assert identity.counts.replays == (4 if mode is SiblingMode.SAME_ANSWER else 0)
+    assert identity.counts.replays == (4 if mode is SiblingMode.SAME_RESPONSE else 0)
 
 
 @pytest.mark.parametrize("mode", SiblingMode)
@@ -95,7 +95,7 @@ def test_reuse_after_the_grace_is_invalid_grant_and_kills_the_chain_by_switch(
 
 def test_the_same_answer_is_the_same_byte_for_byte() -> None:
     """In that mode a retry gets the access token of the first answer too."""
-    identity = made(sibling_mode=SiblingMode.SAME_ANSWER)
+    identity = made(sibling_mode=SiblingMode.SAME_RESPONSE)
     t = log_in(identity)
     first = identity.refresh(CLIENT, t, NOW)
     again = identity.refresh(CLIENT, t, NOW + timedelta(minutes=5))
@@ -186,7 +186,7 @@ def test_pruning_keeps_a_long_simulation_small_and_changes_no_answer(mode: Sibli
 
     (plain, _), (pruned, identity) = run(prune=False), run(prune=True)
     assert plain == pruned
-    assert len(identity._refresh_tokens) < 400
+    assert len(identity.tokens.refresh_tokens) < 400
 
 
 def test_forgetting_ends_every_consent() -> None:

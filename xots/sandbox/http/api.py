@@ -7,8 +7,8 @@ import uuid
 
 from ..accounting import Organisation
 from ..faults import Endpoint
-from ..identity.consents import AccessToken
 from ..identity.protocol import BearerProblem, BearerRefused, Shape
+from ..identity.tokens import AccessToken
 from ..limits import Throttled
 from ..log import Outcome
 from .handlers import SandboxHandler
@@ -51,7 +51,7 @@ class _BearerHandler(SandboxHandler):
                     401, "TokenExpired", f"TokenExpired: token expired at {at}"
                 ) from None
             raise _Refused(401, "AuthenticationUnsuccessful") from None
-        self.findings.client_id = access.client_id
+        self.findings.client_id = access.app.client_id
         return access
 
     def refused(self, error: _Refused) -> Reply:
@@ -111,7 +111,9 @@ class AccountingHandler(_BearerHandler):
             try:
                 access = self.bearer()
                 organisation = self._organisation(access, resource)
-                headers = self.world.limiter.enter(access.client_id, organisation.tenant_id, now)
+                headers = self.world.limiter.enter(
+                    access.app.client_id, organisation.tenant_id, now
+                )
             except _Refused as error:
                 return self.refused(error)
             except Throttled as error:
@@ -122,7 +124,7 @@ class AccountingHandler(_BearerHandler):
                     "Retry-After": str(error.retry_after_seconds),
                 }
                 return Reply(429, headers=headers)
-            admitted.append((access.client_id, organisation.tenant_id))
+            admitted.append((access.app.client_id, organisation.tenant_id))
             return json_reply(200, self.world.books.answer(resource, organisation, now), headers)
 
         try:
@@ -133,7 +135,7 @@ class AccountingHandler(_BearerHandler):
 
     def _organisation(self, access: AccessToken, resource: str) -> Organisation:
         opening = {form for scope in _SCOPES[resource] for form in (scope, f"{scope}.read")}
-        if not opening & access.scopes:
+        if not opening.intersection(access.scopes):
             raise _Refused(401, "AuthorizationUnsuccessful")
         tenant_id = self.request.headers.get("xero-tenant-id")
         if tenant_id is None and not access.app.user_id:

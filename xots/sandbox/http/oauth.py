@@ -10,7 +10,7 @@ import tornado.web
 
 from ..faults import Endpoint
 from ..identity.clients import Client
-from ..identity.protocol import OAuthError, OAuthErrorCode, Shape, TokenAnswer
+from ..identity.protocol import OAuthError, OAuthErrorCode, Shape, TokenResponse
 from ..identity.signing import signing_key
 from ..log import Outcome, fingerprint
 from ..world import World
@@ -89,7 +89,7 @@ class TokenHandler(_ClientHandler):
         refreshing = self.findings.grant_type == "refresh_token"
         await self.perform(Endpoint.REFRESH if refreshing else Endpoint.TOKEN, act)
 
-    def _grant(self, client: Client, shape: Shape) -> TokenAnswer:
+    def _grant(self, client: Client, shape: Shape) -> TokenResponse:
         identity, now, form = self.world.identity, self.world.clock(), self.form
         match self.needed("grant_type"):
             case "authorization_code":

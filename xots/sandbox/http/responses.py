@@ -44,7 +44,7 @@ def shape_of(fault: Fault | None) -> Shape:
         if fault.kind is FaultKind.LONG_REFRESH_TOKEN:
             return Shape(refresh_token_length=int(fault.value))
         if fault.kind is FaultKind.LONG_ACCESS_TOKEN:
-            return Shape(mint=partial(signing_key().sign, at_least=int(fault.value)))
+            return Shape(mint=partial(signing_key().sign, min_length=int(fault.value)))
     return Shape()
 
 

@@ -8,7 +8,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from ..faults import Endpoint, FaultScript, Rule
-from ..identity.protocol import TokenAnswer
+from ..identity.protocol import TokenResponse
 from ..identity.provider import Identity
 from ..log import LoggedRequest
 from ..world import Clock, SandboxClock, SandboxOptions, World
@@ -159,7 +159,7 @@ class Sandbox:
         client_id: str | None = None,
         tenant_ids: Iterable[str] | None = None,
         user_id: str | None = None,
-    ) -> TokenAnswer:
+    ) -> TokenResponse:
         """Log a user in without a browser and return the tokens. Defaults: the first client, all organisations."""
         return self.identity.log_in(
             self.options.clients[0].client_id if client_id is None else client_id,

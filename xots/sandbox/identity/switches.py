@@ -1,7 +1,8 @@
-"""What nobody outside Xero knows for certain, as switches, and how long things live.
+"""Switches between the behaviours that Xero does not document, and the lifetimes of tokens.
 
-Xero's documentation leaves several answers open (does each retry of a refresh token within the grace mint another
-valid successor?). A program that must survive every answer is tested under every one of them.
+Xero's documentation leaves several questions open. One of them: does each retry of a refresh token
+within the grace period issue another valid successor? A client that must work with every possible
+behaviour is tested with every one of them.
 """
 
 from __future__ import annotations
@@ -13,37 +14,41 @@ __all__ = ["SiblingMode", "Switches"]
 
 
 class SiblingMode(StrEnum):
-    """What happens to the earlier successors of a refresh token that is used again within its grace."""
+    """The effect on earlier successors when a refresh token is retried in its grace period."""
 
     ALL_VALID = "all-valid"
-    """Each retry mints another successor, and all of them stay valid."""
+    """Each retry issues another successor, and all of them stay valid."""
     LAST_VALID = "last-valid"
-    """Only the newest successor is valid; what was already issued from an earlier one lives on."""
+    """Only the newest successor is valid. Tokens issued from an earlier one stay valid."""
     LAST_VALID_WITH_DESCENDANTS = "last-valid-with-descendants"
-    """Only the newest successor is valid; the earlier ones die with all that was issued from them."""
-    SAME_ANSWER = "same-answer"
-    """The first answer is given again, byte for byte."""
+    """Only the newest successor is valid. Tokens issued from an earlier one die with it."""
+    SAME_RESPONSE = "same-response"
+    """The first response is sent again, byte for byte."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Switches:
-    """How this simulated Xero behaves; replace the whole to change it at run time. Durations are seconds.
+    """The behaviour of the simulated Xero. Durations are in seconds.
 
-    Raises ValueError when a duration is negative, or a life is zero.
+    Replace the whole object to change the behaviour at run time.
+
+    Raises:
+        ValueError: the grace period is negative, or a lifetime is not positive.
     """
 
     sibling_mode: SiblingMode = SiblingMode.ALL_VALID
     late_reuse_kills_chain: bool = False
-    """A refresh token used again after its grace ends every token of the same consent."""
+    """Reuse of a refresh token after its grace period ends every token of the same consent."""
     rotate: bool = True
-    """False: a refresh is answered without a new refresh token, and the old one stays good."""
+    """False: a refresh response has no refresh token, and the presented one stays valid."""
     access_tokens_die_on_revoke: bool = False
-    """False: after a revocation, access tokens live on to their ``exp``, but have no connections."""
+    """False: access tokens outlive a revocation until their ``exp``, but have no connections."""
     refused_scopes_come_back: bool = False
-    """A refused scope calls back with ``access_denied`` instead of showing Xero's own error page."""
+    """A refused scope redirects with ``access_denied`` instead of to Xero's own error page."""
     add_iss: bool = False
     """Add ``iss`` to the callback (RFC 9207), as other servers do."""
     add_session_state: bool = True
+    """Add ``session_state`` to the callback."""
     add_scope: bool = True
     """Add ``scope`` to the callback."""
     omit_authentication_event_id: bool = False
@@ -51,18 +56,18 @@ class Switches:
     shuffle_connections: bool = False
     """Each list of connections starts with another one."""
     grace_seconds: float = 30 * 60
-    """How long after its first use a refresh token may be used again."""
+    """Time after its first use in which a refresh token can be used again."""
     access_token_life_seconds: int = 30 * 60
     refresh_token_life_seconds: float = 60 * 86400
-    """A refresh token that nobody has used for so long is dead."""
+    """Lifetime of an unused refresh token."""
     code_life_seconds: float = 5 * 60
     clock_skew_seconds: float = 0
-    """How far ahead the clock is that writes ``nbf`` and ``exp``; negative: behind. True lives are unchanged."""
+    """Offset of the clock that writes ``nbf`` and ``exp``. The real lifetimes stay the same."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name.endswith("_life_seconds") and value <= 0:
-                raise ValueError(f"{field.name} must be more than 0, not {value}")
-            if field.name == "grace_seconds" and value < 0:
-                raise ValueError(f"grace_seconds must not be negative, and is {value}")
+        lifetimes = [f.name for f in fields(self) if f.name.endswith("_life_seconds")]
+        for name in lifetimes:
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be more than 0, not {getattr(self, name)}")
+        if self.grace_seconds < 0:
+            raise ValueError(f"grace_seconds must not be negative, and is {self.grace_seconds}")
