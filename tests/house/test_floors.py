@@ -55,7 +55,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 SANDBOX_FLOORS: tuple[tuple[str, ...], ...] = (
     ("sandbox.identity",),
     ("sandbox.identity.switches", "sandbox.identity.clients", "sandbox.identity.protocol"),
-    ("sandbox.identity.randomness",),
+    ("sandbox.identity.randomness", "sandbox.identity.counts"),
     ("sandbox.identity.authorization", "sandbox.identity.consents", "sandbox.identity.signing"),
     ("sandbox.identity.tokens", "sandbox.identity.claims"),
     ("sandbox.identity.issuing",),

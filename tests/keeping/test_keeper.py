@@ -783,7 +783,7 @@ async def test_a_failed_login_changes_nothing(bench: Bench) -> None:
 async def test_a_tenant_that_is_not_connected_fails_the_login(bench: Bench) -> None:
     """The message lists the organisations that are connected."""
     keeper = await bench.keeper()
-    connected = next(iter(bench.sandbox.world.books.organisations.values()))
+    connected = next(iter(bench.sandbox.world.accounting.organisations.values()))
     with pytest.raises(LoginFailed, match=connected.tenant_id):
         await keeper.login(bench.attempt(tenant_id="11111111-1111-4111-8111-111111111111"))
     assert keeper.state is State.NO_CREDENTIALS

@@ -36,9 +36,9 @@ BAD_TEXTS = [
     ("refresh:lost", "a rule is ENDPOINT:WHEN:KIND"),
     (
         "nowhere:every:lost",
-        "they are: authorize, token, refresh, revocation, connections, accounting, jwks, any",
+        "the endpoints are: authorize, token, refresh, revocation, connections, accounting, jwks, any",
     ),
-    ("refresh:sometimes:lost", "it is every, nth=N, first=N or p=PROBABILITY"),
+    ("refresh:sometimes:lost", "the conditions are: every, nth=N, first=N, p=PROBABILITY"),
     ("refresh:nth=0:lost", "nth must be 1 or more"),
     ("refresh:nth=-1:lost", "unknown condition"),
     ("refresh:p=2:lost", "p must be from 0 to 1"),
@@ -181,7 +181,7 @@ async def test_a_refresh_goes_wrong_as_told_and_only_the_nth(
     if not kind.commits:
         assert logged.outcome is Outcome.FAULTED
     else:
-        assert logged.outcome is (Outcome.LOST if kind.hides else Outcome.ISSUED)
+        assert logged.outcome is (Outcome.LOST if kind.loses_response else Outcome.ISSUED)
     sandbox.clock.advance(31 * 60)
     assert sandbox.identity.would_issue(token, sandbox.clock()) is not kind.commits
     assert len(sandbox.identity.usable_refresh_tokens(sandbox.clock())) == 1

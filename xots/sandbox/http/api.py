@@ -1,31 +1,33 @@
-"""The API over HTTP: connections, and enough of the accounting API for a program to print something real."""
+"""The API for programs: connections, and a small part of the accounting API."""
 
 from __future__ import annotations
 
 import http.client
 import uuid
+from collections.abc import Callable
 
 from ..accounting import Organisation
 from ..faults import Endpoint
-from ..identity.protocol import BearerProblem, BearerRefused, Shape
+from ..identity.clients import with_read
+from ..identity.protocol import BearerRefused, Shape
 from ..identity.tokens import AccessToken
 from ..limits import Throttled
 from ..log import Outcome
 from .handlers import SandboxHandler
-from .responses import Reply, json_reply
+from .responses import Response, json_response
 
 __all__ = ["AccountingHandler", "ConnectionHandler", "ConnectionsHandler"]
 
-# Which scopes open which resource (Xero: scopes). Each stands for itself and for its form with .read.
 _SCOPES = {
-    "Organisation": ("accounting.settings",),
-    "Contacts": ("accounting.contacts",),
-    "Invoices": ("accounting.transactions", "accounting.invoices"),
+    "Organisation": with_read("accounting.settings"),
+    "Contacts": with_read("accounting.contacts"),
+    "Invoices": with_read("accounting.transactions", "accounting.invoices"),
 }
+"""The scopes for each resource. One of them is enough (Xero: scopes)."""
 
 
 class _Refused(Exception):
-    """The API refuses, with this answer."""
+    """The API refuses a request with this status and code."""
 
     def __init__(self, status: int, code: str, detail: str = "") -> None:
         super().__init__(code)
@@ -35,27 +37,38 @@ class _Refused(Exception):
 
 
 class _BearerHandler(SandboxHandler):
-    """Base of the endpoints that want an access token."""
+    """Base of the endpoints that require an access token."""
 
-    def bearer(self) -> AccessToken:
-        """Return what the caller's access token stands for. Raises _Refused."""
-        kind, _, token = self.request.headers.get("Authorization", "").partition(" ")
-        if kind.lower() != "bearer" or not token:
+    async def perform_with_token(
+        self, endpoint: Endpoint, action: Callable[[AccessToken], Response]
+    ) -> None:
+        """Check the access token and carry out the request, or refuse it."""
+
+        def checked(shape: Shape) -> Response:
+            try:
+                return action(self._access())
+            except _Refused as error:
+                return self._refuse(error)
+
+        await self.perform(endpoint, checked)
+
+    def _access(self) -> AccessToken:
+        scheme, _, token = self.request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
             raise _Refused(401, "AuthenticationUnsuccessful")
         try:
             access = self.world.identity.check_access(token.strip(), self.world.clock())
         except BearerRefused as error:
-            if error.problem is BearerProblem.EXPIRED and error.expired_at is not None:
-                at = f"{error.expired_at:%m/%d/%Y %H:%M:%S}"
-                raise _Refused(
-                    401, "TokenExpired", f"TokenExpired: token expired at {at}"
-                ) from None
-            raise _Refused(401, "AuthenticationUnsuccessful") from None
+            if error.expired_at is None:
+                raise _Refused(401, "AuthenticationUnsuccessful") from None
+            at = f"{error.expired_at:%m/%d/%Y %H:%M:%S}"
+            detail = f"TokenExpired: token expired at {at}"
+            raise _Refused(401, "TokenExpired", detail) from None
         self.findings.client_id = access.app.client_id
         return access
 
-    def refused(self, error: _Refused) -> Reply:
-        """Note the refusal, and return its answer in Xero's form."""
+    def _refuse(self, error: _Refused) -> Response:
+        """Note the refusal, and return the response in Xero's form."""
         self.findings.outcome = Outcome.REFUSED
         self.findings.error = error.code
         content: dict[str, object] = {
@@ -66,38 +79,31 @@ class _BearerHandler(SandboxHandler):
             "Instance": str(uuid.uuid4()),
             "Extensions": {},
         }
-        return json_reply(error.status, content)
+        return json_response(error.status, content)
 
 
 class ConnectionsHandler(_BearerHandler):
     """GET /connections, with an optional ``authEventId``."""
 
     async def get(self) -> None:
-        def act(shape: Shape) -> Reply:
-            try:
-                access = self.bearer()
-            except _Refused as error:
-                return self.refused(error)
-            auth_event_id = self.get_query_argument("authEventId", None)
-            found = self.world.identity.connections(access, auth_event_id)
-            return json_reply(200, self.world.books.connections(found))
+        await self.perform_with_token(Endpoint.CONNECTIONS, self._list)
 
-        await self.perform(Endpoint.CONNECTIONS, act)
+    def _list(self, access: AccessToken) -> Response:
+        auth_event_id = self.get_query_argument("authEventId", None)
+        found = self.world.identity.connections(access, auth_event_id)
+        return json_response(200, self.world.accounting.connections(found))
 
 
 class ConnectionHandler(_BearerHandler):
     """DELETE /connections/{id}."""
 
     async def delete(self, connection_id: str) -> None:
-        def act(shape: Shape) -> Reply:
-            try:
-                if not self.world.identity.disconnect(self.bearer(), connection_id):
-                    raise _Refused(404, "NotFound")  # noqa: TRY301
-            except _Refused as error:
-                return self.refused(error)
-            return Reply(204)
+        def disconnect(access: AccessToken) -> Response:
+            if not self.world.identity.disconnect(access, connection_id):
+                raise _Refused(404, "NotFound")
+            return Response(204)
 
-        await self.perform(Endpoint.CONNECTIONS, act)
+        await self.perform_with_token(Endpoint.CONNECTIONS, disconnect)
 
 
 class AccountingHandler(_BearerHandler):
@@ -106,44 +112,43 @@ class AccountingHandler(_BearerHandler):
     async def get(self, resource: str) -> None:
         admitted: list[tuple[str, str]] = []
 
-        def act(shape: Shape) -> Reply:
+        def read(access: AccessToken) -> Response:
             now = self.world.clock()
+            organisation = self._organisation(access, resource)
+            client_id, tenant_id = access.app.client_id, organisation.tenant_id
             try:
-                access = self.bearer()
-                organisation = self._organisation(access, resource)
-                headers = self.world.limiter.enter(
-                    access.app.client_id, organisation.tenant_id, now
-                )
-            except _Refused as error:
-                return self.refused(error)
+                headers = self.world.limiter.enter(client_id, tenant_id, now)
             except Throttled as error:
-                self.findings.outcome = Outcome.REFUSED
-                self.findings.error = error.problem
-                headers = {
-                    "X-Rate-Limit-Problem": error.problem,
-                    "Retry-After": str(error.retry_after_seconds),
-                }
-                return Reply(429, headers=headers)
-            admitted.append((access.app.client_id, organisation.tenant_id))
-            return json_reply(200, self.world.books.answer(resource, organisation, now), headers)
+                return self._throttled(error)
+            admitted.append((client_id, tenant_id))
+            content = self.world.accounting.response(resource, organisation, now)
+            return json_response(200, content, headers)
 
         try:
-            await self.perform(Endpoint.ACCOUNTING, act)
+            await self.perform_with_token(Endpoint.ACCOUNTING, read)
         finally:
             for client_id, tenant_id in admitted:
                 self.world.limiter.leave(client_id, tenant_id)
 
     def _organisation(self, access: AccessToken, resource: str) -> Organisation:
-        opening = {form for scope in _SCOPES[resource] for form in (scope, f"{scope}.read")}
-        if not opening.intersection(access.scopes):
+        """Return the organisation of the request, if its token opens this resource of it."""
+        if _SCOPES[resource].isdisjoint(access.scopes):
             raise _Refused(401, "AuthorizationUnsuccessful")
-        tenant_id = self.request.headers.get("xero-tenant-id")
-        if tenant_id is None and not access.app.user_id:
-            # A custom connection has one organisation only, and needn't name it.
-            tenant_id = next(iter(access.app.connections), None)
-        organisation = self.world.books.organisations.get(tenant_id or "")
-        if organisation is None or organisation.tenant_id not in access.app.connections:
+        # A custom connection has one organisation only, which the request need not name.
+        default = "" if access.app.user_id else next(iter(access.app.connections), "")
+        tenant_id = self.request.headers.get("xero-tenant-id", default)
+        organisation = self.world.accounting.organisations.get(tenant_id)
+        if organisation is None or tenant_id not in access.app.connections:
             raise _Refused(403, "AuthenticationUnsuccessful")
         if organisation.tenant_type != "ORGANISATION":
             raise _Refused(403, "AuthenticationUnsuccessful")
         return organisation
+
+    def _throttled(self, error: Throttled) -> Response:
+        self.findings.outcome = Outcome.REFUSED
+        self.findings.error = error.problem
+        headers = {
+            "X-Rate-Limit-Problem": error.problem,
+            "Retry-After": str(error.retry_after_seconds),
+        }
+        return Response(429, headers=headers)

@@ -1,4 +1,4 @@
-"""How a request is handled, whatever it asks for: faults before and after the commit, the log, the wire."""
+"""The base of the endpoints: a request with its fault, its entry in the log and its response."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import asyncio
 import http.client
 import socket
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 
 import tornado.iostream
 import tornado.web
@@ -18,17 +17,14 @@ from ..holds import SandboxStopped
 from ..identity.protocol import Shape
 from ..log import LoggedRequest, Outcome
 from ..world import World
-from .responses import Reply, distort, failure, shape_of
+from .responses import Response, distort, shape_of, stand_in
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-__all__ = ["Act", "Findings", "SandboxHandler", "single_values"]
+__all__ = ["Action", "Findings", "SandboxHandler", "single_values"]
 
 
 @dataclass(slots=True)
 class Findings:
-    """What a handler finds out about its request, for the log."""
+    """The facts that a handler finds out about its request, for the log."""
 
     outcome: Outcome = Outcome.SERVED
     client_id: str | None = None
@@ -39,143 +35,143 @@ class Findings:
     issued: str | None = None
 
 
-Act = Callable[[Shape], Reply]
-"""Does what was asked, all at once, and returns the answer. It fills in the handler's findings."""
+Action = Callable[[Shape], Response]
+"""Carries a request out in one step, notes its findings, and returns the response."""
+
+_COMMITMENTS = (Outcome.ISSUED, Outcome.REPLAYED, Outcome.REVOKED)
+"""Outcomes that are lost if the caller has closed the connection."""
 
 
 class SandboxHandler(tornado.web.RequestHandler):
-    """Base of the handlers that can go wrong on purpose."""
-
-    world: World
-    findings: Findings
+    """Base of the endpoints to which faults can happen."""
 
     def initialize(self, world: World) -> None:
         self.world = world
         self.findings = Findings()
-        self._gone = False
-        self._committed = False
         self._number = world.arrive()
+        self._endpoint = Endpoint.TOKEN
+        self._fault: Fault | None = None
+        self._committed = False
+        self._caller_gone = False
 
     def on_connection_close(self) -> None:
-        self._gone = True
+        self._caller_gone = True
 
     def set_default_headers(self) -> None:
         self.set_header("Server", "xots-sandbox")
 
-    async def perform(self, endpoint: Endpoint, act: Act) -> None:
-        """Do one request and answer it, with whatever goes wrong.
+    async def perform(self, endpoint: Endpoint, action: Action) -> None:
+        """Carry out one request and respond to it, with the fault that happens to it.
 
-        A caller who hangs up early changes nothing: what waits here is still done, as a real server would.
+        If the caller closes the connection early, the request is carried out nevertheless, as at a
+        real server.
         """
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - Tornado runs handlers in tasks
         self.world.running.add(task)
-        fault = self.world.faults.next(endpoint)
+        self._endpoint, self._fault = endpoint, self.world.faults.next(endpoint)
         try:
-            await self._perform(endpoint, act, fault)
+            if self._fault is None:
+                await self._send(action(Shape()))
+            else:
+                await self._perform_with(self._fault, action)
         except SandboxStopped:
             self.findings.outcome = Outcome.LOST if self._committed else Outcome.FAULTED
-            self._record(endpoint, None, fault)
-            self._cut()
+            self._reset()
         finally:
             self.world.running.discard(task)
 
-    async def _perform(self, endpoint: Endpoint, act: Act, fault: Fault | None) -> None:
-        if fault is None:
-            await self._answer(act(shape_of(None)), endpoint, None)
-            return
-        kind, holds = fault.kind, self.world.holds
-        if kind is FaultKind.DELAY_BEFORE:
-            await holds.pause(fault.value or 0)
-        elif kind is FaultKind.HOLD_BEFORE:
-            await holds.hold()
-        stand_in = failure(fault)
-        if kind.commits:
-            reply = act(shape_of(fault))
-            self._committed = True
-            reply = stand_in or distort(reply, fault)
-        else:
-            reply = stand_in or Reply(0)
+    async def _perform_with(self, fault: Fault, action: Action) -> None:
+        await self._wait(fault, FaultKind.DELAY_BEFORE, FaultKind.HOLD_BEFORE)
+        response = self._respond(fault, action)
+        await self._wait(fault, FaultKind.DELAY_AFTER, FaultKind.HOLD_AFTER)
+        match fault.kind:
+            case FaultKind.LOST | FaultKind.RESET:
+                self._reset()
+            case FaultKind.TRUNCATED:
+                await self._send_half(response)
+            case _:
+                await self._send(response)
+
+    async def _wait(self, fault: Fault, delay: FaultKind, hold: FaultKind) -> None:
+        if fault.kind is delay:
+            await self.world.holds.pause(fault.value or 0)
+        elif fault.kind is hold:
+            await self.world.holds.hold()
+
+    def _respond(self, fault: Fault, action: Action) -> Response:
+        """Carry the request out, if the fault lets it commit, and return the response."""
+        instead = stand_in(fault)
+        if not fault.kind.commits:
             self.findings.outcome = Outcome.FAULTED
-            self.findings.error = "invalid_client" if kind is FaultKind.INVALID_CLIENT else None
-        if kind is FaultKind.DELAY_AFTER:
-            await holds.pause(fault.value or 0)
-        elif kind is FaultKind.HOLD_AFTER:
-            await holds.hold()
-        if kind.hides:
+            if fault.kind is FaultKind.INVALID_CLIENT:
+                self.findings.error = "invalid_client"
+            return instead or Response(0)
+        response = action(shape_of(fault))
+        self._committed = True
+        if fault.kind.loses_response:
             self.findings.outcome = Outcome.LOST
-        if kind in (FaultKind.LOST, FaultKind.RESET):
-            self._record(endpoint, None, fault)
-            self._cut()
-        elif kind is FaultKind.TRUNCATED:
-            self._record(endpoint, reply.status, fault)
-            await self._send_half(reply)
-        else:
-            await self._answer(reply, endpoint, fault)
+        return instead or distort(response, fault)
 
-    async def _answer(self, reply: Reply, endpoint: Endpoint, fault: Fault | None) -> None:
-        if self._gone and self.findings.outcome in (
-            Outcome.ISSUED,
-            Outcome.REPLAYED,
-            Outcome.REVOKED,
-        ):
-            # The caller hung up while the request waited: what was issued is lost on him.
+    async def _send(self, response: Response) -> None:
+        if self._caller_gone and self.findings.outcome in _COMMITMENTS:
+            # The caller closed the connection while the request waited, so the response is lost.
             self.findings.outcome = Outcome.LOST
-            self._record(endpoint, None, fault)
-            self._cut()
+            self._reset()
             return
-        self._record(endpoint, reply.status, fault)
-        self.set_status(reply.status, _reason(reply.status))
-        self.set_header("Content-Type", reply.content_type)
-        if not reply.body:
+        self._record(response.status)
+        self.set_status(response.status, _reason(response.status))
+        self.set_header("Content-Type", response.content_type)
+        if not response.body:
             self.clear_header("Content-Type")
-        for name, value in reply.headers.items():
+        for name, value in response.headers.items():
             self.set_header(name, value)
-        await self.finish(reply.body or None)
+        await self.finish(response.body or None)
 
-    def _record(self, endpoint: Endpoint, status: int | None, fault: Fault | None) -> None:
-        found = self.findings
-        self.world.record(
-            LoggedRequest(
-                number=self._number,
-                at=self.world.clock(),
-                endpoint=endpoint,
-                method=self.request.method or "",
-                path=self.request.path,
-                outcome=found.outcome,
-                status=status,
-                client_id=found.client_id,
-                grant_type=found.grant_type,
-                error=found.error,
-                reason=found.reason,
-                token=found.token,
-                issued=found.issued,
-                fault=None if fault is None else fault.kind,
-            )
+    async def _send_half(self, response: Response) -> None:
+        self._record(response.status)
+        # At least one byte is missing, also from an empty body.
+        head = (
+            f"HTTP/1.1 {response.status} {_reason(response.status)}\r\n"
+            f"Content-Type: {response.content_type}\r\n"
+            f"Content-Length: {len(response.body) or 1}\r\n\r\n"
         )
+        stream = self.detach()
+        try:
+            await stream.write(head.encode() + response.body[: len(response.body) // 2])
+        except tornado.iostream.StreamClosedError:
+            return
+        stream.close()
 
-    def _cut(self) -> None:
-        """Reset the connection: the caller sees a reset, not an end."""
+    def _reset(self) -> None:
+        """Send no response, and close the connection with a reset."""
+        self._record(None)
         stream = self.detach()
         if not stream.closed():
             # A linger time of zero makes close() send RST instead of FIN.
             stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             stream.close()
 
-    async def _send_half(self, reply: Reply) -> None:
-        stream = self.detach()
-        head = f"HTTP/1.1 {reply.status} {_reason(reply.status)}\r\nContent-Type: {reply.content_type}\r\n"
-        # At least one byte is missing, even if the answer has none.
-        head += f"Content-Length: {len(reply.body) or 1}\r\n\r\n"
-        try:
-            await stream.write(head.encode() + reply.body[: len(reply.body) // 2])
-        except tornado.iostream.StreamClosedError:
-            return
-        stream.close()
+    def _record(self, status: int | None) -> None:
+        self.world.record(
+            LoggedRequest(
+                number=self._number,
+                at=self.world.clock(),
+                endpoint=self._endpoint,
+                method=self.request.method or "",
+                path=self.request.path,
+                status=status,
+                fault=None if self._fault is None else self._fault.kind,
+                **asdict(self.findings),
+            )
+        )
 
 
 def single_values(arguments: Mapping[str, list[bytes]]) -> dict[str, str] | None:
-    """Return each argument's one value, unstripped; None if one was given twice (RFC 6749, section 3.2)."""
+    """Return the value of each argument, unstripped.
+
+    None if one has several values, which RFC 6749 (section 3.2) forbids.
+    """
     if any(len(values) > 1 for values in arguments.values()):
         return None
     return {name: values[0].decode("utf-8", "replace") for name, values in arguments.items()}

@@ -1,9 +1,9 @@
-"""The identity provider's endpoints over HTTP: token, revocation, key set and discovery."""
+"""The identity provider's endpoints for programs: token, revocation, key set and discovery."""
 
 from __future__ import annotations
 
 import base64
-import binascii
+from collections.abc import Callable
 from urllib.parse import unquote_plus
 
 import tornado.web
@@ -15,99 +15,107 @@ from ..identity.signing import signing_key
 from ..log import Outcome, fingerprint
 from ..world import World
 from .handlers import SandboxHandler, single_values
-from .responses import Reply, json_reply
+from .responses import Response, json_response
 
 __all__ = ["DiscoveryHandler", "KeySetHandler", "RevocationHandler", "TokenHandler"]
+
+_FORM = "application/x-www-form-urlencoded"
 
 
 class _ClientHandler(SandboxHandler):
     """Base of the endpoints that take a form from an authenticated client."""
 
     form: dict[str, str]
+    is_form: bool
 
-    def reading_form(self) -> bool:
-        """Read the form into ``form``; return whether it was one."""
-        content_type = (
-            self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        )
+    def prepare(self) -> None:
+        content_type, _, _ = self.request.headers.get("Content-Type", "").partition(";")
         form = single_values(self.request.body_arguments)
         self.form = form or {}
+        self.is_form = content_type.strip().lower() == _FORM and form is not None
         self.findings.grant_type = self.form.get("grant_type")
-        return content_type == "application/x-www-form-urlencoded" and form is not None
 
-    def authenticated(self) -> Client:
-        """Return the client that is asking (RFC 6749, section 2.3.1). Raises OAuthError ``invalid_client``."""
-        client_id, secret = self.form.get("client_id"), self.form.get("client_secret")
-        authorization = self.request.headers.get("Authorization")
-        if authorization is not None:
-            basic_id, secret = _basic(authorization)
-            if client_id not in (None, basic_id):
-                raise OAuthError(
-                    OAuthErrorCode.INVALID_CLIENT, "the body names another client than the header"
-                )
-            client_id = basic_id
-        self.findings.client_id = client_id
-        return self.world.identity.authenticate(client_id, secret)
+    async def perform_for_client(
+        self, endpoint: Endpoint, action: Callable[[Client, Shape], Response]
+    ) -> None:
+        """Authenticate the client and carry out its request, or refuse it."""
 
-    def needed(self, name: str) -> str:
-        """Return a field of the form. Raises OAuthError ``invalid_request``."""
+        def checked(shape: Shape) -> Response:
+            try:
+                return action(self._authenticated(), shape)
+            except OAuthError as error:
+                self.findings.outcome = Outcome.REFUSED
+                self.findings.error, self.findings.reason = error.code, str(error.reason)
+                return json_response(400, {"error": error.code})
+
+        await self.perform(endpoint, checked)
+
+    def required(self, name: str) -> str:
+        """Return a field of the form. Raises OAuthError ``invalid_request`` if it is missing."""
         value = self.form.get(name)
         if not value:
             raise OAuthError(OAuthErrorCode.INVALID_REQUEST, f"no {name}")
         return value
 
-    def refused(self, error: OAuthError) -> Reply:
-        """Note the refusal, and return its answer."""
-        self.findings.outcome = Outcome.REFUSED
-        self.findings.error, self.findings.reason = error.code, str(error.reason)
-        return json_reply(400, {"error": error.code})
+    def note_token(self, name: str) -> None:
+        """Note the fingerprint of the refresh token in this field."""
+        if name in self.form:
+            self.findings.token = fingerprint(self.form[name])
+
+    def _authenticated(self) -> Client:
+        """Return the client (RFC 6749, section 2.3.1).
+
+        Raises:
+            OAuthError: ``invalid_request`` for a body that is not a form, or ``invalid_client``.
+        """
+        if not self.is_form:
+            reason = "not a form with each field once"
+            raise OAuthError(OAuthErrorCode.INVALID_REQUEST, reason)
+        client_id, secret = self.form.get("client_id"), self.form.get("client_secret")
+        authorization = self.request.headers.get("Authorization")
+        if authorization is not None:
+            basic_id, secret = _basic(authorization)
+            if client_id not in (None, basic_id):
+                reason = "the body names another client than the header"
+                raise OAuthError(OAuthErrorCode.INVALID_CLIENT, reason)
+            client_id = basic_id
+        self.findings.client_id = client_id
+        return self.world.identity.authenticate(client_id, secret)
 
 
 class TokenHandler(_ClientHandler):
     """POST /connect/token (RFC 6749, section 3.2)."""
 
     async def post(self) -> None:
-        is_form = self.reading_form()
-        presented = self.form.get("refresh_token")
-        if presented is not None:
-            self.findings.token = fingerprint(presented)
+        self.note_token("refresh_token")
+        refresh = self.form.get("grant_type") == "refresh_token"
+        endpoint = Endpoint.REFRESH if refresh else Endpoint.TOKEN
+        await self.perform_for_client(endpoint, self._issue)
 
-        def act(shape: Shape) -> Reply:
-            try:
-                if not is_form:
-                    raise OAuthError(  # noqa: TRY301
-                        OAuthErrorCode.INVALID_REQUEST, "not a form with each field once"
-                    )
-                answer = self._grant(self.authenticated(), shape)
-            except OAuthError as error:
-                return self.refused(error)
-            self.findings.outcome = Outcome.REPLAYED if answer.replayed else Outcome.ISSUED
-            if answer.refresh_token is not None:
-                self.findings.issued = fingerprint(answer.refresh_token)
-            return json_reply(200, dict(answer.fields))
-
-        refreshing = self.findings.grant_type == "refresh_token"
-        await self.perform(Endpoint.REFRESH if refreshing else Endpoint.TOKEN, act)
+    def _issue(self, client: Client, shape: Shape) -> Response:
+        tokens = self._grant(client, shape)
+        self.findings.outcome = Outcome.REPLAYED if tokens.replayed else Outcome.ISSUED
+        if tokens.refresh_token is not None:
+            self.findings.issued = fingerprint(tokens.refresh_token)
+        return json_response(200, dict(tokens.fields))
 
     def _grant(self, client: Client, shape: Shape) -> TokenResponse:
-        identity, now, form = self.world.identity, self.world.clock(), self.form
-        match self.needed("grant_type"):
+        identity, now, scope = self.world.identity, self.world.clock(), self.form.get("scope")
+        match self.required("grant_type"):
             case "authorization_code":
                 return identity.exchange(
                     client,
-                    self.needed("code"),
-                    redirect_uri=self.needed("redirect_uri"),
-                    code_verifier=form.get("code_verifier"),
+                    self.required("code"),
+                    redirect_uri=self.required("redirect_uri"),
+                    code_verifier=self.form.get("code_verifier"),
                     now=now,
                     shape=shape,
                 )
             case "refresh_token":
-                token = self.needed("refresh_token")
-                return identity.refresh(client, token, now, scope=form.get("scope"), shape=shape)
+                token = self.required("refresh_token")
+                return identity.refresh(client, token, now, scope=scope, shape=shape)
             case "client_credentials":
-                return identity.client_credentials(
-                    client, now, scope=form.get("scope"), shape=shape
-                )
+                return identity.client_credentials(client, now, scope=scope, shape=shape)
             case _:
                 raise OAuthError(OAuthErrorCode.UNSUPPORTED_GRANT_TYPE, "grant type")
 
@@ -116,31 +124,20 @@ class RevocationHandler(_ClientHandler):
     """POST /connect/revocation (RFC 7009)."""
 
     async def post(self) -> None:
-        is_form = self.reading_form()
-        presented = self.form.get("token")
-        if presented is not None:
-            self.findings.token = fingerprint(presented)
+        self.note_token("token")
+        await self.perform_for_client(Endpoint.REVOCATION, self._revoke)
 
-        def act(shape: Shape) -> Reply:
-            try:
-                if not is_form:
-                    raise OAuthError(  # noqa: TRY301
-                        OAuthErrorCode.INVALID_REQUEST, "not a form with each field once"
-                    )
-                revoked = self.world.identity.revoke(self.authenticated(), self.needed("token"))
-            except OAuthError as error:
-                return self.refused(error)
-            self.findings.outcome = Outcome.REVOKED if revoked else Outcome.SERVED
-            return Reply(200, headers={"Cache-Control": "no-store"})
-
-        await self.perform(Endpoint.REVOCATION, act)
+    def _revoke(self, client: Client, shape: Shape) -> Response:
+        revoked = self.world.identity.revoke(client, self.required("token"))
+        self.findings.outcome = Outcome.REVOKED if revoked else Outcome.SERVED
+        return Response(200, headers={"Cache-Control": "no-store"})
 
 
 class KeySetHandler(SandboxHandler):
     """GET /.well-known/openid-configuration/jwks (RFC 7517)."""
 
     async def get(self) -> None:
-        await self.perform(Endpoint.JWKS, lambda shape: json_reply(200, signing_key().key_set()))
+        await self.perform(Endpoint.JWKS, lambda shape: json_response(200, signing_key().key_set()))
 
 
 class DiscoveryHandler(tornado.web.RequestHandler):
@@ -177,18 +174,18 @@ class DiscoveryHandler(tornado.web.RequestHandler):
 
 
 def _basic(authorization: str) -> tuple[str, str]:
-    """Read HTTP Basic; id and secret are form-encoded in it (RFC 6749, section 2.3.1)."""
-    kind, _, credentials = authorization.partition(" ")
+    """Read id and secret from HTTP Basic, where both are form-encoded (RFC 6749, section 2.3.1).
+
+    Raises:
+        OAuthError: ``invalid_client``.
+    """
+    scheme, _, credentials = authorization.partition(" ")
     try:
-        if kind.lower() != "basic":
-            raise ValueError(kind)  # noqa: TRY301
-        name, colon, password = (
-            base64.b64decode(credentials.strip(), validate=True).decode().partition(":")
-        )
-        if not colon:
-            raise ValueError(name)  # noqa: TRY301
-    except (binascii.Error, ValueError):
-        raise OAuthError(
-            OAuthErrorCode.INVALID_CLIENT, "the Authorization header isn't HTTP Basic"
-        ) from None
+        decoded = base64.b64decode(credentials.strip(), validate=True).decode()
+    except ValueError:
+        decoded = ""
+    name, colon, password = decoded.partition(":")
+    if scheme.lower() != "basic" or not colon:
+        reason = "the Authorization header is not HTTP Basic"
+        raise OAuthError(OAuthErrorCode.INVALID_CLIENT, reason)
     return unquote_plus(name), unquote_plus(password)

@@ -1,8 +1,8 @@
-"""The pages that a person sees at the simulated Xero: consent, and Xero's own error page."""
+"""The pages for the user: consent, and Xero's own error page."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from urllib.parse import urlencode
 
 import tornado.template
@@ -13,7 +13,7 @@ from ..identity.protocol import AuthorizationRequest, CallbackError, ErrorPage, 
 from ..log import Outcome
 from ..world import World
 from .handlers import SandboxHandler, single_values
-from .responses import Reply, html_reply
+from .responses import Response, html_response
 
 __all__ = ["AuthorizeHandler", "ErrorPageHandler"]
 
@@ -25,7 +25,9 @@ _HEAD = """<!doctype html>
 <title>{{ title }} - simulated Xero</title>
 <style>
 body { font: 1rem/1.5 system-ui, sans-serif; max-width: 34rem; margin: 2rem auto; padding: 0 1rem; }
-fieldset { margin: 1rem 0; } label { display: block; } button { font: inherit; padding: .4rem 1.2rem; }
+fieldset { margin: 1rem 0; }
+label { display: block; }
+button { font: inherit; padding: .4rem 1.2rem; }
 .note { background: #fff3cd; color: #333; padding: .5rem 1rem; }
 </style>
 </head>
@@ -73,111 +75,111 @@ _ERROR = tornado.template.Template(
 
 
 class AuthorizeHandler(SandboxHandler):
-    """GET and POST /identity/connect/authorize. The form posts to its own address, so the request is read anew."""
+    """GET and POST /identity/connect/authorize.
+
+    The page's form posts to the page's own address, so each POST has the authorization request too.
+    """
 
     async def get(self) -> None:
-        await self.perform(Endpoint.AUTHORIZE, self._show)
+        await self._perform_for_request(self._show)
 
     async def post(self) -> None:
-        await self.perform(Endpoint.AUTHORIZE, self._decide)
+        await self._perform_for_request(self._decide)
 
-    def _show(self, shape: Shape) -> Reply:
-        request = self._request()
-        if isinstance(request, Reply):
-            return request
-        organisations = self.world.books.organisations
+    async def _perform_for_request(
+        self, action: Callable[[AuthorizationRequest], Response]
+    ) -> None:
+        """Read the authorization request and carry it out, or refuse it."""
+
+        def checked(shape: Shape) -> Response:
+            # A repeated parameter makes the request as bad as one without parameters.
+            parameters = single_values(self.request.query_arguments) or {}
+            self.findings.client_id = parameters.get("client_id")
+            try:
+                return action(self.world.identity.check_authorization(parameters))
+            except ErrorPage as error:
+                self._note_refusal(error.problem.split(" : ")[0], error.problem)
+                return _redirect("/identity/error", {"errorId": error.problem.page_id})
+            except CallbackError as error:
+                self._note_refusal(error.parameters["error"])
+                return _redirect(error.redirect_uri, error.parameters)
+
+        await self.perform(Endpoint.AUTHORIZE, checked)
+
+    def _note_refusal(self, error: str, reason: str | None = None) -> None:
+        self.findings.outcome = Outcome.REFUSED
+        self.findings.error, self.findings.reason = error, reason
+
+    def _show(self, request: AuthorizationRequest) -> Response:
+        tenant_ids = list(self.world.accounting.organisations)
         if self.world.options.auto_consent:
-            return self._allow(request, list(organisations), None)
-        return self._page(request, ticked=list(organisations)[:1])
+            return self._allow(request, tenant_ids, None)
+        return self._page(request, ticked=tenant_ids[:1])
 
-    def _decide(self, shape: Shape) -> Reply:
-        request = self._request()
-        if isinstance(request, Reply):
-            return request
+    def _decide(self, request: AuthorizationRequest) -> Response:
         action = self.get_body_argument("action", "")
         if action == "cancel":
-            self.findings.outcome = Outcome.DENIED
-            self.findings.error = "access_denied"
-            return _callback(request.redirect_uri, self.world.identity.deny(request))
-        known = self.world.books.organisations
-        tenant_ids = [
+            return self._cancel(request)
+        known = self.world.accounting.organisations
+        ticked = [
             tenant_id for tenant_id in self.get_body_arguments("tenant") if tenant_id in known
         ]
         user_id = self.get_body_argument("user", None)
-        if action != "allow" or (user_id is not None and user_id not in self.world.identity.users):
-            return self._page(
-                request, ticked=tenant_ids, message="Please choose Allow or Cancel.", status=400
-            )
-        if not tenant_ids:
-            return self._page(
-                request, ticked=[], message="Please tick at least one organisation.", status=400
-            )
-        return self._allow(request, tenant_ids, user_id)
+        user_is_known = user_id is None or user_id in self.world.identity.users
+        if action != "allow" or not user_is_known:
+            return self._page(request, ticked=ticked, message="Please choose Allow or Cancel.")
+        if not ticked:
+            return self._page(request, ticked=[], message="Please tick at least one organisation.")
+        return self._allow(request, ticked, user_id)
 
-    def _request(self) -> AuthorizationRequest | Reply:
-        """Return the authorization request, or the answer to a bad one."""
-        # Given twice is as good as not given: whichever is missed then is what the error page names.
-        parameters = single_values(self.request.query_arguments) or {}
-        self.findings.client_id = parameters.get("client_id")
-        try:
-            return self.world.identity.check_authorization(parameters)
-        except ErrorPage as error:
-            self.findings.outcome = Outcome.REFUSED
-            self.findings.error, self.findings.reason = error.problem.split(" : ")[0], error.problem
-            return _redirect(f"/identity/error?{urlencode({'errorId': error.problem.page_id})}")
-        except CallbackError as error:
-            self.findings.outcome = Outcome.REFUSED
-            self.findings.error = error.parameters["error"]
-            return _callback(error.redirect_uri, error.parameters)
+    def _cancel(self, request: AuthorizationRequest) -> Response:
+        self.findings.outcome = Outcome.DENIED
+        self.findings.error = "access_denied"
+        return _redirect(request.redirect_uri, self.world.identity.deny(request))
 
     def _allow(
         self, request: AuthorizationRequest, tenant_ids: list[str], user_id: str | None
-    ) -> Reply:
+    ) -> Response:
         self.findings.outcome = Outcome.CONSENTED
         now = self.world.clock()
         parameters = self.world.identity.consent(
             request, now, tenant_ids=tenant_ids, user_id=user_id
         )
-        return _callback(request.redirect_uri, parameters)
+        return _redirect(request.redirect_uri, parameters)
 
     def _page(
-        self,
-        request: AuthorizationRequest,
-        *,
-        ticked: list[str],
-        message: str = "",
-        status: int = 200,
-    ) -> Reply:
+        self, request: AuthorizationRequest, *, ticked: list[str], message: str = ""
+    ) -> Response:
+        """Return the consent page. With a message, it is an error (status 400)."""
         page = _CONSENT.generate(
             title="Allow access?",
             client_id=request.client_id,
             scopes=request.scopes,
             users=list(self.world.identity.users.values()),
-            organisations=list(self.world.books.organisations.values()),
+            organisations=list(self.world.accounting.organisations.values()),
             ticked=ticked,
             message=message,
         )
-        return html_reply(status, page)
+        return html_response(400 if message else 200, page)
 
 
 class ErrorPageHandler(tornado.web.RequestHandler):
-    """GET /identity/error: where a bad authorization request ends. Nothing calls back."""
+    """GET /identity/error: the end of a bad authorization request. It has no callback."""
 
     def initialize(self, world: World) -> None:
         self.world = world
 
     def get(self) -> None:
-        asked = self.get_query_argument("errorId", "")
-        problems = [problem for problem in PageProblem if problem.page_id == asked]
+        page_id = self.get_query_argument("errorId", "")
+        problem = _PROBLEMS.get(page_id, "unknown error")
         self.set_status(500)
-        self.finish(
-            _ERROR.generate(title="Error", problem=problems[0] if problems else "unknown error")
-        )
+        self.finish(_ERROR.generate(title="Error", problem=problem))
 
 
-def _redirect(location: str) -> Reply:
-    return Reply(302, headers={"Location": location, "Cache-Control": "no-store"})
+_PROBLEMS = {problem.page_id: problem for problem in PageProblem}
 
 
-def _callback(redirect_uri: str, parameters: Mapping[str, str]) -> Reply:
-    return _redirect(f"{redirect_uri}{'&' if '?' in redirect_uri else '?'}{urlencode(parameters)}")
+def _redirect(target: str, parameters: Mapping[str, str]) -> Response:
+    separator = "&" if "?" in target else "?"
+    location = f"{target}{separator}{urlencode(parameters)}"
+    return Response(302, headers={"Location": location, "Cache-Control": "no-store"})

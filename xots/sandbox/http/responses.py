@@ -1,4 +1,4 @@
-"""HTTP answers as values, and what the faults make of them."""
+"""HTTP responses as values, and the effects of faults on them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,25 @@ from ..faults import Fault, FaultKind
 from ..identity.protocol import Shape
 from ..identity.signing import signing_key
 
-__all__ = ["Reply", "distort", "failure", "html_reply", "json_reply", "shape_of"]
+__all__ = ["Response", "distort", "html_response", "json_response", "shape_of", "stand_in"]
+
+_NO_STORE = {"Cache-Control": "no-store"}
+
+_FORBIDDEN = "<html><head><title>403 Forbidden</title></head><body>Request blocked.</body></html>"
+_MAINTENANCE = b"<!doctype html><title>Maintenance</title>"
+
+_EXTRA_KEYS = {
+    "ext_expires_in": "1800",
+    "not_before_policy": 0,
+    "x-nested": {"list": [None, True, 1.5]},
+}
+
+_DISTORTIONS = (FaultKind.NO_REFRESH_TOKEN, FaultKind.EXPIRES_IN, FaultKind.EXTRA_KEYS)
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """An HTTP answer, ready to be sent."""
+class Response:
+    """A complete HTTP response."""
 
     status: int
     body: bytes = b""
@@ -24,81 +37,74 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def json_reply(status: int, content: object, headers: Mapping[str, str] | None = None) -> Reply:
-    """Return an answer of JSON. Nothing here may be cached (RFC 6749, section 5.1)."""
-    body = json.dumps(content, separators=(",", ":")).encode()
-    return Reply(
-        status, body, headers={"Cache-Control": "no-store", "Pragma": "no-cache", **(headers or {})}
-    )
+def json_response(
+    status: int, content: object, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return a response with JSON, which must not be cached (RFC 6749, section 5.1)."""
+    all_headers = {**_NO_STORE, "Pragma": "no-cache", **(headers or {})}
+    return Response(status, _json(content), headers=all_headers)
 
 
-def html_reply(status: int, page: str | bytes) -> Reply:
-    """Return a page."""
+def html_response(status: int, page: str | bytes) -> Response:
+    """Return a response with a page."""
     body = page.encode() if isinstance(page, str) else page
-    return Reply(status, body, "text/html; charset=utf-8", {"Cache-Control": "no-store"})
+    return Response(status, body, "text/html; charset=utf-8", _NO_STORE)
 
 
-def shape_of(fault: Fault | None) -> Shape:
-    """Return how a fault wants the tokens to look."""
-    if fault is not None and fault.value is not None:
-        if fault.kind is FaultKind.LONG_REFRESH_TOKEN:
-            return Shape(refresh_token_length=int(fault.value))
-        if fault.kind is FaultKind.LONG_ACCESS_TOKEN:
-            return Shape(mint=partial(signing_key().sign, min_length=int(fault.value)))
-    return Shape()
+def shape_of(fault: Fault) -> Shape:
+    """Return the form of the tokens under a fault."""
+    length = int(fault.value or 0)
+    match fault.kind:
+        case FaultKind.LONG_REFRESH_TOKEN:
+            return Shape(refresh_token_length=length)
+        case FaultKind.LONG_ACCESS_TOKEN:
+            return Shape(mint=partial(signing_key().sign, min_length=length))
+        case _:
+            return Shape()
 
 
-def failure(fault: Fault) -> Reply | None:
-    """Return the answer that stands in for the true one, or None if the fault has none of its own."""
-    if fault.kind.status is not None:
-        return _server_error(*fault.kind.status)
-    if fault.kind is FaultKind.FORBIDDEN_HTML:
-        return html_reply(
-            403,
-            "<html><head><title>403 Forbidden</title></head><body>Request blocked.</body></html>",
-        )
-    if fault.kind is FaultKind.THROTTLED:
-        headers = {} if fault.value is None else {"Retry-After": f"{fault.value:.0f}"}
-        return json_reply(429, {"error": "too_many_requests"}, headers)
-    if fault.kind is FaultKind.INVALID_CLIENT:
-        return json_reply(400, {"error": "invalid_client"})
-    if fault.kind is FaultKind.NOT_JSON:
-        return Reply(
-            200, b"<!doctype html><title>Maintenance</title>", headers={"Cache-Control": "no-store"}
-        )
-    return None
+def stand_in(fault: Fault) -> Response | None:
+    """Return the response that a fault sends instead of the real one, or None."""
+    match fault.kind:
+        case FaultKind.FORBIDDEN_HTML:
+            return html_response(403, _FORBIDDEN)
+        case FaultKind.THROTTLED:
+            headers = {} if fault.value is None else {"Retry-After": f"{fault.value:.0f}"}
+            return json_response(429, {"error": "too_many_requests"}, headers)
+        case FaultKind.INVALID_CLIENT:
+            return json_response(400, {"error": "invalid_client"})
+        case FaultKind.NOT_JSON:
+            return Response(200, _MAINTENANCE, headers=_NO_STORE)
+        case kind:
+            return None if kind.status is None else _server_error(*kind.status)
 
 
-def distort(reply: Reply, fault: Fault) -> Reply:
-    """Change a token answer of status 200 as the fault says; anything else stays as it is."""
-    if reply.status != 200:
-        return reply
-    if fault.kind is FaultKind.NO_REFRESH_TOKEN:
-        answer = json.loads(reply.body)
-        answer.pop("refresh_token", None)
-    elif fault.kind is FaultKind.EXPIRES_IN and fault.value is not None:
-        answer = json.loads(reply.body) | {"expires_in": int(fault.value)}
-    elif fault.kind is FaultKind.EXTRA_KEYS:
-        extra = {
-            "ext_expires_in": "1800",
-            "not_before_policy": 0,
-            "x-nested": {"list": [None, True, 1.5]},
-        }
-        answer = json.loads(reply.body) | extra
-    else:
-        return reply
-    return replace(reply, body=json.dumps(answer, separators=(",", ":")).encode())
+def distort(response: Response, fault: Fault) -> Response:
+    """Change a successful token response as the fault says. Others stay the same."""
+    if response.status != 200 or fault.kind not in _DISTORTIONS:
+        return response
+    fields = json.loads(response.body)
+    match fault.kind:
+        case FaultKind.NO_REFRESH_TOKEN:
+            fields.pop("refresh_token", None)
+        case FaultKind.EXPIRES_IN:
+            fields["expires_in"] = int(fault.value or 0)
+        case _:
+            fields |= _EXTRA_KEYS
+    return replace(response, body=_json(fields))
 
 
-def _server_error(status: int, form: str) -> Reply:
-    if form == "json":
-        return json_reply(
-            status,
-            {"error": "server_error", "message": f"The sandbox was told to answer {status}."},
-        )
-    if form == "html":
-        return html_reply(
-            status,
-            f"<html><head><title>{status}</title></head><body><h1>{status}</h1></body></html>",
-        )
-    return Reply(status)
+def _server_error(status: int, form: str) -> Response:
+    match form:
+        case "json":
+            message = f"The sandbox was told to respond with {status}."
+            return json_response(status, {"error": "server_error", "message": message})
+        case "html":
+            head = f"<head><title>{status}</title></head>"
+            return html_response(status, f"<html>{head}<body><h1>{status}</h1></body></html>")
+        case _:
+            return Response(status)
+
+
+def _json(content: object) -> bytes:
+    return json.dumps(content, separators=(",", ":")).encode()

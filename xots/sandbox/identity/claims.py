@@ -43,7 +43,7 @@ def access_claims(issue: Issue, jti: str) -> dict[str, object]:
         "client_id": consent.app.client_id,
     }
     if consent.app.user_id:
-        claims |= _session(consent) | {"idp": "local", "amr": ["pwd"]}
+        claims |= _session(consent, idp="local", amr=["pwd"])
     claims["jti"] = jti
     if not switches.omit_authentication_event_id:
         claims["authentication_event_id"] = consent.auth_event_id
@@ -74,12 +74,13 @@ def id_claims(issue: Issue, jti: str, *, user: User, access_token: str) -> dict[
     return claims
 
 
-def _session(consent: Consent) -> dict[str, object]:
-    """Return the claims about the user's session, which both kinds of token have."""
+def _session(consent: Consent, **method: object) -> dict[str, object]:
+    """Return the claims about the user's session, with those about the login method."""
     user_id = consent.app.user_id
     return {
         "sub": user_id.replace("-", ""),
         "auth_time": int(consent.at.timestamp()),
+        **method,
         "xero_userid": user_id,
         "global_session_id": consent.session_id,
         "sid": consent.session_id,

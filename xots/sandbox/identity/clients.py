@@ -16,6 +16,7 @@ __all__ = [
     "GRANULAR_SCOPES",
     "Client",
     "User",
+    "with_read",
 ]
 
 # Made up, and printed at a start: they are valid in a sandbox only.
@@ -25,7 +26,8 @@ DEFAULT_PKCE_CLIENT_ID = "5EAF00D05EAF00D05EAF00D05EAF00D0"
 DEFAULT_REDIRECT_URI = "http://localhost:5001/code"
 
 
-def _with_read(*names: str) -> frozenset[str]:
+def with_read(*names: str) -> frozenset[str]:
+    """Return the scopes of these names, each with and without ``.read``."""
     return frozenset(names) | {f"{name}.read" for name in names}
 
 
@@ -34,7 +36,7 @@ BROAD_SCOPES = frozenset(
 )
 """Refused to apps made on or after 2 March 2026 (Xero: granular scopes)."""
 
-GRANULAR_SCOPES = _with_read(
+GRANULAR_SCOPES = with_read(
     "accounting.invoices",
     "accounting.payments",
     "accounting.banktransactions",
@@ -58,14 +60,14 @@ _PAYROLL = ("employees", "payruns", "payslip", "settings", "timesheets")
 
 _OTHER_SCOPES = (
     frozenset({"openid", "profile", "email", "offline_access"})
-    | _with_read("accounting.settings", "accounting.contacts", "accounting.attachments")
+    | with_read("accounting.settings", "accounting.contacts", "accounting.attachments")
     | {
         "accounting.budgets.read",
         "accounting.journals.read",
         "accounting.reports.tenninetynine.read",
     }
-    | _with_read("assets", "files", "projects")
-    | _with_read(*(f"payroll.{part}" for part in _PAYROLL))
+    | with_read("assets", "files", "projects")
+    | with_read(*(f"payroll.{part}" for part in _PAYROLL))
 )
 
 _FINANCE = re.compile(r"finance\..+", re.DOTALL)

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from .protocol import Refusal
+from .protocol import AuthorizationRequest, Refusal
+from .randomness import RandomTexts
 
-__all__ = ["ConnectedApp", "Connection", "Consent"]
+__all__ = ["ConnectedApp", "Connection", "Consent", "ConsentRegistry"]
 
 
 @dataclass(slots=True)
@@ -81,3 +82,57 @@ class Consent:
         """End this consent, and with it all of its tokens."""
         self.ended = reason
         self.app.consents.remove(self)
+
+
+class ConsentRegistry:
+    """Every app that a user has connected, with its consents."""
+
+    def __init__(self, texts: RandomTexts) -> None:
+        self._texts = texts
+        self._apps: dict[tuple[str, str], ConnectedApp] = {}
+
+    def app(self, client_id: str, user_id: str) -> ConnectedApp | None:
+        """Return an app as this user has connected it, or None."""
+        return self._apps.get((client_id, user_id))
+
+    def add(
+        self,
+        request: AuthorizationRequest,
+        user_id: str,
+        tenant_ids: Iterable[str],
+        now: datetime,
+    ) -> Consent:
+        """Connect the organisations, and return the consent to all scopes so far."""
+        app = self._connected(request.client_id, user_id)
+        scopes = app.add_scopes(request.scopes)
+        consent = self._consent(app, scopes, tenant_ids, now)
+        consent.nonce = request.nonce
+        app.consents.append(consent)
+        return consent
+
+    def add_custom(
+        self, client_id: str, tenant_id: str, scopes: tuple[str, ...], now: datetime
+    ) -> Consent:
+        """Connect the organisation of a custom connection, and return a consent without user.
+
+        It counts for one access token only, so the app does not keep it.
+        """
+        return self._consent(self._connected(client_id, ""), scopes, (tenant_id,), now)
+
+    def end(self, reason: Refusal, client_id: str | None = None) -> int:
+        """End every consent of one client, or of all. Return their number."""
+        apps = [app for app in self._apps.values() if client_id in (None, app.client_id)]
+        ended = sum(len(app.consents) for app in apps)
+        for app in apps:
+            app.end(reason)
+        return ended
+
+    def _connected(self, client_id: str, user_id: str) -> ConnectedApp:
+        return self._apps.setdefault((client_id, user_id), ConnectedApp(client_id, user_id))
+
+    def _consent(
+        self, app: ConnectedApp, scopes: tuple[str, ...], tenant_ids: Iterable[str], now: datetime
+    ) -> Consent:
+        auth_event_id = self._texts.uuid()
+        app.connect(tenant_ids, auth_event_id, now, self._texts.uuid)
+        return Consent(app, auth_event_id, self._texts.text(32), scopes, now)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random as random_module
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 
 from .authorization import denial, read_authorization
 from .claims import Issue
 from .clients import Client, User
-from .consents import ConnectedApp, Connection, Consent
+from .consents import ConnectedApp, Connection, Consent, ConsentRegistry
+from .counts import Counts
 from .issuing import TokenIssuer
 from .protocol import (
     AuthorizationRequest,
@@ -27,29 +27,13 @@ from .randomness import RandomTexts
 from .switches import SiblingMode, Switches
 from .tokens import AccessToken, Code, RefreshToken, TokenRegistry
 
-__all__ = ["Counts", "Identity"]
+__all__ = ["Identity"]
 
 _PLAIN = Shape()
 
 
 def _bare_jti(claims: Mapping[str, object]) -> str:
     return str(claims["jti"])
-
-
-@dataclass(slots=True)
-class Counts:
-    """The number of events of each kind since the start."""
-
-    consents: int = 0
-    exchanges: int = 0
-    refreshes: int = 0
-    """Refreshes that issued new tokens."""
-    replays: int = 0
-    """Refreshes that repeated an earlier response."""
-    refusals: int = 0
-    revocations: int = 0
-    shuffles: int = 0
-    """Lists of connections in a changed order."""
 
 
 class Identity:
@@ -81,8 +65,8 @@ class Identity:
         self.issuer = issuer
         self.counts = Counts()
         self.tokens = TokenRegistry()
-        self._apps: dict[tuple[str, str], ConnectedApp] = {}
         self._texts = RandomTexts(random or random_module.SystemRandom())
+        self._consents = ConsentRegistry(self._texts)
         self._token_issuer = TokenIssuer(self.tokens, self.users, self._texts, mint or _bare_jti)
 
     # ---------- clients
@@ -136,11 +120,8 @@ class Identity:
             KeyError: the user is unknown.
         """
         user = next(iter(self.users.values())) if user_id is None else self.users[user_id]
-        app = self._connected_app(request.client_id, user.user_id)
-        scopes = app.add_scopes(request.scopes)
-        consent = self._connect(app, scopes, tenant_ids, now)
-        consent.nonce = request.nonce
-        app.consents.append(consent)
+        consent = self._consents.add(request, user.user_id, tenant_ids, now)
+        self.counts.consents += 1
         code = self._texts.text(43)
         self.tokens.codes[code] = Code(request, consent, now)
         return self._callback(request, consent, code)
@@ -240,8 +221,9 @@ class Identity:
         if not scopes or of_users or client.refused_scopes(scopes):
             reason = "none, or not allowed for a custom connection"
             raise OAuthError(OAuthErrorCode.INVALID_SCOPE, reason)
-        app = self._connected_app(client.client_id, "")
-        consent = self._connect(app, scopes, (client.custom_connection_tenant_id,), now)
+        tenant_id = client.custom_connection_tenant_id
+        consent = self._consents.add_custom(client.client_id, tenant_id, scopes, now)
+        self.counts.consents += 1
         self.counts.exchanges += 1
         return self._issue(consent, now, shape)[0]
 
@@ -316,7 +298,7 @@ class Identity:
 
     def app(self, client_id: str, user_id: str | None = None) -> ConnectedApp | None:
         """Return an app as a user (by default the first) has connected it, or None."""
-        return self._apps.get((client_id, next(iter(self.users)) if user_id is None else user_id))
+        return self._consents.app(client_id, next(iter(self.users)) if user_id is None else user_id)
 
     def forget(self, client_id: str | None = None) -> int:
         """End every consent of one client, or of all, as if Xero had lost them.
@@ -324,11 +306,7 @@ class Identity:
         Returns:
             The number of ended consents.
         """
-        apps = [app for app in self._apps.values() if client_id in (None, app.client_id)]
-        ended = sum(len(app.consents) for app in apps)
-        for app in apps:
-            app.end(Refusal.FORGOTTEN)
-        return ended
+        return self._consents.end(Refusal.FORGOTTEN, client_id)
 
     def prune(self, now: datetime) -> None:
         """Drop codes and tokens without further effect, so that a long simulation stays small.
@@ -344,33 +322,18 @@ class Identity:
         self.counts.refusals += 1
         return OAuthError(OAuthErrorCode.INVALID_GRANT, reason)
 
-    def _connected_app(self, client_id: str, user_id: str) -> ConnectedApp:
-        return self._apps.setdefault((client_id, user_id), ConnectedApp(client_id, user_id))
-
-    def _connect(
-        self,
-        app: ConnectedApp,
-        scopes: tuple[str, ...],
-        tenant_ids: Iterable[str],
-        now: datetime,
-    ) -> Consent:
-        """Connect the organisations and return the consent to the scopes."""
-        auth_event_id = self._texts.uuid()
-        app.connect(tenant_ids, auth_event_id, now, self._texts.uuid)
-        self.counts.consents += 1
-        return Consent(app, auth_event_id, self._texts.text(32), scopes, now)
-
     def _callback(
         self, request: AuthorizationRequest, consent: Consent, code: str
     ) -> dict[str, str]:
+        switches = self.switches
         parameters = {"code": code}
-        if self.switches.add_scope:
+        if switches.add_scope:
             parameters["scope"] = " ".join(consent.scopes)
         if request.state is not None:
             parameters["state"] = request.state
-        if self.switches.add_session_state:
+        if switches.add_session_state:
             parameters["session_state"] = f"{self._texts.text(43)}.{consent.session_id}"
-        if self.switches.add_iss:
+        if switches.add_iss:
             parameters["iss"] = self.issuer
         return parameters
 

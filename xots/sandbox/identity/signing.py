@@ -30,12 +30,19 @@ class SigningKey:
 
     @cached_property
     def jwk(self) -> dict[str, str]:
-        """The public key as a JWK (RFC 7517). Its id is its thumbprint (RFC 7638) in hexadecimal."""
+        """The public key as a JWK (RFC 7517). Its id is its thumbprint (RFC 7638) in hex."""
         numbers = self._key.public_key().public_numbers()
         required = {"e": _number(numbers.e), "kty": "RSA", "n": _number(numbers.n)}
         canonical = json.dumps(required, separators=(",", ":")).encode()
         thumbprint = hashlib.sha256(canonical).hexdigest().upper()
-        return {**required, "use": "sig", "kid": thumbprint, "alg": "RS256"}
+        return {
+            "kty": "RSA",
+            "use": "sig",
+            "kid": thumbprint,
+            "alg": "RS256",
+            "e": required["e"],
+            "n": required["n"],
+        }
 
     def key_set(self) -> dict[str, list[dict[str, str]]]:
         """Return the JWK set that the jwks endpoint serves."""

@@ -87,6 +87,11 @@ class RefreshToken:
             return False
         return now - self.first_used_at > timedelta(seconds=switches.grace_seconds)
 
+    def is_over(self, now: datetime, switches: Switches) -> bool:
+        """Return True if this token can never be valid again."""
+        ended = self.killed or self.consent.ended is not None
+        return ended or self.grace_is_over(now, switches)
+
     def kill_successors(self, mode: SiblingMode) -> None:
         """Kill the tokens issued for this one before, as far as the mode says so."""
         doomed = list(self.successors) if mode in _KILLING_MODES else []
@@ -107,19 +112,9 @@ class TokenRegistry:
 
     def prune(self, now: datetime, switches: Switches) -> None:
         """Drop codes and tokens that can have no more effect. The clock must not go back later."""
-        self.codes = {
-            text: code
-            for text, code in self.codes.items()
-            if now - code.issued_at < timedelta(seconds=switches.code_life_seconds)
-        }
-        self.access_tokens = {
-            text: access for text, access in self.access_tokens.items() if now < access.expires_at
-        }
-        kept = {}
-        for text, token in self.refresh_tokens.items():
-            ended = token.killed or token.consent.ended is not None
-            if ended or token.grace_is_over(now, switches):
-                token.successors.clear()
-            else:
-                kept[text] = token
-        self.refresh_tokens = kept
+        life = timedelta(seconds=switches.code_life_seconds)
+        self.codes = {t: code for t, code in self.codes.items() if now - code.issued_at < life}
+        self.access_tokens = {t: a for t, a in self.access_tokens.items() if now < a.expires_at}
+        over = [t for t, token in self.refresh_tokens.items() if token.is_over(now, switches)]
+        for text in over:
+            self.refresh_tokens.pop(text).successors.clear()
