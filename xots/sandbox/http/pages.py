@@ -39,7 +39,7 @@ button { font: inherit; padding: .4rem 1.2rem; }
 _CONSENT = tornado.template.Template(
     _HEAD
     + """<h1>Allow access?</h1>
-<p>The app <strong>{{ client_id }}</strong> asks for:</p>
+<p>The app <strong>{{ client_id }}</strong> requests these scopes:</p>
 <ul>
 {% for scope in scopes %}<li><code>{{ scope }}</code></li>
 {% end %}</ul>
