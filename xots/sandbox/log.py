@@ -1,4 +1,4 @@
-"""The request log, with which a test counts the refreshes and the tokens in them."""
+"""The request log, from which a test reads the refreshes and their tokens."""
 
 from __future__ import annotations
 

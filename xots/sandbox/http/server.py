@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 __all__ = ["Sandbox"]
 
 MAX_PORT_ATTEMPTS = 20
-"""A free port on 127.0.0.1 may be taken on ::1. After so many attempts one is free on both."""
+"""Attempts to find a port that is free on both loopbacks: a free one may be taken on the other."""
 
 _HOSTS = {
     "": "127.0.0.1",
-    "0.0.0.0": "127.0.0.1",  # noqa: S104 - it is read, not opened
+    "0.0.0.0": "127.0.0.1",  # noqa: S104 - no socket is opened with it
     "localhost": "127.0.0.1",
     "::": "::1",
 }
@@ -34,7 +34,7 @@ _HOSTS = {
 
 
 class Sandbox:
-    """A simulated Xero on a real socket. Tornado is imported at the start only.
+    """A simulated Xero on a real socket. `start` imports Tornado.
 
     Args:
         options: the options; None is the defaults.

@@ -19,7 +19,7 @@ ID_TOKEN_LIFE_SECONDS = 300
 
 @dataclass(frozen=True, slots=True)
 class Issue:
-    """One act of issuing tokens: for which consent, when and by which provider."""
+    """The facts about one issue of tokens."""
 
     consent: Consent
     now: datetime

@@ -113,9 +113,9 @@ class ConsentRegistry:
     def add_custom(
         self, client_id: str, tenant_id: str, scopes: tuple[str, ...], now: datetime
     ) -> Consent:
-        """Connect the organisation of a custom connection, and return a consent without user.
+        """Connect the organisation of a custom connection, and return a consent without a user.
 
-        It counts for one access token only, so the app does not keep it.
+        It is for one access token only, so the app does not keep it.
         """
         return self._consent(self._connected(client_id, ""), scopes, (tenant_id,), now)
 
