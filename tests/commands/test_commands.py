@@ -288,7 +288,7 @@ def test_a_refresh_that_fails_is_told(
 def test_tenants_lists_the_organisations(xots: Any, connected: Server, house: House) -> None:
     """Id, type and name, a line each."""
     ended = xots("tenants", *at(connected))
-    only = next(iter(house.sandbox.world.books.organisations))
+    only = next(iter(house.sandbox.world.accounting.organisations))
     assert ended == Ended(0, f"{only} ORGANISATION Demo Company (NZ)\n", "")
 
 

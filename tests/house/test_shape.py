@@ -25,6 +25,7 @@ REWRITTEN = sorted(
         "xero",
         "backends",
         "sealing.py",
+        "sandbox",
     )
     for path in ((PACKAGE / name).rglob("*.py") if (PACKAGE / name).is_dir() else [PACKAGE / name])
 )

@@ -221,7 +221,7 @@ async def test_the_example_prints_the_invoices(
 
     assert (example.returncode, complaint.decode()) == (0, "")
     assert asked == [f"CONNECT {XERO_API}:443"] * 2
-    first = next(iter(sandbox.world.books.organisations.values()))
-    assert ast.literal_eval(printed.decode()) == sandbox.world.books.answer(
+    first = next(iter(sandbox.world.accounting.organisations.values()))
+    assert ast.literal_eval(printed.decode()) == sandbox.world.accounting.response(
         "Invoices", first, sandbox.clock()
     )

@@ -214,7 +214,7 @@ class House:
             "state": "s",
         }
         request = self.identity.check_authorization(parameters)
-        tenants = list(self.sandbox.world.books.organisations)[:1]
+        tenants = list(self.sandbox.world.accounting.organisations)[:1]
         code = self.identity.consent(request, self.clock.now(), tenant_ids=tenants)["code"]
         attempt = LoginAttempt(
             credentials=CREDENTIALS,

@@ -1,4 +1,4 @@
-"""The authorization endpoint: what comes back, and what never does."""
+"""The authorization endpoint: the consent page, the callbacks and Xero's error page."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ BAD_REDIRECTS = [
 
 
 async def error_text(caller: Caller, path: str) -> str:
-    """Follow the redirect to Xero's own error page, and return what it says."""
-    answer = await caller.send("GET", path)
-    assert answer.status == 302
-    location = answer.headers["location"]
-    assert location.startswith("/identity/error?"), "nothing calls back"
+    """Follow the redirect to Xero's own error page, and return its message."""
+    response = await caller.send("GET", path)
+    assert response.status == 302
+    location = response.headers["location"]
+    assert location.startswith("/identity/error?"), "there must be no callback"
     page = await caller.send("GET", location)
     assert page.status == 500
     assert b"Error code: 500" in page.body
@@ -47,23 +47,23 @@ async def error_text(caller: Caller, path: str) -> str:
 
 
 @pytest.mark.parametrize("redirect_uri", BAD_REDIRECTS)
-async def test_a_redirect_uri_that_is_not_equal_byte_for_byte_never_comes_back(
+async def test_a_redirect_uri_that_is_not_registered_byte_for_byte_has_no_callback(
     caller: Caller, redirect_uri: str | None
 ) -> None:
-    """Xero shows a page of its own."""
+    """Xero shows its own error page instead."""
     text = await error_text(caller, caller.authorize_path(redirect_uri=redirect_uri))
     assert text == "unauthorized_client : Invalid redirect_uri"
 
 
-@pytest.mark.parametrize("client_id", ["NOBODY", None, DEFAULT_CLIENT_ID.lower()])
-async def test_an_unknown_client_never_comes_back(caller: Caller, client_id: str | None) -> None:
-    """Client ids are case-sensitive too."""
+@pytest.mark.parametrize("client_id", ["UNKNOWN", None, DEFAULT_CLIENT_ID.lower()])
+async def test_an_unknown_client_has_no_callback(caller: Caller, client_id: str | None) -> None:
+    """Client ids are case-sensitive."""
     text = await error_text(caller, caller.authorize_path(client_id=client_id))
     assert text == "unauthorized_client : Unknown client or client not enabled"
 
 
-async def test_a_disabled_client_never_comes_back(caller: Caller, sandbox: Sandbox) -> None:
-    """The same text as for an unknown one."""
+async def test_a_disabled_client_has_no_callback(caller: Caller, sandbox: Sandbox) -> None:
+    """The message is the same as for an unknown client."""
     sandbox.identity.register(Client(enabled=False))
     assert "not enabled" in await error_text(caller, caller.authorize_path())
 
@@ -71,10 +71,10 @@ async def test_a_disabled_client_never_comes_back(caller: Caller, sandbox: Sandb
 @pytest.mark.parametrize(
     "scope", ["accounting.nonsense", "openid accounting.transaction", "", None, "finance."]
 )
-async def test_a_scope_that_is_not_allowed_never_comes_back(
+async def test_a_scope_that_is_not_allowed_has_no_callback(
     caller: Caller, scope: str | None
 ) -> None:
-    """No callback, but the error page."""
+    """An unknown, an incomplete and a missing scope lead to the error page."""
     text = await error_text(caller, caller.authorize_path(scope=scope))
     assert text == "invalid_scope : Invalid scope for client"
 
@@ -83,14 +83,14 @@ async def test_a_scope_that_is_not_allowed_never_comes_back(
 async def test_an_app_made_since_march_2026_is_refused_the_broad_scopes(
     caller: Caller, scope: str
 ) -> None:
-    """An older one may have them."""
+    """An older app may request them."""
     path = caller.authorize_path(client_id=NEW_CLIENT.client_id, scope=f"offline_access {scope}")
     assert "Invalid scope for client" in await error_text(caller, path)
     assert (await caller.send("GET", caller.authorize_path(scope=scope))).status == 200
 
 
-async def test_both_kinds_of_app_may_ask_for_every_granular_scope(caller: Caller) -> None:
-    """And older apps may mix them with the broad ones."""
+async def test_old_and_new_apps_may_request_every_granular_scope(caller: Caller) -> None:
+    """Older apps may mix them with the broad scopes."""
     granular = " ".join(sorted(GRANULAR_SCOPES))
     new = caller.authorize_path(client_id=NEW_CLIENT.client_id, scope=granular)
     mixed = caller.authorize_path(
@@ -99,13 +99,13 @@ async def test_both_kinds_of_app_may_ask_for_every_granular_scope(caller: Caller
     assert [(await caller.send("GET", path)).status for path in (new, mixed)] == [200, 200]
 
 
-async def test_by_switch_a_refused_scope_comes_back_as_access_denied(
+async def test_with_the_switch_a_refused_scope_calls_back_with_access_denied(
     caller: Caller, sandbox: Sandbox
 ) -> None:
-    """As a few have done since the middle of 2026."""
+    """Some have done so since the middle of 2026."""
     sandbox.identity.switches = Switches(refused_scopes_come_back=True)
-    answer = await caller.send("GET", caller.authorize_path(scope="accounting.nonsense"))
-    assert answer.callback == {
+    response = await caller.send("GET", caller.authorize_path(scope="accounting.nonsense"))
+    assert response.callback == {
         "error": "access_denied",
         "error_description": "Requested wrong apps scopes",
         "state": "st&te",
@@ -116,40 +116,40 @@ async def test_by_switch_a_refused_scope_comes_back_as_access_denied(
     ("challenge", "method"),
     [(None, None), (None, "S256"), (CHALLENGE, "plain"), (CHALLENGE, None), ("short", "S256")],
 )
-async def test_a_public_client_without_s256_never_comes_back(
+async def test_a_public_client_without_s256_has_no_callback(
     caller: Caller, challenge: str | None, method: str | None
 ) -> None:
-    """PKCE is S256 or nothing."""
+    """Xero accepts no other method of PKCE."""
     path = caller.authorize_path(
         client_id=DEFAULT_PKCE_CLIENT_ID, code_challenge=challenge, code_challenge_method=method
     )
     assert (await error_text(caller, path)).startswith("invalid_request : ")
 
 
-async def test_another_response_type_or_a_parameter_given_twice_never_comes_back(
+async def test_another_response_type_or_a_repeated_parameter_has_no_callback(
     caller: Caller,
 ) -> None:
-    """Only the code flow is there."""
+    """Only the code flow exists."""
     assert "response_type" in await error_text(caller, caller.authorize_path(response_type="token"))
     await error_text(caller, caller.authorize_path() + "&scope=openid")
 
 
 async def test_a_custom_connection_has_no_consent_page(caller: Caller) -> None:
-    """It logs in by client credentials only."""
+    """It uses client credentials only."""
     assert "Grant type not allowed" in await error_text(
         caller, caller.authorize_path(client_id="CAFE")
     )
 
 
 async def test_the_error_page_repeats_nothing_from_its_address(caller: Caller) -> None:
-    """Only texts that it knows."""
+    """It shows known messages only."""
     page = await caller.send("GET", "/identity/error?errorId=%3Cscript%3E")
     assert page.status == 500
     assert b"<script" not in page.body
 
 
 async def test_the_consent_page_shows_scopes_and_organisations_escaped(caller: Caller) -> None:
-    """Names with markup in them, and none at all, are shown as text."""
+    """A name with markup and a missing name are shown as text."""
     page = await caller.send("GET", caller.authorize_path())
     text = page.body.decode()
     assert page.headers["content-type"].startswith("text/html")
@@ -164,33 +164,35 @@ async def test_the_consent_page_shows_scopes_and_organisations_escaped(caller: C
 async def test_allow_calls_back_with_code_state_scope_and_session_state(
     caller: Caller, sandbox: Sandbox
 ) -> None:
-    """And connects the organisations that were ticked."""
+    """It also connects the ticked organisations."""
     ticked = [ORGANISATIONS[1].tenant_id, ORGANISATIONS[2].tenant_id]
-    answer = await caller.consent(ticked)
-    assert answer.status == 302
-    assert answer.headers["location"].startswith(f"{DEFAULT_REDIRECT_URI}?code=")
-    assert list(answer.callback) == ["code", "scope", "state", "session_state"]
-    assert answer.callback["state"] == "st&te"
+    response = await caller.consent(ticked)
+    assert response.status == 302
+    assert response.headers["location"].startswith(f"{DEFAULT_REDIRECT_URI}?code=")
+    assert list(response.callback) == ["code", "scope", "state", "session_state"]
+    assert response.callback["state"] == "st&te"
     app = sandbox.identity.app(DEFAULT_CLIENT_ID)
     assert app is not None
     assert list(app.connections) == ticked
     assert sandbox.log[-1].outcome is Outcome.CONSENTED
 
 
-async def test_allow_without_an_organisation_asks_again(caller: Caller, sandbox: Sandbox) -> None:
-    """Nothing is consented to, and an unknown organisation is no organisation."""
+async def test_allow_without_an_organisation_shows_the_page_again(
+    caller: Caller, sandbox: Sandbox
+) -> None:
+    """There is no consent. An unknown organisation does not count."""
     for ticked in ([], ["nonsense"]):
-        answer = await caller.consent(ticked)
-        assert answer.status == 400
-        assert b"at least one organisation" in answer.body
+        response = await caller.consent(ticked)
+        assert response.status == 400
+        assert b"at least one organisation" in response.body
     assert sandbox.identity.counts.consents == 0
 
 
 async def test_cancel_calls_back_with_access_denied(caller: Caller, sandbox: Sandbox) -> None:
-    """With Xero's own description."""
-    answer = await caller.post(caller.authorize_path(), {"action": "cancel"})
-    assert answer.status == 302
-    assert answer.callback == {
+    """The callback has Xero's own description."""
+    response = await caller.post(caller.authorize_path(), {"action": "cancel"})
+    assert response.status == 302
+    assert response.callback == {
         "error": "access_denied",
         "error_description": "TenantConsent status DENIED",
         "state": "st&te",
@@ -198,38 +200,38 @@ async def test_cancel_calls_back_with_access_denied(caller: Caller, sandbox: San
     assert sandbox.log[-1].outcome is Outcome.DENIED
 
 
-async def test_a_switch_adds_iss_and_others_leave_the_extras_out(
+async def test_switches_add_iss_and_remove_scope_and_session_state(
     caller: Caller, sandbox: Sandbox
 ) -> None:
-    """Other servers add ``iss``; Xero sends ``scope`` often and ``session_state`` sometimes."""
+    """Other servers send ``iss``. Xero does not always send ``scope`` and ``session_state``."""
     sandbox.identity.switches = Switches(add_iss=True, add_scope=False, add_session_state=False)
     callback = (await caller.consent()).callback
     assert callback.keys() == {"code", "state", "iss"}
     assert callback["iss"] == sandbox.url
 
 
-async def test_a_request_without_state_gets_none_back_and_a_query_in_the_redirect_uri_is_kept(
+async def test_the_callback_has_no_state_without_one_and_keeps_the_query_of_its_uri(
     caller: Caller, sandbox: Sandbox
 ) -> None:
-    """RFC 6749, section 3.1.2."""
+    """RFC 6749, section 3.1.2, requires the latter."""
     sandbox.identity.register(Client(redirect_uris=("http://localhost:5001/code?to=home",)))
-    answer = await caller.consent(state=None, redirect_uri="http://localhost:5001/code?to=home")
-    assert answer.callback.keys() == {"to", "code", "scope", "session_state"}
+    response = await caller.consent(state=None, redirect_uri="http://localhost:5001/code?to=home")
+    assert response.callback.keys() == {"to", "code", "scope", "session_state"}
 
 
 async def test_auto_consent_connects_everything_without_a_page() -> None:
-    """For scripts that have no browser."""
+    """Scripts without a browser use it."""
     async with Sandbox(SandboxOptions(port=0, auto_consent=True), clock=lambda: START) as sandbox:
         caller = Caller(sandbox)
-        answer = await caller.send("GET", caller.authorize_path())
-        assert "code" in answer.callback
+        response = await caller.send("GET", caller.authorize_path())
+        assert "code" in response.callback
         app = sandbox.identity.app(DEFAULT_CLIENT_ID)
         assert app is not None
         assert len(app.connections) == 2
 
 
-async def test_each_user_has_scopes_and_connections_of_his_own() -> None:
-    """The page lets one choose who one is."""
+async def test_each_user_has_own_scopes_and_connections() -> None:
+    """The page offers the choice of the user."""
     other = User("00000000-0000-4000-8000-000000000002", "Bo", "Other", "bo@sandbox.example")
     async with Sandbox(
         SandboxOptions(port=0, users=(User(), other)), clock=lambda: START
@@ -240,7 +242,7 @@ async def test_each_user_has_scopes_and_connections_of_his_own() -> None:
         form = {"action": "allow", "tenant": tenant_id, "user": other.user_id}
         assert "code" in (await caller.post(caller.authorize_path(), form)).callback
         assert (
-            await caller.post(caller.authorize_path(), {**form, "user": "nobody"})
+            await caller.post(caller.authorize_path(), {**form, "user": "unknown"})
         ).status == 400
         assert sandbox.identity.app(DEFAULT_CLIENT_ID) is None
         bo = sandbox.identity.app(DEFAULT_CLIENT_ID, other.user_id)

@@ -1,4 +1,4 @@
-"""A client that nobody here wrote logs in, refreshes, verifies and revokes."""
+"""A client from another project (Authlib) logs in, refreshes, verifies and revokes."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ SCOPE = "openid profile email offline_access accounting.transactions accounting.
 
 
 def press_allow(authorize_url: str) -> str:
-    """Fill in the consent page's form as it stands, and return the address that it calls back."""
+    """Submit the consent page's form unchanged, and return the callback's address."""
     page = requests.get(authorize_url, timeout=5)
     assert page.status_code == 200
     tenants = re.findall(r'name="tenant" value="([^"]+)" checked', page.text)
     form = {"tenant": tenants, "action": "allow"}
-    answer = requests.post(page.url, form, allow_redirects=False, timeout=5)
-    assert answer.status_code == 302
-    return answer.headers["Location"]
+    response = requests.post(page.url, form, allow_redirects=False, timeout=5)
+    assert response.status_code == 302
+    return response.headers["Location"]
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ async def blocking(call: Callable[[], None]) -> None:
 async def test_authlib_logs_in_with_pkce_refreshes_and_revokes(
     sandbox: Sandbox, public: bool
 ) -> None:
-    """As a public client and as a web app that adds PKCE; its access token is proved by the key set."""
+    """A public client and a web app with PKCE do so, and verify tokens with the key set."""
     verifier = "0123456789-verifier-0123456789-verifier-0123456789"
 
     def session() -> None:
@@ -99,10 +99,10 @@ async def test_authlib_logs_in_with_pkce_refreshes_and_revokes(
             ).json()
             assert found["Organisations"][0]["Name"] == connection["tenantName"] == "One Ltd"
 
-            answer = client.revoke_token(
+            response = client.revoke_token(
                 sandbox.revoke_url, token=second["refresh_token"], token_type_hint="refresh_token"
             )
-            assert answer.status_code == 200
+            assert response.status_code == 200
             with pytest.raises(OAuthError, match="invalid_grant"):
                 client.refresh_token(sandbox.token_url, refresh_token=second["refresh_token"])
 
@@ -110,10 +110,10 @@ async def test_authlib_logs_in_with_pkce_refreshes_and_revokes(
     assert [request.outcome for request in sandbox.refreshes()] == [Outcome.ISSUED, Outcome.REFUSED]
 
 
-async def test_discovery_names_the_endpoints_that_are_there(sandbox: Sandbox) -> None:
-    """Every address in the document answers, if not always kindly."""
+async def test_discovery_names_the_existing_endpoints(sandbox: Sandbox) -> None:
+    """No address in the document is a 404."""
 
-    def look() -> None:
+    def read() -> None:
         document = requests.get(f"{sandbox.url}/.well-known/openid-configuration", timeout=5).json()
         assert document["issuer"] == sandbox.url
         named = {
@@ -127,14 +127,14 @@ async def test_discovery_names_the_endpoints_that_are_there(sandbox: Sandbox) ->
         }
         assert all(requests.get(url, timeout=5).status_code != 404 for url in named.values())
 
-    await blocking(look)
+    await blocking(read)
 
 
 async def test_the_signature_of_a_changed_token_is_refused(sandbox: Sandbox) -> None:
-    """The key set proves tokens, and not just any."""
+    """The key set verifies the tokens of this sandbox, unchanged."""
     from joserfc.errors import BadSignatureError
 
-    from xots.sandbox.tokens import signing_key
+    from xots.sandbox.identity.signing import signing_key
 
     keys = KeySet.import_key_set(signing_key().key_set())  # type: ignore[arg-type]
     head, payload, signature = sandbox.log_in().access_token.split(".")
@@ -144,12 +144,12 @@ async def test_the_signature_of_a_changed_token_is_refused(sandbox: Sandbox) -> 
         jwt.decode(f"{head}.{other}.{signature}", keys, algorithms=["RS256"])
 
 
-async def test_the_key_is_made_once_and_named_by_its_thumbprint(sandbox: Sandbox) -> None:
-    """The id in the token's header is the one in the key set."""
+async def test_the_key_set_is_stable_and_has_no_private_part(sandbox: Sandbox) -> None:
+    """Clients may cache it."""
 
-    def look() -> None:
+    def read() -> None:
         sets = [requests.get(sandbox.jwks_url, timeout=5).json() for _ in range(2)]
         assert sets[0] == sets[1]
         assert "d" not in sets[0]["keys"][0]
 
-    await blocking(look)
+    await blocking(read)

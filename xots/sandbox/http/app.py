@@ -1,4 +1,4 @@
-"""The route table of the simulated Xero."""
+"""The table of routes of the simulated Xero."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from typing import Any
 import tornado.httputil
 import tornado.web
 
+from ..world import World
 from . import control
 from .api import AccountingHandler, ConnectionHandler, ConnectionsHandler
 from .oauth import DiscoveryHandler, KeySetHandler, RevocationHandler, TokenHandler
 from .pages import AuthorizeHandler, ErrorPageHandler
-from .world import World
 
 __all__ = ["make_application"]
 
 
 def make_application(world: World) -> tornado.web.Application:
-    """Return the Tornado application that serves this world. It keeps its own log, so Tornado's is turned off."""
+    """Return the Tornado application that serves this world.
+
+    The sandbox has its own log, so Tornado's access log is off.
+    """
     shared: dict[str, Any] = {"world": world}
     routes: list[Any] = [
         (r"/identity/connect/authorize", AuthorizeHandler, shared),

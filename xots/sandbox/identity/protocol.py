@@ -1,9 +1,8 @@
-"""What is said at the identity provider's door: requests, answers and refusals, as types."""
+"""The protocol of the identity provider as types: requests, responses and errors."""
 
 from __future__ import annotations
 
 import base64
-import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,9 +20,8 @@ __all__ = [
     "PageProblem",
     "Refusal",
     "Shape",
-    "TokenAnswer",
+    "TokenResponse",
     "base64url",
-    "random_text",
 ]
 
 Mint = Callable[[dict[str, object]], str]
@@ -31,7 +29,7 @@ Mint = Callable[[dict[str, object]], str]
 
 
 class OAuthErrorCode(StrEnum):
-    """The ``error`` of a token or revocation answer (RFC 6749, section 5.2; RFC 7009)."""
+    """The ``error`` of a token or revocation response (RFC 6749, section 5.2; RFC 7009)."""
 
     INVALID_REQUEST = "invalid_request"
     INVALID_CLIENT = "invalid_client"
@@ -42,7 +40,10 @@ class OAuthErrorCode(StrEnum):
 
 
 class Refusal(StrEnum):
-    """Why a refresh token is refused. The wire never tells (it says ``invalid_grant``); tests want to know."""
+    """The reason why a refresh token is refused.
+
+    The response says only ``invalid_grant``. The reason is for logs and tests.
+    """
 
     UNKNOWN = "unknown"
     FOREIGN = "issued to another client"
@@ -50,12 +51,12 @@ class Refusal(StrEnum):
     CHAIN_KILLED = "killed by the late reuse of another token of its consent"
     FORGOTTEN = "forgotten by the sandbox's control"
     SIBLING = "killed by a newer sibling"
-    SPENT = "spent, and its grace is over"
+    SPENT = "spent, and its grace period is over"
     IDLE = "unused for too long"
 
 
 class PageProblem(StrEnum):
-    """What is wrong with an authorization request that never comes back: the texts of Xero's error page."""
+    """The texts of Xero's error page, for authorization requests that are not called back."""
 
     UNKNOWN_CLIENT = "unauthorized_client : Unknown client or client not enabled"
     INVALID_REDIRECT_URI = "unauthorized_client : Invalid redirect_uri"
@@ -67,19 +68,22 @@ class PageProblem(StrEnum):
 
     @property
     def page_id(self) -> str:
-        """The problem as it stands in the error page's address."""
+        """The name of the problem in the error page's address."""
         return self.name.lower().replace("_", "-")
 
 
 class BearerProblem(StrEnum):
-    """Why an access token is refused at the API."""
+    """The reason why the API refuses an access token."""
 
     EXPIRED = "TokenExpired"
     UNKNOWN = "TokenInvalid"
 
 
 class OAuthError(Exception):
-    """The token or revocation endpoint refuses: ``code`` goes over the wire, ``reason`` is for tests and logs."""
+    """The token or revocation endpoint refuses a request.
+
+    ``code`` is sent in the response. ``reason`` is for logs and tests.
+    """
 
     def __init__(self, code: OAuthErrorCode, reason: Refusal | str) -> None:
         super().__init__(f"{code}: {reason}")
@@ -88,7 +92,7 @@ class OAuthError(Exception):
 
 
 class ErrorPage(Exception):
-    """The authorization request is shown Xero's own error page; there is no callback."""
+    """The user gets Xero's own error page. There is no callback."""
 
     def __init__(self, problem: PageProblem) -> None:
         super().__init__(str(problem))
@@ -96,7 +100,10 @@ class ErrorPage(Exception):
 
 
 class CallbackError(Exception):
-    """The authorization request is refused with a callback; ``parameters`` belong in its query."""
+    """The callback reports that the authorization request is refused.
+
+    ``parameters`` belong in the query of ``redirect_uri``.
+    """
 
     def __init__(self, redirect_uri: str, parameters: Mapping[str, str]) -> None:
         super().__init__(parameters["error"])
@@ -105,7 +112,7 @@ class CallbackError(Exception):
 
 
 class BearerRefused(Exception):
-    """An access token isn't good; ``expired_at`` is set if it once was."""
+    """The API refuses an access token. ``expired_at`` is set if the token was valid before."""
 
     def __init__(self, problem: BearerProblem, expired_at: datetime | None = None) -> None:
         super().__init__(str(problem))
@@ -115,7 +122,7 @@ class BearerRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class AuthorizationRequest:
-    """An authorization request that was found good. ``code_challenge`` is of the S256 method."""
+    """A valid authorization request. Its ``code_challenge`` is of the S256 method."""
 
     client_id: str
     redirect_uri: str
@@ -127,20 +134,20 @@ class AuthorizationRequest:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How the tokens of one answer are to look; the defaults are Xero's habits."""
+    """The form of the tokens in one response. The defaults are Xero's."""
 
     refresh_token_length: int = 43
     mint: Mint | None = None
-    """Makes this answer's access token in the stead of the identity provider's own."""
+    """Makes this response's access token instead of the identity provider's own function."""
 
 
 @dataclass(frozen=True, slots=True)
-class TokenAnswer:
-    """A token endpoint's answer of status 200; ``fields`` in the order in which Xero sends them."""
+class TokenResponse:
+    """A successful response of the token endpoint. ``fields`` are in Xero's order."""
 
     fields: Mapping[str, object] = field(repr=False)
     replayed: bool = False
-    """True if this answer was given before, word for word."""
+    """True if the same response was sent before."""
 
     @property
     def access_token(self) -> str:
@@ -150,14 +157,6 @@ class TokenAnswer:
     def refresh_token(self) -> str | None:
         value = self.fields.get("refresh_token")
         return None if value is None else str(value)
-
-
-def random_text(source: random.Random, length: int) -> str:
-    """Return so many characters of ``A-Z a-z 0-9 - _``, six bits of the source in each."""
-    # An integer's bits, six at a time, are cheaper than a choice for each character.
-    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-    bits = source.getrandbits(6 * length)
-    return "".join(alphabet[bits >> 6 * place & 63] for place in range(length))
 
 
 def base64url(data: bytes) -> str:

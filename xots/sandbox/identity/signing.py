@@ -1,4 +1,4 @@
-"""Signed tokens: RS256 JWTs, and the key set that proves them."""
+"""Signed tokens: JWTs with RS256, and the key set that verifies them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ __all__ = ["SigningKey", "signing_key"]
 
 
 class SigningKey:
-    """An RSA key of 2048 bits, made when it is first used; a simulation that signs nothing never loads the library."""
+    """An RSA key of 2048 bits, made at its first use.
+
+    A simulation without signed tokens does not load the cryptography library.
+    """
 
     @cached_property
     def _key(self) -> RSAPrivateKey:
@@ -27,12 +30,11 @@ class SigningKey:
 
     @cached_property
     def jwk(self) -> dict[str, str]:
-        """The public key as a JWK (RFC 7517); its id is its thumbprint (RFC 7638) in hexadecimal."""
+        """The public key as a JWK (RFC 7517). Its id is its thumbprint (RFC 7638) in hex."""
         numbers = self._key.public_key().public_numbers()
         required = {"e": _number(numbers.e), "kty": "RSA", "n": _number(numbers.n)}
-        thumbprint = (
-            hashlib.sha256(json.dumps(required, separators=(",", ":")).encode()).hexdigest().upper()
-        )
+        canonical = json.dumps(required, separators=(",", ":")).encode()
+        thumbprint = hashlib.sha256(canonical).hexdigest().upper()
         return {
             "kty": "RSA",
             "use": "sig",
@@ -46,12 +48,15 @@ class SigningKey:
         """Return the JWK set that the jwks endpoint serves."""
         return {"keys": [self.jwk]}
 
-    def sign(self, claims: Mapping[str, object], *, at_least: int = 0) -> str:
-        """Return the claims as a signed JWT (RFC 7515), padded by a claim of its own to ``at_least`` characters."""
+    def sign(self, claims: Mapping[str, object], *, min_length: int = 0) -> str:
+        """Return the claims as a signed JWT (RFC 7515) of at least ``min_length`` characters.
+
+        A token that is too short gets an additional claim, ``padding``.
+        """
         token = self._sign(claims)
-        missing = at_least - len(token)
+        missing = min_length - len(token)
         if missing > 0:
-            # Four characters of base64 carry three bytes; the claim's name only adds to that.
+            # Four characters of base64 hold three bytes. The claim's name makes it longer still.
             token = self._sign({**claims, "padding": "x" * (missing * 3 // 4)})
         return token
 
@@ -67,7 +72,7 @@ class SigningKey:
 
 @cache
 def signing_key() -> SigningKey:
-    """Return this process's key. One is enough for all sandboxes, and making one takes a tenth of a second."""
+    """Return the key of this process, which all sandboxes share: making one takes 0.1 seconds."""
     return SigningKey()
 
 

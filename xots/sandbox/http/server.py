@@ -1,17 +1,18 @@
-"""The sandbox with its sockets: what a test or a command starts and stops."""
+"""`Sandbox`: the simulated Xero with its sockets."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import socket
 from typing import TYPE_CHECKING
 
-from .faults import Endpoint, FaultScript, Rule
-from .identity import Identity
-from .log import LoggedRequest
-from .protocol import TokenAnswer
-from .world import Clock, SandboxClock, SandboxOptions, World
+from ..faults import Endpoint, FaultScript, Rule
+from ..identity.protocol import TokenResponse
+from ..identity.provider import Identity
+from ..log import LoggedRequest
+from ..world import Clock, SandboxClock, SandboxOptions, World, real_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,27 +21,41 @@ if TYPE_CHECKING:
 
 __all__ = ["Sandbox"]
 
-# A free port on 127.0.0.1 may be taken on ::1; among so many tries one is free on both.
-_PORT_TRIES = 20
+MAX_PORT_ATTEMPTS = 20
+"""Attempts to find a port that is free on both loopbacks: a free one may be taken on the other."""
+
+_HOSTS = {
+    "": "127.0.0.1",
+    "0.0.0.0": "127.0.0.1",  # noqa: S104 - no socket is opened with it
+    "localhost": "127.0.0.1",
+    "::": "::1",
+}
+"""The host in the URLs, by the address to listen on, where they differ."""
 
 
 class Sandbox:
-    """A simulated Xero on a real socket.
+    """A simulated Xero on a real socket. `start` imports Tornado.
 
-    ``clock`` returns an aware UTC datetime (default: real time); the sandbox's own clock is an offset over it.
-    Nothing is imported from Tornado until `start`.
+    Args:
+        options: the options; None is the defaults.
+        clock: returns an aware UTC datetime. The sandbox's own clock is an offset from it.
     """
 
-    def __init__(self, options: SandboxOptions | None = None, clock: Clock | None = None) -> None:
+    def __init__(self, options: SandboxOptions | None = None, clock: Clock = real_time) -> None:
         self.options = options or SandboxOptions()
         self.world = World(self.options, clock)
         self._server: HTTPServer | None = None
         self._port: int | None = None
 
-    # Life
+    # ---------- start and stop
 
     def start(self) -> None:
-        """Listen, in the running event loop. Raises OSError if the address can't be had."""
+        """Listen, in the running event loop.
+
+        Raises:
+            OSError: the address is not available.
+            RuntimeError: the sandbox is running already.
+        """
         if self._server is not None:
             raise RuntimeError("the sandbox is running already")
         from tornado.httpserver import HTTPServer
@@ -54,7 +69,7 @@ class Sandbox:
         self._server.add_sockets(sockets)
 
     async def stop(self) -> None:
-        """Stop listening, cut whatever still waits, and close every connection."""
+        """Stop listening, reset the requests that wait, and close every connection."""
         server, self._server = self._server, None
         if server is None:
             return
@@ -70,7 +85,7 @@ class Sandbox:
     async def __aexit__(self, *exception: object) -> None:
         await self.stop()
 
-    # Addresses
+    # ---------- addresses
 
     @property
     def port(self) -> int:
@@ -81,16 +96,9 @@ class Sandbox:
 
     @property
     def url(self) -> str:
-        """The base of all addresses, without a slash at the end; the issuer of its tokens too."""
-        address = self.options.address
-        host = (
-            "127.0.0.1"
-            if address in ("", "0.0.0.0", "localhost")  # noqa: S104
-            else "::1"
-            if address == "::"
-            else address
-        )
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+        """The base of all addresses, without a slash at the end. It is the tokens' issuer too."""
+        host = _HOSTS.get(self.options.address, self.options.address)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     @property
     def authorize_url(self) -> str:
@@ -116,7 +124,7 @@ class Sandbox:
     def jwks_url(self) -> str:
         return f"{self.url}/.well-known/openid-configuration/jwks"
 
-    # What tests ask for and act on
+    # ---------- for tests
 
     @property
     def clock(self) -> SandboxClock:
@@ -124,7 +132,7 @@ class Sandbox:
 
     @property
     def identity(self) -> Identity:
-        """The state machine. Set its ``switches`` to change how it behaves."""
+        """The identity provider. Set its ``switches`` to change its behaviour."""
         return self.world.identity
 
     @property
@@ -133,23 +141,27 @@ class Sandbox:
 
     @property
     def log(self) -> list[LoggedRequest]:
-        """The requests so far, in the order in which they were answered."""
+        """The requests so far, in the order of their responses."""
         return self.world.log
 
     def refreshes(self) -> list[LoggedRequest]:
-        """Return the log of the requests with a refresh token as grant, however they ended."""
+        """Return the logged requests with a refresh token as grant, with any outcome."""
         return [request for request in self.log if request.endpoint is Endpoint.REFRESH]
 
     def add_fault(self, rule: str | Rule) -> int:
-        """Add a rule (see `xots.sandbox.faults` for its grammar) and return its id. Raises FaultSyntaxError."""
+        """Add a rule (`xots.sandbox.faults` has the grammar) and return its id.
+
+        Raises:
+            FaultSyntaxError: the text is not a valid rule.
+        """
         return self.faults.add(rule)
 
     async def held(self, count: int = 1) -> None:
-        """Wait until a fault holds at least so many requests."""
-        await self.world.holds.until(count)
+        """Wait until a fault holds at least ``count`` requests."""
+        await self.world.holds.wait_for(count)
 
     def release(self, count: int | None = None) -> int:
-        """Let the oldest so many held requests go on, or all; return how many."""
+        """Release the ``count`` oldest held requests, or all. Return the number released."""
         return self.world.holds.release(count)
 
     def log_in(
@@ -159,32 +171,41 @@ class Sandbox:
         client_id: str | None = None,
         tenant_ids: Iterable[str] | None = None,
         user_id: str | None = None,
-    ) -> TokenAnswer:
-        """Log a user in without a browser and return the tokens. Defaults: the first client, all organisations."""
+    ) -> TokenResponse:
+        """Log a user in without a browser, and return the tokens.
+
+        The defaults are the first client, all organisations and the first user.
+        """
         return self.identity.log_in(
             self.options.clients[0].client_id if client_id is None else client_id,
             self.clock(),
             scopes=scopes,
-            tenant_ids=self.world.books.organisations if tenant_ids is None else tenant_ids,
+            tenant_ids=self.world.accounting.organisations if tenant_ids is None else tenant_ids,
             user_id=user_id,
         )
 
 
 def _listen(port: int, address: str) -> list[socket.socket]:
-    """Bind one socket, or for this machine's own address one on each loopback, with the same port."""
+    """Bind one socket, or for this machine's own address one on each loopback."""
     if address not in ("127.0.0.1", "localhost"):
         return [_bound(port, address)]
-    for attempt in range(_PORT_TRIES):
-        first = _bound(port, "127.0.0.1")
-        try:
-            return [first, _bound(first.getsockname()[1], "::1")]
-        except OSError as error:
-            if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                return [first]
-            first.close()
-            if port != 0 or attempt == _PORT_TRIES - 1:
-                raise
-    raise AssertionError("unreachable")
+    attempts = MAX_PORT_ATTEMPTS if port == 0 else 1
+    for _ in range(attempts - 1):
+        with contextlib.suppress(OSError):
+            return _bound_to_loopbacks(port)
+    return _bound_to_loopbacks(port)
+
+
+def _bound_to_loopbacks(port: int) -> list[socket.socket]:
+    """Bind the same port on 127.0.0.1 and, if the machine has it, on ::1. Raises OSError."""
+    first = _bound(port, "127.0.0.1")
+    try:
+        return [first, _bound(first.getsockname()[1], "::1")]
+    except OSError as error:
+        if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+            return [first]
+        first.close()
+        raise
 
 
 def _bound(port: int, address: str) -> socket.socket:

@@ -1,7 +1,8 @@
-"""Connections and the accounting API: their forms, their errors and their limits."""
+"""Connections and the accounting API: responses, errors and limits."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 import pytest
@@ -26,9 +27,9 @@ def assert_error(content: dict[str, object], title: str, status: int, detail: st
 
 
 async def test_connections_are_a_bare_array_in_xeros_form(caller: Caller, sandbox: Sandbox) -> None:
-    """Seven fractional digits, no Z, and a name that may be null."""
-    answer = await caller.api("/connections", sandbox.log_in().access_token)
-    assert [list(row) for row in answer.json] == [
+    """Times have seven fractional digits and no Z, and a name may be null."""
+    response = await caller.api("/connections", sandbox.log_in().access_token)
+    assert [list(row) for row in response.json] == [
         [
             "id",
             "authEventId",
@@ -39,20 +40,20 @@ async def test_connections_are_a_bare_array_in_xeros_form(caller: Caller, sandbo
             "updatedDateUtc",
         ]
     ] * len(ORGANISATIONS)
-    assert [row["tenantName"] for row in answer.json] == [
+    assert [row["tenantName"] for row in response.json] == [
         "One Ltd",
         "Two & <Sons>",
         None,
         "The Practice",
     ]
-    assert [row["tenantType"] for row in answer.json] == ["ORGANISATION"] * 3 + ["PRACTICE"]
-    assert answer.json[0]["createdDateUtc"] == "2026-11-01T12:00:00.0000000"
+    assert [row["tenantType"] for row in response.json] == ["ORGANISATION"] * 3 + ["PRACTICE"]
+    assert response.json[0]["createdDateUtc"] == "2026-11-01T12:00:00.0000000"
 
 
-async def test_auth_event_id_filters_to_what_one_consent_touched(
+async def test_auth_event_id_selects_the_connections_of_one_consent(
     caller: Caller, sandbox: Sandbox
 ) -> None:
-    """A connection that is consented to again keeps its id, and belongs to the new event."""
+    """A second consent to a connection keeps its id and changes its event."""
     before = sandbox.log_in(tenant_ids=[ONE, TWO])
     [one, two] = (await caller.api("/connections", before.access_token)).json
     sandbox.clock.advance(60)
@@ -67,10 +68,10 @@ async def test_auth_event_id_filters_to_what_one_consent_touched(
     assert listed[0] == one
 
 
-async def test_by_switch_the_first_connection_changes_between_calls(
+async def test_with_the_switch_each_list_starts_with_another_connection(
     caller: Caller, sandbox: Sandbox
 ) -> None:
-    """Nobody may rely on the first of the list."""
+    """A client that relies on the first connection fails with it."""
     sandbox.identity.switches = Switches(shuffle_connections=True)
     token = sandbox.log_in().access_token
     lists = [
@@ -81,7 +82,7 @@ async def test_by_switch_the_first_connection_changes_between_calls(
 
 
 async def test_a_connection_is_deleted_once(caller: Caller, sandbox: Sandbox) -> None:
-    """204, then 404; the tokens live on, and the tenant is closed."""
+    """Deleting is 204, then 404. The tokens stay valid, without access to the tenant."""
     tokens = sandbox.log_in()
     [first, *_] = (await caller.api("/connections", tokens.access_token)).json
     path = f"/connections/{first['id']}"
@@ -98,42 +99,44 @@ async def test_a_connection_is_deleted_once(caller: Caller, sandbox: Sandbox) ->
     assert (await caller.refresh(tokens.refresh_token)).status == 200
 
 
-async def test_an_expired_token_is_401_token_expired(caller: Caller, sandbox: Sandbox) -> None:
-    """In Xero's form, with the time; the last second of its life still counts."""
+async def test_an_expired_access_token_is_401_token_expired(
+    caller: Caller, sandbox: Sandbox
+) -> None:
+    """The error has Xero's form and the time. In its last second the token is still valid."""
     token = sandbox.log_in().access_token
     sandbox.clock.advance(1799)
     assert (await caller.api("/connections", token)).status == 200
     sandbox.clock.advance(1)
     for path in ("/connections", "/api.xro/2.0/Invoices"):
-        answer = await caller.api(path, token, ONE)
-        assert answer.status == 401
+        response = await caller.api(path, token, ONE)
+        assert response.status == 401
         assert_error(
-            answer.json, "Unauthorized", 401, "TokenExpired: token expired at 11/01/2026 12:30:00"
+            response.json, "Unauthorized", 401, "TokenExpired: token expired at 11/01/2026 12:30:00"
         )
 
 
 @pytest.mark.parametrize("header", ["", "Bearer", "Bearer nonsense", "Basic abc"])
-async def test_no_token_or_an_unknown_one_is_401(caller: Caller, header: str) -> None:
-    """Every endpoint of the API wants one."""
+async def test_a_missing_or_unknown_access_token_is_401(caller: Caller, header: str) -> None:
+    """Every endpoint of the API requires a valid one."""
     for method, path in (
         ("GET", "/connections"),
         ("DELETE", "/connections/x"),
         ("GET", "/api.xro/2.0/Contacts"),
     ):
-        answer = await caller.send(method, path, headers={"Authorization": header})
-        assert answer.status == 401
-        assert_error(answer.json, "Unauthorized", 401, "AuthenticationUnsuccessful")
+        response = await caller.send(method, path, headers={"Authorization": header})
+        assert response.status == 401
+        assert_error(response.json, "Unauthorized", 401, "AuthenticationUnsuccessful")
 
 
 @pytest.mark.parametrize("tenant_id", [TWO, PRACTICE, "nonsense", None])
 async def test_a_wrong_tenant_is_403_authentication_unsuccessful(
     caller: Caller, sandbox: Sandbox, tenant_id: str | None
 ) -> None:
-    """One that isn't connected, one without books, one that isn't there, and none."""
+    """The tenant is not connected, has no accounting data, is unknown, or is missing."""
     token = sandbox.log_in(tenant_ids=[ONE, PRACTICE]).access_token
-    answer = await caller.api("/api.xro/2.0/Invoices", token, tenant_id)
-    assert answer.status == 403
-    assert_error(answer.json, "Forbidden", 403, "AuthenticationUnsuccessful")
+    response = await caller.api("/api.xro/2.0/Invoices", token, tenant_id)
+    assert response.status == 403
+    assert_error(response.json, "Forbidden", 403, "AuthenticationUnsuccessful")
 
 
 SCOPES = [
@@ -144,10 +147,10 @@ SCOPES = [
 
 
 @pytest.mark.parametrize(("resource", "opening"), SCOPES)
-async def test_a_lacking_scope_is_401_authorization_unsuccessful(
+async def test_a_missing_scope_is_401_authorization_unsuccessful(
     caller: Caller, sandbox: Sandbox, resource: str, opening: set[str]
 ) -> None:
-    """Each resource opens to its own scopes, with and without .read, and to no other's."""
+    """Each resource accepts its own scopes only, with and without ``.read``."""
     for scope in (
         "accounting.transactions",
         "accounting.invoices",
@@ -157,42 +160,40 @@ async def test_a_lacking_scope_is_401_authorization_unsuccessful(
         for form in (scope, f"{scope}.read"):
             sandbox.identity.register(Client(form, "secret"))
             token = sandbox.log_in([form], client_id=form).access_token
-            answer = await caller.api(f"/api.xro/2.0/{resource}", token, ONE)
+            response = await caller.api(f"/api.xro/2.0/{resource}", token, ONE)
             if scope in opening:
-                assert answer.status == 200
+                assert response.status == 200
             else:
-                assert_error(answer.json, "Unauthorized", 401, "AuthorizationUnsuccessful")
+                assert_error(response.json, "Unauthorized", 401, "AuthorizationUnsuccessful")
 
 
-async def test_the_books_have_something_real_to_print(caller: Caller, sandbox: Sandbox) -> None:
-    """Organisation, contacts and invoices fit together, and each organisation has its own."""
+async def test_the_accounting_data_fit_together(caller: Caller, sandbox: Sandbox) -> None:
+    """Invoices name existing contacts, and each organisation has its own data."""
     token = sandbox.log_in(
         ["accounting.settings", "accounting.contacts", "accounting.invoices"]
     ).access_token
 
-    async def ask(resource: str, tenant_id: str) -> list[dict[str, object]]:
-        answer = (await caller.api(f"/api.xro/2.0/{resource}", token, tenant_id)).json
-        assert answer["Status"] == "OK"
-        rows: list[dict[str, object]] = answer[
+    async def read(resource: str, tenant_id: str) -> list[dict[str, object]]:
+        response = (await caller.api(f"/api.xro/2.0/{resource}", token, tenant_id)).json
+        assert response["Status"] == "OK"
+        rows: list[dict[str, object]] = response[
             "Organisations" if resource == "Organisation" else resource
         ]
         return rows
 
-    [organisation] = await ask("Organisation", ONE)
+    [organisation] = await read("Organisation", ONE)
     assert (organisation["Name"], organisation["OrganisationID"]) == ("One Ltd", ONE)
-    contacts = {row["ContactID"] for row in await ask("Contacts", ONE)}
-    invoices = await ask("Invoices", ONE)
+    contacts = {row["ContactID"] for row in await read("Contacts", ONE)}
+    invoices = await read("Invoices", ONE)
     assert {row["Contact"]["ContactID"] for row in invoices} <= contacts  # type: ignore[index]
     assert invoices[0]["Date"] == "/Date(1789948800000+0000)/"
     assert {row["InvoiceID"] for row in invoices}.isdisjoint(
-        row["InvoiceID"] for row in await ask("Invoices", TWO)
+        row["InvoiceID"] for row in await read("Invoices", TWO)
     )
 
 
-async def test_the_answers_tell_what_remains_of_the_limits(
-    caller: Caller, sandbox: Sandbox
-) -> None:
-    """The tenant's day and minute, and the app's minute."""
+async def test_the_headers_tell_the_remaining_calls(caller: Caller, sandbox: Sandbox) -> None:
+    """They count for the tenant's day and minute, and for the app's minute."""
     token = sandbox.log_in().access_token
     await caller.api("/api.xro/2.0/Invoices", token, TWO)
     headers = (await caller.api("/api.xro/2.0/Invoices", token, ONE)).headers
@@ -211,7 +212,7 @@ async def test_the_answers_tell_what_remains_of_the_limits(
 async def test_a_call_over_a_limit_is_429_until_the_window_has_passed(
     limits: Limits, problem: str, wait: int
 ) -> None:
-    """With the limit's name and the seconds to wait; the other tenant has a limit of its own."""
+    """The response has the limit and the seconds to wait. Each tenant has limits of its own."""
     async with Sandbox(SandboxOptions(port=0, limits=limits), clock=lambda: START) as sandbox:
         caller = Caller(sandbox)
         one, two = (organisation.tenant_id for organisation in sandbox.options.organisations)
@@ -220,9 +221,9 @@ async def test_a_call_over_a_limit_is_429_until_the_window_has_passed(
         for _ in range(2):
             assert (await caller.api("/api.xro/2.0/Invoices", token, one)).status == 200
             sandbox.clock.advance(5)
-        answer = await caller.api("/api.xro/2.0/Invoices", token, one)
-        assert answer.status == 429
-        assert (answer.headers["x-rate-limit-problem"], answer.headers["retry-after"]) == (
+        response = await caller.api("/api.xro/2.0/Invoices", token, one)
+        assert response.status == 429
+        assert (response.headers["x-rate-limit-problem"], response.headers["retry-after"]) == (
             problem,
             str(wait),
         )
@@ -230,3 +231,19 @@ async def test_a_call_over_a_limit_is_429_until_the_window_has_passed(
         assert other.status == (429 if problem == "appminute" else 200)
         sandbox.clock.advance(wait)
         assert (await caller.api("/api.xro/2.0/Invoices", token, one)).status == 200
+
+
+async def test_more_than_five_calls_at_once_are_throttled(caller: Caller, sandbox: Sandbox) -> None:
+    """The sixth call is a 429 while the five run, and succeeds after them."""
+    token, tenant_id = sandbox.log_in().access_token, ORGANISATIONS[0].tenant_id
+    rule = sandbox.add_fault("accounting:every:hold-after")
+    tasks = [
+        asyncio.create_task(caller.api("/api.xro/2.0/Invoices", token, tenant_id)) for _ in range(5)
+    ]
+    await sandbox.held(5)
+    sandbox.faults.remove(rule)
+    sixth = await caller.api("/api.xro/2.0/Invoices", token, tenant_id)
+    assert (sixth.status, sixth.headers["x-rate-limit-problem"]) == (429, "concurrent")
+    sandbox.release()
+    assert [response.status for response in await asyncio.gather(*tasks)] == [200] * 5
+    assert (await caller.api("/api.xro/2.0/Invoices", token, tenant_id)).status == 200
