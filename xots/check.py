@@ -10,8 +10,8 @@ from .keeping.reporting import clock_skew
 from .keys import sealer_for, store_url
 from .lifecycle.account import Account
 from .lifecycle.schedule import State, state_of
-from .server import mismatches, shown_store, xero_client
 from .settings import Settings
+from .wiring import mismatches, shown_store, xero_client
 from .wording import problem_text
 
 __all__ = ["check"]

@@ -276,7 +276,7 @@ def _end(arguments: list[str], command: str, description: str, *, forget: bool) 
     else:
         import asyncio
 
-        from .server import end_login
+        from .wiring import end_login
 
         if not asyncio.run(end_login(settings, forget=forget)):
             print(f"xots: {PENDING}; run this again when it can", file=sys.stderr)
@@ -325,7 +325,7 @@ def _key(arguments: list[str]) -> int:
         return 0
     import asyncio
 
-    from .server import reseal
+    from .wiring import reseal
 
     def promote() -> None:
         if not settings.key and not keys.promote_key(path):

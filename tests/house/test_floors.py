@@ -45,6 +45,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("web.app",),
     ("settings",),
     ("keys",),
+    ("wiring",),
     ("server",),
     ("demo", "check"),
     ("cli",),

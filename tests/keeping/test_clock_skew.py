@@ -283,7 +283,7 @@ async def test_status_and_its_sentences_tell(logged_in: Any, clock: FakeClock, g
     assert status["clock_skew"] is None
     clock.step(minutes=-5)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("xots.server.log_event", lambda event: None)
+        patch.setattr("xots.wiring.log_event", lambda event: None)
         await logged_in.keeper.maintain()
     status = (await get(f"{logged_in.url}/status")).json
     assert status["clock_skew"].startswith(

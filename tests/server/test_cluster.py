@@ -39,7 +39,7 @@ PROGRAM = """
 import asyncio, json, os, sys
 from xots.errors import XotsError
 from xots.rotation import Rotation
-from xots.server import open_keeper
+from xots.wiring import open_keeper
 from xots.settings import load
 
 async def main():
