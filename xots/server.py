@@ -1,4 +1,4 @@
-"""One server: sockets, the keeper, the tick and the web application, from start to stop."""
+"""One server, from start to stop: its sockets, keeper, tick and web application."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 import signal
 import socket
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack, suppress
 from ipaddress import ip_address
 
 from tornado.httpserver import HTTPServer
@@ -28,31 +28,36 @@ __all__ = ["CannotStart", "Server", "listen", "serve", "stop_signal"]
 
 logger = logging.getLogger("xots")
 
-LONGEST_REQUEST = 64 << 10
-"""In bytes: the largest thing that anybody has to send is the form with the credentials."""
+MAX_REQUEST_BYTES = 64 << 10
+"""The largest valid request is the form with the credentials: a few kilobytes."""
 
+MAX_FREE_PORT_ATTEMPTS = 20
+"""With port 0, a port that is free on 127.0.0.1 may be taken on ::1. One of these attempts finds a
+port that is free on both."""
 
-FREE_PORT_TRIES = 20
-"""With port 0, the port that is free on 127.0.0.1 may be taken on ::1; one of so many is free on both."""
+DRAIN_TIMEOUT_SECONDS = 2.0
+"""Time that open requests have, once the keeper is closed, to send their responses."""
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
+LOOPBACK_NAMES = ("127.0.0.1", "::1", "localhost")
+
+NO_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 class CannotStart(XotsError):
-    """The server can't start; the message says why and what to do."""
+    """The server can't start; the message gives the reason and the remedy."""
 
 
 class Server:
     """One running server.
 
     Args:
-        settings: what it is told.
-        clock: this host's.
-        observers: what is told of every event, besides the log.
+        settings: the settings.
+        clock: this host's clock.
+        observers: receive every event, as the log does.
     """
 
     keeper: TokenKeeper
-    """What it serves from, once it is started."""
+    """The keeper it serves from, set by ``start``."""
     rotation: Rotation
 
     def __init__(
@@ -72,56 +77,59 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where programs reach it."""
+        """The URL at which programs reach it."""
         host = self.settings.address
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @property
     def redirect_uri(self) -> str:
-        """The redirect URI to register at Xero; without one set it follows the port that is really used."""
+        """The redirect URI to register at Xero. Unless it is set, it has the port listened on."""
         return self.settings.redirect or f"http://localhost:{self.port}/code"
 
     async def start(self) -> None:
-        """Listen, read the record, and begin to tick.
+        """Listen, read the record, and start to tick.
 
         Raises:
             CannotStart: the address can't be listened on.
-            And what ``open_keeper`` raises.
+            SettingsError, StoreError, SealError: as for ``open_keeper``.
         """
-        sockets = listen(self.settings.address, self.settings.port)
-        self.port = sockets[0].getsockname()[1]
-        try:
+        with ExitStack() as undo:
+            sockets = listen(self.settings.address, self.settings.port)
+            for listening in sockets:
+                undo.callback(listening.close)
+            self.port = sockets[0].getsockname()[1]
             opening = open_keeper(self.settings, clock=self._clock, observers=self._observers)
             self.keeper, sealer = await self._opened.enter_async_context(opening)
-        except BaseException:
-            for listening in sockets:
-                listening.close()
-            raise
+            undo.pop_all()
         self.rotation = Rotation(self.keeper)
-        config = WebConfig(
-            redirect_uri=self.redirect_uri,
-            authorize_url=self.settings.authorize_url,
-            token_url=self.settings.token_url,
-            scopes=self.settings.scopes,
-            tenant_id=self.settings.tenant_id,
-            pkce=self.settings.pkce,
-            has_tenants=bool(self.settings.connections_url),
-            refresh_lifetime=self.settings.policy.refresh_lifetime,
-            hosts=allowed_hosts(self.settings.address, [self.port], self.redirect_uri)
-            | frozenset(self.settings.allowed_hosts),
-        )
-        app = make_app(self.keeper, sealer, config, self._in_flight)
+        app = make_app(self.keeper, sealer, self._web_config(), self._in_flight)
         self._http = HTTPServer(
-            app, max_body_size=LONGEST_REQUEST, max_buffer_size=LONGEST_REQUEST * 2
+            app, max_body_size=MAX_REQUEST_BYTES, max_buffer_size=MAX_REQUEST_BYTES * 2
         )
         self._http.add_sockets(sockets)
         self.rotation.start()
 
+    def _web_config(self) -> WebConfig:
+        settings, redirect_uri = self.settings, self.redirect_uri
+        own_hosts = allowed_hosts(settings.address, [self.port], redirect_uri)
+        return WebConfig(
+            redirect_uri=redirect_uri,
+            authorize_url=settings.authorize_url,
+            token_url=settings.token_url,
+            scopes=settings.scopes,
+            tenant_id=settings.tenant_id,
+            pkce=settings.pkce,
+            has_tenants=bool(settings.connections_url),
+            refresh_lifetime=settings.policy.refresh_lifetime,
+            hosts=own_hosts | frozenset(settings.allowed_hosts),
+        )
+
     async def stop(self) -> None:
-        """Take no more requests, conclude and keep what was begun, answer who still waits, and close.
+        """Accept no more requests, finish and store the operations in progress, send the open
+        responses, and close.
 
         Raises:
-            StoreUnavailable: a token that only this process knows could not be written.
+            StoreUnavailable: the store did not take a token that only this process holds.
         """
         if self._http is None:
             return
@@ -130,54 +138,75 @@ class Server:
         try:
             await self._opened.aclose()
         finally:
-            # Whoever waited for the token that was just kept gets it before the connections close.
-            await self._in_flight.none(within_seconds=2)
+            # A caller that waited for the token just stored gets it before its connection closes.
+            await self._in_flight.none(within_seconds=DRAIN_TIMEOUT_SECONDS)
             await self._http.close_all_connections()
 
 
 def listen(address: str, port: int) -> list[socket.socket]:
-    """The sockets to serve on. ``127.0.0.1`` and ``localhost`` take ``::1`` too, where the machine has it.
+    """Return the sockets to serve on. A loopback address means both 127.0.0.1 and ::1.
 
-    A browser sends the redirect to ``localhost``, which may mean ``::1``: if somebody else listened there, he would
-    get the code.
+    A browser follows the redirect to ``localhost``, which may resolve to ``::1``. If another
+    program listened there, it would get the code.
+
+    Args:
+        address: an IP address, or ``localhost``.
+        port: the port; 0 takes any that is free.
 
     Raises:
         CannotStart: an address can't be listened on.
     """
-    addresses = ["127.0.0.1", "::1"] if address in LOOPBACK else [address]
-    for tries_left in reversed(range(FREE_PORT_TRIES if port == 0 else 1)):
-        sockets: list[socket.socket] = []
-        for one in addresses:
-            wanted = sockets[0].getsockname()[1] if sockets else port
-            family = socket.AF_INET6 if ip_address(one).version == 6 else socket.AF_INET
+    addresses = ("127.0.0.1", "::1") if address in LOOPBACK_NAMES else (address,)
+    for _ in range(MAX_FREE_PORT_ATTEMPTS - 1 if port == 0 else 0):
+        with suppress(CannotStart):
+            return _bind(addresses, port)
+    return _bind(addresses, port)
+
+
+def _bind(addresses: Sequence[str], port: int) -> list[socket.socket]:
+    """Listen at one port of all addresses. If one of them fails, no socket stays open."""
+    sockets: list[socket.socket] = []
+    with ExitStack() as undo:
+        for address in addresses:
+            family = socket.AF_INET6 if ip_address(address).version == 6 else socket.AF_INET
             try:
-                sockets.append(socket.create_server((one, wanted), family=family, backlog=128))
+                bound = socket.create_server((address, port), family=family, backlog=128)
             except OSError as error:
-                if sockets and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                    continue  # a machine without IPv6: nobody else can listen there either
-                for opened in sockets:
-                    opened.close()
-                if not tries_left:
-                    raise CannotStart(_why_not(one, wanted, error)) from None
-                break
-        else:
-            for listening in sockets:
-                listening.setblocking(False)
-            return sockets
-    raise AssertionError("the last try returns or raises")
+                if sockets and error.errno in NO_IPV6:
+                    continue  # without IPv6, no other program can listen on ::1 either
+                raise CannotStart(_bind_problem(address, port, error)) from None
+            undo.callback(bound.close)
+            bound.setblocking(False)
+            sockets.append(bound)
+            port = bound.getsockname()[1]
+        undo.pop_all()
+    return sockets
 
 
-def _why_not(address: str, port: int, error: OSError) -> str:
+def _bind_problem(address: str, port: int, error: OSError) -> str:
     where = f"{address} port {port}"
-    if error.errno == errno.EADDRINUSE:
-        return f"another program listens on {where} already; stop it, or choose another port with --port"
-    if error.errno == errno.EACCES:
-        return f"there is no permission to listen on {where}; ports below 1024 need it, choose another with --port"
-    return f"can't listen on {where}: {error.strerror}; choose another address with --address"
+    match error.errno:
+        case errno.EADDRINUSE:
+            return (
+                f"another program already listens on {where}; stop it, or choose another port "
+                "with --port"
+            )
+        case errno.EACCES:
+            return (
+                f"this user may not listen on {where}; ports below 1024 need a permission, choose "
+                "another with --port"
+            )
+        case _:
+            return (
+                f"can't listen on {where}: {error.strerror}; choose another address with --address"
+            )
 
 
 def stop_signal() -> asyncio.Event:
-    """An event that is set by the first SIGINT or SIGTERM. Further ones change nothing: a refresh is concluded."""
+    """Return an event that the first SIGINT or SIGTERM sets.
+
+    Further signals change nothing, so that a refresh in progress is finished.
+    """
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -185,14 +214,18 @@ def stop_signal() -> asyncio.Event:
 
 
 async def serve(settings: Settings) -> None:
-    """Run a server until SIGINT or SIGTERM."""
+    """Run a server until SIGINT or SIGTERM.
+
+    Raises:
+        CannotStart, SettingsError, StoreError, SealError: as for ``Server.start`` and ``stop``.
+    """
     stop = stop_signal()
     server = Server(settings)
     await server.start()
     if not is_loopback(settings.address):
         logger.warning(
-            "listening on %s: every machine that reaches it can ask for the token. Listen on loopback unless a "
-            "firewall keeps strangers away",
+            "listening on %s: every machine that can connect to it can request the token. Listen "
+            "on 127.0.0.1, or let a firewall keep other machines away",
             settings.address,
         )
     logger.info(

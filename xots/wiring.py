@@ -1,4 +1,7 @@
-"""A keeper from settings, without HTTP: its store, sealer and HTTP client, opened and closed."""
+"""A keeper from the settings, without HTTP.
+
+The commands that work on the store itself use it as the server does.
+"""
 
 from __future__ import annotations
 
@@ -31,17 +34,23 @@ __all__ = [
 
 logger = logging.getLogger("xots")
 
+OTHER_LOGIN = (
+    "Nothing was changed. Correct the setting, end the stored login with xots logout, or use "
+    "another account with --account"
+)
+"""Consequence and remedy for settings that describe another login than the stored one."""
+
 
 def log_event(event: Event) -> None:
-    """The observer that writes events to the log."""
+    """Write an event to the log, as an observer of the keeper."""
     logger.log(event.level, "%s: %s", event.account, event)
 
 
 def xero_client(settings: Settings, clock: Clock = SystemClock()) -> XeroClient:
-    """The client that the settings describe.
+    """Return the client of the identity server that the settings describe. The caller closes it.
 
     Raises:
-        SettingsError: a proxy is wanted, and what it needs is not installed.
+        SettingsError: the settings name a proxy, and the library for it is not installed.
     """
     ca_file = str(settings.ca_file) if settings.ca_file else None
     return XeroClient(settings.endpoints, clock=clock, ca_file=ca_file, proxy=settings.proxy)
@@ -53,23 +62,24 @@ async def open_keeper(
     *,
     clock: Clock = SystemClock(),
     observers: Sequence[Observer] = (),
-    to_end: bool = False,
+    ignore_scopes: bool = False,
 ) -> AsyncIterator[tuple[TokenKeeper, Sealer]]:
-    """Open the keeper that the settings describe, and close it with all that it uses at the end.
+    """Open the keeper that the settings describe. At the end, close it, its store and its client.
 
     Args:
         settings: the settings.
         clock: this host's clock.
-        observers: receive every event, besides the log.
-        to_end: open it although the settings name other scopes than the record, to end its login.
+        observers: receive every event, as the log does.
+        ignore_scopes: open it even if the settings name other scopes than the record, to end its
+            login.
 
     Yields:
         The keeper, its record read, and the sealer that it seals with.
 
     Raises:
-        SettingsError: the settings describe another login than the record, or need a library that is
-            not installed.
-        StoreError: the store cannot be opened or read, or, at the end, did not take a change.
+        SettingsError: the settings describe another login than the record, or need a library that
+            is not installed.
+        StoreError: the store cannot be opened or read. At the end: it did not take a change.
         SealError: there is no key, or it does not open the record; nothing is overwritten.
     """
     async with AsyncExitStack() as opened:
@@ -92,18 +102,26 @@ async def open_keeper(
             logger.warning("%s", warning)
         await keeper.start()
         opened.push_async_callback(keeper.close)
-        if problems := mismatches(settings, keeper.account, to_end=to_end):
+        if problems := mismatches(settings, keeper.account, ignore_scopes=ignore_scopes):
             raise SettingsError(problems)
         yield keeper, sealer
 
 
 async def end_login(settings: Settings, *, forget: bool) -> bool:
-    """End the login on the store itself, where no server runs. Return True once Xero has revoked it.
+    """End the login on the store itself, while no server runs.
+
+    Args:
+        settings: the settings.
+        forget: drop the stored credentials too.
+
+    Returns:
+        True once Xero has revoked the tokens; False if Xero is still to be told.
 
     Raises:
-        XotsError: there is no login to end, or one of the errors of ``open_keeper``.
+        XotsError: the store holds no login.
+        StoreError, SealError, SettingsError: as for ``open_keeper``.
     """
-    async with open_keeper(settings, to_end=True) as (keeper, _):
+    async with open_keeper(settings, ignore_scopes=True) as (keeper, _):
         if keeper.account.client_id is None:
             where = shown_store(settings)
             raise XotsError(f"no server runs, and the store holds no login: {where}")
@@ -113,12 +131,17 @@ async def end_login(settings: Settings, *, forget: bool) -> bool:
 async def reseal(
     settings: Settings, promote: Callable[[], object] = lambda: None
 ) -> tuple[int, int]:
-    """Seal every record of the store with the first key: how many were sealed anew, and how many there are.
+    """Seal every record of the store with the first key. It can be run again.
 
-    ``promote`` changes which key is the first, once the store was seen to work.
+    Args:
+        settings: the settings.
+        promote: changes which key is the first; called once the store has proved to work.
+
+    Returns:
+        The number of records sealed anew, and the number of all records.
 
     Raises:
-        StoreError, SealError: it could not be finished; what was done stands, and it may be run again.
+        StoreError, SealError: some records could not be sealed anew; the others stay sealed anew.
     """
     store = open_store(store_url(settings))
     try:
@@ -130,47 +153,64 @@ async def reseal(
 
 
 def shown_store(settings: Settings) -> str:
-    """The store's URL without what may be secret in it."""
+    """Return the store's URL without user name, password and query, which may be secret."""
     parts = urlsplit(store_url(settings))
     host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}:{f'//{host}' if host or parts.path.startswith('/') else ''}{parts.path}"
+    slashes = "//" if host or parts.path.startswith("/") else ""
+    return f"{parts.scheme}:{slashes}{host}{parts.path}"
 
 
-def mismatches(settings: Settings, account: Account, *, to_end: bool = False) -> list[str]:
-    """Where the settings speak of another login than the one that is kept: so one wrong setting can't burn it, nor
-    send its tokens to another server.
+def mismatches(settings: Settings, account: Account, *, ignore_scopes: bool = False) -> list[str]:
+    """Return a sentence for each setting that describes another login than the stored one.
 
-    Scopes count only where they were set explicitly (the document that xots was asked for with: to limit or expand
-    scopes, the token has to be revoked first), and not for ``to_end``.
+    Without this check, one wrong setting could end the stored login at Xero, or send its tokens to
+    another server.
+
+    Args:
+        settings: the settings.
+        account: the stored record.
+        ignore_scopes: do not compare the scopes, because the login is about to be ended.
     """
     if account.consent_id is None and account.revocation is None:
         return []
-    problems = []
-    another = (
-        "set that again, end that login with xots logout, or keep the two apart with --account"
+    found = [_client_mismatch(settings, account), _token_url_mismatch(settings, account)]
+    if account.consent_id is not None and not ignore_scopes:
+        found.append(_scope_mismatch(settings, account))
+    return [problem for problem in found if problem]
+
+
+def _client_mismatch(settings: Settings, account: Account) -> str | None:
+    if settings.client_id in (None, account.client_id):
+        return None
+    where = settings.sources.get("client_id", "client_id")
+    return (
+        f"{where}: the stored login belongs to another client, {account.client_id}. {OTHER_LOGIN}"
     )
-    if settings.client_id not in (None, account.client_id):
-        where = settings.sources["client_id"]
-        problems.append(
-            f"{where}: the stored login is of another client, {account.client_id}; {another}"
-        )
-    if settings.token_url != account.token_url:
-        where = settings.sources.get("token_url", "token_url (the default)")
-        problems.append(
-            f"{where}: the stored login is of another identity server, {account.token_url}; {another}"
-        )
-    if account.consent_id is None or to_end:
-        return problems
-    wanted = set(settings.scopes)
-    if "scopes" in settings.sources and wanted not in (
-        set(account.scopes_requested),
-        set(account.scopes_configured),
-    ):
-        kept = set(account.scopes_requested)
-        changes = [f"added: {' '.join(sorted(wanted - kept))}"] if wanted - kept else []
-        changes += [f"removed: {' '.join(sorted(kept - wanted))}"] if kept - wanted else []
-        problems.append(
-            f"{settings.sources['scopes']}: these scopes are not those of the stored login ({'; '.join(changes)}); "
-            "to change them, end that login with xots revoke, start again, and log in"
-        )
-    return problems
+
+
+def _token_url_mismatch(settings: Settings, account: Account) -> str | None:
+    if settings.token_url == account.token_url:
+        return None
+    where = settings.sources.get("token_url", "token_url (the default)")
+    return (
+        f"{where}: the stored login belongs to another identity server, {account.token_url}. "
+        f"{OTHER_LOGIN}"
+    )
+
+
+def _scope_mismatch(settings: Settings, account: Account) -> str | None:
+    """Compare the scopes if they are set explicitly.
+
+    The document of the first server demands it: to limit or expand the scopes, the user revokes the
+    token first.
+    """
+    wanted, requested = set(settings.scopes), set(account.scopes_requested)
+    if "scopes" not in settings.sources or wanted in (requested, set(account.scopes_configured)):
+        return None
+    names = {"added": wanted - requested, "removed": requested - wanted}
+    changes = [f"{kind}: {' '.join(sorted(scopes))}" for kind, scopes in names.items() if scopes]
+    return (
+        f"{settings.sources['scopes']}: these scopes are not those of the stored login "
+        f"({'; '.join(changes)}). Nothing was changed. To change the scopes, end that login with "
+        "xots revoke, start again, and log in"
+    )
