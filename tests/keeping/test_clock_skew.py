@@ -318,7 +318,7 @@ def test_check_compares_the_clocks(
     record = folder / "default.sealed"
     record.write_bytes(sealer.seal(encode(account), "account", {"name": "default"}))
     record.chmod(0o600)
-    monkeypatch.setattr("xots.check._reach_problem", reachable)
+    monkeypatch.setattr("xots.check.reach_problem", reachable)
     arguments = ["--store", f"file://{folder}", "--key-file", str(key)]
     assert main(["check", *arguments]) == status
     (line,) = [line for line in capsys.readouterr().out.splitlines() if " clock " in line]

@@ -387,7 +387,7 @@ async def test_a_lost_login_is_told_by_check_and_in_a_log_that_keeps_one_time(ho
     status, out, err = await house.command("check")
     assert (status, err) == (1, "")
     assert re.search(
-        r"^FAIL +login +default: the login is lost, a person must log in again", out, re.MULTILINE
+        r"^FAIL +login +default: the login is lost, a user must log in again", out, re.MULTILINE
     )
     lines = (house.folder / "log").read_text().splitlines()
     times = [
