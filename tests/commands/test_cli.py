@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from xots import __version__
-from xots.cli import main
+from xots.commands.main import main
 
 SECRET = "hunter2-canary"
 

@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from xots.cli import main
 from xots.client import Client as Asker
+from xots.commands.main import main
 from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Client, Sandbox, SandboxOptions
 from xots.sandbox.person import Person
 from xots.secret import Secret
@@ -294,7 +294,7 @@ def test_tenants_lists_the_organisations(xots: Any, connected: Server, house: Ho
 
 def test_tenants_as_json_are_as_xero_gives_them(xots: Any, connected: Server) -> None:
     """The same content as at ``/tenants``."""
-    given = Asker(port=connected.port).ask("GET", "/tenants")
+    given = Asker(port=connected.port).request("GET", "/tenants")
     assert {"id", "tenantId", "tenantType", "tenantName", "createdDateUtc"} <= given[0].keys()
     ended = xots("tenants", "--json", *at(connected))
     assert (ended.status, json.loads(ended.out)) == (0, given)
@@ -321,7 +321,7 @@ def test_a_revocation_that_is_pending_is_told(
     house.sandbox.add_fault("revocation:nth=1:503-html")
     ended = xots("revoke", *at(connected))
     assert ended.status == 0
-    assert "tried again" in ended.out
+    assert "retries" in ended.out
     house.sandbox.faults.clear()
     house.log_in(connected)
 
@@ -405,9 +405,9 @@ def arguments_of(command: str, port: int) -> list[str]:
 def test_without_a_server_every_command_says_so(xots: Any, free_port: int, command: str) -> None:
     """Which address was tried, why it failed and how to start one; exit status 1."""
     told = told_why(xots(*arguments_of(command, free_port)))
-    assert f"no server answers at http://127.0.0.1:{free_port}" in told
+    assert f"no server responds at http://127.0.0.1:{free_port}" in told
     assert "refused" in told
-    assert "start it with: xots" in told
+    assert "start one with: xots" in told
 
 
 @pytest.mark.parametrize("kind", ["nobody", "bare"])
@@ -576,7 +576,7 @@ def test_exec_of_a_program_that_is_not_there_names_it(xots: Any, connected: Serv
 
 ALL_IN_ONE = """
 import sys
-from xots.cli import main
+from xots.commands.main import main
 from xots.client import Client as Asker
 port, commands = sys.argv[1], sys.argv[2:]
 for command in commands:

@@ -48,7 +48,17 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("wiring",),
     ("server",),
     ("demo", "check"),
-    ("cli",),
+    ("commands",),
+    ("commands.options", "commands.logs"),
+    (
+        "commands.serving",
+        "commands.checking",
+        "commands.keys",
+        "commands.requesting",
+        "commands.ending",
+    ),
+    ("commands.table",),
+    ("commands.main",),
     ("__main__",),
 )
 """A module may import those of the floors before its own, and none beside it."""
@@ -60,7 +70,15 @@ ASIDE: dict[str, frozenset[str]] = {
 }
 """The rooms aside, and all of xots that each may import."""
 
-SEES_ASIDE = frozenset({"server", "demo", "cli", "__main__"})
+SEES_ASIDE = frozenset(
+    {
+        "demo",
+        "commands.options",
+        "commands.serving",
+        "commands.requesting",
+        "commands.ending",
+    }
+)
 """Only these may import the rooms aside."""
 
 EXEMPT = frozenset({"", "_version"})
@@ -179,7 +197,10 @@ def test_a_module_imports_only_what_lies_below_it(module: str) -> None:
         ("web.api", "from . import pages", "xots.web.pages"),
         ("web.app", "from ..settings import Settings", "xots.settings"),
         ("settings", "from .server import serve", "xots.server"),
-        ("server", "from .cli import main", "xots.cli"),
+        ("wiring", "from .server import Server", "xots.server"),
+        ("server", "from .commands.main import main", "xots.commands.main"),
+        ("server", "from .sandbox import Sandbox", "xots.sandbox"),
+        ("commands.keys", "from .table import COMMANDS", "xots.commands.table"),
         ("keeping.keeper", "from ..sandbox import Sandbox", "xots.sandbox"),
         ("sandbox.api", "from ..secret import Secret", "xots.secret"),
         ("client", "from .secret import Secret", "xots.secret"),
@@ -210,7 +231,8 @@ def test_a_forbidden_import_is_found(module: str, source: str, forbidden: str) -
             "sandbox.tokens",
             "from .protocol import base64url\nfrom ..errors import XotsError\nimport cryptography",
         ),
-        ("cli", "from .sandbox import command\nfrom . import client, demo"),
+        ("commands.serving", "from ..sandbox import command\nfrom .. import demo"),
+        ("commands.main", "from .table import COMMANDS"),
     ],
 )
 def test_a_permitted_import_passes(module: str, source: str) -> None:

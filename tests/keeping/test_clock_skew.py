@@ -17,7 +17,7 @@ from support.redis_servers import RedisServer
 from xots.backends.base import Lease, TokenStore
 from xots.backends.memory import MemoryStore
 from xots.backends.redis import RedisStore
-from xots.cli import main
+from xots.commands.main import main
 from xots.errors import StoreUnavailable
 from xots.events import ClockSkewed, Event
 from xots.keeping.keeper import TokenKeeper

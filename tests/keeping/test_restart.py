@@ -335,7 +335,7 @@ async def test_a_logout_that_xero_does_not_hear_is_finished_later(house: House) 
     house.sandbox.add_fault("revocation:nth=1:503-html")
     status, out, err = await house.command("logout")
     assert (status, out) == (1, "")
-    assert "can't be told" in err
+    assert "has not confirmed the revocation" in err
     assert await house.command("logout") == (0, "logged out\n", "")
     assert house.sandbox.identity.usable_refresh_tokens(house.sandbox.clock()) == []
 

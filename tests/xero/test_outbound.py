@@ -528,7 +528,10 @@ async def test_a_proxys_own_answer_is_not_taken_for_xeros_word(
 
 def without_pycurl(*arguments: str) -> subprocess.CompletedProcess[str]:
     """``xots`` in a process in which pycurl can't be imported."""
-    program = "import sys; sys.modules['pycurl'] = None; from xots.cli import main; sys.exit(main(sys.argv[1:]))"
+    program = (
+        "import sys; sys.modules['pycurl'] = None; "
+        "from xots.commands.main import main; sys.exit(main(sys.argv[1:]))"
+    )
     kept = {name: value for name, value in os.environ.items() if not name.startswith("XOTS_")}
     return subprocess.run(
         [sys.executable, "-c", program, *arguments],

@@ -1,0 +1,107 @@
+"""The settings as options of a command, and the settings or the client that the options describe."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Collection
+from dataclasses import Field
+from pathlib import Path
+from typing import Any
+
+from .._version import __version__
+from ..client import Client
+from ..errors import XotsError
+from ..settings import Settings, declared, default_shown, load
+
+__all__ = [
+    "UsageError",
+    "add_server_address",
+    "add_settings",
+    "client_for",
+    "read_server_address",
+    "read_settings",
+]
+
+SERVER_ADDRESS = ("address", "port")
+"""The settings that a command for a running server needs."""
+
+
+class UsageError(XotsError):
+    """The command line is wrong; the message shows a right one."""
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Declare every setting as an option."""
+    _add(parser, [setting.name for setting in declared()])
+    parser.add_argument("--version", action="version", version=f"xots {__version__}")
+
+
+def add_server_address(parser: argparse.ArgumentParser) -> None:
+    """Declare the options that say where a server runs."""
+    _add(parser, SERVER_ADDRESS)
+
+
+def read_settings(options: argparse.Namespace) -> Settings:
+    """Return the settings from the options and the other sources.
+
+    Raises:
+        SettingsError: with all problems of all sources.
+    """
+    return load(vars(options), os.environ, _config(options))
+
+
+def read_server_address(options: argparse.Namespace) -> Client:
+    """Return a client for the server that the options and the other sources describe.
+
+    The other settings are not read: the user of the command may have no right to read them.
+
+    Raises:
+        SettingsError: an address or port is not valid.
+    """
+    settings = load(vars(options), os.environ, _config(options), only=SERVER_ADDRESS)
+    return client_for(settings)
+
+
+def client_for(settings: Settings) -> Client:
+    """Return a client for the server with these settings, as seen from this machine."""
+    wildcards = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - not bound to
+    return Client(wildcards.get(settings.address, settings.address), settings.port)
+
+
+def _config(options: argparse.Namespace) -> Path | None:
+    """Return the YAML file to read: that of the option, else that of the environment."""
+    if options.config is not None:
+        return Path(options.config)
+    named = os.environ.get("XOTS_CONFIG")
+    return Path(named) if named else None
+
+
+def _add(parser: argparse.ArgumentParser, names: Collection[str]) -> None:
+    for setting in declared():
+        if setting.name in names:
+            _add_setting(parser, setting)
+    parser.add_argument(
+        "--config", metavar="FILE", type=Path, help="read settings from a YAML file"
+    )
+
+
+def _add_setting(parser: argparse.ArgumentParser, setting: Field[Any]) -> None:
+    letter = setting.metadata["letter"]
+    long = f"--{setting.name.replace('_', '-')}"
+    parser.add_argument(
+        *([f"-{letter}", long] if letter else [long]),
+        dest=setting.name,
+        default=argparse.SUPPRESS,
+        metavar=setting.metadata["metavar"] or setting.name.upper(),
+        help=_help(setting),
+    )
+
+
+def _help(setting: Field[Any]) -> str:
+    if setting.metadata["secret"]:
+        # The option exists only to be refused with a reason, instead of as unknown.
+        return argparse.SUPPRESS
+    default = default_shown(setting)
+    shown = f" (default: {default})" if default else ""
+    return f"{setting.metadata['help']}{shown}"
