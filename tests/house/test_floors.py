@@ -250,6 +250,7 @@ def test_a_module_that_is_in_no_row_must_be_placed() -> None:
     [
         ("xots", {"asyncio", "cryptography", "msgspec", "tornado"}),
         ("xots.settings", {"tornado", "yaml"}),
+        ("xots.commands.main", {"cryptography", "redis", "tornado", "yaml"}),
     ],
 )
 def test_an_import_stays_light(module: str, heavy: set[str]) -> None:

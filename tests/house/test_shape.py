@@ -21,6 +21,13 @@ REWRITTEN = sorted(
         "secret.py",
         "events.py",
         "wording.py",
+        "rotation.py",
+        "wiring.py",
+        "server.py",
+        "check.py",
+        "demo.py",
+        "client.py",
+        "commands",
     )
     for path in ((PACKAGE / name).rglob("*.py") if (PACKAGE / name).is_dir() else [PACKAGE / name])
 )
