@@ -41,7 +41,7 @@ class Client:
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     def token(self, min_ttl: int | None = None) -> dict[str, Any]:
-        """Return the response of ``/token``: ``accessToken``, ``expiresIn``, ``tenantId`` and so on.
+        """Return the response of ``/token``, with ``accessToken``, ``expiresIn`` and ``tenantId``.
 
         Args:
             min_ttl: the least life of the token in seconds; None leaves it to the server.

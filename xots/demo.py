@@ -106,5 +106,6 @@ xots serves a simulated Xero account, logged in, on a throw-away store.
   the simulated Xero      {sandbox.url}
   the requests it got     curl -s {sandbox.url}/sandbox/log
 
-Each line below is a rotation: the refresh token was spent and its successor stored. Stop with Ctrl-C.
+Each line below is a rotation: the refresh token was spent and its successor stored.
+Stop with Ctrl-C.
 """

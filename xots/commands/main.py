@@ -24,10 +24,15 @@ WRONG_INPUT = (UsageError, SettingsError, SealError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that ``argv`` names, by default this process's, and return the exit status."""
+    """Run a command and return its exit status.
+
+    Args:
+        argv: the command line without the program's name; None for that of this process.
+    """
     try:
         command, arguments = _command(sys.argv[1:] if argv is None else argv)
-        return command.run(_options(command, arguments))
+        status = command.run(_options(command, arguments))
+        sys.stdout.flush()
     except XotsError as error:
         problems = error.problems if isinstance(error, SettingsError) else [str(error)]
         for problem in problems:
@@ -40,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Otherwise the interpreter reports the closed pipe when it flushes stdout at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    else:
+        return status
 
 
 def _command(argv: Sequence[str]) -> tuple[Command, Sequence[str]]:

@@ -1,4 +1,4 @@
-"""The settings as options of a command, and the settings or the client that the options describe."""
+"""The settings as options of the commands, and the settings or client that the options describe."""
 
 from __future__ import annotations
 
