@@ -1,6 +1,6 @@
 """``xots key``: make, add and promote sealing keys.
 
-Each function imports the keys' room, so that the other commands start without cryptography.
+Each function imports the modules of the keys itself, so that the other commands start without cryptography.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ def _promote(settings: Settings) -> None:
     from ..wiring import reseal
 
     def promote() -> None:
+        if settings.key:
+            return  # the operator has put the new key before the others
         path = _key_file(settings)
         if not promote_key(path):
             print(
@@ -69,7 +71,7 @@ def _promote(settings: Settings) -> None:
                 "the first key"
             )
 
-    done, count = asyncio.run(reseal(settings, (lambda: None) if settings.key else promote))
+    done, count = asyncio.run(reseal(settings, promote))
     print(f"{done} of {count} records were sealed anew; all are sealed with the first key now")
 
 

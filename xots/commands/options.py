@@ -19,8 +19,8 @@ __all__ = [
     "add_server_address",
     "add_settings",
     "client_for",
-    "read_server_address",
     "read_settings",
+    "server_client",
 ]
 
 SERVER_ADDRESS = ("address", "port")
@@ -28,12 +28,12 @@ SERVER_ADDRESS = ("address", "port")
 
 
 class UsageError(XotsError):
-    """The command line is wrong; the message shows a right one."""
+    """The command line is wrong. The message says how to correct it."""
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """Declare every setting as an option."""
-    _add(parser, [setting.name for setting in declared()])
+    _add(parser, _all_names())
     parser.add_argument("--version", action="version", version=f"xots {__version__}")
 
 
@@ -48,25 +48,35 @@ def read_settings(options: argparse.Namespace) -> Settings:
     Raises:
         SettingsError: with all problems of all sources.
     """
-    return load(vars(options), os.environ, _config(options))
+    return load(_texts(options, _all_names()), os.environ, _config(options))
 
 
-def read_server_address(options: argparse.Namespace) -> Client:
+def server_client(options: argparse.Namespace) -> Client:
     """Return a client for the server that the options and the other sources describe.
 
-    The other settings are not read: the user of the command may have no right to read them.
+    It reads no other setting: the user of the command may have no right to read the files that
+    some of them name.
 
     Raises:
         SettingsError: an address or port is not valid.
     """
-    settings = load(vars(options), os.environ, _config(options), only=SERVER_ADDRESS)
-    return client_for(settings)
+    texts = _texts(options, SERVER_ADDRESS)
+    return client_for(load(texts, os.environ, _config(options), only=SERVER_ADDRESS))
 
 
 def client_for(settings: Settings) -> Client:
     """Return a client for the server with these settings, as seen from this machine."""
     wildcards = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - not bound to
     return Client(wildcards.get(settings.address, settings.address), settings.port)
+
+
+def _all_names() -> list[str]:
+    return [setting.name for setting in declared()]
+
+
+def _texts(options: argparse.Namespace, names: Collection[str]) -> dict[str, str]:
+    """Return the texts of those options that are settings with these names."""
+    return {name: text for name, text in vars(options).items() if name in names}
 
 
 def _config(options: argparse.Namespace) -> Path | None:
@@ -100,7 +110,7 @@ def _add_setting(parser: argparse.ArgumentParser, setting: Field[Any]) -> None:
 
 def _help(setting: Field[Any]) -> str:
     if setting.metadata["secret"]:
-        # The option exists only to be refused with a reason, instead of as unknown.
+        # The option is declared so that the refusal gives a reason. It is not offered.
         return argparse.SUPPRESS
     default = default_shown(setting)
     shown = f" (default: {default})" if default else ""

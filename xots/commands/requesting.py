@@ -1,5 +1,5 @@
-"""The commands that request from a running server: ``login``, ``token``, ``exec``, ``status``,
-``refresh`` and ``tenants``.
+"""The commands that send requests to a running server: ``login``, ``token``, ``exec``,
+``status``, ``refresh`` and ``tenants``.
 
 They need neither Tornado nor cryptography, so they start fast.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 from ..client import Client
 from ..errors import XotsError
-from .options import UsageError, add_server_address, read_server_address
+from .options import UsageError, add_server_address, server_client
 
 __all__ = [
     "add_exec_options",
@@ -33,7 +33,7 @@ LOGIN_POLL_INTERVAL_SECONDS = 1.0
 
 def login(options: argparse.Namespace) -> int:
     """Show where to log in, and wait until a user has."""
-    server = read_server_address(options)
+    server = server_client(options)
     if not _is_healthy(server):
         # A login starts at the redirect URI's host, which is localhost unless it is set.
         is_loopback = server.host in ("127.0.0.1", "::1")
@@ -59,7 +59,7 @@ def add_token_options(parser: argparse.ArgumentParser) -> None:
 
 def token(options: argparse.Namespace) -> int:
     """Print an access token."""
-    content = read_server_address(options).token(options.min_ttl)
+    content = server_client(options).token(options.min_ttl)
     print(json.dumps(content) if options.json else content["accessToken"])
     return 0
 
@@ -82,7 +82,7 @@ def run_program(options: argparse.Namespace) -> int:
         raise UsageError(
             "no program is named; name it after two hyphens: xots exec -- python3 report.py"
         )
-    content = read_server_address(options).token(options.min_ttl)
+    content = server_client(options).token(options.min_ttl)
     environment = os.environ | {"XERO_ACCESS_TOKEN": content["accessToken"]}
     environment.pop("XERO_TENANT_ID", None)  # it may be the tenant of another login
     if content.get("tenantId"):
@@ -102,7 +102,7 @@ def add_json_options(parser: argparse.ArgumentParser) -> None:
 
 def status(options: argparse.Namespace) -> int:
     """Print the status. The exit status is 0 if the server can serve a good token, else 1."""
-    content = read_server_address(options).request("GET", "/status", "healthy", "state")
+    content = server_client(options).request("GET", "/status", "healthy", "state")
     if options.json:
         print(json.dumps(content))
     else:
@@ -118,22 +118,22 @@ def _print_status(content: dict[str, Any]) -> None:
             print(f"{name.replace('_', ' '):26}{_shown(value)}")
 
 
-def _shown(value: Any) -> Any:
+def _shown(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(value)
-    return "-" if value is None else value
+    return "-" if value is None else str(value)
 
 
 def refresh(options: argparse.Namespace) -> int:
     """Refresh the token now."""
-    read_server_address(options).request("POST", "/refresh", "accessToken", done_at="/token")
+    server_client(options).request("POST", "/refresh", "accessToken", done_at="/token")
     print("refreshed")
     return 0
 
 
 def tenants(options: argparse.Namespace) -> int:
     """List the connected organisations, one a line: id, type and name."""
-    found = read_server_address(options).tenants()
+    found = server_client(options).tenants()
     if options.json:
         print(json.dumps(found))
         return 0
