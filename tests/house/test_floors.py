@@ -52,9 +52,20 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("settings",),
     ("key_file",),
     ("keys",),
+    ("wiring",),
     ("server",),
     ("demo", "check"),
-    ("cli",),
+    ("commands",),
+    ("commands.options", "commands.logs"),
+    (
+        "commands.serving",
+        "commands.checking",
+        "commands.keys",
+        "commands.requesting",
+        "commands.ending",
+    ),
+    ("commands.table",),
+    ("commands.main",),
     ("__main__",),
 )
 """A module may import those of the floors before its own, and none beside it."""
@@ -87,7 +98,15 @@ ASIDE: dict[str, frozenset[str]] = {
 }
 """The rooms aside, and all of xots that each may import. A room's own floors are checked first."""
 
-SEES_ASIDE = frozenset({"server", "demo", "cli", "__main__"})
+SEES_ASIDE = frozenset(
+    {
+        "demo",
+        "commands.options",
+        "commands.serving",
+        "commands.requesting",
+        "commands.ending",
+    }
+)
 """Only these may import the rooms aside."""
 
 EXEMPT = frozenset({"", "_version"})
@@ -233,7 +252,10 @@ def test_a_module_imports_only_what_lies_below_it(module: str) -> None:
         ("web.api", "from . import pages", "xots.web.pages"),
         ("web.app", "from ..settings import Settings", "xots.settings"),
         ("settings.sources", "from ..server import serve", "xots.server"),
-        ("server", "from .cli import main", "xots.cli"),
+        ("wiring", "from .server import Server", "xots.server"),
+        ("server", "from .commands.main import main", "xots.commands.main"),
+        ("server", "from .sandbox import Sandbox", "xots.sandbox"),
+        ("commands.keys", "from .table import COMMANDS", "xots.commands.table"),
         ("keeping.keeper", "from ..sandbox import Sandbox", "xots.sandbox"),
         ("sandbox.http.api", "from ...secret import Secret", "xots.secret"),
         (
@@ -278,7 +300,8 @@ def test_a_forbidden_import_is_found(module: str, source: str, forbidden: str) -
             "from .protocol import base64url\nfrom ...errors import XotsError\nimport cryptography",
         ),
         ("sandbox.http.app", "from . import control\nfrom ..world import World\nimport tornado"),
-        ("cli", "from .sandbox import command\nfrom . import client, demo"),
+        ("commands.serving", "from ..sandbox import command\nfrom .. import demo"),
+        ("commands.main", "from .table import COMMANDS"),
     ],
 )
 def test_a_permitted_import_passes(module: str, source: str) -> None:
@@ -298,6 +321,7 @@ def test_a_module_that_is_in_no_row_must_be_placed() -> None:
         ("xots", {"asyncio", "cryptography", "msgspec", "tornado"}),
         ("xots.settings", {"tornado", "yaml"}),
         ("xots.xero.http", {"tornado"}),
+        ("xots.commands.main", {"cryptography", "redis", "tornado", "yaml"}),
     ],
 )
 def test_an_import_stays_light(module: str, heavy: set[str]) -> None:

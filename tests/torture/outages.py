@@ -61,8 +61,8 @@ from xots.sandbox import (
 )
 from xots.sealing import Sealer
 from xots.secret import Secret
-from xots.server import log_event
 from xots.testing import FakeClock
+from xots.wiring import log_event
 from xots.xero.http import XeroClient
 from xots.xero.protocol import Credentials, Endpoints
 

@@ -535,7 +535,7 @@ def without_pycurl(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run ``xots`` in a process that cannot import pycurl."""
     program = (
         "import sys; sys.modules['pycurl'] = None\n"
-        "from xots.cli import main; sys.exit(main(sys.argv[1:]))"
+        "from xots.commands.main import main; sys.exit(main(sys.argv[1:]))"
     )
     kept = {name: value for name, value in os.environ.items() if not name.startswith("XOTS_")}
     return subprocess.run(
