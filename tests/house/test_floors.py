@@ -55,7 +55,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 ASIDE: dict[str, frozenset[str]] = {
     "client": frozenset({"errors"}),
     "sandbox": frozenset({"errors", "sandbox"}),
-    "testing": frozenset({"errors", "backends", "backends.base"}),
+    "testing": frozenset({"errors", "backends", "backends.base", "testing"}),
 }
 """The rooms aside, and all of xots that each may import."""
 
@@ -88,8 +88,9 @@ KNOWN = {*MODULES, *ALL_FLOORS, *ASIDE}
 
 
 def room_of(module: str) -> str:
-    """A module's room: itself, but the sandbox is one room."""
-    return "sandbox" if module.partition(".")[0] == "sandbox" else module
+    """A module's room: itself, but the packages aside are one room each."""
+    package = module.partition(".")[0]
+    return package if package in ASIDE else module
 
 
 def imported(module: str, source: str) -> Iterator[tuple[int, str]]:
