@@ -55,7 +55,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 ASIDE: dict[str, frozenset[str]] = {
     "client": frozenset({"errors"}),
     "sandbox": frozenset({"errors", "sandbox"}),
-    "testing": frozenset({"errors", "backends", "backends.base", "testing"}),
+    "testing": frozenset({"errors", "backends", "backends.base", "backends.memory", "testing"}),
 }
 """The rooms aside, and all of xots that each may import."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 from support.redis_servers import RedisServer
+from support.stores import PlainStore
 
-from xots.backends.base import Lease, TokenStore
 from xots.backends.memory import MemoryStore
 from xots.backends.redis import RedisStore
 from xots.cli import main
@@ -75,13 +74,6 @@ def test_the_event_names_host_difference_and_remedy() -> None:
 
 
 # ---------------------------------------------------------------------------------- the stores
-
-
-class PlainStore(MemoryStore):
-    """A store with neither a lock nor a clock of its own: its leases are records."""
-
-    def lease(self, name: str, ttl_seconds: float) -> AbstractAsyncContextManager[Lease]:
-        return TokenStore.lease(self, name, ttl_seconds)
 
 
 async def test_a_lease_of_a_holder_whose_clock_is_ahead_tells(

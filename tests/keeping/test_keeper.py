@@ -6,17 +6,18 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 from support.bench import SCOPES, START, WEB_APP, Bench, eventually, revocations
+from support.inside import operations_of, replica_of, settle
 
-from xots.backends.base import Lease, Stored
+from xots.backends.base import Stored
 from xots.backends.memory import MemoryStore
+from xots.clock import SystemClock
 from xots.errors import (
     ConsentLost,
     LoginFailed,
@@ -39,7 +40,7 @@ from xots.events import (
     StoreRecovered,
 )
 from xots.keeping.keeper import TokenKeeper
-from xots.lifecycle.account import AccessToken, Intent, RefreshToken, encode
+from xots.lifecycle.account import AccessToken, Intent, RefreshToken
 from xots.lifecycle.schedule import State, scheduled_refresh_at
 from xots.sandbox import (
     DEFAULT_CLIENT_ID,
@@ -56,10 +57,10 @@ async def test_a_check_of_the_store_says_why_it_cannot_be_used(bench: Bench) -> 
     """A failure that nobody has met yet is found, and one that was met is not asked for again."""
     keeper = await bench.keeper()
     assert await keeper.check_store() is None
-    bench.store.broken.add("check")
+    bench.store.fail("check", reason="the disk is broken")
     assert await keeper.check_store() == "the disk is broken"
     assert keeper.store_problem is None
-    bench.store.broken.clear()
+    bench.store.repair()
     assert await keeper.check_store() is None
 
 
@@ -72,7 +73,7 @@ async def test_before_a_login_there_is_no_token(bench: Bench) -> None:
     with pytest.raises(NoCredentials):
         await keeper.refresh()
     configured = TokenKeeper(
-        bench.store, keeper._context.xero, bench.sealer, configured=WEB_APP, clock=bench.clock
+        bench.store, bench.client(), bench.sealer, configured=WEB_APP, clock=bench.clock
     )
     assert configured.state is State.NOT_LOGGED_IN
     with pytest.raises(NotLoggedIn):
@@ -85,7 +86,7 @@ async def test_a_login_is_kept_before_it_counts(bench: Bench) -> None:
     assert keeper.state is State.CONNECTED
     assert bench.issues_from(keeper)
     token = await keeper.token()
-    assert token.value.reveal().encode() not in bench.store._kept["default"].value
+    assert token.value.reveal().encode() not in bench.store.dump()["default"].value
     asked = len(bench.sandbox.log)
     for _ in range(100):
         await keeper.token()
@@ -225,7 +226,7 @@ async def test_a_refresh_cut_off_by_a_crash_is_taken_up(bench: Bench) -> None:
     bench.sandbox.add_fault("refresh:nth=1:hold-after")
     refresh = asyncio.create_task(dying.refresh())
     await bench.sandbox.held()
-    (task,) = dying._tasks.running
+    (task,) = operations_of(dying)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await refresh
@@ -255,7 +256,7 @@ async def test_a_refresh_cut_off_by_a_crash_is_taken_up(bench: Bench) -> None:
 async def test_no_token_is_spent_when_the_intent_can_not_be_written(bench: Bench) -> None:
     """A full disk: Xero isn't asked, the access token is served to its end, and then the error says why."""
     keeper = await bench.logged_in()
-    bench.store.broken.add("swap")
+    bench.store.fail("swap", reason="the disk is full")
     bench.clock.advance(minutes=29)
     await keeper.maintain()
     assert bench.sandbox.refreshes() == []
@@ -264,7 +265,7 @@ async def test_no_token_is_spent_when_the_intent_can_not_be_written(bench: Bench
     with pytest.raises(TokenUnavailable, match="the disk is full"):
         await keeper.token()
     assert bench.happened(StoreDegraded) == 1
-    bench.store.broken.clear()
+    bench.store.repair()
     assert (await keeper.token()).expires_at == bench.clock.now() + timedelta(minutes=30)
     assert bench.happened(StoreRecovered) == 1
     assert len(bench.sandbox.refreshes()) == 1
@@ -279,7 +280,7 @@ async def test_no_token_is_spent_when_the_intent_can_not_be_written(bench: Bench
 async def test_a_write_whose_reply_was_lost_is_read_back(bench: Bench) -> None:
     """The same write id means that it went through: nothing is written twice and nothing is called lost."""
     keeper = await bench.logged_in()
-    bench.store.lose_replies = 2
+    bench.store.lose_replies(2)
     await keeper.refresh()
     assert keeper.account.generation == 3
     assert keeper.state is State.CONNECTED
@@ -310,13 +311,13 @@ async def test_what_the_store_can_not_take_is_held_and_written_later(bench: Benc
     """Xero issued, the disk failed: the new token is served from memory and written by a later tick."""
     keeper = await bench.logged_in()
     refresh = await bench.held_refresh(keeper)
-    bench.store.broken |= {"swap", "read"}
+    bench.store.fail("swap", "read")
     bench.sandbox.release()
     await refresh
     held = await keeper.token()
     assert bench.happened(StoreDegraded) == 1
     await keeper.maintain()
-    bench.store.broken.clear()
+    bench.store.repair()
     await keeper.maintain()
     successor = await bench.keeper()
     assert await successor.token() == held
@@ -333,10 +334,10 @@ async def test_closing_writes_what_was_held(bench: Bench) -> None:
     """A process does not exit with a token that only it knows if the store works by then."""
     keeper = await bench.logged_in()
     refresh = await bench.held_refresh(keeper)
-    bench.store.broken |= {"swap", "read"}
+    bench.store.fail("swap", "read")
     bench.sandbox.release()
     await refresh
-    bench.store.broken.clear()
+    bench.store.repair()
     await keeper.close()
     assert bench.issues_from(keeper)
     successor = await bench.keeper()
@@ -407,9 +408,7 @@ async def test_a_token_of_an_ended_consent_is_dropped(bench: Bench) -> None:
         intent=None,
         fallbacks=(),
     )
-    bench.store._kept["default"] = Stored(
-        bench.sealer.seal(encode(other), "account", {"name": "default"}), "v-other"
-    )
+    bench.put(other, "v-other")
     bench.sandbox.release()
     with pytest.raises(TokenUnavailable):
         await refresh
@@ -424,13 +423,13 @@ async def test_a_store_that_blips_while_a_stale_write_is_settled_loses_nothing(
     keeper = await bench.logged_in()
     refresh = await bench.held_refresh(keeper)
     bench.overwrite(lambda account: replace(account, tenant_id="x"))
-    bench.store.broken.add("second read")
+    bench.store.after("read", lambda: bench.store.fail("swap", "read"))
     bench.sandbox.release()
     await refresh
     (issued,) = [r.issued for r in bench.sandbox.refreshes()]
     assert keeper.account.current is not None
     assert keeper.account.current.value.fingerprint == issued
-    bench.store.broken.clear()
+    bench.store.repair()
     await keeper.maintain()
     kept = bench.kept()
     assert kept.tenant_id == "x"
@@ -441,13 +440,13 @@ async def test_a_held_token_survives_any_number_of_stale_writes(bench: Bench) ->
     """Others go on writing while the held record is written: it gives way to each and loses nothing."""
     keeper = await bench.logged_in()
     refresh = await bench.held_refresh(keeper)
-    bench.store.broken |= {"swap", "read"}
+    bench.store.fail("swap", "read")
     bench.sandbox.release()
     await refresh
-    bench.store.broken.clear()
+    bench.store.repair()
     bench.overwrite(lambda account: replace(account, tenant_id="x"))
-    bench.store.before_swap = lambda: bench.overwrite(
-        lambda account: replace(account, tenant_id="y")
+    bench.store.before(
+        "swap", lambda: bench.overwrite(lambda account: replace(account, tenant_id="y"))
     )
     await keeper.maintain()
     kept = bench.kept()
@@ -463,7 +462,7 @@ async def test_a_process_that_can_not_write_what_it_holds_says_so_at_its_end(
     monkeypatch.setattr("xots.keeping.keeper.CLOSE_TIMEOUT_SECONDS", 0)
     keeper = await bench.logged_in()
     refresh = await bench.held_refresh(keeper)
-    bench.store.broken |= {"swap", "read"}
+    bench.store.fail("swap", "read")
     bench.sandbox.release()
     await refresh
     bench.keepers.remove(keeper)
@@ -474,13 +473,13 @@ async def test_a_process_that_can_not_write_what_it_holds_says_so_at_its_end(
 async def test_a_store_that_lost_its_record_is_told_again(bench: Bench) -> None:
     """An old dump, or nothing at all, does not end a login that memory knows; the operator is told."""
     keeper = await bench.logged_in()
-    old = bench.store._kept["default"]
+    old = bench.store.dump()
     await keeper.refresh()
-    bench.store._kept["default"] = old
+    bench.store.restore(old)
     await keeper.refresh()
     assert bench.happened(StoreLostWrites) == 1
     assert keeper.state is State.CONNECTED
-    bench.store._kept.clear()
+    bench.store.restore({})
     bench.clock.advance(minutes=25)
     await keeper.maintain()
     assert keeper.state is State.CONNECTED
@@ -594,7 +593,7 @@ async def test_a_late_answer_does_not_overwrite_a_new_login_that_was_followed(be
     bench.store.lapse()
     bench.clock.advance(seconds=1)
     await other.login(bench.attempt())
-    await keeper._following.settle()
+    await settle(keeper)
     bench.sandbox.release()
     await refresh
     assert bench.kept().consent_id == other.account.consent_id
@@ -653,10 +652,8 @@ async def test_a_revocation_that_was_slept_through_does_not_end_a_new_login(benc
 )
 async def test_another_identity_servers_login_is_neither_spent_nor_revoked(bench: Bench) -> None:
     """A process with another token URL that comes to follow it sends its tokens nowhere, and says why."""
-    keeper, stranger = await bench.logged_in(), await bench.keeper()
-    stranger._context.xero.endpoints = dataclasses.replace(
-        stranger._context.xero.endpoints, token_url="http://127.0.0.1:1/token"
-    )
+    stranger = await bench.keeper(xero=bench.client(token_url="http://127.0.0.1:1/token"))
+    keeper = await bench.logged_in()
     await stranger.follow()
     asked = len(bench.sandbox.log)
     bench.clock.advance(minutes=40)
@@ -680,14 +677,14 @@ async def test_a_login_that_a_fail_over_lost_is_written_again_over_later_writes(
 ) -> None:
     """A login is one write, a refresh two: the older consent's higher generation does not win."""
     keeper = await bench.logged_in()
-    old = bench.store._kept["default"]
+    old = bench.store.dump()
     bench.clock.advance(minutes=1)
     await keeper.login(bench.attempt())
     new = keeper.account
-    bench.store._kept["default"] = old
+    bench.store.restore(old)
     for _ in range(3):
         bench.overwrite(lambda account: account)
-    await keeper._following.settle()
+    await settle(keeper)
     assert bench.happened(StoreLostWrites) == 1
     assert bench.kept().consent_id == new.consent_id
     assert bench.kept().current == new.current
@@ -833,10 +830,10 @@ async def test_a_login_the_store_can_not_take_spends_no_code(bench: Bench, fails
     """The store is read and tried before the code is exchanged: if that fails, the code is still good."""
     keeper = await bench.keeper()
     attempt = bench.attempt()
-    bench.store.broken.add(fails)
+    bench.store.fail(fails)
     with pytest.raises(StoreUnavailable):
         await keeper.login(attempt)
-    bench.store.broken.clear()
+    bench.store.repair()
     await keeper.login(attempt)
     assert keeper.state is State.CONNECTED
 
@@ -870,22 +867,6 @@ async def test_the_stores_own_rules(bench: Bench) -> None:
 # ------------------------------------------------------------------------------------- one safeguard each
 
 
-@pytest.fixture
-def leases(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[Lease]:
-    """All the leases that are taken from now on."""
-    taken: list[Lease] = []
-    whole = bench.store.lease
-
-    @asynccontextmanager
-    async def noted(name: str, ttl_seconds: float) -> AsyncIterator[Lease]:
-        async with whole(name, ttl_seconds) as lease:
-            taken.append(lease)
-            yield lease
-
-    monkeypatch.setattr(bench.store, "lease", noted)
-    return taken
-
-
 @pytest.mark.safeguard(
     file="keeping/replica.py",
     old=("                await self.read()\n                yield lease"),
@@ -914,13 +895,13 @@ async def test_another_processs_login_cancels_a_pending_revocation(bench: Bench)
     new="if False:",
     protects_from="many callers that queue for the lease, one after the other",
 )
-async def test_many_callers_take_the_lease_once(bench: Bench, leases: list[Lease]) -> None:
+async def test_many_callers_take_the_lease_once(bench: Bench) -> None:
     """They share one task, and don't queue at the store one after the other."""
     keeper = await bench.logged_in()
-    leases.clear()
+    taken = len(bench.store.leases)
     bench.clock.advance(minutes=30)
     await asyncio.gather(*(keeper.token() for _ in range(64)))
-    assert len(leases) == 1
+    assert len(bench.store.leases) == taken + 1
 
 
 @pytest.mark.safeguard(
@@ -937,8 +918,7 @@ async def test_a_browser_that_goes_away_does_not_end_the_login(bench: Bench) -> 
     with pytest.raises(asyncio.CancelledError):
         await login
     bench.sandbox.release()
-    while keeper._tasks.running:
-        await asyncio.wait(keeper._tasks.running)
+    await asyncio.wait(operations_of(keeper))
     assert keeper.state is State.CONNECTED
     assert bench.issues_from(keeper)
 
@@ -956,24 +936,15 @@ async def test_a_browser_that_goes_away_does_not_end_the_login(bench: Bench) -> 
     ),
     protects_from="a request that overtakes the write of its intent",
 )
-async def test_xero_is_asked_once_the_store_has_acknowledged_the_intent(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_xero_is_asked_once_the_store_has_acknowledged_the_intent(bench: Bench) -> None:
     """Not before: the write may take its time, and the process may die in it."""
     keeper = await bench.logged_in()
-    write, asked, acknowledge = bench.store.swap, asyncio.Event(), asyncio.Event()
-
-    async def slow(name: str, value: bytes, *, expected: str | None) -> str:
-        asked.set()
-        await acknowledge.wait()
-        return await write(name, value, expected=expected)
-
-    monkeypatch.setattr(bench.store, "swap", slow)
+    write = bench.store.hold("swap")
     refresh = asyncio.create_task(keeper.refresh())
-    await asked.wait()
+    await write.reached()
     await asyncio.wait([refresh], timeout=0.2)
     sent = len(bench.sandbox.refreshes())
-    acknowledge.set()
+    write.release()
     assert sent == 0
     await refresh
     assert len(bench.sandbox.refreshes()) == 1
@@ -988,12 +959,10 @@ async def test_xero_is_asked_once_the_store_has_acknowledged_the_intent(
         "process has spent it"
     ),
 )
-async def test_whoever_lost_his_lease_while_he_wrote_the_intent_sends_nothing(
-    bench: Bench, leases: list[Lease]
-) -> None:
+async def test_whoever_lost_his_lease_while_he_wrote_the_intent_sends_nothing(bench: Bench) -> None:
     """Somebody else may be spending the token; the intent is there, and whoever looks next takes it up."""
     keeper = await bench.logged_in()
-    bench.store.before_swap = lambda: leases[-1].lose()
+    bench.store.before("swap", lambda: bench.store.leases[-1].lose())
     with pytest.raises(TokenUnavailable):
         await keeper.refresh()
     assert bench.sandbox.refreshes() == []
@@ -1003,15 +972,13 @@ async def test_whoever_lost_his_lease_while_he_wrote_the_intent_sends_nothing(
     assert len(bench.sandbox.refreshes()) == 1
 
 
-async def test_whoever_lost_his_lease_concludes_no_intent_at_an_end(
-    bench: Bench, leases: list[Lease]
-) -> None:
+async def test_whoever_lost_his_lease_concludes_no_intent_at_an_end(bench: Bench) -> None:
     """The end is written, and told to Xero by whoever has the lease."""
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("refresh:nth=1:lost")
     with pytest.raises(TokenUnavailable):
         await keeper.refresh()
-    bench.store.before_swap = lambda: leases[-1].lose()
+    bench.store.before("swap", lambda: bench.store.leases[-1].lose())
     assert not await keeper.end(forget=False)
     assert len(bench.sandbox.refreshes()) == 1
     assert revocations(bench) == 0
@@ -1026,10 +993,10 @@ async def test_whoever_lost_his_lease_concludes_no_intent_at_an_end(
     new="if context.is_foreign or not context.credentials:",
     protects_from="revoking the new login of the process that has taken the lease meanwhile",
 )
-async def test_whoever_lost_his_lease_revokes_nothing(bench: Bench, leases: list[Lease]) -> None:
+async def test_whoever_lost_his_lease_revokes_nothing(bench: Bench) -> None:
     """Somebody may have logged in meanwhile, and Xero would end that login too."""
     keeper = await bench.logged_in()
-    bench.store.before_swap = lambda: leases[-1].lose()
+    bench.store.before("swap", lambda: bench.store.leases[-1].lose())
     assert not await keeper.end(forget=False)
     assert revocations(bench) == 0
     await keeper.login(bench.attempt())
@@ -1049,11 +1016,11 @@ async def test_whoever_lost_his_lease_revokes_nothing(bench: Bench, leases: list
 async def test_xero_is_not_told_of_an_end_that_is_not_written(bench: Bench) -> None:
     """A process that died now would leave a login in the store that Xero has ended."""
     keeper = await bench.logged_in()
-    bench.store.broken.add("swap")
+    bench.store.fail("swap")
     assert not await keeper.end(forget=False)
     assert revocations(bench) == 0
     assert bench.issues_from(keeper)
-    bench.store.broken.clear()
+    bench.store.repair()
     await keeper.maintain()
     assert bench.kept().consent_id is None
     assert keeper.state is State.REVOKED
@@ -1070,10 +1037,10 @@ async def test_what_is_held_is_not_dropped_for_what_another_process_wrote(bench:
     """Although the other one's generation is higher by now: the held token joins his record."""
     keeper = await bench.logged_in()
     refresh = await bench.held_refresh(keeper)
-    bench.store.broken |= {"swap", "read"}
+    bench.store.fail("swap", "read")
     bench.sandbox.release()
     await refresh
-    bench.store.broken.clear()
+    bench.store.repair()
     for _ in range(5):
         bench.overwrite(lambda account: account)
     assert bench.kept().generation > keeper.account.generation
@@ -1095,13 +1062,13 @@ async def test_a_write_that_a_fail_over_lost_is_missed_although_another_took_its
 ) -> None:
     """Two records of one generation are told apart by their write ids; the token of the lost one joins."""
     keeper = await bench.logged_in()
-    old = bench.store._kept["default"]
+    old = bench.store.dump()
     await keeper.refresh()
-    bench.store._kept["default"] = old
+    bench.store.restore(old)
     while bench.kept().generation < keeper.account.generation:
         bench.overwrite(lambda account: account)
     (issued,) = [r.issued for r in bench.sandbox.refreshes()]
-    await keeper._following.settle()
+    await settle(keeper)
     assert bench.happened(StoreLostWrites) == 1
     kept = bench.kept()
     assert issued in [t.value.fingerprint for t in (kept.current, *kept.fallbacks) if t]
@@ -1181,20 +1148,12 @@ async def test_nothing_is_served_while_an_end_waits_for_its_turn(bench: Bench) -
 
 
 async def test_a_caller_who_comes_just_as_a_refresh_ends_does_not_wait_for_it_for_ever(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench,
 ) -> None:
     """He is next in the event loop, before anybody hears that it is over; it failed, and he gets his error too."""
     keeper = await bench.logged_in()
     callers: list[asyncio.Task[AccessToken]] = []
-    lease = bench.store.lease
-
-    @asynccontextmanager
-    async def ends_with_a_caller(name: str, ttl_seconds: float) -> AsyncIterator[Lease]:
-        async with lease(name, ttl_seconds) as held:
-            yield held
-        callers.append(asyncio.create_task(keeper.token()))
-
-    monkeypatch.setattr(bench.store, "lease", ends_with_a_caller)
+    bench.store.after("lease", lambda: callers.append(asyncio.create_task(keeper.token())))
     bench.sandbox.add_fault("refresh:nth=1:reset")
     bench.clock.advance(minutes=31)
     with pytest.raises(TokenUnavailable):
@@ -1208,12 +1167,12 @@ async def test_an_old_dump_that_comes_back_under_a_refresh_is_not_gone_on_from(
 ) -> None:
     """The store is restored while Xero is asked: its token was spent an hour ago, and spending it again may end all."""
     keeper = await bench.logged_in()
-    old = bench.store._kept["default"]
+    old = bench.store.dump()
     await keeper.refresh()
     bench.clock.advance(hours=1)
     await keeper.maintain()
     refresh = await bench.held_refresh(keeper)
-    bench.store._kept["default"] = old
+    bench.store.restore(old)
     bench.sandbox.release()
     await refresh
     assert bench.happened(StoreLostWrites) == 1
@@ -1232,7 +1191,7 @@ async def test_a_host_whose_clock_is_behind_takes_no_token_from_the_others(bench
     await other.maintain()
     with pytest.raises(TokenUnavailable):
         await other.token()
-    await keeper._replica.read()
+    await keeper.follow()
     assert (await keeper.token()).expires_at == bench.clock.now() + timedelta(minutes=30)
 
 
@@ -1275,9 +1234,9 @@ async def test_a_logout_is_not_told_as_done_while_the_store_can_not_take_it(benc
     """The revoked login's credentials are still there, and would be back after a crash."""
     keeper = await bench.logged_in()
     assert await keeper.end(forget=False)
-    bench.store.broken = {"swap"}
+    bench.store.fail("swap")
     assert not await keeper.end(forget=True)
-    bench.store.broken.clear()
+    bench.store.repair()
     await keeper.maintain()
     assert bench.kept().client_secret is None
 
@@ -1307,19 +1266,16 @@ def suspended(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     protects_from="a machine that wakes up with an intent of yesterday, and spends its token",
 )
 async def test_who_was_suspended_with_the_lease_spends_nothing(
-    bench: Bench, suspended: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+    bench: Bench, suspended: Callable[[float], None]
 ) -> None:
     """Others have gone on for hours meanwhile: the token whose intent was written is long out of its grace."""
     keeper = await bench.logged_in()
-    lease = bench.store.lease
 
-    @asynccontextmanager
-    async def as_of_redis(name: str, ttl_seconds: float) -> AsyncIterator[Lease]:
-        async with lease(name, ttl_seconds):
-            yield Lease(ttl_seconds)
+    def suspend() -> None:
+        bench.store.leases[-1].renewed(60, since=SystemClock().elapsed())
+        suspended(7200)
 
-    monkeypatch.setattr(bench.store, "lease", as_of_redis)
-    bench.store.before_swap = lambda: suspended(7200)
+    bench.store.before("swap", suspend)
     with pytest.raises(TokenUnavailable):
         await keeper.refresh()
     assert bench.sandbox.refreshes() == []
@@ -1338,26 +1294,19 @@ async def test_who_slept_past_his_lease_tries_no_other_secret(
     would end."""
     keeper = await bench.logged_in()
     wrong = Credentials(client_id=DEFAULT_CLIENT_ID, client_secret=Secret("mistyped"))
-    other = await bench.keeper(configured=wrong)
-    ask, lease = other._context.xero.revoke, bench.store.lease
-    leases: list[Lease] = []
-
-    @asynccontextmanager
-    async def watched(name: str, ttl_seconds: float) -> AsyncIterator[Lease]:
-        async with lease(name, ttl_seconds) as held:
-            leases.append(held)
-            yield held
+    client = bench.client()
+    other = await bench.keeper(xero=client, configured=wrong)
+    ask = client.revoke
 
     async def sleeping(credentials: Credentials, token: Secret) -> Any:
         outcome = await ask(credentials, token)
         if credentials == wrong:
-            leases[-1].lose()
+            bench.store.leases[-1].lose()
             bench.store.lapse()
             await keeper.login(bench.attempt())
         return outcome
 
-    monkeypatch.setattr(bench.store, "lease", watched)
-    monkeypatch.setattr(other._context.xero, "revoke", sleeping)
+    monkeypatch.setattr(client, "revoke", sleeping)
     assert not await other.end(forget=False)
     assert bench.issues_from(keeper)
     assert keeper.state is State.CONNECTED
@@ -1393,43 +1342,27 @@ async def test_who_slept_past_his_lease_tries_no_other_secret(
     ],
 )
 async def test_what_is_held_while_another_act_is_at_the_store_stays(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, during: str
+    bench: Bench, during: str
 ) -> None:
     """Two acts of one process overlap, since one slept past its lease: whatever comes back from the store first, the
     new token is not forgotten."""
     keeper = await bench.logged_in()
-    record = keeper._replica
+    record = replica_of(keeper)
     before = record.account
-    swap, read = bench.store.swap, bench.store.read
-    reached, go_on = asyncio.Event(), asyncio.Event()
-
-    async def slow_swap(name: str, value: bytes, *, expected: str | None) -> str:
-        monkeypatch.setattr(bench.store, "swap", swap)
-        version = await swap(name, value, expected=expected)
-        reached.set()
-        await go_on.wait()
-        return version
-
-    async def slow_read(name: str) -> Stored | None:
-        monkeypatch.setattr(bench.store, "read", read)
-        stored = await read(name)
-        reached.set()
-        await go_on.wait()
-        return stored
-
+    act: asyncio.Task[Any]
     if during == "save":
-        monkeypatch.setattr(bench.store, "swap", slow_swap)
+        reply = bench.store.hold("swap", after=True)
         act = asyncio.create_task(record.compare_and_set(replace(before, tenant_id="another")))
     else:
-        monkeypatch.setattr(bench.store, "read", slow_read)
+        reply = bench.store.hold("read", after=True)
         act = asyncio.create_task(record.read())
-    await reached.wait()
-    bench.store.broken |= {"swap", "read"}
+    await reply.reached()
+    bench.store.fail("swap", "read")
     new = RefreshToken(value=Secret("new"), obtained_at=bench.clock.now())
     await record.commit(replace(before, fallbacks=(new,)), after=before)
     assert record.unsaved
-    bench.store.broken.clear()
-    go_on.set()
+    bench.store.repair()
+    reply.release()
     await act
     await keeper.maintain()
     assert new in bench.kept().fallbacks
@@ -1448,13 +1381,13 @@ async def test_what_an_old_dumps_next_process_writes_drops_no_live_token(bench: 
     await keeper.refresh()
     bench.clock.advance(minutes=25)
     refresh = await bench.held_refresh(keeper)
-    dump = bench.store._kept["default"]
+    dump = bench.store.dump()
     bench.sandbox.release()
     await refresh
     bench.clock.advance(minutes=10)
     await keeper.refresh()
     bench.clock.advance(minutes=21)
-    bench.store._kept["default"] = dump
+    bench.store.restore(dump)
     other = await bench.keeper()
     await other.maintain()
     assert other.state is State.CONSENT_LOST
@@ -1476,11 +1409,11 @@ async def test_what_an_old_dumps_next_process_writes_drops_no_live_token(bench: 
 async def test_an_intent_that_the_store_has_lost_is_written_again(bench: Bench) -> None:
     """An old dump that holds the same tokens does not know that one of them was spent."""
     keeper = await bench.logged_in()
-    dump = dict(bench.store._kept)
+    dump = bench.store.dump()
     bench.sandbox.add_fault("refresh:nth=1:lost")
     with pytest.raises(TokenUnavailable):
         await keeper.refresh()
-    bench.store._kept = dump
+    bench.store.restore(dump)
     await keeper.follow()
     assert bench.happened(StoreLostWrites) == 1
     kept = bench.kept()
@@ -1542,11 +1475,11 @@ async def test_a_successor_that_comes_late_is_what_is_tried_through_an_outage(
     keeper = await bench.logged_in()
     bench.clock.advance(minutes=1)
     refresh = await bench.held_refresh(keeper)
-    bench.store.broken |= {"read", "swap"}
+    bench.store.fail("read", "swap")
     bench.sandbox.release()
     await refresh
     (answered,) = bench.sandbox.refreshes()
-    bench.store.broken.clear()
+    bench.store.repair()
     bench.sandbox.add_fault("refresh:every:503-html")
     other = await bench.keeper()
     with pytest.raises(TokenUnavailable):
@@ -1579,18 +1512,19 @@ async def test_what_another_line_has_dropped_is_not_gone_on_from(bench: Bench) -
     """A process that was cut off with a store of its own wrote more often; the others have rotated what it holds."""
     late_reuse_kills(bench)
     keeper = await bench.logged_in()
-    cut_off = dict(bench.store._kept)
+    cut_off = bench.store.dump()
     other = await bench.keeper()
     for _ in range(3):
         bench.clock.advance(minutes=20)
         await other.refresh()
-    gone_on, bench.store._kept = bench.store._kept, cut_off
+    gone_on = bench.store.dump()
+    bench.store.restore(cut_off)
     bench.sandbox.add_fault("refresh:every:429=1")
     for _ in range(10):
         bench.clock.advance(minutes=6)
         await keeper.maintain()
     assert keeper.account.generation > other.account.generation
-    bench.store._kept = gone_on
+    bench.store.restore(gone_on)
     bench.sandbox.faults.clear()
     bench.clock.advance(minutes=6)
     await keeper.refresh()
@@ -1615,15 +1549,14 @@ async def test_a_record_that_was_sealed_anew_does_not_hide_what_a_process_holds(
     keeper = await bench.logged_in()
     bench.clock.advance(minutes=1)
     refresh = await bench.held_refresh(keeper)
-    bench.store.broken.add("swap")
+    bench.store.fail("swap")
     bench.sandbox.release()
     await refresh
     assert keeper.unsaved
-    bench.store.broken.clear()
-    sealed = bench.sealer.seal(encode(bench.kept()), "account", {"name": "default"})
-    bench.store._kept["default"] = Stored(sealed, "sealed-anew")
+    bench.store.repair()
+    bench.put(bench.kept(), "sealed-anew")
     known = keeper.account
-    await keeper._following.settle()
+    await settle(keeper)
     assert bench.kept().refreshed_at == known.refreshed_at
     await keeper.refresh()
     issued = bench.sandbox.refreshes()
@@ -1727,13 +1660,7 @@ async def test_a_store_that_hangs_keeps_no_caller_from_a_good_token(
     monkeypatch.setattr("xots.keeping.refreshing.SERVABLE_TIMEOUT_SECONDS", 0.01)
     monkeypatch.setattr("xots.keeping.refreshing.ADDITIONAL_TIMEOUT_SECONDS", 0.02)
     keeper = await bench.logged_in()
-    swap, go_on = bench.store.swap, asyncio.Event()
-
-    async def hang(name: str, value: bytes, *, expected: str | None) -> str:
-        await go_on.wait()
-        return await swap(name, value, expected=expected)
-
-    monkeypatch.setattr(bench.store, "swap", hang)
+    write = bench.store.hold("swap")
     old = keeper.account.access
     bench.clock.advance(minutes=29, seconds=10)
     assert await asyncio.gather(keeper.token(), keeper.token()) == [old, old]
@@ -1743,7 +1670,7 @@ async def test_a_store_that_hangs_keeps_no_caller_from_a_good_token(
         TokenUnavailable, match=r"in progress.*/token returns the old access token until"
     ):
         await keeper.refresh()
-    go_on.set()
+    write.release()
     assert await keeper.token(timedelta(minutes=10)) != old
     assert len(bench.sandbox.refreshes()) == 1
 
@@ -1768,21 +1695,13 @@ async def test_an_answer_that_was_slept_through_is_dead_whatever_the_clock_was_s
     refresh = await bench.held_refresh(slept)
     bench.clock.advance(hours=1)
     ahead.step(days=-1)
-    swap, go_on = bench.store.swap, asyncio.Event()
-
-    async def hang(name: str, value: bytes, *, expected: str | None) -> str:
-        await go_on.wait()
-        return await swap(name, value, expected=expected)
-
-    bench.store.swap = hang  # type: ignore[method-assign]
+    write = bench.store.hold("swap")
     bench.sandbox.release()
-    async with asyncio.timeout(10):
-        while not slept.unsaved:
-            await asyncio.sleep(0)
+    await write.reached()
+    assert slept.unsaved
     served_unsaved = slept.can_serve
-    bench.store.swap = swap  # type: ignore[method-assign]
     bench.sandbox.add_fault("refresh:every:503-html")
-    go_on.set()
+    write.release()
     await refresh
     await other.follow()
     assert not served_unsaved
@@ -1827,8 +1746,8 @@ async def test_that_something_is_held_is_told_although_the_store_failed_before(
     """An operator who knows that the store is away must still learn that this process is not to be ended."""
     keeper = await bench.logged_in()
     refresh = await bench.held_refresh(keeper)
-    bench.store.broken |= {"swap", "read"}
-    keeper._replica.failed(StoreUnavailable("the disk is gone"))
+    bench.store.fail("swap", "read")
+    replica_of(keeper).failed(StoreUnavailable("the disk is gone"))
     bench.sandbox.release()
     await refresh
     assert [e.unsaved for e in bench.events if isinstance(e, StoreDegraded)] == [False, True]
@@ -1891,12 +1810,12 @@ async def test_what_ends_with_a_process_that_knows_more_than_a_rolled_back_store
     """The store holds an old dump and takes no writes: no refresh of its tokens can be promised."""
     keeper = await bench.logged_in()
     await keeper.refresh()
-    dump = bench.store._kept["default"]
+    dump = bench.store.dump()
     for _ in range(4):
         bench.clock.advance(minutes=25)
         await keeper.maintain()
-    bench.store._kept["default"] = dump
-    bench.store.broken.add("swap")
+    bench.store.restore(dump)
+    bench.store.fail("swap")
     await keeper.follow()
     assert keeper.unsaved
     told = list(explanation(keeper, keeper.outlook, bench.clock.now()))
@@ -1904,7 +1823,7 @@ async def test_what_ends_with_a_process_that_knows_more_than_a_rolled_back_store
         told[-1] == "Should it end, a person may have to log in: the store holds an older record."
     )
     assert all("can be repeated" not in str(event) for event in bench.events)
-    bench.store.broken.clear()
+    bench.store.repair()
     await keeper.maintain()
     assert not keeper.rolled_back
     assert bench.issues_from(keeper)
@@ -1922,29 +1841,17 @@ async def test_a_life_that_xero_shortens_makes_no_storm(bench: Bench) -> None:
     assert len(bench.sandbox.refreshes()) <= 25
 
 
-async def test_what_is_read_while_another_act_writes_is_read_again(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_is_read_while_another_act_writes_is_read_again(bench: Bench) -> None:
     """It is older than what was written meanwhile, and no sign that the store has lost anything."""
     keeper = await bench.logged_in()
     refresh = await bench.held_refresh(keeper)
-    read = bench.store.read
-    reached, go_on = asyncio.Event(), asyncio.Event()
-
-    async def slow(name: str) -> Stored | None:
-        monkeypatch.setattr(bench.store, "read", read)
-        stored = await read(name)
-        reached.set()
-        await go_on.wait()
-        return stored
-
-    monkeypatch.setattr(bench.store, "read", slow)
+    reply = bench.store.hold("read", after=True)
     bench.store.lapse()
-    settling = asyncio.create_task(keeper._following.settle())
-    await reached.wait()
+    settling = asyncio.create_task(settle(keeper))
+    await reply.reached()
     bench.sandbox.release()
     await refresh
-    go_on.set()
+    reply.release()
     await settling
     assert bench.happened(StoreLostWrites) == 0
     assert keeper.account.intent is None
@@ -1970,14 +1877,14 @@ async def test_who_can_not_be_served_any_more_waits_for_the_refresh(
 async def test_a_rolled_back_store_that_takes_the_next_write_is_no_more_so(bench: Bench) -> None:
     """Whatever is held after that is one refresh ahead of the store, as ever."""
     keeper = await bench.logged_in()
-    old = bench.store._kept["default"]
+    old = bench.store.dump()
     await keeper.refresh()
-    bench.store._kept["default"] = old
-    bench.store.broken.add("swap")
+    bench.store.restore(old)
+    bench.store.fail("swap")
     await keeper.follow()
     assert keeper.rolled_back
-    bench.store.broken.clear()
-    await keeper._replica.compare_and_set(keeper._replica.account)
+    bench.store.repair()
+    await replica_of(keeper).compare_and_set(replica_of(keeper).account)
     assert not keeper.unsaved
     assert not keeper.rolled_back
 
@@ -2132,14 +2039,12 @@ async def test_a_clock_that_was_set_back_is_reported_although_a_refresh_dates_th
     assert (skew.host, skew.ahead) == ("the host of the last login", timedelta(minutes=14))
 
 
-async def test_a_look_at_a_store_without_news_takes_no_lease(
-    bench: Bench, leases: list[Lease]
-) -> None:
+async def test_a_look_at_a_store_without_news_takes_no_lease(bench: Bench) -> None:
     """Every tick looks; a lease would keep the other processes waiting."""
     keeper = await bench.logged_in()
-    taken = len(leases)
+    taken = len(bench.store.leases)
     await keeper.follow()
-    assert len(leases) == taken
+    assert len(bench.store.leases) == taken
 
 
 async def test_an_end_ends_the_wait_for_a_login_that_was_started(bench: Bench) -> None:
@@ -2189,10 +2094,10 @@ async def test_a_revocation_that_meets_a_failed_store_says_why(bench: Bench) -> 
     bench.sandbox.add_fault("revocation:first=1:503-html")
     assert not await keeper.end(forget=False)
     bench.clock.advance(minutes=2)
-    bench.store.broken.add("read")
+    bench.store.fail("read", reason="the disk is gone")
     await keeper.maintain()
     assert keeper.store_problem == "the disk is gone"
-    bench.store.broken.clear()
+    bench.store.repair()
     await keeper.maintain()
     await keeper.maintain()
     assert keeper.account.revocation is None

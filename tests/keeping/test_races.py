@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
-from dataclasses import replace as with_changes
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 from support.bench import START, Bench, eventually, revocations
+from support.stores import PlainStore
 
-from xots.backends.base import Lease, TokenStore
-from xots.backends.memory import MemoryStore
+from xots.backends.base import Lease
 from xots.errors import LoginFailed, StoreUnavailable, TokenUnavailable, UnknownTenant
 from xots.events import (
     ClockSkewed,
@@ -284,12 +282,12 @@ async def test_an_end_with_an_open_refresh_is_held_while_the_store_takes_no_writ
     bench.sandbox.add_fault("refresh:nth=1:lost")
     with pytest.raises(TokenUnavailable):
         await keeper.refresh()
-    bench.store.broken.add("swap")
+    bench.store.fail("swap")
     assert not await keeper.end(forget=False)
     assert keeper.unsaved
     assert not keeper.can_serve
     assert revocations(bench) == 0
-    bench.store.broken.clear()
+    bench.store.repair()
     await keeper.maintain()
     assert bench.kept().consent_id is None
     assert bench.sandbox.identity.usable_refresh_tokens(bench.clock.now()) == []
@@ -320,30 +318,26 @@ async def test_a_closed_keeper_says_that_the_server_is_stopping(bench: Bench) ->
     assert bench.sandbox.refreshes() == []
 
 
-async def test_the_tick_takes_no_lease_for_another_identity_servers_login(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_tick_takes_no_lease_for_another_identity_servers_login(bench: Bench) -> None:
     """Nothing is to be done with it here."""
     await bench.logged_in()
-    stranger = await bench.keeper()
-    elsewhere = with_changes(stranger._context.xero.endpoints, token_url="http://127.0.0.1:1/token")
-    stranger._context.xero.endpoints = elsewhere
-    taken: list[str] = []
-    monkeypatch.setattr(bench.store, "lease", lambda name, ttl: taken.append(name))
+    stranger = await bench.keeper(xero=bench.client(token_url="http://127.0.0.1:1/token"))
+    taken = len(bench.store.leases)
     bench.clock.advance(minutes=40)
     await stranger.maintain()
     with pytest.raises(TokenUnavailable, match="another identity server"):
         await stranger.token()
-    assert taken == []
+    assert len(bench.store.leases) == taken
 
 
 async def test_a_keeper_closes_neither_its_store_nor_its_client(bench: Bench) -> None:
     """The code that opened them does."""
-    keeper = await bench.logged_in()
+    client = bench.client()
+    keeper = await bench.keeper(xero=client)
     closed: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bench.store, "close", lambda: closed.append("store"))
-        patch.setattr(keeper._context.xero, "close", lambda: closed.append("client"))
+        patch.setattr(client, "close", lambda: closed.append("client"))
         await keeper.close()
     assert closed == []
 
@@ -354,9 +348,9 @@ async def test_a_keeper_closes_neither_its_store_nor_its_client(bench: Bench) ->
 async def test_a_record_of_ones_own_is_not_reported_as_another_processs(bench: Bench) -> None:
     """After lost writes, this process writes the record again."""
     keeper = await bench.logged_in()
-    old = bench.store._kept["default"]
+    old = bench.store.dump()
     await keeper.refresh()
-    bench.store._kept["default"] = old
+    bench.store.restore(old)
     await keeper.follow()
     assert bench.kept().write_id == keeper.account.write_id
     assert bench.happened(RecordFollowed) == 0
@@ -375,7 +369,7 @@ async def test_an_end_is_reported_once(bench: Bench, forget: bool) -> None:
 async def test_the_reason_of_a_degraded_store_is_the_stores_own(bench: Bench) -> None:
     """Also where the write of an intent is the first to fail."""
     keeper = await bench.logged_in()
-    bench.store.broken.add("swap")
+    bench.store.fail("swap", reason="the disk is full")
     with pytest.raises(TokenUnavailable):
         await keeper.refresh()
     (degraded,) = [event for event in bench.events if isinstance(event, StoreDegraded)]
@@ -408,14 +402,14 @@ async def test_the_store_has_recovered_once_everything_is_written(bench: Bench) 
     """When that is reported, nothing exists in this process only."""
     keeper = await bench.logged_in()
     refresh = await bench.held_refresh(keeper)
-    bench.store.broken |= {"swap", "read"}
+    bench.store.fail("swap", "read")
     bench.sandbox.release()
     await refresh
     unsaved: list[bool] = []
     keeper.observe(
         lambda event: unsaved.append(keeper.unsaved) if isinstance(event, StoreRecovered) else None
     )
-    bench.store.broken.clear()
+    bench.store.repair()
     await keeper.maintain()
     assert unsaved == [False]
 
@@ -520,13 +514,6 @@ def test_the_count_of_responses_without_token_is_that_of_one_refresh() -> None:
     assert account.responses_without_token == 1
     account = attempted(account, Refused(detail="invalid_grant"), 26)
     assert account.responses_without_token == 0
-
-
-class PlainStore(MemoryStore):
-    """A store without a lock of its own: its leases are records."""
-
-    def lease(self, name: str, ttl_seconds: float) -> AbstractAsyncContextManager[Lease]:
-        return TokenStore.lease(self, name, ttl_seconds)
 
 
 @pytest.mark.safeguard(

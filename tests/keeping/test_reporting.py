@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 from support.bench import Bench, revocations
+from support.inside import replica_of
 
+from xots.backends.base import Lease
 from xots.backends.memory import MemoryStore
 from xots.errors import (
     ConsentLost,
@@ -333,7 +336,7 @@ async def test_a_chosen_organisation_is_kept_and_reported(bench: Bench) -> None:
     keeper = await bench.logged_in()
     tenant_id = keeper.account.tenant_id
     assert tenant_id is not None
-    await keeper._replica.update(lambda account: replace(account, tenant_id=None))
+    await replica_of(keeper).update(lambda account: replace(account, tenant_id=None))
     before = keeper.account
     await keeper.choose_tenant(tenant_id.upper())
     kept = bench.kept()
@@ -348,10 +351,7 @@ async def test_a_chosen_organisation_is_kept_and_reported(bench: Bench) -> None:
 
 async def test_without_a_list_of_organisations_the_requested_one_is_used(bench: Bench) -> None:
     """And the list itself is an error that names the setting."""
-    keeper = await bench.keeper()
-    xero = keeper._context.xero
-    endpoints = vars_of(xero.endpoints) | {"connections_url": ""}
-    xero.endpoints = type(xero.endpoints)(**endpoints)
+    keeper = await bench.keeper(xero=bench.client(connections_url=""))
     await keeper.login(bench.attempt(tenant_id="a-tenant"))
     assert keeper.account.tenant_id == "a-tenant"
     with pytest.raises(UpstreamFailed, match="connections_url is empty"):
@@ -364,7 +364,7 @@ async def test_a_stale_record_at_an_end_is_read_again(bench: Bench) -> None:
     bench.sandbox.add_fault("refresh:nth=1:lost")
     with pytest.raises(TokenUnavailable):
         await keeper.refresh()
-    bench.store.before_swap = lambda: bench.overwrite(lambda account: account)
+    bench.store.before("swap", lambda: bench.overwrite(lambda account: account))
     assert await keeper.end(forget=False)
     assert bench.kept().consent_id is None
     assert len(bench.sandbox.refreshes()) == 1
@@ -378,8 +378,13 @@ async def test_resealing_counts_what_it_has_done(monkeypatch: pytest.MonkeyPatch
         sealed = Sealer(keys).seal(b"{}", "account", {"name": name})
         versions[name] = await store.swap(name, sealed, expected=None)
     sealer, leased, lease = Sealer([new, old]), list[str](), store.lease
+
+    def noted(name: str, ttl_seconds: float) -> AbstractAsyncContextManager[Lease]:
+        leased.append(name)
+        return lease(name, ttl_seconds)
+
     with monkeypatch.context() as noting:
-        noting.setattr(store, "lease", lambda name, ttl: leased.append(name) or lease(name, ttl))
+        noting.setattr(store, "lease", noted)
         assert await reseal_all(store, sealer) == (2, 3)
     assert sorted(leased) == ["a", "b", "c"]
     assert await reseal_all(store, sealer) == (0, 3)

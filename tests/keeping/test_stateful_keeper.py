@@ -26,10 +26,10 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from support.inside import operations_of, replica_of
 from support.records import SETTINGS, issued, tokens_of
 
 from xots.backends.base import Stored
-from xots.backends.memory import MemoryStore
 from xots.errors import (
     ConsentLost,
     LoginFailed,
@@ -57,7 +57,7 @@ from xots.lifecycle.schedule import Policy, State
 from xots.sandbox import Client, Identity, OAuthError, Refusal, SiblingMode, Switches
 from xots.sealing import Sealer
 from xots.secret import Secret
-from xots.testing import FakeClock
+from xots.testing import FakeClock, FlakyStore
 from xots.xero import Credentials, Endpoints
 
 NAME = "default"
@@ -110,7 +110,7 @@ class Story(RuleBasedStateMachine):
         self.pauses: deque[int] = deque()
         self.answers: deque[str] = deque()
         self.xero_is = "issued"
-        self.store = TroubledStore(self)
+        self.store = StoryStore(self)
         self.opened: tuple[Stored | None, Account] = (None, Account())
         self.xero = Xero(self)
         self.ended_by_xero: set[str | None] = set()
@@ -178,7 +178,7 @@ class Story(RuleBasedStateMachine):
         try:
             await keeper.follow()
         except StoreUnavailable as error:
-            keeper._replica.failed(error)
+            replica_of(keeper).failed(error)
 
     def check_served(self, keeper: TokenKeeper, access: AccessToken) -> None:
         """What is served lives, and belongs to the login that the keeper knows."""
@@ -200,9 +200,9 @@ class Story(RuleBasedStateMachine):
             self.expected = UNKNOWN
 
         async def die() -> None:
-            for task in list(keeper._tasks.running):
+            for task in (running := operations_of(keeper)):
                 task.cancel()
-            await asyncio.gather(*keeper._tasks.running, return_exceptions=True)
+            await asyncio.gather(*running, return_exceptions=True)
             self.keepers[which] = await self.new_keeper()
 
         self.run(die())
@@ -428,8 +428,8 @@ class Story(RuleBasedStateMachine):
                 )
 
 
-class TroubledStore(MemoryStore):
-    """A memory store in which every operation goes as the story says."""
+class StoryStore(FlakyStore):
+    """A store in which every operation goes as the story says."""
 
     def __init__(self, story: Story) -> None:
         super().__init__()
@@ -441,19 +441,15 @@ class TroubledStore(MemoryStore):
 
     @property
     def kept(self) -> Stored | None:
-        return self._kept.get(NAME)
+        return self.dump().get(NAME)
 
     @kept.setter
     def kept(self, stored: Stored | None) -> None:
-        self._kept = {NAME: stored} if stored else {}
+        self.restore({NAME: stored} if stored else {})
 
     def calm(self) -> None:
         self.troubles.clear()
         self.read_only = False
-
-    def lapse(self) -> None:
-        """Whoever holds the lease has slept past it."""
-        self._locks.clear()
 
     async def _trouble(self, writes: bool = False) -> str:
         await self.story.pause()

@@ -306,7 +306,7 @@ class Story:
         )
         world.xero_away, world.store_away_until = (0.0, ""), 0.0
         for process in self.processes:
-            process._wake()
+            process.wake()
             process.skew, process.cut_off_until = timedelta(0), 0.0
         await asyncio.sleep(4500)
         world.check()

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from support.inside import operations_of, watch_of
+
 from xots.backends.base import Stored
 from xots.errors import XotsError
 from xots.keeping.keeper import TokenKeeper
@@ -206,9 +208,9 @@ class Process:
             self.world.figures["long sleeps" if seconds == LONG_SLEEP else "pauses"] += 1
             self.awake.clear()
             self.gone_since = self.world.loop.time()
-            self.world.loop.call_later(seconds, self._wake)
+            self.world.loop.call_later(seconds, self.wake)
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
         if not self.dead and not self.awake.is_set():
             self.world.leases_slept_past(self)
             self.gone_since = None
@@ -225,10 +227,11 @@ class Process:
         self.dead, self.gone_since = True, self.world.loop.time()
         self.world.ledger.died(self)
         self.awake.set()
-        watching = [self.keeper._following.watch] if self.keeper._following.watch else []
+        watch = watch_of(self.keeper)
+        watching = [watch] if watch else []
         # In the order of their making: a set has none, and a seed must replay.
         for task in sorted(
-            {*self.tasks, *self.keeper._tasks.running, *watching},
+            {*self.tasks, *operations_of(self.keeper), *watching},
             key=lambda t: (len(t.get_name()), t.get_name()),
         ):
             task.cancel()

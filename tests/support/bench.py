@@ -11,13 +11,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from xots.backends.base import Stored
-from xots.backends.memory import MemoryStore
-from xots.errors import (
-    StoreUnavailable,
-)
-from xots.events import (
-    Event,
-)
+from xots.events import Event
 from xots.keeping.keeper import TokenKeeper
 from xots.keeping.login import LoginAttempt
 from xots.lifecycle.account import Account, decode, encode
@@ -30,7 +24,7 @@ from xots.sandbox import (
 )
 from xots.sealing import Sealer
 from xots.secret import Secret
-from xots.testing import FakeClock
+from xots.testing import FakeClock, FlakyStore
 from xots.xero import Credentials, Endpoints, XeroClient
 
 START = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -38,56 +32,19 @@ SCOPES = ("offline_access", "accounting.transactions")
 WEB_APP = Credentials(client_id=DEFAULT_CLIENT_ID, client_secret=Secret(DEFAULT_CLIENT_SECRET))
 
 
-class TroubledStore(MemoryStore):
-    """A memory store that fails on demand: by the name of the method, or after the write, when the reply is lost."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.broken: set[str] = set()
-        self.lose_replies = 0
-        self.before_swap: Callable[[], None] | None = None
-
-    async def read(self, name: str) -> Stored | None:
-        if "read" in self.broken:
-            raise StoreUnavailable("the disk is gone")
-        if "second read" in self.broken:  # the first one still works
-            self.broken = self.broken - {"second read"} | {"read", "swap"}
-        return await super().read(name)
-
-    def lapse(self) -> None:
-        """Whoever holds the lease has slept past it."""
-        self._locks.clear()
-
-    async def check(self) -> None:
-        if self.broken - {"read"}:
-            raise StoreUnavailable("the disk is broken")
-
-    async def swap(self, name: str, value: bytes, *, expected: str | None) -> str:
-        if "swap" in self.broken:
-            raise StoreUnavailable("the disk is full")
-        if self.before_swap is not None:
-            act, self.before_swap = self.before_swap, None
-            act()
-        version = await super().swap(name, value, expected=expected)
-        if self.lose_replies:
-            self.lose_replies -= 1
-            raise StoreUnavailable("the reply was lost")
-        return version
-
-
 class Bench:
     """A sandbox, a store, and as many keepers on them as a test wants."""
 
     def __init__(self, sandbox: Sandbox, clock: FakeClock) -> None:
         self.sandbox, self.clock = sandbox, clock
-        self.store = TroubledStore()
+        self.store = FlakyStore()
         self.sealer = Sealer.for_this_process()
         self.events: list[Event] = []
         self.keepers: list[TokenKeeper] = []
 
     def kept(self) -> Account:
         """What the store holds."""
-        stored = self.store._kept["default"]
+        stored = self.store.dump()["default"]
         return decode(self.sealer.open(stored.value, "account", {"name": "default"}))
 
     def overwrite(self, change: Callable[[Account], Account]) -> None:
@@ -97,21 +54,31 @@ class Bench:
         changed = replace(
             changed, generation=kept.generation + 1, write_id=f"other{kept.generation}"
         )
-        sealed = self.sealer.seal(encode(changed), "account", {"name": "default"})
-        self.store._kept["default"] = Stored(sealed, f"other{kept.generation}")
+        self.put(changed, f"other{kept.generation}")
 
-    async def keeper(self, clock: FakeClock | None = None, **options: Any) -> TokenKeeper:
+    def put(self, account: Account, version: str) -> None:
+        """Replace the stored record, without a check of its version."""
+        sealed = self.sealer.seal(encode(account), "account", {"name": "default"})
+        self.store.restore({"default": Stored(sealed, version)})
+
+    def client(self, clock: FakeClock | None = None, **changes: str) -> XeroClient:
+        """Return a client for the sandbox; ``changes`` are other endpoints."""
+        endpoints = {
+            "authorize_url": self.sandbox.authorize_url,
+            "token_url": self.sandbox.token_url,
+            "revoke_url": self.sandbox.revoke_url,
+            "connections_url": self.sandbox.connections_url,
+        }
+        return XeroClient(Endpoints(**(endpoints | changes)), clock=clock or self.clock)
+
+    async def keeper(
+        self, clock: FakeClock | None = None, xero: XeroClient | None = None, **options: Any
+    ) -> TokenKeeper:
         """Start a keeper on a host that goes by ``clock``; by default the true one, Xero's."""
         clock = clock or self.clock
-        endpoints = Endpoints(
-            authorize_url=self.sandbox.authorize_url,
-            token_url=self.sandbox.token_url,
-            revoke_url=self.sandbox.revoke_url,
-            connections_url=self.sandbox.connections_url,
-        )
         keeper = TokenKeeper(
             self.store,
-            XeroClient(endpoints, clock=clock),
+            xero or self.client(clock),
             self.sealer,
             rng=random.Random(7),  # noqa: S311 - jitter
             observers=[self.events.append],

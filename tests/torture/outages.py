@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import redis as redis_client
+from support.inside import context_of, operations_of, watch_of
 from support.redis_servers import RedisServer, free_port
 
 from xots.backends import TokenStore, open_store
@@ -236,7 +237,7 @@ class House:
         async def agreed() -> bool:
             kept = await self.kept()
             return all(
-                not keeper._tasks.running
+                not operations_of(keeper)
                 and keeper.store_problem is None
                 and keeper.account.write_id == kept.write_id
                 for keeper in self.keepers
@@ -328,11 +329,9 @@ def tokens_of(account: Account) -> list[RefreshToken]:
 
 async def abandon(keeper: TokenKeeper) -> None:
     """End a process without a word to anybody."""
-    await end(
-        [task for task in (keeper._following.watch, *keeper._tasks.running) if task is not None]
-    )
-    keeper._context.xero.close()
-    await keeper._context.store.close()
+    await end([task for task in (watch_of(keeper), *operations_of(keeper)) if task is not None])
+    context_of(keeper).xero.close()
+    await context_of(keeper).store.close()
 
 
 async def end(tasks: list[asyncio.Task[None]]) -> None:

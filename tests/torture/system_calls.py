@@ -36,6 +36,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from support.inside import replica_of
+
 from xots.backends.file import FileStore
 from xots.clock import Clock, SystemClock
 from xots.errors import TokenUnavailable, XotsError
@@ -222,7 +224,7 @@ class Stage:
             scopes_requested=SCOPES,
             began_at=now,
         )
-        await keeper._replica.compare_and_set(account)
+        await replica_of(keeper).compare_and_set(account)
         await keeper.close()
 
     def keeper(self) -> TokenKeeper:
