@@ -131,7 +131,7 @@ async def new_server(
     servers: list[Server] = []
 
     async def start(**settings: Any) -> Server:
-        wired = {
+        wired: dict[str, Any] = {
             "port": 0,
             "store": "memory:",
             "authorize_url": sandbox.authorize_url,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -35,7 +36,7 @@ async def test_a_failing_method_raises_until_the_repair(store: FlakyStore) -> No
 @pytest.mark.parametrize("method", ["read", "swap", "names", "check", "lease"])
 async def test_each_method_can_fail(store: FlakyStore, method: str) -> None:
     """A test names the method as the store does."""
-    calls = {
+    calls: dict[str, Callable[[], Awaitable[object]]] = {
         "read": lambda: store.read("default"),
         "swap": lambda: store.swap("default", b"value", expected=None),
         "names": store.names,

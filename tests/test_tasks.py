@@ -98,7 +98,7 @@ async def test_callers_share_one_task() -> None:
 
 async def test_a_task_that_swallows_cancellations_is_cancelled_until_it_ends() -> None:
     """As libraries on Python 3.11 may do once."""
-    swallowed = []
+    swallowed: list[bool] = []
 
     async def stubborn() -> None:
         while True:

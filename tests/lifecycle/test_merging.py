@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from xots.lifecycle.account import MAX_TOMBSTONES, Account, RefreshToken
 from xots.lifecycle.merging import diverged, is_same_consent, merged
-from xots.lifecycle.outcomes import Issued, NotSent, Refused, Unknown
+from xots.lifecycle.outcomes import Issued, NotSent, Outcome, Refused, Unknown
 from xots.lifecycle.schedule import Policy, candidates
 from xots.lifecycle.transitions import after, after_end, after_login, begin_refresh
 from xots.secret import Secret
@@ -57,15 +57,15 @@ def walked(account: Account, name: str, steps: list[tuple[str, int]]) -> Account
         if not tokens:
             break
         account = begin_refresh(account, tokens[0], by=name, now=now)
-        result = {
+        outcomes: dict[str, Outcome] = {
             "issued": Issued(
                 access_token=Secret(f"{name}a{number}"), refresh_token=Secret(f"{name}r{number}")
             ),
             "lost": Unknown(detail="reset"),
             "not sent": NotSent(detail="no route"),
             "refused": Refused(detail="invalid_grant"),
-        }[outcome]
-        account = after(account, result, now=now, policy=POLICY, jitter=0.5)
+        }
+        account = after(account, outcomes[outcome], now=now, policy=POLICY, jitter=0.5)
     return account
 
 
@@ -128,8 +128,9 @@ def test_the_first_use_of_a_token_never_moves_later(
     for side in (held(x), held(y)):
         for value, (spent_at, refused) in side.items():
             if value in both and spent_at is not None:
-                assert both[value][0] is not None
-                assert both[value][0] <= spent_at
+                first_spent_at = both[value][0]
+                assert first_spent_at is not None
+                assert first_spent_at <= spent_at
             assert value not in both or both[value][1] >= refused
 
 

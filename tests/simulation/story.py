@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from datetime import timedelta
 
+from xots.backends.base import Stored
 from xots.errors import ConsentLost, StoreUnavailable, XotsError
 from xots.events import ConsentWasLost, Event
 from xots.keeping.keeper import TokenKeeper
@@ -24,7 +25,6 @@ from .world import (
     BrokenInvariantError,
     Climate,
     Process,
-    Stored,
     World,
 )
 

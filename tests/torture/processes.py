@@ -149,8 +149,12 @@ class Process:
     port: int = 0
 
     def said(self, pattern: str) -> list[str]:
-        """What its log says that fits."""
+        """Return the parts of its log that match."""
         return re.findall(pattern, self.log.read_text())
+
+    def has_started_or_ended(self) -> bool:
+        """Tell if it serves, or has ended before it could."""
+        return bool(self.said(r"serving on ")) or self.process.returncode is not None
 
     @property
     def refreshes(self) -> int:
@@ -271,9 +275,7 @@ async def fleet(
             running.push_async_callback(ended, process)
             processes.append(Process(process, folder / f"log-{number}"))
         for one in processes:
-            await until(
-                lambda one=one: bool(one.said(r"serving on ")) or one.process.returncode is not None
-            )  # type: ignore[misc]
+            await until(one.has_started_or_ended)
             assert one.process.returncode is None, one.log.read_text()
             one.port = int(one.said(r"serving on http://127\.0\.0\.1:(\d+)")[0])
         client = sandbox.options.clients[0]
@@ -425,8 +427,8 @@ class Run:
         if not self.faulty:
             # The first may follow soon on the one before it, which somebody demanded.
             times = [refresh.at for refresh in self.fleet.sandbox.refreshes()[before:]]
-            soonest = min((later - earlier for earlier, later in pairwise(times)), default=None)
-            self.figures.soonest = soonest and soonest.total_seconds()
+            gaps = [(later - earlier).total_seconds() for earlier, later in pairwise(times)]
+            self.figures.soonest = min(gaps, default=None)
             if self.figures.soonest is not None and self.figures.soonest < self.life * DUE_AFTER:
                 self.figures.wrong.append(
                     f"a token was refreshed {self.figures.soonest:.2f} s after it was issued"
