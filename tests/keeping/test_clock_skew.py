@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from support.bench import Bench
 from support.redis_servers import RedisServer
 from support.stores import PlainStore
 
@@ -18,7 +19,7 @@ from xots.backends.memory import MemoryStore
 from xots.backends.redis import RedisStore
 from xots.cli import main
 from xots.errors import StoreUnavailable
-from xots.events import ClockSkewed, Event
+from xots.events import ClockSkewed, Event, Refreshed
 from xots.keeping.keeper import TokenKeeper
 from xots.keeping.reporting import clock_skew
 from xots.lifecycle.account import Account, Intent, Problem, ProblemKind, encode
@@ -28,8 +29,14 @@ from xots.testing import FakeClock
 from xots.xero import XeroClient
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
+
+
 PROBLEM = Problem(kind=ProblemKind.THROTTLED, detail="429", at=NOW + MINUTE)
+
+
 INTENT = Intent(by="app2:7", began_at=NOW + MINUTE, fingerprint="f", set_first_spent=True)
 
 
@@ -73,7 +80,7 @@ def test_the_event_names_host_difference_and_remedy() -> None:
     assert str(event).startswith("this host's clock is at least 3 minutes ahead of that of app2:7.")
 
 
-# ---------------------------------------------------------------------------------- the stores
+# ---------- the stores
 
 
 async def test_a_lease_of_a_holder_whose_clock_is_ahead_tells(
@@ -124,7 +131,32 @@ async def test_redis_compares_its_own_clock(
     assert abs(ahead.total_seconds() - off) < 5
 
 
-# ---------------------------------------------------------------------------------- the keeper
+@pytest.mark.safeguard(
+    file="backends/base.py",
+    old=" <= ttl_seconds + MAX_CLOCK_SKEW.total_seconds():",
+    new=" <= ttl_seconds:",
+    protects_from="a lease that another host takes over, since its clock is some seconds behind",
+)
+@pytest.mark.parametrize(("ahead", "is_taken"), [(4, False), (3600, True)])
+async def test_a_lease_is_not_taken_over_for_a_clock_that_is_some_seconds_ahead(
+    monkeypatch: pytest.MonkeyPatch, ahead: int, is_taken: bool
+) -> None:
+    """Its end lies a little further off than a lease lasts; an hour further off, it is taken over."""
+    store, real = PlainStore(), time.time
+    monkeypatch.setattr("xots.backends.base.LEASE_PATIENCE_SECONDS", 0.2)
+    there = pytest.MonkeyPatch()
+    there.setattr(time, "time", lambda: real() + ahead)
+    async with store.lease("default", 60):
+        there.undo()
+        if is_taken:
+            async with store.lease("default", 60):
+                pass
+        else:
+            with pytest.raises(StoreUnavailable, match="for too long"):
+                await store.lease("default", 60).__aenter__()
+
+
+# ---------- the keeper
 
 
 class Host:
@@ -266,7 +298,43 @@ async def test_the_stores_clock_is_read_at_the_start_and_every_five_minutes(
     assert host.reported == ["the store"]
 
 
-# ---------------------------------------------------------------------------------- the operator
+@pytest.mark.safeguard(
+    file="keeping/following.py",
+    old="if self.skew is None or self.skew.host != found.host:",
+    new="if True:",
+    protects_from="the same report of clocks that differ at every tick",
+)
+async def test_a_record_from_the_future_is_reported_once(bench: Bench) -> None:
+    """The process that finds it reports a difference of clocks at its start, not at each tick."""
+    writer = await bench.keeper(bench.clock.beside(minutes=3))
+    await writer.login(bench.attempt())
+    bench.sandbox.add_fault("refresh:every:503-html")
+    keeper = await bench.keeper()
+    for _ in range(4):
+        bench.clock.advance(seconds=15)
+        await keeper.maintain()
+        assert keeper.clock_skew is not None
+    skews = [event for event in bench.events if isinstance(event, ClockSkewed)]
+    assert [skew.ahead for skew in skews] == [timedelta(minutes=3)]
+    assert writer.clock_skew is None
+
+
+async def test_a_clock_that_was_set_back_is_reported_although_a_refresh_dates_the_record_anew(
+    bench: Bench,
+) -> None:
+    """A refresh that is due overwrites the only date which shows it, so it is noted before."""
+    wall = bench.clock.beside()
+    keeper = await bench.keeper(wall)
+    await keeper.login(bench.attempt())
+    bench.clock.advance(minutes=26)
+    wall.step(minutes=-40)
+    await keeper.maintain()
+    assert bench.happened(Refreshed) == 1
+    (skew,) = [event for event in bench.events if isinstance(event, ClockSkewed)]
+    assert (skew.host, skew.ahead) == ("the host of the last login", timedelta(minutes=14))
+
+
+# ---------- the operator
 
 
 async def test_status_and_its_sentences_tell(logged_in: Any, clock: FakeClock, get: Any) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
+import asyncio
+import logging
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,15 +12,13 @@ from msgspec.structs import replace
 from support.bench import Bench, revocations
 from support.inside import replica_of
 
-from xots.backends.base import Lease
-from xots.backends.memory import MemoryStore
 from xots.errors import (
     ConsentLost,
     LoginFailed,
     NoCredentials,
     NotLoggedIn,
+    StoreUnavailable,
     TokenUnavailable,
-    UpstreamFailed,
 )
 from xots.events import (
     ConsentWasLost,
@@ -37,10 +36,9 @@ from xots.events import (
     StoreDegraded,
     StoreLostWrites,
     StoreRecovered,
-    TenantChosen,
     TokenRead,
 )
-from xots.keeping.replica import StoreChange, reseal_all
+from xots.keeping.replica import StoreChange
 from xots.keeping.reporting import (
     Situation,
     followed_event,
@@ -50,26 +48,29 @@ from xots.keeping.reporting import (
     resumed_event,
     store_event,
 )
-from xots.lifecycle.account import (
-    AccessToken,
-    Account,
-    Intent,
-    Problem,
-    ProblemKind,
-    RefreshToken,
-)
+from xots.lifecycle.account import AccessToken, Account, Intent, Problem, ProblemKind, RefreshToken
 from xots.lifecycle.outcomes import Issued, Refused, Unknown
 from xots.lifecycle.outlook import Need, Outlook, Retrying
-from xots.lifecycle.schedule import Policy, State
-from xots.sandbox import DEFAULT_CLIENT_ID
-from xots.sealing import Sealer, new_key
+from xots.lifecycle.schedule import Policy, State, scheduled_refresh_at
+from xots.sandbox import DEFAULT_CLIENT_ID, fingerprint
 from xots.secret import Secret
+from xots.web.api import explanation
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
 MINUTE, SECOND = timedelta(minutes=1), timedelta(seconds=1)
+
+
 PROBLEM = Problem(kind=ProblemKind.UNKNOWN, detail="reset", at=NOW)
+
+
 R0 = RefreshToken(value=Secret("r0"), obtained_at=NOW - 25 * MINUTE)
+
+
 ACCESS = AccessToken(value=Secret("a0"), issued_at=NOW - 25 * MINUTE, expires_at=NOW + 5 * MINUTE)
+
+
 LOGIN = Account(
     generation=5,
     client_id="client",
@@ -82,7 +83,11 @@ LOGIN = Account(
     refreshed_at=NOW - MINUTE,
     refreshed_by="h:1",
 )
+
+
 INTENT = Intent(by="h:9", began_at=NOW, fingerprint=R0.fingerprint, set_first_spent=True)
+
+
 OUTLOOK = Outlook(
     retrying=Retrying.MISSING_TOKEN,
     next_attempt_at=NOW + SECOND,
@@ -286,7 +291,7 @@ def test_a_loss_at_the_close_says_how_the_next_start_goes_on(rolled_back: bool, 
     assert says in text
 
 
-# ---------------------------------------------------------------------------------- in the keeper
+# ---------- in the keeper
 
 
 async def test_the_events_of_a_login_and_its_end_are_whole(bench: Bench) -> None:
@@ -313,6 +318,92 @@ async def test_the_events_of_a_login_and_its_end_are_whole(bench: Bench) -> None
     ]
 
 
+async def test_events_name_tokens_by_fingerprint_only(bench: Bench) -> None:
+    """No event shows a token, in its text or its fields."""
+    keeper = await bench.logged_in()
+    assert keeper.account.current is not None
+    secret = keeper.account.current.value.reveal()
+    await keeper.refresh()
+    shown = " ".join(f"{event} {event!r}" for event in bench.events)
+    assert secret not in shown
+    assert keeper.account.current.value.reveal() not in shown
+    assert fingerprint(secret) in shown
+
+
+async def test_it_is_told_how_long_a_refresh_was_due(bench: Bench) -> None:
+    """Also where tries failed before, each of which had stamped the token."""
+    keeper = await bench.logged_in()
+    due_at = scheduled_refresh_at(keeper.account, keeper.policy)
+    bench.sandbox.add_fault("refresh:first=3:429=1")
+    bench.clock.advance(minutes=25)
+    for _ in range(5):
+        await keeper.maintain()
+        bench.clock.advance(seconds=30)
+    (told,) = [event for event in bench.events if isinstance(event, Refreshed)]
+    assert (told.failed_attempts, told.due_at) == (3, due_at)
+
+
+async def test_the_log_names_the_next_try_of_the_outlook(bench: Bench) -> None:
+    """A refresh that was asked for before it was due failed without spending its token: the next is tried when due."""
+    keeper = await bench.logged_in()
+    bench.sandbox.add_fault("refresh:nth=1:invalid-client")
+    with pytest.raises(
+        TokenUnavailable,
+        match=r"correct the client id.*the next request to Xero is at 12:\d\d:\d\d UTC",
+    ):
+        await keeper.refresh()
+    (failed,) = [event for event in bench.events if isinstance(event, RefreshFailed)]
+    assert (
+        failed.next_attempt_at
+        == keeper.outlook.next_attempt_at
+        == bench.clock.now() + timedelta(minutes=25)
+    )
+
+
+async def test_an_answer_without_a_refresh_token_is_a_warning(bench: Bench) -> None:
+    """It may have been lost on the way, and the grace is short."""
+    keeper = await bench.logged_in()
+    bench.sandbox.add_fault("refresh:nth=1:no-refresh-token")
+    await keeper.refresh()
+    (missing,) = [event for event in bench.events if isinstance(event, RefreshTokenMissing)]
+    assert missing.level == logging.WARNING
+    assert missing.grace_ends_at == bench.clock.now() + timedelta(minutes=30)
+    assert (
+        "is spent again, next attempt at 12:00:01 UTC or later. Xero accepts it again until 12:30"
+        in str(missing)
+    )
+    bench.clock.advance(minutes=1)
+    await keeper.maintain()
+    assert bench.happened(RefreshTokenMissing) == 1
+
+
+@pytest.mark.parametrize("fault", ["503-html", "invalid-client"])
+async def test_who_was_overtaken_calls_nothing_failed(bench: Bench, fault: str) -> None:
+    """He slept past his lease, and another process has refreshed: what came of his own try matters no more."""
+    keeper = await bench.logged_in()
+    other = await bench.keeper()
+    bench.sandbox.add_fault("refresh:nth=1:hold-before")
+    bench.sandbox.add_fault(f"refresh:nth=1:{fault}")
+    refresh = asyncio.create_task(keeper.refresh())
+    await bench.sandbox.held()
+    bench.store.lapse()
+    await other.refresh()
+    bench.sandbox.release()
+    await refresh
+    assert bench.happened(RefreshFailed) == 0
+    assert keeper.account.failed_attempts == 0
+
+
+@pytest.mark.parametrize("forget", [False, True])
+async def test_an_end_is_reported_once(bench: Bench, forget: bool) -> None:
+    """With the fate of the credentials, and apart from Xero's own confirmation."""
+    keeper = await bench.logged_in()
+    assert await keeper.end(forget=forget)
+    ends = [event for event in bench.events if isinstance(event, LoginEnded)]
+    assert [event.forgotten for event in ends] == [forget]
+    assert bench.happened(Revoked) == 1
+
+
 async def test_a_revocation_that_fails_is_an_event_with_its_next_attempt(bench: Bench) -> None:
     """And ``end`` says that Xero is still to be told."""
     keeper = await bench.logged_in()
@@ -331,67 +422,50 @@ async def test_a_revocation_that_fails_is_an_event_with_its_next_attempt(bench: 
     assert revocations(bench) == 2
 
 
-async def test_a_chosen_organisation_is_kept_and_reported(bench: Bench) -> None:
-    """As Xero writes its id, in the store too; the rest of the record stays."""
+async def test_a_record_of_ones_own_is_not_reported_as_another_processs(bench: Bench) -> None:
+    """After lost writes, this process writes the record again."""
     keeper = await bench.logged_in()
-    tenant_id = keeper.account.tenant_id
-    assert tenant_id is not None
-    await replica_of(keeper).update(lambda account: replace(account, tenant_id=None))
-    before = keeper.account
-    await keeper.choose_tenant(tenant_id.upper())
-    kept = bench.kept()
-    assert kept.tenant_id == keeper.account.tenant_id == tenant_id
-    assert kept == replace(
-        before, tenant_id=tenant_id, generation=kept.generation, write_id=kept.write_id
+    old = bench.store.dump()
+    await keeper.refresh()
+    bench.store.restore(old)
+    await keeper.follow()
+    assert bench.kept().write_id == keeper.account.write_id
+    assert bench.happened(RecordFollowed) == 0
+
+
+async def test_that_something_is_held_is_told_although_the_store_failed_before(
+    bench: Bench,
+) -> None:
+    """An operator who knows that the store is away must still learn that this process is not to be ended."""
+    keeper = await bench.logged_in()
+    refresh = await bench.held_refresh(keeper)
+    bench.store.fail("swap", "read")
+    replica_of(keeper).failed(StoreUnavailable("the disk is gone"))
+    bench.sandbox.release()
+    await refresh
+    assert [e.unsaved for e in bench.events if isinstance(e, StoreDegraded)] == [False, True]
+
+
+async def test_what_ends_with_a_process_that_knows_more_than_a_rolled_back_store_is_told(
+    bench: Bench,
+) -> None:
+    """The store holds an old dump and takes no writes: no refresh of its tokens can be promised."""
+    keeper = await bench.logged_in()
+    await keeper.refresh()
+    dump = bench.store.dump()
+    for _ in range(4):
+        bench.clock.advance(minutes=25)
+        await keeper.maintain()
+    bench.store.restore(dump)
+    bench.store.fail("swap")
+    await keeper.follow()
+    assert keeper.unsaved
+    told = list(explanation(keeper, keeper.outlook, bench.clock.now()))
+    assert (
+        told[-1] == "Should it end, a person may have to log in: the store holds an older record."
     )
-    assert kept.generation > before.generation
-    chosen = TenantChosen(account="default", at=bench.clock.now(), tenant_id=tenant_id)
-    assert bench.events[-1] == chosen
-
-
-async def test_without_a_list_of_organisations_the_requested_one_is_used(bench: Bench) -> None:
-    """And the list itself is an error that names the setting."""
-    keeper = await bench.keeper(xero=bench.client(connections_url=""))
-    await keeper.login(bench.attempt(tenant_id="a-tenant"))
-    assert keeper.account.tenant_id == "a-tenant"
-    with pytest.raises(UpstreamFailed, match="connections_url is empty"):
-        await keeper.connections()
-
-
-async def test_a_stale_record_at_an_end_is_read_again(bench: Bench) -> None:
-    """Another process has written while the open refresh was to be concluded: the end goes on."""
-    keeper = await bench.logged_in()
-    bench.sandbox.add_fault("refresh:nth=1:lost")
-    with pytest.raises(TokenUnavailable):
-        await keeper.refresh()
-    bench.store.before("swap", lambda: bench.overwrite(lambda account: account))
-    assert await keeper.end(forget=False)
-    assert bench.kept().consent_id is None
-    assert len(bench.sandbox.refreshes()) == 1
-
-
-async def test_resealing_counts_what_it_has_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each record is sealed under its own lease. Those that are sealed with the first key stay as they are."""
-    old, new, store = new_key(), new_key(), MemoryStore()
-    versions = {}
-    for name, keys in (("a", [old]), ("b", [old]), ("c", [new])):
-        sealed = Sealer(keys).seal(b"{}", "account", {"name": name})
-        versions[name] = await store.swap(name, sealed, expected=None)
-    sealer, leased, lease = Sealer([new, old]), list[str](), store.lease
-
-    def noted(name: str, ttl_seconds: float) -> AbstractAsyncContextManager[Lease]:
-        leased.append(name)
-        return lease(name, ttl_seconds)
-
-    with monkeypatch.context() as noting:
-        noting.setattr(store, "lease", noted)
-        assert await reseal_all(store, sealer) == (2, 3)
-    assert sorted(leased) == ["a", "b", "c"]
-    assert await reseal_all(store, sealer) == (0, 3)
-    kept = await store.read("c")
-    assert kept is not None
-    assert kept.version == versions["c"]
-    for name in versions:
-        stored = await store.read(name)
-        assert stored is not None
-        assert Sealer([new]).open(stored.value, "account", {"name": name}) == b"{}"
+    assert all("can be repeated" not in str(event) for event in bench.events)
+    bench.store.repair()
+    await keeper.maintain()
+    assert not keeper.rolled_back
+    assert bench.issues_from(keeper)

@@ -1,26 +1,281 @@
-"""The union of two versions of a record is a small replicated data type: its laws, as properties.
+"""Two versions of a record become one: single cases, and the laws of a replicated data type.
 
-Versions are made by random walks from one login, as processes make them: each walk refreshes, fails,
-loses responses and drops tokens, while the other walks do the same with the same tokens.
+For the laws, versions are made by random walks from one login, as processes make them: each walk
+refreshes, fails, loses responses and drops tokens, while the other walks do the same with the same
+tokens.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from support.accounts import (
+    HALF_HOUR,
+    MINUTE,
+    NOW,
+    POLICY,
+    begun,
+    concluded,
+    current,
+    ended,
+    issued,
+    logged_in,
+    values,
+    with_rival,
+)
 
 from xots.lifecycle.account import MAX_TOMBSTONES, Account, RefreshToken
 from xots.lifecycle.merging import diverged, is_same_consent, merged
 from xots.lifecycle.outcomes import Issued, NotSent, Outcome, Refused, Unknown
-from xots.lifecycle.schedule import Policy, candidates
-from xots.lifecycle.transitions import after, after_end, after_login, begin_refresh
+from xots.lifecycle.schedule import Spend, candidates, good_for, next_step
+from xots.lifecycle.transitions import (
+    after,
+    after_end,
+    after_login,
+    after_revoked,
+    begin_refresh,
+    tokens_to_revoke,
+)
 from xots.secret import Secret
 
-NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
-POLICY = Policy()
+# ---------- one consent
+
+
+@pytest.mark.safeguard(
+    file="lifecycle/merging.py",
+    old="first_spent_at=min(uses, default=None)",
+    new="first_spent_at=max(uses, default=None)",
+    protects_from="a grace period that seems to begin anew when two records are merged",
+)
+@pytest.mark.safeguard(
+    file="lifecycle/merging.py",
+    old="fallbacks=_fallbacks_of_both(first, second),",
+    new="fallbacks=tuple(_known_to_both(token, second) for token in first.fallbacks),",
+    protects_from="a token that only one of the two versions holds",
+)
+def test_tokens_of_one_consent_are_united() -> None:
+    """Theirs stays current, ours joins; of a token that both know, the earliest spending and any refusal count."""
+    theirs = concluded(begun(logged_in(), NOW), issued("theirs"), NOW)
+    mine = concluded(begun(logged_in(), NOW - MINUTE), issued("mine", life=timedelta(hours=2)), NOW)
+    both = merged(theirs, mine)
+    assert current(both).value.reveal() == "theirs"
+    assert {r.value.reveal(): r.first_spent_at for r in both.fallbacks} == {
+        "mine": None,
+        "r0": NOW - MINUTE,
+    }
+    assert both.access == mine.access
+
+
+def test_united_tokens_keep_their_order() -> None:
+    """Whatever joins a record stays in the order of its own: the one that was spent last is tried first."""
+    ours = concluded(begun(logged_in(), NOW), issued("r1"), NOW)
+    ours = concluded(begun(ours, NOW + MINUTE), issued("r2"), NOW + MINUTE)
+    sibling = concluded(begun(logged_in(), NOW), issued("sibling"), NOW)
+    both = merged(sibling, ours)
+    assert [t.value.reveal() for t in (current(both), *both.fallbacks)] == [
+        "sibling",
+        "r2",
+        "r1",
+        "r0",
+    ]
+
+
+def test_who_has_gone_on_from_the_others_token_stays_in_front() -> None:
+    """Whichever record the two are united in: a token being asked for again is not tried before its answer."""
+    older = replace(
+        concluded(begun(logged_in(), NOW), Unknown(detail="reset"), NOW), tenant_id="chosen"
+    )
+    newer = concluded(begun(logged_in(), NOW), issued("r1"), NOW)
+    for both in (merged(older, newer), merged(newer, older)):
+        assert [t.value.reveal() for t in (current(both), *both.fallbacks)] == ["r1", "r0"]
+        assert both.intent is not None
+    assert merged(older, newer).tenant_id == "chosen"
+    gone = newer
+    for number in range(2, 5):
+        at = NOW + number * HALF_HOUR
+        gone = concluded(begun(gone, at), issued(f"r{number}"), at)
+    both = merged(
+        replace(older, fallbacks=(RefreshToken(value=Secret("r1"), obtained_at=NOW),)), gone
+    )
+    assert [t.value.reveal() for t in (current(both), *both.fallbacks)] == ["r4", "r3", "r0"]
+    assert set(both.tombstones) == {Secret(value).fingerprint for value in ("r1", "r2")}
+
+
+@pytest.mark.safeguard(
+    file="lifecycle/merging.py",
+    old="intent=base.intent or other.intent,",
+    new="intent=base.intent,",
+    protects_from=(
+        "a late request that invalidated the tokens of the other processes, and that "
+        "no record shows"
+    ),
+)
+def test_an_open_intent_survives_a_merge() -> None:
+    """Who slept and then sent may have killed what the others got: a refresh is due, and shows it."""
+    account = merged(logged_in(), begun(logged_in(), NOW))
+    assert account.intent is not None
+    assert isinstance(next_step(account, NOW + MINUTE, POLICY), Spend)
+
+
+@pytest.mark.safeguard(
+    file="lifecycle/merging.py",
+    old="    joining = [t for t in joining if not _was_tombstoned(t, first)]\n",
+    new="",
+    protects_from="an old dump's token that seems unspent, and was spent long ago",
+)
+@pytest.mark.safeguard(
+    file="lifecycle/merging.py",
+    old=" for t in first.fallbacks if not _was_tombstoned(t, second)]",
+    new=" for t in first.fallbacks]",
+    protects_from=(
+        "an old dump's spent token that seems unspent, where ours is merged into the dump's record"
+    ),
+)
+def test_what_was_dropped_does_not_come_back_from_an_old_dump() -> None:
+    """It seems unspent there, and may be the newest by a wrong clock; one that is only unknown here joins."""
+    dump = with_rival(logged_in(), RefreshToken(value=Secret("sibling"), obtained_at=NOW))
+    dump = replace(dump, current=replace(current(dump), obtained_at=NOW + timedelta(days=1)))
+    ours, at = replace(dump, fallbacks=()), NOW
+    for number in range(1, 4):
+        at += timedelta(minutes=31)
+        ours = concluded(begun(ours, at), issued(f"r{number}"), at)
+    assert ours.tombstones == tuple(Secret(value).fingerprint for value in ("r1", "r0"))
+    both = merged(ours, dump)
+    assert [t.value.reveal() for t in (current(both), *both.fallbacks)] == ["r3", "sibling", "r2"]
+    still = with_rival(
+        replace(dump, current=RefreshToken(value=Secret("y"), obtained_at=NOW)), current(dump)
+    )
+    both = merged(still, ours)
+    assert [t.value.reveal() for t in (current(both), *both.fallbacks)] == [
+        "y",
+        "r3",
+        "r2",
+        "sibling",
+    ]
+
+
+def test_a_token_that_is_held_again_is_not_remembered_as_dropped() -> None:
+    """A spent one that another record still holds joins again, and may be dropped again."""
+    ours, at = logged_in(), NOW
+    for number in range(1, 4):
+        at += HALF_HOUR
+        ours = concluded(begun(ours, at), issued(f"r{number}"), at)
+    older = begun(logged_in(), NOW + HALF_HOUR)
+    assert ours.tombstones == tuple(Secret(value).fingerprint for value in ("r1", "r0"))
+    both = merged(ours, older)
+    assert [t.value.reveal() for t in (current(both), *both.fallbacks)] == ["r3", "r2", "r0"]
+    assert both.tombstones == (Secret("r1").fingerprint,)
+    assert concluded(begun(both, at), issued("r4"), at).tombstones_ever == ours.tombstones_ever + 1
+
+
+# ---------- two consents, and an end
+
+
+@pytest.mark.safeguard(
+    file="lifecycle/merging.py",
+    old="winner, loser = (other, base) if other.epoch > base.epoch else (base, other)",
+    new="winner, loser = base, other",
+    protects_from="an old login that takes the place of a new one",
+)
+def test_the_newest_consent_wins_a_merge() -> None:
+    """Whoever holds it, and whatever the generations say."""
+    old, new = logged_in(), replace(logged_in(NOW + MINUTE), consent_id="c2")
+    assert merged(old, new) == new
+    assert merged(new, old) == new
+
+
+@pytest.mark.safeguard(
+    file="lifecycle/merging.py",
+    old="is_end = end.consent_id is None and login.consent_id is not None",
+    new="is_end = False",
+    protects_from="a logout that another process's refresh undoes",
+)
+def test_an_end_wins_over_the_login_before_it_and_loses_to_the_one_after() -> None:
+    """A logout that could not be written is not undone by another process's refresh; a new login is not by it."""
+    login, later = logged_in(), replace(logged_in(NOW + 2 * MINUTE), consent_id="c2")
+    end = after_end(login, forget=False, now=NOW + MINUTE)
+    refreshed = concluded(begun(login, NOW), issued("late"), NOW)
+    for mine, theirs in ((end, refreshed), (refreshed, end)):
+        after_both = merged(mine, theirs)
+        assert after_both.consent_id is None
+        assert after_both.revocation == "revoke"
+        assert "late" in {t.value.reveal() for t in tokens_to_revoke(after_both)}
+        assert good_for(after_both, NOW) == timedelta(0)
+    assert merged(end, later) == later
+
+
+def test_a_late_token_of_a_forgotten_login_is_revoked_with_its_own_credentials() -> None:
+    """The record that forgot them gets them back for just as long as the revocation takes."""
+    login = logged_in()
+    late = concluded(begun(login, NOW), issued("late"), NOW)
+    both = merged(late, ended(login, NOW + MINUTE, forget=True))
+    assert (both.client_id, both.revocation) == ("client", "forget")
+    assert "late" in {t.value.reveal() for t in tokens_to_revoke(both)}
+    assert after_revoked(both).client_id is None
+
+
+def test_an_empty_store_takes_what_memory_knows() -> None:
+    """A record that is gone is the oldest of all."""
+    assert merged(logged_in(), Account()) == logged_in()
+
+
+# ---------- a record that has diverged
+
+
+@pytest.mark.safeguard(
+    file="lifecycle/merging.py",
+    old="united = united.with_tombstones(other.tombstones)",
+    new="pass",
+    protects_from=(
+        "a merged record that seems to have diverged, since it lacks the tombstones of "
+        "one of the two"
+    ),
+)
+@pytest.mark.safeguard(
+    file="lifecycle/merging.py",
+    old=("if not is_same_consent(theirs, ours) or tombstones_since > len(theirs.tombstones):"),
+    new="if not is_same_consent(theirs, ours):",
+    protects_from="a descendant that seems to have diverged, since its older tombstones are gone",
+)
+def test_a_record_that_goes_on_from_ours_is_told_by_the_tokens_it_has_dropped() -> None:
+    """Whatever the clocks said; as far back as it remembers, and beyond that it is taken to be one."""
+    ours, at = concluded(begun(logged_in(), NOW), issued("r1"), NOW), NOW
+    theirs = ours
+    for number in range(2, 2 * MAX_TOMBSTONES):
+        at += timedelta(minutes=31)
+        theirs = concluded(begun(theirs, at), issued(f"r{number}"), at)
+        assert len(theirs.tombstones) == min(number - 1, MAX_TOMBSTONES)
+        assert theirs.tombstones_ever == number - 1
+        assert not diverged(theirs, ours)
+    other = concluded(begun(logged_in(), NOW), issued("other"), NOW)
+    assert diverged(other, ours)
+    assert diverged(ours, other)
+    refused = concluded(begun(ours, NOW), Refused(detail="invalid_grant"), NOW)
+    assert not diverged(
+        replace(refused, current=refused.fallbacks[0]), refused
+    )  # what Xero refused is not missed
+    assert diverged(replace(refused, fallbacks=()), refused)  # but what it may still take
+    for _ in range(2):
+        assert (
+            merged(ours, theirs).tombstones_ever
+            == merged(theirs, ours).tombstones_ever
+            == theirs.tombstones_ever
+        )
+    both = merged(other, theirs)
+    assert not diverged(both, theirs)
+    assert not diverged(both, other)
+    dump = replace(ours, current=RefreshToken(value=Secret("r150"), obtained_at=at))
+    assert "r150" not in values(
+        merged(both, dump)
+    )  # the one that was united remembers what either has dropped
+
+
+# ---------- the laws
+
 
 STEPS = st.lists(
     st.tuples(
@@ -30,6 +285,7 @@ STEPS = st.lists(
     max_size=6,
 )
 """The outcomes of a walk's refreshes, and the minutes before each."""
+
 
 WALKS = st.tuples(STEPS, STEPS, STEPS)
 

@@ -1,0 +1,247 @@
+"""The order in which refresh tokens are tried, and those that are tried no more."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from msgspec.structs import replace
+from support.accounts import (
+    HALF_HOUR,
+    MINUTE,
+    NOW,
+    POLICY,
+    begun,
+    concluded,
+    current,
+    issued,
+    logged_in,
+    with_rival,
+)
+
+from xots.lifecycle.account import RefreshToken
+from xots.lifecycle.outcomes import Refused, Unknown
+from xots.lifecycle.schedule import Spend, State, candidates, next_step, state_of
+from xots.lifecycle.transitions import begin_refresh
+from xots.secret import Secret
+
+# ---------- the current token
+
+
+def test_the_current_token_is_tried_however_old_its_intent() -> None:
+    """An old intent condemns nothing: only Xero's word does."""
+    account = concluded(begun(logged_in(), NOW), Unknown(detail="reset"), NOW)
+    step = next_step(account, NOW + timedelta(days=3), POLICY)
+    assert isinstance(step, Spend)
+    assert step.token.value.reveal() == "r0"
+
+
+@pytest.mark.safeguard(
+    file="lifecycle/schedule.py",
+    old=(
+        "    if token is account.current:\n"
+        "        return _rank_of_current(account, token, now, policy)\n"
+    ),
+    new="",
+    protects_from=(
+        "giving a login up after an outage longer than the grace period, or after a clock was set"
+    ),
+)
+def test_a_current_token_that_was_spent_long_ago_is_tried_also_without_an_intent() -> None:
+    """Another process may have told of its spending, or a replay have brought it: only Xero's word condemns it."""
+    account = logged_in()
+    account = replace(account, current=replace(current(account), first_spent_at=NOW))
+    assert state_of(account, NOW + timedelta(hours=2), POLICY) is State.CONNECTED
+    assert [t.value.reveal() for t in candidates(account, NOW + timedelta(hours=2), POLICY)] == [
+        "r0"
+    ]
+
+
+@pytest.mark.safeguard(
+    file="lifecycle/schedule.py",
+    old="return Rank.IN_GRACE if account.intent is None else Rank.LATE",
+    new="return Rank.LATE",
+    protects_from="the same two tokens again and again, until the grace period of both is over",
+)
+def test_a_current_token_that_a_replay_brought_is_tried_before_the_one_that_brought_it() -> None:
+    """Whatever a clock says of its age: asked again, that one would bring it again, till its grace is over."""
+    at = NOW + 25 * MINUTE
+    account = concluded(begun(logged_in(), at), issued("r1"), at)
+    account = replace(
+        account, current=replace(current(account), first_spent_at=at - timedelta(days=1))
+    )
+    account = concluded(
+        begin_refresh(account, account.fallbacks[0], by="host:1", now=at), issued("r1"), at
+    )
+    assert [t.value.reveal() for t in candidates(account, at + MINUTE, POLICY)] == ["r1", "r0"]
+    account = concluded(begun(account, at + MINUTE), Unknown(detail="reset"), at + MINUTE)
+    assert [t.value.reveal() for t in candidates(account, at + MINUTE, POLICY)] == ["r0", "r1"]
+
+
+# ---------- fallbacks
+
+
+@pytest.mark.safeguard(
+    file="lifecycle/schedule.py",
+    old="if within_grace(token, now, policy):",
+    new="if True:",
+    protects_from="late reuse, for which a server may end the whole chain",
+)
+def test_a_fresh_rival_is_tried_before_a_current_token_whose_grace_is_over() -> None:
+    """Late reuse may end the whole chain: what is unspent goes first, though it is not the current one."""
+    account = concluded(begun(logged_in(), NOW), Unknown(detail="reset"), NOW)
+    account = with_rival(account, RefreshToken(value=Secret("x"), obtained_at=NOW))
+    assert [t.value.reveal() for t in candidates(account, NOW, POLICY)] == ["r0", "x"]
+    assert [t.value.reveal() for t in candidates(account, NOW + HALF_HOUR, POLICY)] == ["x", "r0"]
+
+
+@pytest.mark.safeguard(
+    file="lifecycle/schedule.py",
+    old="return Rank.IN_GRACE if account.intent is None else Rank.LATE",
+    new="return Rank.IN_GRACE",
+    protects_from="late reuse of the current token, after the fallback was tried",
+)
+@pytest.mark.safeguard(
+    file="lifecycle/schedule.py",
+    old="return is_past and within_grace(token, now, policy)",
+    new="return within_grace(token, now, policy)",
+    protects_from="late reuse after a clock was set back",
+)
+def test_a_rival_within_its_grace_is_tried_before_a_current_token_whose_grace_is_over() -> None:
+    """It was tried when that grace was over, and nobody knows how that went: Xero surely takes it again."""
+    account = with_rival(logged_in(), RefreshToken(value=Secret("x"), obtained_at=NOW))
+    account = concluded(begun(account, NOW), Unknown(detail="reset"), NOW)
+    later = NOW + HALF_HOUR
+    account = concluded(begun(account, later), Unknown(detail="reset"), later)
+    assert [t.value.reveal() for t in candidates(account, later + MINUTE, POLICY)] == ["x", "r0"]
+    # By a clock that went back under it, nobody knows how long ago it was spent.
+    earlier = replace(
+        account, current=replace(current(account), first_spent_at=NOW - timedelta(days=2))
+    )
+    assert [t.value.reveal() for t in candidates(earlier, later - timedelta(days=1), POLICY)] == [
+        "r0",
+        "x",
+    ]
+
+
+def test_rivals_are_tried_in_the_order_they_were_spent_whatever_the_clock_said() -> None:
+    """One that a clock of tomorrow stamped seems the newest: tried first, its late reuse may end the whole chain."""
+    tomorrow, at = NOW + timedelta(days=1), NOW + timedelta(hours=2)
+    account = concluded(begun(logged_in(), tomorrow), issued("r1"), tomorrow)
+    account = concluded(begun(account, at), issued("r2"), at)
+    account = concluded(begun(account, at), issued("r3"), at)
+    account = concluded(begun(account, at), Refused(detail="invalid_grant"), at)
+    assert [t.value.reveal() for t in candidates(account, at, POLICY)] == ["r2", "r1", "r0"]
+
+
+@pytest.mark.safeguard(
+    file="lifecycle/schedule.py",
+    old="return Rank.LATE if spent_in_future or is_last_hope else None",
+    new="return Rank.LATE",
+    protects_from="late reuse, for which a server may end the whole chain",
+)
+def test_a_rival_is_never_reused_after_the_grace() -> None:
+    """A token that was spent more than 30 minutes ago is not worth the risk that Xero ends the chain."""
+    at = NOW + 25 * MINUTE
+    account = concluded(begun(logged_in(), at), issued(), at)
+    assert [t.value.reveal() for t in candidates(account, at + HALF_HOUR, POLICY)] == ["r1"]
+
+
+@pytest.mark.safeguard(
+    file="lifecycle/schedule.py",
+    old="return Rank.OUTDATED if _is_outdated(account, token, policy) else Rank.UNSPENT",
+    new="return Rank.UNSPENT",
+    protects_from="late reuse, for which a server may end the whole chain",
+)
+def test_an_unspent_token_of_an_old_dump_is_tried_last() -> None:
+    """It is older than the current one by the grace, so it was spent long ago: late reuse may end the whole chain."""
+    at = NOW + 25 * MINUTE
+    account = concluded(begun(logged_in(), at), issued("r1"), at)
+    account = with_rival(account, RefreshToken(value=Secret("x"), obtained_at=NOW - 10 * MINUTE))
+    account = replace(account, current=replace(current(account), first_spent_at=at))
+    assert [t.value.reveal() for t in candidates(account, at + HALF_HOUR, POLICY)] == ["r1", "x"]
+
+
+@pytest.mark.parametrize(
+    ("older_by", "order"),
+    [
+        (POLICY.grace, ["r1", "r0", "x"]),
+        (POLICY.grace - timedelta(microseconds=1), ["r1", "x", "r0"]),
+    ],
+)
+def test_an_unspent_fallback_is_outdated_from_the_grace_on(
+    older_by: timedelta, order: list[str]
+) -> None:
+    """Before that it is tried ahead of the spent ones."""
+    at = NOW + 25 * MINUTE
+    account = concluded(begun(logged_in(), at), issued("r1"), at)
+    fallback = RefreshToken(value=Secret("x"), obtained_at=at - older_by)
+    account = replace(account, fallbacks=(*account.fallbacks, fallback))
+    assert [t.value.reveal() for t in candidates(account, at, POLICY)] == order
+
+
+# ---------- the last candidate
+
+
+def test_a_rival_with_an_open_intent_is_not_condemned_by_the_clock() -> None:
+    """Xero was down for longer than the grace while the last candidate, a rival, was tried: it is tried again."""
+    at = NOW + 25 * MINUTE
+    account = concluded(begun(logged_in(), at), issued(), at)
+    account = concluded(begun(account, at), Refused(detail="invalid_grant"), at)
+    account = concluded(begun(account, at), Unknown(detail="reset"), at)
+    assert state_of(account, at + timedelta(hours=2), POLICY) is State.REFRESH_FAILING
+    step = next_step(account, at + timedelta(hours=2), POLICY)
+    assert isinstance(step, Spend)
+    assert step.token.value.reveal() == "r0"
+
+
+@pytest.mark.safeguard(
+    file="lifecycle/schedule.py",
+    old="is_last_hope = token in (account.spending, _last_resort(account))",
+    new="is_last_hope = token == _last_resort(account)",
+    protects_from=(
+        "an outage longer than the grace period, or a clock that was set, where the "
+        "last candidate is a fallback"
+    ),
+)
+def test_an_older_rival_whose_answer_is_open_is_not_condemned_by_the_clock() -> None:
+    """Xero refused the two newer ones, and was down for longer than the grace while this one was tried."""
+    at = NOW + 25 * MINUTE
+    account = logged_in()
+    for token in ("r1", "r2"):
+        account = concluded(begun(account, at), issued(token), at)
+    for _ in range(2):
+        account = concluded(begun(account, at), Refused(detail="invalid_grant"), at)
+    account = concluded(begun(account, at), Unknown(detail="reset"), at)
+    assert [t.value.reveal() for t in candidates(account, at + timedelta(hours=2), POLICY)] == [
+        "r0"
+    ]
+
+
+def test_the_last_hope_is_tried_whatever_the_clock_says_of_it() -> None:
+    """A clock of yesterday stamped the token that was spent last: when its successor is refused, it is tried all the
+    same, and only that one."""
+    yesterday = NOW - timedelta(days=1)
+    account = concluded(begun(logged_in(yesterday), yesterday), issued("r1"), yesterday)
+    account = concluded(begun(account, yesterday), issued("r2"), yesterday)
+    account = concluded(begun(account, NOW), Refused(detail="invalid_grant"), NOW)
+    assert [t.value.reveal() for t in candidates(account, NOW, POLICY)] == ["r1"]
+    account = concluded(begun(account, NOW), Refused(detail="invalid_grant"), NOW)
+    assert state_of(account, NOW, POLICY) is State.CONSENT_LOST
+
+
+@pytest.mark.safeguard(
+    file="lifecycle/schedule.py",
+    old="is_last_hope = token in (account.spending, _last_resort(account))",
+    new="is_last_hope = token == account.spending",
+    protects_from=(
+        "an outage longer than the grace period, or a clock that was set: a "
+        "predecessor that seems spent too long ago"
+    ),
+)
+def test_the_predecessor_of_a_refused_token_is_the_last_hope_whatever_the_clock_says() -> None:
+    """It seems spent long ago, but a clock may have stepped, and there is nothing else left to lose."""
+    at, later = NOW + 25 * MINUTE, NOW + timedelta(hours=3)
+    account = concluded(begun(logged_in(), at), issued("r1"), at)
+    account = concluded(begun(account, later), Refused(detail="invalid_grant"), later)
+    assert [t.value.reveal() for t in candidates(account, later, POLICY)] == ["r0"]
