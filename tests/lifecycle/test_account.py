@@ -11,7 +11,7 @@ from xots.secret import Secret
 
 
 def test_a_record_survives_its_encoding() -> None:
-    """Every field comes back as it went, to the microsecond."""
+    """Each field is the same after it, to the microsecond."""
     assert decode(encode(FULL)) == FULL
     assert decode(encode(Account())) == Account()
 
@@ -22,14 +22,14 @@ def test_a_record_survives_its_encoding() -> None:
     new="forbid_unknown_fields=False",
     protects_from="a write of an older version that drops what a newer one kept",
 )
-def test_a_field_that_is_not_known_is_refused() -> None:
-    """What a newer version kept is not silently dropped."""
+def test_an_unknown_field_is_refused() -> None:
+    """A field of a newer version is not dropped silently."""
     with pytest.raises(UnknownFormat, match="not a record that this version"):
         decode(encode(FULL).replace(b'"failed_attempts"', b'"failed_trials"'))
 
 
 def test_no_text_made_of_a_record_shows_a_secret() -> None:
-    """``repr``, ``str`` and formatting mask every secret, however deep it lies."""
+    """``repr``, ``str`` and formatting mask every secret, at any depth."""
     for text in (
         repr(FULL),
         str(FULL),
@@ -41,7 +41,7 @@ def test_no_text_made_of_a_record_shows_a_secret() -> None:
         assert CANARY not in text
 
 
-def test_a_fallback_is_replaced_where_it_stands_without_a_current_token() -> None:
+def test_a_fallback_is_replaced_in_its_place_without_a_current_token() -> None:
     """It does not become the current one."""
     first, second = (RefreshToken(value=Secret(value), obtained_at=NOW) for value in ("a", "b"))
     account = Account(fallbacks=(first, second))
@@ -49,7 +49,7 @@ def test_a_fallback_is_replaced_where_it_stands_without_a_current_token() -> Non
     assert account.with_token(refused) == Account(fallbacks=(refused, second))
 
 
-def test_the_access_token_type_has_a_life() -> None:
-    """``lifetime`` is from issue to expiry."""
+def test_an_access_tokens_lifetime_is_from_issue_to_expiry() -> None:
+    """It does not depend on the time of the call."""
     token = AccessToken(value=Secret("a"), issued_at=NOW, expires_at=NOW + MINUTE)
     assert token.lifetime == MINUTE

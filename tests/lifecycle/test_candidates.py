@@ -28,8 +28,8 @@ from xots.secret import Secret
 # ---------- the current token
 
 
-def test_the_current_token_is_tried_however_old_its_intent() -> None:
-    """An old intent condemns nothing: only Xero's word does."""
+def test_the_current_token_is_a_candidate_however_old_its_open_refresh() -> None:
+    """Only a refusal by Xero condemns it."""
     account = concluded(begun(logged_in(), NOW), Unknown(detail="reset"), NOW)
     step = next_step(account, NOW + timedelta(days=3), POLICY)
     assert isinstance(step, Spend)
@@ -47,8 +47,8 @@ def test_the_current_token_is_tried_however_old_its_intent() -> None:
         "giving a login up after an outage longer than the grace period, or after a clock was set"
     ),
 )
-def test_a_current_token_that_was_spent_long_ago_is_tried_also_without_an_intent() -> None:
-    """Another process may have told of its spending, or a replay have brought it: only Xero's word condemns it."""
+def test_a_current_token_spent_long_ago_is_a_candidate_without_an_open_refresh() -> None:
+    """Another process may have reported its use, or a replay have returned it."""
     account = logged_in()
     account = replace(account, current=replace(current(account), first_spent_at=NOW))
     assert state_of(account, NOW + timedelta(hours=2), POLICY) is State.CONNECTED
@@ -63,8 +63,8 @@ def test_a_current_token_that_was_spent_long_ago_is_tried_also_without_an_intent
     new="return Rank.LATE",
     protects_from="the same two tokens again and again, until the grace period of both is over",
 )
-def test_a_current_token_that_a_replay_brought_is_tried_before_the_one_that_brought_it() -> None:
-    """Whatever a clock says of its age: asked again, that one would bring it again, till its grace is over."""
+def test_a_current_token_from_a_replay_comes_before_the_token_that_was_replayed() -> None:
+    """A retry with the latter would return the former again until the grace period is over."""
     at = NOW + 25 * MINUTE
     account = concluded(begun(logged_in(), at), issued("r1"), at)
     account = replace(
@@ -87,8 +87,8 @@ def test_a_current_token_that_a_replay_brought_is_tried_before_the_one_that_brou
     new="if True:",
     protects_from="late reuse, for which a server may end the whole chain",
 )
-def test_a_fresh_rival_is_tried_before_a_current_token_whose_grace_is_over() -> None:
-    """Late reuse may end the whole chain: what is unspent goes first, though it is not the current one."""
+def test_an_unspent_fallback_comes_before_a_current_token_whose_grace_is_over() -> None:
+    """Late reuse may end the whole chain."""
     account = concluded(begun(logged_in(), NOW), Unknown(detail="reset"), NOW)
     account = with_rival(account, RefreshToken(value=Secret("x"), obtained_at=NOW))
     assert [t.value.reveal() for t in candidates(account, NOW, POLICY)] == ["r0", "x"]
@@ -107,8 +107,8 @@ def test_a_fresh_rival_is_tried_before_a_current_token_whose_grace_is_over() -> 
     new="return within_grace(token, now, policy)",
     protects_from="late reuse after a clock was set back",
 )
-def test_a_rival_within_its_grace_is_tried_before_a_current_token_whose_grace_is_over() -> None:
-    """It was tried when that grace was over, and nobody knows how that went: Xero surely takes it again."""
+def test_a_fallback_within_its_grace_comes_before_a_current_token_whose_grace_is_over() -> None:
+    """The outcome of the late attempt is unknown, and Xero surely accepts the fallback."""
     account = with_rival(logged_in(), RefreshToken(value=Secret("x"), obtained_at=NOW))
     account = concluded(begun(account, NOW), Unknown(detail="reset"), NOW)
     later = NOW + HALF_HOUR
@@ -124,8 +124,8 @@ def test_a_rival_within_its_grace_is_tried_before_a_current_token_whose_grace_is
     ]
 
 
-def test_rivals_are_tried_in_the_order_they_were_spent_whatever_the_clock_said() -> None:
-    """One that a clock of tomorrow stamped seems the newest: tried first, its late reuse may end the whole chain."""
+def test_fallbacks_come_in_the_order_they_were_spent_whatever_their_dates() -> None:
+    """A fallback that a wrong clock dated tomorrow is not the newest."""
     tomorrow, at = NOW + timedelta(days=1), NOW + timedelta(hours=2)
     account = concluded(begun(logged_in(), tomorrow), issued("r1"), tomorrow)
     account = concluded(begun(account, at), issued("r2"), at)
@@ -140,8 +140,8 @@ def test_rivals_are_tried_in_the_order_they_were_spent_whatever_the_clock_said()
     new="return Rank.LATE",
     protects_from="late reuse, for which a server may end the whole chain",
 )
-def test_a_rival_is_never_reused_after_the_grace() -> None:
-    """A token that was spent more than 30 minutes ago is not worth the risk that Xero ends the chain."""
+def test_a_spent_fallback_is_no_candidate_after_its_grace() -> None:
+    """Late reuse may end the whole chain."""
     at = NOW + 25 * MINUTE
     account = concluded(begun(logged_in(), at), issued(), at)
     assert [t.value.reveal() for t in candidates(account, at + HALF_HOUR, POLICY)] == ["r1"]
@@ -153,8 +153,8 @@ def test_a_rival_is_never_reused_after_the_grace() -> None:
     new="return Rank.UNSPENT",
     protects_from="late reuse, for which a server may end the whole chain",
 )
-def test_an_unspent_token_of_an_old_dump_is_tried_last() -> None:
-    """It is older than the current one by the grace, so it was spent long ago: late reuse may end the whole chain."""
+def test_an_unspent_token_of_an_old_dump_comes_last() -> None:
+    """It is older than the current token by the grace period, so it was spent long ago."""
     at = NOW + 25 * MINUTE
     account = concluded(begun(logged_in(), at), issued("r1"), at)
     account = with_rival(account, RefreshToken(value=Secret("x"), obtained_at=NOW - 10 * MINUTE))
@@ -169,10 +169,10 @@ def test_an_unspent_token_of_an_old_dump_is_tried_last() -> None:
         (POLICY.grace - timedelta(microseconds=1), ["r1", "x", "r0"]),
     ],
 )
-def test_an_unspent_fallback_is_outdated_from_the_grace_on(
+def test_an_unspent_fallback_older_by_the_grace_is_outdated(
     older_by: timedelta, order: list[str]
 ) -> None:
-    """Before that it is tried ahead of the spent ones."""
+    """A younger one comes before the spent tokens."""
     at = NOW + 25 * MINUTE
     account = concluded(begun(logged_in(), at), issued("r1"), at)
     fallback = RefreshToken(value=Secret("x"), obtained_at=at - older_by)
@@ -183,8 +183,8 @@ def test_an_unspent_fallback_is_outdated_from_the_grace_on(
 # ---------- the last candidate
 
 
-def test_a_rival_with_an_open_intent_is_not_condemned_by_the_clock() -> None:
-    """Xero was down for longer than the grace while the last candidate, a rival, was tried: it is tried again."""
+def test_the_last_candidate_stays_one_after_an_outage_longer_than_the_grace() -> None:
+    """Xero was down while the last candidate, a fallback, was attempted."""
     at = NOW + 25 * MINUTE
     account = concluded(begun(logged_in(), at), issued(), at)
     account = concluded(begun(account, at), Refused(detail="invalid_grant"), at)
@@ -204,8 +204,8 @@ def test_a_rival_with_an_open_intent_is_not_condemned_by_the_clock() -> None:
         "last candidate is a fallback"
     ),
 )
-def test_an_older_rival_whose_answer_is_open_is_not_condemned_by_the_clock() -> None:
-    """Xero refused the two newer ones, and was down for longer than the grace while this one was tried."""
+def test_an_older_fallback_whose_response_is_open_stays_a_candidate() -> None:
+    """Xero refused the two newer tokens, and was down while this one was attempted."""
     at = NOW + 25 * MINUTE
     account = logged_in()
     for token in ("r1", "r2"):
@@ -218,9 +218,8 @@ def test_an_older_rival_whose_answer_is_open_is_not_condemned_by_the_clock() -> 
     ]
 
 
-def test_the_last_hope_is_tried_whatever_the_clock_says_of_it() -> None:
-    """A clock of yesterday stamped the token that was spent last: when its successor is refused, it is tried all the
-    same, and only that one."""
+def test_only_the_latest_predecessor_of_a_refused_token_is_a_candidate_after_its_grace() -> None:
+    """A clock of yesterday dated its use, so its grace period only seems to be over."""
     yesterday = NOW - timedelta(days=1)
     account = concluded(begun(logged_in(yesterday), yesterday), issued("r1"), yesterday)
     account = concluded(begun(account, yesterday), issued("r2"), yesterday)
@@ -239,8 +238,8 @@ def test_the_last_hope_is_tried_whatever_the_clock_says_of_it() -> None:
         "predecessor that seems spent too long ago"
     ),
 )
-def test_the_predecessor_of_a_refused_token_is_the_last_hope_whatever_the_clock_says() -> None:
-    """It seems spent long ago, but a clock may have stepped, and there is nothing else left to lose."""
+def test_the_predecessor_of_a_refused_token_is_a_candidate_whatever_its_dates() -> None:
+    """It seems spent long ago, but a clock may have been set, and no other token is left."""
     at, later = NOW + 25 * MINUTE, NOW + timedelta(hours=3)
     account = concluded(begun(logged_in(), at), issued("r1"), at)
     account = concluded(begun(account, later), Refused(detail="invalid_grant"), later)

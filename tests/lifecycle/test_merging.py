@@ -57,8 +57,8 @@ from xots.secret import Secret
     new="fallbacks=tuple(_known_to_both(token, second) for token in first.fallbacks),",
     protects_from="a token that only one of the two versions holds",
 )
-def test_tokens_of_one_consent_are_united() -> None:
-    """Theirs stays current, ours joins; of a token that both know, the earliest spending and any refusal count."""
+def test_tokens_of_one_consent_are_merged() -> None:
+    """The base's token stays current. The earliest use and any refusal of a token count."""
     theirs = concluded(begun(logged_in(), NOW), issued("theirs"), NOW)
     mine = concluded(begun(logged_in(), NOW - MINUTE), issued("mine", life=timedelta(hours=2)), NOW)
     both = merged(theirs, mine)
@@ -70,8 +70,8 @@ def test_tokens_of_one_consent_are_united() -> None:
     assert both.access == mine.access
 
 
-def test_united_tokens_keep_their_order() -> None:
-    """Whatever joins a record stays in the order of its own: the one that was spent last is tried first."""
+def test_merged_tokens_keep_their_order() -> None:
+    """The fallback that was spent last comes first."""
     ours = concluded(begun(logged_in(), NOW), issued("r1"), NOW)
     ours = concluded(begun(ours, NOW + MINUTE), issued("r2"), NOW + MINUTE)
     sibling = concluded(begun(logged_in(), NOW), issued("sibling"), NOW)
@@ -84,8 +84,8 @@ def test_united_tokens_keep_their_order() -> None:
     ]
 
 
-def test_who_has_gone_on_from_the_others_token_stays_in_front() -> None:
-    """Whichever record the two are united in: a token being asked for again is not tried before its answer."""
+def test_the_descendants_token_stays_current() -> None:
+    """Whichever record is the base: a token whose response is known is not retried first."""
     older = replace(
         concluded(begun(logged_in(), NOW), Unknown(detail="reset"), NOW), tenant_id="chosen"
     )
@@ -114,8 +114,8 @@ def test_who_has_gone_on_from_the_others_token_stays_in_front() -> None:
         "no record shows"
     ),
 )
-def test_an_open_intent_survives_a_merge() -> None:
-    """Who slept and then sent may have killed what the others got: a refresh is due, and shows it."""
+def test_an_open_refresh_survives_a_merge() -> None:
+    """A late request with its token may have invalidated the others, so a refresh is due."""
     account = merged(logged_in(), begun(logged_in(), NOW))
     assert account.intent is not None
     assert isinstance(next_step(account, NOW + MINUTE, POLICY), Spend)
@@ -135,8 +135,8 @@ def test_an_open_intent_survives_a_merge() -> None:
         "an old dump's spent token that seems unspent, where ours is merged into the dump's record"
     ),
 )
-def test_what_was_dropped_does_not_come_back_from_an_old_dump() -> None:
-    """It seems unspent there, and may be the newest by a wrong clock; one that is only unknown here joins."""
+def test_a_tombstoned_token_does_not_come_back_from_an_old_dump() -> None:
+    """It seems unspent there, and the newest by a wrong clock. An unknown token joins."""
     dump = with_rival(logged_in(), RefreshToken(value=Secret("sibling"), obtained_at=NOW))
     dump = replace(dump, current=replace(current(dump), obtained_at=NOW + timedelta(days=1)))
     ours, at = replace(dump, fallbacks=()), NOW
@@ -158,8 +158,8 @@ def test_what_was_dropped_does_not_come_back_from_an_old_dump() -> None:
     ]
 
 
-def test_a_token_that_is_held_again_is_not_remembered_as_dropped() -> None:
-    """A spent one that another record still holds joins again, and may be dropped again."""
+def test_a_token_that_is_held_again_has_no_tombstone() -> None:
+    """A spent token that another record still holds joins again, and may leave again."""
     ours, at = logged_in(), NOW
     for number in range(1, 4):
         at += HALF_HOUR
@@ -182,7 +182,7 @@ def test_a_token_that_is_held_again_is_not_remembered_as_dropped() -> None:
     protects_from="an old login that takes the place of a new one",
 )
 def test_the_newest_consent_wins_a_merge() -> None:
-    """Whoever holds it, and whatever the generations say."""
+    """Neither the order nor the generations count."""
     old, new = logged_in(), replace(logged_in(NOW + MINUTE), consent_id="c2")
     assert merged(old, new) == new
     assert merged(new, old) == new
@@ -195,7 +195,7 @@ def test_the_newest_consent_wins_a_merge() -> None:
     protects_from="a logout that another process's refresh undoes",
 )
 def test_an_end_wins_over_the_login_before_it_and_loses_to_the_one_after() -> None:
-    """A logout that could not be written is not undone by another process's refresh; a new login is not by it."""
+    """A refresh by another process does not undo a logout. The logout does not undo a new login."""
     login, later = logged_in(), replace(logged_in(NOW + 2 * MINUTE), consent_id="c2")
     end = after_end(login, forget=False, now=NOW + MINUTE)
     refreshed = concluded(begun(login, NOW), issued("late"), NOW)
@@ -208,8 +208,8 @@ def test_an_end_wins_over_the_login_before_it_and_loses_to_the_one_after() -> No
     assert merged(end, later) == later
 
 
-def test_a_late_token_of_a_forgotten_login_is_revoked_with_its_own_credentials() -> None:
-    """The record that forgot them gets them back for just as long as the revocation takes."""
+def test_a_forgotten_login_gets_its_credentials_back_to_revoke_a_late_token() -> None:
+    """The record holds them again until the revocation."""
     login = logged_in()
     late = concluded(begun(login, NOW), issued("late"), NOW)
     both = merged(late, ended(login, NOW + MINUTE, forget=True))
@@ -218,8 +218,8 @@ def test_a_late_token_of_a_forgotten_login_is_revoked_with_its_own_credentials()
     assert after_revoked(both).client_id is None
 
 
-def test_an_empty_store_takes_what_memory_knows() -> None:
-    """A record that is gone is the oldest of all."""
+def test_a_record_in_memory_wins_over_an_empty_store() -> None:
+    """An empty record is the oldest."""
     assert merged(logged_in(), Account()) == logged_in()
 
 
@@ -241,8 +241,8 @@ def test_an_empty_store_takes_what_memory_knows() -> None:
     new="if not is_same_consent(theirs, ours):",
     protects_from="a descendant that seems to have diverged, since its older tombstones are gone",
 )
-def test_a_record_that_goes_on_from_ours_is_told_by_the_tokens_it_has_dropped() -> None:
-    """Whatever the clocks said; as far back as it remembers, and beyond that it is taken to be one."""
+def test_a_descendant_is_known_by_its_tombstones() -> None:
+    """No clock counts. Beyond the oldest tombstone, a record is taken for a descendant."""
     ours, at = concluded(begun(logged_in(), NOW), issued("r1"), NOW), NOW
     theirs = ours
     for number in range(2, 2 * MAX_TOMBSTONES):
@@ -305,7 +305,7 @@ def login(consent: str = "c", at: datetime = NOW) -> Account:
 
 
 def walked(account: Account, name: str, steps: list[tuple[str, int]]) -> Account:
-    """The version that a process makes of ``account``."""
+    """Return the version that a process makes of ``account``."""
     now = NOW
     for number, (outcome, minutes) in enumerate(steps):
         now += timedelta(minutes=minutes)
@@ -330,7 +330,7 @@ def versions(walks: tuple[list[tuple[str, int]], ...]) -> list[Account]:
 
 
 def held(account: Account) -> dict[str, tuple[datetime | None, bool]]:
-    """The set part: each token with its first use, and if it was refused."""
+    """Return the set part: each token with its first use and whether it was refused."""
     return {t.value.reveal(): (t.first_spent_at, t.refused_at is not None) for t in account.tokens}
 
 
@@ -378,7 +378,7 @@ def test_a_merge_loses_no_token_that_may_be_live(walks: tuple[list[tuple[str, in
 def test_the_first_use_of_a_token_never_moves_later(
     walks: tuple[list[tuple[str, int]], ...],
 ) -> None:
-    """Its grace period counts from the earlier use that either version knows."""
+    """The grace period counts from the earlier use that either version knows."""
     x, y, _ = versions(walks)
     both = held(merged(x, y))
     for side in (held(x), held(y)):
@@ -394,8 +394,7 @@ def test_the_first_use_of_a_token_never_moves_later(
 def test_the_newest_consent_wins_in_any_order(
     walks: tuple[list[tuple[str, int]], ...], order: list[int], minutes: int
 ) -> None:
-    """The last writer wins, whichever process finds whose record: a login over an end before it, an
-    end over the login before it."""
+    """A login wins over an end before it, and an end over the login before it."""
     x, y, _ = versions(walks)
     end = after_end(x, forget=False, now=NOW + timedelta(minutes=minutes))
     new = login("d", NOW + timedelta(minutes=minutes, seconds=1))
@@ -407,10 +406,10 @@ def test_the_newest_consent_wins_in_any_order(
 
 
 @given(WALKS)
-def test_a_descendant_stays_in_front_in_either_order(
+def test_a_descendants_token_stays_current_in_either_order(
     walks: tuple[list[tuple[str, int]], ...],
 ) -> None:
-    """A version that goes on from another keeps its own current token."""
+    """A version that was made from another keeps its own current token."""
     x = versions(walks)[0]
     later = walked(x, "later", [("issued", 50)])
     if later.current != x.current:
@@ -420,7 +419,7 @@ def test_a_descendant_stays_in_front_in_either_order(
 
 @given(WALKS)
 def test_a_merge_has_diverged_from_neither(walks: tuple[list[tuple[str, int]], ...]) -> None:
-    """The store that holds the union has not lost the writes of either."""
+    """A store that holds the merged record has lost the writes of neither version."""
     x, y, _ = versions(walks)
     both = merged(x, y)
     assert is_same_consent(both, x)

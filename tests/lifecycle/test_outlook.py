@@ -15,8 +15,8 @@ from xots.lifecycle.transitions import after, begin_refresh
 from xots.secret import Secret
 
 
-def test_a_server_that_does_not_rotate_is_known_to_until_it_does() -> None:
-    """Two responses without a refresh token tell; later refreshes are reported as any other."""
+def test_a_server_without_rotation_is_remembered_until_it_rotates() -> None:
+    """Two responses without a refresh token tell. Later refreshes have the usual outlook."""
     account = attempted(logged_in(), issued(None), 25)
     assert account.rotates
     assert outlook(account, NOW + 25 * MINUTE, POLICY).retrying is Retrying.MISSING_TOKEN
@@ -35,7 +35,7 @@ def test_a_server_that_does_not_rotate_is_known_to_until_it_does() -> None:
 
 
 def test_a_lost_consent_is_explained_by_its_newest_token() -> None:
-    """An older token that lay unused is no reason."""
+    """An older token that was unused for long is not the reason."""
     old = RefreshToken(
         value=Secret("old"),
         obtained_at=NOW - timedelta(days=70),

@@ -45,22 +45,22 @@ from xots.secret import Secret
 # ---------- lifetimes
 
 
-def test_a_dead_token_is_good_for_nothing() -> None:
-    """At its expiry and after it, there is no life left."""
+def test_an_expired_token_has_no_lifetime_left() -> None:
+    """None is left at the expiry and after it."""
     assert good_for(logged_in(), NOW + HALF_HOUR) == timedelta(0)
     assert good_for(logged_in(), NOW + timedelta(days=1)) == timedelta(0)
 
 
-def test_a_token_is_served_for_as_long_as_it_is_good_and_no_longer() -> None:
-    """A caller without any wish gets no dead token either."""
+def test_a_token_is_served_until_the_required_lifetime_is_not_left() -> None:
+    """A caller without a requirement gets no expired token either."""
     account = logged_in()
     assert servable(account, NOW, HALF_HOUR) == account.access
     assert servable(account, NOW, HALF_HOUR + timedelta(microseconds=1)) is None
     assert servable(account, NOW + HALF_HOUR, timedelta(0)) is None
 
 
-def test_hosts_may_differ_by_seconds() -> None:
-    """A token issued by a host whose clock is a little ahead is served, but never longer than its life."""
+def test_clocks_of_hosts_may_differ_by_seconds() -> None:
+    """A token that a host a little ahead issued is served, but never longer than its lifetime."""
     account = logged_in()
     assert good_for(account, NOW - timedelta(seconds=5)) == HALF_HOUR
 
@@ -71,8 +71,8 @@ def test_hosts_may_differ_by_seconds() -> None:
     new="if access is None or account.consent_id is None:",
     protects_from="a clock that was set back: a token that is served after its expiry",
 )
-def test_a_clock_that_stepped_back_does_not_lengthen_a_life() -> None:
-    """A token issued in the future can't be trusted: it is not served, and refreshed."""
+def test_a_clock_set_back_does_not_lengthen_a_lifetime() -> None:
+    """A token issued in the future is not served, and a refresh is due."""
     account, yesterday = logged_in(), NOW - timedelta(days=1)
     assert good_for(account, yesterday) == timedelta(0)
     assert isinstance(next_step(account, yesterday, POLICY), Spend)
@@ -82,33 +82,33 @@ def test_a_clock_that_stepped_back_does_not_lengthen_a_life() -> None:
     ("life_seconds", "promised", "tick"),
     [(1800, 60, 15), (1200, 60, 15), (90, 22.5, 11.25), (20, 5, 2.5)],
 )
-def test_promises_shrink_with_shorter_lives(
+def test_promises_shrink_with_shorter_lifetimes(
     life_seconds: int, promised: float, tick: float
 ) -> None:
-    """At most a quarter of a life is promised and an eighth is waited between looks, once it is shorter than Xero's."""
+    """A lifetime below Xero's promises at most a quarter of it, and an eighth is a tick."""
     account = logged_in(life=timedelta(seconds=life_seconds))
     assert promised_ttl(account, POLICY).total_seconds() == promised
     assert tick_seconds(account, POLICY) == tick
 
 
-def test_a_token_that_lives_as_long_as_xeros_keeps_the_whole_promise() -> None:
-    """Promises shrink with tokens that live shorter than 30 minutes only."""
+def test_a_token_with_xeros_lifetime_keeps_the_whole_promise() -> None:
+    """Promises shrink only with tokens that live shorter than 30 minutes."""
     policy = Policy(min_ttl=20 * MINUTE)
     assert promised_ttl(logged_in(), policy) == 20 * MINUTE
     shorter = logged_in(life=HALF_HOUR - timedelta(seconds=1))
     assert promised_ttl(shorter, policy) < 8 * MINUTE
 
 
-def test_a_promise_is_never_more_than_a_fresh_token_has() -> None:
-    """A ``min_ttl`` of an hour does not have every caller refresh a token of half an hour."""
+def test_a_promise_is_at_most_the_lifetime_of_a_fresh_token() -> None:
+    """With a ``min_ttl`` of an hour, a caller does not refresh a fresh token of half an hour."""
     policy = Policy(min_ttl=timedelta(hours=1))
     assert isinstance(
         next_step(logged_in(), NOW, policy, min_life=promised_ttl(logged_in(), policy)), Idle
     )
 
 
-def test_no_caller_can_demand_more_than_a_fresh_token_has() -> None:
-    """A demand is capped below a fresh token's life, so a token just minted is never refreshed for it."""
+def test_a_caller_cannot_demand_more_than_a_fresh_token_has() -> None:
+    """A demand is capped below the lifetime of a fresh token, so no refresh is repeated for it."""
     account = logged_in()
     assert effective_min_ttl(account, POLICY, timedelta(hours=9)) == 27 * MINUTE
     assert effective_min_ttl(account, POLICY, timedelta(seconds=1)) == timedelta(seconds=60)
@@ -124,7 +124,7 @@ def test_no_caller_can_demand_more_than_a_fresh_token_has() -> None:
 
 
 def test_the_state_tells_whether_a_login_was_ended_or_never_made() -> None:
-    """Both have credentials and no login."""
+    """Both records have credentials and no login."""
     account = Account(client_id="client", client_secret=Secret("secret"))
     assert state_of(account, NOW, POLICY) is State.NOT_LOGGED_IN
     assert state_of(replace(account, ended_at=NOW), NOW, POLICY) is State.REVOKED
@@ -137,7 +137,7 @@ def test_the_state_tells_whether_a_login_was_ended_or_never_made() -> None:
     protects_from="giving a login up while another of its tokens would issue",
 )
 def test_consent_is_lost_only_when_every_candidate_is_refused() -> None:
-    """``invalid_grant`` condemns one token; the next candidate is tried at once; the record stays as evidence."""
+    """``invalid_grant`` condemns one token. The next one is due at once; the record keeps both."""
     at = NOW + 25 * MINUTE
     account = concluded(begun(logged_in(), at), issued(), at)
     account = concluded(begun(account, at + MINUTE), Refused(detail="invalid_grant"), at + MINUTE)
@@ -161,8 +161,8 @@ def test_nothing_is_due_before_a_login() -> None:
     assert refresh_due(Account(client_id="client"), NOW, POLICY) is Due.NEVER
 
 
-def test_a_refresh_is_due_five_minutes_before_the_end() -> None:
-    """Refresh-ahead: not a moment before, and from then on."""
+def test_a_refresh_is_due_five_minutes_before_the_expiry() -> None:
+    """It is not due a second earlier."""
     account = logged_in()
     due = NOW + timedelta(minutes=25)
     assert refresh_due(account, NOW, POLICY) == due
@@ -170,8 +170,8 @@ def test_a_refresh_is_due_five_minutes_before_the_end() -> None:
     assert isinstance(next_step(account, due, POLICY), Spend)
 
 
-def test_a_short_token_is_refreshed_at_half_its_life() -> None:
-    """Refresh-ahead is at most half a life, so that a 90-second token isn't refreshed at once and for ever."""
+def test_a_short_token_is_refreshed_at_half_its_lifetime() -> None:
+    """A 90-second token is not refreshed again at once."""
     assert refresh_due(logged_in(life=timedelta(seconds=90)), NOW, POLICY) == NOW + timedelta(
         seconds=45
     )
@@ -183,8 +183,8 @@ def test_a_short_token_is_refreshed_at_half_its_life() -> None:
     new="return [expiry, *proofs]",
     protects_from="a refresh token that dies unused after 60 days",
 )
-def test_the_refresh_token_is_rotated_at_its_lifetime_whatever_else() -> None:
-    """An access token that lives for days does not keep the refresh token from being rotated in time."""
+def test_the_refresh_token_is_rotated_in_time_for_its_own_lifetime() -> None:
+    """An access token that lives for days does not delay it."""
     policy = Policy(refresh_lifetime=10 * MINUTE)
     account = logged_in()
     assert refresh_due(account, NOW, policy) == NOW + 10 * MINUTE
@@ -197,8 +197,8 @@ def test_the_refresh_token_is_rotated_at_its_lifetime_whatever_else() -> None:
     new="return [expiry, rotation]",
     protects_from="learning only after the grace period that the other token was the live one",
 )
-def test_a_rival_that_arrived_is_proved_soon_and_then_dropped() -> None:
-    """A rival makes a refresh due well inside the grace; once another token is proved, it goes."""
+def test_a_new_fallback_is_proved_soon_and_then_removed() -> None:
+    """A fallback makes a refresh due well inside the grace period. The refresh removes it."""
     account = with_rival(logged_in(), RefreshToken(value=Secret("x"), obtained_at=NOW + MINUTE))
     due = refresh_due(account, NOW, POLICY)
     assert isinstance(due, datetime)
@@ -207,8 +207,8 @@ def test_a_rival_that_arrived_is_proved_soon_and_then_dropped() -> None:
     assert [r.value.reveal() for r in account.fallbacks] == ["r0"]
 
 
-def test_an_open_intent_is_due_at_once() -> None:
-    """A refresh that was cut off is taken up by whoever looks next, with the same token."""
+def test_an_open_refresh_is_due_at_once() -> None:
+    """The next process resumes it with the same token."""
     account = begun(logged_in(), NOW)
     step = next_step(account, NOW, POLICY)
     assert isinstance(step, Spend)
@@ -221,8 +221,8 @@ def test_an_open_intent_is_due_at_once() -> None:
     new="if not current.is_fresh:",
     protects_from="a lost response that is retried only after the grace period",
 )
-def test_an_open_intent_of_tomorrows_clock_is_due_now() -> None:
-    """Its answer is to be asked for within the grace, whatever the clock said when it was begun."""
+def test_an_open_refresh_that_is_dated_tomorrow_is_due_now() -> None:
+    """The retry has to come within the grace period, whatever clock dated its start."""
     tomorrow = NOW + timedelta(days=1)
     account = begin_refresh(logged_in(), current(logged_in()), by="host:1", now=tomorrow)
     assert isinstance(next_step(account, NOW + MINUTE, POLICY), Spend)
@@ -242,7 +242,7 @@ def test_an_open_intent_of_tomorrows_clock_is_due_now() -> None:
     ),
 )
 def test_a_current_token_that_was_spent_is_due_at_once() -> None:
-    """Without an intent too: its successor is not known. A replay of an answer further back may have brought it."""
+    """Its successor is unknown although no refresh is open: a replay may have returned it."""
     tomorrow = NOW + timedelta(days=1)  # by a clock that is ahead
     account = replace(begun(logged_in(), tomorrow), intent=None)
     assert refresh_due(account, NOW, POLICY) is Due.AT_ONCE
@@ -259,8 +259,8 @@ def test_a_current_token_that_was_spent_is_due_at_once() -> None:
         "until that day is over"
     ),
 )
-def test_what_is_due_at_once_is_so_although_a_clock_stepped_back() -> None:
-    """A refused token, or no access token, of tomorrow's clock: the next try is now, not tomorrow."""
+def test_a_clock_set_back_does_not_delay_a_refresh_that_is_due_at_once() -> None:
+    """A refused token or a missing access token, dated tomorrow, is due now."""
     tomorrow = NOW + timedelta(days=1)
     account = with_rival(logged_in(tomorrow), RefreshToken(value=Secret("x"), obtained_at=tomorrow))
     refused = concluded(begun(account, tomorrow), Refused(detail="invalid_grant"), tomorrow)
@@ -273,15 +273,15 @@ def test_what_is_due_at_once_is_so_although_a_clock_stepped_back() -> None:
 # ---------- the next step
 
 
-def test_a_demand_for_a_longer_life_makes_it_due() -> None:
-    """A caller's own demand is met although the tick would not refresh yet."""
+def test_a_demand_for_a_longer_lifetime_makes_a_refresh_due() -> None:
+    """The tick would not refresh yet."""
     account, later = logged_in(), NOW + 10 * MINUTE
     assert isinstance(next_step(account, later, POLICY), Idle)
     assert isinstance(next_step(account, later, POLICY, min_life=25 * MINUTE), Spend)
 
 
-def test_forcing_is_void_when_another_token_is_current() -> None:
-    """Whoever wants r0 spent finds that somebody else has done it, and uses what is there."""
+def test_a_forced_refresh_is_void_when_another_token_is_current() -> None:
+    """Another process has spent the expected token already."""
     account = logged_in()
     assert isinstance(
         next_step(account, NOW, POLICY, expected_current=current(account).value.fingerprint), Spend
@@ -295,8 +295,8 @@ def test_forcing_is_void_when_another_token_is_current() -> None:
     new="return Spend(choices[0])",
     protects_from="a request to Xero at every tick and for every caller",
 )
-def test_a_wait_that_was_asked_for_is_kept() -> None:
-    """No call before ``retry_not_before``."""
+def test_no_token_is_spent_during_a_wait() -> None:
+    """The next attempt is at ``retry_not_before``."""
     account = concluded(begun(logged_in(), NOW), NotSent(detail="no route"), NOW, jitter=1)
     assert account.retry_not_before is not None
     later = NOW + timedelta(minutes=40)
@@ -305,8 +305,8 @@ def test_a_wait_that_was_asked_for_is_kept() -> None:
     assert isinstance(next_step(waiting, later + MINUTE, POLICY), Spend)
 
 
-def test_the_longest_possible_wait_is_kept_and_not_a_microsecond_more() -> None:
-    """A longest wait that another host's clock dated is still one that xots set."""
+def test_the_longest_wait_is_kept_and_a_longer_one_is_ignored() -> None:
+    """The longest wait includes a difference between the clocks of two hosts."""
     longest = POLICY.max_wait + POLICY.first_backoff + MAX_CLOCK_SKEW
     at = NOW + HALF_HOUR
     account = replace(logged_in(), retry_not_before=at + longest)
@@ -320,8 +320,8 @@ def test_the_longest_possible_wait_is_kept_and_not_a_microsecond_more() -> None:
     new="    return until\n",
     protects_from="a clock that was set back by a day: no refresh until that day is over",
 )
-def test_a_wait_from_a_clock_that_stepped_back_counts_as_reached() -> None:
-    """A ``retry_not_before`` further off than is ever asked for does not stop the refresh for a day."""
+def test_a_wait_dated_by_a_clock_since_set_back_is_over() -> None:
+    """A ``retry_not_before`` beyond the longest wait does not stop refreshes for a day."""
     account = replace(logged_in(), retry_not_before=NOW + timedelta(days=1))
     assert isinstance(next_step(account, NOW + HALF_HOUR, POLICY), Spend)
 
@@ -332,8 +332,8 @@ def test_a_wait_from_a_clock_that_stepped_back_counts_as_reached() -> None:
     new=("return account.revocation is not None and (account.retry_not_before or now) <= now"),
     protects_from="a clock that was set back by a day: no revocation until that day is over",
 )
-def test_a_revocations_wait_from_a_clock_that_stepped_back_counts_as_reached() -> None:
-    """Xero is told of an end within minutes, and not when tomorrow comes again."""
+def test_a_wait_for_a_revocation_dated_by_a_clock_since_set_back_is_over() -> None:
+    """Xero is told of the end within minutes."""
     tomorrow = NOW + timedelta(days=1)
     account = after_end(logged_in(tomorrow), forget=False, now=tomorrow)
     failed = Unknown(detail="reset")

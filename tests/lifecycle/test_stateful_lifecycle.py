@@ -89,13 +89,13 @@ RETRY_AFTER = st.sampled_from([None, *(timedelta(seconds=s) for s in (0, 5, 60, 
 
 
 def intended(account: Account) -> RefreshToken | None:
-    """The token that an open intent is to spend."""
+    """Return the token that an open refresh has sent or will send."""
     named = account.intent.fingerprint if account.intent else None
     return next((token for token in tokens_of(account) if token.value.fingerprint == named), None)
 
 
 def may_be_bare(account: Account) -> bool:
-    """A second response without a refresh token tells of a server that does not rotate."""
+    """Tell if one response may lack its refresh token. A second would mean no rotation."""
     return account.rotates and account.responses_without_token == 0
 
 
@@ -134,11 +134,11 @@ class LifecycleStory(RuleBasedStateMachine):
 
     @property
     def now(self) -> datetime:
-        """The time as the processes' clock tells it."""
+        """Return the time by the clock of the processes."""
         return self.time + self.skew
 
     def write(self, account: Account, *, proved: RefreshToken | None = None) -> None:
-        """Put the next record in the place of the last, and check what became of the tokens on the way."""
+        """Replace the record, and check each token that leaves it."""
         before = self.record
         assert (account.generation, account.write_id) == (before.generation, before.write_id)
         if is_same_consent(before, account):
@@ -155,8 +155,9 @@ class LifecycleStory(RuleBasedStateMachine):
         self.time += timedelta(milliseconds=1)  # every act takes its moment
 
     def check_may_leave(self, token: RefreshToken, proved: RefreshToken | None) -> None:
-        """A spent token leaves only when another was proved and its grace is over, a rival when another was proved
-        after it arrived, any token when Xero refused it; nothing leaves on an error."""
+        """Check that a spent token leaves only after its grace period and the use of another, a
+        fallback only after the later use of another, and any token after a refusal. No error
+        removes a token."""
         if token.refused_at is None:
             assert proved is not None, "a token left although none was proved"
             assert proved.value != token.value
@@ -167,7 +168,8 @@ class LifecycleStory(RuleBasedStateMachine):
                 assert token.obtained_at <= proved.first_spent_at
 
     def check_first_spent(self, before: RefreshToken, now: RefreshToken, account: Account) -> None:
-        """It never moves later, and only the try that set it undoes it, unless the server does not rotate."""
+        """Check that it never moves later, and that only the attempt which set it clears it, unless
+        the server does not rotate."""
         assert before.first_spent_at is not None
         if now.first_spent_at is None:
             intent = self.record.intent
@@ -178,7 +180,7 @@ class LifecycleStory(RuleBasedStateMachine):
             assert now.first_spent_at <= before.first_spent_at
 
     def begin(self, token: RefreshToken) -> tuple[Account, RefreshToken]:
-        """Write the intent; the record with it, and the token as it is there."""
+        """Write the intent. Return the record with it, and the token as that holds it."""
         self.write(begin_refresh(self.record, token, by="p", now=self.now))
         spent = intended(self.record)
         assert spent is not None
@@ -190,7 +192,7 @@ class LifecycleStory(RuleBasedStateMachine):
     def ask(
         self, token: RefreshToken, comes_to: str, retry_after: timedelta | None, bare: bool
     ) -> Outcome | None:
-        """What the process hears from Xero; None when it died first."""
+        """Return the outcome that the process learns; None if it died before."""
         match comes_to:
             case "crash before sending":
                 return None
@@ -212,7 +214,8 @@ class LifecycleStory(RuleBasedStateMachine):
         return outcome
 
     def commit(self, token: RefreshToken) -> Outcome:
-        """Xero carries out the request. Within the bound no token is used again once its grace is over."""
+        """Let Xero carry out the request. Within the bound, no token is used after its grace
+        period."""
         refusal = self.identity.refusal_of(token.value.reveal(), self.time)
         assert refusal is not Refusal.SPENT, "reuse outside the grace"
         try:
@@ -227,7 +230,7 @@ class LifecycleStory(RuleBasedStateMachine):
     def conclude(
         self, begun: Account, token: RefreshToken, outcome: Outcome, jitter: float
     ) -> None:
-        """Write what came of a try; whoever finds that another wrote meanwhile unites the two."""
+        """Write the outcome of an attempt. A process whose write is stale merges its record."""
         concluded = after(begun, outcome, now=self.now, policy=POLICY, jitter=jitter)
         assert concluded.consent_id == begun.consent_id
         if isinstance(outcome, Issued):
@@ -240,7 +243,7 @@ class LifecycleStory(RuleBasedStateMachine):
             self.write(self.united(self.record, concluded))
 
     def united(self, base: Account, other: Account) -> Account:
-        """``merged``, and that nothing of the same consent falls through, but what was dropped with reason."""
+        """Return ``merged``. Check that no token of the same consent is lost without a reason."""
         both = merged(base, other)
         held = {t.value for t in tokens_of(both)}
         for side, beside in ((base, other), (other, base)):
@@ -259,7 +262,7 @@ class LifecycleStory(RuleBasedStateMachine):
     def spend(
         self, token: RefreshToken, comes_to: str, jitter: float = 0.5, wait: timedelta | None = None
     ) -> bool:
-        """One try from its intent to its end; False if the process died in it."""
+        """Make one attempt from its intent to its end; return False if the process died in it."""
         begun, token = self.begin(token)
         outcome = self.ask(token, comes_to, wait, bare=may_be_bare(begun))
         if outcome is not None:
@@ -267,7 +270,7 @@ class LifecycleStory(RuleBasedStateMachine):
         return outcome is not None
 
     def log_in(self, known: Account | None = None) -> Account:
-        """A code is exchanged by a process that knows this record."""
+        """Exchange a code in a process that knows this record."""
         answer = issued(
             self.identity.log_in(
                 CLIENT.client_id, self.time, scopes=("offline_access",), tenant_ids=("t",)
@@ -296,9 +299,9 @@ class LifecycleStory(RuleBasedStateMachine):
 
     @property
     def deadline(self) -> datetime | None:
-        """When, at the latest, the bound demands that Xero answers: some tries before the last grace ends, and before
-        the 60 days of an idle token are. A Xero that is away may stay away for as long as it likes if it took nothing,
-        unless the store lost writes just before."""
+        """Return the latest time of a success that the bound permits: some attempts before the last
+        grace period ends, and before an idle token is 60 days old. An outage may last as long as it
+        likes if no token was taken, unless the store lost writes just before."""
         if self.record.consent_id is None or self.ended_by_xero:
             return None
         if (spent_at := self.all_spent_at) is not None:
@@ -310,7 +313,8 @@ class LifecycleStory(RuleBasedStateMachine):
 
     @property
     def all_spent_at(self) -> datetime | None:
-        """When the last of the tokens that Xero would still take was spent; None if one is unspent, or none is left."""
+        """Return when the last token that Xero accepts was spent; None if one is unspent, or none
+        is left."""
         live = [
             t.value
             for t in tokens_of(self.record)
@@ -331,7 +335,7 @@ class LifecycleStory(RuleBasedStateMachine):
         self.time = end
 
     def xero_answers(self) -> None:
-        """What the ticks do now and in the next minutes brings the record to rest. Only idleness needs a push."""
+        """Let the ticks conclude every open refresh. An idle record needs a forced refresh."""
         current = self.record.current
         assert current is not None
         meant = current.value.fingerprint if self.all_spent_at is None else None
@@ -376,7 +380,7 @@ class LifecycleStory(RuleBasedStateMachine):
     @precondition(lambda self: self.asleep is None and self.record.current is not None)
     @rule(comes_to=COMES_TO, sent=st.booleans())
     def a_process_falls_asleep_in_its_refresh(self, comes_to: str, sent: bool) -> None:
-        """Before or after it has sent its request; another takes the lease."""
+        """It sleeps before or after its request is sent, and another process takes the lease."""
         meant = self.record.current.value.fingerprint if self.record.current else None
         step = next_step(self.record, self.now, POLICY, expected_current=meant)
         if isinstance(step, Spend):
@@ -403,7 +407,7 @@ class LifecycleStory(RuleBasedStateMachine):
     def others_refresh_while_one_sleeps(
         self, comes_to: str, sent: bool, others: int, pause: timedelta
     ) -> None:
-        """Beyond its lease, and wakes to tell."""
+        """The sleeper wakes after its lease has expired, and writes."""
         self.a_process_falls_asleep_in_its_refresh(comes_to, sent)
         for _ in range(others):
             self.a_refresh_comes_to("issued", 0.5, None, True)
@@ -418,7 +422,7 @@ class LifecycleStory(RuleBasedStateMachine):
 
     @rule(age=st.integers(0, 9))
     def the_store_is_rolled_back_and_told_again(self, age: int) -> None:
-        """A process that is alive finds less in the store than it knows."""
+        """A running process finds an older record than it knows, and writes its own."""
         consent = self.record.consent_id
         self.write(self.united(self.record, self.dumps[-1 - age % len(self.dumps)]))
         self.rolled_back = True
@@ -429,7 +433,8 @@ class LifecycleStory(RuleBasedStateMachine):
     def the_newest_consent_wins_over_a_roll_back(
         self, age: int, forget: bool, logs_in: bool
     ) -> None:
-        """A process that knows only the old dump logs in or ends a login, then one that knows more finds it."""
+        """A process that knows only the old dump logs in or ends a login, then another one finds
+        it."""
         old = self.dumps[-1 - age % len(self.dumps)]
         if logs_in:
             theirs = self.log_in(old)
@@ -468,7 +473,7 @@ class LifecycleStory(RuleBasedStateMachine):
 
     @rule(told=st.booleans(), committed=st.booleans(), jitter=JITTER)
     def xero_is_told_of_the_end(self, told: bool, committed: bool, jitter: float) -> None:
-        """Under the lease, when the record holds no login."""
+        """The request is sent under the lease, while the record holds no login."""
         if not revocation_due(self.record, self.now, POLICY):
             return
         assert self.record.consent_id is None
@@ -494,7 +499,7 @@ class LifecycleStory(RuleBasedStateMachine):
 
     @rule()
     def xero_ends_the_consent_by_itself(self) -> None:
-        """The person disconnected the app at Xero, say."""
+        """For example, the user disconnected the app at Xero."""
         self.identity.forget()
         self.ended_by_xero = True
 
@@ -574,14 +579,14 @@ class LifecycleStory(RuleBasedStateMachine):
 
 
 def a_story(mode: SiblingMode, *, late_reuse_kills_chain: bool = True) -> LifecycleStory:
-    """One that a test tells by itself."""
+    """Return a story that a test tells step by step."""
     story = LifecycleStory()
     story.a_person_has_logged_in(mode, late_reuse_kills_chain)
     return story
 
 
-def test_a_replayed_answer_is_not_served_past_its_end() -> None:
-    """The first try never arrived; the second was carried out long after, and its answer comes only with the third."""
+def test_a_replayed_response_is_not_served_past_its_expiry() -> None:
+    """The first request never arrived, and the response to the second one comes with the third."""
     story = a_story(SiblingMode.SAME_ANSWER)
     story.time_passes(25 * MINUTE)
     for comes_to in ("never arrived", "answer lost", "issued"):
@@ -590,8 +595,8 @@ def test_a_replayed_answer_is_not_served_past_its_end() -> None:
         story.time_passes(25 * MINUTE if comes_to == "never arrived" else 15 * MINUTE)
 
 
-def test_an_end_is_newer_than_all_that_the_record_speaks_of() -> None:
-    """Else a process that knows the earlier end takes the later one, and a login after it, for lost writes."""
+def test_an_end_is_newer_than_every_date_of_the_record() -> None:
+    """Otherwise a process that knows an earlier end takes the later one for lost writes."""
     story = a_story(SiblingMode.ALL_VALID)
     for skew in (-HOUR, -DAY):
         epoch = story.record.epoch
@@ -601,7 +606,7 @@ def test_an_end_is_newer_than_all_that_the_record_speaks_of() -> None:
 
 
 def test_a_long_outage_after_a_roll_back_does_not_cost_the_login() -> None:
-    """Xero carries nothing out for longer than a grace, just after a token came back that it took long ago."""
+    """The outage outlasts the grace period, and a token spent long ago has just come back."""
     story = a_story(SiblingMode.ALL_VALID)
     story.time_passes(25 * MINUTE)
     story.a_refresh_comes_to("issued", 0.5, None, False)
@@ -614,8 +619,8 @@ def test_a_long_outage_after_a_roll_back_does_not_cost_the_login() -> None:
     story.all_promises_are_kept()
 
 
-def test_an_answer_lost_to_a_process_that_slept_is_asked_for_again() -> None:
-    """Its late request may have killed all that the others got meanwhile; the token it spent lives for its grace."""
+def test_a_response_to_a_process_that_slept_is_requested_again() -> None:
+    """Its late request may have invalidated the newer tokens. Its own stays valid for its grace."""
     story = a_story(SiblingMode.LAST_VALID_WITH_DESCENDANTS)
     story.others_refresh_while_one_sleeps("answer lost", False, 2, 6 * MINUTE)
     story.time_passes(31 * MINUTE)
@@ -623,15 +628,15 @@ def test_an_answer_lost_to_a_process_that_slept_is_asked_for_again() -> None:
 
 
 def test_an_end_spends_no_token_whose_grace_is_over() -> None:
-    """The open intent is of one that slept; the record has gone on, and holds a token that was never spent."""
+    """A process that slept left the refresh open, and the record holds an unspent token since."""
     story = a_story(SiblingMode.ALL_VALID)
     story.others_refresh_while_one_sleeps("answer lost", False, 1, SECOND)
     story.time_passes(31 * MINUTE)
     story.the_login_ends(False, "issued", True)
 
 
-def test_a_rival_that_was_never_spent_goes_before_a_token_whose_grace_is_over() -> None:
-    """It is of the same race as the current token, and a little older; late reuse of that may end the whole chain."""
+def test_an_unspent_fallback_of_the_same_race_comes_before_a_token_whose_grace_is_over() -> None:
+    """The fallback is a little older than the current token, whose late reuse may end the chain."""
     story = a_story(SiblingMode.ALL_VALID)
     for comes_to in ("issued", "answer lost"):
         story.others_refresh_while_one_sleeps(comes_to, False, 1, SECOND)
@@ -642,5 +647,5 @@ def test_a_rival_that_was_never_spent_goes_before_a_token_whose_grace_is_over() 
 
 
 def test_no_story_loses_a_refresh_token() -> None:
-    """Whatever refreshes come to, in whatever order, the record goes on from a token that Xero takes."""
+    """In any order of outcomes, the record holds a token that Xero accepts."""
     run_state_machine_as_test(LifecycleStory, settings=SETTINGS)

@@ -45,8 +45,8 @@ from xots.secret import Secret
     new="pass",
     protects_from="a response whose token does not work, while the spent one still would",
 )
-def test_issued_moves_on_and_keeps_the_spent_token() -> None:
-    """The successor is current; the spent token stays until its successor is proved and the grace is over."""
+def test_a_successor_becomes_current_and_the_spent_token_a_fallback() -> None:
+    """It stays until its successor is proved by use and its grace period is over."""
     account = concluded(begun(logged_in(), NOW + 25 * MINUTE), issued(), NOW + 25 * MINUTE)
     assert current(account).value.reveal() == "r1"
     assert [r.value.reveal() for r in account.fallbacks] == ["r0"]
@@ -64,7 +64,7 @@ def test_issued_moves_on_and_keeps_the_spent_token() -> None:
     ),
 )
 def test_a_spent_token_leaves_when_its_successor_is_proved_and_the_grace_is_over() -> None:
-    """25 minutes after, it stays though its successor is proved; another 25 minutes on, it goes."""
+    """After 25 minutes its successor is proved, and it stays. It leaves 25 minutes later."""
     account, at = logged_in(), NOW
     kept = []
     for number in range(1, 5):
@@ -75,7 +75,7 @@ def test_a_spent_token_leaves_when_its_successor_is_proved_and_the_grace_is_over
 
 
 def test_a_token_spent_long_ago_stays_while_its_successor_is_unproved() -> None:
-    """A recovery after the grace keeps the spent token: nothing has proved the answer's token yet."""
+    """The refresh succeeds after the grace period, and its token has not been used yet."""
     account = begun(logged_in(), NOW)
     account = concluded(account, Unknown(detail="reset"), NOW)
     at = NOW + timedelta(hours=5)
@@ -89,16 +89,16 @@ def test_a_token_spent_long_ago_stays_while_its_successor_is_unproved() -> None:
     new="return False",
     protects_from="dropping a live token for a proof that was requested before the token came",
 )
-def test_a_rival_that_arrives_during_the_proof_stays() -> None:
-    """What came after the proving request was sent is not proved wrong by it."""
+def test_a_fallback_that_arrives_during_a_refresh_stays() -> None:
+    """The refresh proves nothing against a token that arrived after its request."""
     account = begun(logged_in(), NOW)
     account = with_rival(account, RefreshToken(value=Secret("x"), obtained_at=NOW + MINUTE))
     account = concluded(account, issued("r1"), NOW + 2 * MINUTE)
     assert sorted(r.value.reveal() for r in account.fallbacks) == ["r0", "x"]
 
 
-def test_success_with_a_rival_makes_its_successor_current() -> None:
-    """When the current token is refused and a rival is taken, the refused one leaves the record."""
+def test_the_successor_of_a_fallback_becomes_current() -> None:
+    """The refused token leaves the record."""
     account = with_rival(logged_in(), RefreshToken(value=Secret("x"), obtained_at=NOW))
     account = concluded(begun(account, NOW), Refused(detail="invalid_grant"), NOW)
     account = concluded(begun(account, NOW + MINUTE), issued("x1"), NOW + MINUTE)
@@ -107,8 +107,8 @@ def test_success_with_a_rival_makes_its_successor_current() -> None:
     assert state_of(account, NOW, POLICY) is State.CONNECTED
 
 
-def test_a_server_that_answers_with_the_same_token_does_not_rotate() -> None:
-    """The same refresh token again is fresh, not its own rival."""
+def test_a_response_with_the_same_refresh_token_makes_it_fresh() -> None:
+    """A server that does not rotate returns it, and it is no fallback of itself."""
     account = concluded(begun(logged_in(), NOW), issued("r0"), NOW + MINUTE)
     assert (current(account).value.reveal(), account.fallbacks) == ("r0", ())
     assert current(account).first_spent_at is None
@@ -120,8 +120,8 @@ def test_a_server_that_answers_with_the_same_token_does_not_rotate() -> None:
     new="known = None",
     protects_from="a spent token that counts as new",
 )
-def test_a_replay_of_an_earlier_answer_makes_nothing_fresh() -> None:
-    """Spending a rival again brings a token that is known and spent: it keeps its first-spent time, and stands once."""
+def test_a_replay_of_an_earlier_response_makes_no_token_fresh() -> None:
+    """The token of the replay is known. It keeps its first-spent time and is held once."""
     at = NOW + 25 * MINUTE
     account = concluded(begun(logged_in(), at), issued("r1"), at)
     account = concluded(begun(account, at + MINUTE), issued("r2"), at + MINUTE)
@@ -136,8 +136,8 @@ def test_a_replay_of_an_earlier_answer_makes_nothing_fresh() -> None:
     assert "r1" not in [r.value.reveal() for r in account.fallbacks]
 
 
-def test_a_replay_that_brings_a_token_which_was_dropped_makes_it_no_fresher() -> None:
-    """It was spent, at some time after the one that brings it."""
+def test_a_replay_that_returns_a_tombstoned_token_makes_it_no_fresher() -> None:
+    """It was spent at some time after the token that was replayed."""
     account, at = logged_in(), NOW
     for number in range(1, 5):
         at += HALF_HOUR
@@ -159,8 +159,8 @@ def test_a_replay_that_brings_a_token_which_was_dropped_makes_it_no_fresher() ->
     protects_from="serving an expired token for a year",
 )
 @pytest.mark.parametrize("life", [None, timedelta(days=400)])
-def test_an_absurd_life_is_not_believed(life: timedelta | None) -> None:
-    """A missing or enormous ``expires_in`` still yields a token, with a life of at most a day."""
+def test_a_missing_or_enormous_lifetime_is_bounded(life: timedelta | None) -> None:
+    """The access token lives for a day at most."""
     account = concluded(begun(logged_in(), NOW), issued(life=life), NOW)
     assert timedelta(0) < good_for(account, NOW) <= timedelta(days=1)
 
@@ -171,8 +171,8 @@ def test_an_absurd_life_is_not_believed(life: timedelta | None) -> None:
     new="if False:",
     protects_from="serving an expired token, since the response was a replay",
 )
-def test_on_a_retry_the_access_tokens_life_counts_from_the_first_try() -> None:
-    """The answer to a retry may be a replay of the lost one, minted 20 minutes ago."""
+def test_the_lifetime_of_a_retrys_access_token_counts_from_the_first_attempt() -> None:
+    """The response may be a replay of one that was issued 20 minutes ago."""
     account = concluded(begun(logged_in(), NOW), Unknown(detail="reset"), NOW)
     account = concluded(begun(account, NOW + 20 * MINUTE), issued(), NOW + 20 * MINUTE)
     assert account.access is not None
@@ -189,7 +189,7 @@ def test_on_a_retry_the_access_tokens_life_counts_from_the_first_try() -> None:
     "spent_at", [NOW, NOW + timedelta(hours=16)], ids=["long ago", "in the future"]
 )
 def test_a_retrys_access_token_of_unknown_age_is_not_served(spent_at: datetime) -> None:
-    """Beyond the grace it is no replay if the clock is right, but a clock may have stepped: another one is due."""
+    """After the grace period it is no replay, unless a clock was set. Another refresh is due."""
     account = concluded(begun(logged_in(), spent_at), Unknown(detail="reset"), spent_at)
     at = NOW + timedelta(hours=8)
     account = concluded(begun(account, at), issued(), at)
@@ -199,8 +199,8 @@ def test_a_retrys_access_token_of_unknown_age_is_not_served(spent_at: datetime) 
     assert step.token.value.reveal() == "r1"
 
 
-def test_an_access_token_that_comes_again_is_as_old_as_it_was() -> None:
-    """Two answers without refresh token make the server one that does not rotate; the third replays the first."""
+def test_a_replayed_access_token_keeps_its_age() -> None:
+    """Two responses without a refresh token conclude the refresh. The third replays the first."""
     account, at = logged_in(), NOW + 25 * MINUTE
     for seconds in (0, 5):
         account = concluded(
@@ -223,8 +223,8 @@ def test_an_access_token_that_comes_again_is_as_old_as_it_was() -> None:
     new="if has_rotated:",
     protects_from="a refresh token that was lost on the way",
 )
-def test_an_answer_without_a_refresh_token_is_asked_again_once() -> None:
-    """The first time its access token is served and the intent stays; the second time the server does not rotate."""
+def test_a_response_without_a_refresh_token_is_requested_again_once() -> None:
+    """The first access token is served, and the refresh stays open. The second concludes it."""
     account = concluded(begun(logged_in(), NOW), issued(None, "a1"), NOW)
     assert account.access is not None
     assert account.access.value.reveal() == "a1"
@@ -238,16 +238,16 @@ def test_an_answer_without_a_refresh_token_is_asked_again_once() -> None:
     assert account.intent is None, "a server that is known not to rotate is not asked twice"
 
 
-def test_a_refresh_token_that_comes_at_the_second_asking_is_taken() -> None:
-    """An answer that lost its refresh token on the way costs one retry and nothing else."""
+def test_a_refresh_token_in_the_second_response_becomes_current() -> None:
+    """A first response without its refresh token costs one retry and nothing else."""
     account = concluded(begun(logged_in(), NOW), issued(None), NOW)
     account = concluded(begun(account, NOW + MINUTE), issued("r1"), NOW + MINUTE)
     assert current(account).value.reveal() == "r1"
     assert account.responses_without_token == 0
 
 
-def test_a_server_that_has_rotated_is_asked_for_the_token_as_long_as_the_grace_lasts() -> None:
-    """Two answers in a row lost their refresh token on the way: that is not yet a server which never sends any."""
+def test_a_server_that_has_rotated_gets_retries_until_the_grace_is_over() -> None:
+    """Responses without a refresh token do not prove yet that the server rotates no more."""
     account = concluded(begun(logged_in(), NOW), issued("r1"), NOW)
     waits = []
     for minute in (1, 2, 10, 29):
@@ -270,8 +270,8 @@ def test_a_server_that_has_rotated_is_asked_for_the_token_as_long_as_the_grace_l
     new="if is_first:",
     protects_from="taking a spent token for fresh, since two responses lost theirs",
 )
-def test_a_server_that_has_rotated_is_asked_for_a_refresh_token_through_the_whole_grace() -> None:
-    """Its answers lose them on the way; before the grace is over, the spent token is never taken for fresh."""
+def test_a_spent_token_of_a_server_that_has_rotated_is_not_fresh_within_its_grace() -> None:
+    """Its responses lost their refresh tokens, and the first-spent time stays."""
     at = NOW + 25 * MINUTE
     account = concluded(begun(logged_in(), at), issued("r1"), at)
     for minutes in range(0, 30, 5):
@@ -282,8 +282,8 @@ def test_a_server_that_has_rotated_is_asked_for_a_refresh_token_through_the_whol
         assert current(account).first_spent_at == at
 
 
-def test_the_count_of_responses_without_token_is_that_of_one_refresh() -> None:
-    """A token that Xero refuses takes its own count along."""
+def test_responses_without_a_refresh_token_are_counted_for_one_token() -> None:
+    """A token that Xero refuses takes its count along."""
     fallback = RefreshToken(value=Secret("x"), obtained_at=NOW)
     account = replace(logged_in(), fallbacks=(fallback,))
     account = attempted(account, issued(None), 25)
@@ -309,8 +309,8 @@ def test_the_count_of_responses_without_token_is_that_of_one_refresh() -> None:
     new="first_spent_at=now",
     protects_from="a grace period that seems to begin anew with each attempt",
 )
-def test_unknown_keeps_everything_open() -> None:
-    """No answer: the token stays current, spent when it was first tried, the intent stays, and a retry is set."""
+def test_an_unknown_outcome_keeps_the_refresh_open() -> None:
+    """The token stays current and spent since its first attempt, and a retry is due."""
     account = concluded(begun(logged_in(), NOW), Unknown(detail="reset"), NOW + MINUTE)
     assert current(account).first_spent_at == NOW
     assert account.intent is not None
@@ -328,8 +328,10 @@ def test_unknown_keeps_everything_open() -> None:
         ClientRefused(detail="x", code="invalid_client"),
     ],
 )
-def test_an_answer_that_shows_the_token_unspent_undoes_its_own_stamp(outcome: Outcome) -> None:
-    """Not sent, throttled and client refused start no grace clock."""
+def test_an_outcome_that_proves_the_token_unspent_clears_its_first_spent_time(
+    outcome: Outcome,
+) -> None:
+    """No grace period starts."""
     account = concluded(begun(logged_in(), NOW), outcome, NOW)
     assert current(account).first_spent_at is None
     assert account.intent is None
@@ -349,8 +351,8 @@ def test_an_answer_that_shows_the_token_unspent_undoes_its_own_stamp(outcome: Ou
         ClientRefused(detail="x", code="invalid_client"),
     ],
 )
-def test_it_does_not_undo_an_earlier_unknown(outcome: Outcome) -> None:
-    """After an unknown, the intent and the first-spent time stand, whatever a later try says of itself."""
+def test_a_later_unspent_attempt_does_not_clear_an_unknown_outcome(outcome: Outcome) -> None:
+    """The refresh stays open, and the first-spent time stays."""
     account = concluded(begun(logged_in(), NOW), Unknown(detail="reset"), NOW)
     account = concluded(begun(account, NOW + MINUTE), outcome, NOW + MINUTE)
     assert current(account).first_spent_at == NOW
@@ -360,8 +362,8 @@ def test_it_does_not_undo_an_earlier_unknown(outcome: Outcome) -> None:
 @pytest.mark.parametrize(
     "outcome", [NotSent(detail="no route"), Throttled(detail="429"), Refused(detail="no")]
 )
-def test_a_doubt_is_open_again_when_the_token_after_it_came_to_nothing(outcome: Outcome) -> None:
-    """Who slept and then sent may have killed it; that it was not spent itself is known."""
+def test_a_failed_attempt_reopens_the_refresh_of_another_token(outcome: Outcome) -> None:
+    """A late request with that token may have invalidated the current one."""
     account = concluded(begun(logged_in(), NOW), issued("r1"), NOW)
     account = begin_refresh(account, account.fallbacks[0], by="slept:1", now=NOW)
     account = begin_refresh(account, current(account), by="host:1", now=NOW + MINUTE)
@@ -390,8 +392,8 @@ def test_a_doubt_is_open_again_when_the_token_after_it_came_to_nothing(outcome: 
     ),
     protects_from="a mistyped secret that costs the login",
 )
-def test_a_refused_client_drops_nothing_and_is_tried_slowly() -> None:
-    """``invalid_client`` is the operator's to mend: some minutes between the tries, nothing lost."""
+def test_a_refused_client_costs_no_token_and_is_retried_slowly() -> None:
+    """The operator has to correct ``invalid_client``, so the attempts are minutes apart."""
     account = concluded(
         begun(logged_in(), NOW), ClientRefused(detail="x", code="invalid_client"), NOW
     )
@@ -415,10 +417,10 @@ OUTCOMES = st.one_of(
 
 
 @given(st.lists(st.tuples(OUTCOMES, st.floats(0, 0.99), st.integers(1, 3600)), max_size=30))
-def test_without_a_refusal_no_history_loses_the_last_token(
+def test_no_history_without_a_refusal_loses_the_newest_token(
     history: list[tuple[object, float, int]],
 ) -> None:
-    """Whatever happens short of ``invalid_grant``, the newest issued token is current and nothing is condemned."""
+    """The newest issued token is current, and none is condemned."""
     account, now, count = logged_in(), NOW, 0
     for outcome, jitter, seconds in history:
         now += timedelta(seconds=seconds)
@@ -444,8 +446,8 @@ def test_without_a_refusal_no_history_loses_the_last_token(
     protects_from="back-off that grows until one wait outlasts the grace period",
 )
 @given(tries=st.integers(0, 40), jitter=st.floats(0, 1, exclude_max=True))
-def test_waits_after_an_unknown_fit_the_grace_many_times(tries: int, jitter: float) -> None:
-    """However often it failed, the next try is at most a minute away."""
+def test_a_wait_after_an_unknown_outcome_is_a_minute_at_most(tries: int, jitter: float) -> None:
+    """Many retries fit into the grace period, however many attempts failed."""
     account = replace(begun(logged_in(), NOW), failed_attempts=tries)
     account = concluded(account, Unknown(detail="reset"), NOW, jitter)
     assert account.retry_not_before is not None
@@ -459,7 +461,7 @@ def test_waits_after_an_unknown_fit_the_grace_many_times(tries: int, jitter: flo
     protects_from="a wait of an hour that outlasts the grace period",
 )
 def test_retry_after_is_kept_but_capped_while_a_refresh_is_open() -> None:
-    """A 429 may ask for an hour; after a lost answer for 5 minutes, lest the grace be slept through."""
+    """A 429 may demand an hour. While a refresh is open, the wait is 5 minutes."""
     hour = Throttled(detail="429", retry_after=timedelta(hours=1))
     account = concluded(begun(logged_in(), NOW), hour, NOW, jitter=0)
     assert account.retry_not_before == NOW + timedelta(hours=1)
@@ -474,8 +476,8 @@ def test_retry_after_is_kept_but_capped_while_a_refresh_is_open() -> None:
     new="policy.first_backoff",
     protects_from="frequent requests to a server that is in trouble",
 )
-def test_retry_after_zero_does_not_turn_back_off_off() -> None:
-    """A server that says "at once" with every 429 is still not hammered."""
+def test_a_retry_after_of_zero_does_not_disable_back_off() -> None:
+    """The wait grows although each 429 permits a retry at once."""
     account = replace(begun(logged_in(), NOW), failed_attempts=8)
     account = concluded(account, Throttled(detail="429", retry_after=timedelta(0)), NOW)
     assert account.retry_not_before is not None
@@ -485,8 +487,8 @@ def test_retry_after_zero_does_not_turn_back_off_off() -> None:
 # ---------- a login and its end
 
 
-def test_a_login_starts_clean_but_keeps_the_generation() -> None:
-    """A new consent replaces all there was, and the generations go on rising."""
+def test_a_login_replaces_the_record_and_keeps_its_generation() -> None:
+    """Fallbacks and failed attempts are gone."""
     account = logged_in()
     assert (account.generation, account.consent_id, account.fallbacks, account.failed_attempts) == (
         7,
@@ -498,7 +500,7 @@ def test_a_login_starts_clean_but_keeps_the_generation() -> None:
 
 
 def test_a_login_keeps_the_scopes_of_the_settings() -> None:
-    """A later start compares them."""
+    """A later start compares them with its own."""
     account = after_login(
         Account(generation=3, write_id="w", tenant_id="before", failed_attempts=4),
         issued("r0"),
@@ -530,15 +532,15 @@ def test_a_login_keeps_the_scopes_of_the_settings() -> None:
     )
 
 
-def test_a_revoke_after_a_logout_that_waits_still_forgets() -> None:
-    """The credentials go once Xero can be told."""
+def test_a_revoke_does_not_cancel_a_pending_logout() -> None:
+    """The credentials are removed once Xero has confirmed."""
     account = after_end(logged_in(), forget=True, now=NOW)
     account = after_end(account, forget=False, now=NOW + MINUTE)
     assert after_revoked(account).client_id is None
 
 
 def test_a_revocation_waits_as_long_as_a_429_demands() -> None:
-    """As a refresh does."""
+    """A refresh waits so too."""
     now = NOW
     ended = after_end(logged_in(), forget=False, now=now)
     demanded = Throttled(detail="429", retry_after=10 * MINUTE)

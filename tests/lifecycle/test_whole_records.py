@@ -83,8 +83,8 @@ INTENT = Intent(by="h:1", began_at=AT, fingerprint=R0.fingerprint, set_first_spe
 BEGUN = replace(LOGIN, current=SPENT, intent=INTENT)
 
 
-def test_an_intent_changes_the_token_and_nothing_else() -> None:
-    """The token is stamped; a retry keeps its stamp and says so."""
+def test_the_start_of_a_refresh_changes_the_token_and_nothing_else() -> None:
+    """It sets the first-spent time. A retry keeps that time, and the intent records that."""
     assert begin_refresh(LOGIN, R0, by="h:1", now=AT) == BEGUN
     again = begin_refresh(BEGUN, SPENT, by="h:2", now=AT + MINUTE)
     retry = replace(INTENT, by="h:2", began_at=AT + MINUTE, set_first_spent=False)
@@ -104,7 +104,7 @@ def test_an_intent_changes_the_token_and_nothing_else() -> None:
 
 
 def test_a_response_with_tokens_replaces_access_token_and_current_token() -> None:
-    """Fallbacks that were proved needless leave tombstones, and every trouble is over."""
+    """Fallbacks that the refresh made needless leave tombstones, and the problem is cleared."""
     issued = Issued(
         access_token=Secret("a1"),
         token_type="MAC",
@@ -137,7 +137,7 @@ def test_a_response_with_tokens_replaces_access_token_and_current_token() -> Non
 
 
 def test_a_response_without_refresh_token_leaves_the_refresh_open() -> None:
-    """The access token counts, and the token is requested again after a short wait."""
+    """The access token counts, and the same refresh token is sent again after a short wait."""
     begun = replace(BEGUN, responses_without_token=0)
     issued = Issued(access_token=Secret("a1"), lifetime=10 * MINUTE)
     found = after(begun, issued, now=AT, policy=POLICY, jitter=0.5)
@@ -154,8 +154,8 @@ def test_a_response_without_refresh_token_leaves_the_refresh_open() -> None:
     )
 
 
-def test_a_second_one_of_a_server_without_rotation_concludes_the_refresh() -> None:
-    """The spent token is as good as new."""
+def test_a_second_response_without_refresh_token_concludes_the_refresh() -> None:
+    """The server does not rotate, so the spent token is fresh again."""
     begun = replace(BEGUN, fallbacks=())
     found = after(begun, Issued(access_token=Secret("a1")), now=AT, policy=POLICY, jitter=0.5)
     assert found == replace(
@@ -210,7 +210,7 @@ def test_a_refused_token_is_condemned_and_the_next_one_is_due() -> None:
 def test_a_failure_sets_problem_wait_and_count(
     outcome: Outcome, kind: ProblemKind, wait: timedelta, unspent: bool
 ) -> None:
-    """And concludes the refresh if the outcome proves that the token is unspent."""
+    """It concludes the refresh only if the outcome proves that the token is unspent."""
     found = after(BEGUN, outcome, now=AT, policy=POLICY, jitter=0.5)
     assert found == replace(
         LOGIN if unspent else BEGUN,
@@ -221,7 +221,7 @@ def test_a_failure_sets_problem_wait_and_count(
 
 
 def test_a_failure_reopens_the_refresh_of_the_other_token() -> None:
-    """As the attempt of the process that started it, without a stamp to undo."""
+    """The intent has no first-spent time of its own to clear."""
     begun = begin_refresh(BEGUN, FRESH, by="h:2", now=AT + MINUTE)
     found = after(begun, NotSent(detail="d"), now=AT + MINUTE, policy=POLICY, jitter=0.5)
     assert found.fallbacks == LOGIN.fallbacks
@@ -246,7 +246,7 @@ ENDED = replace(
 
 @pytest.mark.parametrize("forget", [False, True])
 def test_an_end_stops_serving_and_keeps_the_tokens_to_revoke(forget: bool) -> None:
-    """The credentials' fate is noted; a second end does not change it back."""
+    """It notes what happens to the credentials. A second end does not change that back."""
     fate = Revocation.FORGET_CREDENTIALS if forget else Revocation.KEEP_CREDENTIALS
     found = after_end(BEGUN, forget=forget, now=AT)
     assert found == replace(ENDED, revocation=fate)
@@ -254,13 +254,13 @@ def test_an_end_stops_serving_and_keeps_the_tokens_to_revoke(forget: bool) -> No
 
 
 def test_an_end_is_always_newer_than_the_login_before_it() -> None:
-    """By a microsecond at least, whatever the clock shows."""
+    """It is newer by at least a microsecond, whatever the clock shows."""
     early = after_end(LOGIN, forget=False, now=NOW - 200 * MINUTE)
     assert early.ended_at == LOGIN.epoch + timedelta(microseconds=1)
 
 
 def test_a_revoked_login_leaves_its_credentials_or_nothing() -> None:
-    """An account that is forgotten keeps its generation and the time of its end."""
+    """A forgotten account keeps its generation and the time of its end."""
     waiting = replace(ENDED, failed_attempts=3, retry_not_before=AT, problem=PROBLEM)
     assert after_revoked(waiting) == replace(ENDED, current=None, fallbacks=(), revocation=None)
     forgotten = replace(waiting, revocation=Revocation.FORGET_CREDENTIALS)
@@ -278,8 +278,8 @@ def test_a_revoked_login_leaves_its_credentials_or_nothing() -> None:
         (Throttled(detail="d"), 2 * SECOND),
     ],
 )
-def test_a_revocation_that_failed_keeps_everything(failure: Failure, wait: timedelta) -> None:
-    """It is tried again after a wait that fits the failure."""
+def test_a_failed_revocation_keeps_the_tokens_to_revoke(failure: Failure, wait: timedelta) -> None:
+    """It is retried after a wait that fits the failure."""
     pending = replace(ENDED, failed_attempts=2)
     found = after_revocation_failed(pending, failure, now=AT, policy=POLICY, jitter=0.5)
     assert found == replace(
@@ -290,8 +290,8 @@ def test_a_revocation_that_failed_keeps_everything(failure: Failure, wait: timed
     )
 
 
-def test_a_merge_keeps_the_first_version_but_for_its_tokens() -> None:
-    """What is no token, tombstone, access token or intent is that of the first version."""
+def test_a_merge_changes_only_the_tokens_of_the_first_version() -> None:
+    """Tokens, tombstones, the access token and the intent come from both versions."""
     longer = replace(ACCESS, value=Secret("a9"), expires_at=ACCESS.expires_at + MINUTE)
     newer = RefreshToken(value=Secret("r9"), obtained_at=AT)
     other = replace(
@@ -320,8 +320,8 @@ def test_a_merge_keeps_the_first_version_but_for_its_tokens() -> None:
 
 
 @pytest.mark.parametrize("forget", [False, True])
-def test_a_late_login_that_was_ended_is_revoked_with_its_own_credentials(forget: bool) -> None:
-    """The end keeps its time, and its word on the credentials."""
+def test_a_late_token_of_an_ended_login_is_revoked_with_its_own_credentials(forget: bool) -> None:
+    """The end keeps its time, and its decision about the credentials."""
     end = after_revoked(after_end(LOGIN, forget=forget, now=AT))
     found = merged(end, LOGIN)
     fate = Revocation.FORGET_CREDENTIALS if forget else Revocation.KEEP_CREDENTIALS
@@ -338,8 +338,8 @@ def test_a_late_login_that_was_ended_is_revoked_with_its_own_credentials(forget:
     )
 
 
-def test_a_fallback_that_may_be_live_stays_beside_a_token_that_does_not_rotate() -> None:
-    """It arrived after the current token was sent first. One from before is proved old."""
+def test_a_fallback_that_may_be_live_stays_beside_a_current_token_without_rotation() -> None:
+    """It arrived after the first request with the current token. An earlier one leaves."""
     long_ago = AT - POLICY.grace - MINUTE
     before = replace(FRESH, obtained_at=long_ago - MINUTE)
     late = RefreshToken(value=Secret("late"), obtained_at=long_ago + MINUTE)
