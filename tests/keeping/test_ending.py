@@ -18,7 +18,7 @@ from xots.xero import Credentials
 
 
 async def test_revoking_stops_serving_at_once_and_tells_xero(bench: Bench) -> None:
-    """Before anything is waited for, no token is served any more; then Xero is told, and the credentials stay."""
+    """No token is served while Xero is told. The credentials stay."""
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("revocation:nth=1:hold-before")
     ending = asyncio.create_task(keeper.end(forget=False))
@@ -38,8 +38,8 @@ async def test_revoking_stops_serving_at_once_and_tells_xero(bench: Bench) -> No
     new="self._ends_running += 0",
     protects_from="serving a token while its login is being ended",
 )
-async def test_nothing_is_served_while_an_end_waits_for_its_turn(bench: Bench) -> None:
-    """Another process has the lease: who asked for the end is not to see a token handed out after it."""
+async def test_no_token_is_served_while_an_end_waits_for_the_lease(bench: Bench) -> None:
+    """Another process has the lease. The user who ended the login sees no token after that."""
     keeper = await bench.logged_in()
     async with bench.store.lease("default", 10):
         ending = asyncio.create_task(keeper.end(forget=False))
@@ -51,7 +51,7 @@ async def test_nothing_is_served_while_an_end_waits_for_its_turn(bench: Bench) -
 
 
 async def test_an_end_ends_the_wait_for_a_login_that_was_started(bench: Bench) -> None:
-    """The account says that it was revoked, and waits for nobody."""
+    """The state is REVOKED, and not WAITING."""
     keeper = await bench.logged_in()
     keeper.login_started()
     assert await keeper.end(forget=False)
@@ -65,7 +65,7 @@ async def test_an_end_ends_the_wait_for_a_login_that_was_started(bench: Bench) -
     protects_from="a clock that was set back, and a merge in which the older login wins",
 )
 async def test_an_end_is_never_older_than_its_login(bench: Bench) -> None:
-    """A clock that was ahead at the login and put right before the logout does not let the login win a merge."""
+    """The login does not win a merge, although its clock was ahead and was corrected since."""
     wall = bench.clock.beside(50)
     keeper = await bench.keeper(wall)
     await keeper.login(bench.attempt())
@@ -88,8 +88,8 @@ async def test_an_end_is_never_older_than_its_login(bench: Bench) -> None:
         "a successor that was issued in a lost response, and stays valid after the logout"
     ),
 )
-async def test_an_open_intent_is_concluded_before_a_revoke(bench: Bench) -> None:
-    """The successor that was issued and lost is revoked too, not forgotten alive."""
+async def test_an_open_refresh_is_concluded_before_a_revocation(bench: Bench) -> None:
+    """The token of the lost response is revoked too."""
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("refresh:nth=1:lost")
     with pytest.raises(TokenUnavailable):
@@ -99,8 +99,8 @@ async def test_an_open_intent_is_concluded_before_a_revoke(bench: Bench) -> None
     assert bench.sandbox.identity.usable_refresh_tokens(bench.clock.now()) == []
 
 
-async def test_whoever_lost_his_lease_concludes_no_intent_at_an_end(bench: Bench) -> None:
-    """The end is written, and told to Xero by whoever has the lease."""
+async def test_a_holder_that_loses_its_lease_concludes_no_refresh_at_an_end(bench: Bench) -> None:
+    """The end is written, and the next holder of the lease tells Xero."""
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("refresh:nth=1:lost")
     with pytest.raises(TokenUnavailable):
@@ -115,7 +115,7 @@ async def test_whoever_lost_his_lease_concludes_no_intent_at_an_end(bench: Bench
 
 
 async def test_a_stale_record_at_an_end_is_read_again(bench: Bench) -> None:
-    """Another process has written while the open refresh was to be concluded: the end goes on."""
+    """Another process writes before the open refresh is concluded. The end goes on."""
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("refresh:nth=1:lost")
     with pytest.raises(TokenUnavailable):
@@ -135,7 +135,7 @@ async def test_a_stale_record_at_an_end_is_read_again(bench: Bench) -> None:
 async def test_an_end_with_an_open_refresh_is_held_while_the_store_takes_no_writes(
     bench: Bench,
 ) -> None:
-    """Nothing is served, Xero is not told, and both follow once the store works."""
+    """No token is served and Xero is not told. The end is concluded once the store works."""
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("refresh:nth=1:lost")
     with pytest.raises(TokenUnavailable):
@@ -164,7 +164,7 @@ async def test_an_end_with_an_open_refresh_is_held_while_the_store_takes_no_writ
     ),
 )
 async def test_xero_is_not_told_of_an_end_that_is_not_written(bench: Bench) -> None:
-    """A process that died now would leave a login in the store that Xero has ended."""
+    """If the process died then, the store would hold a login that Xero has ended."""
     keeper = await bench.logged_in()
     bench.store.fail("swap")
     assert not await keeper.end(forget=False)
@@ -177,8 +177,8 @@ async def test_xero_is_not_told_of_an_end_that_is_not_written(bench: Bench) -> N
     assert bench.sandbox.identity.usable_refresh_tokens(bench.clock.now()) == []
 
 
-async def test_a_logout_is_not_told_as_done_while_the_store_can_not_take_it(bench: Bench) -> None:
-    """The revoked login's credentials are still there, and would be back after a crash."""
+async def test_a_logout_is_not_confirmed_while_it_is_unsaved(bench: Bench) -> None:
+    """The store still holds the credentials, which would be back after a crash."""
     keeper = await bench.logged_in()
     assert await keeper.end(forget=False)
     bench.store.fail("swap")
@@ -194,8 +194,8 @@ async def test_a_logout_is_not_told_as_done_while_the_store_can_not_take_it(benc
     new="if context.is_foreign or not context.credentials:",
     protects_from="revoking the new login of the process that has taken the lease meanwhile",
 )
-async def test_whoever_lost_his_lease_revokes_nothing(bench: Bench) -> None:
-    """Somebody may have logged in meanwhile, and Xero would end that login too."""
+async def test_a_holder_that_loses_its_lease_revokes_nothing(bench: Bench) -> None:
+    """Xero would end a new login of another process too."""
     keeper = await bench.logged_in()
     bench.store.before("swap", lambda: bench.store.leases[-1].lose())
     assert not await keeper.end(forget=False)
@@ -211,11 +211,10 @@ async def test_whoever_lost_his_lease_revokes_nothing(bench: Bench) -> None:
     new="if not refused:",
     protects_from="a second attempt, hours after the first, that ends another process's login",
 )
-async def test_who_slept_past_his_lease_tries_no_other_secret(
+async def test_a_holder_whose_lease_has_expired_tries_no_other_secret(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Xero does not accept the secret of the settings; by then another process has a new login, which the second try
-    would end."""
+    """Xero refuses the secret of the settings. A second request would end another's new login."""
     keeper = await bench.logged_in()
     wrong = Credentials(client_id=DEFAULT_CLIENT_ID, client_secret=Secret("mistyped"))
     client = bench.client()
@@ -236,8 +235,8 @@ async def test_who_slept_past_his_lease_tries_no_other_secret(
     assert keeper.state is State.CONNECTED
 
 
-async def test_a_revocation_that_xero_does_not_hear_is_tried_again(bench: Bench) -> None:
-    """Nothing is served, the tokens stay, and the tick tells Xero once it is back."""
+async def test_a_revocation_that_does_not_reach_xero_is_retried(bench: Bench) -> None:
+    """No token is served, the record keeps the tokens, and a tick tells Xero."""
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("revocation:first=2:503-html")
     assert not await keeper.end(forget=True)
@@ -250,7 +249,7 @@ async def test_a_revocation_that_xero_does_not_hear_is_tried_again(bench: Bench)
     assert bench.sandbox.identity.usable_refresh_tokens(bench.clock.now()) == []
 
 
-async def test_a_revocation_that_meets_a_failed_store_says_why(bench: Bench) -> None:
+async def test_a_revocation_waits_for_a_store_that_has_failed(bench: Bench) -> None:
     """It is due again once the store works."""
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("revocation:first=1:503-html")
@@ -269,7 +268,7 @@ async def test_a_revocation_that_meets_a_failed_store_says_why(bench: Bench) -> 
 
 
 async def test_a_new_login_cancels_a_pending_revocation(bench: Bench) -> None:
-    """Revocation at Xero would end the new login too."""
+    """The revocation would end the new login too."""
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("revocation:first=1:503-html")
     assert not await keeper.end(forget=False)
@@ -289,7 +288,7 @@ async def test_a_new_login_cancels_a_pending_revocation(bench: Bench) -> None:
     ),
 )
 async def test_another_processs_login_cancels_a_pending_revocation(bench: Bench) -> None:
-    """The process that was to tell Xero reads again first, and finds that its order is void."""
+    """The process reads the record again before it tells Xero."""
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("revocation:first=1:503-html")
     assert not await keeper.end(forget=False)
@@ -302,8 +301,8 @@ async def test_another_processs_login_cancels_a_pending_revocation(bench: Bench)
     assert bench.issues_from(keeper)
 
 
-async def test_a_revocation_that_was_slept_through_does_not_end_a_new_login(bench: Bench) -> None:
-    """The lease lapsed while Xero was told; somebody logged in meanwhile, and his record stands."""
+async def test_a_late_response_to_a_revocation_does_not_end_a_new_login(bench: Bench) -> None:
+    """The lease expired meanwhile, and the record of the new login stands."""
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("revocation:nth=1:hold-before")
     ending = asyncio.create_task(keeper.end(forget=False))

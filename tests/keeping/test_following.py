@@ -15,7 +15,7 @@ from xots.lifecycle.schedule import State
 
 
 async def test_another_keepers_login_and_end_are_followed(bench: Bench) -> None:
-    """On a shared store, what one process does is seen by the other without being asked."""
+    """On a shared store, one process sees the writes of the other without a call."""
     bench.store.shared = True
     first, second = await bench.keeper(), await bench.keeper()
     await first.login(bench.attempt())
@@ -25,18 +25,18 @@ async def test_another_keepers_login_and_end_are_followed(bench: Bench) -> None:
     await eventually(lambda: second.state is State.REVOKED)
 
 
-async def test_a_look_at_a_store_without_news_takes_no_lease(bench: Bench) -> None:
-    """Every tick looks; a lease would keep the other processes waiting."""
+async def test_following_an_unchanged_store_takes_no_lease(bench: Bench) -> None:
+    """The lease would delay the other processes at every tick."""
     keeper = await bench.logged_in()
     taken = len(bench.store.leases)
     await keeper.follow()
     assert len(bench.store.leases) == taken
 
 
-async def test_the_watch_goes_on_after_a_store_that_could_not_tell(
+async def test_the_watch_continues_after_a_failure_of_the_store(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, expected_log: Any
 ) -> None:
-    """Whether the store fails as a store does, or raises something else, a later write is seen."""
+    """A later write is seen, after an error of the store and after any other exception."""
     monkeypatch.setattr("xots.keeping.following.RETRY_INTERVAL_SECONDS", 0)
     changes, errors = bench.store.changes, [StoreUnavailable("away"), KeyError("a bug")]
 
@@ -55,8 +55,8 @@ async def test_the_watch_goes_on_after_a_store_that_could_not_tell(
     assert errors == []
 
 
-async def test_the_store_has_recovered_once_everything_is_written(bench: Bench) -> None:
-    """When that is reported, nothing exists in this process only."""
+async def test_a_recovery_is_reported_once_every_change_is_written(bench: Bench) -> None:
+    """At that time no change exists in this process only."""
     keeper = await bench.logged_in()
     refresh = await bench.held_refresh(keeper)
     bench.store.fail("swap", "read")
@@ -71,8 +71,8 @@ async def test_the_store_has_recovered_once_everything_is_written(bench: Bench) 
     assert unsaved == [False]
 
 
-async def test_the_reason_of_a_degraded_store_is_the_stores_own(bench: Bench) -> None:
-    """Also where the write of an intent is the first to fail."""
+async def test_the_reason_of_a_degraded_store_is_the_text_of_its_error(bench: Bench) -> None:
+    """So it is when the write of an intent is the first to fail."""
     keeper = await bench.logged_in()
     bench.store.fail("swap", reason="the disk is full")
     with pytest.raises(TokenUnavailable):
@@ -81,8 +81,8 @@ async def test_the_reason_of_a_degraded_store_is_the_stores_own(bench: Bench) ->
     assert degraded.reason == keeper.store_problem == "the disk is full"
 
 
-async def test_a_host_whose_clock_is_behind_takes_no_token_from_the_others(bench: Bench) -> None:
-    """To it, a good token comes from the future: it serves none, and leaves the others theirs while Xero is away."""
+async def test_a_host_whose_clock_is_behind_takes_no_token_from_other_hosts(bench: Bench) -> None:
+    """A good token seems issued in the future there. The host serves none and overwrites none."""
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("refresh:every:503-html")
     other = await bench.keeper(bench.clock.beside(minutes=-2))

@@ -18,7 +18,7 @@ from xots.lifecycle.schedule import State
 
 
 async def test_before_a_login_there_is_no_token(bench: Bench) -> None:
-    """The error tells whether credentials or a login is missing."""
+    """The error tells whether the credentials or a login is missing."""
     keeper = await bench.keeper()
     assert keeper.state is State.NO_CREDENTIALS
     with pytest.raises(NoCredentials):
@@ -33,8 +33,8 @@ async def test_before_a_login_there_is_no_token(bench: Bench) -> None:
         await configured.token()
 
 
-async def test_a_new_keeper_on_the_store_goes_on(bench: Bench) -> None:
-    """A restart needs neither a login nor a word with Xero."""
+async def test_a_new_keeper_continues_with_the_stored_login(bench: Bench) -> None:
+    """A restart needs neither a login nor a request to Xero."""
     first = await bench.logged_in()
     second = await bench.keeper()
     asked = len(bench.sandbox.log)
@@ -43,7 +43,7 @@ async def test_a_new_keeper_on_the_store_goes_on(bench: Bench) -> None:
 
 
 async def test_a_check_of_the_store_says_why_it_cannot_be_used(bench: Bench) -> None:
-    """A failure that nobody has met yet is found, and one that was met is not asked for again."""
+    """It finds a new failure, and does not repeat the check for a known one."""
     keeper = await bench.keeper()
     assert await keeper.check_store() is None
     bench.store.fail("check", reason="the disk is broken")
@@ -56,8 +56,8 @@ async def test_a_check_of_the_store_says_why_it_cannot_be_used(bench: Bench) -> 
 # ---------- tokens
 
 
-async def test_the_tick_refreshes_ahead_so_that_nobody_waits(bench: Bench) -> None:
-    """Five minutes before the end the tick refreshes; callers never do."""
+async def test_the_tick_refreshes_ahead_so_that_no_caller_waits(bench: Bench) -> None:
+    """The tick refreshes five minutes before the expiry."""
     keeper = await bench.logged_in()
     bench.clock.advance(minutes=24, seconds=59)
     await keeper.maintain()
@@ -69,8 +69,8 @@ async def test_the_tick_refreshes_ahead_so_that_nobody_waits(bench: Bench) -> No
     assert bench.happened(Refreshed) == 1
 
 
-async def test_a_demanded_life_is_kept_or_refused(bench: Bench) -> None:
-    """A caller who names ``min_ttl`` gets at least that, or an error with the time to ask again."""
+async def test_a_caller_gets_the_lifetime_it_demands_or_an_error(bench: Bench) -> None:
+    """The error tells when to retry."""
     keeper = await bench.logged_in()
     bench.clock.advance(minutes=10)
     token = await keeper.token(timedelta(minutes=25))
@@ -83,8 +83,8 @@ async def test_a_demanded_life_is_kept_or_refused(bench: Bench) -> None:
     assert (await keeper.token()).expires_at > bench.clock.now()
 
 
-async def test_a_token_that_was_minted_for_a_caller_is_served_to_him(bench: Bench) -> None:
-    """Its answer took so long that less is left than he asked for, and no other could give him more."""
+async def test_a_token_that_was_issued_for_a_caller_is_served_to_it(bench: Bench) -> None:
+    """A slow response left it a shorter lifetime than demanded, and no other token has more."""
     keeper = await bench.logged_in()
     bench.clock.advance(minutes=10)
     bench.sandbox.add_fault("refresh:nth=1:hold-after")
@@ -96,7 +96,7 @@ async def test_a_token_that_was_minted_for_a_caller_is_served_to_him(bench: Benc
     assert len(bench.sandbox.refreshes()) == 1
 
 
-async def test_a_caller_whose_login_ends_while_it_waits_is_told_so(bench: Bench) -> None:
+async def test_a_caller_whose_login_ends_while_it_waits_gets_that_error(bench: Bench) -> None:
     """Its refresh succeeds late, for a login that another process has ended meanwhile."""
     keeper = await bench.logged_in()
     other = await bench.keeper()
@@ -111,8 +111,8 @@ async def test_a_caller_whose_login_ends_while_it_waits_is_told_so(bench: Bench)
         await caller
 
 
-async def test_a_life_that_xero_shortens_makes_no_storm(bench: Bench) -> None:
-    """The new tokens count, although the one before them still lives longer."""
+async def test_a_lifetime_that_xero_shortens_causes_no_storm_of_refreshes(bench: Bench) -> None:
+    """The new token counts, although the one before it lives longer."""
     keeper = await bench.logged_in()
     bench.clock.advance(minutes=10)
     switches = dataclasses.replace(bench.sandbox.identity.switches, access_token_life_seconds=300)
@@ -129,8 +129,8 @@ async def test_a_life_that_xero_shortens_makes_no_storm(bench: Bench) -> None:
     new="pass",
     protects_from="serving an expired access token after the clock was set back",
 )
-async def test_a_clock_that_steps_back_does_not_lengthen_a_life(bench: Bench) -> None:
-    """A token seen 20 minutes ago has ten left, whatever the clock says, and is refreshed in time."""
+async def test_a_clock_that_is_set_back_does_not_lengthen_a_lifetime(bench: Bench) -> None:
+    """After 20 minutes ten are left, whatever the clock shows, and the refresh is in time."""
     wall = bench.clock.beside()
     keeper = await bench.keeper(wall)
     await keeper.login(bench.attempt())
@@ -145,8 +145,8 @@ async def test_a_clock_that_steps_back_does_not_lengthen_a_life(bench: Bench) ->
     assert len(bench.sandbox.refreshes()) == 1
 
 
-async def test_a_short_life_is_not_lengthened_by_a_small_step_back(bench: Bench) -> None:
-    """A clock that steps back by less than the last seconds of a long-lived token."""
+async def test_a_clock_set_back_by_seconds_does_not_lengthen_a_short_lifetime(bench: Bench) -> None:
+    """The step is shorter than the last seconds of a long-lived token, which are never served."""
     bench.sandbox.identity.switches = dataclasses.replace(
         bench.sandbox.identity.switches, access_token_life_seconds=12
     )
@@ -169,8 +169,8 @@ async def test_a_short_life_is_not_lengthened_by_a_small_step_back(bench: Bench)
     new="while False:",
     protects_from="SIGTERM in the middle of a refresh",
 )
-async def test_closing_waits_for_the_refresh_and_keeps_it(bench: Bench) -> None:
-    """What was begun is concluded and written before the keeper is closed; nothing new is begun."""
+async def test_closing_waits_for_a_refresh_and_stores_it(bench: Bench) -> None:
+    """A refresh that has started is concluded and written, and none is started after it."""
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("refresh:nth=1:hold-after")
     bench.clock.advance(minutes=30)
@@ -193,8 +193,8 @@ async def test_closing_waits_for_the_refresh_and_keeps_it(bench: Bench) -> None:
     new="if False:",
     protects_from="a new token that is lost with the process when it stops",
 )
-async def test_closing_writes_what_was_held(bench: Bench) -> None:
-    """A process does not exit with a token that only it knows if the store works by then."""
+async def test_closing_writes_an_unsaved_token(bench: Bench) -> None:
+    """A process does not end with a token that only it knows if the store works by then."""
     keeper = await bench.logged_in()
     refresh = await bench.held_refresh(keeper)
     bench.store.fail("swap", "read")
@@ -207,10 +207,10 @@ async def test_closing_writes_what_was_held(bench: Bench) -> None:
     assert successor.account.current == keeper.account.current
 
 
-async def test_a_process_that_can_not_write_what_it_holds_says_so_at_its_end(
+async def test_closing_raises_if_a_token_stays_unsaved(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It does not exit quietly with a token that only it knows."""
+    """A process does not end silently with a token that only it knows."""
     monkeypatch.setattr("xots.keeping.keeper.CLOSE_TIMEOUT_SECONDS", 0)
     keeper = await bench.logged_in()
     refresh = await bench.held_refresh(keeper)
@@ -223,7 +223,7 @@ async def test_a_process_that_can_not_write_what_it_holds_says_so_at_its_end(
 
 
 async def test_a_closed_keeper_says_that_the_server_is_stopping(bench: Bench) -> None:
-    """A program that requests a token just then is told when to come back; the tick does nothing."""
+    """The error tells a program when to retry, and the tick does nothing."""
     keeper = await bench.logged_in()
     await keeper.close()
     bench.clock.advance(minutes=31)

@@ -15,8 +15,8 @@ from xots.lifecycle.schedule import State
 from xots.secret import Secret
 
 
-async def test_a_login_is_kept_before_it_counts(bench: Bench) -> None:
-    """After a login the store holds a live token, sealed, and the token is served from memory."""
+async def test_a_login_is_stored_before_it_counts(bench: Bench) -> None:
+    """The store holds a live token, sealed, and the access token is served from memory."""
     keeper = await bench.logged_in()
     assert keeper.state is State.CONNECTED
     assert bench.issues_from(keeper)
@@ -30,7 +30,7 @@ async def test_a_login_is_kept_before_it_counts(bench: Bench) -> None:
 
 
 async def test_a_login_keeps_the_time_of_the_last_end(bench: Bench) -> None:
-    """An end during a later exchange is told by it."""
+    """A later change of it shows that an end came in between."""
     keeper = await bench.logged_in()
     bench.clock.advance(1)
     await keeper.end(forget=False)
@@ -46,8 +46,8 @@ async def test_a_login_keeps_the_time_of_the_last_end(bench: Bench) -> None:
     new="return await self.start(work)",
     protects_from="a browser that is closed in the middle of a login",
 )
-async def test_a_browser_that_goes_away_does_not_end_the_login(bench: Bench) -> None:
-    """The code is spent at Xero: what was issued for it is kept although nobody waits for it any more."""
+async def test_a_browser_that_disconnects_does_not_end_the_login(bench: Bench) -> None:
+    """The code is spent at Xero, so the tokens for it are stored."""
     keeper = await bench.keeper()
     login = await bench.held_login(keeper)
     login.cancel()
@@ -91,8 +91,8 @@ async def test_a_browser_that_goes_away_does_not_end_the_login(bench: Bench) -> 
         ),
     ],
 )
-async def test_a_login_the_store_can_not_take_spends_no_code(bench: Bench, fails: str) -> None:
-    """The store is read and tried before the code is exchanged: if that fails, the code is still good."""
+async def test_a_login_that_the_store_cannot_take_spends_no_code(bench: Bench, fails: str) -> None:
+    """The store is checked before the exchange, so the same code still works later."""
     keeper = await bench.keeper()
     attempt = bench.attempt()
     bench.store.fail(fails)
@@ -130,10 +130,8 @@ async def test_a_failed_login_changes_nothing(bench: Bench) -> None:
         ("reset", "Connection reset by peer; log in again"),
     ],
 )
-async def test_a_login_that_xero_does_not_take_says_why(
-    bench: Bench, fault: str, says: str
-) -> None:
-    """Each failure has advice of its own."""
+async def test_a_login_that_xero_refuses_says_why(bench: Bench, fault: str, says: str) -> None:
+    """Each failure has its own advice."""
     keeper = await bench.keeper()
     bench.sandbox.add_fault(f"token:every:{fault}")
     with pytest.raises(LoginFailed, match=says):
@@ -147,7 +145,7 @@ async def test_a_login_that_xero_does_not_take_says_why(
     protects_from="a login that is over after half an hour",
 )
 async def test_a_login_without_a_refresh_token_fails_whatever_its_scopes(bench: Bench) -> None:
-    """It would be over after half an hour; a login that was live before still is."""
+    """It would end after half an hour. A login that was live before still is."""
     keeper = await bench.logged_in()
     before = keeper.account
     bench.sandbox.add_fault("token:nth=1:no-refresh-token")
@@ -156,8 +154,8 @@ async def test_a_login_without_a_refresh_token_fails_whatever_its_scopes(bench: 
     assert keeper.account == before
 
 
-async def test_a_login_whose_granted_scopes_fall_short_fails(bench: Bench) -> None:
-    """Granted must hold all that was asked for; more is fine, since Xero's scopes add up."""
+async def test_a_login_with_fewer_scopes_than_requested_fails(bench: Bench) -> None:
+    """More scopes are accepted, since Xero's scopes add up."""
     keeper = await bench.keeper()
     with pytest.raises(LoginFailed, match=r"payroll\.settings"):
         await keeper.login(bench.attempt(scopes=(*SCOPES, "payroll.settings")))
@@ -185,7 +183,7 @@ async def test_a_login_whose_granted_scopes_fall_short_fails(bench: Bench) -> No
     protects_from="an invented code that delays a refresh, since its exchange holds the lease",
 )
 async def test_a_code_exchange_does_not_delay_a_refresh(bench: Bench) -> None:
-    """Another process refreshes the login before while Xero holds back the token response."""
+    """Another process refreshes the earlier login while Xero holds the token response back."""
     keeper = await bench.logged_in()
     other = await bench.keeper()
     login = await bench.held_login(keeper)
@@ -206,7 +204,7 @@ async def test_a_code_exchange_does_not_delay_a_refresh(bench: Bench) -> None:
     new="        await held.aclose()\n",
     protects_from="a revocation of the login before that ends the new one during its exchange",
 )
-async def test_a_code_exchange_keeps_an_unconfirmed_revocation_waiting(bench: Bench) -> None:
+async def test_a_code_exchange_delays_an_unconfirmed_revocation(bench: Bench) -> None:
     """Another process is due to retry the revocation, and finds the new login instead."""
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("revocation:first=1:503-html")

@@ -13,8 +13,8 @@ from xots.events import StoreLostWrites
 from xots.lifecycle.schedule import State
 
 
-async def test_a_store_that_lost_its_record_is_told_again(bench: Bench) -> None:
-    """An old dump, or nothing at all, does not end a login that memory knows; the operator is told."""
+async def test_a_record_that_the_store_has_lost_is_written_again(bench: Bench) -> None:
+    """An old dump or an empty store ends no login. The operator gets a report."""
     keeper = await bench.logged_in()
     old = bench.store.dump()
     await keeper.refresh()
@@ -37,7 +37,7 @@ async def test_a_store_that_lost_its_record_is_told_again(bench: Bench) -> None:
     protects_from="following an old dump of Redis that does not show a token as spent",
 )
 async def test_an_intent_that_the_store_has_lost_is_written_again(bench: Bench) -> None:
-    """An old dump that holds the same tokens does not know that one of them was spent."""
+    """An old dump with the same tokens does not show that one of them was spent."""
     keeper = await bench.logged_in()
     dump = bench.store.dump()
     bench.sandbox.add_fault("refresh:nth=1:lost")
@@ -52,10 +52,10 @@ async def test_an_intent_that_the_store_has_lost_is_written_again(bench: Bench) 
     assert kept.current.first_spent_at == START
 
 
-async def test_an_old_dump_that_comes_back_under_a_refresh_is_not_gone_on_from(
+async def test_an_old_dump_restored_during_a_refresh_replaces_no_newer_token(
     bench: Bench,
 ) -> None:
-    """The store is restored while Xero is asked: its token was spent an hour ago, and spending it again may end all."""
+    """Its token was spent an hour ago. Late reuse may end the whole chain."""
     keeper = await bench.logged_in()
     old = bench.store.dump()
     await keeper.refresh()
@@ -73,8 +73,8 @@ async def test_an_old_dump_that_comes_back_under_a_refresh_is_not_gone_on_from(
     assert bench.sandbox.identity.would_issue(kept.value.reveal(), bench.clock.now())
 
 
-async def test_a_rolled_back_store_that_takes_the_next_write_is_no_more_so(bench: Bench) -> None:
-    """Whatever is held after that is one refresh ahead of the store, as ever."""
+async def test_a_store_that_takes_a_write_is_not_rolled_back_any_more(bench: Bench) -> None:
+    """A later unsaved change is one refresh ahead of the store, as usual."""
     keeper = await bench.logged_in()
     old = bench.store.dump()
     await keeper.refresh()
@@ -100,7 +100,7 @@ async def test_a_rolled_back_store_that_takes_the_next_write_is_no_more_so(bench
 async def test_a_login_that_a_fail_over_lost_is_written_again_over_later_writes(
     bench: Bench,
 ) -> None:
-    """A login is one write, a refresh two: the older consent's higher generation does not win."""
+    """The higher generation of the older login does not win: refreshes make more writes."""
     keeper = await bench.logged_in()
     old = bench.store.dump()
     bench.clock.advance(minutes=1)
@@ -121,10 +121,10 @@ async def test_a_login_that_a_fail_over_lost_is_written_again_over_later_writes(
     new="return False",
     protects_from="a token that a fail-over lost, after which another process wrote as often",
 )
-async def test_a_write_that_a_fail_over_lost_is_missed_although_another_took_its_generation(
+async def test_a_lost_write_is_noticed_although_another_write_has_its_generation(
     bench: Bench,
 ) -> None:
-    """Two records of one generation are told apart by their write ids; the token of the lost one joins."""
+    """The write ids differ. The token of the lost write joins the record."""
     keeper = await bench.logged_in()
     old = bench.store.dump()
     await keeper.refresh()
@@ -144,8 +144,8 @@ async def test_a_write_that_a_fail_over_lost_is_missed_although_another_took_its
     new="return is_older",
     protects_from="an old dump that other processes wrote on, until a live token was forgotten",
 )
-async def test_what_an_old_dumps_next_process_writes_drops_no_live_token(bench: Bench) -> None:
-    """It has refreshed as often by then as the process which knows the live token."""
+async def test_a_process_that_starts_on_an_old_dump_costs_no_live_token(bench: Bench) -> None:
+    """It has written as often as the process that knows the live token."""
     keeper = await bench.logged_in()
     await keeper.refresh()
     bench.clock.advance(minutes=25)
@@ -171,7 +171,7 @@ async def test_what_an_old_dumps_next_process_writes_drops_no_live_token(bench: 
 
 
 def late_reuse_kills(bench: Bench) -> None:
-    """Xero ends the chain where a refresh token is used after its grace."""
+    """Let Xero end the chain when a refresh token is used after its grace period."""
     bench.sandbox.identity.switches = dataclasses.replace(
         bench.sandbox.identity.switches, late_reuse_kills_chain=True
     )
@@ -187,10 +187,10 @@ def late_reuse_kills(bench: Bench) -> None:
     ),
 )
 @pytest.mark.parametrize("minutes", [33, 65, 1440])
-async def test_a_successor_that_comes_late_is_what_is_tried_through_an_outage(
+async def test_a_late_successor_is_used_in_a_long_outage_and_not_the_token_before_it(
     bench: Bench, minutes: int
 ) -> None:
-    """Its store was away from it, and another process asked Xero again meanwhile, which is away from then on."""
+    """Another process has retried with the token before it, while the successor was unsaved."""
     late_reuse_kills(bench)
     keeper = await bench.logged_in()
     bench.clock.advance(minutes=1)
@@ -228,8 +228,8 @@ async def test_a_successor_that_comes_late_is_what_is_tried_through_an_outage(
         "a process that was cut off, and takes its own current token for unspent when it comes back"
     ),
 )
-async def test_what_another_line_has_dropped_is_not_gone_on_from(bench: Bench) -> None:
-    """A process that was cut off with a store of its own wrote more often; the others have rotated what it holds."""
+async def test_a_tombstoned_token_of_a_cut_off_process_is_not_current_again(bench: Bench) -> None:
+    """The process had a store of its own and wrote more often. The others rotated its token."""
     late_reuse_kills(bench)
     keeper = await bench.logged_in()
     cut_off = bench.store.dump()
@@ -265,10 +265,10 @@ async def test_what_another_line_has_dropped_is_not_gone_on_from(bench: Bench) -
     new="known = {token.fingerprint for token in theirs.tokens}",
     protects_from="a token that was spent long ago, and is revived since a wrong clock dated it",
 )
-async def test_a_token_that_a_wrong_clock_dated_does_not_make_the_store_seem_restored(
+async def test_a_token_dated_by_a_wrong_clock_is_no_sign_of_lost_writes(
     bench: Bench,
 ) -> None:
-    """Who has slept through some rotations follows the record; what it knew was spent long ago, and is not revived."""
+    """A process that missed some rotations follows the record. It revives no spent token."""
     asleep = await bench.logged_in()
     ahead = await bench.keeper(bench.clock.beside(days=1))
     await ahead.refresh()

@@ -20,8 +20,8 @@ from xots.sandbox import Client, SiblingMode
 # ---------- a lost response
 
 
-async def test_a_lost_answer_is_asked_for_again_with_the_same_token(bench: Bench) -> None:
-    """Xero issued and the answer was lost: the same token again, inside the grace, and all is well."""
+async def test_a_lost_response_is_requested_again_with_the_same_token(bench: Bench) -> None:
+    """Xero accepts it again within the grace period."""
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("refresh:nth=1:lost")
     bench.clock.advance(minutes=25)
@@ -48,8 +48,8 @@ async def test_a_lost_answer_is_asked_for_again_with_the_same_token(bench: Bench
     new="begun = begin_refresh(found, token, by=context.process, now=began_at)",
     protects_from="a crash after Xero has committed: a spent token that no record shows as spent",
 )
-async def test_a_refresh_cut_off_by_a_crash_is_taken_up(bench: Bench) -> None:
-    """A process that died after Xero committed leaves an intent; the next one refreshes with the same token."""
+async def test_a_refresh_cut_off_by_a_crash_is_resumed(bench: Bench) -> None:
+    """The process died after Xero had issued. The next one sends the same token again."""
     dying = await bench.logged_in()
     bench.sandbox.add_fault("refresh:nth=1:hold-after")
     refresh = asyncio.create_task(dying.refresh())
@@ -77,8 +77,8 @@ async def test_a_refresh_cut_off_by_a_crash_is_taken_up(bench: Bench) -> None:
         "a 429 that puts off for an hour a refresh that must come within the grace period"
     ),
 )
-async def test_a_doubt_stays_open_when_another_token_is_not_spent(bench: Bench) -> None:
-    """Who slept and then sent has killed what the others got: a 429 for that token puts it off by minutes only."""
+async def test_a_late_request_stays_open_while_another_token_is_throttled(bench: Bench) -> None:
+    """It invalidated the newer tokens. A 429 of an hour delays the next attempt by minutes."""
     bench.sandbox.identity.switches = dataclasses.replace(
         bench.sandbox.identity.switches, sibling_mode=SiblingMode.LAST_VALID_WITH_DESCENDANTS
     )
@@ -115,10 +115,10 @@ async def test_a_doubt_stays_open_when_another_token_is_not_spent(bench: Bench) 
         "was set meanwhile"
     ),
 )
-async def test_an_answer_that_was_slept_through_is_dead_whatever_the_clock_was_set_to(
+async def test_a_response_read_after_its_token_expired_is_not_served(
     bench: Bench,
 ) -> None:
-    """Asked for by a clock that is ahead, which is mended in the sleep: its token ended, here and for the others."""
+    """The clock was ahead at the request and was corrected while the process slept."""
     ahead = bench.clock.beside(days=1)
     slept = await bench.keeper(ahead)
     await slept.login(bench.attempt())
@@ -140,8 +140,8 @@ async def test_an_answer_that_was_slept_through_is_dead_whatever_the_clock_was_s
     assert not other.can_serve
 
 
-async def test_a_replay_whose_life_is_over_is_followed_by_a_fresh_one(bench: Bench) -> None:
-    """Xero gives the lost answer again, whose access token has died meanwhile: the next refresh follows at once."""
+async def test_a_replay_of_an_expired_access_token_is_followed_by_a_refresh(bench: Bench) -> None:
+    """Xero repeats the lost response, whose access token has expired meanwhile."""
     bench.sandbox.identity.switches = dataclasses.replace(
         bench.sandbox.identity.switches,
         sibling_mode=SiblingMode.SAME_ANSWER,
@@ -160,7 +160,7 @@ async def test_a_replay_whose_life_is_over_is_followed_by_a_fresh_one(bench: Ben
 async def test_a_replay_is_as_old_as_its_first_request_although_the_clock_was_ahead(
     bench: Bench,
 ) -> None:
-    """The lost answer's token has eight minutes left when it is given again, not the 28 that the clock makes of it."""
+    """Its access token lives for 8 minutes more, not for the 28 that the clock shows."""
     bench.sandbox.identity.switches = dataclasses.replace(
         bench.sandbox.identity.switches, sibling_mode=SiblingMode.SAME_ANSWER
     )
@@ -181,8 +181,8 @@ async def test_a_replay_is_as_old_as_its_first_request_although_the_clock_was_ah
 # ---------- refusals and waits
 
 
-async def test_xero_refusing_every_token_loses_the_consent_and_says_so(bench: Bench) -> None:
-    """Only then; the record stays as evidence, and the old access token is served to its end."""
+async def test_the_consent_is_lost_once_xero_refuses_every_token(bench: Bench) -> None:
+    """The record stays, and the access token is served until its expiry."""
     keeper = await bench.logged_in()
     bench.sandbox.identity.forget()
     bench.clock.advance(minutes=25)
@@ -201,10 +201,10 @@ async def test_xero_refusing_every_token_loses_the_consent_and_says_so(bench: Be
     assert (lost, keeper.state) == (State.CONSENT_LOST, State.CONNECTED)
 
 
-async def test_a_refresh_that_failed_is_not_told_as_made_after_the_clock_stepped(
+async def test_a_failed_refresh_raises_although_the_clock_was_set(
     bench: Bench,
 ) -> None:
-    """The token that is there is dated anew at each look, and is still the same one."""
+    """The access token is the same one, although its dates are corrected at each read."""
     wall = bench.clock.beside()
     keeper = await bench.keeper(wall)
     await keeper.login(bench.attempt())
@@ -222,10 +222,10 @@ async def test_a_refresh_that_failed_is_not_told_as_made_after_the_clock_stepped
     protects_from="a clock that is set forward: requests to Xero before the wait of a 429 is over",
 )
 @pytest.mark.parametrize("step_minutes", [60, -8], ids=["forward", "back"])
-async def test_a_step_of_the_clock_leaves_the_wait_of_a_429_as_long_as_it_was(
+async def test_setting_the_clock_does_not_change_the_wait_of_a_429(
     bench: Bench, step_minutes: int
 ) -> None:
-    """Ten minutes after a 429 that demands them, and not before, the next request goes out."""
+    """The next request is sent after ten minutes, and not before."""
     wall = bench.clock.beside()
     keeper = await bench.keeper(wall)
     await keeper.login(bench.attempt())
@@ -250,8 +250,8 @@ async def test_a_step_of_the_clock_leaves_the_wait_of_a_429_as_long_as_it_was(
         "a wait after a 429 that outlasts its login, and holds up a lost response of the next one"
     ),
 )
-async def test_a_wait_of_ones_own_ends_soon_where_others_have_gone_on(bench: Bench) -> None:
-    """A wait of four minutes, which a 429 demands, does not hold up a lost response of the next login."""
+async def test_a_wait_of_an_earlier_login_does_not_delay_a_lost_response(bench: Bench) -> None:
+    """A 429 demanded four minutes. The lost response of the next login is requested after two."""
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("refresh:nth=1:429=240")
     with pytest.raises(TokenUnavailable):

@@ -23,7 +23,7 @@ from xots.lifecycle.schedule import State
     protects_from="a login that replaces one which was begun later, because Xero was slow",
 )
 async def test_two_logins_at_once_after_a_logout_leave_one(bench: Bench) -> None:
-    """The one that began later wins, and the other one's user is told that there is a login."""
+    """The login that began later wins. The other one fails, and its message says why."""
     keeper = await bench.logged_in()
     assert await keeper.end(forget=False)
     other = await bench.keeper()
@@ -42,7 +42,7 @@ async def test_two_logins_at_once_after_a_logout_leave_one(bench: Bench) -> None
 
 
 async def test_a_login_that_began_earlier_does_not_replace_one_after_an_end(bench: Bench) -> None:
-    """Xero ended its tokens with the login before it: the login made since is the live one."""
+    """Xero ended its tokens with the login before it, so the later login is the live one."""
     keeper = await bench.logged_in()
     other = await bench.keeper()
     first = await bench.held_login(keeper)
@@ -104,7 +104,7 @@ async def test_an_end_that_is_recorded_during_a_code_exchange_wins(
 async def test_an_end_during_an_exchange_wins_whatever_the_clocks_show(
     bench: Bench, behind: int
 ) -> None:
-    """Also if the clock of the host that ends the login is some seconds behind."""
+    """The clock of the host that ends the login may be some seconds behind."""
     keeper = await bench.logged_in()
     bench.clock.advance(minutes=1)
     other = await bench.keeper(bench.clock.beside(-behind))
@@ -119,7 +119,7 @@ async def test_an_end_during_an_exchange_wins_whatever_the_clocks_show(
 
 
 async def test_an_end_without_a_login_ends_the_one_that_is_being_exchanged(bench: Bench) -> None:
-    """The user revoked after the login was begun, and is told that it is done."""
+    """The user revoked after the login began, and the end was confirmed."""
     keeper = await bench.logged_in()
     assert await keeper.end(forget=False)
     bench.clock.advance(1)
@@ -151,7 +151,7 @@ async def test_an_end_without_a_login_ends_the_one_that_is_being_exchanged(bench
 async def test_a_login_that_lost_its_lease_under_a_pending_revocation_fails(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another process may have told Xero of the end meanwhile, which ends the new login too."""
+    """Another process may have told Xero of the end, which ends the new login too."""
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("revocation:nth=1:503-html")
     assert not await keeper.end(forget=False)
@@ -172,7 +172,7 @@ async def test_a_login_that_lost_its_lease_under_a_pending_revocation_fails(
 async def test_an_end_that_xero_is_being_told_of_wins_over_a_login_that_lost_its_lease(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Xero has carried it out, and its response is still on the way when the login is recorded."""
+    """Xero has carried it out, and its response is under way when the login is recorded."""
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("revocation:nth=1:503-html")
     assert not await keeper.end(forget=False)
@@ -209,7 +209,7 @@ OFF = [timedelta(days=1), timedelta(days=-1), timedelta(minutes=27), timedelta(m
 async def test_hosts_whose_clocks_differ_lose_no_refresh_token(
     bench: Bench, off: timedelta, fault: str | None
 ) -> None:
-    """Extra refreshes and errors may happen, and the difference is reported; a served token lives."""
+    """Extra refreshes and errors may occur, and the difference is reported."""
     right = await bench.logged_in()
     wrong = await bench.keeper(bench.clock.beside(off.total_seconds()))
     if fault is not None:

@@ -24,7 +24,7 @@ from xots.xero import Credentials
 
 
 async def test_many_callers_share_one_refresh(bench: Bench) -> None:
-    """64 callers at the moment of expiry: one refresh, one token for all."""
+    """64 callers at the expiry get one token, from one refresh."""
     keeper = await bench.logged_in()
     bench.clock.advance(minutes=30)
     tokens = await asyncio.gather(*(keeper.token() for _ in range(64)))
@@ -39,7 +39,7 @@ async def test_many_callers_share_one_refresh(bench: Bench) -> None:
     protects_from="many callers that queue for the lease, one after the other",
 )
 async def test_many_callers_take_the_lease_once(bench: Bench) -> None:
-    """They share one task, and don't queue at the store one after the other."""
+    """They share one task, and do not queue for the lease."""
     keeper = await bench.logged_in()
     taken = len(bench.store.leases)
     bench.clock.advance(minutes=30)
@@ -48,7 +48,7 @@ async def test_many_callers_take_the_lease_once(bench: Bench) -> None:
 
 
 async def test_two_keepers_refresh_once(bench: Bench) -> None:
-    """The second one takes the lease, reads again, and finds the work done."""
+    """The second one takes the lease, reads the record again, and finds it refreshed."""
     first = await bench.logged_in()
     second = await bench.keeper()
     bench.clock.advance(minutes=30)
@@ -57,8 +57,8 @@ async def test_two_keepers_refresh_once(bench: Bench) -> None:
     assert len(bench.sandbox.refreshes()) == 1
 
 
-async def test_forced_refreshes_at_once_are_one(bench: Bench) -> None:
-    """Whoever forces a refresh gets one that began after he asked; those who ask together share it."""
+async def test_concurrent_forced_refreshes_are_one(bench: Bench) -> None:
+    """A caller gets a refresh that started after its call. Concurrent callers share it."""
     first = await bench.logged_in()
     second = await bench.keeper()
     await asyncio.gather(*(k.refresh() for k in (first, second, first, second)))
@@ -75,8 +75,8 @@ async def test_forced_refreshes_at_once_are_one(bench: Bench) -> None:
     ),
     protects_from="a caller that disconnects in the middle of a refresh, and ends it",
 )
-async def test_a_caller_who_goes_away_does_not_end_the_refresh(bench: Bench) -> None:
-    """The refresh is shielded: it is concluded and kept although its only caller was cancelled."""
+async def test_a_cancelled_caller_does_not_end_the_refresh(bench: Bench) -> None:
+    """The refresh is concluded and stored, although it was its only caller."""
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("refresh:nth=1:hold-after")
     bench.clock.advance(minutes=30)
@@ -90,10 +90,10 @@ async def test_a_caller_who_goes_away_does_not_end_the_refresh(bench: Bench) -> 
     assert [r.outcome for r in bench.sandbox.refreshes()] == ["issued"]
 
 
-async def test_a_caller_who_comes_just_as_a_refresh_ends_does_not_wait_for_it_for_ever(
+async def test_a_caller_that_arrives_as_a_refresh_ends_gets_its_result(
     bench: Bench,
 ) -> None:
-    """He is next in the event loop, before anybody hears that it is over; it failed, and he gets his error too."""
+    """It runs before the end of the task is noticed. The refresh failed, so it gets an error."""
     keeper = await bench.logged_in()
     callers: list[asyncio.Task[AccessToken]] = []
     bench.store.after("lease", lambda: callers.append(asyncio.create_task(keeper.token())))
@@ -105,10 +105,10 @@ async def test_a_caller_who_comes_just_as_a_refresh_ends_does_not_wait_for_it_fo
         await callers[0]
 
 
-async def test_a_store_that_hangs_keeps_no_caller_from_a_good_token(
+async def test_a_store_that_hangs_does_not_delay_a_servable_token(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The refresh goes on; who asked is served what is left of the old token, and else told that it takes long."""
+    """The refresh goes on. A caller gets the old token, or an error if it lives too short."""
     monkeypatch.setattr("xots.keeping.refreshing.SERVABLE_TIMEOUT_SECONDS", 0.01)
     monkeypatch.setattr("xots.keeping.refreshing.ADDITIONAL_TIMEOUT_SECONDS", 0.02)
     keeper = await bench.logged_in()
@@ -127,10 +127,10 @@ async def test_a_store_that_hangs_keeps_no_caller_from_a_good_token(
     assert len(bench.sandbox.refreshes()) == 1
 
 
-async def test_who_can_not_be_served_any_more_waits_for_the_refresh(
+async def test_a_caller_waits_for_the_refresh_once_the_old_token_is_not_servable(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Xero is slow, and the old access token runs out while the caller waits."""
+    """Xero is slow, and the old access token expires while the caller waits."""
     monkeypatch.setattr("xots.keeping.refreshing.SERVABLE_TIMEOUT_SECONDS", 0.02)
     keeper = await bench.logged_in()
     bench.clock.advance(minutes=29, seconds=51)
@@ -161,8 +161,8 @@ async def test_who_can_not_be_served_any_more_waits_for_the_refresh(
     ),
     protects_from="a full disk: a token that is spent, and whose successor cannot be stored",
 )
-async def test_no_token_is_spent_when_the_intent_can_not_be_written(bench: Bench) -> None:
-    """A full disk: Xero isn't asked, the access token is served to its end, and then the error says why."""
+async def test_no_token_is_spent_if_the_intent_cannot_be_written(bench: Bench) -> None:
+    """On a full disk no request is sent. The access token is served until its expiry."""
     keeper = await bench.logged_in()
     bench.store.fail("swap", reason="the disk is full")
     bench.clock.advance(minutes=29)
@@ -192,8 +192,10 @@ async def test_no_token_is_spent_when_the_intent_can_not_be_written(bench: Bench
     ),
     protects_from="a request that overtakes the write of its intent",
 )
-async def test_xero_is_asked_once_the_store_has_acknowledged_the_intent(bench: Bench) -> None:
-    """Not before: the write may take its time, and the process may die in it."""
+async def test_the_request_is_sent_after_the_store_has_acknowledged_the_intent(
+    bench: Bench,
+) -> None:
+    """The write may take long, and the process may die in it."""
     keeper = await bench.logged_in()
     write = bench.store.hold("swap")
     refresh = asyncio.create_task(keeper.refresh())
@@ -215,8 +217,10 @@ async def test_xero_is_asked_once_the_store_has_acknowledged_the_intent(bench: B
         "process has spent it"
     ),
 )
-async def test_whoever_lost_his_lease_while_he_wrote_the_intent_sends_nothing(bench: Bench) -> None:
-    """Somebody else may be spending the token; the intent is there, and whoever looks next takes it up."""
+async def test_a_holder_that_loses_its_lease_in_the_write_of_the_intent_sends_nothing(
+    bench: Bench,
+) -> None:
+    """Another process may spend the token. The next operation resumes the open refresh."""
     keeper = await bench.logged_in()
     bench.store.before("swap", lambda: bench.store.leases[-1].lose())
     with pytest.raises(TokenUnavailable):
@@ -230,7 +234,7 @@ async def test_whoever_lost_his_lease_while_he_wrote_the_intent_sends_nothing(be
 
 @pytest.fixture
 def suspended(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """The machine sleeps for so many seconds: its monotonic clock stands still, the one since its boot goes on."""
+    """Suspend the machine: its monotonic clock stands still, its boot-time clock goes on."""
     real, slept = time.clock_gettime, 0.0
 
     def sleep(seconds: float) -> None:
@@ -249,10 +253,10 @@ def suspended(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     new="if False:",
     protects_from="a machine that wakes up with an intent of yesterday, and spends its token",
 )
-async def test_who_was_suspended_with_the_lease_spends_nothing(
+async def test_a_holder_that_was_suspended_spends_nothing(
     bench: Bench, suspended: Callable[[float], None]
 ) -> None:
-    """Others have gone on for hours meanwhile: the token whose intent was written is long out of its grace."""
+    """Other processes have refreshed for hours, so the grace period of its token is over."""
     keeper = await bench.logged_in()
 
     def suspend() -> None:
@@ -272,7 +276,7 @@ async def test_who_was_suspended_with_the_lease_spends_nothing(
     protects_from="a token that is sent to another identity server",
 )
 async def test_another_identity_servers_login_is_neither_spent_nor_revoked(bench: Bench) -> None:
-    """A process with another token URL that comes to follow it sends its tokens nowhere, and says why."""
+    """A process with another token URL sends no token, and its error says why."""
     stranger = await bench.keeper(xero=bench.client(token_url="http://127.0.0.1:1/token"))
     keeper = await bench.logged_in()
     await stranger.follow()
@@ -288,7 +292,7 @@ async def test_another_identity_servers_login_is_neither_spent_nor_revoked(bench
 
 
 async def test_the_tick_takes_no_lease_for_another_identity_servers_login(bench: Bench) -> None:
-    """Nothing is to be done with it here."""
+    """There is nothing to do for it."""
     await bench.logged_in()
     stranger = await bench.keeper(xero=bench.client(token_url="http://127.0.0.1:1/token"))
     taken = len(bench.store.leases)
@@ -308,8 +312,8 @@ async def test_the_tick_takes_no_lease_for_another_identity_servers_login(bench:
     new="others, last = (), self.credentials[0]",
     protects_from="a mistyped secret in the settings",
 )
-async def test_a_changed_secret_and_the_old_one_are_both_tried(bench: Bench) -> None:
-    """A mistyped secret in the settings does not cost the login, and a new one there is taken over."""
+async def test_the_secrets_of_the_settings_and_of_the_record_are_both_tried(bench: Bench) -> None:
+    """A mistyped secret in the settings costs no login. A new one there is stored."""
     await bench.logged_in()
     wrong = Credentials(client_id=DEFAULT_CLIENT_ID, client_secret=Secret("mistyped"))
     keeper = await bench.keeper(configured=wrong)
@@ -324,8 +328,8 @@ async def test_a_changed_secret_and_the_old_one_are_both_tried(bench: Bench) -> 
     assert after.account.client_secret == Secret("renewed")
 
 
-async def test_a_wrong_secret_drops_nothing(bench: Bench) -> None:
-    """``invalid_client`` is slow to be tried again, and all is well once it is mended."""
+async def test_a_refused_client_costs_no_token(bench: Bench) -> None:
+    """``invalid_client`` is retried slowly, and the refresh succeeds once the secret is correct."""
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("refresh:nth=1:invalid-client")
     bench.clock.advance(minutes=25)
@@ -339,8 +343,8 @@ async def test_a_wrong_secret_drops_nothing(bench: Bench) -> None:
     assert (failing, keeper.state) == (State.REFRESH_FAILING, State.CONNECTED)
 
 
-async def test_a_secret_that_was_mended_is_tried_when_somebody_asks(bench: Bench) -> None:
-    """After a restart, the wait that the wrong one brought does not hold up who asks for a refresh."""
+async def test_a_corrected_secret_is_tried_when_a_caller_forces_a_refresh(bench: Bench) -> None:
+    """After a restart, the wait that the wrong secret caused does not delay it."""
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("refresh:nth=1:invalid-client")
     with pytest.raises(TokenUnavailable):

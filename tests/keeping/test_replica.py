@@ -32,7 +32,7 @@ from xots.secret import Secret
     protects_from="taking a write that succeeded for one that failed",
 )
 async def test_a_write_whose_reply_was_lost_is_read_back(bench: Bench) -> None:
-    """The same write id means that it went through: nothing is written twice and nothing is called lost."""
+    """The same write id in the store proves the write. It is not repeated."""
     keeper = await bench.logged_in()
     bench.store.lose_replies(2)
     await keeper.refresh()
@@ -61,8 +61,8 @@ async def test_a_write_whose_reply_was_lost_is_read_back(bench: Bench) -> None:
     new="if False:",
     protects_from="a new token that is lost with the process, although the store works again",
 )
-async def test_what_the_store_can_not_take_is_held_and_written_later(bench: Bench) -> None:
-    """Xero issued, the disk failed: the new token is served from memory and written by a later tick."""
+async def test_a_token_that_the_store_cannot_take_is_written_later(bench: Bench) -> None:
+    """The disk failed after Xero had issued it. Meanwhile memory holds and serves it."""
     keeper = await bench.logged_in()
     refresh = await bench.held_refresh(keeper)
     bench.store.fail("swap", "read")
@@ -84,10 +84,10 @@ async def test_what_the_store_can_not_take_is_held_and_written_later(bench: Benc
     new="ours_first = has_lost",
     protects_from="taking a record that was sealed with a new key for another process's write",
 )
-async def test_a_record_that_was_sealed_anew_does_not_hide_what_a_process_holds(
+async def test_a_record_sealed_with_a_new_key_does_not_replace_an_unsaved_token(
     bench: Bench,
 ) -> None:
-    """The key is changed while a new token waits for the store: that token is the next to be spent."""
+    """The unsaved token is the next one to be spent."""
     keeper = await bench.logged_in()
     bench.clock.advance(minutes=1)
     refresh = await bench.held_refresh(keeper)
@@ -132,8 +132,8 @@ async def test_a_record_that_was_sealed_anew_does_not_hide_what_a_process_holds(
     new="self._hold(pair[0], above=theirs)",
     protects_from="the loser of a race that throws its new token away",
 )
-async def test_whoever_slept_past_his_lease_adds_his_token(bench: Bench) -> None:
-    """Somebody took over meanwhile: his record stands, and our new token joins it as a rival, proved soon after."""
+async def test_a_holder_whose_lease_has_expired_adds_its_token(bench: Bench) -> None:
+    """The record of the other process stands. The late token is a fallback, and is proved soon."""
     keeper = await bench.logged_in()
     bench.clock.advance(minutes=1)
     refresh = await bench.held_refresh(keeper)
@@ -160,7 +160,7 @@ async def test_whoever_slept_past_his_lease_adds_his_token(bench: Bench) -> None
     protects_from="a token of an ended login among those of the next",
 )
 async def test_a_token_of_an_ended_consent_is_dropped(bench: Bench) -> None:
-    """If another login took the record meanwhile, the late answer does not disturb it."""
+    """A late response does not change the record of another login."""
     keeper = await bench.logged_in()
     refresh = await bench.held_refresh(keeper)
     other = replace(
@@ -187,8 +187,8 @@ async def test_a_token_of_an_ended_consent_is_dropped(bench: Bench) -> None:
     new="if False:",
     protects_from="a late response to a refresh that overwrites a new login",
 )
-async def test_a_late_answer_does_not_overwrite_a_new_login_that_was_followed(bench: Bench) -> None:
-    """The lease lapsed during a refresh, another process logged in, and this one has seen it: the login stands."""
+async def test_a_late_response_does_not_overwrite_a_new_login(bench: Bench) -> None:
+    """The lease expired during a refresh, and another process logged in. Memory follows it."""
     keeper, other = await bench.logged_in(), await bench.keeper()
     refresh = await bench.held_refresh(keeper)
     bench.store.lapse()
@@ -209,10 +209,10 @@ async def test_a_late_answer_does_not_overwrite_a_new_login_that_was_followed(be
     protects_from="a late response that revives a login which was ended",
 )
 @pytest.mark.parametrize("forget", [False, True])
-async def test_a_late_answer_does_not_revive_a_login_that_was_ended(
+async def test_a_late_response_does_not_revive_a_login_that_was_ended(
     bench: Bench, forget: bool
 ) -> None:
-    """The same with an end: it stands, and what the late answer brought is revoked."""
+    """The end stands, and the token of the late response is revoked."""
     keeper = await bench.logged_in()
     refresh = await bench.held_refresh(keeper)
     bench.store.lapse()
@@ -229,10 +229,10 @@ async def test_a_late_answer_does_not_revive_a_login_that_was_ended(
     assert bench.sandbox.identity.usable_refresh_tokens(bench.clock.now()) == []
 
 
-async def test_a_store_that_blips_while_a_stale_write_is_settled_loses_nothing(
+async def test_a_store_that_fails_after_a_stale_write_costs_no_token(
     bench: Bench,
 ) -> None:
-    """Stale write, then a read that fails: the new token is held, and joins the record when the store is back."""
+    """Memory holds the new token, which joins the record once the store works."""
     keeper = await bench.logged_in()
     refresh = await bench.held_refresh(keeper)
     bench.overwrite(lambda account: replace(account, tenant_id="x"))
@@ -249,8 +249,8 @@ async def test_a_store_that_blips_while_a_stale_write_is_settled_loses_nothing(
     assert issued in [t.value.fingerprint for t in (kept.current, *kept.fallbacks) if t]
 
 
-async def test_a_held_token_survives_any_number_of_stale_writes(bench: Bench) -> None:
-    """Others go on writing while the held record is written: it gives way to each and loses nothing."""
+async def test_an_unsaved_token_survives_any_number_of_stale_writes(bench: Bench) -> None:
+    """It is merged with each record that another process writes meanwhile."""
     keeper = await bench.logged_in()
     refresh = await bench.held_refresh(keeper)
     bench.store.fail("swap", "read")
@@ -274,8 +274,8 @@ async def test_a_held_token_survives_any_number_of_stale_writes(bench: Bench) ->
     new="return self._holders > 0",
     protects_from="another process's write that makes this one forget its new token",
 )
-async def test_what_is_held_is_not_dropped_for_what_another_process_wrote(bench: Bench) -> None:
-    """Although the other one's generation is higher by now: the held token joins his record."""
+async def test_an_unsaved_token_is_not_dropped_for_another_processs_record(bench: Bench) -> None:
+    """It joins that record, although its generation is higher."""
     keeper = await bench.logged_in()
     refresh = await bench.held_refresh(keeper)
     bench.store.fail("swap", "read")
@@ -324,11 +324,10 @@ async def test_what_is_held_is_not_dropped_for_what_another_process_wrote(bench:
         ),
     ],
 )
-async def test_what_is_held_while_another_act_is_at_the_store_stays(
+async def test_an_unsaved_token_survives_another_operation_of_its_process(
     bench: Bench, during: str
 ) -> None:
-    """Two acts of one process overlap, since one slept past its lease: whatever comes back from the store first, the
-    new token is not forgotten."""
+    """They overlap after one lost its lease. Neither a write nor a read forgets the new token."""
     keeper = await bench.logged_in()
     record = replica_of(keeper)
     before = record.account
@@ -352,8 +351,8 @@ async def test_what_is_held_while_another_act_is_at_the_store_stays(
     assert not record.unsaved
 
 
-async def test_what_is_read_while_another_act_writes_is_read_again(bench: Bench) -> None:
-    """It is older than what was written meanwhile, and no sign that the store has lost anything."""
+async def test_a_record_that_was_read_during_a_write_is_read_again(bench: Bench) -> None:
+    """It is older than that write, which does not mean that the store has lost writes."""
     keeper = await bench.logged_in()
     refresh = await bench.held_refresh(keeper)
     reply = bench.store.hold("read", after=True)
@@ -371,8 +370,8 @@ async def test_what_is_read_while_another_act_writes_is_read_again(bench: Bench)
 # ---------- keys
 
 
-async def test_resealing_counts_what_it_has_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each record is sealed under its own lease. Those that are sealed with the first key stay as they are."""
+async def test_resealing_counts_its_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is sealed under its own lease. A record that the first key sealed stays as it is."""
     old, new, store = new_key(), new_key(), MemoryStore()
     versions = {}
     for name, keys in (("a", [old]), ("b", [old]), ("c", [new])):

@@ -118,7 +118,7 @@ def events_of(found: Situation, outcome: Any, concluded: Account = LOGIN) -> lis
 
 
 def test_a_response_is_one_event_and_a_missing_token_another() -> None:
-    """With the due time of the schedule, and the fingerprints of both tokens."""
+    """The event has the scheduled time and the fingerprints of both tokens."""
     refreshed = Refreshed(
         account="books",
         at=NOW,
@@ -150,7 +150,7 @@ def vars_of(value: Any) -> dict[str, Any]:
 
 
 def test_a_failure_is_reported_with_its_outlook() -> None:
-    """If its problem is the record's; otherwise another process has gone on."""
+    """It is not reported if the record has another problem: another process has gone on."""
     failed = RefreshFailed(
         account="books",
         at=NOW,
@@ -174,7 +174,7 @@ def test_a_failure_is_reported_with_its_outlook() -> None:
 
 @pytest.mark.parametrize("served", [True, False])
 def test_a_lost_consent_says_until_when_the_access_token_is_served(served: bool) -> None:
-    """If it still is."""
+    """It says so only if the token can still be served."""
     refused = replace(R0, refused_at=NOW)
     account = replace(LOGIN, current=refused, access=ACCESS if served else None)
     found = situation(state=State.CONSENT_LOST, account=account)
@@ -191,7 +191,7 @@ def test_a_lost_consent_says_until_when_the_access_token_is_served(served: bool)
 
 
 def test_a_resumed_refresh_names_its_first_process() -> None:
-    """Only if its outcome is not known; and if the same token is spent."""
+    """There is no event if the outcome is known, or if another token is spent."""
     open_one = replace(LOGIN, intent=INTENT, problem=None)
     resumed = resumed_event("books", open_one, R0, NOW + MINUTE)
     assert resumed == RefreshResumed(
@@ -206,7 +206,7 @@ def test_a_resumed_refresh_names_its_first_process() -> None:
 
 
 def test_each_change_of_the_stores_health_is_an_event() -> None:
-    """With the risk of an end of the process."""
+    """It says what is lost if the process ends now."""
     assert store_event(situation(), StoreChange.RECOVERED) == StoreRecovered(
         account="books", at=NOW
     )
@@ -241,7 +241,7 @@ def reason(
 def test_a_state_without_tokens_has_an_error_of_its_own(
     state: State, error: type[Exception], says: str
 ) -> None:
-    """Before anything else that may be wrong, but for an end that is under way."""
+    """It comes before any other reason, except an end that is under way."""
     found = situation(state=state)
     with pytest.raises(error, match=says):
         raise reason(found, foreign=True, in_progress=True)
@@ -252,7 +252,7 @@ def test_a_state_without_tokens_has_an_error_of_its_own(
 
 
 def test_the_reason_is_the_nearest_cause() -> None:
-    """The store, else the last problem, else a refresh in progress."""
+    """It is the failed store, else the last problem, else a refresh in progress."""
     assert "cannot be used: away" in str(reason(situation(), in_progress=True))
     found = situation(store_problem=None)
     assert str(reason(found, in_progress=True)).startswith("no usable response came from Xero")
@@ -262,7 +262,7 @@ def test_the_reason_is_the_nearest_cause() -> None:
 
 
 def test_the_error_says_when_to_retry_and_what_is_served_meanwhile() -> None:
-    """As long as the wait, at least a second and at most an hour."""
+    """The time is that of the wait, at least a second and at most an hour."""
     assert reason(situation()).retry_after_seconds == 1
     assert "/token returns the old access token until 12:05:00 UTC" in str(reason(situation()))
     waiting = situation(account=replace(LOGIN, retry_not_before=NOW + 3 * MINUTE))
@@ -284,8 +284,10 @@ def test_the_error_says_when_to_retry_and_what_is_served_meanwhile() -> None:
 @pytest.mark.parametrize(
     ("rolled_back", "says"), [(False, "can be repeated for 30 minutes"), (True, "older record")]
 )
-def test_a_loss_at_the_close_says_how_the_next_start_goes_on(rolled_back: bool, says: str) -> None:
-    """By the record that the store holds."""
+def test_a_loss_at_the_close_says_how_the_next_start_continues(
+    rolled_back: bool, says: str
+) -> None:
+    """The next start reads the record of the store."""
     text = loss_at_close("books", "away", rolled_back=rolled_back)
     assert text.startswith("stopped with a change of 'books' that the store could not take (away)")
     assert says in text
@@ -330,8 +332,8 @@ async def test_events_name_tokens_by_fingerprint_only(bench: Bench) -> None:
     assert fingerprint(secret) in shown
 
 
-async def test_it_is_told_how_long_a_refresh_was_due(bench: Bench) -> None:
-    """Also where tries failed before, each of which had stamped the token."""
+async def test_a_refresh_is_reported_with_the_time_when_it_was_due(bench: Bench) -> None:
+    """Failed attempts in between do not change that time."""
     keeper = await bench.logged_in()
     due_at = scheduled_refresh_at(keeper.account, keeper.policy)
     bench.sandbox.add_fault("refresh:first=3:429=1")
@@ -343,8 +345,10 @@ async def test_it_is_told_how_long_a_refresh_was_due(bench: Bench) -> None:
     assert (told.failed_attempts, told.due_at) == (3, due_at)
 
 
-async def test_the_log_names_the_next_try_of_the_outlook(bench: Bench) -> None:
-    """A refresh that was asked for before it was due failed without spending its token: the next is tried when due."""
+async def test_a_failed_refresh_is_reported_with_the_next_attempt_of_the_outlook(
+    bench: Bench,
+) -> None:
+    """A forced refresh failed and spent no token, so the next attempt is the scheduled one."""
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("refresh:nth=1:invalid-client")
     with pytest.raises(
@@ -360,8 +364,8 @@ async def test_the_log_names_the_next_try_of_the_outlook(bench: Bench) -> None:
     )
 
 
-async def test_an_answer_without_a_refresh_token_is_a_warning(bench: Bench) -> None:
-    """It may have been lost on the way, and the grace is short."""
+async def test_a_response_without_a_refresh_token_is_a_warning(bench: Bench) -> None:
+    """It may have lost the token, and the grace period is short."""
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("refresh:nth=1:no-refresh-token")
     await keeper.refresh()
@@ -378,8 +382,10 @@ async def test_an_answer_without_a_refresh_token_is_a_warning(bench: Bench) -> N
 
 
 @pytest.mark.parametrize("fault", ["503-html", "invalid-client"])
-async def test_who_was_overtaken_calls_nothing_failed(bench: Bench, fault: str) -> None:
-    """He slept past his lease, and another process has refreshed: what came of his own try matters no more."""
+async def test_a_failure_after_another_process_has_refreshed_is_not_reported(
+    bench: Bench, fault: str
+) -> None:
+    """The lease had expired, and the outcome does not matter any more."""
     keeper = await bench.logged_in()
     other = await bench.keeper()
     bench.sandbox.add_fault("refresh:nth=1:hold-before")
@@ -396,7 +402,7 @@ async def test_who_was_overtaken_calls_nothing_failed(bench: Bench, fault: str) 
 
 @pytest.mark.parametrize("forget", [False, True])
 async def test_an_end_is_reported_once(bench: Bench, forget: bool) -> None:
-    """With the fate of the credentials, and apart from Xero's own confirmation."""
+    """The event tells what happens to the credentials. Xero's confirmation is another event."""
     keeper = await bench.logged_in()
     assert await keeper.end(forget=forget)
     ends = [event for event in bench.events if isinstance(event, LoginEnded)]
@@ -405,7 +411,7 @@ async def test_an_end_is_reported_once(bench: Bench, forget: bool) -> None:
 
 
 async def test_a_revocation_that_fails_is_an_event_with_its_next_attempt(bench: Bench) -> None:
-    """And ``end`` says that Xero is still to be told."""
+    """``end`` returns that Xero is still to be told."""
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("revocation:nth=1:503-html")
     assert await keeper.end(forget=False) is False
@@ -422,7 +428,7 @@ async def test_a_revocation_that_fails_is_an_event_with_its_next_attempt(bench: 
     assert revocations(bench) == 2
 
 
-async def test_a_record_of_ones_own_is_not_reported_as_another_processs(bench: Bench) -> None:
+async def test_a_record_that_this_process_wrote_is_not_reported_as_followed(bench: Bench) -> None:
     """After lost writes, this process writes the record again."""
     keeper = await bench.logged_in()
     old = bench.store.dump()
@@ -433,10 +439,10 @@ async def test_a_record_of_ones_own_is_not_reported_as_another_processs(bench: B
     assert bench.happened(RecordFollowed) == 0
 
 
-async def test_that_something_is_held_is_told_although_the_store_failed_before(
+async def test_an_unsaved_change_is_reported_although_the_failure_of_the_store_is_known(
     bench: Bench,
 ) -> None:
-    """An operator who knows that the store is away must still learn that this process is not to be ended."""
+    """The operator has to know that this process must not be ended."""
     keeper = await bench.logged_in()
     refresh = await bench.held_refresh(keeper)
     bench.store.fail("swap", "read")
@@ -446,10 +452,10 @@ async def test_that_something_is_held_is_told_although_the_store_failed_before(
     assert [e.unsaved for e in bench.events if isinstance(e, StoreDegraded)] == [False, True]
 
 
-async def test_what_ends_with_a_process_that_knows_more_than_a_rolled_back_store_is_told(
+async def test_the_risk_of_an_end_over_a_rolled_back_store_is_reported(
     bench: Bench,
 ) -> None:
-    """The store holds an old dump and takes no writes: no refresh of its tokens can be promised."""
+    """The store holds an old dump and takes no writes, so no repeated refresh is promised."""
     keeper = await bench.logged_in()
     await keeper.refresh()
     dump = bench.store.dump()

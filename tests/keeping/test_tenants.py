@@ -15,7 +15,7 @@ from xots.lifecycle.schedule import State
 
 
 async def test_a_tenant_that_is_not_connected_fails_the_login(bench: Bench) -> None:
-    """The message lists the organisations that are connected."""
+    """The message lists the connected organisations."""
     keeper = await bench.keeper()
     connected = next(iter(bench.sandbox.world.books.organisations.values()))
     with pytest.raises(LoginFailed, match=connected.tenant_id):
@@ -26,7 +26,7 @@ async def test_a_tenant_that_is_not_connected_fails_the_login(bench: Bench) -> N
 
 
 async def test_without_a_list_of_organisations_the_requested_one_is_used(bench: Bench) -> None:
-    """And the list itself is an error that names the setting."""
+    """A request for the list raises an error that names the setting."""
     keeper = await bench.keeper(xero=bench.client(connections_url=""))
     await keeper.login(bench.attempt(tenant_id="a-tenant"))
     assert keeper.account.tenant_id == "a-tenant"
@@ -34,8 +34,8 @@ async def test_without_a_list_of_organisations_the_requested_one_is_used(bench: 
         await keeper.connections()
 
 
-async def test_a_chosen_organisation_is_kept_and_reported(bench: Bench) -> None:
-    """As Xero writes its id, in the store too; the rest of the record stays."""
+async def test_a_chosen_organisation_is_stored_and_reported(bench: Bench) -> None:
+    """The id is written as Xero writes it. The rest of the record stays."""
     keeper = await bench.logged_in()
     tenant_id = keeper.account.tenant_id
     assert tenant_id is not None
@@ -59,7 +59,7 @@ async def test_a_chosen_organisation_is_kept_and_reported(bench: Bench) -> None:
     protects_from="programs that post to an organisation of another login",
 )
 async def test_an_organisation_is_not_chosen_for_another_login(bench: Bench) -> None:
-    """The list was of the login before: its organisation may not be connected to the new one."""
+    """The list was that of the earlier login, and the new one may not be connected to it."""
     keeper = await bench.logged_in()
     tenant_id = keeper.account.tenant_id
     assert tenant_id is not None
