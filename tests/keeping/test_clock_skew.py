@@ -282,13 +282,13 @@ async def test_the_stores_clock_is_read_at_the_start_and_every_five_minutes(
     """A store that fails then shows no difference, and the start succeeds."""
     clock, store, asked = FakeClock(NOW), MemoryStore(), []
 
-    async def answer(name: str) -> tuple[str, timedelta] | None:
+    async def compared(name: str) -> tuple[str, timedelta] | None:
         asked.append(clock.elapsed())
         if len(asked) == 2:
             raise StoreUnavailable("away")
         return ("the store", timedelta(hours=1))
 
-    monkeypatch.setattr(store, "clock_skew", answer)
+    monkeypatch.setattr(store, "clock_skew", compared)
     host = new_host(store, Sealer.for_this_process(), clock)
     await host.keeper.start()
     for _ in range(41):

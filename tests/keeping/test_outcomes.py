@@ -1,4 +1,4 @@
-"""The outcomes of a refresh, as a keeper meets them: lost responses, replays, refusals and waits."""
+"""The outcomes of a refresh in a keeper: lost responses, replays, refusals and waits."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ async def test_the_consent_is_lost_once_xero_refuses_every_token(bench: Bench) -
     assert keeper.account.current is not None
     asked = len(bench.sandbox.refreshes())
     await keeper.maintain()
-    assert len(bench.sandbox.refreshes()) == asked, "what Xero refused is not tried again"
+    assert len(bench.sandbox.refreshes()) == asked, "a refused token was sent again"
     await keeper.login(bench.attempt())
     assert (lost, keeper.state) == (State.CONSENT_LOST, State.CONNECTED)
 

@@ -1,4 +1,4 @@
-"""A process's copy of the record: what it writes, what it holds, and how it merges with the store."""
+"""A process's copy of the record: its writes, its unsaved changes, and its merges."""
 
 from __future__ import annotations
 

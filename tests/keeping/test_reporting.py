@@ -341,8 +341,8 @@ async def test_a_refresh_is_reported_with_the_time_when_it_was_due(bench: Bench)
     for _ in range(5):
         await keeper.maintain()
         bench.clock.advance(seconds=30)
-    (told,) = [event for event in bench.events if isinstance(event, Refreshed)]
-    assert (told.failed_attempts, told.due_at) == (3, due_at)
+    (refreshed,) = [event for event in bench.events if isinstance(event, Refreshed)]
+    assert (refreshed.failed_attempts, refreshed.due_at) == (3, due_at)
 
 
 async def test_a_failed_refresh_is_reported_with_the_next_attempt_of_the_outlook(
@@ -466,9 +466,10 @@ async def test_the_risk_of_an_end_over_a_rolled_back_store_is_reported(
     bench.store.fail("swap")
     await keeper.follow()
     assert keeper.unsaved
-    told = list(explanation(keeper, keeper.outlook, bench.clock.now()))
+    sentences = list(explanation(keeper, keeper.outlook, bench.clock.now()))
     assert (
-        told[-1] == "Should it end, a person may have to log in: the store holds an older record."
+        sentences[-1]
+        == "Should it end, a person may have to log in: the store holds an older record."
     )
     assert all("can be repeated" not in str(event) for event in bench.events)
     bench.store.repair()

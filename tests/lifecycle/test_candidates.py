@@ -16,7 +16,7 @@ from support.accounts import (
     current,
     issued,
     logged_in,
-    with_rival,
+    with_fallback,
 )
 
 from xots.lifecycle.account import RefreshToken
@@ -90,7 +90,7 @@ def test_a_current_token_from_a_replay_comes_before_the_token_that_was_replayed(
 def test_an_unspent_fallback_comes_before_a_current_token_whose_grace_is_over() -> None:
     """Late reuse may end the whole chain."""
     account = concluded(begun(logged_in(), NOW), Unknown(detail="reset"), NOW)
-    account = with_rival(account, RefreshToken(value=Secret("x"), obtained_at=NOW))
+    account = with_fallback(account, RefreshToken(value=Secret("x"), obtained_at=NOW))
     assert [t.value.reveal() for t in candidates(account, NOW, POLICY)] == ["r0", "x"]
     assert [t.value.reveal() for t in candidates(account, NOW + HALF_HOUR, POLICY)] == ["x", "r0"]
 
@@ -109,12 +109,12 @@ def test_an_unspent_fallback_comes_before_a_current_token_whose_grace_is_over() 
 )
 def test_a_fallback_within_its_grace_comes_before_a_current_token_whose_grace_is_over() -> None:
     """The outcome of the late attempt is unknown, and Xero surely accepts the fallback."""
-    account = with_rival(logged_in(), RefreshToken(value=Secret("x"), obtained_at=NOW))
+    account = with_fallback(logged_in(), RefreshToken(value=Secret("x"), obtained_at=NOW))
     account = concluded(begun(account, NOW), Unknown(detail="reset"), NOW)
     later = NOW + HALF_HOUR
     account = concluded(begun(account, later), Unknown(detail="reset"), later)
     assert [t.value.reveal() for t in candidates(account, later + MINUTE, POLICY)] == ["x", "r0"]
-    # By a clock that went back under it, nobody knows how long ago it was spent.
+    # After a clock was set back, it is unknown how long ago the token was spent.
     earlier = replace(
         account, current=replace(current(account), first_spent_at=NOW - timedelta(days=2))
     )
@@ -157,7 +157,7 @@ def test_an_unspent_token_of_an_old_dump_comes_last() -> None:
     """It is older than the current token by the grace period, so it was spent long ago."""
     at = NOW + 25 * MINUTE
     account = concluded(begun(logged_in(), at), issued("r1"), at)
-    account = with_rival(account, RefreshToken(value=Secret("x"), obtained_at=NOW - 10 * MINUTE))
+    account = with_fallback(account, RefreshToken(value=Secret("x"), obtained_at=NOW - 10 * MINUTE))
     account = replace(account, current=replace(current(account), first_spent_at=at))
     assert [t.value.reveal() for t in candidates(account, at + HALF_HOUR, POLICY)] == ["r1", "x"]
 

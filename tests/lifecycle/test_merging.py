@@ -25,7 +25,7 @@ from support.accounts import (
     issued,
     logged_in,
     values,
-    with_rival,
+    with_fallback,
 )
 
 from xots.lifecycle.account import MAX_TOMBSTONES, Account, RefreshToken
@@ -137,7 +137,7 @@ def test_an_open_refresh_survives_a_merge() -> None:
 )
 def test_a_tombstoned_token_does_not_come_back_from_an_old_dump() -> None:
     """It seems unspent there, and the newest by a wrong clock. An unknown token joins."""
-    dump = with_rival(logged_in(), RefreshToken(value=Secret("sibling"), obtained_at=NOW))
+    dump = with_fallback(logged_in(), RefreshToken(value=Secret("sibling"), obtained_at=NOW))
     dump = replace(dump, current=replace(current(dump), obtained_at=NOW + timedelta(days=1)))
     ours, at = replace(dump, fallbacks=()), NOW
     for number in range(1, 4):
@@ -146,7 +146,7 @@ def test_a_tombstoned_token_does_not_come_back_from_an_old_dump() -> None:
     assert ours.tombstones == tuple(Secret(value).fingerprint for value in ("r1", "r0"))
     both = merged(ours, dump)
     assert [t.value.reveal() for t in (current(both), *both.fallbacks)] == ["r3", "sibling", "r2"]
-    still = with_rival(
+    still = with_fallback(
         replace(dump, current=RefreshToken(value=Secret("y"), obtained_at=NOW)), current(dump)
     )
     both = merged(still, ours)
@@ -257,8 +257,10 @@ def test_a_descendant_is_known_by_its_tombstones() -> None:
     refused = concluded(begun(ours, NOW), Refused(detail="invalid_grant"), NOW)
     assert not diverged(
         replace(refused, current=refused.fallbacks[0]), refused
-    )  # what Xero refused is not missed
-    assert diverged(replace(refused, fallbacks=()), refused)  # but what it may still take
+    )  # the refused token is not missed
+    assert diverged(
+        replace(refused, fallbacks=()), refused
+    )  # the other one is, since Xero may accept it
     for _ in range(2):
         assert (
             merged(ours, theirs).tombstones_ever
@@ -269,9 +271,7 @@ def test_a_descendant_is_known_by_its_tombstones() -> None:
     assert not diverged(both, theirs)
     assert not diverged(both, other)
     dump = replace(ours, current=RefreshToken(value=Secret("r150"), obtained_at=at))
-    assert "r150" not in values(
-        merged(both, dump)
-    )  # the one that was united remembers what either has dropped
+    assert "r150" not in values(merged(both, dump))  # the merged record has the tombstones of both
 
 
 # ---------- the laws

@@ -1,4 +1,4 @@
-"""What an operator is told of an open refresh and of a lost login."""
+"""The outlook of an open refresh, and the reason of a lost login."""
 
 from __future__ import annotations
 

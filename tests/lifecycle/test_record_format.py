@@ -1,4 +1,4 @@
-"""The record's format: the one of the commit before formats had numbers is read, a newer one is not."""
+"""Formats of the record: format 1, which has no number, is read; a newer one is not."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from support.accounts import (
     current,
     issued,
     logged_in,
-    with_rival,
+    with_fallback,
 )
 
 from xots.clock import MAX_CLOCK_SKEW
@@ -199,7 +199,7 @@ def test_the_refresh_token_is_rotated_in_time_for_its_own_lifetime() -> None:
 )
 def test_a_new_fallback_is_proved_soon_and_then_removed() -> None:
     """A fallback makes a refresh due well inside the grace period. The refresh removes it."""
-    account = with_rival(logged_in(), RefreshToken(value=Secret("x"), obtained_at=NOW + MINUTE))
+    account = with_fallback(logged_in(), RefreshToken(value=Secret("x"), obtained_at=NOW + MINUTE))
     due = refresh_due(account, NOW, POLICY)
     assert isinstance(due, datetime)
     assert due < NOW + timedelta(minutes=10)
@@ -226,7 +226,7 @@ def test_an_open_refresh_that_is_dated_tomorrow_is_due_now() -> None:
     tomorrow = NOW + timedelta(days=1)
     account = begin_refresh(logged_in(), current(logged_in()), by="host:1", now=tomorrow)
     assert isinstance(next_step(account, NOW + MINUTE, POLICY), Spend)
-    # And so, where it is another token's: who sent that late may have killed the current one.
+    # So is one of another token: its late request may have invalidated the current one.
     account = concluded(begun(logged_in(), NOW), issued("r1"), NOW)
     account = begin_refresh(account, account.fallbacks[0], by="host:1", now=tomorrow)
     assert isinstance(next_step(account, NOW + MINUTE, POLICY), Spend)
@@ -243,7 +243,7 @@ def test_an_open_refresh_that_is_dated_tomorrow_is_due_now() -> None:
 )
 def test_a_current_token_that_was_spent_is_due_at_once() -> None:
     """Its successor is unknown although no refresh is open: a replay may have returned it."""
-    tomorrow = NOW + timedelta(days=1)  # by a clock that is ahead
+    tomorrow = NOW + timedelta(days=1)  # the clock is ahead
     account = replace(begun(logged_in(), tomorrow), intent=None)
     assert refresh_due(account, NOW, POLICY) is Due.AT_ONCE
     for now in (NOW + MINUTE, tomorrow):
@@ -262,7 +262,9 @@ def test_a_current_token_that_was_spent_is_due_at_once() -> None:
 def test_a_clock_set_back_does_not_delay_a_refresh_that_is_due_at_once() -> None:
     """A refused token or a missing access token, dated tomorrow, is due now."""
     tomorrow = NOW + timedelta(days=1)
-    account = with_rival(logged_in(tomorrow), RefreshToken(value=Secret("x"), obtained_at=tomorrow))
+    account = with_fallback(
+        logged_in(tomorrow), RefreshToken(value=Secret("x"), obtained_at=tomorrow)
+    )
     refused = concluded(begun(account, tomorrow), Refused(detail="invalid_grant"), tomorrow)
     for due in (replace(refused, access=None), replace(logged_in(tomorrow), access=None)):
         assert isinstance(next_step(due, NOW, POLICY), Spend)

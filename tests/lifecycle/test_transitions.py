@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -20,14 +21,13 @@ from support.accounts import (
     issued,
     logged_in,
     values,
-    with_rival,
+    with_fallback,
 )
 
 from xots.lifecycle.account import AccessToken, Account, RefreshToken
 from xots.lifecycle.outcomes import ClientRefused, NotSent, Outcome, Refused, Throttled, Unknown
 from xots.lifecycle.schedule import Spend, State, good_for, next_step, state_of
 from xots.lifecycle.transitions import (
-    after,
     after_end,
     after_login,
     after_revocation_failed,
@@ -92,14 +92,14 @@ def test_a_token_spent_long_ago_stays_while_its_successor_is_unproved() -> None:
 def test_a_fallback_that_arrives_during_a_refresh_stays() -> None:
     """The refresh proves nothing against a token that arrived after its request."""
     account = begun(logged_in(), NOW)
-    account = with_rival(account, RefreshToken(value=Secret("x"), obtained_at=NOW + MINUTE))
+    account = with_fallback(account, RefreshToken(value=Secret("x"), obtained_at=NOW + MINUTE))
     account = concluded(account, issued("r1"), NOW + 2 * MINUTE)
     assert sorted(r.value.reveal() for r in account.fallbacks) == ["r0", "x"]
 
 
 def test_the_successor_of_a_fallback_becomes_current() -> None:
     """The refused token leaves the record."""
-    account = with_rival(logged_in(), RefreshToken(value=Secret("x"), obtained_at=NOW))
+    account = with_fallback(logged_in(), RefreshToken(value=Secret("x"), obtained_at=NOW))
     account = concluded(begun(account, NOW), Refused(detail="invalid_grant"), NOW)
     account = concluded(begun(account, NOW + MINUTE), issued("x1"), NOW + MINUTE)
     assert current(account).value.reveal() == "x1"
@@ -235,7 +235,7 @@ def test_a_response_without_a_refresh_token_is_requested_again_once() -> None:
     assert current(account).value.reveal() == "r0"
     assert current(account).first_spent_at is None
     account = concluded(begun(account, NOW + 2 * MINUTE), issued(None, "a3"), NOW + 2 * MINUTE)
-    assert account.intent is None, "a server that is known not to rotate is not asked twice"
+    assert account.intent is None, "a server without rotation gets a second request"
 
 
 def test_a_refresh_token_in_the_second_response_becomes_current() -> None:
@@ -317,7 +317,7 @@ def test_an_unknown_outcome_keeps_the_refresh_open() -> None:
     assert account.failed_attempts == 1
     assert state_of(account, NOW, POLICY) is State.REFRESH_FAILING
     again = begun(account, NOW + 5 * MINUTE)
-    assert current(again).first_spent_at == NOW, "the first-spent time is never moved later"
+    assert current(again).first_spent_at == NOW, "the first-spent time has moved later"
 
 
 @pytest.mark.parametrize(
@@ -418,7 +418,7 @@ OUTCOMES = st.one_of(
 
 @given(st.lists(st.tuples(OUTCOMES, st.floats(0, 0.99), st.integers(1, 3600)), max_size=30))
 def test_no_history_without_a_refusal_loses_the_newest_token(
-    history: list[tuple[object, float, int]],
+    history: list[tuple[Any, float, int]],
 ) -> None:
     """The newest issued token is current, and none is condemned."""
     account, now, count = logged_in(), NOW, 0
@@ -431,7 +431,7 @@ def test_no_history_without_a_refusal_loses_the_newest_token(
         if outcome == "issued":
             count += 1
             outcome = issued(f"r{count}")
-        account = after(account, outcome, now=now, policy=POLICY, jitter=jitter)  # type: ignore[arg-type]
+        account = concluded(account, outcome, now, jitter)
         assert current(account).value.reveal() == f"r{count}"
         assert state_of(account, now, POLICY) is not State.CONSENT_LOST
 
@@ -445,10 +445,10 @@ def test_no_history_without_a_refusal_loses_the_newest_token(
     new="return wait",
     protects_from="back-off that grows until one wait outlasts the grace period",
 )
-@given(tries=st.integers(0, 40), jitter=st.floats(0, 1, exclude_max=True))
-def test_a_wait_after_an_unknown_outcome_is_a_minute_at_most(tries: int, jitter: float) -> None:
+@given(attempts=st.integers(0, 40), jitter=st.floats(0, 1, exclude_max=True))
+def test_a_wait_after_an_unknown_outcome_is_a_minute_at_most(attempts: int, jitter: float) -> None:
     """Many retries fit into the grace period, however many attempts failed."""
-    account = replace(begun(logged_in(), NOW), failed_attempts=tries)
+    account = replace(begun(logged_in(), NOW), failed_attempts=attempts)
     account = concluded(account, Unknown(detail="reset"), NOW, jitter)
     assert account.retry_not_before is not None
     assert timedelta(0) <= account.retry_not_before - NOW <= MINUTE

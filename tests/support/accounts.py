@@ -39,7 +39,9 @@ FULL = Account(
         value=Secret(CANARY + "-current"), obtained_at=PRECISELY, first_spent_at=PRECISELY
     ),
     fallbacks=(
-        RefreshToken(value=Secret(CANARY + "-rival"), obtained_at=PRECISELY, refused_at=PRECISELY),
+        RefreshToken(
+            value=Secret(CANARY + "-fallback"), obtained_at=PRECISELY, refused_at=PRECISELY
+        ),
     ),
     intent=Intent(by="host:1", began_at=PRECISELY, fingerprint="f", set_first_spent=True),
     retry_not_before=PRECISELY,
@@ -55,12 +57,14 @@ FULL = Account(
 def issued(
     token: str | None = "r1", access: str = "a1", life: timedelta | None = HALF_HOUR
 ) -> Issued:
+    """Return the outcome of a refresh that Xero has carried out."""
     return Issued(
         access_token=Secret(access), lifetime=life, refresh_token=Secret(token) if token else None
     )
 
 
 def logged_in(at: datetime = NOW, life: timedelta | None = HALF_HOUR) -> Account:
+    """Return the record after a login."""
     return after_login(
         Account(generation=7),
         issued("r0", "a0", life),
@@ -75,35 +79,40 @@ def logged_in(at: datetime = NOW, life: timedelta | None = HALF_HOUR) -> Account
 
 
 def current(account: Account) -> RefreshToken:
+    """Return the current refresh token of a record that has one."""
     assert account.current is not None
     return account.current
 
 
 def begun(account: Account, at: datetime) -> Account:
+    """Return the record once a forced refresh has started."""
     step = next_step(account, at, POLICY, min_life=timedelta(days=1))
     assert isinstance(step, Spend)
     return begin_refresh(account, step.token, by="host:1", now=at)
 
 
 def concluded(account: Account, outcome: Outcome, at: datetime, jitter: float = 0.5) -> Account:
+    """Return the record after the outcome of its open refresh."""
     return after(account, outcome, now=at, policy=POLICY, jitter=jitter)
 
 
 def attempted(account: Account, outcome: Outcome, minutes: int) -> Account:
-    """The record after a refresh that was sent ``minutes`` after the login."""
+    """Return the record after a refresh that was sent ``minutes`` after the login."""
     at = NOW + minutes * MINUTE
     account = begin_refresh(account, candidates(account, at, POLICY)[0], by="h:1", now=at)
     return concluded(account, outcome, at)
 
 
-def with_rival(account: Account, token: RefreshToken) -> Account:
-    """The record once a token that another process got for the same consent has joined it."""
+def with_fallback(account: Account, token: RefreshToken) -> Account:
+    """Return the record after a token of the same consent, from another process, has joined it."""
     return merged(account, replace(account, current=token, fallbacks=()))
 
 
 def values(account: Account) -> set[str]:
+    """Return the values of the candidates."""
     return {t.value.reveal() for t in candidates(account, NOW, POLICY)}
 
 
 def ended(account: Account, at: datetime, *, forget: bool = False) -> Account:
+    """Return the record after an end that Xero has confirmed."""
     return after_revoked(after_end(account, forget=forget, now=at))

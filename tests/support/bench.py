@@ -1,4 +1,4 @@
-"""A simulated Xero, a store that fails on demand, and as many keepers on them as a test wants."""
+"""``Bench``: a simulated Xero, a store that fails on demand, and keepers on them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WEB_APP = Credentials(client_id=DEFAULT_CLIENT_ID, client_secret=Secret(DEFAULT_
 
 
 class Bench:
-    """A sandbox, a store, and as many keepers on them as a test wants."""
+    """A sandbox, a store, and keepers on them."""
 
     def __init__(self, sandbox: Sandbox, clock: FakeClock) -> None:
         self.sandbox, self.clock = sandbox, clock
@@ -43,12 +43,12 @@ class Bench:
         self.keepers: list[TokenKeeper] = []
 
     def kept(self) -> Account:
-        """What the store holds."""
+        """Return the record of the store."""
         stored = self.store.dump()["default"]
         return decode(self.sealer.open(stored.value, "account", {"name": "default"}))
 
     def overwrite(self, change: Callable[[Account], Account]) -> None:
-        """Write as another process would that slept past its lease."""
+        """Write as another process does whose lease has expired."""
         kept = self.kept()
         changed = change(replace(kept, intent=None))
         changed = replace(
@@ -74,7 +74,7 @@ class Bench:
     async def keeper(
         self, clock: FakeClock | None = None, xero: XeroClient | None = None, **options: Any
     ) -> TokenKeeper:
-        """Start a keeper on a host that goes by ``clock``; by default the true one, Xero's."""
+        """Start a keeper on a host with ``clock``; by default, the clock is that of Xero."""
         clock = clock or self.clock
         keeper = TokenKeeper(
             self.store,
@@ -90,6 +90,7 @@ class Bench:
         return keeper
 
     def attempt(self, **changes: object) -> LoginAttempt:
+        """Return an attempt with a code of its own; ``changes`` are other fields."""
         identity = self.sandbox.identity
         request = identity.check_authorization(
             {
@@ -111,26 +112,27 @@ class Bench:
         return LoginAttempt(redirect_uri=DEFAULT_REDIRECT_URI, **given)  # type: ignore[arg-type]
 
     async def held_refresh(self, keeper: TokenKeeper) -> asyncio.Task[None]:
-        """A refresh whose answer Xero holds back, after it has issued."""
+        """Start a refresh whose response Xero holds back, after it has issued."""
         self.sandbox.add_fault("refresh:nth=1:hold-after")
         refresh = asyncio.create_task(keeper.refresh())
         await self.sandbox.held()
         return refresh
 
     async def held_login(self, keeper: TokenKeeper) -> asyncio.Task[None]:
-        """A login whose token response Xero holds back, after it has issued."""
+        """Start a login whose token response Xero holds back, after it has issued."""
         self.sandbox.add_fault("token:nth=1:hold-after")
         login = asyncio.create_task(keeper.login(self.attempt()))
         await self.sandbox.held()
         return login
 
     async def logged_in(self) -> TokenKeeper:
+        """Start a keeper and log in."""
         keeper = await self.keeper()
         await keeper.login(self.attempt())
         return keeper
 
     def issues_from(self, keeper: TokenKeeper) -> bool:
-        """Would Xero issue from the token that the *store* holds? The invariant, in short."""
+        """Tell if Xero would issue from a token of the store. This is the invariant."""
         account = self.kept()
         tokens = [t for t in (account.current, *account.fallbacks) if t is not None]
         return any(
@@ -138,15 +140,17 @@ class Bench:
         )
 
     def happened(self, kind: type[Event]) -> int:
+        """Return the number of events of a type."""
         return sum(isinstance(event, kind) for event in self.events)
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait until it holds; looks often, and gives up after a time that no healthy run needs."""
+    """Wait until the condition is true. Fail after a time that no healthy run needs."""
     async with asyncio.timeout(20):
         while not condition():
             await asyncio.sleep(0.01)
 
 
 def revocations(bench: Bench) -> int:
+    """Return the number of requests to the revocation endpoint."""
     return sum(request.endpoint is Endpoint.REVOCATION for request in bench.sandbox.log)
