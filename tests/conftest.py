@@ -1,6 +1,7 @@
-"""What the server's tests share: a clock that only tests move, a simulated Xero, servers wired to it, and a person.
+"""Fixtures of all tests: a clock that only tests move, a simulated Xero, servers on it, and a user.
 
-Log output of level WARNING or above from xots, Tornado or asyncio fails a test that did not say it expects it.
+A line in the log of xots, Tornado or asyncio at WARNING or above fails a test that does not expect
+it.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ WATCHED_LOGGERS = ("xots", "tornado", "asyncio")
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What came back over HTTP."""
+class Response:
+    """An HTTP response."""
 
     status: int
     headers: HTTPHeaders
@@ -52,7 +53,7 @@ class Answer:
 
 
 class ExpectedLog:
-    """The log lines that a test expects: call it with a pattern for each; one that never comes fails the test too."""
+    """The log lines that a test expects. Call it with a pattern for each. A missing line fails too."""
 
     def __init__(self) -> None:
         self.patterns: dict[str, bool] = {}
@@ -61,7 +62,7 @@ class ExpectedLog:
         self.patterns |= dict.fromkeys(patterns, True)
 
     def perhaps(self, *patterns: str) -> None:
-        """Lines that may come, and need not."""
+        """Accept these lines, without a demand for them."""
         self.patterns |= dict.fromkeys(patterns, False)
 
 
@@ -74,7 +75,7 @@ def expected_log() -> ExpectedLog:
 def unexpected_log_output_fails(
     expected_log: ExpectedLog, caplog: pytest.LogCaptureFixture
 ) -> Iterator[None]:
-    """Demand that what was logged from WARNING up is what the test expects, no more and no less."""
+    """Check that the test logged the expected lines at WARNING or above, and no others."""
     yield
     records = [
         record for phase in ("setup", "call", "teardown") for record in caplog.get_records(phase)
@@ -100,7 +101,7 @@ def unexpected_log_output_fails(
 
 @pytest.fixture(autouse=True)
 def nothing_of_the_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Whatever a test starts keeps its state and its keys in a folder of the tests."""
+    """Keep the state and the keys of every test out of the user's own folders."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         for name, folder in (("XDG_STATE_HOME", "state"), ("XDG_CONFIG_HOME", "config")):
@@ -117,7 +118,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 async def sandbox(clock: FakeClock) -> AsyncIterator[Sandbox]:
-    """A simulated Xero on a free port, by the tests' clock; a web app and a PKCE app, with no redirect URI yet."""
+    """A simulated Xero on a free port, with the clock of the test, a web app and a PKCE app."""
     clients = (Client(redirect_uris=()), Client(DEFAULT_PKCE_CLIENT_ID, None, ()))
     async with Sandbox(SandboxOptions(port=0, clients=clients), clock=clock.now) as running:
         yield running
@@ -127,11 +128,11 @@ async def sandbox(clock: FakeClock) -> AsyncIterator[Sandbox]:
 async def new_server(
     sandbox: Sandbox, clock: FakeClock
 ) -> AsyncIterator[Callable[..., Awaitable[Server]]]:
-    """Starts servers, wired to the sandbox and registered there; the arguments are settings, with no client's."""
+    """Start servers that use the sandbox and are registered there; the arguments are settings."""
     servers: list[Server] = []
 
     async def start(**settings: Any) -> Server:
-        wired = {
+        wired: dict[str, Any] = {
             "port": 0,
             "store": "memory:",
             "authorize_url": sandbox.authorize_url,
@@ -156,7 +157,7 @@ async def new_server(
 
 @pytest.fixture
 def credentials() -> dict[str, Any]:
-    """The web app's credentials, as settings."""
+    """Return the web app's credentials, as settings."""
     return {"client_id": DEFAULT_CLIENT_ID, "client_secret": Secret(DEFAULT_CLIENT_SECRET)}
 
 
@@ -164,7 +165,7 @@ def credentials() -> dict[str, Any]:
 async def server(
     new_server: Callable[..., Awaitable[Server]], credentials: dict[str, Any]
 ) -> Server:
-    """A server on a free port that has the web app's credentials from its settings; nobody has logged in."""
+    """A server on a free port with the web app's credentials in its settings, without a login."""
     return await new_server(**credentials)
 
 
@@ -175,7 +176,7 @@ def person() -> Person:
 
 @pytest.fixture
 def log_in(person: Person) -> Callable[[Server], Awaitable[None]]:
-    """Logs the person in at a server that has credentials."""
+    """Log the user in at a server that has credentials."""
 
     async def log_in(server: Server) -> None:
         page = await person.submit(await person.open(f"http://localhost:{server.port}/home"))
@@ -193,8 +194,8 @@ async def logged_in(server: Server, log_in: Callable[[Server], Awaitable[None]])
 
 
 @pytest.fixture
-async def send() -> AsyncIterator[Callable[..., Awaitable[Answer]]]:
-    """Sends one request as a program does, without any header of a browser's, and follows no redirect."""
+async def send() -> AsyncIterator[Callable[..., Awaitable[Response]]]:
+    """Send one request as a program does, without a browser's headers. Follow no redirect."""
     http = SimpleAsyncHTTPClient(force_instance=True, max_clients=200)
 
     async def send(
@@ -202,7 +203,7 @@ async def send() -> AsyncIterator[Callable[..., Awaitable[Answer]]]:
         url: str,
         headers: dict[str, str] | None = None,
         body: str | bytes | None = None,
-    ) -> Answer:
+    ) -> Response:
         request = HTTPRequest(
             url,
             method=method,
@@ -214,17 +215,17 @@ async def send() -> AsyncIterator[Callable[..., Awaitable[Answer]]]:
         )
         response: HTTPResponse = await http.fetch(request, raise_error=False)
         assert response.code != 599, response.error
-        return Answer(response.code, response.headers, response.body or b"")
+        return Response(response.code, response.headers, response.body or b"")
 
     yield send
     http.close()
 
 
 @pytest.fixture
-def get(send: Callable[..., Awaitable[Answer]]) -> Callable[..., Awaitable[Answer]]:
-    """``get(url, **headers)`` as a program sends it; an underscore in a header's name stands for a hyphen."""
+def get(send: Callable[..., Awaitable[Response]]) -> Callable[..., Awaitable[Response]]:
+    """Send ``get(url, **headers)`` as a program does. Underscores in names become hyphens."""
 
-    async def get(url: str, **headers: str) -> Answer:
+    async def get(url: str, **headers: str) -> Response:
         return await send(
             "GET", url, {name.replace("_", "-"): value for name, value in headers.items()}
         )
@@ -234,7 +235,7 @@ def get(send: Callable[..., Awaitable[Answer]]) -> Callable[..., Awaitable[Answe
 
 @pytest.fixture
 def canaries(sandbox: Sandbox, clock: FakeClock) -> Callable[[Server], list[str]]:
-    """What must be found nowhere: the client's secret and all tokens that a server and Xero hold now."""
+    """Return the client's secret and all tokens that a server and Xero hold now: no text shows one."""
 
     def collect(server: Server) -> list[str]:
         access = server.keeper.account.access

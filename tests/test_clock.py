@@ -1,4 +1,4 @@
-"""The clocks: the system's, and the one that only tests move."""
+"""``SystemClock``, and ``FakeClock``, which only tests move."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ START = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 
 def test_the_system_clock_tells_the_time_in_utc() -> None:
-    """Its time of day is aware and current."""
+    """The time of day is aware and current."""
     now = SystemClock().now()
     assert now.tzinfo is UTC
     assert abs(now.timestamp() - time.time()) < 60
@@ -32,14 +32,14 @@ def test_the_system_clock_goes_on_while_the_machine_sleeps(
 def test_a_system_without_a_boot_clock_has_its_monotonic_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """That one stands still in suspend, and is the best that there is."""
+    """The monotonic clock stands still in suspend, and the platform has no other."""
     monkeypatch.delattr(time, "CLOCK_BOOTTIME")
     monkeypatch.setattr(time, "monotonic", lambda: 5.25)
     assert SystemClock().elapsed() == 5.25
 
 
 def test_the_clock_moves_only_when_it_is_set() -> None:
-    """It tells aware times in UTC, and goes both ways."""
+    """Its times are aware and in UTC, before and after each step."""
     clock: Clock = FakeClock()
     before = clock.now()
     assert before.utcoffset() == timedelta(0)
@@ -62,13 +62,13 @@ def test_time_that_passes_moves_both_and_a_step_only_the_time_of_day() -> None:
 
 
 def test_time_does_not_go_back() -> None:
-    """A test that sets a clock back is told how."""
+    """The error names ``step``, which sets a clock back."""
     with pytest.raises(ValueError, match="step"):
         FakeClock().advance(-1)
 
 
 def test_the_time_of_day_is_utc_whatever_zone_it_was_given_in() -> None:
-    """The moment is the same."""
+    """An aware time in another zone is the same moment."""
     clock = FakeClock(START.astimezone(timezone(timedelta(hours=9))))
     assert (clock.now(), clock.now().tzinfo) == (START, UTC)
 
@@ -77,7 +77,7 @@ def test_the_time_of_day_is_utc_whatever_zone_it_was_given_in() -> None:
 def test_the_same_time_passes_on_a_host_beside(
     mover: Callable[[FakeClock, FakeClock], FakeClock],
 ) -> None:
-    """Whichever clock a test advances; the difference between them stays."""
+    """The test may advance either clock. The difference between them stays."""
     clock = FakeClock(START)
     clock.advance(hours=1)
     other = clock.beside(minutes=-3)

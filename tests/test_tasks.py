@@ -11,7 +11,7 @@ from xots.tasks import Closed, SharedTask, Tasks, cancel_until_done
 
 
 async def test_a_cancelled_caller_does_not_cancel_its_task() -> None:
-    """The task goes on to its end, and is known to run until then."""
+    """The task runs to its end, and is in ``running`` until then."""
     tasks, go_on, ended = Tasks(), asyncio.Event(), []
 
     async def work() -> str:
@@ -31,7 +31,7 @@ async def test_a_cancelled_caller_does_not_cancel_its_task() -> None:
 
 
 async def test_a_result_and_an_error_reach_the_caller(caplog: pytest.LogCaptureFixture) -> None:
-    """Both as they are; an error without a caller is in the log at DEBUG only."""
+    """An error without a caller is logged at DEBUG only."""
     tasks = Tasks()
 
     async def fail() -> None:
@@ -50,7 +50,7 @@ async def test_a_result_and_an_error_reach_the_caller(caplog: pytest.LogCaptureF
 
 
 async def test_draining_waits_for_every_task_and_starts_none() -> None:
-    """Also for a task that is started by one that runs; afterwards nothing new begins."""
+    """It waits for a task that another one starts too. No task starts after it."""
     tasks, go_on, done = Tasks(), asyncio.Event(), []
 
     async def work() -> None:
@@ -73,7 +73,7 @@ async def test_draining_waits_for_every_task_and_starts_none() -> None:
 
 
 async def test_callers_share_one_task() -> None:
-    """The first starts it, the others join; a caller that comes after its end starts another."""
+    """The first caller starts it, the others join. A caller after its end starts another."""
     tasks = Tasks()
     shared, go_on, starts = SharedTask(tasks), asyncio.Event(), []
 
@@ -97,8 +97,8 @@ async def test_callers_share_one_task() -> None:
 
 
 async def test_a_task_that_swallows_cancellations_is_cancelled_until_it_ends() -> None:
-    """As libraries on Python 3.11 may do once."""
-    swallowed = []
+    """Libraries on Python 3.11 may swallow one cancellation."""
+    swallowed: list[bool] = []
 
     async def stubborn() -> None:
         while True:

@@ -94,7 +94,7 @@ SANDBOX_FLOORS: tuple[tuple[str, ...], ...] = (
 ASIDE: dict[str, frozenset[str]] = {
     "client": frozenset({"errors"}),
     "sandbox": frozenset({"errors", "sandbox"}),
-    "testing": frozenset({"errors", "backends", "backends.base"}),
+    "testing": frozenset({"errors", "backends", "backends.base", "backends.memory", "testing"}),
 }
 """The rooms aside, and all of xots that each may import. A room's own floors are checked first."""
 
@@ -149,8 +149,9 @@ KNOWN = {*MODULES, *ALL_FLOORS, *SANDBOX, *ASIDE}
 
 
 def room_of(module: str) -> str:
-    """Return a module's room: the module itself, but the sandbox is one room."""
-    return "sandbox" if module.partition(".")[0] == "sandbox" else module
+    """Return a module's room: the module itself, but each package aside is one room."""
+    package = module.partition(".")[0]
+    return package if package in ASIDE else module
 
 
 def imported(module: str, source: str) -> Iterator[tuple[int, str]]:
@@ -176,7 +177,7 @@ def problems(module: str, source: str) -> list[str]:
     if module in EXEMPT:
         return []
     room = room_of(module)
-    if module not in (SANDBOX if room == "sandbox" else {*ALL_FLOORS, *ASIDE}):
+    if (module if room == "sandbox" else room) not in {**SANDBOX, **ALL_FLOORS, **ASIDE}:
         tables = "FLOORS, SANDBOX_FLOORS or ASIDE (tests/house/test_floors.py)"
         return [f"xots/{module} is in no row of {tables}: place it there"]
     found = []

@@ -17,7 +17,7 @@ async def bench() -> AsyncIterator[Bench]:
     async with Sandbox(SandboxOptions(port=0), clock.now) as sandbox:
         bench = Bench(sandbox, clock)
         yield bench
-        bench.store.broken.clear()
+        bench.store.repair()
         sandbox.release()
         for keeper in bench.keepers:
             await keeper.close()

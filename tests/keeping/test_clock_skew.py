@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from support.bench import Bench
 from support.redis_servers import RedisServer
+from support.stores import PlainStore
 
-from xots.backends.base import Lease, TokenStore
 from xots.backends.memory import MemoryStore
 from xots.backends.redis import RedisStore
 from xots.commands.main import main
 from xots.errors import StoreUnavailable
-from xots.events import ClockSkewed, Event
+from xots.events import ClockSkewed, Event, Refreshed
 from xots.keeping.keeper import TokenKeeper
 from xots.keeping.reporting import clock_skew
 from xots.lifecycle.account import Account, Intent, Problem, ProblemKind, encode
@@ -29,8 +29,14 @@ from xots.testing import FakeClock
 from xots.xero.http import XeroClient
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
+
+
 PROBLEM = Problem(kind=ProblemKind.THROTTLED, detail="429", at=NOW + MINUTE)
+
+
 INTENT = Intent(by="app2:7", began_at=NOW + MINUTE, fingerprint="f", set_first_spent=True)
 
 
@@ -57,14 +63,14 @@ def test_the_largest_difference_of_more_than_ten_seconds_is_found(
     host: str | None,
     ahead: int | None,
 ) -> None:
-    """A record tells of a clock that is ahead; a store compares both ways."""
+    """A record shows only a clock that is ahead. A store compares both ways."""
     found = clock_skew("default", account, NOW, of_store)
     seconds = found and found.ahead.total_seconds()
     assert (found and found.host, seconds) == (host, ahead)
 
 
 def test_the_event_names_host_difference_and_remedy() -> None:
-    """In both directions."""
+    """It does so for a clock ahead and for one behind."""
     event = ClockSkewed(account="default", at=NOW, host="app2:7", ahead=3 * MINUTE)
     assert str(event) == (
         "this host's clock is at least 3 minutes behind that of app2:7. No refresh token is lost, but extra "
@@ -74,20 +80,13 @@ def test_the_event_names_host_difference_and_remedy() -> None:
     assert str(event).startswith("this host's clock is at least 3 minutes ahead of that of app2:7.")
 
 
-# ---------------------------------------------------------------------------------- the stores
+# ---------- the stores
 
 
-class PlainStore(MemoryStore):
-    """A store with neither a lock nor a clock of its own: its leases are records."""
-
-    def lease(self, name: str, ttl_seconds: float) -> AbstractAsyncContextManager[Lease]:
-        return TokenStore.lease(self, name, ttl_seconds)
-
-
-async def test_a_lease_of_a_holder_whose_clock_is_ahead_tells(
+async def test_a_lease_shows_that_its_holders_clock_is_ahead(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It is dated in the future; one of the past tells nothing."""
+    """Its date lies in the future. A date in the past shows nothing."""
     store, real = PlainStore(), time.time
     assert await store.clock_skew("default") is None
     with monkeypatch.context() as ahead:
@@ -122,7 +121,7 @@ async def redis_store(redis_server: RedisServer) -> AsyncIterator[RedisStore]:
 async def test_redis_compares_its_own_clock(
     redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch, off: int
 ) -> None:
-    """Ahead or behind, to within the time of a round trip."""
+    """The difference is exact to the time of a round trip."""
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() - off)
     found = await redis_store.clock_skew("default")
@@ -132,7 +131,32 @@ async def test_redis_compares_its_own_clock(
     assert abs(ahead.total_seconds() - off) < 5
 
 
-# ---------------------------------------------------------------------------------- the keeper
+@pytest.mark.safeguard(
+    file="backends/base.py",
+    old=" <= self._ttl_seconds + MAX_CLOCK_SKEW.total_seconds()",
+    new=" <= self._ttl_seconds",
+    protects_from="a lease that another host takes over, since its clock is some seconds behind",
+)
+@pytest.mark.parametrize(("ahead", "is_taken"), [(4, False), (3600, True)])
+async def test_a_lease_dated_some_seconds_ahead_is_not_taken_over(
+    monkeypatch: pytest.MonkeyPatch, ahead: int, is_taken: bool
+) -> None:
+    """Its end lies a little beyond the ttl. A lease that ends an hour later is taken over."""
+    store, real = PlainStore(), time.time
+    monkeypatch.setattr("xots.backends.base.LEASE_TIMEOUT_SECONDS", 0.2)
+    there = pytest.MonkeyPatch()
+    there.setattr(time, "time", lambda: real() + ahead)
+    async with store.lease("default", 60):
+        there.undo()
+        if is_taken:
+            async with store.lease("default", 60):
+                pass
+        else:
+            with pytest.raises(StoreUnavailable, match="for too long"):
+                await store.lease("default", 60).__aenter__()
+
+
+# ---------- the keeper
 
 
 class Host:
@@ -173,8 +197,8 @@ async def put(store: MemoryStore, sealer: Sealer, account: Account) -> None:
 async def test_a_record_from_the_future_is_reported_once_and_known_for_an_hour(
     new_host: Callable[..., Host],
 ) -> None:
-    """Its date passes soon, and the other host's next record brings no second report; that of a
-    third host does, and so does one after an hour without any."""
+    """The next record of the same host brings no second report. One of a third host does, and so
+    does one after an hour without any."""
     clock, store, sealer = FakeClock(NOW), MemoryStore(), Sealer.for_this_process()
     ahead = Account(refreshed_at=NOW + 2 * MINUTE, refreshed_by="app2:7", generation=1)
     await put(store, sealer, ahead)
@@ -227,17 +251,17 @@ async def test_a_record_from_the_future_is_reported_once_and_known_for_an_hour(
         b'{"host": "", "at": 32503680000}',
     ],
 )
-async def test_a_lease_that_makes_no_sense_tells_nothing(lease: bytes) -> None:
-    """Leases are not sealed: neither an impossible time nor a forged line gets into the log."""
+async def test_a_malformed_lease_shows_no_difference(lease: bytes) -> None:
+    """Leases are not sealed: an impossible time or a forged line does not reach the log."""
     store = PlainStore()
     await store.swap("lease-default", lease, expected=None)
     assert await store.clock_skew("default") is None
 
 
-async def test_a_store_that_breaks_its_promise_costs_no_refresh(
+async def test_an_exception_in_a_comparison_of_clocks_costs_no_refresh(
     new_host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch, expected_log: Any
 ) -> None:
-    """Whatever it raises when clocks are compared, the keeper starts and the tick goes on."""
+    """The keeper starts and the tick goes on, whatever the store raises."""
     expected_log("comparing clocks with the store failed")
     clock, store = FakeClock(NOW), MemoryStore()
 
@@ -255,16 +279,16 @@ async def test_a_store_that_breaks_its_promise_costs_no_refresh(
 async def test_the_stores_clock_is_read_at_the_start_and_every_five_minutes(
     new_host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A store that fails then says nothing of clocks, and fails no start."""
+    """A store that fails then shows no difference, and the start succeeds."""
     clock, store, asked = FakeClock(NOW), MemoryStore(), []
 
-    async def answer(name: str) -> tuple[str, timedelta] | None:
+    async def compared(name: str) -> tuple[str, timedelta] | None:
         asked.append(clock.elapsed())
         if len(asked) == 2:
             raise StoreUnavailable("away")
         return ("the store", timedelta(hours=1))
 
-    monkeypatch.setattr(store, "clock_skew", answer)
+    monkeypatch.setattr(store, "clock_skew", compared)
     host = new_host(store, Sealer.for_this_process(), clock)
     await host.keeper.start()
     for _ in range(41):
@@ -274,11 +298,47 @@ async def test_the_stores_clock_is_read_at_the_start_and_every_five_minutes(
     assert host.reported == ["the store"]
 
 
-# ---------------------------------------------------------------------------------- the operator
+@pytest.mark.safeguard(
+    file="keeping/following.py",
+    old="if self.skew is None or self.skew.host != found.host:",
+    new="if True:",
+    protects_from="the same report of clocks that differ at every tick",
+)
+async def test_a_record_from_the_future_is_reported_once(bench: Bench) -> None:
+    """The process that finds it reports it at its start, and not at each tick."""
+    writer = await bench.keeper(bench.clock.beside(minutes=3))
+    await writer.login(bench.attempt())
+    bench.sandbox.add_fault("refresh:every:503-html")
+    keeper = await bench.keeper()
+    for _ in range(4):
+        bench.clock.advance(seconds=15)
+        await keeper.maintain()
+        assert keeper.clock_skew is not None
+    skews = [event for event in bench.events if isinstance(event, ClockSkewed)]
+    assert [skew.ahead for skew in skews] == [timedelta(minutes=3)]
+    assert writer.clock_skew is None
 
 
-async def test_status_and_its_sentences_tell(logged_in: Any, clock: FakeClock, get: Any) -> None:
-    """In the JSON as ``clock_skew``, and in words; null while the clocks agree."""
+async def test_a_clock_that_was_set_back_is_reported_before_a_refresh_hides_it(
+    bench: Bench,
+) -> None:
+    """A refresh that is due overwrites the only date that shows it."""
+    wall = bench.clock.beside()
+    keeper = await bench.keeper(wall)
+    await keeper.login(bench.attempt())
+    bench.clock.advance(minutes=26)
+    wall.step(minutes=-40)
+    await keeper.maintain()
+    assert bench.happened(Refreshed) == 1
+    (skew,) = [event for event in bench.events if isinstance(event, ClockSkewed)]
+    assert (skew.host, skew.ahead) == ("the host of the last login", timedelta(minutes=14))
+
+
+# ---------- the operator
+
+
+async def test_the_status_shows_the_difference(logged_in: Any, clock: FakeClock, get: Any) -> None:
+    """The field is ``clock_skew``, beside a sentence. It is null while the clocks agree."""
     status = (await get(f"{logged_in.url}/status")).json
     assert status["clock_skew"] is None
     clock.step(minutes=-5)
@@ -306,7 +366,7 @@ def test_check_compares_the_clocks(
     ahead: timedelta,
     status: int,
 ) -> None:
-    """One line, which names the host and the difference, and the exit status of a problem."""
+    """One line names the host and the difference, and the exit status tells of a problem."""
     key = tmp_path / "key"
     key.write_text("K" * 43 + "=")
     key.chmod(0o600)
@@ -327,4 +387,4 @@ def test_check_compares_the_clocks(
 
 
 async def reachable(settings: object) -> None:
-    """Xero is not asked here."""
+    """Send no request to Xero in this test."""

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 from support.bench import Bench, revocations
+from support.inside import replica_of
 
-from xots.backends.memory import MemoryStore
 from xots.errors import (
     ConsentLost,
     LoginFailed,
     NoCredentials,
     NotLoggedIn,
+    StoreUnavailable,
     TokenUnavailable,
-    UpstreamFailed,
 )
 from xots.events import (
     ConsentWasLost,
@@ -34,10 +36,9 @@ from xots.events import (
     StoreDegraded,
     StoreLostWrites,
     StoreRecovered,
-    TenantChosen,
     TokenRead,
 )
-from xots.keeping.replica import StoreChange, reseal_all
+from xots.keeping.replica import StoreChange
 from xots.keeping.reporting import (
     Situation,
     followed_event,
@@ -47,26 +48,29 @@ from xots.keeping.reporting import (
     resumed_event,
     store_event,
 )
-from xots.lifecycle.account import (
-    AccessToken,
-    Account,
-    Intent,
-    Problem,
-    ProblemKind,
-    RefreshToken,
-)
+from xots.lifecycle.account import AccessToken, Account, Intent, Problem, ProblemKind, RefreshToken
 from xots.lifecycle.outcomes import Issued, Refused, Unknown
 from xots.lifecycle.outlook import Need, Outlook, Retrying
-from xots.lifecycle.schedule import Policy, State
-from xots.sandbox import DEFAULT_CLIENT_ID
-from xots.sealing import Sealer, new_key
+from xots.lifecycle.schedule import Policy, State, scheduled_refresh_at
+from xots.sandbox import DEFAULT_CLIENT_ID, fingerprint
 from xots.secret import Secret
+from xots.web.api import explanation
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
 MINUTE, SECOND = timedelta(minutes=1), timedelta(seconds=1)
+
+
 PROBLEM = Problem(kind=ProblemKind.UNKNOWN, detail="reset", at=NOW)
+
+
 R0 = RefreshToken(value=Secret("r0"), obtained_at=NOW - 25 * MINUTE)
+
+
 ACCESS = AccessToken(value=Secret("a0"), issued_at=NOW - 25 * MINUTE, expires_at=NOW + 5 * MINUTE)
+
+
 LOGIN = Account(
     generation=5,
     client_id="client",
@@ -79,7 +83,11 @@ LOGIN = Account(
     refreshed_at=NOW - MINUTE,
     refreshed_by="h:1",
 )
+
+
 INTENT = Intent(by="h:9", began_at=NOW, fingerprint=R0.fingerprint, set_first_spent=True)
+
+
 OUTLOOK = Outlook(
     retrying=Retrying.MISSING_TOKEN,
     next_attempt_at=NOW + SECOND,
@@ -110,7 +118,7 @@ def events_of(found: Situation, outcome: Any, concluded: Account = LOGIN) -> lis
 
 
 def test_a_response_is_one_event_and_a_missing_token_another() -> None:
-    """With the due time of the schedule, and the fingerprints of both tokens."""
+    """The event has the scheduled time and the fingerprints of both tokens."""
     refreshed = Refreshed(
         account="books",
         at=NOW,
@@ -142,7 +150,7 @@ def vars_of(value: Any) -> dict[str, Any]:
 
 
 def test_a_failure_is_reported_with_its_outlook() -> None:
-    """If its problem is the record's; otherwise another process has gone on."""
+    """It is not reported if the record has another problem: another process has gone on."""
     failed = RefreshFailed(
         account="books",
         at=NOW,
@@ -166,7 +174,7 @@ def test_a_failure_is_reported_with_its_outlook() -> None:
 
 @pytest.mark.parametrize("served", [True, False])
 def test_a_lost_consent_says_until_when_the_access_token_is_served(served: bool) -> None:
-    """If it still is."""
+    """It says so only if the token can still be served."""
     refused = replace(R0, refused_at=NOW)
     account = replace(LOGIN, current=refused, access=ACCESS if served else None)
     found = situation(state=State.CONSENT_LOST, account=account)
@@ -183,7 +191,7 @@ def test_a_lost_consent_says_until_when_the_access_token_is_served(served: bool)
 
 
 def test_a_resumed_refresh_names_its_first_process() -> None:
-    """Only if its outcome is not known; and if the same token is spent."""
+    """There is no event if the outcome is known, or if another token is spent."""
     open_one = replace(LOGIN, intent=INTENT, problem=None)
     resumed = resumed_event("books", open_one, R0, NOW + MINUTE)
     assert resumed == RefreshResumed(
@@ -198,7 +206,7 @@ def test_a_resumed_refresh_names_its_first_process() -> None:
 
 
 def test_each_change_of_the_stores_health_is_an_event() -> None:
-    """With the risk of an end of the process."""
+    """It says what is lost if the process ends now."""
     assert store_event(situation(), StoreChange.RECOVERED) == StoreRecovered(
         account="books", at=NOW
     )
@@ -233,7 +241,7 @@ def reason(
 def test_a_state_without_tokens_has_an_error_of_its_own(
     state: State, error: type[Exception], says: str
 ) -> None:
-    """Before anything else that may be wrong, but for an end that is under way."""
+    """It comes before any other reason, except an end that is under way."""
     found = situation(state=state)
     with pytest.raises(error, match=says):
         raise reason(found, foreign=True, in_progress=True)
@@ -244,7 +252,7 @@ def test_a_state_without_tokens_has_an_error_of_its_own(
 
 
 def test_the_reason_is_the_nearest_cause() -> None:
-    """The store, else the last problem, else a refresh in progress."""
+    """It is the failed store, else the last problem, else a refresh in progress."""
     assert "cannot be used: away" in str(reason(situation(), in_progress=True))
     found = situation(store_problem=None)
     assert str(reason(found, in_progress=True)).startswith("no usable response came from Xero")
@@ -254,7 +262,7 @@ def test_the_reason_is_the_nearest_cause() -> None:
 
 
 def test_the_error_says_when_to_retry_and_what_is_served_meanwhile() -> None:
-    """As long as the wait, at least a second and at most an hour."""
+    """The time is that of the wait, at least a second and at most an hour."""
     assert reason(situation()).retry_after_seconds == 1
     assert "/token returns the old access token until 12:05:00 UTC" in str(reason(situation()))
     waiting = situation(account=replace(LOGIN, retry_not_before=NOW + 3 * MINUTE))
@@ -276,14 +284,16 @@ def test_the_error_says_when_to_retry_and_what_is_served_meanwhile() -> None:
 @pytest.mark.parametrize(
     ("rolled_back", "says"), [(False, "can be repeated for 30 minutes"), (True, "older record")]
 )
-def test_a_loss_at_the_close_says_how_the_next_start_goes_on(rolled_back: bool, says: str) -> None:
-    """By the record that the store holds."""
+def test_a_loss_at_the_close_says_how_the_next_start_continues(
+    rolled_back: bool, says: str
+) -> None:
+    """The next start reads the record of the store."""
     text = loss_at_close("books", "away", rolled_back=rolled_back)
     assert text.startswith("stopped with a change of 'books' that the store could not take (away)")
     assert says in text
 
 
-# ---------------------------------------------------------------------------------- in the keeper
+# ---------- in the keeper
 
 
 async def test_the_events_of_a_login_and_its_end_are_whole(bench: Bench) -> None:
@@ -310,8 +320,98 @@ async def test_the_events_of_a_login_and_its_end_are_whole(bench: Bench) -> None
     ]
 
 
+async def test_events_name_tokens_by_fingerprint_only(bench: Bench) -> None:
+    """No event shows a token, in its text or its fields."""
+    keeper = await bench.logged_in()
+    assert keeper.account.current is not None
+    secret = keeper.account.current.value.reveal()
+    await keeper.refresh()
+    shown = " ".join(f"{event} {event!r}" for event in bench.events)
+    assert secret not in shown
+    assert keeper.account.current.value.reveal() not in shown
+    assert fingerprint(secret) in shown
+
+
+async def test_a_refresh_is_reported_with_the_time_when_it_was_due(bench: Bench) -> None:
+    """Failed attempts in between do not change that time."""
+    keeper = await bench.logged_in()
+    due_at = scheduled_refresh_at(keeper.account, keeper.policy)
+    bench.sandbox.add_fault("refresh:first=3:429=1")
+    bench.clock.advance(minutes=25)
+    for _ in range(5):
+        await keeper.maintain()
+        bench.clock.advance(seconds=30)
+    (refreshed,) = [event for event in bench.events if isinstance(event, Refreshed)]
+    assert (refreshed.failed_attempts, refreshed.due_at) == (3, due_at)
+
+
+async def test_a_failed_refresh_is_reported_with_the_next_attempt_of_the_outlook(
+    bench: Bench,
+) -> None:
+    """A forced refresh failed and spent no token, so the next attempt is the scheduled one."""
+    keeper = await bench.logged_in()
+    bench.sandbox.add_fault("refresh:nth=1:invalid-client")
+    with pytest.raises(
+        TokenUnavailable,
+        match=r"correct the client id.*the next request to Xero is at 12:\d\d:\d\d UTC",
+    ):
+        await keeper.refresh()
+    (failed,) = [event for event in bench.events if isinstance(event, RefreshFailed)]
+    assert (
+        failed.next_attempt_at
+        == keeper.outlook.next_attempt_at
+        == bench.clock.now() + timedelta(minutes=25)
+    )
+
+
+async def test_a_response_without_a_refresh_token_is_a_warning(bench: Bench) -> None:
+    """It may have lost the token, and the grace period is short."""
+    keeper = await bench.logged_in()
+    bench.sandbox.add_fault("refresh:nth=1:no-refresh-token")
+    await keeper.refresh()
+    (missing,) = [event for event in bench.events if isinstance(event, RefreshTokenMissing)]
+    assert missing.level == logging.WARNING
+    assert missing.grace_ends_at == bench.clock.now() + timedelta(minutes=30)
+    assert (
+        "is spent again, next attempt at 12:00:01 UTC or later. Xero accepts it again until 12:30"
+        in str(missing)
+    )
+    bench.clock.advance(minutes=1)
+    await keeper.maintain()
+    assert bench.happened(RefreshTokenMissing) == 1
+
+
+@pytest.mark.parametrize("fault", ["503-html", "invalid-client"])
+async def test_a_failure_after_another_process_has_refreshed_is_not_reported(
+    bench: Bench, fault: str
+) -> None:
+    """The lease had expired, and the outcome does not matter any more."""
+    keeper = await bench.logged_in()
+    other = await bench.keeper()
+    bench.sandbox.add_fault("refresh:nth=1:hold-before")
+    bench.sandbox.add_fault(f"refresh:nth=1:{fault}")
+    refresh = asyncio.create_task(keeper.refresh())
+    await bench.sandbox.held()
+    bench.store.lapse()
+    await other.refresh()
+    bench.sandbox.release()
+    await refresh
+    assert bench.happened(RefreshFailed) == 0
+    assert keeper.account.failed_attempts == 0
+
+
+@pytest.mark.parametrize("forget", [False, True])
+async def test_an_end_is_reported_once(bench: Bench, forget: bool) -> None:
+    """The event tells what happens to the credentials. Xero's confirmation is another event."""
+    keeper = await bench.logged_in()
+    assert await keeper.end(forget=forget)
+    ends = [event for event in bench.events if isinstance(event, LoginEnded)]
+    assert [event.forgotten for event in ends] == [forget]
+    assert bench.happened(Revoked) == 1
+
+
 async def test_a_revocation_that_fails_is_an_event_with_its_next_attempt(bench: Bench) -> None:
-    """And ``end`` says that Xero is still to be told."""
+    """``end`` returns that Xero is still to be told."""
     keeper = await bench.logged_in()
     bench.sandbox.add_fault("revocation:nth=1:503-html")
     assert await keeper.end(forget=False) is False
@@ -328,65 +428,51 @@ async def test_a_revocation_that_fails_is_an_event_with_its_next_attempt(bench: 
     assert revocations(bench) == 2
 
 
-async def test_a_chosen_organisation_is_kept_and_reported(bench: Bench) -> None:
-    """As Xero writes its id, in the store too; the rest of the record stays."""
+async def test_a_record_that_this_process_wrote_is_not_reported_as_followed(bench: Bench) -> None:
+    """After lost writes, this process writes the record again."""
     keeper = await bench.logged_in()
-    tenant_id = keeper.account.tenant_id
-    assert tenant_id is not None
-    await keeper._replica.update(lambda account: replace(account, tenant_id=None))
-    before = keeper.account
-    await keeper.choose_tenant(tenant_id.upper())
-    kept = bench.kept()
-    assert kept.tenant_id == keeper.account.tenant_id == tenant_id
-    assert kept == replace(
-        before, tenant_id=tenant_id, generation=kept.generation, write_id=kept.write_id
+    old = bench.store.dump()
+    await keeper.refresh()
+    bench.store.restore(old)
+    await keeper.follow()
+    assert bench.kept().write_id == keeper.account.write_id
+    assert bench.happened(RecordFollowed) == 0
+
+
+async def test_an_unsaved_change_is_reported_although_the_failure_of_the_store_is_known(
+    bench: Bench,
+) -> None:
+    """The operator has to know that this process must not be ended."""
+    keeper = await bench.logged_in()
+    refresh = await bench.held_refresh(keeper)
+    bench.store.fail("swap", "read")
+    replica_of(keeper).failed(StoreUnavailable("the disk is gone"))
+    bench.sandbox.release()
+    await refresh
+    assert [e.unsaved for e in bench.events if isinstance(e, StoreDegraded)] == [False, True]
+
+
+async def test_the_risk_of_an_end_over_a_rolled_back_store_is_reported(
+    bench: Bench,
+) -> None:
+    """The store holds an old dump and takes no writes, so no repeated refresh is promised."""
+    keeper = await bench.logged_in()
+    await keeper.refresh()
+    dump = bench.store.dump()
+    for _ in range(4):
+        bench.clock.advance(minutes=25)
+        await keeper.maintain()
+    bench.store.restore(dump)
+    bench.store.fail("swap")
+    await keeper.follow()
+    assert keeper.unsaved
+    sentences = list(explanation(keeper, keeper.outlook, bench.clock.now()))
+    assert (
+        sentences[-1]
+        == "Should it end, a person may have to log in: the store holds an older record."
     )
-    assert kept.generation > before.generation
-    chosen = TenantChosen(account="default", at=bench.clock.now(), tenant_id=tenant_id)
-    assert bench.events[-1] == chosen
-
-
-async def test_without_a_list_of_organisations_the_requested_one_is_used(bench: Bench) -> None:
-    """And the list itself is an error that names the setting."""
-    keeper = await bench.keeper()
-    xero = keeper._context.xero
-    endpoints = vars_of(xero.endpoints) | {"connections_url": ""}
-    xero.endpoints = type(xero.endpoints)(**endpoints)
-    await keeper.login(bench.attempt(tenant_id="a-tenant"))
-    assert keeper.account.tenant_id == "a-tenant"
-    with pytest.raises(UpstreamFailed, match="connections_url is empty"):
-        await keeper.connections()
-
-
-async def test_a_stale_record_at_an_end_is_read_again(bench: Bench) -> None:
-    """Another process has written while the open refresh was to be concluded: the end goes on."""
-    keeper = await bench.logged_in()
-    bench.sandbox.add_fault("refresh:nth=1:lost")
-    with pytest.raises(TokenUnavailable):
-        await keeper.refresh()
-    bench.store.before_swap = lambda: bench.overwrite(lambda account: account)
-    assert await keeper.end(forget=False)
-    assert bench.kept().consent_id is None
-    assert len(bench.sandbox.refreshes()) == 1
-
-
-async def test_resealing_counts_what_it_has_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each record is sealed under its own lease. Those that are sealed with the first key stay as they are."""
-    old, new, store = new_key(), new_key(), MemoryStore()
-    versions = {}
-    for name, keys in (("a", [old]), ("b", [old]), ("c", [new])):
-        sealed = Sealer(keys).seal(b"{}", "account", {"name": name})
-        versions[name] = await store.swap(name, sealed, expected=None)
-    sealer, leased, lease = Sealer([new, old]), list[str](), store.lease
-    with monkeypatch.context() as noting:
-        noting.setattr(store, "lease", lambda name, ttl: leased.append(name) or lease(name, ttl))
-        assert await reseal_all(store, sealer) == (2, 3)
-    assert sorted(leased) == ["a", "b", "c"]
-    assert await reseal_all(store, sealer) == (0, 3)
-    kept = await store.read("c")
-    assert kept is not None
-    assert kept.version == versions["c"]
-    for name in versions:
-        stored = await store.read(name)
-        assert stored is not None
-        assert Sealer([new]).open(stored.value, "account", {"name": name}) == b"{}"
+    assert all("can be repeated" not in str(event) for event in bench.events)
+    bench.store.repair()
+    await keeper.maintain()
+    assert not keeper.rolled_back
+    assert bench.issues_from(keeper)

@@ -1,4 +1,4 @@
-"""Restarts: the login survives them, and settings that speak of another one are refused."""
+"""A login survives restarts, and settings of another login are refused."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CANARIES = (DEFAULT_CLIENT_SECRET,)
 
 @dataclass
 class House:
-    """A simulated Xero, a free port, and a folder of state; servers are started on them one after another."""
+    """A simulated Xero, a free port and a state folder, for one server after another."""
 
     sandbox: Sandbox
     port: int
@@ -50,7 +50,7 @@ class House:
         }
 
     async def command(self, *arguments: str, **more: str) -> tuple[int, str, str]:
-        """Run a command to its end: status, stdout, stderr."""
+        """Run a command to its end; return its status, stdout and stderr."""
         process = await asyncio.create_subprocess_exec(
             XOTS,
             *arguments,
@@ -66,7 +66,7 @@ class House:
     async def serving(
         self, *arguments: str, **more: str
     ) -> AsyncIterator[asyncio.subprocess.Process]:
-        """A server, once its port is open; killed at the end if it still runs."""
+        """Run a server, once its port is open. Kill it at the end if it still runs."""
         log = (self.folder / "log").open("ab")
         process = await asyncio.create_subprocess_exec(
             XOTS, *arguments, env=self.environment(**more), stdout=log, stderr=log
@@ -74,7 +74,7 @@ class House:
         log.close()
         try:
             async with asyncio.timeout(20):
-                while await self.ask("/ping") is None:
+                while await self.get("/ping") is None:
                     assert process.returncode is None, (self.folder / "log").read_text()
                     await asyncio.sleep(0.02)
             yield process
@@ -83,15 +83,15 @@ class House:
                 process.kill()
             await process.wait()
 
-    async def ask(self, path: str) -> tuple[int, Any] | None:
-        """A program's GET: status and JSON; None if nobody listens."""
+    async def get(self, path: str) -> tuple[int, Any] | None:
+        """Send a program's GET; return status and JSON, or None if the port is closed."""
 
         def fetch() -> tuple[int, Any] | None:
             try:
                 with urllib.request.urlopen(
                     f"http://127.0.0.1:{self.port}{path}", timeout=20
-                ) as answer:
-                    return answer.status, json.load(answer)
+                ) as response:
+                    return response.status, json.load(response)
             except urllib.error.HTTPError as error:
                 with error:
                     return error.code, json.load(error)
@@ -107,10 +107,10 @@ class House:
         assert page.status == 200, page.text
 
     async def token(self) -> str:
-        answer = await self.ask("/token")
-        assert answer is not None
-        assert answer[0] == 200, answer
-        return str(answer[1]["accessToken"])
+        response = await self.get("/token")
+        assert response is not None
+        assert response[0] == 200, response
+        return str(response[1]["accessToken"])
 
 
 @pytest.fixture
@@ -129,24 +129,24 @@ async def killed(process: asyncio.subprocess.Process) -> None:
     await process.wait()
 
 
-async def test_a_killed_server_goes_on_with_the_same_login(house: House) -> None:
-    """kill -9, start again: the same token at once, no form, and a refresh later works with the kept secret."""
+async def test_a_killed_server_continues_with_the_same_login(house: House) -> None:
+    """After kill -9 it serves the same token at once, and refreshes it later without a login."""
     async with house.serving() as process:
         await house.log_in()
         token = await house.token()
         await killed(process)
-    asked = len(house.sandbox.log)
+    requests = len(house.sandbox.log)
     async with house.serving():
         assert await house.token() == token
-        assert len(house.sandbox.log) == asked, (
-            "the stored token is served before the first word with Xero"
+        assert len(house.sandbox.log) == requests, (
+            "a request was sent to Xero before the stored token was served"
         )
         assert (await house.command("refresh", "--port", str(house.port)))[0] == 0
         assert await house.token() != token
 
 
 async def test_a_restart_needs_no_xero(house: House) -> None:
-    """With nobody answering at the token URL, the stored token is served all the same."""
+    """The stored token is served while the token URL refuses connections."""
     async with house.serving() as process:
         await house.log_in()
         token = await house.token()
@@ -156,8 +156,8 @@ async def test_a_restart_needs_no_xero(house: House) -> None:
         assert await house.token() == token
 
 
-async def test_nothing_in_the_folder_or_the_log_is_in_clear(house: House) -> None:
-    """No secret, token or key stands in any file of the store, or in the log at its most talkative."""
+async def test_no_secret_is_in_clear_in_the_folder_or_the_log(house: House) -> None:
+    """No file of the store, and no line of the debug log, holds a secret, a token or a key."""
     async with house.serving(XOTS_LOG_LEVEL="debug"):
         await house.log_in()
         first = await house.token()
@@ -181,7 +181,7 @@ async def test_nothing_in_the_folder_or_the_log_is_in_clear(house: House) -> Non
 
 
 async def test_a_wrong_or_missing_key_is_refused_and_overwrites_nothing(house: House) -> None:
-    """Exit non-zero, a sentence that says what to do, and the record as it was; the right key then opens it."""
+    """The start fails with advice, and the record stays. The right key opens it later."""
     async with house.serving():
         await house.log_in()
         token = await house.token()
@@ -212,7 +212,7 @@ async def test_a_wrong_or_missing_key_is_refused_and_overwrites_nothing(house: H
 
 @pytest.mark.parametrize("harm", ["cut", "changed", "of another account", "unsealed"])
 async def test_a_tampered_or_foreign_record_is_refused_and_left(house: House, harm: str) -> None:
-    """What is not this account's sealed record is neither opened nor overwritten."""
+    """A record that this account did not seal is neither opened nor overwritten."""
     async with house.serving():
         await house.log_in()
     record = house.folder / "state" / "default.sealed"
@@ -236,7 +236,7 @@ async def test_a_tampered_or_foreign_record_is_refused_and_left(house: House, ha
 async def test_the_file_store_makes_its_own_key_once_and_says_where(
     house: House, tmp_path: Path
 ) -> None:
-    """First start: a key file of mode 0600 beside the settings; if it is gone later, no new one is made."""
+    """The key file has mode 0600. If it is gone later, the start fails and makes none."""
     own = {"XDG_CONFIG_HOME": str(tmp_path / "config"), "XOTS_KEY_FILE": ""}
     async with house.serving(**own):
         await house.log_in()
@@ -255,7 +255,7 @@ async def test_the_file_store_makes_its_own_key_once_and_says_where(
 
 
 async def test_another_client_or_identity_server_is_refused(house: House) -> None:
-    """One wrong setting can't burn a login: the start is refused, with where it was set and what to do."""
+    """The message says where the setting was set and what to do, and the login stays."""
     async with house.serving():
         await house.log_in()
         token = await house.token()
@@ -267,7 +267,7 @@ async def test_another_client_or_identity_server_is_refused(house: House) -> Non
             "serve",
             "logout",
             "revoke",
-        ):  # an end would tell another server, and with another's word
+        ):  # an end would send the tokens to another server, or with another client's id
             status, _, err = await house.command(command, **{setting: value})
             assert status == 2
             assert setting in err
@@ -280,7 +280,7 @@ async def test_another_client_or_identity_server_is_refused(house: House) -> Non
 
 
 async def test_other_scopes_set_explicitly_abort_the_start(house: House) -> None:
-    """As the seed's document says; then ``xots revoke`` on the store itself and a start with the new ones work."""
+    """The seed's document demands it. ``xots revoke`` on the store permits the new scopes."""
     async with house.serving():
         await house.log_in()
     new = "offline_access,accounting.contacts,accounting.transactions"
@@ -292,24 +292,24 @@ async def test_other_scopes_set_explicitly_abort_the_start(house: House) -> None
     assert await house.command("revoke", "-o", new) == (0, "revoked\n", "")
     assert house.sandbox.identity.usable_refresh_tokens(house.sandbox.clock()) == []
     async with house.serving("-o", new):
-        answer = await house.ask("/token")
-        assert answer is not None
-        assert (answer[0], answer[1]["type"]) == (401, "urn:xots:not-logged-in")
+        response = await house.get("/token")
+        assert response is not None
+        assert (response[0], response[1]["type"]) == (401, "urn:xots:not-logged-in")
         person = Person()
         page = await person.consent(
             await person.submit(await person.open(f"http://localhost:{house.port}/home"))
         )
-        assert page.status == 200, "the credentials were kept"
-        answer = await house.ask("/token")
-        assert answer is not None
-        assert set(new.split(",")) <= set(answer[1]["scopes"])
+        assert page.status == 200, "the credentials are gone"
+        response = await house.get("/token")
+        assert response is not None
+        assert set(new.split(",")) <= set(response[1]["scopes"])
 
 
 @pytest.mark.parametrize("explicit", [(), ("-o", "classic")], ids=["by default", "set explicitly"])
-async def test_the_retry_with_granular_scopes_does_not_trip_the_next_start(
+async def test_the_granular_scopes_of_a_second_attempt_permit_the_next_start(
     house: House, explicit: tuple[str, ...]
 ) -> None:
-    """What the person chose on the page stands, although the settings still name the classic set."""
+    """The scopes that the user chose on the page count, although the settings name others."""
     old = house.sandbox.options.clients[0]
     house.sandbox.identity.register(
         Client(old.client_id, old.secret, old.redirect_uris, new_app=True)
@@ -328,8 +328,8 @@ async def test_the_retry_with_granular_scopes_does_not_trip_the_next_start(
         assert await house.token() == token
 
 
-async def test_a_logout_that_xero_does_not_hear_is_finished_later(house: House) -> None:
-    """The command says so and exits with 1; nothing is served meanwhile; run again, it is done."""
+async def test_a_logout_that_does_not_reach_xero_is_concluded_later(house: House) -> None:
+    """The command exits with status 1 and says so. A second run concludes it."""
     async with house.serving():
         await house.log_in()
     house.sandbox.add_fault("revocation:nth=1:503-html")
@@ -340,8 +340,8 @@ async def test_a_logout_that_xero_does_not_hear_is_finished_later(house: House) 
     assert house.sandbox.identity.usable_refresh_tokens(house.sandbox.clock()) == []
 
 
-async def test_an_end_names_its_own_account_only(house: House) -> None:
-    """A running server of one account is not asked to end another's login."""
+async def test_an_end_reaches_its_own_account_only(house: House) -> None:
+    """A command for another account does not end the login of a running server."""
     async with house.serving():
         await house.log_in()
         status, _, err = await house.command("logout", "--account", "other")
@@ -353,7 +353,7 @@ async def test_an_end_names_its_own_account_only(house: House) -> None:
 async def test_a_login_after_a_promotion_is_sealed_with_the_new_key(
     house: House, sealed_with: Callable[[Path, str], bool]
 ) -> None:
-    """A server that has had nothing to open since seals with the key that is the first now."""
+    """The server has opened no record since, and seals with the key that is first now."""
     async with house.serving():
         assert (await house.command("key", "add"))[0] == 0
         assert (await house.command("key", "promote"))[0] == 0
@@ -366,8 +366,8 @@ async def test_a_login_after_a_promotion_is_sealed_with_the_new_key(
         assert sealed_with(house.folder / "state" / "default.sealed", new)
 
 
-async def test_the_log_can_be_read_by_machines(house: House) -> None:
-    """With log_format json, every line is an object with time, level, logger and message."""
+async def test_the_log_can_be_json(house: House) -> None:
+    """With ``log_format: json``, every line has a time, a level, a logger and a message."""
     async with house.serving(XOTS_LOG_FORMAT="json"):
         await house.log_in()
     lines = [json.loads(line) for line in (house.folder / "log").read_text().splitlines()]
@@ -376,14 +376,14 @@ async def test_the_log_can_be_read_by_machines(house: House) -> None:
     assert any(line["message"].startswith("default: logged in") for line in lines)
 
 
-async def test_a_lost_login_is_told_by_check_and_in_a_log_that_keeps_one_time(house: House) -> None:
-    """The check fails, and every line of the log has its time in UTC, as its messages have, wherever the server is."""
+async def test_a_lost_login_fails_the_check_and_the_log_is_in_utc(house: House) -> None:
+    """In any time zone, the lines of the log have their time in UTC, as the messages do."""
     async with house.serving(TZ="America/New_York"):
         await house.log_in()
         house.sandbox.identity.forget()
-        answer = await house.ask("/refresh")
-        assert answer is not None
-        assert answer[1]["type"] == "urn:xots:consent-lost"
+        response = await house.get("/refresh")
+        assert response is not None
+        assert response[1]["type"] == "urn:xots:consent-lost"
     status, out, err = await house.command("check")
     assert (status, err) == (1, "")
     assert re.search(
@@ -407,10 +407,10 @@ async def test_a_lost_login_is_told_by_check_and_in_a_log_that_keeps_one_time(ho
     ],
     ids=["unknown field", "newer format"],
 )
-async def test_a_record_of_another_version_is_told_by_check_and_start(
+async def test_a_record_of_another_version_fails_the_check_and_the_start(
     house: House, body: bytes, says: str
 ) -> None:
-    """What a newer version kept is neither dropped nor a traceback: a sentence, and the record stays."""
+    """The message is a sentence and no traceback, and the record stays."""
     async with house.serving():
         await house.log_in()
     record = house.folder / "state" / "default.sealed"
@@ -428,7 +428,7 @@ async def test_a_record_of_another_version_is_told_by_check_and_start(
 
 
 async def test_a_check_makes_no_key(house: House, tmp_path: Path) -> None:
-    """It looks, and changes nothing: neither a key nor a record is made."""
+    """A check changes nothing: it makes neither a key nor a record."""
     own = {"XDG_CONFIG_HOME": str(tmp_path / "config"), "XOTS_KEY_FILE": ""}
     status, out, _ = await house.command("check", **own)
     assert status == 0, out
@@ -436,7 +436,7 @@ async def test_a_check_makes_no_key(house: House, tmp_path: Path) -> None:
 
 
 async def test_logout_on_the_store_forgets_the_credentials(house: House) -> None:
-    """Without a server: Xero is told, and the next start asks for everything anew."""
+    """Xero revokes the tokens without a server, and the next start has no credentials."""
     async with house.serving():
         await house.log_in()
     assert await house.command("logout") == (0, "logged out\n", "")
@@ -445,15 +445,15 @@ async def test_logout_on_the_store_forgets_the_credentials(house: House) -> None
     assert status == 1
     assert "no login" in err
     async with house.serving():
-        answer = await house.ask("/token")
-        assert answer is not None
-        assert answer[1]["type"] == "urn:xots:no-credentials"
+        response = await house.get("/token")
+        assert response is not None
+        assert response[1]["type"] == "urn:xots:no-credentials"
 
 
 async def test_keys_are_rotated_under_a_running_server(
     house: House, sealed_with: Callable[[Path, str], bool]
 ) -> None:
-    """add, promote: the record is sealed anew while the server runs, which goes on, and writes with the new key."""
+    """Its record is sealed anew at the promotion, and its later writes have the new key."""
     record = house.folder / "state" / "default.sealed"
     async with house.serving():
         await house.log_in()
@@ -463,7 +463,7 @@ async def test_keys_are_rotated_under_a_running_server(
         new = (house.folder / "key").read_text().split()[-1]
         assert new != old
         assert (await house.command("refresh", "--port", str(house.port)))[0] == 0
-        assert sealed_with(record, old), "a key that was added opens only"
+        assert sealed_with(record, old), "a key that was only added has sealed"
         status, out, _ = await house.command("key", "promote")
         assert (status, out) == (
             0,
@@ -471,8 +471,10 @@ async def test_keys_are_rotated_under_a_running_server(
         )
         assert sealed_with(record, new)
         assert (await house.command("refresh", "--port", str(house.port)))[0] == 0
-        assert sealed_with(record, new), "the server has taken the new key over"
-        assert "0 of 1" in (await house.command("key", "promote"))[1], "it may be run again"
+        assert sealed_with(record, new), "the server has sealed with the old key"
+        assert "0 of 1" in (await house.command("key", "promote"))[1], (
+            "a second run has sealed records again"
+        )
         (house.folder / "key").write_text(f"{new}\n")
         token = await house.token()
     async with house.serving():

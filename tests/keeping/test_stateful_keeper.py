@@ -1,8 +1,9 @@
-"""Two keepers over one store, under stories that Hypothesis makes up: real keepers, real seals, a simulated Xero.
+"""Two keepers on one store, in stories that Hypothesis makes up, with a simulated Xero.
 
-A story is a chain of calls, alone and two at once, while the store fails before a write, loses its reply after one, can
-only be read or is rolled back, while Xero answers badly or not at all, while keepers die anywhere in what they do, and
-while leases lapse under their holders. How many stories are told: see ``test_stateful_lifecycle``.
+A story is a chain of calls, one or several at a time. The store fails before a write, loses its
+reply after one, takes no writes, or is rolled back. Xero fails in every way. Keepers die in the
+middle of an operation, and leases expire under their holders. For the number of stories, see
+``test_stateful_lifecycle``.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from support.inside import operations_of, replica_of
 from support.records import SETTINGS, issued, tokens_of
 
 from xots.backends.base import Stored
-from xots.backends.memory import MemoryStore
 from xots.errors import (
     ConsentLost,
     LoginFailed,
@@ -57,7 +58,7 @@ from xots.lifecycle.schedule import Policy, State
 from xots.sandbox import Client, Identity, OAuthError, Refusal, SiblingMode, Switches
 from xots.sealing import Sealer
 from xots.secret import Secret
-from xots.testing import FakeClock
+from xots.testing import FakeClock, FlakyStore
 from xots.xero.protocol import Credentials, Endpoints
 
 NAME = "default"
@@ -67,14 +68,14 @@ CREDENTIALS = Credentials(client_id=CLIENT.client_id, client_secret=Secret(CLIEN
 SCOPES = ("offline_access",)
 MINUTE = timedelta(minutes=1)
 UNKNOWN = "unknown"
-"""Nobody can say who is logged in: a process died with a login, or the end of one, that the store had not taken."""
+"""A process died with a login, or with the end of one, that the store had not taken."""
 
 WHICH = st.integers(0, 1)
 ACTS = st.sampled_from(["token", "long token", "refresh", "maintain", "look"])
-COMES_TO = st.sampled_from(
+OUTCOMES = st.sampled_from(
     [
         "issued",
-        "answer lost",
+        "response lost",
         "never arrived",
         "not sent",
         "throttled",
@@ -89,44 +90,44 @@ PAUSES = st.lists(st.integers(0, 4), max_size=12)
 class Story(RuleBasedStateMachine):
     """Two processes, their store, Xero and a clock."""
 
-    # ---------------------------------------------------------------------------------------- the stage
+    # ---------- the processes
 
     @initialize(mode=st.sampled_from(SiblingMode), late_reuse_kills_chain=st.booleans())
-    def two_keepers_start_and_a_person_logs_in(
+    def two_keepers_start_and_a_user_logs_in(
         self, mode: SiblingMode, late_reuse_kills_chain: bool
     ) -> None:
         self.clock = FakeClock(datetime(2026, 11, 23, 12, tzinfo=UTC))
-        self.chance = random.Random(1)  # noqa: S311 - a simulation
+        self.rng = random.Random(1)  # noqa: S311 - a simulation
         self.identity = Identity(
             [CLIENT],
             switches=with_fields(
                 Switches(), sibling_mode=mode, late_reuse_kills_chain=late_reuse_kills_chain
             ),
-            random=self.chance,
+            random=self.rng,
         )
         self.used: dict[str, datetime] = {}
-        """When Xero first took each refresh token."""
+        """When Xero first accepted each refresh token."""
         self.sealer = Sealer.for_this_process()
         self.pauses: deque[int] = deque()
-        self.answers: deque[str] = deque()
+        self.responses: deque[str] = deque()
         self.xero_is = "issued"
-        self.store = TroubledStore(self)
+        self.store = StoryStore(self)
         self.opened: tuple[Stored | None, Account] = (None, Account())
-        self.xero = Xero(self)
+        self.xero = XeroClientOfStory(self)
         self.ended_by_xero: set[str | None] = set()
-        """Consents that Xero ended, whatever the record says of them."""
+        """Consents that Xero has ended, whether or not the record shows it."""
         self.expected: str | None = None
-        """The consent that the last acknowledged act left, or UNKNOWN."""
+        """The consent after the last confirmed login or end, or UNKNOWN."""
         self.actor: TokenKeeper | None = None
         self.runner = asyncio.Runner()
         self.keepers: list[TokenKeeper] = [self.run(self.new_keeper()) for _ in range(2)]
-        self.a_person_logs_in(0)
+        self.a_user_logs_in(0)
 
     def run(self, work: Any) -> Any:
         return self.runner.run(work)
 
     async def pause(self) -> None:
-        """Every word with the store or with Xero takes so many turns of the loop."""
+        """Let each call of the store or of Xero take some turns of the event loop."""
         for _ in range(self.pauses.popleft() if self.pauses else 0):
             await asyncio.sleep(0)
 
@@ -137,7 +138,7 @@ class Story(RuleBasedStateMachine):
             self.sealer,
             configured=CREDENTIALS,
             clock=self.clock,
-            rng=self.chance,
+            rng=self.rng,
         )
         with self.store.at_peace():
             await keeper.start()
@@ -145,7 +146,7 @@ class Story(RuleBasedStateMachine):
 
     @property
     def record(self) -> Account:
-        """What the store holds."""
+        """Return the record of the store."""
         stored = self.store.kept
         if stored is not self.opened[0]:
             self.opened = (
@@ -155,7 +156,7 @@ class Story(RuleBasedStateMachine):
         return self.opened[1]
 
     async def act(self, keeper: TokenKeeper, act: str) -> None:
-        """One call, and that it fails only as it may."""
+        """Make one call, and check that it raises only the errors of its contract."""
         try:
             match act:
                 case "token":
@@ -174,14 +175,14 @@ class Story(RuleBasedStateMachine):
             assert act in ("token", "long token", "refresh")
 
     async def look(self, keeper: TokenKeeper) -> None:
-        """What the keeper does when the store says that something changed."""
+        """Follow the store, as the keeper does at a notice of a change."""
         try:
             await keeper.follow()
         except StoreUnavailable as error:
-            keeper._replica.failed(error)
+            replica_of(keeper).failed(error)
 
     def check_served(self, keeper: TokenKeeper, access: AccessToken) -> None:
-        """What is served lives, and belongs to the login that the keeper knows."""
+        """Check that a served token is valid and belongs to the login that the keeper knows."""
         served = self.identity.check_access(
             access.value.reveal(), self.clock.now() + timedelta(seconds=4)
         )
@@ -190,7 +191,7 @@ class Story(RuleBasedStateMachine):
             assert served.consent is self.consent, "served from another login than the last"
 
     def crash(self, which: int) -> None:
-        """It is gone at once, with all that only it knew; another is started in its place."""
+        """End a keeper at once, with its unsaved changes, and start another in its place."""
         keeper = self.keepers[which]
         if (
             keeper is self.actor
@@ -200,26 +201,26 @@ class Story(RuleBasedStateMachine):
             self.expected = UNKNOWN
 
         async def die() -> None:
-            for task in list(keeper._tasks.running):
+            for task in (running := operations_of(keeper)):
                 task.cancel()
-            await asyncio.gather(*keeper._tasks.running, return_exceptions=True)
+            await asyncio.gather(*running, return_exceptions=True)
             self.keepers[which] = await self.new_keeper()
 
         self.run(die())
         self.actor = None if self.actor is keeper else self.actor
 
-    # ------------------------------------------------------------------------------------ what happens
+    # ---------- events
 
-    @rule(store=st.lists(STORE_DOES, max_size=6), xero=st.lists(COMES_TO, max_size=4))
-    def trouble_is_ahead(self, store: list[str], xero: list[str]) -> None:
-        """The next operations go so; those after them well again."""
-        self.store.troubles, self.answers = deque(store), deque(xero)
+    @rule(store=st.lists(STORE_DOES, max_size=6), xero=st.lists(OUTCOMES, max_size=4))
+    def the_next_operations_fail(self, store: list[str], xero: list[str]) -> None:
+        """Set the outcomes of the next operations. Later ones succeed."""
+        self.store.outcomes, self.responses = deque(store), deque(xero)
 
     @rule(read_only=st.booleans())
     def the_store_can_only_be_read(self, read_only: bool) -> None:
         self.store.read_only = read_only
 
-    @rule(xero_is=COMES_TO)
+    @rule(xero_is=OUTCOMES)
     def xero_is_away_or_back(self, xero_is: str) -> None:
         self.xero_is = xero_is if xero_is != "no refresh token" else "issued"
 
@@ -239,7 +240,7 @@ class Story(RuleBasedStateMachine):
     def a_lease_lapses_under_its_holder(
         self, which: int, act: str, other: str, turns: int, pauses: list[int]
     ) -> None:
-        """Another takes it while the first, who has checked it before, goes on."""
+        """Another keeper takes it while the first one, which has checked it before, goes on."""
 
         async def overlap() -> None:
             first = asyncio.create_task(self.act(self.keepers[which], act))
@@ -252,7 +253,7 @@ class Story(RuleBasedStateMachine):
         self.run(overlap())
 
     @rule(which=WHICH, act=ACTS, turns=st.integers(0, 12), pauses=PAUSES)
-    def a_keeper_dies_in_what_it_does(
+    def a_keeper_dies_in_an_operation(
         self, which: int, act: str, turns: int, pauses: list[int]
     ) -> None:
         async def begin() -> None:
@@ -267,7 +268,7 @@ class Story(RuleBasedStateMachine):
         self.crash(which)
 
     @rule(which=WHICH)
-    def a_person_logs_in(self, which: int) -> None:
+    def a_user_logs_in(self, which: int) -> None:
         keeper = self.keepers[which]
         attempt = LoginAttempt(
             credentials=CREDENTIALS,
@@ -289,19 +290,19 @@ class Story(RuleBasedStateMachine):
         ).consent
 
     @rule(which=WHICH, forget=st.booleans())
-    def a_person_ends_the_login(self, which: int, forget: bool) -> None:
+    def a_user_ends_the_login(self, which: int, forget: bool) -> None:
         keeper = self.keepers[which]
         self.clock.advance(0.001)
         stored, unsaved = self.record, keeper.unsaved
         pristine = stored.client_id is None and stored.ended_at is None and not unsaved
         nothing = pristine and not forget
         try:
-            told = self.run(keeper.end(forget=forget))
+            confirmed = self.run(keeper.end(forget=forget))
         except StoreUnavailable:
             return
         if not nothing:
             self.actor, self.expected = keeper, None
-        if told:  # should that not be written yet, the worst is that Xero is told once more
+        if confirmed:  # if the end is not written yet, Xero is told again
             assert self.record.consent_id is None
             assert nothing or keeper.account.revocation is None
         else:
@@ -311,7 +312,7 @@ class Story(RuleBasedStateMachine):
 
     @rule()
     def xero_ends_the_consent_by_itself(self) -> None:
-        """The person disconnected the app at Xero, say."""
+        """For example, the user disconnected the app at Xero."""
         self.identity.forget()
         self.ended_by_xero |= {
             self.record.consent_id,
@@ -321,7 +322,7 @@ class Story(RuleBasedStateMachine):
     @precondition(lambda self: self.knowing is not None and len(self.store.dumps) > 1)
     @rule(age=st.integers(1, 9))
     def the_store_is_rolled_back(self, age: int) -> None:
-        """Somebody alive knows better, and sees it before anybody acts on the old record."""
+        """A running keeper knows a newer record, and follows before any other uses the old one."""
         assert self.knowing is not None
         keeper, self.store.kept = self.knowing, self.store.dumps[-1 - age % len(self.store.dumps)]
         with self.store.at_peace():
@@ -330,12 +331,12 @@ class Story(RuleBasedStateMachine):
 
     @property
     def knowing(self) -> TokenKeeper | None:
-        """One that has seen all that the store holds."""
+        """Return a keeper that has the record of the store."""
         return next((k for k in self.keepers if k.account.write_id == self.record.write_id), None)
 
     @rule(minutes=st.sampled_from([1, 6, 25, 31, 90]))
     def time_passes(self, minutes: int) -> None:
-        """While both tick. In the end, the bound demands, the store and Xero are well again."""
+        """Both keepers tick. When the bound demands it, the store and Xero work again."""
         self.run(self.tick(minutes))
 
     async def tick(self, minutes: int) -> None:
@@ -348,7 +349,7 @@ class Story(RuleBasedStateMachine):
             self.check_the_record()
 
     def must_be_well(self) -> bool:
-        """Is all that Xero would take from the store a token that was spent, and nearly too long ago?"""
+        """Tell if the grace period of the last token that Xero accepts ends soon."""
         if self.record.consent_id is None or self.record.consent_id in self.ended_by_xero:
             return False
         live = [
@@ -361,11 +362,11 @@ class Story(RuleBasedStateMachine):
 
     def all_is_well(self) -> None:
         self.store.calm()
-        self.answers.clear()
+        self.responses.clear()
         self.xero_is = "issued"
 
     def teardown(self) -> None:
-        """Once nothing goes wrong any more and the longest wait is over, all are connected, or the login has ended."""
+        """Check that both are connected, or the login has ended, after the longest wait."""
         if hasattr(self, "runner"):
             with self.runner:
                 self.all_is_well()
@@ -389,20 +390,20 @@ class Story(RuleBasedStateMachine):
         for keeper in self.keepers:
             await keeper.close()
 
-    # -------------------------------------------------------------------------- what holds at every step
+    # ---------- invariants
 
     @invariant()
     def all_promises_are_kept(self) -> None:
         self.check_the_record()
         for keeper in self.keepers:
-            assert not keeper.unsaved or keeper.store_problem, "held in memory, and not told"
+            assert not keeper.unsaved or keeper.store_problem, "an unsaved change is not reported"
         if self.expected != UNKNOWN:
             assert self.actor is None or self.actor.account.consent_id == self.expected
             if not any(keeper.unsaved for keeper in self.keepers):
                 assert self.record.consent_id == self.expected
 
     def check_the_record(self) -> None:
-        """The store holds a token from which Xero will issue, if somebody is logged in."""
+        """Check that the store holds a token from which Xero will issue, if there is a login."""
         if self.record.consent_id is not None and self.record.consent_id not in self.ended_by_xero:
             refusals = [
                 self.identity.refusal_of(t.value.reveal(), self.clock.now())
@@ -411,7 +412,8 @@ class Story(RuleBasedStateMachine):
             assert None in refusals, refusals
 
     def check_write(self, before: Account, written: Account) -> None:
-        """Generations rise; no token leaves but one that was refused, or after another was proved and its own grace."""
+        """Check that generations rise, and that a token leaves only after a refusal, or after the
+        use of another and its own grace period."""
         assert written.generation > before.generation
         if before.consent_id is None or written.consent_id != before.consent_id:
             return
@@ -421,67 +423,63 @@ class Story(RuleBasedStateMachine):
                 assert written.current is not None
                 assert before.current is not None
                 assert written.current.value != before.current.value, (
-                    "a token left, and none was proved"
+                    "a token left although none was proved"
                 )
                 assert (
                     token.first_spent_at is None or self.clock.now() - token.first_spent_at >= GRACE
                 )
 
 
-class TroubledStore(MemoryStore):
-    """A memory store in which every operation goes as the story says."""
+class StoryStore(FlakyStore):
+    """A store whose operations have the outcomes of the story."""
 
     def __init__(self, story: Story) -> None:
         super().__init__()
         self.story = story
-        self.troubles: deque[str] = deque()
+        self.outcomes: deque[str] = deque()
         self.read_only = False
         self.peaceful = False
         self.dumps: list[Stored | None] = [None]
 
     @property
     def kept(self) -> Stored | None:
-        return self._kept.get(NAME)
+        return self.dump().get(NAME)
 
     @kept.setter
     def kept(self, stored: Stored | None) -> None:
-        self._kept = {NAME: stored} if stored else {}
+        self.restore({NAME: stored} if stored else {})
 
     def calm(self) -> None:
-        self.troubles.clear()
+        self.outcomes.clear()
         self.read_only = False
 
-    def lapse(self) -> None:
-        """Whoever holds the lease has slept past it."""
-        self._locks.clear()
-
-    async def _trouble(self, writes: bool = False) -> str:
+    async def _outcome_of_call(self, writes: bool = False) -> str:
         await self.story.pause()
-        trouble = self.troubles.popleft() if self.troubles and not self.peaceful else "works"
-        if trouble == "fails" or (writes and self.read_only and not self.peaceful):
+        outcome = self.outcomes.popleft() if self.outcomes and not self.peaceful else "works"
+        if outcome == "fails" or (writes and self.read_only and not self.peaceful):
             raise StoreUnavailable("the store is away")
-        return trouble
+        return outcome
 
     async def read(self, name: str) -> Stored | None:
-        await self._trouble()
+        await self._outcome_of_call()
         return await super().read(name)
 
     async def swap(self, name: str, value: bytes, *, expected: str | None) -> str:
-        trouble, before = await self._trouble(writes=True), self.story.record
+        outcome, before = await self._outcome_of_call(writes=True), self.story.record
         version = await super().swap(name, value, expected=expected)
         self.story.check_write(before, self.story.record)
         self.dumps = [*self.dumps[-9:], self.kept]
         await self.story.pause()
-        if trouble == "reply lost":
+        if outcome == "reply lost":
             raise StoreUnavailable("the reply was lost")
         return version
 
     async def check(self) -> None:
-        await self._trouble(writes=True)
+        await self._outcome_of_call(writes=True)
 
     @contextmanager
     def at_peace(self) -> Iterator[None]:
-        """Meanwhile everything works."""
+        """Let every operation work meanwhile."""
         self.peaceful = True
         try:
             yield
@@ -489,20 +487,20 @@ class TroubledStore(MemoryStore):
             self.peaceful = False
 
 
-class Xero:
-    """What the keepers call: the simulated Xero, whose answers come to what the story says."""
+class XeroClientOfStory:
+    """A client of the simulated Xero whose calls have the outcomes of the story."""
 
     endpoints = Endpoints(connections_url="")
 
     def __init__(self, story: Story) -> None:
         self.story = story
 
-    def _comes_to(self) -> str:
-        return self.story.answers.popleft() if self.story.answers else self.story.xero_is
+    def _outcome(self) -> str:
+        return self.story.responses.popleft() if self.story.responses else self.story.xero_is
 
     async def refresh(self, credentials: Credentials, token: Secret) -> Outcome:
         story, text = self.story, token.reveal()
-        # A process that was cut off has retried already: a second answer in a row without a token is a server's way.
+        # A second response in a row without a token would tell of a server that does not rotate.
         bare = (
             not any(keeper.account.responses_without_token for keeper in story.keepers)
             and not story.record.responses_without_token
@@ -510,11 +508,11 @@ class Xero:
 
         def commit() -> Any:
             assert story.identity.refusal_of(text, story.clock.now()) is not Refusal.SPENT, (
-                "reuse outside the grace"
+                "reuse after the grace period"
             )
-            answer = story.identity.refresh(CLIENT, text, story.clock.now())
+            response = story.identity.refresh(CLIENT, text, story.clock.now())
             story.used.setdefault(text, story.clock.now())
-            return answer.fields
+            return response.fields
 
         return await self._post(commit, bare)
 
@@ -527,59 +525,59 @@ class Xero:
         )
 
     async def revoke(self, credentials: Credentials, token: Secret) -> Failure | None:
-        comes_to = self._comes_to()
+        outcome_name = self._outcome()
         await self.story.pause()
-        if comes_to in ("issued", "answer lost"):
+        if outcome_name in ("issued", "response lost"):
             assert self.story.record.consent_id is None, "revoked under a login"
             self.story.identity.revoke(CLIENT, token.reveal())
             await self.story.pause()
-        return None if comes_to == "issued" else Unknown(detail=comes_to)
+        return None if outcome_name == "issued" else Unknown(detail=outcome_name)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no connection is open."""
 
     async def _post(self, commit: Callable[[], Any], bare: bool) -> Outcome:
-        comes_to = self._comes_to()
+        outcome_name = self._outcome()
         await self.story.pause()
-        match comes_to:
+        match outcome_name:
             case "not sent":
-                return NotSent(detail=comes_to)
+                return NotSent(detail=outcome_name)
             case "never arrived":
-                return Unknown(detail=comes_to)
+                return Unknown(detail=outcome_name)
             case "throttled":
-                seconds = self.story.chance.choice((0, 60, 4000))
-                return Throttled(detail=comes_to, retry_after=timedelta(seconds=seconds))
+                seconds = self.story.rng.choice((0, 60, 4000))
+                return Throttled(detail=outcome_name, retry_after=timedelta(seconds=seconds))
             case "invalid_client":
-                return ClientRefused(detail=comes_to, code=comes_to)
+                return ClientRefused(detail=outcome_name, code=outcome_name)
         try:
             outcome: Issued = issued(commit())
         except OAuthError:
             return Refused(detail="invalid_grant")
         await self.story.pause()
-        if comes_to == "answer lost":
-            return Unknown(detail=comes_to)
-        if comes_to == "no refresh token" and bare:
+        if outcome_name == "response lost":
+            return Unknown(detail=outcome_name)
+        if outcome_name == "no refresh token" and bare:
             return with_fields(outcome, refresh_token=None)
         return outcome
 
 
-def test_an_end_is_not_told_as_done_while_it_is_to_be_revoked() -> None:
-    """Xero refused all tokens, and the store failed in between: the revocation that is told as done is still to do."""
+def test_an_end_is_not_confirmed_while_its_revocation_is_pending() -> None:
+    """Xero refused all tokens, and the store failed between the end and its confirmation."""
     story = Story()
-    story.two_keepers_start_and_a_person_logs_in(SiblingMode.ALL_VALID, False)
+    story.two_keepers_start_and_a_user_logs_in(SiblingMode.ALL_VALID, False)
     try:
         story.xero_ends_the_consent_by_itself()
-        story.trouble_is_ahead([], ["never arrived"])
+        story.the_next_operations_fail([], ["never arrived"])
         story.one_keeper_acts(0, "refresh")
         story.clock.advance(minutes=1)
-        story.trouble_is_ahead(["works", "works", "works", "reply lost", "fails"], [])
-        story.a_person_ends_the_login(0, False)
+        story.the_next_operations_fail(["works", "works", "works", "reply lost", "fails"], [])
+        story.a_user_ends_the_login(0, False)
     finally:
         story.teardown()
 
 
 def test_no_story_loses_a_login() -> None:
-    """Whatever two keepers go through, what the store holds is enough to go on, and the last act of a person counts."""
+    """The store holds a live token after every step, and the last login or end counts."""
     half_as_many = settings(
         SETTINGS, max_examples=SETTINGS.max_examples // 2
     )  # each takes some 30 ms

@@ -25,8 +25,8 @@ def left(expiry: Expiry, found: Account, now: datetime, elapsed: float) -> timed
     return good_for(expiry.dated(found, now, elapsed), now)
 
 
-def test_while_both_clocks_agree_the_record_is_itself() -> None:
-    """No copy is made for a reader, and a drift of less than a second is ignored."""
+def test_a_record_is_unchanged_while_both_clocks_agree() -> None:
+    """A drift of less than a second is ignored."""
     found = account(wait=MINUTE)
     expiry = Expiry().seen(found, NOW, 1000.0)
     assert expiry.dated(found, NOW, 1000.0) is found
@@ -36,7 +36,7 @@ def test_while_both_clocks_agree_the_record_is_itself() -> None:
 
 @pytest.mark.parametrize("set_back", [timedelta(seconds=2), 15 * MINUTE, timedelta(days=1)])
 def test_setting_the_clock_back_does_not_lengthen_a_lifetime(set_back: timedelta) -> None:
-    """After 20 minutes ten are left, whatever the clock on the wall shows."""
+    """After 20 minutes ten are left, whatever the wall clock shows."""
     found = account()
     expiry = Expiry().seen(found, NOW, 0.0)
     assert left(expiry, found, NOW + 20 * MINUTE - set_back, 1200.0) == 10 * MINUTE
@@ -47,7 +47,7 @@ def test_setting_the_clock_back_does_not_lengthen_a_lifetime(set_back: timedelta
 
 
 def test_setting_the_clock_forward_shortens_a_lifetime() -> None:
-    """The token may be as old as the clock on the wall shows: the machine may have slept."""
+    """The machine may have slept, so the token may be as old as the wall clock shows."""
     found = account()
     expiry = Expiry().seen(found, NOW, 0.0)
     assert left(expiry, found, NOW + 25 * MINUTE, 60.0) == 5 * MINUTE
@@ -77,7 +77,7 @@ def test_a_token_or_a_wait_that_is_known_keeps_its_end() -> None:
 
 
 def test_a_record_without_access_token_and_wait_has_no_ends() -> None:
-    """Nothing is dated, and what comes later is."""
+    """The ends of a later token and of a later wait are noted."""
     empty = Account(consent_id="c")
     expiry = Expiry().seen(account(wait=MINUTE), NOW, 0.0).seen(empty, NOW, 5.0)
     assert (expiry.access, expiry.wait) == (None, None)
@@ -93,8 +93,7 @@ def test_a_retry_keeps_the_time_of_the_first_request() -> None:
 
 
 def test_the_lifetime_of_a_response_counts_from_the_first_request() -> None:
-    """A response that arrives an hour after its request brings a token that has expired, also if
-    the clock was set back meanwhile."""
+    """A token whose response arrives an hour late is expired, also if the clock was set back."""
     expiry = Expiry().sending("r0", retry=False, elapsed=0.0)
     slept = expiry.issued(account(), NOW, 3600.0)
     assert good_for(slept, NOW) == timedelta(0)

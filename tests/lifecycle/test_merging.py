@@ -1,26 +1,281 @@
-"""The union of two versions of a record is a small replicated data type: its laws, as properties.
+"""Two versions of a record become one: single cases, and the laws of a replicated data type.
 
-Versions are made by random walks from one login, as processes make them: each walk refreshes, fails,
-loses responses and drops tokens, while the other walks do the same with the same tokens.
+For the laws, versions are made by random walks from one login, as processes make them: each walk
+refreshes, fails, loses responses and drops tokens, while the other walks do the same with the same
+tokens.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from support.accounts import (
+    HALF_HOUR,
+    MINUTE,
+    NOW,
+    POLICY,
+    begun,
+    concluded,
+    current,
+    ended,
+    issued,
+    logged_in,
+    values,
+    with_fallback,
+)
 
 from xots.lifecycle.account import MAX_TOMBSTONES, Account, RefreshToken
 from xots.lifecycle.merging import diverged, is_same_consent, merged
-from xots.lifecycle.outcomes import Issued, NotSent, Refused, Unknown
-from xots.lifecycle.schedule import Policy, candidates
-from xots.lifecycle.transitions import after, after_end, after_login, begin_refresh
+from xots.lifecycle.outcomes import Issued, NotSent, Outcome, Refused, Unknown
+from xots.lifecycle.schedule import Spend, candidates, good_for, next_step
+from xots.lifecycle.transitions import (
+    after,
+    after_end,
+    after_login,
+    after_revoked,
+    begin_refresh,
+    tokens_to_revoke,
+)
 from xots.secret import Secret
 
-NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
-POLICY = Policy()
+# ---------- one consent
+
+
+@pytest.mark.safeguard(
+    file="lifecycle/merging.py",
+    old="first_spent_at=min(uses, default=None)",
+    new="first_spent_at=max(uses, default=None)",
+    protects_from="a grace period that seems to begin anew when two records are merged",
+)
+@pytest.mark.safeguard(
+    file="lifecycle/merging.py",
+    old="fallbacks=_fallbacks_of_both(first, second),",
+    new="fallbacks=tuple(_known_to_both(token, second) for token in first.fallbacks),",
+    protects_from="a token that only one of the two versions holds",
+)
+def test_tokens_of_one_consent_are_merged() -> None:
+    """The base's token stays current. The earliest use and any refusal of a token count."""
+    theirs = concluded(begun(logged_in(), NOW), issued("theirs"), NOW)
+    mine = concluded(begun(logged_in(), NOW - MINUTE), issued("mine", life=timedelta(hours=2)), NOW)
+    both = merged(theirs, mine)
+    assert current(both).value.reveal() == "theirs"
+    assert {r.value.reveal(): r.first_spent_at for r in both.fallbacks} == {
+        "mine": None,
+        "r0": NOW - MINUTE,
+    }
+    assert both.access == mine.access
+
+
+def test_merged_tokens_keep_their_order() -> None:
+    """The fallback that was spent last comes first."""
+    ours = concluded(begun(logged_in(), NOW), issued("r1"), NOW)
+    ours = concluded(begun(ours, NOW + MINUTE), issued("r2"), NOW + MINUTE)
+    sibling = concluded(begun(logged_in(), NOW), issued("sibling"), NOW)
+    both = merged(sibling, ours)
+    assert [t.value.reveal() for t in (current(both), *both.fallbacks)] == [
+        "sibling",
+        "r2",
+        "r1",
+        "r0",
+    ]
+
+
+def test_the_descendants_token_stays_current() -> None:
+    """Whichever record is the base: a token whose response is known is not retried first."""
+    older = replace(
+        concluded(begun(logged_in(), NOW), Unknown(detail="reset"), NOW), tenant_id="chosen"
+    )
+    newer = concluded(begun(logged_in(), NOW), issued("r1"), NOW)
+    for both in (merged(older, newer), merged(newer, older)):
+        assert [t.value.reveal() for t in (current(both), *both.fallbacks)] == ["r1", "r0"]
+        assert both.intent is not None
+    assert merged(older, newer).tenant_id == "chosen"
+    gone = newer
+    for number in range(2, 5):
+        at = NOW + number * HALF_HOUR
+        gone = concluded(begun(gone, at), issued(f"r{number}"), at)
+    both = merged(
+        replace(older, fallbacks=(RefreshToken(value=Secret("r1"), obtained_at=NOW),)), gone
+    )
+    assert [t.value.reveal() for t in (current(both), *both.fallbacks)] == ["r4", "r3", "r0"]
+    assert set(both.tombstones) == {Secret(value).fingerprint for value in ("r1", "r2")}
+
+
+@pytest.mark.safeguard(
+    file="lifecycle/merging.py",
+    old="intent=base.intent or other.intent,",
+    new="intent=base.intent,",
+    protects_from=(
+        "a late request that invalidated the tokens of the other processes, and that "
+        "no record shows"
+    ),
+)
+def test_an_open_refresh_survives_a_merge() -> None:
+    """A late request with its token may have invalidated the others, so a refresh is due."""
+    account = merged(logged_in(), begun(logged_in(), NOW))
+    assert account.intent is not None
+    assert isinstance(next_step(account, NOW + MINUTE, POLICY), Spend)
+
+
+@pytest.mark.safeguard(
+    file="lifecycle/merging.py",
+    old="    joining = [t for t in joining if not _was_tombstoned(t, first)]\n",
+    new="",
+    protects_from="an old dump's token that seems unspent, and was spent long ago",
+)
+@pytest.mark.safeguard(
+    file="lifecycle/merging.py",
+    old=" for t in first.fallbacks if not _was_tombstoned(t, second)]",
+    new=" for t in first.fallbacks]",
+    protects_from=(
+        "an old dump's spent token that seems unspent, where ours is merged into the dump's record"
+    ),
+)
+def test_a_tombstoned_token_does_not_come_back_from_an_old_dump() -> None:
+    """It seems unspent there, and the newest by a wrong clock. An unknown token joins."""
+    dump = with_fallback(logged_in(), RefreshToken(value=Secret("sibling"), obtained_at=NOW))
+    dump = replace(dump, current=replace(current(dump), obtained_at=NOW + timedelta(days=1)))
+    ours, at = replace(dump, fallbacks=()), NOW
+    for number in range(1, 4):
+        at += timedelta(minutes=31)
+        ours = concluded(begun(ours, at), issued(f"r{number}"), at)
+    assert ours.tombstones == tuple(Secret(value).fingerprint for value in ("r1", "r0"))
+    both = merged(ours, dump)
+    assert [t.value.reveal() for t in (current(both), *both.fallbacks)] == ["r3", "sibling", "r2"]
+    still = with_fallback(
+        replace(dump, current=RefreshToken(value=Secret("y"), obtained_at=NOW)), current(dump)
+    )
+    both = merged(still, ours)
+    assert [t.value.reveal() for t in (current(both), *both.fallbacks)] == [
+        "y",
+        "r3",
+        "r2",
+        "sibling",
+    ]
+
+
+def test_a_token_that_is_held_again_has_no_tombstone() -> None:
+    """A spent token that another record still holds joins again, and may leave again."""
+    ours, at = logged_in(), NOW
+    for number in range(1, 4):
+        at += HALF_HOUR
+        ours = concluded(begun(ours, at), issued(f"r{number}"), at)
+    older = begun(logged_in(), NOW + HALF_HOUR)
+    assert ours.tombstones == tuple(Secret(value).fingerprint for value in ("r1", "r0"))
+    both = merged(ours, older)
+    assert [t.value.reveal() for t in (current(both), *both.fallbacks)] == ["r3", "r2", "r0"]
+    assert both.tombstones == (Secret("r1").fingerprint,)
+    assert concluded(begun(both, at), issued("r4"), at).tombstones_ever == ours.tombstones_ever + 1
+
+
+# ---------- two consents, and an end
+
+
+@pytest.mark.safeguard(
+    file="lifecycle/merging.py",
+    old="winner, loser = (other, base) if other.epoch > base.epoch else (base, other)",
+    new="winner, loser = base, other",
+    protects_from="an old login that takes the place of a new one",
+)
+def test_the_newest_consent_wins_a_merge() -> None:
+    """Neither the order nor the generations count."""
+    old, new = logged_in(), replace(logged_in(NOW + MINUTE), consent_id="c2")
+    assert merged(old, new) == new
+    assert merged(new, old) == new
+
+
+@pytest.mark.safeguard(
+    file="lifecycle/merging.py",
+    old="is_end = end.consent_id is None and login.consent_id is not None",
+    new="is_end = False",
+    protects_from="a logout that another process's refresh undoes",
+)
+def test_an_end_wins_over_the_login_before_it_and_loses_to_the_one_after() -> None:
+    """A refresh by another process does not undo a logout. The logout does not undo a new login."""
+    login, later = logged_in(), replace(logged_in(NOW + 2 * MINUTE), consent_id="c2")
+    end = after_end(login, forget=False, now=NOW + MINUTE)
+    refreshed = concluded(begun(login, NOW), issued("late"), NOW)
+    for mine, theirs in ((end, refreshed), (refreshed, end)):
+        after_both = merged(mine, theirs)
+        assert after_both.consent_id is None
+        assert after_both.revocation == "revoke"
+        assert "late" in {t.value.reveal() for t in tokens_to_revoke(after_both)}
+        assert good_for(after_both, NOW) == timedelta(0)
+    assert merged(end, later) == later
+
+
+def test_a_forgotten_login_gets_its_credentials_back_to_revoke_a_late_token() -> None:
+    """The record holds them again until the revocation."""
+    login = logged_in()
+    late = concluded(begun(login, NOW), issued("late"), NOW)
+    both = merged(late, ended(login, NOW + MINUTE, forget=True))
+    assert (both.client_id, both.revocation) == ("client", "forget")
+    assert "late" in {t.value.reveal() for t in tokens_to_revoke(both)}
+    assert after_revoked(both).client_id is None
+
+
+def test_a_record_in_memory_wins_over_an_empty_store() -> None:
+    """An empty record is the oldest."""
+    assert merged(logged_in(), Account()) == logged_in()
+
+
+# ---------- a record that has diverged
+
+
+@pytest.mark.safeguard(
+    file="lifecycle/merging.py",
+    old="united = united.with_tombstones(other.tombstones)",
+    new="pass",
+    protects_from=(
+        "a merged record that seems to have diverged, since it lacks the tombstones of "
+        "one of the two"
+    ),
+)
+@pytest.mark.safeguard(
+    file="lifecycle/merging.py",
+    old=("if not is_same_consent(theirs, ours) or tombstones_since > len(theirs.tombstones):"),
+    new="if not is_same_consent(theirs, ours):",
+    protects_from="a descendant that seems to have diverged, since its older tombstones are gone",
+)
+def test_a_descendant_is_known_by_its_tombstones() -> None:
+    """No clock counts. Beyond the oldest tombstone, a record is taken for a descendant."""
+    ours, at = concluded(begun(logged_in(), NOW), issued("r1"), NOW), NOW
+    theirs = ours
+    for number in range(2, 2 * MAX_TOMBSTONES):
+        at += timedelta(minutes=31)
+        theirs = concluded(begun(theirs, at), issued(f"r{number}"), at)
+        assert len(theirs.tombstones) == min(number - 1, MAX_TOMBSTONES)
+        assert theirs.tombstones_ever == number - 1
+        assert not diverged(theirs, ours)
+    other = concluded(begun(logged_in(), NOW), issued("other"), NOW)
+    assert diverged(other, ours)
+    assert diverged(ours, other)
+    refused = concluded(begun(ours, NOW), Refused(detail="invalid_grant"), NOW)
+    assert not diverged(
+        replace(refused, current=refused.fallbacks[0]), refused
+    )  # the refused token is not missed
+    assert diverged(
+        replace(refused, fallbacks=()), refused
+    )  # the other one is, since Xero may accept it
+    for _ in range(2):
+        assert (
+            merged(ours, theirs).tombstones_ever
+            == merged(theirs, ours).tombstones_ever
+            == theirs.tombstones_ever
+        )
+    both = merged(other, theirs)
+    assert not diverged(both, theirs)
+    assert not diverged(both, other)
+    dump = replace(ours, current=RefreshToken(value=Secret("r150"), obtained_at=at))
+    assert "r150" not in values(merged(both, dump))  # the merged record has the tombstones of both
+
+
+# ---------- the laws
+
 
 STEPS = st.lists(
     st.tuples(
@@ -30,6 +285,7 @@ STEPS = st.lists(
     max_size=6,
 )
 """The outcomes of a walk's refreshes, and the minutes before each."""
+
 
 WALKS = st.tuples(STEPS, STEPS, STEPS)
 
@@ -49,7 +305,7 @@ def login(consent: str = "c", at: datetime = NOW) -> Account:
 
 
 def walked(account: Account, name: str, steps: list[tuple[str, int]]) -> Account:
-    """The version that a process makes of ``account``."""
+    """Return the version that a process makes of ``account``."""
     now = NOW
     for number, (outcome, minutes) in enumerate(steps):
         now += timedelta(minutes=minutes)
@@ -57,15 +313,15 @@ def walked(account: Account, name: str, steps: list[tuple[str, int]]) -> Account
         if not tokens:
             break
         account = begin_refresh(account, tokens[0], by=name, now=now)
-        result = {
+        outcomes: dict[str, Outcome] = {
             "issued": Issued(
                 access_token=Secret(f"{name}a{number}"), refresh_token=Secret(f"{name}r{number}")
             ),
             "lost": Unknown(detail="reset"),
             "not sent": NotSent(detail="no route"),
             "refused": Refused(detail="invalid_grant"),
-        }[outcome]
-        account = after(account, result, now=now, policy=POLICY, jitter=0.5)
+        }
+        account = after(account, outcomes[outcome], now=now, policy=POLICY, jitter=0.5)
     return account
 
 
@@ -74,7 +330,7 @@ def versions(walks: tuple[list[tuple[str, int]], ...]) -> list[Account]:
 
 
 def held(account: Account) -> dict[str, tuple[datetime | None, bool]]:
-    """The set part: each token with its first use, and if it was refused."""
+    """Return the set part: each token with its first use and whether it was refused."""
     return {t.value.reveal(): (t.first_spent_at, t.refused_at is not None) for t in account.tokens}
 
 
@@ -122,14 +378,15 @@ def test_a_merge_loses_no_token_that_may_be_live(walks: tuple[list[tuple[str, in
 def test_the_first_use_of_a_token_never_moves_later(
     walks: tuple[list[tuple[str, int]], ...],
 ) -> None:
-    """Its grace period counts from the earlier use that either version knows."""
+    """The grace period counts from the earlier use that either version knows."""
     x, y, _ = versions(walks)
     both = held(merged(x, y))
     for side in (held(x), held(y)):
         for value, (spent_at, refused) in side.items():
             if value in both and spent_at is not None:
-                assert both[value][0] is not None
-                assert both[value][0] <= spent_at
+                first_spent_at = both[value][0]
+                assert first_spent_at is not None
+                assert first_spent_at <= spent_at
             assert value not in both or both[value][1] >= refused
 
 
@@ -137,8 +394,7 @@ def test_the_first_use_of_a_token_never_moves_later(
 def test_the_newest_consent_wins_in_any_order(
     walks: tuple[list[tuple[str, int]], ...], order: list[int], minutes: int
 ) -> None:
-    """The last writer wins, whichever process finds whose record: a login over an end before it, an
-    end over the login before it."""
+    """A login wins over an end before it, and an end over the login before it."""
     x, y, _ = versions(walks)
     end = after_end(x, forget=False, now=NOW + timedelta(minutes=minutes))
     new = login("d", NOW + timedelta(minutes=minutes, seconds=1))
@@ -150,10 +406,10 @@ def test_the_newest_consent_wins_in_any_order(
 
 
 @given(WALKS)
-def test_a_descendant_stays_in_front_in_either_order(
+def test_a_descendants_token_stays_current_in_either_order(
     walks: tuple[list[tuple[str, int]], ...],
 ) -> None:
-    """A version that goes on from another keeps its own current token."""
+    """A version that was made from another keeps its own current token."""
     x = versions(walks)[0]
     later = walked(x, "later", [("issued", 50)])
     if later.current != x.current:
@@ -163,7 +419,7 @@ def test_a_descendant_stays_in_front_in_either_order(
 
 @given(WALKS)
 def test_a_merge_has_diverged_from_neither(walks: tuple[list[tuple[str, int]], ...]) -> None:
-    """The store that holds the union has not lost the writes of either."""
+    """A store that holds the merged record has lost the writes of neither version."""
     x, y, _ = versions(walks)
     both = merged(x, y)
     assert is_same_consent(both, x)

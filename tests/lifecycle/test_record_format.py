@@ -1,4 +1,4 @@
-"""The record's format: the one of the commit before formats had numbers is read, a newer one is not."""
+"""Formats of the record: format 1, which has no number, is read; a newer one is not."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_record_of_format_1_is_written_back_in_this_format() -> None:
 
 
 def test_each_renamed_field_of_format_1_is_converted() -> None:
-    """Those too that the stored record does not have; a field that was never written is dropped."""
+    """A field that was never written is dropped."""
     spent = {
         "value": "r0",
         "obtained_at": "2026-11-25T09:00:00Z",
@@ -132,7 +132,7 @@ def test_each_renamed_field_of_format_1_is_converted() -> None:
     ],
 )
 def test_bytes_that_are_no_record_are_refused(data: bytes) -> None:
-    """Each with the same kind of error, and no traceback of a parser."""
+    """Each raises the same kind of error, without the traceback of a parser."""
     with pytest.raises(UnknownFormat):
         decode(data)
 
@@ -144,7 +144,7 @@ def test_bytes_that_are_no_record_are_refused(data: bytes) -> None:
     protects_from="an error that does not say that this process is to be upgraded",
 )
 def test_a_newer_format_says_that_this_process_is_to_be_upgraded() -> None:
-    """Its fields are not known here, whatever they are."""
+    """This version does not know its fields."""
     newer = json.dumps({"format": FORMAT + 1, "generation": {"any": "thing"}}).encode()
     with pytest.raises(UnknownFormat, match=r"newer version of xots.*upgrade this process"):
         decode(newer)
@@ -182,7 +182,7 @@ async def test_a_record_of_a_newer_version_is_never_overwritten() -> None:
 def test_format_1_knows_a_server_without_rotation_by_its_second_response(
     unrotated: int, expected: tuple[int, bool]
 ) -> None:
-    """One response without a refresh token may have lost it on the way."""
+    """One response without a refresh token may have lost it."""
     account = decode(json.dumps({"unrotated": unrotated}).encode())
     assert (account.responses_without_token, account.rotates) == expected
 

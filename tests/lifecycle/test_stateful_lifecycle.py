@@ -1,9 +1,10 @@
-"""The lifecycle under stories that Hypothesis makes up: the record, a simulated Xero and a clock, and nothing else.
+"""The lifecycle in stories that Hypothesis makes up: a record, a simulated Xero and a clock.
 
-A story is a chain of refreshes that come to every kind of end, crashes, processes that sleep past their lease,
-roll-backs of the store, logins and their ends, time that passes and clocks that step. After every step the record is
-held against what Xero would really do. ``HYPOTHESIS_EXAMPLES=20000 pytest tests/*/test_stateful_*.py`` tells that many
-new stories; the suite tells the same few each time.
+A story is a chain of refreshes with every kind of outcome, crashes, processes that sleep past their
+lease, roll-backs of the store, logins and their ends, time that passes and clocks that are set.
+After every step, the record is compared with the tokens that Xero really accepts.
+``HYPOTHESIS_EXAMPLES=20000 pytest tests/*/test_stateful_*.py`` tells that many new stories. The
+suite tells the same few each time.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ JITTER = st.floats(0, 1, exclude_max=True)
 COMES_TO = st.sampled_from(
     [
         *["issued"] * 4,
-        *["answer lost"] * 2,
+        *["response lost"] * 2,
         "never arrived",
         "not sent",
         "throttled",
@@ -89,24 +90,22 @@ RETRY_AFTER = st.sampled_from([None, *(timedelta(seconds=s) for s in (0, 5, 60, 
 
 
 def intended(account: Account) -> RefreshToken | None:
-    """The token that an open intent is to spend."""
+    """Return the token that an open refresh has sent or will send."""
     named = account.intent.fingerprint if account.intent else None
     return next((token for token in tokens_of(account) if token.value.fingerprint == named), None)
 
 
 def may_be_bare(account: Account) -> bool:
-    """A second response without a refresh token tells of a server that does not rotate."""
+    """Tell if one response may lack its refresh token. A second would mean no rotation."""
     return account.rotates and account.responses_without_token == 0
 
 
 class LifecycleStory(RuleBasedStateMachine):
-    """What the processes of one account do to its record, one after another, as the keeper's protocol orders it."""
+    """The operations of an account's processes on its record, in the order of the protocol."""
 
     @initialize(mode=st.sampled_from([*SiblingMode, None]), late_reuse_kills_chain=st.booleans())
-    def a_person_has_logged_in(
-        self, mode: SiblingMode | None, late_reuse_kills_chain: bool
-    ) -> None:
-        """``mode`` None: a server that does not rotate."""
+    def a_user_has_logged_in(self, mode: SiblingMode | None, late_reuse_kills_chain: bool) -> None:
+        """Log in at Xero; if ``mode`` is None, at a server that does not rotate."""
         switches = Switches(late_reuse_kills_chain=late_reuse_kills_chain, rotate=mode is not None)
         self.identity = Identity(
             [CLIENT],
@@ -118,27 +117,27 @@ class LifecycleStory(RuleBasedStateMachine):
         self.record, self.dumps = Account(), [Account()]
         self.logins = 0
         self.used: dict[Secret, datetime] = {}
-        """When Xero first took each token, really."""
+        """When Xero first accepted each token, by its own clock."""
         self.issued_at = START
         self.well_dated: set[Secret] = set()
-        """The access tokens whose life was reckoned by a right clock."""
+        """The access tokens that a correct clock dated."""
         self.ill_dated: set[Secret] = set()
-        """The refresh tokens that were first spent by a wrong clock."""
+        """The refresh tokens whose first use a wrong clock dated."""
         self.asleep: tuple[Account, RefreshToken, str, Outcome | None] | None = None
         self.ended_by_xero = False
         self.rolled_back = False
-        """Since the last good answer."""
+        """True if the store was rolled back since the last refresh."""
         self.log_in()
 
-    # ------------------------------------------------------------------------------- what a process does
+    # ---------- a process
 
     @property
     def now(self) -> datetime:
-        """The time as the processes' clock tells it."""
+        """Return the time by the clock of the processes."""
         return self.time + self.skew
 
     def write(self, account: Account, *, proved: RefreshToken | None = None) -> None:
-        """Put the next record in the place of the last, and check what became of the tokens on the way."""
+        """Replace the record, and check each token that leaves it."""
         before = self.record
         assert (account.generation, account.write_id) == (before.generation, before.write_id)
         if is_same_consent(before, account):
@@ -152,11 +151,12 @@ class LifecycleStory(RuleBasedStateMachine):
             account, generation=before.generation + 1, write_id=f"w{before.generation + 1}"
         )
         self.dumps = [*self.dumps[-9:], self.record]
-        self.time += timedelta(milliseconds=1)  # every act takes its moment
+        self.time += timedelta(milliseconds=1)  # no two writes have the same time
 
     def check_may_leave(self, token: RefreshToken, proved: RefreshToken | None) -> None:
-        """A spent token leaves only when another was proved and its grace is over, a rival when another was proved
-        after it arrived, any token when Xero refused it; nothing leaves on an error."""
+        """Check that a spent token leaves only after its grace period and the use of another, a
+        fallback only after the later use of another, and any token after a refusal. No error
+        removes a token."""
         if token.refused_at is None:
             assert proved is not None, "a token left although none was proved"
             assert proved.value != token.value
@@ -167,7 +167,8 @@ class LifecycleStory(RuleBasedStateMachine):
                 assert token.obtained_at <= proved.first_spent_at
 
     def check_first_spent(self, before: RefreshToken, now: RefreshToken, account: Account) -> None:
-        """It never moves later, and only the try that set it undoes it, unless the server does not rotate."""
+        """Check that it never moves later, and that only the attempt which set it clears it, unless
+        the server does not rotate."""
         assert before.first_spent_at is not None
         if now.first_spent_at is None:
             intent = self.record.intent
@@ -178,7 +179,7 @@ class LifecycleStory(RuleBasedStateMachine):
             assert now.first_spent_at <= before.first_spent_at
 
     def begin(self, token: RefreshToken) -> tuple[Account, RefreshToken]:
-        """Write the intent; the record with it, and the token as it is there."""
+        """Write the intent. Return the record with it, and the token as that holds it."""
         self.write(begin_refresh(self.record, token, by="p", now=self.now))
         spent = intended(self.record)
         assert spent is not None
@@ -190,7 +191,7 @@ class LifecycleStory(RuleBasedStateMachine):
     def ask(
         self, token: RefreshToken, comes_to: str, retry_after: timedelta | None, bare: bool
     ) -> Outcome | None:
-        """What the process hears from Xero; None when it died first."""
+        """Return the outcome that the process learns; None if it died before."""
         match comes_to:
             case "crash before sending":
                 return None
@@ -201,33 +202,34 @@ class LifecycleStory(RuleBasedStateMachine):
             case "throttled":
                 return Throttled(detail="429", retry_after=retry_after)
             case "invalid_client":
-                return ClientRefused(detail="who?", code="invalid_client")
+                return ClientRefused(detail="unknown client", code="invalid_client")
         outcome = self.commit(token)
         if comes_to == "crash after commit":
             return None
-        if comes_to == "answer lost":
+        if comes_to == "response lost":
             return Unknown(detail="reset")
         if comes_to == "no refresh token" and bare and isinstance(outcome, Issued):
             return with_fields(outcome, refresh_token=None)
         return outcome
 
     def commit(self, token: RefreshToken) -> Outcome:
-        """Xero carries out the request. Within the bound no token is used again once its grace is over."""
+        """Let Xero carry out the request. Within the bound, no token is used after its grace
+        period."""
         refusal = self.identity.refusal_of(token.value.reveal(), self.time)
-        assert refusal is not Refusal.SPENT, "reuse outside the grace"
+        assert refusal is not Refusal.SPENT, "reuse after the grace period"
         try:
-            answer = self.identity.refresh(CLIENT, token.value.reveal(), self.time)
+            response = self.identity.refresh(CLIENT, token.value.reveal(), self.time)
         except OAuthError:
             return Refused(detail=f"invalid_grant: {refusal}")
         self.issued_at = self.time
         if self.identity.switches.rotate:
             self.used.setdefault(token.value, self.time)
-        return issued(answer.fields)
+        return issued(response.fields)
 
     def conclude(
         self, begun: Account, token: RefreshToken, outcome: Outcome, jitter: float
     ) -> None:
-        """Write what came of a try; whoever finds that another wrote meanwhile unites the two."""
+        """Write the outcome of an attempt. A process whose write is stale merges its record."""
         concluded = after(begun, outcome, now=self.now, policy=POLICY, jitter=jitter)
         assert concluded.consent_id == begun.consent_id
         if isinstance(outcome, Issued):
@@ -237,29 +239,29 @@ class LifecycleStory(RuleBasedStateMachine):
         if self.record.write_id == begun.write_id:
             self.write(concluded, proved=token if isinstance(outcome, Issued) else None)
         else:
-            self.write(self.united(self.record, concluded))
+            self.write(self.merged_record(self.record, concluded))
 
-    def united(self, base: Account, other: Account) -> Account:
-        """``merged``, and that nothing of the same consent falls through, but what was dropped with reason."""
+    def merged_record(self, base: Account, other: Account) -> Account:
+        """Return ``merged``. Check that no token of the same consent is lost without a reason."""
         both = merged(base, other)
         held = {t.value for t in tokens_of(both)}
         for side, beside in ((base, other), (other, base)):
             if is_same_consent(side, both) or (
                 side.consent_id and not both.consent_id and both.revocation
             ):
-                # What seems unspent here, and was dropped there, was spent long ago.
-                outlived = {
+                # A token that seems unspent here and has a tombstone there was spent long ago.
+                tombstoned = {
                     t.value
                     for t in tokens_of(side)
                     if not t.first_spent_at and t.value.fingerprint in beside.tombstones
                 }
-                assert held >= {t.value for t in tokens_of(side)} - outlived
+                assert held >= {t.value for t in tokens_of(side)} - tombstoned
         return replace(both, generation=self.record.generation, write_id=self.record.write_id)
 
     def spend(
         self, token: RefreshToken, comes_to: str, jitter: float = 0.5, wait: timedelta | None = None
     ) -> bool:
-        """One try from its intent to its end; False if the process died in it."""
+        """Make one attempt from its intent to its end; return False if the process died in it."""
         begun, token = self.begin(token)
         outcome = self.ask(token, comes_to, wait, bare=may_be_bare(begun))
         if outcome is not None:
@@ -267,8 +269,8 @@ class LifecycleStory(RuleBasedStateMachine):
         return outcome is not None
 
     def log_in(self, known: Account | None = None) -> Account:
-        """A code is exchanged by a process that knows this record."""
-        answer = issued(
+        """Exchange a code in a process that knows this record."""
+        response = issued(
             self.identity.log_in(
                 CLIENT.client_id, self.time, scopes=("offline_access",), tenant_ids=("t",)
             ).fields
@@ -276,10 +278,10 @@ class LifecycleStory(RuleBasedStateMachine):
         self.logins += 1
         self.issued_at, self.ended_by_xero = self.time, False
         if self.skew == timedelta(0):
-            self.well_dated.add(answer.access_token)
+            self.well_dated.add(response.access_token)
         account = after_login(
             self.record if known is None else known,
-            answer,
+            response,
             consent_id=f"c{self.logins}",
             client_id=CLIENT.client_id,
             client_secret=Secret(CLIENT.secret or ""),
@@ -292,13 +294,13 @@ class LifecycleStory(RuleBasedStateMachine):
             self.write(account)
         return account
 
-    # ------------------------------------------------------------------------------------- what happens
+    # ---------- events
 
     @property
     def deadline(self) -> datetime | None:
-        """When, at the latest, the bound demands that Xero answers: some tries before the last grace ends, and before
-        the 60 days of an idle token are. A Xero that is away may stay away for as long as it likes if it took nothing,
-        unless the store lost writes just before."""
+        """Return the latest time of a success that the bound permits: some attempts before the last
+        grace period ends, and before an idle token is 60 days old. An outage may last as long as it
+        likes if no token was taken, unless the store lost writes just before."""
         if self.record.consent_id is None or self.ended_by_xero:
             return None
         if (spent_at := self.all_spent_at) is not None:
@@ -310,7 +312,8 @@ class LifecycleStory(RuleBasedStateMachine):
 
     @property
     def all_spent_at(self) -> datetime | None:
-        """When the last of the tokens that Xero would still take was spent; None if one is unspent, or none is left."""
+        """Return when the last token that Xero accepts was spent; None if one is unspent, or none
+        is left."""
         live = [
             t.value
             for t in tokens_of(self.record)
@@ -327,27 +330,27 @@ class LifecycleStory(RuleBasedStateMachine):
         end = self.time + duration
         while (deadline := self.deadline) is not None and deadline < end:
             self.time = max(self.time, deadline)
-            self.xero_answers()
+            self.xero_works()
         self.time = end
 
-    def xero_answers(self) -> None:
-        """What the ticks do now and in the next minutes brings the record to rest. Only idleness needs a push."""
+    def xero_works(self) -> None:
+        """Let the ticks conclude every open refresh. An idle record needs a forced refresh."""
         current = self.record.current
         assert current is not None
-        meant = current.value.fingerprint if self.all_spent_at is None else None
+        expected = current.value.fingerprint if self.all_spent_at is None else None
         for _ in range(20):
-            step = next_step(self.record, self.now, POLICY, expected_current=meant)
+            step = next_step(self.record, self.now, POLICY, expected_current=expected)
             assert not isinstance(step, Idle) or self.all_spent_at is None, (
-                "a last grace runs out, and nobody retries"
+                "the last grace period ends, and no retry is due"
             )
-            meant = None if isinstance(step, Spend) else meant
+            expected = None if isinstance(step, Spend) else expected
             if isinstance(step, Wait):
                 self.time += step.until - self.now
             elif isinstance(step, Spend):
                 self.spend(step.token, "issued")
             else:
                 return
-        raise AssertionError("twenty steps with good answers did not bring the record to rest")
+        raise AssertionError("the record is not at rest after twenty refreshes that succeeded")
 
     @precondition(
         lambda self: (
@@ -368,17 +371,17 @@ class LifecycleStory(RuleBasedStateMachine):
     def a_refresh_comes_to(
         self, comes_to: str, jitter: float, wait: timedelta | None, forced: bool
     ) -> None:
-        meant = self.record.current.value.fingerprint if forced and self.record.current else None
-        step = next_step(self.record, self.now, POLICY, expected_current=meant)
+        expected = self.record.current.value.fingerprint if forced and self.record.current else None
+        step = next_step(self.record, self.now, POLICY, expected_current=expected)
         if isinstance(step, Spend):
             self.spend(step.token, comes_to, jitter, wait)
 
     @precondition(lambda self: self.asleep is None and self.record.current is not None)
     @rule(comes_to=COMES_TO, sent=st.booleans())
     def a_process_falls_asleep_in_its_refresh(self, comes_to: str, sent: bool) -> None:
-        """Before or after it has sent its request; another takes the lease."""
-        meant = self.record.current.value.fingerprint if self.record.current else None
-        step = next_step(self.record, self.now, POLICY, expected_current=meant)
+        """It sleeps before or after its request is sent, and another process takes the lease."""
+        expected = self.record.current.value.fingerprint if self.record.current else None
+        step = next_step(self.record, self.now, POLICY, expected_current=expected)
         if isinstance(step, Spend):
             begun, token = self.begin(step.token)
             outcome = self.ask(token, comes_to, None, bare=may_be_bare(begun)) if sent else None
@@ -393,7 +396,7 @@ class LifecycleStory(RuleBasedStateMachine):
         if outcome is None:
             slept_too_long = self.time - self.used.get(token.value, self.time) > POLICY.grace
             if slept_too_long or comes_to == "crash after commit":
-                return  # beyond the bound: so late a request, or one of which nobody who lives has heard
+                return  # beyond the bound: the request is too late, or its process is dead
             outcome = self.ask(token, comes_to, None, bare=may_be_bare(begun))
         if outcome is not None:
             self.conclude(begun, token, outcome, jitter)
@@ -403,7 +406,7 @@ class LifecycleStory(RuleBasedStateMachine):
     def others_refresh_while_one_sleeps(
         self, comes_to: str, sent: bool, others: int, pause: timedelta
     ) -> None:
-        """Beyond its lease, and wakes to tell."""
+        """The sleeper wakes after its lease has expired, and writes."""
         self.a_process_falls_asleep_in_its_refresh(comes_to, sent)
         for _ in range(others):
             self.a_refresh_comes_to("issued", 0.5, None, True)
@@ -417,10 +420,10 @@ class LifecycleStory(RuleBasedStateMachine):
         self.asleep = None
 
     @rule(age=st.integers(0, 9))
-    def the_store_is_rolled_back_and_told_again(self, age: int) -> None:
-        """A process that is alive finds less in the store than it knows."""
+    def the_store_is_rolled_back(self, age: int) -> None:
+        """A running process finds an older record than it knows, and writes its own."""
         consent = self.record.consent_id
-        self.write(self.united(self.record, self.dumps[-1 - age % len(self.dumps)]))
+        self.write(self.merged_record(self.record, self.dumps[-1 - age % len(self.dumps)]))
         self.rolled_back = True
         assert self.record.consent_id == consent
 
@@ -429,7 +432,8 @@ class LifecycleStory(RuleBasedStateMachine):
     def the_newest_consent_wins_over_a_roll_back(
         self, age: int, forget: bool, logs_in: bool
     ) -> None:
-        """A process that knows only the old dump logs in or ends a login, then one that knows more finds it."""
+        """A process that knows only the old dump logs in or ends a login, then another one finds
+        it."""
         old = self.dumps[-1 - age % len(self.dumps)]
         if logs_in:
             theirs = self.log_in(old)
@@ -437,18 +441,18 @@ class LifecycleStory(RuleBasedStateMachine):
             theirs = after_end(old, forget=forget, now=self.now)
         else:
             return
-        self.write(self.united(self.record, theirs))
+        self.write(self.merged_record(self.record, theirs))
         self.rolled_back = True
         assert self.record.consent_id == theirs.consent_id
 
     @rule()
-    def a_person_logs_in(self) -> None:
+    def a_user_logs_in(self) -> None:
         self.log_in()
         assert self.record.consent_id == f"c{self.logins}"
         assert self.record.revocation is None
 
-    @rule(forget=st.booleans(), comes_to=COMES_TO, told=st.booleans())
-    def the_login_ends(self, forget: bool, comes_to: str, told: bool) -> None:
+    @rule(forget=st.booleans(), comes_to=COMES_TO, confirmed=st.booleans())
+    def the_login_ends(self, forget: bool, comes_to: str, confirmed: bool) -> None:
         token = (
             next(iter(candidates(self.record, self.now, POLICY)), None)
             if self.record.intent
@@ -459,31 +463,31 @@ class LifecycleStory(RuleBasedStateMachine):
             and self.record.consent_id is not None
             and not self.spend(token, comes_to)
         ):
-            return  # it died over the refresh that it meant to conclude
+            return  # the process died while it concluded the open refresh
         if self.record.consent_id is not None or self.record.revocation is not None or forget:
             held = {t.value for t in tokens_of(self.record) if not t.refused_at}
             self.write(after_end(self.record, forget=forget, now=self.now))
             assert {t.value for t in tokens_to_revoke(self.record)} == held
-            self.xero_is_told_of_the_end(told, False, 0.5)
+            self.xero_is_told_of_the_end(confirmed, False, 0.5)
 
-    @rule(told=st.booleans(), committed=st.booleans(), jitter=JITTER)
-    def xero_is_told_of_the_end(self, told: bool, committed: bool, jitter: float) -> None:
-        """Under the lease, when the record holds no login."""
+    @rule(confirmed=st.booleans(), committed=st.booleans(), jitter=JITTER)
+    def xero_is_told_of_the_end(self, confirmed: bool, committed: bool, jitter: float) -> None:
+        """The request is sent under the lease, while the record holds no login."""
         if not revocation_due(self.record, self.now, POLICY):
             return
         assert self.record.consent_id is None
         named = tokens_to_revoke(self.record)
-        if told or committed:
+        if confirmed or committed:
             for token in named:
                 self.identity.revoke(CLIENT, token.value.reveal())
-        if told:
+        if confirmed:
             self.write(after_revoked(self.record))
             assert not any(self.identity.would_issue(t.value.reveal(), self.time) for t in named)
         else:
             failure: Failure = (
                 Unknown(detail="503")
                 if committed
-                else ClientRefused(detail="who?", code="invalid_client")
+                else ClientRefused(detail="unknown client", code="invalid_client")
             )
             self.write(
                 after_revocation_failed(
@@ -494,11 +498,11 @@ class LifecycleStory(RuleBasedStateMachine):
 
     @rule()
     def xero_ends_the_consent_by_itself(self) -> None:
-        """The person disconnected the app at Xero, say."""
+        """For example, the user disconnected the app at Xero."""
         self.identity.forget()
         self.ended_by_xero = True
 
-    # --------------------------------------------------------------------------- what holds at every step
+    # ---------- invariants
 
     @invariant()
     def all_promises_are_kept(self) -> None:
@@ -574,24 +578,24 @@ class LifecycleStory(RuleBasedStateMachine):
 
 
 def a_story(mode: SiblingMode, *, late_reuse_kills_chain: bool = True) -> LifecycleStory:
-    """One that a test tells by itself."""
+    """Return a story that a test tells step by step."""
     story = LifecycleStory()
-    story.a_person_has_logged_in(mode, late_reuse_kills_chain)
+    story.a_user_has_logged_in(mode, late_reuse_kills_chain)
     return story
 
 
-def test_a_replayed_answer_is_not_served_past_its_end() -> None:
-    """The first try never arrived; the second was carried out long after, and its answer comes only with the third."""
+def test_a_replayed_response_is_not_served_past_its_expiry() -> None:
+    """The first request never arrived, and the response to the second one comes with the third."""
     story = a_story(SiblingMode.SAME_RESPONSE)
     story.time_passes(25 * MINUTE)
-    for comes_to in ("never arrived", "answer lost", "issued"):
+    for comes_to in ("never arrived", "response lost", "issued"):
         story.a_refresh_comes_to(comes_to, 0.5, None, True)
         story.all_promises_are_kept()
         story.time_passes(25 * MINUTE if comes_to == "never arrived" else 15 * MINUTE)
 
 
-def test_an_end_is_newer_than_all_that_the_record_speaks_of() -> None:
-    """Else a process that knows the earlier end takes the later one, and a login after it, for lost writes."""
+def test_an_end_is_newer_than_every_date_of_the_record() -> None:
+    """Otherwise a process that knows an earlier end takes the later one for lost writes."""
     story = a_story(SiblingMode.ALL_VALID)
     for skew in (-HOUR, -DAY):
         epoch = story.record.epoch
@@ -601,46 +605,46 @@ def test_an_end_is_newer_than_all_that_the_record_speaks_of() -> None:
 
 
 def test_a_long_outage_after_a_roll_back_does_not_cost_the_login() -> None:
-    """Xero carries nothing out for longer than a grace, just after a token came back that it took long ago."""
+    """The outage outlasts the grace period, and a token spent long ago has just come back."""
     story = a_story(SiblingMode.ALL_VALID)
     story.time_passes(25 * MINUTE)
     story.a_refresh_comes_to("issued", 0.5, None, False)
     story.time_passes(31 * MINUTE)
     story.a_refresh_comes_to("issued", 0.5, None, False)
-    story.the_store_is_rolled_back_and_told_again(len(story.dumps) - 2)  # the record of the login
+    story.the_store_is_rolled_back(len(story.dumps) - 2)  # the record of the login
     story.a_refresh_comes_to("never arrived", 0.5, None, True)
     story.time += 31 * MINUTE
     story.a_refresh_comes_to("issued", 0.5, None, True)
     story.all_promises_are_kept()
 
 
-def test_an_answer_lost_to_a_process_that_slept_is_asked_for_again() -> None:
-    """Its late request may have killed all that the others got meanwhile; the token it spent lives for its grace."""
+def test_a_response_to_a_process_that_slept_is_requested_again() -> None:
+    """Its late request may have invalidated the newer tokens. Its own stays valid for its grace."""
     story = a_story(SiblingMode.LAST_VALID_WITH_DESCENDANTS)
-    story.others_refresh_while_one_sleeps("answer lost", False, 2, 6 * MINUTE)
+    story.others_refresh_while_one_sleeps("response lost", False, 2, 6 * MINUTE)
     story.time_passes(31 * MINUTE)
     story.all_promises_are_kept()
 
 
 def test_an_end_spends_no_token_whose_grace_is_over() -> None:
-    """The open intent is of one that slept; the record has gone on, and holds a token that was never spent."""
+    """A process that slept left the refresh open, and the record holds an unspent token since."""
     story = a_story(SiblingMode.ALL_VALID)
-    story.others_refresh_while_one_sleeps("answer lost", False, 1, SECOND)
+    story.others_refresh_while_one_sleeps("response lost", False, 1, SECOND)
     story.time_passes(31 * MINUTE)
     story.the_login_ends(False, "issued", True)
 
 
-def test_a_rival_that_was_never_spent_goes_before_a_token_whose_grace_is_over() -> None:
-    """It is of the same race as the current token, and a little older; late reuse of that may end the whole chain."""
+def test_an_unspent_fallback_of_the_same_race_comes_before_a_token_whose_grace_is_over() -> None:
+    """The fallback is a little older than the current token, whose late reuse may end the chain."""
     story = a_story(SiblingMode.ALL_VALID)
-    for comes_to in ("issued", "answer lost"):
+    for comes_to in ("issued", "response lost"):
         story.others_refresh_while_one_sleeps(comes_to, False, 1, SECOND)
-    story.a_refresh_comes_to("answer lost", 0.5, None, True)
+    story.a_refresh_comes_to("response lost", 0.5, None, True)
     story.time_passes(31 * MINUTE)
     story.a_refresh_comes_to("issued", 0.5, None, True)
     story.all_promises_are_kept()
 
 
 def test_no_story_loses_a_refresh_token() -> None:
-    """Whatever refreshes come to, in whatever order, the record goes on from a token that Xero takes."""
+    """In any order of outcomes, the record holds a token that Xero accepts."""
     run_state_machine_as_test(LifecycleStory, settings=SETTINGS)

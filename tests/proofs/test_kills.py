@@ -33,7 +33,7 @@ async def test_children_that_are_killed_in_refreshes_lose_nothing(store: str) ->
 
 @STORES
 async def test_servers_that_are_killed_in_refreshes_lose_nothing(store: str) -> None:
-    """5 kills of the real process: likewise, and whoever starts again serves the token."""
+    """After each of 5 kills of the real process, the next one serves the token."""
     figures = await kills.whole(store, 5, seed=1)
     assert figures.wrong == []
     assert (figures.lost, figures.reused) == (0, 0)
@@ -47,7 +47,7 @@ async def lane() -> AsyncIterator[Lane]:
 
 
 async def a_refresh(lane: Lane) -> Death:
-    """One that nobody kills."""
+    """A refresh that is not killed."""
     began = lane.clock.now()
     await lane.prove()
     return Death(lane.clock.now(), began)
@@ -86,8 +86,9 @@ def redis_server() -> Iterator[RedisServer]:
         yield server
 
 
-# In Python 3.11 asyncio.wait_for, through which redis-py sends its commands, drops a cancellation that comes when the
-# sending has just ended: whoever stops a task that speaks with Redis has to cancel it until it ends.
+# In Python 3.11 asyncio.wait_for, with which redis-py sends its commands, drops a cancellation that
+# comes when the command has just been sent. Code that stops a task which uses Redis has to cancel
+# it until it ends.
 
 
 async def test_a_keeper_closes_although_a_notice_has_just_come(redis_server: RedisServer) -> None:
@@ -111,7 +112,7 @@ async def test_a_keeper_closes_although_a_notice_has_just_come(redis_server: Red
 async def test_a_lease_is_given_back_although_it_is_just_being_renewed(
     redis_server: RedisServer,
 ) -> None:
-    """Each of the first turns of the loop after a renewal begins. Who does not give it back keeps it: for ever."""
+    """The holder stops in each of the first turns of the loop after a renewal begins."""
     store, hung = RedisStore.from_url(redis_server.unix_url), []
 
     async def hold(turns: int) -> None:

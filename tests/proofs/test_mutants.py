@@ -139,11 +139,11 @@ def test_the_tests_of_a_file_come_first() -> None:
         mutants.tests_for(file) for file in ("xots/lifecycle/x.py", "xots/keeping/x.py")
     )
     assert sorted(lifecycle) == sorted(keeper)
-    assert lifecycle.index("tests/lifecycle/test_lifecycle.py") < lifecycle.index(
+    assert lifecycle.index("tests/lifecycle/test_schedule.py") < lifecycle.index(
         "tests/keeping/test_keeper.py"
     )
     assert keeper.index("tests/keeping/test_keeper.py") < keeper.index(
-        "tests/lifecycle/test_lifecycle.py"
+        "tests/lifecycle/test_schedule.py"
     )
 
 

@@ -54,8 +54,8 @@ CLAIMS = {
     "killed": {"kills": 3, "checks of the invariant": 2},
     "restored": {
         "restored, processes alive": 4,
-        "restored, nobody alive: works": 3,
-        "restored, nobody alive: loss reported": 5,
+        "restored, no process alive: works": 3,
+        "restored, no process alive: loss reported": 5,
     },
     "failover": {"fail-overs": 1},
     "hung": {"hangs": 18, "checks of the invariant": 36},

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.inside import context_of
 from torture.processes import Run, fleet, stop_the_holder
 
 from xots.backends.base import Lease
@@ -132,9 +133,9 @@ async def test_callers_wait_for_nobody_while_a_refresh_ahead_is_under_way(
 async def test_a_refresh_asked_for_as_another_ends_is_made(
     logged_in_at: Start, sandbox: Sandbox, get: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The one before has its token, and gives its lease back: who asks then did not mean that one."""
+    """The earlier refresh has its token and releases the lease. The caller gets another one."""
     (server,) = await logged_in_at(1)
-    store, over, go_on = server.keeper._context.store, asyncio.Event(), asyncio.Event()
+    store, over, go_on = context_of(server.keeper).store, asyncio.Event(), asyncio.Event()
     whole = store.lease
 
     @asynccontextmanager

@@ -12,7 +12,7 @@ old dump, clock steps; logins, revocations and logouts, at several processes at 
 
 Checked after every write and after everything that Xero did:
 
-- while somebody is logged in, the store holds a token from which Xero would issue;
+- while there is a login, the store holds a token from which Xero would issue;
 - no refresh token is used again later than 30 minutes after its first use;
 - an acknowledged login or end of one is undone by nothing but a later one (``Ledger``);
 - no process serves an access token that Xero would refuse as expired, unless its own clock is wrong;

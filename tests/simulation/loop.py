@@ -16,7 +16,7 @@ class _Jumping(selectors.SelectSelector):
 
     def select(self, timeout: float | None = None) -> list[Any]:
         if timeout is None:
-            raise RuntimeError("a deadlock: nobody waits for anything that will ever happen")
+            raise RuntimeError("a deadlock: no task waits for an event that will happen")
         self.now += max(timeout, 0)
         return []
 

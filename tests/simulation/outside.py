@@ -19,7 +19,7 @@ from xots.xero.protocol import Credentials, Endpoints, Response, read_token_resp
 
 from .world import CLIENT, SCOPES, UNNOTICED, Held, Process
 
-LEASE_PATIENCE_SECONDS = 60.0
+LEASE_TIMEOUT_SECONDS = 60.0
 ANSWER_SECONDS = 20.0
 """Xero's answer comes within this, or is waited for no longer."""
 
@@ -110,10 +110,10 @@ class SimulatedStore(TokenStore):
     @asynccontextmanager
     async def lease(self, name: str, ttl_seconds: float) -> AsyncIterator[Lease]:
         await self._way()
-        give_up_at = self.world.loop.time() + LEASE_PATIENCE_SECONDS
+        give_up_at = self.world.loop.time() + LEASE_TIMEOUT_SECONDS
         while (other := self.world.leases.get(name)) is not None and not self.world.run_out(other):
             if self.world.loop.time() > give_up_at:
-                raise StoreUnavailable("somebody has held the lease for too long")
+                raise StoreUnavailable("another process has held the lease for too long")
             await asyncio.sleep(0.5)
             await self.process.step()
         if other is not None:
@@ -175,8 +175,8 @@ class SimulatedXero:
         )
 
     async def revoke(self, credentials: Credentials, token: Secret) -> Failure | None:
-        # Xero ends the logins that come after, too: who sleeps between his last look at the lease and the sending
-        # is beyond the bound.
+        # Xero ends later logins too. A process that sleeps between its last check of the lease and
+        # the request is beyond the bound.
         if self.world.sleep_before_revoking:
             self.process.sleep(self.world.sleep_before_revoking)
         await self.process.step(may_pause=False)

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from datetime import timedelta
 
+from xots.backends.base import Stored
 from xots.errors import ConsentLost, StoreUnavailable, XotsError
 from xots.events import ConsentWasLost, Event
 from xots.keeping.keeper import TokenKeeper
@@ -24,7 +25,6 @@ from .world import (
     BrokenInvariantError,
     Climate,
     Process,
-    Stored,
     World,
 )
 
@@ -117,7 +117,7 @@ class Story:
 
     async def _restart(self) -> None:
         await asyncio.sleep(self.world.chance.random() * self.world.chance.choice((2, 120)))
-        # Who starts while the store is rolled back knows no better, and is told of it by those who do.
+        # A process that starts on a rolled-back store learns of it from the others.
         await asyncio.sleep(max(self.world.excused_until - self.world.loop.time(), 0))
         self.start()
 
@@ -273,7 +273,7 @@ class Story:
         world.figures["outages"] += 1
 
     async def _roll_back(self) -> None:
-        """The store is restored from an old dump. Somebody alive knows better, and tells it soon."""
+        """Restore the store from an old dump. A running process knows more, and writes it soon."""
         world = self.world
         best = world.account().generation
         knows = any(p.keeper.account.generation >= best for p in self.processes)
@@ -306,7 +306,7 @@ class Story:
         )
         world.xero_away, world.store_away_until = (0.0, ""), 0.0
         for process in self.processes:
-            process._wake()
+            process.wake()
             process.skew, process.cut_off_until = timedelta(0), 0.0
         await asyncio.sleep(4500)
         world.check()

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from support.inside import operations_of, watch_of
+
 from xots.backends.base import Stored
 from xots.errors import XotsError
 from xots.keeping.keeper import TokenKeeper
@@ -45,7 +47,7 @@ KINDS = (
 """What may go wrong with one request to Xero."""
 
 UNNOTICED = ("bare", "twice")
-"""After these the newest refresh token may be dead, or unknown, without anybody's notice."""
+"""After these the newest refresh token may be dead or unknown, and no process knows it."""
 
 HEARD = ("not-sent", "before", "503-before", "429", "client", "slow")
 """After these it is known what Xero issued, as soon as it answers again."""
@@ -69,7 +71,7 @@ class Climate:
     life_seconds: int = 1800
     ahead_seconds: int = 300
     every_seconds: float = 60
-    """How often something happens that somebody does, on average: where it is seldom, the ticks do the work."""
+    """Average interval between acts of users and callers. If it is long, ticks do the work."""
     xero: float = 0.0
     """The part of the requests to Xero that go wrong."""
     kinds: tuple[str, ...] = KINDS
@@ -93,7 +95,8 @@ class Climate:
         heard = chance.random() < 0.2
         outages = heard or chance.random() < 0.3
         kinds = tuple(kind for kind in KINDS if chance.random() < 0.6) or KINDS
-        # After some a token is dead that nobody knows to be: the next refresh must follow well within the grace.
+        # After some of them a token is dead and no process knows it. The next refresh has to
+        # follow well within the grace period.
         seldom = chance.random() < 0.6
         unwanted = UNNOTICED if outages or seldom else ()
         return cls(
@@ -190,7 +193,7 @@ class Process:
             self.world.breaks(BrokenInvariantError(f"p{self.number} crashed: {error!r}"))
 
     def _others_go_on(self) -> bool:
-        """Is somebody else there to conclude within the grace what this one has begun?"""
+        """Tell if another process can conclude the open refresh of this one within the grace period."""
         processes, climate = self.world.processes, self.world.climate
         hinders = climate.kernel_locks or climate.outages or climate.roll_backs
         return (
@@ -206,9 +209,9 @@ class Process:
             self.world.figures["long sleeps" if seconds == LONG_SLEEP else "pauses"] += 1
             self.awake.clear()
             self.gone_since = self.world.loop.time()
-            self.world.loop.call_later(seconds, self._wake)
+            self.world.loop.call_later(seconds, self.wake)
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
         if not self.dead and not self.awake.is_set():
             self.world.leases_slept_past(self)
             self.gone_since = None
@@ -225,10 +228,11 @@ class Process:
         self.dead, self.gone_since = True, self.world.loop.time()
         self.world.ledger.died(self)
         self.awake.set()
-        watching = [self.keeper._following.watch] if self.keeper._following.watch else []
+        watch = watch_of(self.keeper)
+        watching = [watch] if watch else []
         # In the order of their making: a set has none, and a seed must replay.
         for task in sorted(
-            {*self.tasks, *self.keeper._tasks.running, *watching},
+            {*self.tasks, *operations_of(self.keeper), *watching},
             key=lambda t: (len(t.get_name()), t.get_name()),
         ):
             task.cancel()
@@ -247,7 +251,7 @@ class Held:
 
 @dataclass(eq=False)
 class Act:
-    """A login, or the end of one, as the person who did it saw it."""
+    """A login, or the end of one, as its user saw it."""
 
     login: bool
     by: Process | None
@@ -361,7 +365,7 @@ class World:
         """Those that live."""
         self.kept: dict[str, Stored] = {}
         self.wakers: dict[asyncio.Event, None] = {}
-        """Of those who follow the store's changes."""
+        """Return the processes that follow the store's changes."""
         self.leases: dict[str, Held] = {}
         self.ledger = Ledger()
         self.figures: Counter[str] = Counter()
@@ -394,7 +398,7 @@ class World:
         self.check()
 
     def tell(self) -> None:
-        """Whoever follows the store is told that it may have changed."""
+        """Notify each follower that the store may have changed."""
         for waker in self.wakers:
             waker.set()
 
@@ -404,7 +408,7 @@ class World:
                 held.over = True
 
     def run_out(self, held: Held) -> bool:
-        """May somebody else take this lease?"""
+        """Tell if another process may take this lease."""
         if held.over or self.climate.kernel_locks:
             return held.over or held.holder.dead
         gone = held.holder.gone_since
@@ -464,7 +468,7 @@ class World:
         """Would Xero take this access token, which a process has just served?"""
         self.figures["tokens served"] += 1
         known = self.identity.tokens.access_tokens.get(access_token)
-        # Who starts can't know that the clock was a minute ahead when the token came.
+        # A process that starts cannot know that the clock was a minute ahead at the refresh.
         late = timedelta(minutes=1 if self.climate.steps else 0)
         if known is None or (
             known.expires_at + late <= self.now() and abs(process.skew) < timedelta(seconds=2)

@@ -1,4 +1,4 @@
-"""A simulated Xero, a store that fails on demand, and as many keepers on them as a test wants."""
+"""``Bench``: a simulated Xero, a store that fails on demand, and keepers on them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from xots.backends.base import Stored
-from xots.backends.memory import MemoryStore
-from xots.errors import (
-    StoreUnavailable,
-)
-from xots.events import (
-    Event,
-)
+from xots.events import Event
 from xots.keeping.keeper import TokenKeeper
 from xots.keeping.login import LoginAttempt
 from xots.lifecycle.account import Account, decode, encode
@@ -30,7 +24,7 @@ from xots.sandbox import (
 )
 from xots.sealing import Sealer
 from xots.secret import Secret
-from xots.testing import FakeClock
+from xots.testing import FakeClock, FlakyStore
 from xots.xero.http import XeroClient
 from xots.xero.protocol import Credentials, Endpoints
 
@@ -39,80 +33,53 @@ SCOPES = ("offline_access", "accounting.transactions")
 WEB_APP = Credentials(client_id=DEFAULT_CLIENT_ID, client_secret=Secret(DEFAULT_CLIENT_SECRET))
 
 
-class TroubledStore(MemoryStore):
-    """A memory store that fails on demand: by the name of the method, or after the write, when the reply is lost."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.broken: set[str] = set()
-        self.lose_replies = 0
-        self.before_swap: Callable[[], None] | None = None
-
-    async def read(self, name: str) -> Stored | None:
-        if "read" in self.broken:
-            raise StoreUnavailable("the disk is gone")
-        if "second read" in self.broken:  # the first one still works
-            self.broken = self.broken - {"second read"} | {"read", "swap"}
-        return await super().read(name)
-
-    def lapse(self) -> None:
-        """Whoever holds the lease has slept past it."""
-        self._locks.clear()
-
-    async def check(self) -> None:
-        if self.broken - {"read"}:
-            raise StoreUnavailable("the disk is broken")
-
-    async def swap(self, name: str, value: bytes, *, expected: str | None) -> str:
-        if "swap" in self.broken:
-            raise StoreUnavailable("the disk is full")
-        if self.before_swap is not None:
-            act, self.before_swap = self.before_swap, None
-            act()
-        version = await super().swap(name, value, expected=expected)
-        if self.lose_replies:
-            self.lose_replies -= 1
-            raise StoreUnavailable("the reply was lost")
-        return version
-
-
 class Bench:
-    """A sandbox, a store, and as many keepers on them as a test wants."""
+    """A sandbox, a store, and keepers on them."""
 
     def __init__(self, sandbox: Sandbox, clock: FakeClock) -> None:
         self.sandbox, self.clock = sandbox, clock
-        self.store = TroubledStore()
+        self.store = FlakyStore()
         self.sealer = Sealer.for_this_process()
         self.events: list[Event] = []
         self.keepers: list[TokenKeeper] = []
 
     def kept(self) -> Account:
-        """What the store holds."""
-        stored = self.store._kept["default"]
+        """Return the record of the store."""
+        stored = self.store.dump()["default"]
         return decode(self.sealer.open(stored.value, "account", {"name": "default"}))
 
     def overwrite(self, change: Callable[[Account], Account]) -> None:
-        """Write as another process would that slept past its lease."""
+        """Write as another process does whose lease has expired."""
         kept = self.kept()
         changed = change(replace(kept, intent=None))
         changed = replace(
             changed, generation=kept.generation + 1, write_id=f"other{kept.generation}"
         )
-        sealed = self.sealer.seal(encode(changed), "account", {"name": "default"})
-        self.store._kept["default"] = Stored(sealed, f"other{kept.generation}")
+        self.put(changed, f"other{kept.generation}")
 
-    async def keeper(self, clock: FakeClock | None = None, **options: Any) -> TokenKeeper:
-        """Start a keeper on a host that goes by ``clock``; by default the true one, Xero's."""
+    def put(self, account: Account, version: str) -> None:
+        """Replace the stored record, without a check of its version."""
+        sealed = self.sealer.seal(encode(account), "account", {"name": "default"})
+        self.store.restore({"default": Stored(sealed, version)})
+
+    def client(self, clock: FakeClock | None = None, **changes: str) -> XeroClient:
+        """Return a client for the sandbox; ``changes`` are other endpoints."""
+        endpoints = {
+            "authorize_url": self.sandbox.authorize_url,
+            "token_url": self.sandbox.token_url,
+            "revoke_url": self.sandbox.revoke_url,
+            "connections_url": self.sandbox.connections_url,
+        }
+        return XeroClient(Endpoints(**(endpoints | changes)), clock=clock or self.clock)
+
+    async def keeper(
+        self, clock: FakeClock | None = None, xero: XeroClient | None = None, **options: Any
+    ) -> TokenKeeper:
+        """Start a keeper on a host with ``clock``; by default, the clock is that of Xero."""
         clock = clock or self.clock
-        endpoints = Endpoints(
-            authorize_url=self.sandbox.authorize_url,
-            token_url=self.sandbox.token_url,
-            revoke_url=self.sandbox.revoke_url,
-            connections_url=self.sandbox.connections_url,
-        )
         keeper = TokenKeeper(
             self.store,
-            XeroClient(endpoints, clock=clock),
+            xero or self.client(clock),
             self.sealer,
             rng=random.Random(7),  # noqa: S311 - jitter
             observers=[self.events.append],
@@ -124,6 +91,7 @@ class Bench:
         return keeper
 
     def attempt(self, **changes: object) -> LoginAttempt:
+        """Return an attempt with a code of its own; ``changes`` are other fields."""
         identity = self.sandbox.identity
         request = identity.check_authorization(
             {
@@ -145,26 +113,27 @@ class Bench:
         return LoginAttempt(redirect_uri=DEFAULT_REDIRECT_URI, **given)  # type: ignore[arg-type]
 
     async def held_refresh(self, keeper: TokenKeeper) -> asyncio.Task[None]:
-        """A refresh whose answer Xero holds back, after it has issued."""
+        """Start a refresh whose response Xero holds back, after it has issued."""
         self.sandbox.add_fault("refresh:nth=1:hold-after")
         refresh = asyncio.create_task(keeper.refresh())
         await self.sandbox.held()
         return refresh
 
     async def held_login(self, keeper: TokenKeeper) -> asyncio.Task[None]:
-        """A login whose token response Xero holds back, after it has issued."""
+        """Start a login whose token response Xero holds back, after it has issued."""
         self.sandbox.add_fault("token:nth=1:hold-after")
         login = asyncio.create_task(keeper.login(self.attempt()))
         await self.sandbox.held()
         return login
 
     async def logged_in(self) -> TokenKeeper:
+        """Start a keeper and log in."""
         keeper = await self.keeper()
         await keeper.login(self.attempt())
         return keeper
 
     def issues_from(self, keeper: TokenKeeper) -> bool:
-        """Would Xero issue from the token that the *store* holds? The invariant, in short."""
+        """Tell if Xero would issue from a token of the store. This is the invariant."""
         account = self.kept()
         tokens = [t for t in (account.current, *account.fallbacks) if t is not None]
         return any(
@@ -172,15 +141,17 @@ class Bench:
         )
 
     def happened(self, kind: type[Event]) -> int:
+        """Return the number of events of a type."""
         return sum(isinstance(event, kind) for event in self.events)
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait until it holds; looks often, and gives up after a time that no healthy run needs."""
+    """Wait until the condition is true. Fail after a time that no healthy run needs."""
     async with asyncio.timeout(20):
         while not condition():
             await asyncio.sleep(0.01)
 
 
 def revocations(bench: Bench) -> int:
+    """Return the number of requests to the revocation endpoint."""
     return sum(request.endpoint is Endpoint.REVOCATION for request in bench.sandbox.log)

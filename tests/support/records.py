@@ -1,4 +1,4 @@
-"""What the stateful tests of the lifecycle and of the keeper share."""
+"""The settings and helpers of the stateful tests."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ SETTINGS = settings(
 
 
 def tokens_of(account: Account) -> tuple[RefreshToken, ...]:
+    """Return the current token and the fallbacks."""
     return (account.current, *account.fallbacks) if account.current else account.fallbacks
 
 
 def issued(fields: Any) -> Issued:
-    """The outcome of a token response of Xero."""
+    """Return the outcome that ``xots.xero`` reads from the fields of a response."""
     refresh_token = fields.get("refresh_token")
     return Issued(
         access_token=Secret(fields["access_token"]),

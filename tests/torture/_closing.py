@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from support.inside import context_of
+
 from xots.keeping.keeper import TokenKeeper
 
 
 async def close_with_all(keeper: TokenKeeper) -> None:
     """Close the keeper, and then its store and its client; raises as ``TokenKeeper.close``."""
-    context = keeper._context
+    context = context_of(keeper)
     try:
         await keeper.close()
     finally:

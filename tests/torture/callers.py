@@ -1,13 +1,13 @@
-"""Many callers at the instant at which a token is too old to give away: one refresh, and how long they wait for it.
+"""Many callers at the moment when a token is too old to be served: one refresh, and their waits.
 
-Real server processes on one store, and a simulated Xero that takes its time. Two things are measured, in turn:
+Real server processes on one store, with a simulated Xero that is slow. Two cases are measured:
 
-expiry    Nobody refreshes ahead (``refresh_ahead`` 0). All callers ask, at all processes at once, when the token is
-          down to the part of its life that is no longer given away: each waits for the one refresh.
-ahead     As it is by default: the tick's refresh is under way at Xero, who holds it until all callers have asked and
-          been answered with the token that is there.
+expiry    No tick refreshes ahead (``refresh_ahead`` 0). All callers send a request to all processes
+          at once, when the token has less than the promised lifetime. Each waits for the refresh.
+ahead     The default: the tick's refresh is in progress at Xero, which holds it until all callers
+          have got a response with the old token.
 
-Waits are told as multiples of Xero's own answer time, which is measured beside them.
+Waits are multiples of Xero's own response time, which is measured too.
 """
 
 from __future__ import annotations

@@ -382,7 +382,7 @@ class Lane:
     def keeper(self) -> TokenKeeper:
         """A keeper in this process, for what is not to be killed."""
         store = new_store(self.url)
-        store.shared = False  # nobody else writes while it lives: it need not follow the store
+        store.shared = False  # no other process writes: it need not follow the store
         return new_keeper(
             store, self.key.read_text(), self.sandbox.token_url, self.name, self.clock
         )
@@ -525,7 +525,7 @@ class Lane:
         self.figures.leases += self._admin.delete(LEASE + self.name)
 
     async def prove(self) -> None:
-        """A refresh that nobody kills: the login still lives."""
+        """Refresh without a kill, to check that the login is alive."""
         keeper = self.keeper()
         try:
             await keeper.start()
@@ -564,7 +564,7 @@ def tokens(account: Account) -> list[RefreshToken]:
     return [token for token in (account.current, *account.fallbacks) if token is not None]
 
 
-# -------------------------------------------------------------------------------- who is killed, and how
+# ---------- the processes that are killed
 
 
 class Forkers:

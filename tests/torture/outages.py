@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import redis as redis_client
+from support.inside import context_of, operations_of, watch_of
 from support.redis_servers import RedisServer, free_port
 
 from xots.backends import TokenStore, open_store, redis_url
@@ -236,7 +237,7 @@ class House:
         async def agreed() -> bool:
             kept = await self.kept()
             return all(
-                not keeper._tasks.running
+                not operations_of(keeper)
                 and keeper.store_problem is None
                 and keeper.account.write_id == kept.write_id
                 for keeper in self.keepers
@@ -327,12 +328,10 @@ def tokens_of(account: Account) -> list[RefreshToken]:
 
 
 async def abandon(keeper: TokenKeeper) -> None:
-    """End a process without a word to anybody."""
-    await end(
-        [task for task in (keeper._following.watch, *keeper._tasks.running) if task is not None]
-    )
-    keeper._context.xero.close()
-    await keeper._context.store.close()
+    """End a process at once, without a clean close."""
+    await end([task for task in (watch_of(keeper), *operations_of(keeper)) if task is not None])
+    context_of(keeper).xero.close()
+    await context_of(keeper).store.close()
 
 
 async def end(tasks: list[asyncio.Task[None]]) -> None:
@@ -358,7 +357,7 @@ async def until(
 
 
 async def in_a_thread(work: Callable[[], T]) -> T:
-    """Do what waits; to its end even if nobody waits for it any more."""
+    """Run ``work`` to its end, even if its caller is cancelled."""
     task = asyncio.ensure_future(asyncio.to_thread(work))
     try:
         return await asyncio.shield(task)
@@ -578,7 +577,7 @@ async def restored_alive(history: str, figures: Counter[str], chance: random.Ran
             await put_back(redis, dump)
             kept = await house.settled()
             figures["restored, processes alive"] += 1
-            assert house.happened(StoreLostWrites), "nobody noticed that the store has lost writes"
+            assert house.happened(StoreLostWrites), "the lost writes of the store were not reported"
             assert kept.generation > known.generation
             assert (kept.consent_id, kept.ended_at) == (known.consent_id, known.ended_at)
             await house.check()
@@ -635,9 +634,9 @@ async def restored_to_none(
                 house.is_live(await keeper.token())
                 await keeper.refresh()
             figures[
-                "restored, nobody alive: works"
+                "restored, no process alive: works"
                 if works
-                else "restored, nobody alive: loss reported"
+                else "restored, no process alive: loss reported"
             ] += 1
 
 
@@ -754,7 +753,7 @@ async def failed_over(trio: Trio, house: House, history: str, options: Options) 
     await timed(house.settled(), house.figures, "longest return, ms")
     house.figures["fail-overs"] += 1
     assert house.happened(StoreLostWrites) > lost_before, (
-        "nobody noticed that acknowledged writes were lost"
+        "the loss of acknowledged writes was not reported"
     )
     await see_all_is_there(house, known, history)
     if options.come_back:
@@ -780,7 +779,7 @@ async def see_all_is_there(house: House, known: Account, history: str) -> None:
 
 
 FORMS = ("refused", "503", "hangs")
-"""How Xero is away: nobody listens; somebody answers that it is down; somebody takes the request and never answers."""
+"""Xero refuses connections, responds that it is down, or takes requests and never responds."""
 
 
 @asynccontextmanager
@@ -802,7 +801,7 @@ async def away(house: House, form: str) -> AsyncIterator[None]:
             server = await asyncio.start_server(hang, "127.0.0.1", house.sandbox.port)
             await stack.enter_async_context(server)
             for client in house.clients:
-                client.deadline_seconds = 0.02  # nobody waits here for the real one
+                client.deadline_seconds = 0.02  # the real one is too long for a test
         yield
     for client in house.clients:
         client.deadline_seconds = 20
@@ -817,7 +816,7 @@ async def set_house(
     keepers: int = 2,
     mode: SiblingMode | None = None,
 ) -> AsyncIterator[House]:
-    """Keepers on one folder, by a clock that stands still until it is moved; somebody has logged in."""
+    """Keepers on one folder, with a clock that only tests move, after a login."""
     with tempfile.TemporaryDirectory(prefix="xots-outages-") as folder:
         clock = FakeClock(START)
         async with House(Path(folder).as_uri(), figures, chance, clock=clock, mode=mode) as house:

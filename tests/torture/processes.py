@@ -7,7 +7,7 @@ storms    Tokens live long, so that only ``GET /refresh`` brings a refresh about
           calls are to go wrong, it is not held.)
 demands   Tokens live short, callers ask for most of that life (``min_ttl``), and storms come at random, unheld. A
           process that hears of a storm after its refresh is over refreshes once more, as it should.
-expiry    Tokens live short, and nobody asks for more than the next token: the ticks do the work.
+expiry    Tokens live short, and no caller demands more than the next token: the ticks refresh.
 
 All along callers ask every process for ``/token``, and the record in the store is read, and its tokens tried, in
 thought, at the simulated Xero.
@@ -73,11 +73,11 @@ FAULTS = (
 """What goes wrong with a refresh, each as often as the others: before the commit, after it, or just late."""
 
 DUE_AFTER = 0.4
-"""A token that nobody wants refreshed is so at half its life; in parts of it, with room for the clocks of two
-processes and for the time that the refresh takes."""
+"""The part of a lifetime before which no tick refreshes. The tick refreshes at half of it; the rest
+is room for the clocks of two processes and for the duration of the refresh."""
 
 PAUSE_SECONDS = 0.02
-"""Between two questions of one caller: the two cores of a small machine must do for Xero and the servers too."""
+"""Interval between two requests of one caller. Xero and the servers need the processors too."""
 
 
 # ------------------------------------------------------------------------------------------ asking
@@ -149,8 +149,12 @@ class Process:
     port: int = 0
 
     def said(self, pattern: str) -> list[str]:
-        """What its log says that fits."""
+        """Return the parts of its log that match."""
         return re.findall(pattern, self.log.read_text())
+
+    def has_started_or_ended(self) -> bool:
+        """Tell if it serves, or has ended before it could."""
+        return bool(self.said(r"serving on ")) or self.process.returncode is not None
 
     @property
     def refreshes(self) -> int:
@@ -271,9 +275,7 @@ async def fleet(
             running.push_async_callback(ended, process)
             processes.append(Process(process, folder / f"log-{number}"))
         for one in processes:
-            await until(
-                lambda one=one: bool(one.said(r"serving on ")) or one.process.returncode is not None
-            )  # type: ignore[misc]
+            await until(one.has_started_or_ended)
             assert one.process.returncode is None, one.log.read_text()
             one.port = int(one.said(r"serving on http://127\.0\.0\.1:(\d+)")[0])
         client = sandbox.options.clients[0]
@@ -316,7 +318,7 @@ class Figures:
     looks: int = 0
     """How often the record was tried."""
     soonest: float | None = None
-    """The least time between two refreshes where nobody asked for them, in seconds."""
+    """The least time between two refreshes that no caller demanded, in seconds."""
     wrong: list[str] = field(default_factory=list)
 
     def check(
@@ -392,7 +394,7 @@ class Run:
         tasks += [asyncio.create_task(self.call(process)) for process in self.fleet.processes]
         tasks.append(asyncio.create_task(self.look()))
         try:
-            # Whoever asks ends only by an error.
+            # A caller ends only by an error.
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
@@ -423,10 +425,10 @@ class Run:
         goal, before = self.rotations + expiries, len(self.fleet.sandbox.refreshes())
         await until(lambda: self.rotations >= goal, 60 + expiries * self.life * 10)
         if not self.faulty:
-            # The first may follow soon on the one before it, which somebody demanded.
+            # The first may follow soon after one that a caller demanded.
             times = [refresh.at for refresh in self.fleet.sandbox.refreshes()[before:]]
-            soonest = min((later - earlier for earlier, later in pairwise(times)), default=None)
-            self.figures.soonest = soonest and soonest.total_seconds()
+            gaps = [(later - earlier).total_seconds() for earlier, later in pairwise(times)]
+            self.figures.soonest = min(gaps, default=None)
             if self.figures.soonest is not None and self.figures.soonest < self.life * DUE_AFTER:
                 self.figures.wrong.append(
                     f"a token was refreshed {self.figures.soonest:.2f} s after it was issued"
@@ -468,7 +470,7 @@ class Run:
                 await sandbox.held()
                 for _ in range(
                     2
-                ):  # whoever has answered the second of these has begun what came before the first
+                ):  # after the second response, all earlier requests are in progress
                     for line in self.pings:
                         await line.get("/ping")
                 sandbox.release()
@@ -550,11 +552,12 @@ def stopped(process: Process) -> Iterator[None]:
 async def stop_the_holder(
     fleet: Fleet, mode: SiblingMode, hold: str, *, seconds: float = 0, further: int = 2
 ) -> str:
-    """Stop whoever holds the lease in mid-refresh, let the other take over, and let the first go on; what it cost.
+    """Stop the lease holder during a refresh, let the other take over, and let the first go on.
 
-    The refresh is held at Xero before or after its commit (``hold``). On Redis the lease runs out: the other finds the
-    intent, refreshes with the same token, and goes on from there, so that the first one's answer comes very late. In a
-    folder the lease never runs out: the other serves what it has, and spends nothing.
+    The refresh is held at Xero before or after its commit (``hold``). On Redis the lease expires:
+    the other finds the intent, refreshes with the same token, and continues from there, so that the
+    first one's response comes very late. In a folder the lease never expires: the other serves its
+    token, and spends none.
 
     Args:
         seconds: how long the holder is stopped; 0 for no longer than need be, with the lease cut short in Redis.
@@ -570,7 +573,7 @@ async def stop_the_holder(
     with stopped(first):
         began = time.monotonic()
         taking_over = asyncio.create_task(fleet.line(second).get("/refresh"))
-        for _ in range(2):  # whoever answers the second of these has begun to wait for the lease
+        for _ in range(2):  # after the second response, the process waits for the lease
             assert (await other.get("/token")).token == old, "the other serves what it has"
         if fleet.redis is not None:
             if not seconds:
@@ -592,7 +595,7 @@ async def stop_the_holder(
         assert all(r.outcome in ("issued", "replayed") for r in taken), taken
         sandbox.release()
         await until(lambda: len(sandbox.refreshes()) > before + len(taken))
-        assert await fleet.is_safe(), "although the answer has reached nobody yet"
+        assert await fleet.is_safe(), "the login is not safe while the response is held back"
     late = await begun
     assert late.status == 303 or (late.status == 503 and "retry-after" in late.headers), late
     assert (await taking_over).status == 303

@@ -7,7 +7,7 @@ calls and each treatment. Afterwards:
 
 - A child that was killed is gone. One that met an error has told of it, or took no harm (never so where a record was
   written or synced); it served the access token all along, refreshed when asked again, and stopped with everything
-  written. Nobody printed a traceback.
+  written. No process printed a traceback.
 - Whenever Xero was asked, the folder held the intent to spend that very token.
 - The next start on the folder finds the login, refreshes it twice, and is never refused; no temporary file stays.
 
@@ -35,6 +35,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+from support.inside import replica_of
 
 from xots.backends.file import FileStore
 from xots.clock import Clock, SystemClock
@@ -84,7 +86,7 @@ TRIES = 3
 
 ANY_PROCESS = -1
 PR_SET_PTRACER = 0x59616D61
-"""Of prctl(2): who may attach to this process, where the Yama module leaves that to ancestors."""
+"""See prctl(2): the processes that may attach to this one under the Yama module."""
 
 Item = TypeVar("Item")
 Came = TypeVar("Came")
@@ -133,7 +135,7 @@ async def child(line: socket.socket) -> None:
     told = json.loads(stream.readline())
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
     store = FileStore(Path(told["folder"]))
-    store.shared = False  # nobody else writes: no watch, whose looks would come at any time
+    store.shared = False  # no other process writes, so no watch reads at a random time
     keeper = TokenKeeper(store, Xero(ask), Sealer([Secret(told["key"])]), observers=[observe])  # type: ignore[arg-type]
     await keeper.start()
     _close_as_the_kernel_does()
@@ -222,7 +224,7 @@ class Stage:
             scopes_requested=SCOPES,
             began_at=now,
         )
-        await keeper._replica.compare_and_set(account)
+        await replica_of(keeper).compare_and_set(account)
         await keeper.close()
 
     def keeper(self) -> TokenKeeper:

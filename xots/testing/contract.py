@@ -1,16 +1,5 @@
 # ruff: noqa: S101 - these are tests, which live in the package so that third parties can run them
-"""For tests with pytest: the suite that every store passes, and a clock that only tests move.
-
-Subclass ``TokenStoreContract`` in a test module of your own, and give it one fixture::
-
-    class TestMyStore(TokenStoreContract):
-        @pytest.fixture
-        def opening(self, tmp_path):
-            return lambda: MyStore.from_url(f"mine://{tmp_path}")
-
-The tests are coroutines: with pytest-asyncio set ``asyncio_mode = auto``, or mark the class with
-``pytest.mark.asyncio``.
-"""
+"""``TokenStoreContract``: the suite that every store passes."""
 
 from __future__ import annotations
 
@@ -18,116 +7,44 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import ClassVar, TypeAlias
 
-from .backends.base import TokenStore
-from .errors import StaleWrite
+from ..backends.base import TokenStore
+from ..errors import StaleWrite
 
-__all__ = ["FakeClock", "Opening", "TokenStoreContract"]
+__all__ = ["Opening", "TokenStoreContract"]
 
 Opening: TypeAlias = Callable[[], TokenStore]
 
-PATIENCE_SECONDS = 20.0
-"""How long a test waits for what must happen before it fails: far longer than it takes on a busy machine."""
+EVENT_TIMEOUT_SECONDS = 20.0
+"""A test fails after this wait for an event. Each event takes far less, on a busy machine too."""
 
 EVERY_BYTE = bytes(range(256))
-
-
-class FakeClock:
-    """A clock for tests: it stands still until a test moves it, and nothing waits in real time.
-
-    It is an ``xots.clock.Clock``: ``TokenKeeper`` and ``XeroClient`` take it as ``clock``. The
-    simulated Xero takes a function: pass it ``clock.now``.
-
-    Two things happen to a real clock, and a test makes either: time passes (``advance``), or an
-    operator or NTP sets the time of day while no time passes (``step``)::
-
-        clock = FakeClock()
-        host = clock.beside(minutes=3)  # another host, whose time of day is three minutes ahead
-        clock.advance(minutes=20)  # 20 minutes pass, on both hosts
-        host.step(minutes=-3)  # the other host's time of day is put right
-
-    Args:
-        now: the time of day at first, aware.
-    """
-
-    def __init__(self, now: datetime = datetime(2026, 11, 2, 9, tzinfo=UTC)) -> None:
-        self._began_at = now.astimezone(UTC)
-        """The time of day when no time had passed yet. A step moves it."""
-        self._passed = _PassedTime()
-
-    def now(self) -> datetime:
-        """Return the time of day, aware UTC."""
-        return self._began_at + self._passed.duration
-
-    def elapsed(self) -> float:
-        """Return the seconds that have passed since the clock was made. No step changes them."""
-        return self._passed.duration.total_seconds()
-
-    def advance(
-        self, seconds: float = 0.0, *, minutes: float = 0, hours: float = 0, days: float = 0
-    ) -> None:
-        """Let time pass: ``now`` and ``elapsed`` move on, here and on every clock beside this one.
-
-        Raises:
-            ValueError: the duration is negative. Time does not go back; ``step`` sets a clock back.
-        """
-        duration = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
-        if duration < timedelta(0):
-            raise ValueError("time does not go back: set the clock back with step()")
-        self._passed.duration += duration
-
-    def step(
-        self, seconds: float = 0.0, *, minutes: float = 0, hours: float = 0, days: float = 0
-    ) -> None:
-        """Set the time of day forward, or back with a negative duration, while no time passes.
-
-        Only this clock's ``now`` moves: not ``elapsed``, and no clock beside this one.
-        """
-        self._began_at += timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
-
-    def beside(
-        self, seconds: float = 0.0, *, minutes: float = 0, hours: float = 0, days: float = 0
-    ) -> FakeClock:
-        """Return the clock of another host, ahead of this one, or behind with a negative duration.
-
-        The same time passes on both hosts, whichever of the two clocks a test advances. A step on
-        one leaves the other as it is.
-        """
-        other = FakeClock(self._began_at)
-        other._passed = self._passed
-        other.step(seconds, minutes=minutes, hours=hours, days=days)
-        return other
-
-
-class _PassedTime:
-    """The time that has passed, which the clocks of all hosts of a test share."""
-
-    def __init__(self) -> None:
-        self.duration = timedelta(0)
+"""Each value that a byte can have, once."""
 
 
 class TokenStoreContract:
-    """What every store must do. Each test gets a store of its own through the fixture ``opening``.
+    """The behaviour of every store, one test for each rule.
 
-    The fixture, which the subclass defines (it may be async), gives a function without arguments. Every call of it
-    makes a ``TokenStore``, unopened, on the *same* kept records, which are empty when the test begins; the tests
-    close what they made. Of a store that is not shared, it is called once a test.
+    The subclass defines the fixture ``opening`` (it may be async), which returns a function without
+    arguments. Each call of the function returns an unused ``TokenStore`` on the *same* records;
+    there are none when a test begins. The tests close the stores. A test calls the function once if
+    the store is not shared.
     """
 
     lease_ttl_seconds: ClassVar[float] = 0.6
-    """The life of a lease that is held beyond it; longer for a store that needs long to renew one."""
+    """The lifetime of a lease in the test that renews it. A store that renews slowly needs more."""
 
     async def test_a_missing_name_is_none(self, opening: Opening) -> None:
-        """What was never written is None, not an error."""
+        """A name that was never written reads as None. It is not an error."""
         async with _opened(opening) as (store, another):
             assert await store.read("default") is None
             assert await store.names() == []
             assert await another.read("default") is None
 
     async def test_what_was_written_is_read_back(self, opening: Opening) -> None:
-        """Every byte value, no byte at all, and a record of 256 kB come back as they were, from any opening."""
+        """Each opening returns the same bytes: every byte value, no bytes, and 256 kB of them."""
         async with _opened(opening) as (store, another):
             version = None
             for value in (
@@ -145,17 +62,17 @@ class TokenStoreContract:
                     assert stored is not None
                     assert type(stored.value) is bytes
                     assert stored.value == value
-                    assert stored.version == version, "swap gives the version that read gives"
+                    assert stored.version == version, "swap and read return different versions"
 
     async def test_an_empty_value_is_not_a_missing_name(self, opening: Opening) -> None:
-        """A record of no bytes is there: it is listed, and can't be created again."""
+        """A record without bytes exists: it is listed, and a second creation is stale."""
         async with _opened(opening) as (store, _):
             await store.swap("default", b"", expected=None)
             assert await store.names() == ["default"]
             await _is_stale(store.swap("default", b"new", expected=None))
 
     async def test_a_stale_write_writes_nothing(self, opening: Opening) -> None:
-        """Whoever expects nothing where there is something, or another version, gets StaleWrite and changes nothing."""
+        """A write that expects no record or another version is stale and changes nothing."""
         async with _opened(opening) as (store, another):
             first = await store.swap("default", b"first", expected=None)
             await _is_stale(another.swap("default", b"intruder", expected=None))
@@ -167,14 +84,14 @@ class TokenStoreContract:
             assert (stored.value, stored.version) == (b"second", second)
 
     async def test_a_version_of_a_missing_name_is_stale(self, opening: Opening) -> None:
-        """A store that lost a record says so to whoever expects it, and does not make it anew."""
+        """A store that lost the expected record raises StaleWrite and does not create another."""
         async with _opened(opening) as (store, _):
             version = await store.swap("other", b"value", expected=None)
             await _is_stale(store.swap("default", b"value", expected=version))
             assert await store.read("default") is None
 
     async def test_a_version_never_stands_for_two_values(self, opening: Opening) -> None:
-        """Versions are not counters: when a value is written again after another, no old version fits the new bytes."""
+        """Versions are not counters: no version of an earlier value fits later bytes."""
         async with _opened(opening) as (store, _):
             value_of: dict[str, bytes] = {}
             version = None
@@ -191,7 +108,7 @@ class TokenStoreContract:
             )
 
     async def test_names_are_listed_in_order(self, opening: Opening) -> None:
-        """Every legal name is kept apart from the others and listed, in order; the store's own are hidden."""
+        """Each valid name has its own record and is listed, in order; leases are hidden."""
         names = [
             "-",
             "0",
@@ -218,7 +135,7 @@ class TokenStoreContract:
                 assert stored.value == name.encode()
 
     async def test_of_swaps_at_the_same_time_one_wins(self, opening: Opening) -> None:
-        """Of many that expect the same version exactly one is written, whether it creates the record or replaces it."""
+        """Of concurrent swaps of one version, exactly one is written. Creations count too."""
         async with _opened(opening) as (store, another):
             version = None
             for turn in range(3):
@@ -238,7 +155,7 @@ class TokenStoreContract:
                 assert version == results[won[0]]
 
     async def test_no_change_is_lost(self, opening: Opening) -> None:
-        """Many who read, add one and write, again and again until it is not stale, add up."""
+        """Concurrent writers that read, add one and write, and retry a stale write, all count."""
         async with _opened(opening) as (store, another):
 
             async def add(through: TokenStore, times: int) -> None:
@@ -257,9 +174,9 @@ class TokenStoreContract:
             assert stored.value == b"20"
 
     async def test_a_cancelled_swap_is_whole_or_nothing(self, opening: Opening) -> None:
-        """A caller who goes away in mid-write leaves the old value or the new one, and a store that works."""
+        """A write that is cancelled leaves the old or the new value, and a store that works."""
         async with _opened(opening) as (store, another):
-            version, there = None, [b""]
+            version, possible = None, [b""]
             for number in range(10):
                 new = b"new %d" % number * 1000
                 swap = asyncio.ensure_future(store.swap("default", new, expected=version))
@@ -268,20 +185,20 @@ class TokenStoreContract:
                 swap.cancel()
                 with suppress(asyncio.CancelledError):
                     await swap
-                # It may still conclude; whoever finds his own write stale then looks again.
+                # The cancelled write may still take effect. Then this write is stale: read again.
                 settled, version = b"settled %d" % number, None
-                async with asyncio.timeout(PATIENCE_SECONDS):
+                async with asyncio.timeout(EVENT_TIMEOUT_SECONDS):
                     while version is None:
                         stored = await another.read("default")
-                        assert (stored.value if stored else b"") in (*there, new)
+                        assert (stored.value if stored else b"") in (*possible, new)
                         with suppress(StaleWrite):
                             version = await another.swap(
                                 "default", settled, expected=stored.version if stored else None
                             )
-                there = [settled]
+                possible = [settled]
 
     async def test_a_lease_excludes(self, opening: Opening) -> None:
-        """One holder at a time, however many want it, through whichever opening."""
+        """One task holds the lease at a time, through either opening."""
         async with _opened(opening) as (store, another):
             inside = 0
 
@@ -289,43 +206,43 @@ class TokenStoreContract:
                 nonlocal inside
                 async with through.lease("default", 10) as lease:
                     inside += 1
-                    assert inside == 1, "two hold the lease at the same time"
+                    assert inside == 1, "two tasks hold the lease at the same time"
                     assert not lease.lost
                     await through.read("default")
                     await asyncio.sleep(0.01)
-                    assert inside == 1, "two hold the lease at the same time"
+                    assert inside == 1, "two tasks hold the lease at the same time"
                     inside -= 1
 
             await asyncio.gather(*(hold(one) for one in (store, another, store, another)))
 
     async def test_leases_of_two_names_are_apart(self, opening: Opening) -> None:
-        """Whoever acts for one account does not hold up another."""
+        """The lease of one name does not delay that of another."""
         async with (
             _opened(opening) as (store, another),
             store.lease("one", 30),
-            asyncio.timeout(PATIENCE_SECONDS),
+            asyncio.timeout(EVENT_TIMEOUT_SECONDS),
             another.lease("two", 30),
         ):
             pass
 
     async def test_a_lease_is_released_when_its_holder_fails(self, opening: Opening) -> None:
-        """An exception inside gives the lease back, long before it runs out, and passes through."""
+        """An exception releases the lease at once, and passes through it."""
         async with _opened(opening) as (store, another):
-            went_wrong = KeyError("what went wrong inside")
+            failure = KeyError("raised under the lease")
 
             async def fail() -> None:
                 async with store.lease("default", 60):
-                    raise went_wrong
+                    raise failure
 
             (outcome,) = await asyncio.gather(fail(), return_exceptions=True)
-            assert outcome is went_wrong, "the lease swallowed what went wrong inside"
-            async with asyncio.timeout(PATIENCE_SECONDS), another.lease("default", 60):
+            assert outcome is failure, "the lease swallowed the exception"
+            async with asyncio.timeout(EVENT_TIMEOUT_SECONDS), another.lease("default", 60):
                 pass
 
     async def test_a_lease_is_released_when_its_holder_or_a_waiter_is_cancelled(
         self, opening: Opening
     ) -> None:
-        """A task that is cancelled while it holds the lease, or waits for it, leaves it to the next."""
+        """A task that is cancelled as holder or as waiter leaves the lease to the next task."""
         async with _opened(opening) as (store, another):
             held = asyncio.Event()
 
@@ -335,63 +252,63 @@ class TokenStoreContract:
                     await asyncio.Event().wait()
 
             holder = asyncio.create_task(hold(store))
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with asyncio.timeout(EVENT_TIMEOUT_SECONDS):
                 await held.wait()
             waiters = [asyncio.create_task(hold(another)) for _ in range(3)]
             await asyncio.wait(waiters, timeout=0.1)
             for task in (*waiters, holder):
                 task.cancel()
             await asyncio.wait([*waiters, holder])
-            async with asyncio.timeout(PATIENCE_SECONDS), another.lease("default", 60):
+            async with asyncio.timeout(EVENT_TIMEOUT_SECONDS), another.lease("default", 60):
                 pass
 
     async def test_a_lease_is_renewed_while_it_is_held(self, opening: Opening) -> None:
-        """Held for longer than its life, it is neither lost nor given to another; then the next one gets it."""
+        """A lease held beyond its lifetime is not lost. A waiter gets it after its release."""
         async with _opened(opening) as (store, another):
             ttl = self.lease_ttl_seconds
 
-            async def next_one() -> None:
+            async def take_over() -> None:
                 async with another.lease("default", ttl):
                     pass
 
             async with store.lease("default", ttl) as lease:
-                waiter = asyncio.create_task(next_one())
+                waiter = asyncio.create_task(take_over())
                 held_until = time.monotonic() + 2.2 * ttl
                 while time.monotonic() < held_until:
                     assert not lease.lost, "the lease was lost while it was held"
-                    assert not waiter.done(), "another got the lease while it was held"
+                    assert not waiter.done(), "another task got the lease while it was held"
                     await asyncio.sleep(ttl / 20)
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with asyncio.timeout(EVENT_TIMEOUT_SECONDS):
                 await waiter
 
     async def test_a_change_is_noticed(self, opening: Opening) -> None:
-        """Whoever follows a name is told of what another opening writes, each time."""
+        """A follower of a name is notified of each write through another opening."""
         async with _opened(opening) as (store, another):
             changes = store.changes("default", every_seconds=0.05)
             version = None
             try:
-                # When it begins to follow is not known: so it is written until it is told.
-                told = asyncio.ensure_future(anext(changes))
-                give_up_at = time.monotonic() + PATIENCE_SECONDS
-                while not told.done():
+                # The time at which it begins to follow is unknown, so write until it is notified.
+                notified = asyncio.ensure_future(anext(changes))
+                give_up_at = time.monotonic() + EVENT_TIMEOUT_SECONDS
+                while not notified.done():
                     assert time.monotonic() < give_up_at, "no change was noticed"
                     version = await another.swap(
                         "default", b"%f" % time.monotonic(), expected=version
                     )
-                    await asyncio.wait([told], timeout=0.1)
-                await told
-                # From now on, each single write counts.
+                    await asyncio.wait([notified], timeout=0.1)
+                await notified
+                # From now on it is notified of each write.
                 for _ in range(3):
                     version = await another.swap(
                         "default", b"%f" % time.monotonic(), expected=version
                     )
-                    async with asyncio.timeout(PATIENCE_SECONDS):
+                    async with asyncio.timeout(EVENT_TIMEOUT_SECONDS):
                         await anext(changes)
             finally:
                 await changes.aclose()  # type: ignore[attr-defined] # an async generator, as every override is
 
     async def test_the_check_passes(self, opening: Opening) -> None:
-        """A store that works says so, leaves no trace of the check, and its warnings are sentences."""
+        """The check of a working store passes and leaves no record. Warnings are texts."""
         async with _opened(opening) as (store, another):
             await store.check()
             await asyncio.gather(store.check(), another.check(), store.check())
@@ -399,7 +316,7 @@ class TokenStoreContract:
             assert all(isinstance(warning, str) and warning for warning in await store.warnings())
 
     async def test_the_clocks_of_one_machine_agree(self, opening: Opening) -> None:
-        """A store that compares clocks finds no difference here; one that cannot returns None."""
+        """A store that compares clocks finds no difference here; others return None."""
         async with _opened(opening) as (store, another):
             async with another.lease("default", 10):
                 pass
@@ -410,7 +327,7 @@ class TokenStoreContract:
                 assert abs(ahead) < timedelta(seconds=10)
 
     async def test_it_may_be_closed_again(self, opening: Opening) -> None:
-        """Closing what was never used, or is closed already, is no error; what is durable or shared is still there."""
+        """Closing an unused or a closed store is no error. Shared records stay."""
         async with _opened(opening) as (store, another):
             await store.swap("default", b"kept", expected=None)
             await store.close()
@@ -424,7 +341,7 @@ class TokenStoreContract:
                 await unused.close()
 
     async def test_a_url_that_is_not_its_own_is_refused(self, opening: Opening) -> None:
-        """A wrong URL is a ValueError with a message, in which no password stands."""
+        """A wrong URL raises ValueError with a message that holds no password."""
         async with _opened(opening) as (store, _):
             for url in (
                 "",
@@ -437,11 +354,11 @@ class TokenStoreContract:
                     type(store).from_url(url)
                 except ValueError as error:
                     message = str(error)
-                assert message, f"from_url accepts {url!r}, or does not say what is wrong with it"
+                assert message, f"from_url accepts {url!r}, or raises without a message"
                 assert "canary" not in message
 
     async def test_it_says_what_it_is(self, opening: Opening) -> None:
-        """Whether other processes see it, and whether it survives a restart, decide what is sealed and with what."""
+        """The attributes that decide how records are sealed are booleans."""
         async with _opened(opening) as (store, _):
             assert isinstance(store.shared, bool)
             assert isinstance(store.durable, bool)
@@ -450,7 +367,7 @@ class TokenStoreContract:
 
 @asynccontextmanager
 async def _opened(opening: Opening) -> AsyncIterator[tuple[TokenStore, TokenStore]]:
-    """The store, and another opening of it where it is shared (else the same once more)."""
+    """Open the store twice; return the same one twice if it is not shared. Close them at the end."""
     store = opening()
     another = opening() if store.shared else store
     try:

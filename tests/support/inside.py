@@ -1,0 +1,39 @@
+"""The inside of a keeper. Tests reach past the public names of a keeper in this file only.
+
+A test needs it to end a keeper as the death of its process does, and to let two operations of one
+keeper overlap at a certain moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from xots.keeping.context import Context
+from xots.keeping.keeper import TokenKeeper
+from xots.keeping.replica import Replica
+
+
+def context_of(keeper: TokenKeeper) -> Context:
+    """Return the keeper's parts: its store and its client among them."""
+    return keeper._context
+
+
+def replica_of(keeper: TokenKeeper) -> Replica:
+    """Return the keeper's copy of the record."""
+    return keeper._replica
+
+
+def operations_of(keeper: TokenKeeper) -> frozenset[asyncio.Task[Any]]:
+    """Return the tasks of the operations that the keeper has not concluded."""
+    return keeper._tasks.running
+
+
+def watch_of(keeper: TokenKeeper) -> asyncio.Task[None] | None:
+    """Return the task that watches a shared store."""
+    return keeper._following.watch
+
+
+async def settle(keeper: TokenKeeper) -> None:
+    """Read the record under the lease, as a tick does after a failure of the store."""
+    await keeper._following.settle()

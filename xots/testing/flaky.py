@@ -1,0 +1,169 @@
+"""``FlakyStore``: a memory store that fails on demand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from inspect import isawaitable
+from typing import TypeAlias
+
+from ..backends.base import Lease, Stored
+from ..backends.memory import MemoryStore
+from ..errors import StoreUnavailable
+
+__all__ = ["FlakyStore", "Hold"]
+
+Act: TypeAlias = Callable[[], object]
+"""A function without arguments, or a coroutine function. Its result is ignored."""
+
+
+class FlakyStore(MemoryStore):
+    """A memory store that fails on demand, for tests of what a program does then.
+
+    Each method works until a test asks for a failure. ``METHOD`` below is ``"read"``, ``"swap"``,
+    ``"names"``, ``"check"`` or ``"lease"``::
+
+        store = FlakyStore()
+        store.fail("swap", reason="the disk is full")  # every swap, until repair()
+        store.repair()
+        store.lose_replies()  # the next swap writes, and raises StoreUnavailable
+
+        backup = store.dump()
+        ...
+        store.restore(backup)  # the store has lost every write since
+
+        hold = store.hold("swap")  # the next swap waits
+        refresh = asyncio.create_task(keeper.refresh())
+        await hold.reached()
+        hold.release()
+
+        store.before("swap", lambda: store.leases[-1].lose())  # the holder learns that it lost it
+        store.lapse()  # others may take the lease; its holder does not know yet
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.leases: list[Lease] = []
+        """Every lease that was taken, the newest last."""
+        self._failures: dict[str, str] = {}
+        self._lost_replies = 0
+        self._before: dict[str, Act] = {}
+        self._after: dict[str, Act] = {}
+
+    # ---------- what a test asks for
+
+    def fail(self, *methods: str, reason: str = "the store fails on demand") -> None:
+        """Raise ``StoreUnavailable(reason)`` from each call of these methods, until ``repair``.
+
+        ``check`` fails with ``swap``, because a store that cannot be written fails its check.
+        """
+        self._failures |= dict.fromkeys(methods, reason)
+
+    def repair(self) -> None:
+        """Let every method work again."""
+        self._failures.clear()
+        self._lost_replies = 0
+
+    def lose_replies(self, count: int = 1) -> None:
+        """Write the next ``count`` swaps and raise ``StoreUnavailable``: their replies are lost."""
+        self._lost_replies = count
+
+    def before(self, method: str, act: Act) -> None:
+        """Run ``act`` once, before the next call of ``method``."""
+        self._before[method] = act
+
+    def after(self, method: str, act: Act) -> None:
+        """Run ``act`` once, after the next call of ``method``. For a lease, after its release."""
+        self._after[method] = act
+
+    def hold(self, method: str, *, after: bool = False) -> Hold:
+        """Keep the next call of ``method`` waiting before it starts, or ``after`` it has ended,
+        until the hold is released."""
+        hold = Hold()
+        (self._after if after else self._before)[method] = hold
+        return hold
+
+    def lapse(self) -> None:
+        """Let other callers take the leases that are held. Their holders do not learn it, as a
+        process does not that was suspended after it checked its lease."""
+        self._locks.clear()
+
+    def dump(self) -> dict[str, Stored]:
+        """Return a copy of the records, by name."""
+        return dict(self._kept)
+
+    def restore(self, records: Mapping[str, Stored]) -> None:
+        """Replace all records by these, at once and without a check of versions."""
+        self._kept = dict(records)
+
+    # ---------- the store
+
+    async def read(self, name: str) -> Stored | None:
+        """See ``TokenStore.read``."""
+        async with self._called("read"):
+            return await super().read(name)
+
+    async def swap(self, name: str, value: bytes, *, expected: str | None) -> str:
+        """See ``TokenStore.swap``."""
+        async with self._called("swap"):
+            version = await super().swap(name, value, expected=expected)
+        if self._lost_replies:
+            self._lost_replies -= 1
+            raise StoreUnavailable("the reply was lost")
+        return version
+
+    async def names(self) -> list[str]:
+        """See ``TokenStore.names``."""
+        async with self._called("names"):
+            return await super().names()
+
+    async def check(self) -> None:
+        """See ``TokenStore.check``."""
+        async with self._called("check"):
+            self._raise_failure("swap")
+
+    @asynccontextmanager
+    async def lease(self, name: str, ttl_seconds: float) -> AsyncIterator[Lease]:
+        """See ``TokenStore.lease``."""
+        async with self._called("lease"), super().lease(name, ttl_seconds) as lease:
+            self.leases.append(lease)
+            yield lease
+
+    @asynccontextmanager
+    async def _called(self, method: str) -> AsyncIterator[None]:
+        self._raise_failure(method)
+        await _run(self._before.pop(method, None))
+        yield
+        await _run(self._after.pop(method, None))
+
+    def _raise_failure(self, method: str) -> None:
+        if method in self._failures:
+            raise StoreUnavailable(self._failures[method])
+
+
+class Hold:
+    """A call that waits. ``FlakyStore.hold`` returns it."""
+
+    def __init__(self) -> None:
+        self._reached = asyncio.Event()
+        self._released = asyncio.Event()
+
+    async def __call__(self) -> None:
+        """Wait until ``release``."""
+        self._reached.set()
+        await self._released.wait()
+
+    async def reached(self) -> None:
+        """Wait until the call is held."""
+        await self._reached.wait()
+
+    def release(self) -> None:
+        """Let the call go on."""
+        self._released.set()
+
+
+async def _run(act: Act | None) -> None:
+    result = act() if act is not None else None
+    if isawaitable(result):
+        await result
