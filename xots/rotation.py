@@ -1,4 +1,4 @@
-"""The tick: a ``PeriodicCallback`` that lets the keeper do what is due.
+"""The tick: a ``PeriodicCallback`` that lets the keeper carry out due operations.
 
 Each tick compares wall-clock times. Nothing sleeps until an expiry, so the next tick notices a
 suspended machine or a stepped clock.

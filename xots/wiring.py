@@ -115,7 +115,7 @@ async def end_login(settings: Settings, *, forget: bool) -> bool:
         forget: drop the stored credentials too.
 
     Returns:
-        True once Xero has revoked the tokens; False if Xero is still to be told.
+        True once Xero has revoked the tokens; False if it has not confirmed that yet.
 
     Raises:
         XotsError: the store holds no login.

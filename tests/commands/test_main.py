@@ -24,7 +24,7 @@ def shown_help(xots: Xots, *arguments: str) -> str:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_help_lists_every_command(xots: Xots, command: str) -> None:
-    """It says in one line what the command does."""
+    """One line explains the command."""
     assert re.search(rf" {command} +\w", shown_help(xots, "-h"))
     assert f" {COMMANDS[command].help} " in shown_help(xots, "-h")
 

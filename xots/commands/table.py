@@ -44,7 +44,7 @@ class Command:
     Args:
         name: the first word on the command line.
         group: its group in the help.
-        help: what it does, in one line that begins with a verb in lower case.
+        help: its effect in one line, which begins with a verb in lower case.
         add_options: declares its options.
         run: carries it out and returns the exit status.
         details: further sentences for its own help.
