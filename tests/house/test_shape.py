@@ -21,6 +21,9 @@ REWRITTEN = sorted(
         "secret.py",
         "events.py",
         "wording.py",
+        "settings",
+        "key_file.py",
+        "keys.py",
     )
     for path in ((PACKAGE / name).rglob("*.py") if (PACKAGE / name).is_dir() else [PACKAGE / name])
 )
