@@ -10,7 +10,7 @@ from support.settings_problems import SECRET, problems_of
 
 from xots.secret import Secret
 from xots.settings import load, parsing
-from xots.xero import Proxy
+from xots.xero.http import Proxy
 
 
 @pytest.mark.parametrize(

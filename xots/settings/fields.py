@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from ..lifecycle.schedule import Policy
 from ..secret import Secret
-from ..xero import SCOPE_SETS, XERO, Credentials, Endpoints, Proxy
+from ..xero.http import Proxy
+from ..xero.protocol import SCOPE_SETS, XERO, Credentials, Endpoints
 from . import parsing
 
 __all__ = ["Setting", "Settings", "declared", "default_shown"]

@@ -19,7 +19,8 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from ..backends import scheme_of
 from ..errors import StoreError
 from ..secret import Secret
-from ..xero import SCOPE_SETS, Proxy
+from ..xero.http import Proxy
+from ..xero.protocol import SCOPE_SETS
 
 __all__ = [
     "account_name",
