@@ -33,6 +33,9 @@ REWRITTEN = sorted(
         "demo.py",
         "client.py",
         "commands",
+        "settings",
+        "key_file.py",
+        "keys.py",
     )
     for path in ((PACKAGE / name).rglob("*.py") if (PACKAGE / name).is_dir() else [PACKAGE / name])
 )
