@@ -48,7 +48,7 @@ from xots.sandbox import (
     fingerprint,
 )
 from xots.secret import Secret
-from xots.web.api import explanation
+from xots.web.status import explanation
 from xots.xero import Credentials
 
 

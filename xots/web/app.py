@@ -11,10 +11,19 @@ from tornado.web import Application, HTTPError, RequestHandler
 
 from ..keeping.keeper import TokenKeeper
 from ..sealing import Sealer
-from . import api, pages
+from . import acts, health, pages, status, tokens
 from .handler import Handler, InFlight, WebConfig
 
-__all__ = ["make_app", "templates_folder"]
+__all__ = ["ROUTES", "make_app", "templates_folder"]
+
+ROUTES: list[tuple[str, type[RequestHandler]]] = [
+    *tokens.ROUTES,
+    *health.ROUTES,
+    *status.ROUTES,
+    *acts.ROUTES,
+    *pages.ROUTES,
+]
+"""The endpoints, each with its handler."""
 
 access_log = logging.getLogger("xots.access")
 
@@ -53,11 +62,7 @@ def make_app(
 ) -> Application:
     """The application: every route gets the keeper, the sealer for cookies, and the config."""
     arguments = {"keeper": keeper, "sealer": sealer, "config": config, "in_flight": in_flight}
-    routes: list[tuple[str, type[RequestHandler]]] = [
-        *api.ROUTES,
-        *pages.ROUTES,
-        (r"/style\.css", StyleHandler),
-    ]
+    routes = [*ROUTES, (r"/style\.css", StyleHandler)]
     settings: dict[str, Any] = {
         "cross_origin_protection": True,
         "default_handler_class": NotFoundHandler,
