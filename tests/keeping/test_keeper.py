@@ -1900,9 +1900,7 @@ async def test_what_ends_with_a_process_that_knows_more_than_a_rolled_back_store
     await keeper.follow()
     assert keeper.unsaved
     told = list(explanation(keeper, keeper.outlook, bench.clock.now()))
-    assert (
-        told[-1] == "Should it end, a person may have to log in: the store holds an older record."
-    )
+    assert told[-1] == "If it ends, a user may have to log in: the store holds an older record."
     assert all("can be repeated" not in str(event) for event in bench.events)
     bench.store.broken.clear()
     await keeper.maintain()

@@ -372,16 +372,16 @@ async def test_before_a_login_a_person_is_needed_now(
 ) -> None:
     """The sentence says whether credentials or a login is missing."""
     content, words = await told(await new_server())
-    assert words == "A person is needed now: open / to enter the app's credentials, and log in."
+    assert words == "The app's credentials are missing. Open / to enter them, and log in."
     assert (content["attention_for"], content["retrying"]) == ("not-logged-in", None)
     _, words = await told(await new_server(**credentials))
-    assert words == "Nobody is logged in. A person is needed now: open /home and log in."
+    assert words == "No user is logged in. Open /home and log in."
 
 
 async def test_a_login_under_way_is_told(server: Server, person: Any, told: Any) -> None:
     """Who looks meanwhile sees that somebody is at it."""
     await person.submit(await person.open(f"http://localhost:{server.port}/home"))
-    assert (await told(server))[1] == "A login was begun, and has not come back from Xero yet."
+    assert (await told(server))[1] == "A login was started and has not returned from Xero yet."
 
 
 async def test_in_good_times_the_last_refresh_and_the_next_are_told(
@@ -397,10 +397,10 @@ async def test_in_good_times_the_last_refresh_and_the_next_are_told(
     process = logged_in.keeper._context.process
     assert words == (
         f"Last refreshed at 09:00:00 UTC (12 minutes ago) by {process}. "
-        "Programs get an access token that is good until 09:30:00 UTC (18 minutes from now). "
+        "Programs receive an access token that expires at 09:30:00 UTC (18 minutes from now). "
         "The next refresh is due at 09:25:00 UTC (13 minutes from now). "
-        "If no refresh succeeds before, a person must log in after 2027-01-01 09:00:00 UTC (59 days from now): "
-        "a refresh token that lies unused for 60 days dies."
+        "If no refresh succeeds, a user must log in after 2027-01-01 09:00:00 UTC "
+        "(59 days from now): unused refresh tokens expire after 60 days."
     )
     assert content["refreshed_by"] == process
     assert [
@@ -427,30 +427,30 @@ async def test_a_lost_answer_is_told_with_the_grace_that_is_left(
     assert next_at is not None
     clock.advance((next_at - clock.now()).total_seconds() - 0.01)
     content, words = await told(logged_in)
-    assert "There is no access token" not in words
+    assert "No access token" not in words
     assert (
-        "What came of the refresh begun at 09:25:00 UTC (0 seconds ago) is not known: Xero may have carried"
+        "No usable response to the refresh started at 09:25:00 UTC (0 seconds ago) arrived: Xero may"
         in words
     )
     assert (
-        "1 failed try so far, the last at 09:25:00 UTC (0 seconds ago): no usable response came from Xero"
+        "1 failed attempt so far, the last at 09:25:00 UTC (0 seconds ago): no usable response came"
         in words
     )
     assert (
-        "Xero takes the same refresh token again until 09:55:00 UTC (29 minutes from now). "
+        "Xero accepts the same refresh token again until 09:55:00 UTC (29 minutes from now). "
         in words
     )
     assert (
-        f"The next try is at {time_text(next_at, clock.now())} (0 seconds from now) or after. "
+        f"The next attempt is at {time_text(next_at, clock.now())} (0 seconds from now) or later. "
         in words
     )
-    assert words.endswith("a person may have to log in after 09:55:00 UTC (29 minutes from now).")
+    assert words.endswith("a user may have to log in after 09:55:00 UTC (29 minutes from now).")
     assert (content["retrying"], content["attention_for"]) == ("lost-response", "grace-ends")
     assert moment(content, "next_attempt_at") == next_at
     assert content["grace_ends_at"] == content["login_needed_at"]
     assert content["grace_seconds_left"] == XERO_LIFE - 1
     clock.advance(minutes=6)
-    assert "There is no access token to serve now. " in (await told(logged_in))[1]
+    assert "No access token can be returned now. " in (await told(logged_in))[1]
 
 
 async def test_a_grace_that_is_over_is_told(
@@ -468,11 +468,11 @@ async def test_a_grace_that_is_over_is_told(
     clock.advance(60)
     content, words = await told(logged_in)
     assert (
-        "Xero surely took the same refresh token again until 09:55:00 UTC (2 minutes ago); it is tried all"
+        "The grace period of the refresh token ended at 09:55:00 UTC (2 minutes ago): Xero may refuse it now. "
         in words
     )
     assert words.endswith(
-        "The next try is due now. Unless the next try succeeds, a person must log in now."
+        "The next attempt is due now. If the next attempt fails, a user must log in."
     )
     assert (content["grace_seconds_left"], moment(content, "login_needed_at")) == (0, clock.now())
 
@@ -496,8 +496,9 @@ async def test_an_xero_that_can_not_be_reached_starts_no_grace(
         in content["last_problem"]
     )
     assert content["last_problem"] in words
-    assert "takes the same refresh token" not in words
-    assert "a person must log in after 2027-01-01 09:00:00 UTC (59 days from now)" in words
+    assert "the same refresh token" not in words
+    assert "grace period" not in words
+    assert "a user must log in after 2027-01-01 09:00:00 UTC (59 days from now)" in words
     assert (content["retrying"], content["grace_ends_at"]) == ("refresh", None)
 
 
@@ -515,7 +516,7 @@ async def test_a_refused_client_says_what_to_mend(
         "correct the client id or secret in the settings, or enter the right ones at /login"
         in words
     )
-    assert "A person is needed now: mend the client id or secret" in words
+    assert "An operator must act: correct the client id or secret" in words
     assert (content["retrying"], content["attention_for"]) == ("refresh", "client-refused")
 
 
@@ -534,10 +535,10 @@ async def test_a_lost_consent_says_what_was_refused_and_what_to_do(
     clock.advance(XERO_LIFE - 300)
     await logged_in.rotation.tick()
     content, words = await told(logged_in)
-    assert "Programs get an access token that is good until 09:30:00 UTC" in words
+    assert "Programs receive an access token that expires at 09:30:00 UTC" in words
     assert words.endswith(
-        "The login is lost. A person is needed now: open /home and log in. Xero refused every refresh token "
-        "(invalid_grant): most likely the app was disconnected at Xero."
+        "The login is lost. Xero refused every refresh token (invalid_grant): most likely the app "
+        "was disconnected at Xero. A user must log in again: open /home."
     )
     assert [content[name] for name in ("retrying", "next_attempt_at", "grace_ends_at")] == [
         None
@@ -571,7 +572,7 @@ async def test_a_store_that_fails_is_told(
         await logged_in.rotation.tick()
         content, words = await told(logged_in)
     assert words.endswith(
-        "The token store can't be used: the disk is gone. No refresh token is spent before it works again."
+        "The token store cannot be used: the disk is gone. No refresh token is spent until it works again."
     )
     assert (content["store"], content["unsaved"]) == ("degraded", False)
 
@@ -593,8 +594,8 @@ async def test_what_only_this_process_knows_is_told(
         await ticking
         content, words = await told(logged_in)
         assert words.endswith(
-            "What happened last is known to this process only, so don't end it now. "
-            "Should it end, the refresh can be repeated until 09:55:00 UTC (30 minutes from now)."
+            "The last change exists in this process only: do not end it before the store works again. "
+            "If it ends, the refresh can be repeated until 09:55:00 UTC (30 minutes from now)."
         )
         assert (content["store"], content["unsaved"], content["retrying"]) == (
             "degraded",
@@ -604,11 +605,11 @@ async def test_what_only_this_process_knows_is_told(
         assert content["grace_seconds_left"] == XERO_LIFE
         assert content["attention_for"] == "refresh-token-unused"
         clock.advance(1800)
-        assert (await told(logged_in))[1].endswith("Should it end, a person may have to log in.")
+        assert (await told(logged_in))[1].endswith("If it ends, a user may have to log in.")
     await logged_in.rotation.tick()
     content, words = await told(logged_in)
     assert (content["store"], content["unsaved"]) == ("ok", False)
-    assert "don't end it" not in words
+    assert "do not end it" not in words
 
 
 async def test_a_revocation_that_xero_is_not_told_of_is_told(
@@ -620,11 +621,11 @@ async def test_a_revocation_that_xero_is_not_told_of_is_told(
     assert (await send("POST", f"{logged_in.url}/revoke", None, "")).status == 202
     content, words = await told(logged_in)
     assert words.startswith(
-        "The login was ended at 09:00:00 UTC (0 seconds ago), and Xero could not be told yet. "
+        "The login was ended at 09:00:00 UTC (0 seconds ago), and Xero has not confirmed the revocation yet. "
     )
-    assert "1 failed try so far" in words
-    assert "The next try is " in words
-    assert words.endswith("Nobody is logged in. A person is needed now: open /home and log in.")
+    assert "1 failed attempt so far" in words
+    assert "The next attempt is " in words
+    assert words.endswith("No user is logged in. Open /home and log in.")
     assert content["retrying"] == "revocation"
 
 
@@ -639,7 +640,7 @@ async def test_another_identity_servers_login_is_left_alone_and_told(
     await elsewhere.keeper.follow()
     content, words = await told(elsewhere)
     assert (
-        f"The stored login is of another identity server, {ours.settings.token_url}: it is left alone here."
+        f"The stored login belongs to another identity server, {ours.settings.token_url}: this process leaves it alone."
         in words
     )
     assert "next" not in words
@@ -651,7 +652,7 @@ async def test_a_clock_that_was_set_back_is_told(logged_in: Server, clock: Any, 
     clock.step(hours=-2)
     _, words = await told(logged_in)
     assert words.startswith(
-        "Logged in at 09:00:00 UTC (2 hours from now), and not refreshed since. That lies in the future"
+        "Logged in at 09:00:00 UTC (2 hours from now), and not refreshed since. That time lies in the future"
     )
 
 
@@ -683,14 +684,14 @@ async def test_a_refresh_that_was_cut_off_is_told_with_whose_it_was(
     clock.advance(90)
     content, words = await told(logged_in)
     assert (
-        "elsewhere:77 began a refresh at 09:25:00 UTC (1 minute ago), and has not concluded it yet. "
+        "elsewhere:77 started a refresh at 09:25:00 UTC (1 minute ago) and has recorded no outcome yet. "
         in words
     )
     assert (
-        "Xero takes the same refresh token again until 09:55:00 UTC (28 minutes from now). "
+        "Xero accepts the same refresh token again until 09:55:00 UTC (28 minutes from now). "
         in words
     )
-    assert "The next try" not in words
+    assert "The next attempt" not in words
     assert content["retrying"] == "under-way"
     caplog.clear()
     await logged_in.rotation.tick()

@@ -1,6 +1,6 @@
-"""The acts on the login: ``/refresh``, ``/revoke``, ``/logout``; and ``/tenants``.
+"""The acts on a login: ``/refresh``, ``/revoke`` and ``/logout``; and ``/tenants``.
 
-A GET acts for a program, as it did on the Go server; whatever looks like a browser gets a page with a button instead,
+A program's GET acts, as on the Go server. A browser's GET returns a page with a button instead,
 since a link, a prefetch or a hostile page can make a browser send a GET.
 """
 
@@ -15,21 +15,31 @@ from .handler import Handler
 
 __all__ = ["ROUTES"]
 
-PENDING = "nothing is served from this login any more, but Xero can't be told just now; that is tried again by itself"
+REVOKED = "Xero has revoked the login. The credentials are kept; connect to log in again"
+PENDING = (
+    "the login is ended here, but Xero has not confirmed the revocation yet; xots repeats the "
+    "request until Xero confirms it"
+)
+
+OUTCOMES: dict[bool, tuple[int, str, dict[str, str]]] = {
+    True: (200, REVOKED, {"status": "revoked"}),
+    False: (202, PENDING, {"status": "revocation-pending", "detail": PENDING}),
+}
+"""The responses once Xero has revoked the login, and before: status, words of the page, JSON."""
 
 
 class TenantsHandler(Handler):
-    """``/tenants``: the organisations that the login is connected to."""
+    """``GET /tenants``: the organisations that the login is connected to."""
 
     async def get(self) -> None:
-        """The list as Xero gives it."""
+        """Return Xero's list as it is."""
         if not self.config.has_tenants:
             raise HTTPError(
                 404, "the identity server has no organisations: connections_url is empty"
             )
-        answer = await self.keeper.connections_response()
+        response = await self.keeper.connections_response()
         self.set_header("Content-Type", "application/json; charset=utf-8")
-        self.write(answer.body)
+        self.write(response.body)
 
 
 class ActHandler(Handler):
@@ -37,27 +47,28 @@ class ActHandler(Handler):
 
     title: str
     question: str
+    """The text of the page with the button."""
 
     async def get(self) -> None:
-        """Act for a program; ask a browser first."""
+        """Act for a program; return the page with the button to a browser."""
         if guard.looks_like_browser(self.request.headers):
-            self._ask()
+            self._confirm()
         else:
             await self.act()
 
     async def head(self) -> None:
-        """HEAD never acts."""
-        self._ask()
+        """Respond as to a browser's GET. HEAD never acts."""
+        self._confirm()
 
     async def post(self) -> None:
         """Act."""
         await self.act()
 
     async def act(self) -> None:
-        """What the endpoint is for."""
+        """Carry out the act and write the response."""
         raise NotImplementedError
 
-    def _ask(self) -> None:
+    def _confirm(self) -> None:
         self.write_page(
             "confirm.html", title=self.title, question=self.question, action=self.request.path
         )
@@ -67,10 +78,10 @@ class RefreshHandler(ActHandler):
     """``/refresh``: refresh now."""
 
     title = "Refresh"
-    question = "Get a new access token from Xero now? The old one stays good until its end."
+    question = "Get a new access token from Xero now? The old one stays valid until it expires."
 
     async def act(self) -> None:
-        """303 to the new token."""
+        """Respond 303 to the new token."""
         await self.keeper.refresh()
         self.redirect("/token", status=303)
 
@@ -79,40 +90,49 @@ class RevokeHandler(ActHandler):
     """``/revoke``: end the login and revoke it at Xero, but keep the credentials."""
 
     title = "Revoke"
-    question = "End this login? Xero disconnects the app from all its organisations; the credentials stay here."
+    question = (
+        "End this login? Xero disconnects the app from all its organisations; the credentials "
+        "stay here."
+    )
 
     async def act(self) -> None:
-        """200 when Xero has revoked it; 202 when Xero can't be told yet; 401 if nobody ever logged in."""
-        if self.keeper.state is State.NO_CREDENTIALS:
-            raise NoCredentials(
-                "there is no login to revoke: nobody has entered the client's credentials yet"
-            )
-        if self.keeper.state in (State.NOT_LOGGED_IN, State.WAITING):
-            raise NotLoggedIn("there is no login to revoke")
-        if await self.keeper.end(forget=False):
-            status, detail = (
-                "revoked",
-                "Xero has revoked the login. The credentials are kept; connect to log in again",
-            )
-        else:
-            self.set_status(202)
-            status, detail = "revocation-pending", PENDING
+        """Respond 200 once Xero has revoked the login, and 202 if Xero has not confirmed it yet."""
+        self._check_login()
+        revoked = await self.keeper.end(forget=False)
+        status, detail, content = OUTCOMES[revoked]
+        self.set_status(status)
         if self.wants_page:
             self.write_page("message.html", title="Revoked", detail=detail, good=True)
         else:
-            self.write_json(
-                {"status": status} | ({"detail": detail} if status != "revoked" else {})
-            )
+            self.write_json(content)
+
+    def _check_login(self) -> None:
+        """Check that there is a login to revoke.
+
+        Raises:
+            NoCredentials, NotLoggedIn: there is none.
+        """
+        match self.keeper.state:
+            case State.NO_CREDENTIALS:
+                raise NoCredentials(
+                    "there is no login to revoke: the client's credentials have not been entered "
+                    "yet"
+                )
+            case State.NOT_LOGGED_IN | State.WAITING:
+                raise NotLoggedIn("there is no login to revoke")
 
 
 class LogoutHandler(ActHandler):
     """``/logout``: end the login, revoke it at Xero, and forget the credentials."""
 
     title = "Log out"
-    question = "End this login and forget the credentials? Xero disconnects the app from all its organisations."
+    question = (
+        "End this login and forget the credentials? Xero disconnects the app from all its "
+        "organisations."
+    )
 
     async def act(self) -> None:
-        """303 to the form."""
+        """Respond 303 to the form."""
         await self.keeper.end(forget=True)
         self.redirect("/", status=303)
 

@@ -21,9 +21,11 @@ from ..errors import LoginFailed, SealError, XotsError
 from ..keeping.login import LOGIN_TIMEOUT, LoginAttempt
 from ..lifecycle.account import Account
 from ..secret import Secret
+from ..wording import time_text
 from ..xero import SCOPE_SETS, Connection, Credentials, authorize_url, new_code_verifier
 from .guard import browser_origin, is_loopback_name
-from .handler import Handler, utc_text
+from .handler import Handler
+from .health import health
 
 __all__ = ["ROUTES"]
 
@@ -205,14 +207,14 @@ class HomeHandler(Page):
             logger.info(
                 "a login begun at %s has not come back; if Xero showed an error page, register the redirect URI %s "
                 "there to the letter, check the client id, or try -o granular",
-                utc_text(login.at),
+                time_text(login.at, self.keeper.clock.now()),
                 login.redirect_uri,
             )
         connections, trouble = await self._connections()
         self.write_page(
             "home.html",
             title="Xero connection",
-            summary=self.summary(),
+            health=health(self.keeper, self.config.refresh_lifetime),
             account=account,
             client_id=form.client_id if form else credentials.client_id if credentials else "",
             new_client=form is not None

@@ -1,7 +1,8 @@
-"""``/token``: a good access token."""
+"""``/token``: a valid access token for a caller."""
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 
 from tornado.web import HTTPError
@@ -10,13 +11,17 @@ from .handler import Handler
 
 __all__ = ["ROUTES"]
 
+MIN_TTL = re.compile(r"[0-9]{1,6}")
+"""A whole number of seconds, up to 11 days: far more than the lifetime of any token."""
+
 
 class TokenHandler(Handler):
-    """``/token``: a good access token."""
+    """``GET /token``: a valid access token."""
 
     async def get(self) -> None:
-        """200 with the token; 401 before a login; 503 with Retry-After when it can't be had just now."""
-        access = await self.keeper.token(self._min_ttl())
+        """Respond 200 with the token, 401 before a login, or 503 with Retry-After if there is no
+        token now."""
+        access = await self.keeper.token(_min_ttl(self.get_query_arguments("min_ttl")))
         if self.accepts("text/plain"):
             self.set_header("Content-Type", "text/plain; charset=utf-8")
             self.write(access.value.reveal())
@@ -34,13 +39,19 @@ class TokenHandler(Handler):
             }
         )
 
-    def _min_ttl(self) -> timedelta | None:
-        asked = self.get_query_arguments("min_ttl")
-        if not asked:
+
+def _min_ttl(values: list[str]) -> timedelta | None:
+    """Return the caller's ``min_ttl``; None if there is none.
+
+    Raises:
+        HTTPError: it is not one whole number of seconds.
+    """
+    match values:
+        case []:
             return None
-        if len(asked) > 1 or not (asked[0].isascii() and asked[0].isdecimal()) or len(asked[0]) > 6:
-            raise HTTPError(400, "min_ttl must be a whole number of seconds, given once")
-        return timedelta(seconds=int(asked[0]))
+        case [text] if MIN_TTL.fullmatch(text):
+            return timedelta(seconds=int(text))
+    raise HTTPError(400, "min_ttl must be a whole number of seconds, given once")
 
 
 ROUTES = [(r"/token", TokenHandler)]
