@@ -39,7 +39,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("rotation",),
     ("metrics", "notices", "readers"),
     ("web",),
-    ("web.guard", "web.problems"),
+    ("web.guard", "web.problems", "web.login_cookie"),
     ("web.handler",),
     ("web.tokens", "web.health", "web.acts"),
     ("web.status", "web.pages"),

@@ -21,6 +21,7 @@ REWRITTEN = sorted(
         "secret.py",
         "events.py",
         "wording.py",
+        "web",
     )
     for path in ((PACKAGE / name).rglob("*.py") if (PACKAGE / name).is_dir() else [PACKAGE / name])
 )

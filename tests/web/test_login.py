@@ -295,7 +295,7 @@ async def test_a_replayed_callback_changes_nothing(
     token = await token_of(server)
     page = await person.open(callback)
     assert page.status == 400
-    assert "Begin again" in page.text
+    assert "Start again" in page.text
     assert await token_of(server) == token
 
 

@@ -193,7 +193,7 @@ class Case:
 
 
 CASES = [
-    Case(cancelled, 400, r"cancelled", r"begin again"),
+    Case(cancelled, 400, r"cancelled", r"start again"),
     Case(
         wrong_secret,
         400,
@@ -219,14 +219,14 @@ CASES = [
     Case(
         pressed_back,
         400,
-        r"no login that was begun in this browser",
-        r"Begin again at http://localhost:\d+/home",
+        r"no login that was started in this browser",
+        r"Start again at http://localhost:\d+/home",
     ),
     Case(
         unknown_state,
         400,
-        r"no login that was begun in this browser",
-        r"Begin again at http://localhost:\d+/home",
+        r"no login that was started in this browser",
+        r"Start again at http://localhost:\d+/home",
     ),
     Case(scope_refused_by_page, 200, r"has not come back", r"scopes.*granular", comes_back=False),
     Case(scope_refused_by_callback, 400, r"refused the scopes", r"granular"),
@@ -307,7 +307,7 @@ async def test_a_failed_login_leaves_a_line_in_the_log(
     await case.play(stage)
     told = [case.happened, case.to_do]
     if not case.comes_back:
-        told = [r"not come back", re.escape(f"{origin(stage.server)}/code")]
+        told = [r"not returned", re.escape(f"{origin(stage.server)}/code")]
     lines = [record.getMessage() for record in caplog.records if record.name.startswith("xots")]
     assert [line for line in lines if all(re.search(one, line, re.IGNORECASE) for one in told)], (
         lines
