@@ -45,6 +45,7 @@ LIFECYCLE_TESTS = (
     "lifecycle/test_expiry",
     "lifecycle/test_lifecycle",
     "lifecycle/test_transitions",
+    "lifecycle/test_outlook",
     "lifecycle/test_record_format",
     "lifecycle/test_merging",
     "lifecycle/test_stateful_lifecycle",

@@ -1,18 +1,18 @@
-"""The login through the pages, against the simulated Xero: what succeeds, and all that must not."""
+"""The login through the pages, against the simulated Xero: successes, forgeries and refusals."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from html import unescape
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import pytest
+from support.web import begin, changed, origin, query, verifies
 from tornado.httpclient import HTTPClientError
 
 from xots.sandbox import (
@@ -23,7 +23,7 @@ from xots.sandbox import (
     Outcome,
     Sandbox,
 )
-from xots.sandbox.person import Page, Person
+from xots.sandbox.person import Person
 from xots.server import Server
 from xots.xero import code_challenge
 
@@ -33,52 +33,7 @@ REFUSED_AT_CODE = r"WARNING xots\.web: GET /code: "
 LOGIN_REFUSED = r"WARNING xots: default: login failed"
 
 
-def origin(server: Server) -> str:
-    return f"http://localhost:{server.port}"
-
-
-def query(url: str) -> dict[str, str]:
-    return dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
-
-
-def changed(url: str, **changes: str | None) -> str:
-    """The URL with other parameters in its query; None leaves one out."""
-    kept = {name: value for name, value in (query(url) | changes).items() if value is not None}
-    return f"{url.partition('?')[0]}?{urlencode(kept)}"
-
-
-async def begin(person: Person, server: Server) -> Page:
-    """Press the button on ``/home``; what the browser shows then is Xero's consent page."""
-    return await person.submit(await person.open(f"{origin(server)}/home"))
-
-
-@pytest.fixture
-def decide(send: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[str]]:
-    """Decides on a consent page, and gives the address at which Xero sends the browser back, not yet followed."""
-
-    async def decide(page: Page, action: str = "allow") -> str:
-        body = urlencode([*page.form.fields, ("action", action)])
-        headers = {"Content-Type": "application/x-www-form-urlencoded"}
-        return (await send("POST", page.url, headers, body)).headers["Location"]
-
-    return decide
-
-
-@pytest.fixture
-def token_of(
-    get: Callable[..., Awaitable[Any]], expected_log: Any
-) -> Callable[[Server], Awaitable[str | None]]:
-    """The access token that a server serves; None when it serves none."""
-
-    async def token_of(server: Server) -> str | None:
-        expected_log.perhaps(r"WARNING xots\.web: GET /token: nobody has ")
-        answer = await get(f"{server.url}/token")
-        return answer.json["accessToken"] if answer.status == 200 else None
-
-    return token_of
-
-
-# ------------------------------------------------------------------------------------- logins that succeed
+# ---------- logins that succeed
 
 
 async def test_a_login_goes_from_the_form_through_xero_to_home(
@@ -166,26 +121,6 @@ async def test_an_app_without_a_secret_logs_in_and_refreshes(
     assert {one.client_id for one in sandbox.log if one.grant_type} == {DEFAULT_PKCE_CLIENT_ID}
 
 
-async def test_credentials_of_the_settings_need_no_form(
-    server: Server, person: Person, token_of: Any
-) -> None:
-    """With the client set, the front page leads to the connection at once, and the login takes it."""
-    page = await person.open(f"{origin(server)}/")
-    assert page.url == f"{origin(server)}/home"
-    page = await person.consent(await person.submit(page))
-    assert page.status == 200
-    assert await token_of(server) is not None
-
-
-async def test_without_any_credentials_home_leads_to_the_form(
-    new_server: NewServer, person: Person
-) -> None:
-    """There is nothing to connect with yet."""
-    server = await new_server()
-    page = await person.open(f"{origin(server)}/home")
-    assert "client_id" in dict(page.form.fields)
-
-
 async def test_pkce_can_be_turned_off(
     new_server: NewServer, credentials: Any, person: Person, token_of: Any
 ) -> None:
@@ -226,17 +161,6 @@ async def test_two_tabs_finish_in_the_other_order_too(
     one, two = await begin(person, server), await begin(person, server)
     assert (await person.consent(two)).status == 200
     assert (await person.consent(one)).status == 200
-    assert await token_of(server) is not None
-
-
-async def test_many_abandoned_logins_do_not_hinder_the_next(
-    server: Server, person: Person, token_of: Any
-) -> None:
-    """The cookies of logins that never came back don't pile up until the browser's requests are too large."""
-    for _ in range(12):
-        page = await begin(person, server)
-    assert sum(len(value) for value in person.cookies["localhost"].values()) < 8192
-    assert (await person.consent(page)).status == 200
     assert await token_of(server) is not None
 
 
@@ -282,7 +206,23 @@ async def test_an_answer_that_names_the_right_issuer_is_taken(
     assert await token_of(server) is not None
 
 
-# ---------------------------------------------------------------------------------------------- the state
+async def test_a_stopping_server_loses_no_login_that_was_begun(
+    server: Server, sandbox: Sandbox, person: Person
+) -> None:
+    """A code exchange in flight is concluded and kept before the server ends."""
+    consent = await begin(person, server)
+    sandbox.add_fault("token:every:hold-after")
+    finishing = asyncio.create_task(person.consent(consent))
+    await sandbox.held()
+    stopping = asyncio.create_task(server.stop())
+    sandbox.release()
+    await stopping
+    assert server.keeper.account.consent_id is not None
+    with pytest.raises((HTTPClientError, OSError)):  # the code was taken; /home is no longer there
+        await finishing
+
+
+# ---------- the state
 
 
 async def test_a_replayed_callback_changes_nothing(
@@ -354,63 +294,7 @@ async def test_an_altered_state_is_refused(
     assert await token_of(server) is None
 
 
-async def test_an_expired_state_is_refused(
-    server: Server, person: Person, clock: Any, decide: Any, token_of: Any, expected_log: Any
-) -> None:
-    """A login that takes 11 minutes is over, even if its code is fresh."""
-    expected_log(REFUSED_AT_CODE)
-    consent = await begin(person, server)
-    clock.advance(11 * 60)
-    page = await person.open(await decide(consent))
-    assert page.status == 400
-    assert "10 minutes" in page.text
-    assert await token_of(server) is None
-
-
-async def test_a_login_of_nine_minutes_is_in_time(
-    server: Server, person: Person, clock: Any, decide: Any, token_of: Any
-) -> None:
-    """A person may look for a password."""
-    consent = await begin(person, server)
-    clock.advance(9 * 60)
-    assert (await person.open(await decide(consent))).status == 200
-    assert await token_of(server) is not None
-
-
-async def test_another_browsers_state_is_refused(
-    server: Server, person: Person, decide: Any, token_of: Any, expected_log: Any
-) -> None:
-    """Whoever lures a victim to his own callback does not connect his Xero to the victim's programs."""
-    expected_log(REFUSED_AT_CODE)
-    callback = await decide(await begin(person, server))
-    victim = Person()
-    assert (await victim.open(callback)).status == 400
-    await begin(victim, server)
-    assert (await victim.open(callback)).status == 400
-    assert await token_of(server) is None
-    assert (await person.open(callback)).status == 200
-
-
-async def test_a_cookie_that_was_made_elsewhere_is_refused(
-    server: Server,
-    new_server: NewServer,
-    credentials: Any,
-    person: Person,
-    decide: Any,
-    expected_log: Any,
-) -> None:
-    """A login's cookie opens only where it was sealed; another server's, or one moved to another name, does not."""
-    expected_log(REFUSED_AT_CODE)
-    other = await new_server(**credentials)
-    callback = await decide(await begin(person, server))
-    assert (await person.open(callback.replace(str(server.port), str(other.port)))).status == 400
-    [(name, sealed)] = person.cookies["localhost"].items()
-    state = "B" * 16 + query(callback)["state"][16:]
-    person.cookies["localhost"] = {name[:-16] + "B" * 16: sealed}
-    assert (await person.open(changed(callback, state=state))).status == 400
-
-
-# --------------------------------------------------------------------------------------- logins that fail
+# ---------- logins that fail
 
 
 async def test_a_program_at_the_redirect_endpoint_gets_a_problem(
@@ -598,68 +482,7 @@ async def test_a_tenant_that_is_not_connected_is_refused_with_those_that_are(
     assert await token_of(server) is None
 
 
-@pytest.mark.parametrize(
-    ("fields", "named"),
-    [
-        ({}, "client id"),
-        ({"client_secret": "secret-canary"}, "client id"),
-        ({"client_id": "two words", "client_secret": "secret-canary"}, "client id"),
-        ({"client_id": "C" * 600, "client_secret": "secret-canary"}, "client id"),
-        ({"client_id": "C", "client_secret": "secret-canary\tx"}, "client secret"),
-        ({"client_id": "C", "client_secret": "secret-canary", "tenant_id": "a b"}, "tenant id"),
-    ],
-)
-async def test_a_form_that_cannot_be_right_comes_back_with_the_reason(
-    new_server: NewServer, person: Person, fields: dict[str, str], named: str
-) -> None:
-    """What is missing or misshapen is named on the form, and the secret is not written back into it."""
-    server = await new_server()
-    page = await person.submit(await person.open(f"{origin(server)}/login"), **fields)
-    assert page.status == 400
-    assert f"The {named}" in page.text
-    assert "secret-canary" not in page.text
-
-
-# ------------------------------------------------------------------------------------------- secrets kept
-
-
-async def test_cookies_are_for_the_server_only_and_hold_nothing_readable(
-    new_server: NewServer, send: Any
-) -> None:
-    """HttpOnly, SameSite=Lax, for ten minutes at most; neither the secret, the state nor the verifier can be read."""
-    server = await new_server()
-    headers = {"Content-Type": "application/x-www-form-urlencoded"}
-    form = urlencode({"client_id": DEFAULT_CLIENT_ID, "client_secret": DEFAULT_CLIENT_SECRET})
-    posted = await send("POST", f"{origin(server)}/login", headers, form)
-    [form_cookie] = posted.headers.get_list("Set-Cookie")
-    begun = await send(
-        "POST", f"{origin(server)}/home", {"Cookie": form_cookie.partition(";")[0]}, ""
-    )
-    [login_cookie] = begun.headers.get_list("Set-Cookie")
-    asked = query(begun.headers["Location"])
-    for cookie in (form_cookie, login_cookie):
-        value, *attributes = cookie.split("; ")
-        settings = {
-            name.lower(): setting for name, _, setting in (one.partition("=") for one in attributes)
-        }
-        assert "httponly" in settings
-        assert settings["samesite"] == "Lax"
-        assert settings["path"] == "/"
-        assert 0 < int(settings["max-age"]) <= 600
-        assert "domain" not in settings
-        sealed = value.partition("=")[2]
-        for shown in (sealed, base64.urlsafe_b64decode(sealed.strip('"')).decode("latin-1")):
-            assert DEFAULT_CLIENT_SECRET not in shown
-            assert DEFAULT_CLIENT_ID not in shown
-            assert asked["state"] not in shown
-            assert not verifies(shown, asked["code_challenge"])
-
-
-def verifies(text: str, challenge: str) -> bool:
-    """Does any part of the text prove the challenge? It is S256 of a verifier of 43 characters."""
-    digest = base64.urlsafe_b64decode(challenge + "=")
-    raw = text.encode()
-    return any(hashlib.sha256(raw[at : at + 43]).digest() == digest for at in range(len(raw) - 42))
+# ---------- secrets
 
 
 class Diarist(Person):
@@ -707,61 +530,3 @@ async def test_credentials_stand_in_no_address_and_no_log(
     assert "refreshed" in logged  # so the log was listened to
     assert not [one for one in [*secret, *values] if one in logged]
     assert not [one for one in challenges if verifies(logged + addresses, one)]
-
-
-async def test_pages_of_a_login_are_neither_cached_nor_framed(server: Server, get: Any) -> None:
-    """Every page forbids storing, framing, sniffing, foreign readers and scripts."""
-    for path in ("/login", "/home", "/status"):
-        answer = await get(f"{origin(server)}{path}", Accept="text/html")
-        assert answer.status == 200
-        assert answer.headers["Cache-Control"] == "no-store"
-        assert answer.headers["X-Content-Type-Options"] == "nosniff"
-        assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
-        # Under "no-referrer" browsers would send "Origin: null" with this server's own forms (Fetch, "append Origin").
-        assert answer.headers["Referrer-Policy"] == "same-origin"
-        policy = answer.headers["Content-Security-Policy"]
-        assert "default-src 'none'" in policy
-        assert "frame-ancestors 'none'" in policy
-        assert "script" not in policy
-
-
-async def test_the_form_may_lead_to_xero_and_nowhere_else(
-    server: Server, sandbox: Sandbox, get: Any
-) -> None:
-    """The policy of the page names this server and Xero's origin as the only places that a form may lead to."""
-    policy = (await get(f"{origin(server)}/home", Accept="text/html")).headers[
-        "Content-Security-Policy"
-    ]
-    [directive] = [
-        one.split()[1:] for one in policy.split(";") if one.strip().startswith("form-action")
-    ]
-    assert set(directive) == {"'self'", sandbox.url}
-
-
-async def test_no_request_chooses_where_it_is_led(
-    server: Server, person: Person, send: Any, get: Any
-) -> None:
-    """A ``next``, a ``redirect_uri`` or a doubled slash in a request never becomes a redirect's target."""
-    evil = "https://evil.example/"
-    asked = urlencode({"next": evil, "redirect_uri": evil, "url": evil})
-    for path in ("/", "/home", "/login"):
-        answer = await get(f"http://127.0.0.1:{server.port}{path}?{asked}", Accept="text/html")
-        assert answer.headers["Location"] in (f"{origin(server)}{path}", "/home")
-    begun = await send("POST", f"{origin(server)}/home?{asked}", None, asked)
-    assert query(begun.headers["Location"])["redirect_uri"] == f"{origin(server)}/code"
-
-
-async def test_a_stopping_server_loses_no_login_that_was_begun(
-    server: Server, sandbox: Sandbox, person: Person
-) -> None:
-    """A code exchange in flight is concluded and kept before the server ends."""
-    consent = await begin(person, server)
-    sandbox.add_fault("token:every:hold-after")
-    finishing = asyncio.create_task(person.consent(consent))
-    await sandbox.held()
-    stopping = asyncio.create_task(server.stop())
-    sandbox.release()
-    await stopping
-    assert server.keeper.account.consent_id is not None
-    with pytest.raises((HTTPClientError, OSError)):  # the code was taken; /home is no longer there
-        await finishing

@@ -1,6 +1,6 @@
-"""Every way in which a login fails: a page and a log line that say what happened and what to do, and nothing is lost.
+"""Every way in which a login fails. A page and a log line explain it, and nothing is lost.
 
-Each case runs at a server that nobody is logged in to, and at one with a live login.
+Each case runs at a server without a login, and at one with a live login.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from html import unescape
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import urlsplit
 
 import pytest
+from support.web import changed, one_form, origin, query
 
 from xots.lifecycle.account import Account
 from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, GRANULAR_SCOPES, Sandbox
@@ -24,41 +25,7 @@ NewServer = Callable[..., Awaitable[Server]]
 
 AT_CODE = r"WARNING xots\.web: GET /code: "
 REFUSED = r"WARNING xots: default: login failed: "
-
 UNKNOWN_TENANT = "11111111-2222-4333-8444-555555555555"
-
-
-def origin(server: Server) -> str:
-    return f"http://localhost:{server.port}"
-
-
-def changed(url: str, **changes: str) -> str:
-    """The URL with other parameters in its query."""
-    query = dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
-    return f"{url.partition('?')[0]}?{urlencode(query | changes)}"
-
-
-def one_form(page: Page, marker: str) -> Page:
-    """The page with only that form left on it in whose markup ``marker`` stands."""
-    forms = [
-        form for form in re.findall(r"<form.*?</form>", page.text, re.DOTALL) if marker in form
-    ]
-    assert len(forms) == 1, f"{len(forms)} forms with {marker!r} on the page"
-    return replace(page, text=forms[0])
-
-
-@pytest.fixture
-def decide(send: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[str]]:
-    """Decides on a consent page, and gives the address at which Xero sends the browser back, not yet followed."""
-
-    async def decide(page: Page, action: str = "allow", tenants: tuple[str, ...] = ()) -> str:
-        fields = [("tenant", tenant) for tenant in tenants] or page.form.fields
-        headers = {"Content-Type": "application/x-www-form-urlencoded"}
-        return (
-            await send("POST", page.url, headers, urlencode([*fields, ("action", action)]))
-        ).headers["Location"]
-
-    return decide
 
 
 @dataclass
@@ -91,7 +58,7 @@ class Stage:
         self.sandbox.identity.switches = replace(self.sandbox.identity.switches, **changes)
 
 
-# ------------------------------------------------------------------- the cases: what the person does and sees last
+# ---------- the cases: the actions of the user, up to the last page
 
 
 async def cancelled(stage: Stage) -> Page:
@@ -254,6 +221,9 @@ async def stage(
     return Stage(server, sandbox, Person(), decide, server.keeper.account)
 
 
+# ---------- the tests of each case
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.play.__name__)
 async def test_a_failed_login_is_explained_and_changes_nothing(
     stage: Stage,
@@ -349,7 +319,7 @@ async def test_the_next_login_succeeds_once_the_cause_is_mended(
     ] == account.access.value.reveal()
 
 
-# ---------------------------------------------------------------------------------------- the granular scopes
+# ---------- refused scopes, and redirects that never come
 
 
 @pytest.mark.parametrize("comes_back", [False, True], ids=["Xero's own page", "access_denied"])
@@ -365,7 +335,7 @@ async def test_refused_scopes_are_mended_by_the_button_for_the_granular_set(
     home = await stage.home()
     page = await stage.person.submit(one_form(home, 'value="granular"'))
     assert page.url.startswith(stage.sandbox.authorize_url)
-    asked = dict(parse_qsl(urlsplit(page.url).query))["scope"].split()
+    asked = query(page.url)["scope"].split()
     assert "offline_access" in asked
     assert set(asked) - {"offline_access"} <= GRANULAR_SCOPES
     home = await stage.person.consent(page)
@@ -375,11 +345,11 @@ async def test_refused_scopes_are_mended_by_the_button_for_the_granular_set(
 
 
 async def test_a_login_with_granular_scopes_that_does_not_come_back_offers_them_no_second_time(
-    new_server: NewServer, credentials: Any, sandbox: Sandbox, person: Person
+    new_server: NewServer, credentials: Any, sandbox: Sandbox, person: Person, decide: Any
 ) -> None:
     """Where the granular set was asked for already, another cause is at work."""
     server = await new_server(**credentials, scopes=("offline_access", "no.such.scope"))
-    stage = Stage(server, sandbox, person, lambda page: person.open(page.url))
+    stage = Stage(server, sandbox, person, decide)
     assert (await stage.begin()).status == 500
     home = await stage.home()
     page = await person.submit(one_form(home, 'value="granular"'))
@@ -400,7 +370,7 @@ async def test_a_login_that_never_came_back_is_told_to_its_own_browser_only_and_
     assert "has not come back" not in (await stage.home()).text
 
 
-# ------------------------------------------------------------------------------------------- organisations
+# ---------- organisations that are not connected
 
 
 async def test_the_page_names_those_organisations_that_are_connected(
@@ -437,87 +407,3 @@ async def test_a_tenant_of_the_settings_that_is_not_connected_is_an_error(
     page = await person.open(await decide(await stage.begin(), tenants=(connected, wanted)))
     assert page.status == 200
     assert (await get(f"{server.url}/token")).json["tenantId"] == wanted
-
-
-async def test_the_only_organisation_is_taken_by_itself(
-    server: Server, sandbox: Sandbox, person: Person, get: Any, decide: Any
-) -> None:
-    """With one connected there is nothing to ask."""
-    _, only = sandbox.world.books.organisations
-    stage = Stage(server, sandbox, person, decide)
-    page = await person.open(await decide(await stage.begin(), tenants=(only,)))
-    assert 'type="radio"' not in page.text
-    assert only in page.text
-    assert (await get(f"{server.url}/token")).json["tenantId"] == only
-
-
-async def test_among_several_organisations_the_person_chooses_on_home(
-    server: Server, sandbox: Sandbox, person: Person, clock: Any, get: Any, decide: Any
-) -> None:
-    """Home lists them by name; the choice is what ``/token`` names from then on, over refreshes too."""
-    organisations = sandbox.world.books.organisations
-    stage = Stage(server, sandbox, person, decide)
-    home = await person.open(await decide(await stage.begin(), tenants=tuple(organisations)))
-    assert home.status == 200
-    before = (await get(f"{server.url}/token")).json
-    assert before["tenantId"] is None
-    for organisation in organisations.values():
-        assert organisation.tenant_id in home.text
-        assert str(organisation.name) in unescape(home.text)
-    chosen = list(organisations)[1]
-    home = await person.submit(one_form(home, 'type="radio"'), tenant_id=chosen)
-    assert (home.status, home.url) == (200, f"{origin(server)}/home")
-    assert 'type="radio"' not in home.text
-    after = (await get(f"{server.url}/token")).json
-    assert after == before | {"tenantId": chosen}
-    clock.advance(1500)
-    await server.rotation.tick()
-    assert (await get(f"{server.url}/token")).json["tenantId"] == chosen
-    assert (await get(f"{server.url}/status")).json["tenant_id"] == chosen
-
-
-async def test_an_organisation_that_is_not_connected_cannot_be_chosen(
-    server: Server, sandbox: Sandbox, person: Person, decide: Any, expected_log: Any
-) -> None:
-    """A form that was tampered with, or is out of date, changes nothing; the page lists those that are connected."""
-    expected_log(r"WARNING xots\.web: POST /home: .*not among the connected")
-    organisations = sandbox.world.books.organisations
-    stage = Stage(server, sandbox, person, decide)
-    home = await person.open(await decide(await stage.begin(), tenants=tuple(organisations)))
-    account = server.keeper.account
-    page = await person.submit(one_form(home, 'type="radio"'), tenant_id=UNKNOWN_TENANT)
-    assert page.status == 400
-    assert all(tenant_id in page.text for tenant_id in organisations)
-    assert server.keeper.account == account
-
-
-async def test_organisations_that_cannot_be_listed_are_told_and_do_not_break_home(
-    server: Server, sandbox: Sandbox, person: Person, decide: Any
-) -> None:
-    """While Xero's list fails, home says so and everything else on it works."""
-    stage = Stage(server, sandbox, person, decide)
-    await person.open(
-        await decide(await stage.begin(), tenants=tuple(sandbox.world.books.organisations))
-    )
-    sandbox.add_fault("connections:every:503-html")
-    home = await stage.home()
-    assert home.status == 200
-    assert "can't be listed" in unescape(home.text)
-    assert "Connected" in home.text
-
-
-async def test_the_tenant_is_known_although_the_list_failed_at_the_login(
-    server: Server, sandbox: Sandbox, person: Person, get: Any, decide: Any, expected_log: Any
-) -> None:
-    """The login is kept; the one organisation can be chosen on home as soon as Xero lists it."""
-    expected_log(r"WARNING xots\.keeper: the organisations of the login could not be listed")
-    stage = Stage(server, sandbox, person, decide)
-    callback = await decide(await stage.begin())
-    sandbox.add_fault("connections:first=1:503-html")
-    await person.open(callback)
-    assert (await get(f"{server.url}/token")).status == 200
-    only = next(iter(sandbox.world.books.organisations))
-    home = await stage.home()
-    if 'type="radio"' in home.text:
-        await person.submit(one_form(home, 'type="radio"'), tenant_id=only)
-    assert (await get(f"{server.url}/token")).json["tenantId"] == only

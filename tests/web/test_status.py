@@ -1,4 +1,4 @@
-"""What an operator is told, by ``/status`` and the log: what happened, what is retried, and when a person is needed."""
+"""``/status``: the fields for a monitor, and the sentences for an operator."""
 
 from __future__ import annotations
 
@@ -10,310 +10,27 @@ import re
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace as with_changes
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
+from support.web import WANTS_PAGE
 
 from xots.cli import main
 from xots.errors import StoreUnavailable
-from xots.lifecycle.account import Account, ProblemKind, RefreshToken
-from xots.lifecycle.outcomes import (
-    ClientRefused,
-    Issued,
-    NotSent,
-    Outcome,
-    Refused,
-    Throttled,
-    Unknown,
-)
-from xots.lifecycle.outlook import Need, Retrying, outlook, why_lost
-from xots.lifecycle.schedule import Policy, candidates
-from xots.lifecycle.transitions import (
-    after,
-    after_end,
-    after_login,
-    after_revocation_failed,
-    after_revoked,
-    begin_refresh,
-)
-from xots.sandbox import Sandbox
-from xots.secret import Secret
+from xots.lifecycle.transitions import begin_refresh
+from xots.sandbox import Sandbox, fingerprint
 from xots.server import Server
-from xots.wording import problem_text, span_text, time_text
+from xots.wording import time_text
 
 NewServer = Callable[..., Awaitable[Server]]
 LogIn = Callable[[Server], Awaitable[None]]
-
-NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
-POLICY = Policy()
-MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
-DUE = NOW + 25 * MINUTE
-"""When the login of the table wants its first refresh."""
-HALF_A_SECOND = timedelta(seconds=0.5)
 
 XERO_LIFE = 1800
 REFRESH_FAILED = r"WARNING xots: default: refresh failed"
 LOGIN_LOST = r"ERROR xots: default: the login is lost"
 STORE_FAILS = r"ERROR xots: default: the token store fails"
-BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
-
-
-# ------------------------------------------------------------------------------------- the pure function
-
-
-def issued(token: str | None) -> Issued:
-    successor = None if token is None else Secret(token)
-    return Issued(
-        access_token=Secret(f"access-{token}"), lifetime=30 * MINUTE, refresh_token=successor
-    )
-
-
-def logged_in() -> Account:
-    return after_login(
-        Account(),
-        issued("r0"),
-        consent_id="c1",
-        client_id="client",
-        client_secret=None,
-        token_url="https://id.example/token",
-        tenant_id=None,
-        scopes_requested=("offline_access",),
-        began_at=NOW,
-    )
-
-
-def begun(account: Account, at: datetime) -> Account:
-    token = candidates(account, at, POLICY)[0]
-    return begin_refresh(account, token, by="host:1", now=at)
-
-
-def tried(account: Account, outcome: Outcome, at: datetime) -> Account:
-    """The record after a try that came to ``outcome`` at once."""
-    return after(begun(account, at), outcome, now=at, policy=POLICY, jitter=0.5)
-
-
-def with_rival(account: Account, **changes: Any) -> Account:
-    rival = RefreshToken(value=Secret("rival"), obtained_at=DUE, **changes)
-    return replace(account, fallbacks=(rival, *account.fallbacks))
-
-
-LOGGED_IN = logged_in()
-LOST = tried(LOGGED_IN, Unknown(detail="reset"), DUE)
-ENDED = after_end(LOGGED_IN, forget=False, now=NOW)
-SIXTY_DAYS = NOW + 60 * DAY
-GRACE_ENDS = DUE + 30 * MINUTE
-LATER = DUE + MINUTE
-
-# What the record is, when it is looked at, and the outlook: what is retried, when next, until when the grace lasts, and
-# when a person is needed for what.
-TABLE: dict[str, tuple[Account, datetime, tuple[Any, ...]]] = {
-    "no credentials": (Account(), NOW, (None, None, None, NOW, Need.NO_LOGIN)),
-    "revoked": (after_revoked(ENDED), NOW, (None, None, None, NOW, Need.NO_LOGIN)),
-    "ended, and Xero is to be told": (
-        ENDED,
-        NOW,
-        (Retrying.REVOCATION, NOW, None, NOW, Need.NO_LOGIN),
-    ),
-    "ended, and Xero could not be told": (
-        after_revocation_failed(ENDED, NotSent(detail="down"), now=NOW, policy=POLICY, jitter=0.5),
-        NOW,
-        (Retrying.REVOCATION, NOW + HALF_A_SECOND, None, NOW, Need.NO_LOGIN),
-    ),
-    "all is well": (LOGGED_IN, NOW, (None, DUE, None, SIXTY_DAYS, Need.TOKEN_DIES)),
-    "a refresh is due": (LOGGED_IN, LATER, (None, LATER, None, SIXTY_DAYS, Need.TOKEN_DIES)),
-    "all is well again": (
-        tried(LOST, issued("r1"), LATER),
-        LATER,
-        (None, DUE + 25 * MINUTE, None, LATER + 60 * DAY, Need.TOKEN_DIES),
-    ),
-    "a refresh is under way, or was cut off": (
-        begun(LOGGED_IN, DUE),
-        LATER,
-        (Retrying.UNDER_WAY, LATER, GRACE_ENDS, GRACE_ENDS, Need.GRACE_ENDS),
-    ),
-    "a refresh is under way after one that was not sent": (
-        begun(tried(LOGGED_IN, NotSent(detail="down"), DUE), LATER),
-        LATER,
-        (Retrying.UNDER_WAY, LATER, GRACE_ENDS + MINUTE, GRACE_ENDS + MINUTE, Need.GRACE_ENDS),
-    ),
-    "the answer was lost": (
-        LOST,
-        DUE,
-        (Retrying.LOST_RESPONSE, DUE + HALF_A_SECOND, GRACE_ENDS, GRACE_ENDS, Need.GRACE_ENDS),
-    ),
-    "the answer was lost, and the next try is under way": (
-        begun(LOST, LATER),
-        LATER,
-        (Retrying.LOST_RESPONSE, LATER, GRACE_ENDS, GRACE_ENDS, Need.GRACE_ENDS),
-    ),
-    "the answer was lost, and then Xero was not reached": (
-        tried(LOST, NotSent(detail="down"), LATER),
-        LATER,
-        (
-            Retrying.LOST_RESPONSE,
-            LATER + timedelta(seconds=1),
-            GRACE_ENDS,
-            GRACE_ENDS,
-            Need.GRACE_ENDS,
-        ),
-    ),
-    "the answer was lost, and the grace is over": (
-        LOST,
-        GRACE_ENDS + MINUTE,
-        (
-            Retrying.LOST_RESPONSE,
-            GRACE_ENDS + MINUTE,
-            GRACE_ENDS,
-            GRACE_ENDS + MINUTE,
-            Need.GRACE_ENDS,
-        ),
-    ),
-    "the answer was lost, and another token was never spent": (
-        with_rival(LOST),
-        LATER,
-        (Retrying.LOST_RESPONSE, LATER, GRACE_ENDS, DUE + 60 * DAY, Need.TOKEN_DIES),
-    ),
-    "the answer held no refresh token": (
-        tried(LOGGED_IN, issued(None), DUE),
-        DUE,
-        (
-            Retrying.MISSING_TOKEN,
-            DUE + timedelta(seconds=1),
-            GRACE_ENDS,
-            GRACE_ENDS,
-            Need.GRACE_ENDS,
-        ),
-    ),
-    "the request was not sent": (
-        tried(LOGGED_IN, NotSent(detail="down"), DUE),
-        DUE,
-        (Retrying.REFRESH, DUE + HALF_A_SECOND, None, SIXTY_DAYS, Need.TOKEN_DIES),
-    ),
-    "throttled": (
-        tried(LOGGED_IN, Throttled(detail="429", retry_after=10 * MINUTE), DUE),
-        DUE,
-        (Retrying.REFRESH, DUE + 10 * MINUTE + HALF_A_SECOND, None, SIXTY_DAYS, Need.TOKEN_DIES),
-    ),
-    "throttled when it was not due yet": (
-        tried(LOGGED_IN, Throttled(detail="429", retry_after=60 * MINUTE), NOW),
-        NOW,
-        (Retrying.REFRESH, NOW + 60 * MINUTE + HALF_A_SECOND, None, SIXTY_DAYS, Need.TOKEN_DIES),
-    ),
-    "the client was refused": (
-        tried(LOGGED_IN, ClientRefused(detail="invalid_client", code="invalid_client"), DUE),
-        DUE,
-        (Retrying.REFRESH, DUE + 0.75 * POLICY.slow_wait, None, DUE, Need.CLIENT_REFUSED),
-    ),
-    "Xero refused one token of two": (
-        tried(with_rival(LOGGED_IN), Refused(detail="invalid_grant"), DUE),
-        DUE,
-        (Retrying.REFRESH, DUE, None, DUE + 60 * DAY, Need.TOKEN_DIES),
-    ),
-    "a rival is to be proved": (
-        with_rival(tried(LOGGED_IN, issued("r1"), DUE)),
-        LATER,
-        (Retrying.PROOF, DUE + POLICY.proving_wait, None, DUE + 60 * DAY, Need.TOKEN_DIES),
-    ),
-    "Xero refused every token": (
-        tried(LOGGED_IN, Refused(detail="invalid_grant"), DUE),
-        LATER,
-        (None, None, None, LATER, Need.CONSENT_LOST),
-    ),
-    "the token lay unused for longer than it lives": (
-        LOGGED_IN,
-        SIXTY_DAYS + DAY,
-        (None, SIXTY_DAYS + DAY, None, SIXTY_DAYS + DAY, Need.TOKEN_DIES),
-    ),
-    "the clock was set back": (
-        LOGGED_IN,
-        NOW - DAY,
-        (None, NOW - DAY, None, SIXTY_DAYS - DAY, Need.TOKEN_DIES),
-    ),
-    "the clock was set back after an answer was lost": (
-        LOST,
-        DUE - DAY,
-        (Retrying.LOST_RESPONSE, DUE - DAY, GRACE_ENDS - DAY, GRACE_ENDS - DAY, Need.GRACE_ENDS),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", TABLE)
-def test_the_outlook_is_as_the_table_says(name: str) -> None:
-    """What is retried and when, how long the grace lasts, and when a person is needed for what."""
-    account, now, expected = TABLE[name]
-    seen = outlook(account, now, POLICY)
-    found = (
-        seen.retrying,
-        seen.next_attempt_at,
-        seen.grace_ends_at,
-        seen.login_needed_at,
-        seen.attention_for,
-    )
-    assert found == expected
-
-
-def test_what_only_memory_holds_leaves_the_spent_token_to_the_next_process() -> None:
-    """Should the process die with the successor, the store still has the token that was spent, for the grace."""
-    account = tried(LOGGED_IN, issued("r1"), DUE)
-    assert outlook(account, LATER, POLICY, unsaved=True).grace_ends_at == GRACE_ENDS
-    assert outlook(account, LATER, POLICY).grace_ends_at is None
-    assert outlook(LOGGED_IN, LATER, POLICY, unsaved=True).grace_ends_at is None
-
-
-def test_a_failed_try_that_is_not_written_puts_nothing_at_stake() -> None:
-    """The token was not spent, and the store has it: a spent one beside it is no hope that counts."""
-    account = tried(tried(LOGGED_IN, issued("r1"), DUE), NotSent(detail="down"), DUE + 25 * MINUTE)
-    assert outlook(account, DUE + 25 * MINUTE, POLICY, unsaved=True).grace_ends_at is None
-
-
-@pytest.mark.parametrize(
-    ("account", "at", "reason"),
-    [
-        (LOGGED_IN, DUE, "disconnected"),
-        (LOGGED_IN, NOW + 60 * DAY, "unused for 60 days"),
-        (LOST, LATER, "disconnected"),
-        (LOST, GRACE_ENDS, "started at 2026-11-23 12:25:00 UTC arrived within Xero's 30 minutes"),
-    ],
-)
-def test_a_lost_consent_says_why(account: Account, at: datetime, reason: str) -> None:
-    """A loss beyond the grace is told as such, and so is a token that lay too long."""
-    assert reason in why_lost(tried(account, Refused(detail="invalid_grant"), at), POLICY)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (-5, "0 seconds"),
-        (1.9, "1 second"),
-        (59, "59 seconds"),
-        (60, "1 minute"),
-        (7199, "1 hour"),
-        (172800, "2 days"),
-    ],
-)
-def test_a_duration_is_told_in_its_largest_unit(seconds: float, text: str) -> None:
-    """Rounded down, so that nobody counts on more than there is."""
-    assert span_text(timedelta(seconds=seconds)) == text
-
-
-def test_a_time_of_another_day_is_told_with_the_day() -> None:
-    """Without it where it is today."""
-    assert time_text(NOW, NOW + MINUTE) == "12:00:00 UTC"
-    assert time_text(NOW, NOW + DAY) == "2026-11-23 12:00:00 UTC"
-
-
-def test_every_kind_of_problem_has_words() -> None:
-    """The kinds that the state machine writes into the record."""
-    failed = [account.problem for account, _, _ in TABLE.values() if account.problem is not None]
-    kinds = {problem.kind for problem in failed}
-    assert kinds == set(ProblemKind)
-    assert all("Xero" in problem_text(problem) for problem in failed)
-
-
-# --------------------------------------------------------------------------------------- what /status tells
 
 
 @pytest.fixture
@@ -323,7 +40,7 @@ def told(get: Any, canaries: Any) -> Callable[[Server], Awaitable[tuple[dict[str
     async def told(server: Server) -> tuple[dict[str, Any], str]:
         answer, page = (
             await get(f"{server.url}/status"),
-            await get(f"{server.url}/status", **BROWSER),
+            await get(f"{server.url}/status", **WANTS_PAGE),
         )
         assert (answer.status, page.status) == (200, 200)
         assert not [secret for secret in canaries(server) if secret in answer.text + page.text]
@@ -365,6 +82,72 @@ async def fails_once(server: Server, clock: Any) -> None:
     clock.advance(XERO_LIFE - 300)
     await server.rotation.tick()
     assert server.keeper.account.failed_attempts == 1
+
+
+# ---------- the fields
+
+
+async def test_status_is_json_for_a_program_under_the_names_of_the_first_server(
+    logged_in: Server, clock: Any, get: Any
+) -> None:
+    """Whoever read the fields of the server that this one succeeds finds them here."""
+    answer = await get(f"{logged_in.url}/status")
+    assert answer.status == 200
+    assert answer.headers["Content-Type"].split(";")[0] == "application/json"
+    content = answer.json
+    assert datetime.fromisoformat(content["access_token_expiry_utc"]) == clock.now() + timedelta(
+        minutes=30
+    )
+    assert datetime.fromisoformat(content["refresh_token_expiry_utc"]) == clock.now() + timedelta(
+        minutes=72000
+    )
+    assert content["scopes"] == [
+        "offline_access",
+        "accounting.transactions",
+        "accounting.reports.read",
+    ]
+
+
+async def test_status_is_a_page_for_a_browser(logged_in: Server, get: Any) -> None:
+    """What Accept asks for decides."""
+    answer = await get(f"{logged_in.url}/status", **WANTS_PAGE)
+    assert answer.status == 200
+    assert answer.headers["Content-Type"].split(";")[0] == "text/html"
+    assert "<td>09:30:00 UTC</td>" in answer.text
+    assert "accounting.reports.read" in answer.text
+
+
+async def test_status_and_health_hold_fingerprints_and_no_secret(
+    logged_in: Server, sandbox: Sandbox, clock: Any, get: Any, canaries: Any
+) -> None:
+    """No token and no client secret in JSON, page or health, before and after a rotation."""
+    for _ in range(2):
+        secret = canaries(logged_in)
+        answers = [
+            await get(f"{logged_in.url}/status"),
+            await get(f"{logged_in.url}/status", **WANTS_PAGE),
+            await get(f"{logged_in.url}/livez"),
+            await get(f"http://localhost:{logged_in.port}/home", **WANTS_PAGE),
+            await get(f"http://localhost:{logged_in.port}/login", **WANTS_PAGE),
+        ]
+        assert [answer.status for answer in answers] == [200] * 5
+        for answer in answers:
+            text = answer.text + str(list(answer.headers.get_all()))
+            assert not [one for one in secret if one in text]
+        shown = answers[0].json
+        assert fingerprint(secret[-1]) in shown["access_token"]
+        clock.advance(XERO_LIFE - 300)
+        await logged_in.rotation.tick()
+
+
+async def test_status_answers_before_anything_is_known(new_server: NewServer, get: Any) -> None:
+    """Without credentials there is a status too, for both kinds of reader."""
+    server = await new_server()
+    assert (await get(f"{server.url}/status")).json["state"] == "no-credentials"
+    assert "no-credentials" in (await get(f"{server.url}/status", **WANTS_PAGE)).text
+
+
+# ---------- the sentences
 
 
 async def test_before_a_login_a_person_is_needed_now(
@@ -409,6 +192,39 @@ async def test_in_good_times_the_last_refresh_and_the_next_are_told(
     ] == [None] * 4
     assert moment(content, "next_attempt_at") == clock.now() + timedelta(minutes=13)
     assert (content["attention_for"], content["unsaved"]) == ("refresh-token-unused", False)
+
+
+async def test_a_refresh_that_was_cut_off_is_told_with_whose_it_was(
+    logged_in: Server, clock: Any, told: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On the page while nobody has taken it up, and in the log when somebody does."""
+    caplog.set_level(logging.INFO)
+    keeper, current = logged_in.keeper, logged_in.keeper.account.current
+    assert current is not None
+    clock.advance(XERO_LIFE - 300)
+    await keeper._replica.compare_and_set(
+        begin_refresh(keeper.account, current, by="elsewhere:77", now=clock.now())
+    )
+    clock.advance(90)
+    content, words = await told(logged_in)
+    assert (
+        "elsewhere:77 started a refresh at 09:25:00 UTC (1 minute ago) and has recorded no outcome yet. "
+        in words
+    )
+    assert (
+        "Xero accepts the same refresh token again until 09:55:00 UTC (28 minutes from now). "
+        in words
+    )
+    assert "The next attempt" not in words
+    assert content["retrying"] == "under-way"
+    caplog.clear()
+    await logged_in.rotation.tick()
+    taken, refreshed = lines(caplog)
+    assert taken == (
+        "default: elsewhere:77 started a refresh at 09:25:00 UTC and recorded no outcome; "
+        "spending the same refresh token again"
+    )
+    assert refreshed.startswith("default: refreshed: refresh token #")
 
 
 @pytest.mark.parametrize("fault", ["lost", "503-html"])
@@ -665,111 +481,3 @@ async def test_the_command_prints_the_sentences_first(
     printed = capsys.readouterr().out.splitlines()
     assert printed[: len(content["explanation"])] == content["explanation"]
     assert any(line.startswith("login needed at ") for line in printed)
-
-
-# ------------------------------------------------------------------------------------------------- the log
-
-
-async def test_a_refresh_that_was_cut_off_is_told_with_whose_it_was(
-    logged_in: Server, clock: Any, told: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    """On the page while nobody has taken it up, and in the log when somebody does."""
-    caplog.set_level(logging.INFO)
-    keeper, current = logged_in.keeper, logged_in.keeper.account.current
-    assert current is not None
-    clock.advance(XERO_LIFE - 300)
-    await keeper._replica.compare_and_set(
-        begin_refresh(keeper.account, current, by="elsewhere:77", now=clock.now())
-    )
-    clock.advance(90)
-    content, words = await told(logged_in)
-    assert (
-        "elsewhere:77 started a refresh at 09:25:00 UTC (1 minute ago) and has recorded no outcome yet. "
-        in words
-    )
-    assert (
-        "Xero accepts the same refresh token again until 09:55:00 UTC (28 minutes from now). "
-        in words
-    )
-    assert "The next attempt" not in words
-    assert content["retrying"] == "under-way"
-    caplog.clear()
-    await logged_in.rotation.tick()
-    taken, refreshed = lines(caplog)
-    assert taken == (
-        "default: elsewhere:77 started a refresh at 09:25:00 UTC and recorded no outcome; "
-        "spending the same refresh token again"
-    )
-    assert refreshed.startswith("default: refreshed: refresh token #")
-
-
-async def test_a_refresh_that_succeeds_at_last_says_after_how_much(
-    logged_in: Server,
-    sandbox: Sandbox,
-    clock: Any,
-    caplog: pytest.LogCaptureFixture,
-    expected_log: Any,
-) -> None:
-    """One line a failed try, and one that ends them, with their number and how late it is."""
-    expected_log(REFRESH_FAILED)
-    sandbox.add_fault("refresh:first=4:503-html")
-    caplog.set_level(logging.INFO)
-    clock.advance(XERO_LIFE - 300)
-    for _ in range(5):
-        await logged_in.rotation.tick()
-        clock.advance(60)
-    told = lines(caplog)
-    assert [line.split(":")[1] for line in told[-5:]] == [
-        *(f" refresh failed (attempt {number})" for number in (1, 2, 3, 4)),
-        " refreshed after 4 failed attempts, 4 minutes after it was due",
-    ]
-
-
-async def test_an_outage_of_hours_is_one_line_a_try(
-    logged_in: Server,
-    sandbox: Sandbox,
-    clock: Any,
-    caplog: pytest.LogCaptureFixture,
-    expected_log: Any,
-) -> None:
-    """Ticks that wait say nothing; each line is short enough to be read."""
-    expected_log(REFRESH_FAILED)
-    sandbox.add_fault("refresh:every:503-html")
-    clock.advance(XERO_LIFE - 300)
-    caplog.set_level(logging.INFO)
-    caplog.clear()
-    for _ in range(2 * 60 * 4):
-        await logged_in.rotation.tick()
-        clock.advance(15)
-    told = lines(caplog)
-    assert len(told) == len(sandbox.refreshes())
-    assert max(len(line) for line in told) < 400
-
-
-async def test_each_process_tells_at_debug_who_has_refreshed(
-    new_server: NewServer,
-    credentials: Any,
-    log_in: LogIn,
-    caplog: pytest.LogCaptureFixture,
-    tmp_path: Path,
-) -> None:
-    """Whoever follows the record learns whose refresh it was."""
-    store = {"store": f"file://{tmp_path}/store", **credentials}
-    one, other = await new_server(**store), await new_server(**store)
-    await log_in(one)
-    object.__setattr__(other.keeper._context, "process", "elsewhere:77")
-    caplog.set_level(logging.DEBUG, "xots")
-    await other.keeper.follow()
-    await other.keeper.refresh()
-    await one.keeper.follow()
-    followed = [
-        line for line in lines(caplog, logging.DEBUG) if "another process wrote the record" in line
-    ]
-    assert any(
-        line.endswith("; last refreshed by elsewhere:77 at 09:00:00 UTC") for line in followed
-    )
-
-
-def test_a_record_without_tokens_says_so() -> None:
-    """Nothing was refused in it."""
-    assert why_lost(Account(), POLICY) == "the record holds no refresh token"

@@ -1,4 +1,4 @@
-"""What programs get from the server, on a clock that is set: tokens, health and status, in good times and bad."""
+"""``/token``: the token of each caller, on a clock that the tests set, in good times and bad."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from xots.sandbox import DEFAULT_CLIENT_SECRET, Outcome, Sandbox, SiblingMode, fingerprint
+from xots.sandbox import DEFAULT_CLIENT_SECRET, Outcome, Sandbox, SiblingMode
 from xots.server import Server
 
 NewServer = Callable[..., Awaitable[Server]]
@@ -22,7 +22,6 @@ LogIn = Callable[[Server], Awaitable[None]]
 XERO_LIFE = 1800
 REFRESH_FAILED = r"WARNING xots: default: refresh failed"
 REFUSED_AT_TOKEN = r"WARNING xots\.web: GET /token: "
-BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
 
 def expiry(token: str) -> datetime:
@@ -42,7 +41,7 @@ def issued(sandbox: Sandbox) -> list[Outcome]:
     return [one.outcome for one in sandbox.refreshes()]
 
 
-# ----------------------------------------------------------------------------------------- the answer
+# ---------- the response
 
 
 async def test_token_is_json_with_all_that_a_program_needs(
@@ -72,6 +71,28 @@ async def test_token_is_json_with_all_that_a_program_needs(
     assert content["tenantId"] in sandbox.world.books.organisations
     clock.advance(100.5)
     assert (await get(f"{logged_in.url}/token")).json["expiresIn"] == XERO_LIFE - 101
+
+
+async def test_the_bare_token_is_given_to_who_accepts_plain_text(brought_to: Any, get: Any) -> None:
+    """Nothing but the token itself, so that a shell can use it as it comes; JSON for whoever names no type."""
+    server = await brought_to("connected")
+    token = (await get(f"{server.url}/token")).json["accessToken"]
+    answer = await get(f"{server.url}/token", Accept="text/plain")
+    assert (answer.status, answer.text.rstrip("\n")) == (200, token)
+    assert answer.headers["Content-Type"].split(";")[0] == "text/plain"
+    assert answer.headers["Cache-Control"] == "no-store"
+    for accept in ("*/*", "application/json", "application/json, text/plain"):
+        assert (await get(f"{server.url}/token", Accept=accept)).json["accessToken"] == token
+
+
+async def test_no_bare_text_is_mistaken_for_a_token_before_a_login(
+    brought_to: Any, get: Any
+) -> None:
+    """Who asks for plain text before a login gets the status and the problem."""
+    server = await brought_to("credentials")
+    answer = await get(f"{server.url}/token", Accept="text/plain")
+    assert answer.status == 401
+    assert answer.headers["Content-Type"].split(";")[0] == "application/problem+json"
 
 
 async def test_the_token_may_not_be_stored_nor_read_by_another_origin(
@@ -116,32 +137,7 @@ async def test_before_a_login_programs_are_told_what_to_do(
     assert f"http://localhost:{server.port}/" in problem["detail"]
 
 
-async def test_head_is_get_without_the_body(
-    logged_in: Server, send: Any, expected_log: Any
-) -> None:
-    """Status and headers are those of GET; no body follows (RFC 9110 section 9.3.2)."""
-    expected_log.perhaps(r"WARNING xots\.web: ")
-    for path in (
-        "/token",
-        "/livez",
-        "/status",
-        "/home",
-        "/login",
-        "/style.css",
-        "/nowhere",
-        "/code",
-    ):
-        got, head = (
-            await send("GET", logged_in.url + path),
-            await send("HEAD", logged_in.url + path),
-        )
-        assert head.body == b""
-        assert head.status == got.status
-        assert head.headers["Content-Type"] == got.headers["Content-Type"]
-        assert head.headers.get("Content-Length") == got.headers.get("Content-Length")
-
-
-# ---------------------------------------------------------------------------------------------- min_ttl
+# ---------- min_ttl
 
 
 async def test_min_ttl_gets_a_longer_lived_token_when_the_one_there_is_too_short(
@@ -215,7 +211,7 @@ async def test_a_bad_min_ttl_is_refused(
     assert b"eyJ" not in answer.body
 
 
-# --------------------------------------------------------------------------------------------- rotation
+# ---------- rotation
 
 
 async def test_a_tick_refreshes_before_the_token_ends(
@@ -349,7 +345,7 @@ async def test_a_caller_waits_for_no_one_while_a_refresh_ahead_is_under_way(
     assert (await get(f"{logged_in.url}/token")).json["expiresIn"] == XERO_LIFE
 
 
-# -------------------------------------------------------------------------------------------- bad times
+# ---------- bad times
 
 
 @pytest.mark.parametrize(
@@ -567,198 +563,3 @@ async def test_a_clock_that_steps_a_day_serves_nothing_dead_and_starts_no_storm(
         assert answer.json["expiresIn"] == XERO_LIFE
         assert expiry(answer.json["accessToken"]) - sandbox.clock() == timedelta(seconds=XERO_LIFE)
     assert issued(sandbox) == ["issued"]
-
-
-# -------------------------------------------------------------------------------------- health and status
-
-
-async def test_livez_tells_the_three_answers(
-    new_server: NewServer, credentials: Any, log_in: LogIn, get: Any, clock: Any
-) -> None:
-    """401 before there are credentials, 503 before a login, 200 with the expiries after it."""
-    bare = await get(f"{(await new_server()).url}/livez")
-    assert (bare.status, bare.json["state"]) == (401, "no-credentials")
-    assert bare.headers["WWW-Authenticate"].startswith("Bearer")
-    server = await new_server(**credentials)
-    waiting = await get(f"{server.url}/livez")
-    assert (waiting.status, waiting.json["state"]) == (503, "not-logged-in")
-    await log_in(server)
-    healthy = await get(f"{server.url}/livez")
-    assert (healthy.status, healthy.json["state"]) == (200, "connected")
-    assert healthy.headers["Content-Type"].split(";")[0] == "application/json"
-    assert datetime.fromisoformat(
-        healthy.json["access_token_expiry_utc"]
-    ) == clock.now() + timedelta(minutes=30)
-    assert datetime.fromisoformat(
-        healthy.json["refresh_token_expiry_utc"]
-    ) == clock.now() + timedelta(minutes=72000)
-    assert healthy.json["reason"] is None
-
-
-async def test_livez_tells_why_it_is_not_healthy(
-    logged_in: Server, sandbox: Sandbox, clock: Any, get: Any, expected_log: Any
-) -> None:
-    """With the token dead and Xero failing, the reason is in the answer."""
-    expected_log(REFRESH_FAILED)
-    sandbox.add_fault("refresh:every:500-json")
-    clock.advance(XERO_LIFE)
-    await logged_in.rotation.tick()
-    answer = await get(f"{logged_in.url}/livez")
-    assert (answer.status, answer.json["state"]) == (503, "refresh-failing")
-    assert "500" in answer.json["reason"]
-
-
-async def test_status_is_json_for_a_program_under_the_names_of_the_first_server(
-    logged_in: Server, clock: Any, get: Any
-) -> None:
-    """Whoever read the fields of the server that this one succeeds finds them here."""
-    answer = await get(f"{logged_in.url}/status")
-    assert answer.status == 200
-    assert answer.headers["Content-Type"].split(";")[0] == "application/json"
-    content = answer.json
-    assert datetime.fromisoformat(content["access_token_expiry_utc"]) == clock.now() + timedelta(
-        minutes=30
-    )
-    assert datetime.fromisoformat(content["refresh_token_expiry_utc"]) == clock.now() + timedelta(
-        minutes=72000
-    )
-    assert content["scopes"] == [
-        "offline_access",
-        "accounting.transactions",
-        "accounting.reports.read",
-    ]
-
-
-async def test_status_is_a_page_for_a_browser(logged_in: Server, get: Any) -> None:
-    """What Accept asks for decides."""
-    answer = await get(f"{logged_in.url}/status", **BROWSER)
-    assert answer.status == 200
-    assert answer.headers["Content-Type"].split(";")[0] == "text/html"
-    assert "<td>09:30:00 UTC</td>" in answer.text
-    assert "accounting.reports.read" in answer.text
-
-
-async def test_status_and_health_hold_fingerprints_and_no_secret(
-    logged_in: Server, sandbox: Sandbox, clock: Any, get: Any, canaries: Any
-) -> None:
-    """No token and no client secret in JSON, page or health, before and after a rotation."""
-    for _ in range(2):
-        secret = canaries(logged_in)
-        answers = [
-            await get(f"{logged_in.url}/status"),
-            await get(f"{logged_in.url}/status", **BROWSER),
-            await get(f"{logged_in.url}/livez"),
-            await get(f"http://localhost:{logged_in.port}/home", **BROWSER),
-            await get(f"http://localhost:{logged_in.port}/login", **BROWSER),
-        ]
-        assert [answer.status for answer in answers] == [200] * 5
-        for answer in answers:
-            text = answer.text + str(list(answer.headers.get_all()))
-            assert not [one for one in secret if one in text]
-        shown = answers[0].json
-        assert fingerprint(secret[-1]) in shown["access_token"]
-        clock.advance(XERO_LIFE - 300)
-        await logged_in.rotation.tick()
-
-
-async def test_status_answers_before_anything_is_known(new_server: NewServer, get: Any) -> None:
-    """Without credentials there is a status too, for both kinds of reader."""
-    server = await new_server()
-    assert (await get(f"{server.url}/status")).json["state"] == "no-credentials"
-    assert "no-credentials" in (await get(f"{server.url}/status", **BROWSER)).text
-
-
-# ------------------------------------------------------------------------------------------ what is not
-
-
-async def test_an_unknown_path_is_404_for_both_kinds_of_reader(
-    logged_in: Server, send: Any, expected_log: Any
-) -> None:
-    """A program gets a problem in JSON, a browser a page; every method alike."""
-    expected_log(r"WARNING xots\.web: \w+ /nowhere: ")
-    for method in ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
-        body = "" if method in ("POST", "PUT", "PATCH") else None
-        answer = await send(method, f"{logged_in.url}/nowhere", None, body)
-        assert answer.status == 404
-        assert answer.headers["Content-Type"].split(";")[0] == "application/problem+json"
-        assert answer.json["status"] == 404
-        assert answer.headers["X-Content-Type-Options"] == "nosniff"
-    page = await send("GET", f"{logged_in.url}/nowhere", BROWSER)
-    assert page.status == 404
-    assert page.headers["Content-Type"].split(";")[0] == "text/html"
-
-
-@pytest.mark.parametrize(
-    "path", ["/token/", "/Token", "//token", "/token%00", "/token;a=b", "/status/x", "/..%2ftoken"]
-)
-async def test_a_path_that_only_resembles_a_route_is_404(
-    logged_in: Server, get: Any, expected_log: Any, path: str
-) -> None:
-    """Nothing is guessed: a route is its exact path."""
-    expected_log(r"WARNING xots\.web: GET ")
-    answer = await get(logged_in.url + path)
-    assert answer.status == 404
-    assert b"eyJ" not in answer.body
-
-
-@pytest.mark.parametrize("path", ["/token", "/livez", "/status", "/code"])
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "BREW"])
-async def test_a_method_that_is_not_offered_is_405(
-    logged_in: Server, send: Any, expected_log: Any, path: str, method: str
-) -> None:
-    """The answer is a problem in JSON, and nothing secret comes with it."""
-    expected_log(rf"WARNING xots\.web: {method} {path}: ")
-    body = "" if method in ("POST", "PUT", "PATCH") else None
-    answer = await send(method, logged_in.url + path, None, body)
-    assert answer.status == 405
-    assert answer.headers["Content-Type"].split(";")[0] == "application/problem+json"
-    assert answer.json["status"] == 405
-    assert b"eyJ" not in answer.body
-
-
-@pytest.mark.parametrize(
-    ("path", "offered"),
-    [("/token", {"GET", "HEAD"}), ("/home", {"GET", "HEAD", "POST"}), ("/code", {"GET", "HEAD"})],
-)
-async def test_a_405_says_which_methods_are_offered(
-    logged_in: Server, send: Any, expected_log: Any, path: str, offered: set[str]
-) -> None:
-    """RFC 9110 section 15.5.6: the answer must list in Allow what the path takes."""
-    expected_log(rf"WARNING xots\.web: DELETE {path}: ")
-    answer = await send("DELETE", logged_in.url + path)
-    assert answer.status == 405
-    assert {one.strip() for one in answer.headers.get("Allow", "").split(",")} == offered
-
-
-async def test_a_browsers_wrong_method_gets_a_page(
-    logged_in: Server, send: Any, expected_log: Any
-) -> None:
-    """A person sees a page, whatever went wrong."""
-    expected_log(r"WARNING xots\.web: POST /token: ")
-    answer = await send("POST", f"{logged_in.url}/token", BROWSER, "")
-    assert answer.status == 405
-    assert answer.headers["Content-Type"].split(";")[0] == "text/html"
-
-
-async def test_a_browser_before_a_login_gets_a_page_at_token(
-    server: Server, get: Any, expected_log: Any
-) -> None:
-    """Whoever types the address into a browser reads what to do, with the same status."""
-    answer = await get(f"{server.url}/token", **BROWSER)
-    assert answer.status == 401
-    assert answer.headers["Content-Type"].split(";")[0] == "text/html"
-    assert f"http://localhost:{server.port}/" in answer.text
-
-
-async def test_a_body_that_is_too_large_is_refused_and_the_server_goes_on(
-    logged_in: Server, expected_log: Any, get: Any
-) -> None:
-    """Nobody has anything large to send; the connection of one who does ends, and the others are served."""
-    expected_log.perhaps(r"tornado\.general: ")
-    reader, writer = await asyncio.open_connection("127.0.0.1", logged_in.port)
-    head = f"POST /login HTTP/1.1\r\nHost: localhost:{logged_in.port}\r\nContent-Length: 99999999\r\n\r\n"
-    writer.write(head.encode())
-    received = await reader.read()
-    writer.close()
-    assert not received.startswith(b"HTTP/1.1 2")
-    assert (await get(f"{logged_in.url}/token")).status == 200
