@@ -22,12 +22,12 @@ NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
         (172800, "2 days"),
     ],
 )
-def test_a_duration_is_told_in_its_largest_unit(seconds: float, text: str) -> None:
-    """Rounded down, so that nobody counts on more than there is."""
+def test_a_duration_is_written_in_its_largest_unit(seconds: float, text: str) -> None:
+    """It is rounded down, so that it never promises too much."""
     assert span_text(timedelta(seconds=seconds)) == text
 
 
-def test_a_time_of_another_day_is_told_with_the_day() -> None:
-    """Without it where it is today."""
+def test_a_time_of_another_day_is_written_with_the_day() -> None:
+    """A time of today is written without it."""
     assert time_text(NOW, NOW + timedelta(minutes=1)) == "12:00:00 UTC"
     assert time_text(NOW, NOW + timedelta(days=1)) == "2026-11-23 12:00:00 UTC"

@@ -35,7 +35,7 @@ NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 POLICY = Policy()
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
 DUE = NOW + 25 * MINUTE
-"""When the login of the table wants its first refresh."""
+"""When the first refresh of the table's login is due."""
 HALF_A_SECOND = timedelta(seconds=0.5)
 
 
@@ -60,71 +60,71 @@ def logged_in() -> Account:
     )
 
 
-def begun(account: Account, at: datetime) -> Account:
+def started(account: Account, at: datetime) -> Account:
     token = candidates(account, at, POLICY)[0]
     return begin_refresh(account, token, by="host:1", now=at)
 
 
-def tried(account: Account, outcome: Outcome, at: datetime) -> Account:
-    """The record after a try that came to ``outcome`` at once."""
-    return after(begun(account, at), outcome, now=at, policy=POLICY, jitter=0.5)
+def attempted(account: Account, outcome: Outcome, at: datetime) -> Account:
+    """Return the record after an attempt with this outcome."""
+    return after(started(account, at), outcome, now=at, policy=POLICY, jitter=0.5)
 
 
-def with_rival(account: Account, **changes: Any) -> Account:
-    rival = RefreshToken(value=Secret("rival"), obtained_at=DUE, **changes)
-    return replace(account, fallbacks=(rival, *account.fallbacks))
+def with_fallback(account: Account, **changes: Any) -> Account:
+    fallback = RefreshToken(value=Secret("fallback"), obtained_at=DUE, **changes)
+    return replace(account, fallbacks=(fallback, *account.fallbacks))
 
 
 LOGGED_IN = logged_in()
-LOST = tried(LOGGED_IN, Unknown(detail="reset"), DUE)
+LOST = attempted(LOGGED_IN, Unknown(detail="reset"), DUE)
 ENDED = after_end(LOGGED_IN, forget=False, now=NOW)
 SIXTY_DAYS = NOW + 60 * DAY
 GRACE_ENDS = DUE + 30 * MINUTE
 LATER = DUE + MINUTE
-# What the record is, when it is looked at, and the outlook: what is retried, when next, until when the grace lasts, and
-# when a person is needed for what.
+# A record, the time, and the outlook: the open operation, its next attempt, the end of the grace
+# period, and the time and reason of the next login.
 TABLE: dict[str, tuple[Account, datetime, tuple[Any, ...]]] = {
     "no credentials": (Account(), NOW, (None, None, None, NOW, Need.NO_LOGIN)),
     "revoked": (after_revoked(ENDED), NOW, (None, None, None, NOW, Need.NO_LOGIN)),
-    "ended, and Xero is to be told": (
+    "ended, and the revocation is due": (
         ENDED,
         NOW,
         (Retrying.REVOCATION, NOW, None, NOW, Need.NO_LOGIN),
     ),
-    "ended, and Xero could not be told": (
+    "ended, and the revocation failed": (
         after_revocation_failed(ENDED, NotSent(detail="down"), now=NOW, policy=POLICY, jitter=0.5),
         NOW,
         (Retrying.REVOCATION, NOW + HALF_A_SECOND, None, NOW, Need.NO_LOGIN),
     ),
-    "all is well": (LOGGED_IN, NOW, (None, DUE, None, SIXTY_DAYS, Need.TOKEN_DIES)),
+    "no failure": (LOGGED_IN, NOW, (None, DUE, None, SIXTY_DAYS, Need.TOKEN_DIES)),
     "a refresh is due": (LOGGED_IN, LATER, (None, LATER, None, SIXTY_DAYS, Need.TOKEN_DIES)),
-    "all is well again": (
-        tried(LOST, issued("r1"), LATER),
+    "no failure any more": (
+        attempted(LOST, issued("r1"), LATER),
         LATER,
         (None, DUE + 25 * MINUTE, None, LATER + 60 * DAY, Need.TOKEN_DIES),
     ),
-    "a refresh is under way, or was cut off": (
-        begun(LOGGED_IN, DUE),
+    "a refresh is in progress, or was cut off": (
+        started(LOGGED_IN, DUE),
         LATER,
         (Retrying.UNDER_WAY, LATER, GRACE_ENDS, GRACE_ENDS, Need.GRACE_ENDS),
     ),
-    "a refresh is under way after one that was not sent": (
-        begun(tried(LOGGED_IN, NotSent(detail="down"), DUE), LATER),
+    "a refresh is in progress after one that was not sent": (
+        started(attempted(LOGGED_IN, NotSent(detail="down"), DUE), LATER),
         LATER,
         (Retrying.UNDER_WAY, LATER, GRACE_ENDS + MINUTE, GRACE_ENDS + MINUTE, Need.GRACE_ENDS),
     ),
-    "the answer was lost": (
+    "the response was lost": (
         LOST,
         DUE,
         (Retrying.LOST_RESPONSE, DUE + HALF_A_SECOND, GRACE_ENDS, GRACE_ENDS, Need.GRACE_ENDS),
     ),
-    "the answer was lost, and the next try is under way": (
-        begun(LOST, LATER),
+    "the response was lost, and the next attempt is in progress": (
+        started(LOST, LATER),
         LATER,
         (Retrying.LOST_RESPONSE, LATER, GRACE_ENDS, GRACE_ENDS, Need.GRACE_ENDS),
     ),
-    "the answer was lost, and then Xero was not reached": (
-        tried(LOST, NotSent(detail="down"), LATER),
+    "the response was lost, and then Xero could not be reached": (
+        attempted(LOST, NotSent(detail="down"), LATER),
         LATER,
         (
             Retrying.LOST_RESPONSE,
@@ -134,7 +134,7 @@ TABLE: dict[str, tuple[Account, datetime, tuple[Any, ...]]] = {
             Need.GRACE_ENDS,
         ),
     ),
-    "the answer was lost, and the grace is over": (
+    "the response was lost, and the grace period is over": (
         LOST,
         GRACE_ENDS + MINUTE,
         (
@@ -145,13 +145,13 @@ TABLE: dict[str, tuple[Account, datetime, tuple[Any, ...]]] = {
             Need.GRACE_ENDS,
         ),
     ),
-    "the answer was lost, and another token was never spent": (
-        with_rival(LOST),
+    "the response was lost, and another token was never spent": (
+        with_fallback(LOST),
         LATER,
         (Retrying.LOST_RESPONSE, LATER, GRACE_ENDS, DUE + 60 * DAY, Need.TOKEN_DIES),
     ),
-    "the answer held no refresh token": (
-        tried(LOGGED_IN, issued(None), DUE),
+    "the response held no refresh token": (
+        attempted(LOGGED_IN, issued(None), DUE),
         DUE,
         (
             Retrying.MISSING_TOKEN,
@@ -162,41 +162,41 @@ TABLE: dict[str, tuple[Account, datetime, tuple[Any, ...]]] = {
         ),
     ),
     "the request was not sent": (
-        tried(LOGGED_IN, NotSent(detail="down"), DUE),
+        attempted(LOGGED_IN, NotSent(detail="down"), DUE),
         DUE,
         (Retrying.REFRESH, DUE + HALF_A_SECOND, None, SIXTY_DAYS, Need.TOKEN_DIES),
     ),
     "throttled": (
-        tried(LOGGED_IN, Throttled(detail="429", retry_after=10 * MINUTE), DUE),
+        attempted(LOGGED_IN, Throttled(detail="429", retry_after=10 * MINUTE), DUE),
         DUE,
         (Retrying.REFRESH, DUE + 10 * MINUTE + HALF_A_SECOND, None, SIXTY_DAYS, Need.TOKEN_DIES),
     ),
     "throttled when it was not due yet": (
-        tried(LOGGED_IN, Throttled(detail="429", retry_after=60 * MINUTE), NOW),
+        attempted(LOGGED_IN, Throttled(detail="429", retry_after=60 * MINUTE), NOW),
         NOW,
         (Retrying.REFRESH, NOW + 60 * MINUTE + HALF_A_SECOND, None, SIXTY_DAYS, Need.TOKEN_DIES),
     ),
     "the client was refused": (
-        tried(LOGGED_IN, ClientRefused(detail="invalid_client", code="invalid_client"), DUE),
+        attempted(LOGGED_IN, ClientRefused(detail="invalid_client", code="invalid_client"), DUE),
         DUE,
         (Retrying.REFRESH, DUE + 0.75 * POLICY.slow_wait, None, DUE, Need.CLIENT_REFUSED),
     ),
     "Xero refused one token of two": (
-        tried(with_rival(LOGGED_IN), Refused(detail="invalid_grant"), DUE),
+        attempted(with_fallback(LOGGED_IN), Refused(detail="invalid_grant"), DUE),
         DUE,
         (Retrying.REFRESH, DUE, None, DUE + 60 * DAY, Need.TOKEN_DIES),
     ),
-    "a rival is to be proved": (
-        with_rival(tried(LOGGED_IN, issued("r1"), DUE)),
+    "a fallback is to be proved": (
+        with_fallback(attempted(LOGGED_IN, issued("r1"), DUE)),
         LATER,
         (Retrying.PROOF, DUE + POLICY.proving_wait, None, DUE + 60 * DAY, Need.TOKEN_DIES),
     ),
     "Xero refused every token": (
-        tried(LOGGED_IN, Refused(detail="invalid_grant"), DUE),
+        attempted(LOGGED_IN, Refused(detail="invalid_grant"), DUE),
         LATER,
         (None, None, None, LATER, Need.CONSENT_LOST),
     ),
-    "the token lay unused for longer than it lives": (
+    "the token lay unused beyond its lifetime": (
         LOGGED_IN,
         SIXTY_DAYS + DAY,
         (None, SIXTY_DAYS + DAY, None, SIXTY_DAYS + DAY, Need.TOKEN_DIES),
@@ -206,7 +206,7 @@ TABLE: dict[str, tuple[Account, datetime, tuple[Any, ...]]] = {
         NOW - DAY,
         (None, NOW - DAY, None, SIXTY_DAYS - DAY, Need.TOKEN_DIES),
     ),
-    "the clock was set back after an answer was lost": (
+    "the clock was set back after a response was lost": (
         LOST,
         DUE - DAY,
         (Retrying.LOST_RESPONSE, DUE - DAY, GRACE_ENDS - DAY, GRACE_ENDS - DAY, Need.GRACE_ENDS),
@@ -216,7 +216,7 @@ TABLE: dict[str, tuple[Account, datetime, tuple[Any, ...]]] = {
 
 @pytest.mark.parametrize("name", TABLE)
 def test_the_outlook_is_as_the_table_says(name: str) -> None:
-    """What is retried and when, how long the grace lasts, and when a person is needed for what."""
+    """The open operation, its next attempt, the end of the grace period and the next login."""
     account, now, expected = TABLE[name]
     seen = outlook(account, now, POLICY)
     found = (
@@ -229,17 +229,19 @@ def test_the_outlook_is_as_the_table_says(name: str) -> None:
     assert found == expected
 
 
-def test_what_only_memory_holds_leaves_the_spent_token_to_the_next_process() -> None:
-    """Should the process die with the successor, the store still has the token that was spent, for the grace."""
-    account = tried(LOGGED_IN, issued("r1"), DUE)
+def test_an_unsaved_successor_leaves_the_spent_token_to_the_next_process() -> None:
+    """If this process ends, the store still holds the spent token, for the grace period."""
+    account = attempted(LOGGED_IN, issued("r1"), DUE)
     assert outlook(account, LATER, POLICY, unsaved=True).grace_ends_at == GRACE_ENDS
     assert outlook(account, LATER, POLICY).grace_ends_at is None
     assert outlook(LOGGED_IN, LATER, POLICY, unsaved=True).grace_ends_at is None
 
 
-def test_a_failed_try_that_is_not_written_puts_nothing_at_stake() -> None:
-    """The token was not spent, and the store has it: a spent one beside it is no hope that counts."""
-    account = tried(tried(LOGGED_IN, issued("r1"), DUE), NotSent(detail="down"), DUE + 25 * MINUTE)
+def test_an_unsaved_failed_attempt_risks_no_token() -> None:
+    """The token was not spent and the store holds it, so no grace period counts."""
+    account = attempted(
+        attempted(LOGGED_IN, issued("r1"), DUE), NotSent(detail="down"), DUE + 25 * MINUTE
+    )
     assert outlook(account, DUE + 25 * MINUTE, POLICY, unsaved=True).grace_ends_at is None
 
 
@@ -252,18 +254,18 @@ def test_a_failed_try_that_is_not_written_puts_nothing_at_stake() -> None:
         (LOST, GRACE_ENDS, "started at 2026-11-23 12:25:00 UTC arrived within Xero's 30 minutes"),
     ],
 )
-def test_a_lost_consent_says_why(account: Account, at: datetime, reason: str) -> None:
-    """A loss beyond the grace is told as such, and so is a token that lay too long."""
-    assert reason in why_lost(tried(account, Refused(detail="invalid_grant"), at), POLICY)
+def test_a_lost_consent_has_a_reason(account: Account, at: datetime, reason: str) -> None:
+    """A loss after the grace period differs from a token that lay unused too long."""
+    assert reason in why_lost(attempted(account, Refused(detail="invalid_grant"), at), POLICY)
 
 
-def test_a_record_without_tokens_says_so() -> None:
-    """Nothing was refused in it."""
+def test_a_record_without_tokens_has_a_reason_of_its_own() -> None:
+    """Xero refused none of its tokens."""
     assert why_lost(Account(), POLICY) == "the record holds no refresh token"
 
 
 def test_every_kind_of_problem_has_words() -> None:
-    """The kinds that the state machine writes into the record."""
+    """The kinds are those that the transitions write into the record."""
     failed = [account.problem for account, _, _ in TABLE.values() if account.problem is not None]
     kinds = {problem.kind for problem in failed}
     assert kinds == set(ProblemKind)

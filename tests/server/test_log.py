@@ -20,20 +20,20 @@ REFRESH_FAILED = r"WARNING xots: default: refresh failed"
 
 
 def lines(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> list[str]:
-    """What the events wrote to the log."""
+    """Return the log lines of the events."""
     return [
         one.getMessage() for one in caplog.records if one.name == "xots" and one.levelno >= level
     ]
 
 
-async def test_a_refresh_that_succeeds_at_last_says_after_how_much(
+async def test_a_refresh_after_failures_logs_their_number_and_the_delay(
     logged_in: Server,
     sandbox: Sandbox,
     clock: Any,
     caplog: pytest.LogCaptureFixture,
     expected_log: Any,
 ) -> None:
-    """One line a failed try, and one that ends them, with their number and how late it is."""
+    """One line for each failed attempt, and one for the success."""
     expected_log(REFRESH_FAILED)
     sandbox.add_fault("refresh:first=4:503-html")
     caplog.set_level(logging.INFO)
@@ -48,14 +48,14 @@ async def test_a_refresh_that_succeeds_at_last_says_after_how_much(
     ]
 
 
-async def test_an_outage_of_hours_is_one_line_a_try(
+async def test_an_outage_of_hours_is_one_short_line_for_each_attempt(
     logged_in: Server,
     sandbox: Sandbox,
     clock: Any,
     caplog: pytest.LogCaptureFixture,
     expected_log: Any,
 ) -> None:
-    """Ticks that wait say nothing; each line is short enough to be read."""
+    """Ticks that wait log nothing."""
     expected_log(REFRESH_FAILED)
     sandbox.add_fault("refresh:every:503-html")
     clock.advance(XERO_LIFE - 300)
@@ -69,14 +69,14 @@ async def test_an_outage_of_hours_is_one_line_a_try(
     assert max(len(line) for line in told) < 400
 
 
-async def test_each_process_tells_at_debug_who_has_refreshed(
+async def test_each_process_logs_at_debug_which_process_has_refreshed(
     new_server: NewServer,
     credentials: Any,
     log_in: LogIn,
     caplog: pytest.LogCaptureFixture,
     tmp_path: Path,
 ) -> None:
-    """Whoever follows the record learns whose refresh it was."""
+    """A process that follows the record names the writer."""
     store = {"store": f"file://{tmp_path}/store", **credentials}
     one, other = await new_server(**store), await new_server(**store)
     await log_in(one)

@@ -1,4 +1,4 @@
-"""``/refresh``, ``/revoke``, ``/logout`` and ``/tenants``: by programs and by the buttons of pages."""
+"""``/refresh``, ``/revoke``, ``/logout`` and ``/tenants``, by programs and by buttons of pages."""
 
 from __future__ import annotations
 
@@ -21,33 +21,36 @@ ACTS = ("/refresh", "/revoke", "/logout")
 
 
 @pytest.mark.parametrize("path", ACTS)
-async def test_the_button_of_a_browsers_page_acts(
+async def test_the_button_of_a_page_acts_once(
     brought_to: Any, person: Person, sandbox: Sandbox, send: Any, path: str
 ) -> None:
-    """What the page's form sends, from this origin, is done once."""
+    """The page's form posts to the path from this origin."""
     server = await brought_to("connected")
     page = await person.open(origin(server) + path)
     headers = BROWSER | {"Sec-Fetch-Site": "same-origin", "Origin": origin(server)}
-    answer = await send(
+    response = await send(
         "POST", origin(server) + page.form.action, headers, urlencode(page.form.fields)
     )
     if path == "/refresh":
-        assert (answer.status, answer.headers["Location"]) == (303, "/token")
+        assert (response.status, response.headers["Location"]) == (303, "/token")
         assert [one.outcome for one in sandbox.refreshes()] == [Outcome.ISSUED]
         return
     if path == "/logout":
-        assert (answer.status, answer.headers["Location"]) == (303, "/")
+        assert (response.status, response.headers["Location"]) == (303, "/")
     else:
-        assert (answer.status, answer.headers["Content-Type"].split(";")[0]) == (200, "text/html")
+        assert (response.status, response.headers["Content-Type"].split(";")[0]) == (
+            200,
+            "text/html",
+        )
     assert [one.outcome for one in revocations(sandbox)] == [Outcome.REVOKED]
     assert sandbox.identity.usable_refresh_tokens(sandbox.clock()) == []
 
 
 @pytest.mark.parametrize("path", ACTS)
-async def test_another_sites_form_does_not_act(
+async def test_a_form_of_another_site_does_not_act(
     brought_to: Any, sandbox: Sandbox, send: Any, expected_log: Any, path: str
 ) -> None:
-    """A hostile page can make a browser post a form here; it is refused, by either of the headers that betray it."""
+    """A hostile page can make a browser post a form here. Each of two headers reveals it."""
     expected_log(rf"WARNING xots\.web: POST {path}: ")
     server = await brought_to("connected")
     account = server.keeper.account
@@ -56,33 +59,33 @@ async def test_another_sites_form_does_not_act(
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
     ):
-        answer = await send("POST", origin(server) + path, BROWSER | foreign, "")
-        assert answer.status == 403
+        response = await send("POST", origin(server) + path, BROWSER | foreign, "")
+        assert response.status == 403
     assert server.keeper.account == account
     assert sandbox.refreshes() == []
     assert revocations(sandbox) == []
 
 
-async def test_a_page_of_an_act_leads_nowhere_else(brought_to: Any, send: Any) -> None:
-    """Its one form posts to its own path, whatever the query says, and repeats nothing of it."""
+async def test_the_form_of_an_act_posts_to_its_own_path(brought_to: Any, send: Any) -> None:
+    """The query changes nothing on the page and does not appear on it."""
     server = await brought_to("connected")
-    answer = await send(
+    response = await send(
         "GET", f"{origin(server)}/revoke?action=//evil.example/&x=%3Cscript%3E", BROWSER
     )
-    assert Page(f"{origin(server)}/revoke", answer.status, answer.text).form.action == "/revoke"
-    assert "evil" not in answer.text
-    assert "<script" not in answer.text
+    assert Page(f"{origin(server)}/revoke", response.status, response.text).form.action == "/revoke"
+    assert "evil" not in response.text
+    assert "<script" not in response.text
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_a_program_refreshes_with_either_method(
+async def test_a_program_refreshes_by_get_or_post(
     brought_to: Any, sandbox: Sandbox, send: Any, get: Any, method: str
 ) -> None:
-    """The redirect leads to the new token, which is another than before."""
+    """The redirect leads to the new token."""
     server = await brought_to("connected")
     before = (await get(f"{server.url}/token")).json["accessToken"]
-    answer = await send(method, f"{server.url}/refresh", None, "" if method == "POST" else None)
-    assert (answer.status, answer.headers["Location"]) == (303, "/token")
+    response = await send(method, f"{server.url}/refresh", None, "" if method == "POST" else None)
+    assert (response.status, response.headers["Location"]) == (303, "/token")
     assert (await get(f"{server.url}/token")).json["accessToken"] != before
     assert [one.outcome for one in sandbox.refreshes()] == [Outcome.ISSUED]
 
@@ -93,27 +96,27 @@ async def test_a_program_refreshes_with_either_method(
 async def test_the_tenants_are_xeros_list_byte_for_byte(
     brought_to: Any, sandbox: Sandbox, get: Any
 ) -> None:
-    """Seven digits, nulls and all: what Xero's endpoint gives the token's bearer is what is passed on."""
+    """The body is Xero's own, with its seven digits and nulls."""
     server = await brought_to("connected")
     token = (await get(f"{server.url}/token")).json["accessToken"]
     direct = await get(sandbox.connections_url, Authorization=f"Bearer {token}")
-    answer = await get(f"{server.url}/tenants")
-    assert (answer.status, answer.body) == (200, direct.body)
-    assert answer.headers["Content-Type"].split(";")[0] == "application/json"
-    [tenant] = answer.json
+    response = await get(f"{server.url}/tenants")
+    assert (response.status, response.body) == (200, direct.body)
+    assert response.headers["Content-Type"].split(";")[0] == "application/json"
+    [tenant] = response.json
     assert tenant["tenantId"] in sandbox.world.books.organisations
 
 
-async def test_tenants_that_xero_does_not_list_are_502(
+async def test_tenants_are_502_while_xero_cannot_list_them(
     brought_to: Any, sandbox: Sandbox, get: Any, expected_log: Any
 ) -> None:
-    """A failing connections endpoint is told as Xero's failure; the token is served all the same."""
+    """The problem names Xero's status. /token still returns the token."""
     expected_log(r"WARNING xots\.web: GET /tenants: ")
     server = await brought_to("connected")
     sandbox.add_fault("connections:every:503-html")
-    answer = await get(f"{server.url}/tenants")
-    assert (answer.status, answer.json["type"]) == (502, "urn:xots:upstream-failed")
-    assert "503" in answer.json["detail"]
+    response = await get(f"{server.url}/tenants")
+    assert (response.status, response.json["type"]) == (502, "urn:xots:upstream-failed")
+    assert "503" in response.json["detail"]
     assert (await get(f"{server.url}/token")).status == 200
 
 
@@ -123,10 +126,10 @@ async def test_tenants_that_xero_does_not_list_are_502(
 async def test_revoke_ends_the_login_at_xero_and_keeps_the_credentials(
     brought_to: Any, sandbox: Sandbox, person: Person, get: Any
 ) -> None:
-    """Xero takes no token any more; a new login needs no form."""
+    """Xero accepts no token any more, and a new login needs no form."""
     server = await brought_to("connected")
-    answer = await get(f"{server.url}/revoke")
-    assert (answer.status, answer.json) == (200, {"status": "revoked"})
+    response = await get(f"{server.url}/revoke")
+    assert (response.status, response.json) == (200, {"status": "revoked"})
     assert sandbox.identity.usable_refresh_tokens(sandbox.clock()) == []
     assert (await get(f"{server.url}/token")).status == 401
     assert (await get(f"{server.url}/status")).json["client_id"] == DEFAULT_CLIENT_ID
@@ -135,10 +138,10 @@ async def test_revoke_ends_the_login_at_xero_and_keeps_the_credentials(
 
 
 @pytest.mark.parametrize("fault", ["503-json", "reset", "403-html", "429", "down"])
-async def test_a_revocation_that_xero_does_not_take_is_202_and_tried_again(
+async def test_a_revocation_that_xero_does_not_confirm_is_202_and_repeated(
     brought_to: Any, sandbox: Sandbox, clock: Any, get: Any, expected_log: Any, fault: str
 ) -> None:
-    """Serving stops at once; after the back-off and not before, the tick asks again, until Xero has revoked it."""
+    """No token is returned any more. After the back-off, a tick sends the request again."""
     expected_log(r"WARNING xots: default: Xero did not confirm the revocation")
     server = await brought_to("connected")
     if fault == "down":
@@ -146,10 +149,10 @@ async def test_a_revocation_that_xero_does_not_take_is_202_and_tried_again(
         await sandbox.stop()
     else:
         sandbox.add_fault(f"revocation:every:{fault}")
-    answer = await get(f"{server.url}/revoke")
-    assert answer.status == 202
-    assert answer.json["status"] != "revoked"
-    assert answer.json["detail"]
+    response = await get(f"{server.url}/revoke")
+    assert response.status == 202
+    assert response.json["status"] != "revoked"
+    assert response.json["detail"]
     token = await get(f"{server.url}/token")
     assert (token.status, token.json["type"]) == (401, "urn:xots:not-logged-in")
     assert (await get(f"{server.url}/livez")).status == 503
@@ -159,42 +162,42 @@ async def test_a_revocation_that_xero_does_not_take_is_202_and_tried_again(
     if fault == "down":
         sandbox.start()
     sandbox.faults.clear()
-    asked = len(revocations(sandbox))
+    sent = len(revocations(sandbox))
     await server.rotation.tick()
-    assert len(revocations(sandbox)) == asked
+    assert len(revocations(sandbox)) == sent
     clock.advance((server.keeper.account.retry_not_before - clock.now()).total_seconds())
     await server.rotation.tick()
-    assert len(revocations(sandbox)) == asked + 1
+    assert len(revocations(sandbox)) == sent + 1
     assert sandbox.identity.usable_refresh_tokens(sandbox.clock()) == []
     assert (await get(f"{server.url}/status")).json["revocation_pending"] is False
     clock.advance(7200)
     await server.rotation.tick()
-    assert len(revocations(sandbox)) == asked + 1
+    assert len(revocations(sandbox)) == sent + 1
 
 
 async def test_a_new_login_cancels_a_pending_revocation(
     brought_to: Any, sandbox: Sandbox, person: Person, clock: Any, get: Any, expected_log: Any
 ) -> None:
-    """A revocation at Xero would end the new login's connections too, so it is not made up for."""
+    """A late revocation at Xero would end the new login's connections too."""
     expected_log(r"WARNING xots: default: Xero did not confirm the revocation")
     server = await brought_to("connected")
     sandbox.add_fault("revocation:every:503-json")
     assert (await get(f"{server.url}/revoke")).status == 202
     await person.consent(await person.submit(await person.open(f"{origin(server)}/home")))
     sandbox.faults.clear()
-    asked = len(revocations(sandbox))
+    sent = len(revocations(sandbox))
     for _ in range(10):
         clock.advance(600)
         await server.rotation.tick()
         assert (await get(f"{server.url}/token")).status == 200
-    assert len(revocations(sandbox)) == asked
+    assert len(revocations(sandbox)) == sent
     assert (await get(f"{server.url}/status")).json["revocation_pending"] is False
 
 
 async def test_a_refresh_that_was_cut_off_is_concluded_before_the_revocation(
     brought_to: Any, sandbox: Sandbox, clock: Any, get: Any, expected_log: Any
 ) -> None:
-    """The successor that Xero issued and nobody heard of does not outlive the login."""
+    """A successor in a lost response does not survive the login."""
     expected_log(r"WARNING xots: default: refresh failed")
     server = await brought_to("connected")
     sandbox.add_fault("refresh:nth=1:lost")
@@ -208,10 +211,10 @@ async def test_a_refresh_that_was_cut_off_is_concluded_before_the_revocation(
 async def test_logout_forgets_the_credentials(
     brought_to: Any, sandbox: Sandbox, person: Person, get: Any
 ) -> None:
-    """Afterwards the server knows no more than at its first start: the form is shown, no secret is kept."""
+    """The record is as empty as at the first start, and the form appears again."""
     server = await brought_to("connected")
-    answer = await get(f"{server.url}/logout")
-    assert (answer.status, answer.headers["Location"]) == (303, "/")
+    response = await get(f"{server.url}/logout")
+    assert (response.status, response.headers["Location"]) == (303, "/")
     assert [one.outcome for one in revocations(sandbox)] == [Outcome.REVOKED]
     kept = server.keeper.account
     assert kept == Account(
@@ -223,15 +226,15 @@ async def test_logout_forgets_the_credentials(
     assert DEFAULT_CLIENT_ID not in page.text
 
 
-async def test_a_logout_that_xero_does_not_hear_of_stops_serving_and_forgets_once_it_does(
+async def test_a_logout_forgets_the_credentials_once_xero_has_confirmed_it(
     brought_to: Any, sandbox: Sandbox, clock: Any, get: Any, expected_log: Any
 ) -> None:
-    """The credentials are needed to revoke, so they go when that is done and not before."""
+    """The revocation needs the credentials. Until then, no token is returned either."""
     expected_log(r"WARNING xots: default: Xero did not confirm the revocation")
     server = await brought_to("connected")
     sandbox.add_fault("revocation:first=1:reset")
-    answer = await get(f"{server.url}/logout")
-    assert (answer.status, answer.headers["Location"]) == (303, "/")
+    response = await get(f"{server.url}/logout")
+    assert (response.status, response.headers["Location"]) == (303, "/")
     assert (await get(f"{server.url}/token")).status == 401
     clock.advance((server.keeper.account.retry_not_before - clock.now()).total_seconds())
     await server.rotation.tick()
@@ -240,15 +243,15 @@ async def test_a_logout_that_xero_does_not_hear_of_stops_serving_and_forgets_onc
     assert (await get(f"{server.url}/livez")).json["state"] == "no-credentials"
 
 
-async def test_an_end_that_cannot_be_kept_is_told(
+async def test_an_end_that_cannot_be_recorded_is_503_and_changes_nothing(
     brought_to: Any, break_store: Any, sandbox: Sandbox, get: Any, expected_log: Any
 ) -> None:
-    """With a store that can't be read, neither act is done: 503 with the reason, and the login goes on."""
+    """The store cannot be read. The login stays as it is, at Xero too."""
     expected_log(r"WARNING xots\.web: GET /(revoke|logout): the disk is full")
     server = await brought_to("connected")
     break_store(server)
     for path in ("/revoke", "/logout"):
-        answer = await get(f"{server.url}{path}")
-        assert (answer.status, answer.json["type"]) == (503, "urn:xots:store-unavailable")
+        response = await get(f"{server.url}{path}")
+        assert (response.status, response.json["type"]) == (503, "urn:xots:store-unavailable")
     assert revocations(sandbox) == []
     assert (await get(f"{server.url}/token")).status == 200

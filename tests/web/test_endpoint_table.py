@@ -1,5 +1,4 @@
-"""The whole endpoint table in every state of a login: the responses to a program and to a browser, and
-their effects."""
+"""The whole endpoint table in every state of a login, for a program and for a browser."""
 
 from __future__ import annotations
 
@@ -13,9 +12,10 @@ from support.web import BROWSER, origin, revocations
 from xots.sandbox import Sandbox
 from xots.server import Server
 
-# A row for each path, a column for each state of the login. A cell is a status, and what else the answer must tell:
-# a path is its Location; at /livez and /status a word is the state; elsewhere it is the last part of a problem's type.
-# In "failing" Xero fails and the access token is good still; in "failing-dead" it is not.
+# A row for each path, a column for each state of the login. A cell is a status with a detail: a
+# path is the Location, a word at /livez and /status is the state, and elsewhere the last part of
+# the problem type. In "failing" Xero fails and the access token is still valid; in "failing-dead"
+# it has expired.
 TABLE = """
 path     | no-credentials     | credentials       | waiting           | connected     | failing               | failing-dead          | consent-lost     | revoked           | logged-out
 /        | 200                | 303 /home         | 303 /home         | 303 /home     | 303 /home             | 303 /home             | 303 /home        | 303 /home         | 200
@@ -59,7 +59,7 @@ class Expected:
 
 
 def _read_table() -> dict[str, dict[str, Expected]]:
-    """By state, then by path."""
+    """Return the cells of the table, by state and then by path."""
     header, *rows = (
         [cell.strip() for cell in line.split("|")] for line in TABLE.strip().splitlines()
     )
@@ -77,7 +77,7 @@ def _read_table() -> dict[str, dict[str, Expected]]:
 
 EXPECTED = _read_table()
 SAFE = [path for path in METHODS if path not in ACTS]
-# What only reads is asked for in one go; each act gets a server of its own.
+# One test requests all the paths that only read. Each act has a server of its own.
 EVERY_CELL = pytest.mark.parametrize(
     ("state", "paths"),
     [
@@ -91,101 +91,101 @@ EVERY_CELL = pytest.mark.parametrize(
 
 
 @EVERY_CELL
-async def test_a_programs_get_is_answered_as_the_table_says(
+async def test_the_response_to_a_programs_get_is_that_of_the_table(
     brought_to: Any, get: Any, expected_log: Any, state: str, paths: list[str]
 ) -> None:
-    """Status, Location, state or the problem's stable type, with what each kind of error must carry."""
+    """Status, Location, state or problem type, and the headers that each error needs."""
     expected_log.perhaps(r"WARNING xots\.web: GET /", r"WARNING xots: default: refresh failed")
     server = await brought_to(state)
     for path in paths:
         expected = EXPECTED[state][path]
-        answer = await get(origin(server) + path)
-        assert (path, answer.status) == (path, expected.status)
-        assert answer.headers["Cache-Control"] == "no-store"
+        response = await get(origin(server) + path)
+        assert (path, response.status) == (path, expected.status)
+        assert response.headers["Cache-Control"] == "no-store"
         if 300 <= expected.status < 400:
-            assert (path, answer.headers["Location"]) == (path, expected.told)
+            assert (path, response.headers["Location"]) == (path, expected.told)
             continue
-        kind = answer.headers["Content-Type"].split(";")[0]
+        kind = response.headers["Content-Type"].split(";")[0]
         if path in ("/livez", "/status"):
-            assert (path, answer.json["state"]) == (path, expected.told)
+            assert (path, response.json["state"]) == (path, expected.told)
         elif expected.status >= 400:
             assert (path, kind) == (path, "application/problem+json")
-            problem = answer.json
+            problem = response.json
             assert (path, problem["type"]) == (path, f"urn:xots:{expected.told}")
             assert problem["status"] == expected.status
             assert problem["title"]
             assert problem["detail"]
         elif expected.told:
-            assert answer.json == {"status": expected.told}
+            assert response.json == {"status": expected.told}
         if expected.status == 401:
-            assert answer.headers["WWW-Authenticate"].startswith("Bearer")
-            assert f"{origin(server)}/" in answer.text or path == "/livez"
+            assert response.headers["WWW-Authenticate"].startswith("Bearer")
+            assert f"{origin(server)}/" in response.text or path == "/livez"
         if expected.status == 503 and path != "/livez":
-            assert int(answer.headers["Retry-After"]) >= 1
+            assert int(response.headers["Retry-After"]) >= 1
 
 
 @EVERY_CELL
-async def test_a_browsers_get_is_answered_with_pages_and_changes_nothing(
+async def test_the_response_to_a_browsers_get_is_a_page_and_changes_nothing(
     brought_to: Any, send: Any, sandbox: Sandbox, expected_log: Any, state: str, paths: list[str]
 ) -> None:
-    """Errors keep their status and become pages; each act answers with a form that posts to it, and does not act."""
+    """Errors keep their status. An act returns a form that posts to it, and does not act."""
     expected_log.perhaps(r"WARNING xots\.web: GET /", r"WARNING xots: default: refresh failed")
     server = await brought_to(state)
-    account, asked = server.keeper.account, len(sandbox.refreshes()) + len(revocations(sandbox))
+    account, sent = server.keeper.account, len(sandbox.refreshes()) + len(revocations(sandbox))
     for path in paths:
         expected = Expected(200, "") if path in ACTS else EXPECTED[state][path]
-        answer = await send("GET", origin(server) + path, BROWSER)
-        assert (path, answer.status) == (path, expected.status)
-        if answer.status in (301, 302, 303):
-            assert (path, answer.headers["Location"]) == (path, expected.told)
+        response = await send("GET", origin(server) + path, BROWSER)
+        assert (path, response.status) == (path, expected.status)
+        if response.status in (301, 302, 303):
+            assert (path, response.headers["Location"]) == (path, expected.told)
             continue
         a_page = path in ("/", "/login", "/home", "/status", *ACTS) or (
             expected.status >= 400 and path != "/livez"
         )
         if a_page:
-            assert (path, answer.headers["Content-Type"].split(";")[0]) == (path, "text/html")
-            assert "Set-Cookie" not in answer.headers
+            assert (path, response.headers["Content-Type"].split(";")[0]) == (path, "text/html")
+            assert "Set-Cookie" not in response.headers
         if path in ACTS:
             assert re.search(
-                rf'<form method="post" action="{path}">\s*<button type="submit">', answer.text
+                rf'<form method="post" action="{path}">\s*<button type="submit">', response.text
             )
     assert server.keeper.account == account
-    assert len(sandbox.refreshes()) + len(revocations(sandbox)) == asked
+    assert len(sandbox.refreshes()) + len(revocations(sandbox)) == sent
 
 
 @pytest.mark.parametrize("state", EXPECTED)
-async def test_head_is_answered_where_get_is_and_never_acts(
+async def test_head_has_the_status_of_get_and_never_acts(
     brought_to: Any, send: Any, sandbox: Sandbox, expected_log: Any, state: str
 ) -> None:
-    """Link checkers and curious programs send HEAD; it has GET's status and no body, and leaves the login alone."""
+    """Link checkers send HEAD. The login stays as it is."""
     expected_log.perhaps(r"WARNING xots\.web: HEAD /", r"WARNING xots: default: refresh failed")
     server = await brought_to(state)
-    account, asked = server.keeper.account, len(sandbox.refreshes()) + len(revocations(sandbox))
+    account, sent = server.keeper.account, len(sandbox.refreshes()) + len(revocations(sandbox))
     for path in METHODS:
         for headers in (None, BROWSER):
-            answer = await send("HEAD", origin(server) + path, headers)
-            assert answer.body == b""
+            response = await send("HEAD", origin(server) + path, headers)
+            assert response.body == b""
             if path in ACTS:
-                assert (path, answer.status) == (path, 200)
+                assert (path, response.status) == (path, 200)
             else:
-                assert (path, answer.status) == (path, EXPECTED[state][path].status)
+                assert (path, response.status) == (path, EXPECTED[state][path].status)
     assert server.keeper.account == account
-    assert len(sandbox.refreshes()) + len(revocations(sandbox)) == asked
+    assert len(sandbox.refreshes()) + len(revocations(sandbox)) == sent
 
 
 @pytest.mark.parametrize("path", METHODS)
-async def test_any_other_method_is_405_and_names_those_that_are_offered(
+async def test_any_other_method_is_405_and_lists_the_supported_ones(
     server: Server, send: Any, expected_log: Any, path: str
 ) -> None:
-    """``Allow`` lists exactly the table's methods, and HEAD where GET is; a program's answer is a problem."""
+    """``Allow`` lists exactly the table's methods; a program receives a problem."""
     expected_log(r"WARNING xots\.web: \w+ /")
     offered = METHODS[path].split()
     for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW"):
         if method in offered:
             continue
         body = "" if method in ("POST", "PUT", "PATCH") else None
-        answer = await send(method, origin(server) + path, None, body)
-        assert (method, answer.status) == (method, 405)
-        assert {one.strip() for one in answer.headers["Allow"].split(",")} == set(offered)
-        assert answer.headers["Content-Type"].split(";")[0] == "application/problem+json"
-        assert answer.json["type"] == "urn:xots:method-not-allowed"
+        response = await send(method, origin(server) + path, None, body)
+        assert (method, response.status) == (method, 405)
+        assert {one.strip() for one in response.headers["Allow"].split(",")} == set(offered)
+        assert response.headers["Content-Type"].split(";")[0] == "application/problem+json"
+        assert response.json["type"] == "urn:xots:method-not-allowed"

@@ -21,10 +21,10 @@ REFRESH_FAILED = r"WARNING xots: default: refresh failed"
 # ---------- the login
 
 
-async def test_livez_tells_the_three_answers(
+async def test_livez_has_three_statuses(
     new_server: NewServer, credentials: Any, log_in: LogIn, get: Any, clock: Any
 ) -> None:
-    """401 before there are credentials, 503 before a login, 200 with the expiries after it."""
+    """401 before any credentials are known, 503 before a login, 200 with the expiries after it."""
     bare = await get(f"{(await new_server()).url}/livez")
     assert (bare.status, bare.json["state"]) == (401, "no-credentials")
     assert bare.headers["WWW-Authenticate"].startswith("Bearer")
@@ -44,26 +44,26 @@ async def test_livez_tells_the_three_answers(
     assert healthy.json["reason"] is None
 
 
-async def test_livez_tells_why_it_is_not_healthy(
+async def test_livez_names_the_reason_of_a_503(
     logged_in: Server, sandbox: Sandbox, clock: Any, get: Any, expected_log: Any
 ) -> None:
-    """With the token dead and Xero failing, the reason is in the answer."""
+    """The access token has expired, and Xero fails."""
     expected_log(REFRESH_FAILED)
     sandbox.add_fault("refresh:every:500-json")
     clock.advance(XERO_LIFE)
     await logged_in.rotation.tick()
-    answer = await get(f"{logged_in.url}/livez")
-    assert (answer.status, answer.json["state"]) == (503, "refresh-failing")
-    assert "500" in answer.json["reason"]
+    response = await get(f"{logged_in.url}/livez")
+    assert (response.status, response.json["state"]) == (503, "refresh-failing")
+    assert "500" in response.json["reason"]
 
 
 # ---------- the store
 
 
-async def test_ready_tells_a_store_that_fails_while_a_token_can_be_served(
+async def test_ready_is_200_and_degraded_while_a_token_can_be_returned_without_the_store(
     brought_to: Any, break_store: Any, monkeypatch: pytest.MonkeyPatch, get: Any
 ) -> None:
-    """Degraded, with the reason, and still of use to who wants a token; well again when the store is."""
+    """The response names the reason, and turns to ``ok`` once the store works."""
     server = await brought_to("connected")
     well = await get(f"{server.url}/ready")
     assert (well.status, well.json) == (200, {"ready": True, "store": "ok", "reason": None})
@@ -80,15 +80,15 @@ async def test_ready_tells_a_store_that_fails_while_a_token_can_be_served(
 @pytest.mark.parametrize(
     "state", ["no-credentials", "credentials", "revoked", "logged-out", "consent-lost"]
 )
-async def test_ready_is_503_when_the_store_fails_and_no_token_can_be_served(
+async def test_ready_is_503_when_the_store_fails_and_no_token_can_be_returned(
     brought_to: Any, break_store: Any, get: Any, state: str
 ) -> None:
-    """A request that is sent here could not be served: no login can be kept."""
+    """No login can be kept either, so this process can serve no request."""
     server = await brought_to(state)
     break_store(server)
-    answer = await get(f"{server.url}/ready")
-    assert answer.status == 503
-    assert (answer.json["ready"], answer.json["store"]) == (False, "degraded")
+    response = await get(f"{server.url}/ready")
+    assert response.status == 503
+    assert (response.json["ready"], response.json["store"]) == (False, "degraded")
     assert (await get(f"{server.url}/ping")).status == 200
 
 
@@ -101,7 +101,7 @@ async def test_a_store_that_fails_when_a_refresh_is_due_costs_no_refresh_token(
     get: Any,
     expected_log: Any,
 ) -> None:
-    """Nothing is spent that could not be written down; the old token is served to its end; then all recovers."""
+    """No token is spent that cannot be recorded. The old one is returned until it expires."""
     expected_log(r"ERROR xots: default: the token store fails", r"WARNING xots\.web: GET /token: ")
     server = await brought_to("connected")
     break_store(server)

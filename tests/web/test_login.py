@@ -39,7 +39,7 @@ LOGIN_REFUSED = r"WARNING xots: default: login failed"
 async def test_a_login_goes_from_the_form_through_xero_to_home(
     new_server: NewServer, sandbox: Sandbox, person: Person, get: Any
 ) -> None:
-    """Form, home, consent, code and home again end in a token that Xero's own API takes."""
+    """Form, home, consent, code and home again lead to a token that Xero's API accepts."""
     server = await new_server()
     form = await person.open(f"{origin(server)}/")
     assert "client_id" in dict(form.form.fields)
@@ -63,12 +63,12 @@ async def test_a_login_goes_from_the_form_through_xero_to_home(
     ]
 
 
-async def test_the_authorize_url_is_what_the_protocol_asks_for(
+async def test_the_authorize_url_has_the_parameters_of_the_protocol(
     server: Server, sandbox: Sandbox, person: Person
 ) -> None:
-    """RFC 6749 section 4.1.1 and RFC 7636 section 4.3 name every parameter, and no other is sent."""
-    asked = query((await begin(person, server)).url)
-    assert asked.keys() == {
+    """RFC 6749 section 4.1.1 and RFC 7636 section 4.3 name them all; there is no other."""
+    requested = query((await begin(person, server)).url)
+    assert requested.keys() == {
         "response_type",
         "client_id",
         "redirect_uri",
@@ -77,28 +77,28 @@ async def test_the_authorize_url_is_what_the_protocol_asks_for(
         "code_challenge",
         "code_challenge_method",
     }
-    assert asked["response_type"] == "code"
-    assert asked["client_id"] == DEFAULT_CLIENT_ID
-    assert asked["redirect_uri"] == f"{origin(server)}/code"
-    assert asked["scope"] == "offline_access accounting.transactions accounting.reports.read"
-    assert asked["code_challenge_method"] == "S256"
-    assert len(base64.urlsafe_b64decode(asked["code_challenge"] + "=")) == 32
-    assert len(asked["state"]) >= 43  # 256 bits in base64
+    assert requested["response_type"] == "code"
+    assert requested["client_id"] == DEFAULT_CLIENT_ID
+    assert requested["redirect_uri"] == f"{origin(server)}/code"
+    assert requested["scope"] == "offline_access accounting.transactions accounting.reports.read"
+    assert requested["code_challenge_method"] == "S256"
+    assert len(base64.urlsafe_b64decode(requested["code_challenge"] + "=")) == 32
+    assert len(requested["state"]) >= 43  # 256 bits in base64
 
 
 async def test_every_login_has_a_state_and_a_challenge_of_its_own(
     server: Server, person: Person
 ) -> None:
-    """Neither a page viewed twice nor a second login repeats either."""
-    asked = [query((await begin(person, server)).url) for _ in range(3)]
-    assert len({one["state"] for one in asked}) == 3
-    assert len({one["code_challenge"] for one in asked}) == 3
+    """No second login repeats either."""
+    requested = [query((await begin(person, server)).url) for _ in range(3)]
+    assert len({one["state"] for one in requested}) == 3
+    assert len({one["code_challenge"] for one in requested}) == 3
 
 
-async def test_a_code_of_another_challenge_is_worth_nothing(
+async def test_a_code_of_another_challenge_is_refused(
     server: Server, person: Person, decide: Any, token_of: Any, expected_log: Any
 ) -> None:
-    """A code that was issued to somebody else's challenge and slipped into this login is refused (RFC 7636)."""
+    """An attacker's code, slipped into this login, does not fit its verifier (RFC 7636)."""
     expected_log(LOGIN_REFUSED, REFUSED_AT_CODE)
     page = await begin(person, server)
     tampered = await person.open(changed(page.url, code_challenge=code_challenge("v" * 43)))
@@ -110,7 +110,7 @@ async def test_a_code_of_another_challenge_is_worth_nothing(
 async def test_an_app_without_a_secret_logs_in_and_refreshes(
     new_server: NewServer, sandbox: Sandbox, person: Person, clock: Any, token_of: Any
 ) -> None:
-    """A PKCE app authenticates by its client id in the body, at the exchange and at every refresh."""
+    """A PKCE app authenticates by its client id in the body, at exchange and refresh."""
     server = await new_server()
     page = await person.log_in(origin(server), DEFAULT_PKCE_CLIENT_ID)
     assert (page.url, page.status) == (f"{origin(server)}/home", 200)
@@ -124,7 +124,7 @@ async def test_an_app_without_a_secret_logs_in_and_refreshes(
 async def test_pkce_can_be_turned_off(
     new_server: NewServer, credentials: Any, person: Person, token_of: Any
 ) -> None:
-    """A web app whose identity server knows no PKCE logs in with its secret alone."""
+    """A web app of an identity server without PKCE logs in with its secret alone."""
     server = await new_server(**credentials, pkce=False)
     page = await begin(person, server)
     assert "code_challenge" not in query(page.url)
@@ -132,10 +132,10 @@ async def test_pkce_can_be_turned_off(
     assert await token_of(server) is not None
 
 
-async def test_a_login_begun_at_127_0_0_1_finishes_at_localhost(
+async def test_a_login_started_at_127_0_0_1_finishes_at_localhost(
     server: Server, person: Person, token_of: Any
 ) -> None:
-    """Cookies belong to a host name, so the browser is moved to the redirect URI's before it gets one."""
+    """Cookies belong to a host name: the browser is redirected before it receives one."""
     page = await person.open(f"http://127.0.0.1:{server.port}/home")
     assert page.url == f"{origin(server)}/home"
     assert (await person.consent(await person.submit(page))).status == 200
@@ -146,7 +146,7 @@ async def test_a_login_begun_at_127_0_0_1_finishes_at_localhost(
 async def test_two_tabs_of_one_browser_both_finish(
     server: Server, person: Person, token_of: Any
 ) -> None:
-    """A second login that is begun meanwhile does not break the first, nor the other way round."""
+    """A second login does not disturb the first, and the other way round."""
     one, two = await begin(person, server), await begin(person, server)
     assert (await person.consent(one)).status == 200
     first = await token_of(server)
@@ -157,7 +157,7 @@ async def test_two_tabs_of_one_browser_both_finish(
 async def test_two_tabs_finish_in_the_other_order_too(
     server: Server, person: Person, token_of: Any
 ) -> None:
-    """The login that was begun last may come back first."""
+    """The login that started last may return first."""
     one, two = await begin(person, server), await begin(person, server)
     assert (await person.consent(two)).status == 200
     assert (await person.consent(one)).status == 200
@@ -167,17 +167,18 @@ async def test_two_tabs_finish_in_the_other_order_too(
 async def test_after_success_the_address_is_clean_and_the_cookies_are_gone(
     new_server: NewServer, person: Person
 ) -> None:
-    """Neither the code nor anything of the login stays in the browser."""
+    """Neither the code nor a cookie of the login stays in the browser."""
     server = await new_server()
     page = await person.log_in(origin(server), DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET)
     assert page.url == f"{origin(server)}/home"
     assert person.cookies["localhost"] == {}
 
 
-async def test_the_only_organisation_is_taken_and_a_tenant_that_was_asked_for_is_kept(
+async def test_the_only_organisation_is_used_and_a_requested_tenant_is_kept(
     new_server: NewServer, sandbox: Sandbox, person: Person, get: Any
 ) -> None:
-    """Without a tenant id in the form the only connected organisation is used; with one, that one."""
+    """Without a tenant id in the form the only connected organisation is used; with one, that
+    one."""
     server = await new_server()
     await person.log_in(origin(server), DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET)
     only = next(iter(sandbox.world.books.organisations))
@@ -186,10 +187,10 @@ async def test_the_only_organisation_is_taken_and_a_tenant_that_was_asked_for_is
     assert (await get(f"{server.url}/token")).json["tenantId"].lower() == only
 
 
-async def test_more_scopes_than_asked_for_are_no_error(
+async def test_more_scopes_than_requested_are_no_error(
     new_server: NewServer, credentials: Any, sandbox: Sandbox, log_in: Any, get: Any
 ) -> None:
-    """Xero's scopes are additive: what was consented to earlier comes back too."""
+    """Xero's scopes are additive: it grants those of an earlier consent too."""
     sandbox.log_in(["offline_access", "accounting.contacts"])
     server = await new_server(**credentials, scopes=("offline_access", "accounting.transactions"))
     await log_in(server)
@@ -197,19 +198,19 @@ async def test_more_scopes_than_asked_for_are_no_error(
     assert {"offline_access", "accounting.transactions", "accounting.contacts"} == set(scopes)
 
 
-async def test_an_answer_that_names_the_right_issuer_is_taken(
+async def test_a_response_with_the_right_issuer_is_accepted(
     server: Server, sandbox: Sandbox, log_in: Any, token_of: Any
 ) -> None:
-    """RFC 9207: a server that adds ``iss`` to the callback is no stranger for it."""
+    """RFC 9207: the identity server may add ``iss`` to the redirect."""
     sandbox.identity.switches = replace(sandbox.identity.switches, add_iss=True)
     await log_in(server)
     assert await token_of(server) is not None
 
 
-async def test_a_stopping_server_loses_no_login_that_was_begun(
+async def test_a_stopping_server_loses_no_code_exchange(
     server: Server, sandbox: Sandbox, person: Person
 ) -> None:
-    """A code exchange in flight is concluded and kept before the server ends."""
+    """An exchange in progress is concluded and recorded before the server ends."""
     consent = await begin(person, server)
     sandbox.add_fault("token:every:hold-after")
     finishing = asyncio.create_task(person.consent(consent))
@@ -228,7 +229,7 @@ async def test_a_stopping_server_loses_no_login_that_was_begun(
 async def test_a_replayed_callback_changes_nothing(
     server: Server, person: Person, decide: Any, token_of: Any, expected_log: Any
 ) -> None:
-    """The back button after a login gets an explanation, and the login stands."""
+    """After a login, the back button shows an explanation, and the login stays as it is."""
     expected_log(REFUSED_AT_CODE)
     callback = await decide(await begin(person, server))
     assert (await person.open(callback)).status == 200
@@ -242,7 +243,7 @@ async def test_a_replayed_callback_changes_nothing(
 async def test_a_callback_replayed_with_its_cookies_restored_changes_nothing(
     server: Server, person: Person, decide: Any, token_of: Any, expected_log: Any
 ) -> None:
-    """Should a browser bring its cookie again, Xero's single use of the code is the guard."""
+    """A browser may send its cookie again: then Xero refuses the second use of the code."""
     expected_log(LOGIN_REFUSED, REFUSED_AT_CODE)
     callback = await decide(await begin(person, server))
     cookies = dict(person.cookies["localhost"])
@@ -253,10 +254,10 @@ async def test_a_callback_replayed_with_its_cookies_restored_changes_nothing(
     assert await token_of(server) == token
 
 
-async def test_swapped_states_log_nobody_in(
+async def test_swapped_states_are_refused(
     server: Server, person: Person, decide: Any, token_of: Any, expected_log: Any
 ) -> None:
-    """The code of one login does not pass under the state of another of the same browser."""
+    """The code of one login does not fit the state of another, even in one browser."""
     expected_log(LOGIN_REFUSED, REFUSED_AT_CODE)
     one, two = await decide(await begin(person, server)), await decide(await begin(person, server))
     page = await person.open(changed(one, state=query(two)["state"]))
@@ -286,7 +287,7 @@ async def test_an_altered_state_is_refused(
     expected_log: Any,
     alter: Callable[[str], str | None],
 ) -> None:
-    """Only the state itself, whole and unchanged, finishes a login; anything else is the visitor's mistake."""
+    """Only the exact state finishes a login. Any other one is 400."""
     expected_log(REFUSED_AT_CODE)
     callback = await decide(await begin(person, server))
     page = await person.open(changed(callback, state=alter(query(callback)["state"])))
@@ -297,21 +298,21 @@ async def test_an_altered_state_is_refused(
 # ---------- logins that fail
 
 
-async def test_a_program_at_the_redirect_endpoint_gets_a_problem(
+async def test_a_program_at_the_redirect_uri_receives_a_problem(
     server: Server, get: Any, expected_log: Any
 ) -> None:
-    """Without a browser's cookie there is no login to finish, and the answer says so in JSON."""
+    """Without a browser's cookie there is no login to finish."""
     expected_log(REFUSED_AT_CODE)
-    answer = await get(f"{server.url}/code?code=abc&state=def")
-    assert answer.status == 400
-    assert answer.headers["Content-Type"].startswith("application/problem+json")
-    assert answer.json["type"].endswith("login-failed")
+    response = await get(f"{server.url}/code?code=abc&state=def")
+    assert response.status == 400
+    assert response.headers["Content-Type"].startswith("application/problem+json")
+    assert response.json["type"].endswith("login-failed")
 
 
-async def test_a_cancelled_consent_is_taken_kindly(
+async def test_a_cancelled_consent_is_explained_and_changes_nothing(
     logged_in: Server, person: Person, decide: Any, token_of: Any, expected_log: Any
 ) -> None:
-    """Cancel at Xero leads to a page that says so and leads back, and leaves a live login alone."""
+    """The page leads back to home, and a live login stays as it is."""
     expected_log(REFUSED_AT_CODE)
     token = await token_of(logged_in)
     page = await person.open(await decide(await begin(person, logged_in), "cancel"))
@@ -324,17 +325,17 @@ async def test_a_cancelled_consent_is_taken_kindly(
 async def test_a_callback_with_neither_code_nor_error_is_explained(
     server: Server, person: Person, decide: Any, expected_log: Any
 ) -> None:
-    """An answer that says nothing is refused with a page."""
+    """The response is a page with status 400."""
     expected_log(REFUSED_AT_CODE)
     page = await person.open(changed(await decide(await begin(person, server)), code=None))
     assert page.status == 400
     assert 'href="/home"' in page.text
 
 
-async def test_what_xero_says_is_shown_as_text_only(
+async def test_xeros_error_description_is_shown_as_text(
     server: Server, person: Person, decide: Any, expected_log: Any
 ) -> None:
-    """An error description of the callback is never markup on the page."""
+    """It is never markup on the page."""
     expected_log(REFUSED_AT_CODE)
     callback = await decide(await begin(person, server), "cancel")
     page = await person.open(
@@ -344,10 +345,10 @@ async def test_what_xero_says_is_shown_as_text_only(
     assert "<script>alert(1)</script>" in unescape(page.text)
 
 
-async def test_an_unregistered_redirect_uri_never_comes_back_and_home_says_why(
+async def test_after_xeros_own_error_page_home_names_the_likely_causes(
     server: Server, sandbox: Sandbox, person: Person
 ) -> None:
-    """Xero shows its own error page then; the next look at home names the likely causes."""
+    """An unregistered redirect URI never returns to this server."""
     client = sandbox.identity.clients[DEFAULT_CLIENT_ID]
     sandbox.identity.register(replace(client, redirect_uris=("http://localhost:1/code",)))
     page = await begin(person, server)
@@ -366,7 +367,7 @@ async def test_a_failed_exchange_leaves_a_live_login_untouched(
     token_of: Any,
     expected_log: Any,
 ) -> None:
-    """A wrong secret in the form is told, and the login that was live goes on: served, and refreshed when due."""
+    """A wrong secret in the form is explained. The live login is still served and refreshed."""
     expected_log(LOGIN_REFUSED, REFUSED_AT_CODE)
     token = await token_of(logged_in)
     page = await person.log_in(origin(logged_in), DEFAULT_CLIENT_ID, "wrong-secret-canary")
@@ -381,7 +382,7 @@ async def test_a_failed_exchange_leaves_a_live_login_untouched(
 
 
 @pytest.mark.parametrize("fault", ["lost", "500-html", "429", "no-refresh-token", "not-json"])
-async def test_an_exchange_that_goes_wrong_leaves_a_live_login_untouched(
+async def test_a_faulty_response_to_the_exchange_leaves_a_live_login_untouched(
     logged_in: Server,
     sandbox: Sandbox,
     person: Person,
@@ -389,7 +390,7 @@ async def test_an_exchange_that_goes_wrong_leaves_a_live_login_untouched(
     expected_log: Any,
     fault: str,
 ) -> None:
-    """Whatever Xero answers to the code of a second login, the first one's token is still served."""
+    """The access token of the first login is still returned."""
     expected_log(LOGIN_REFUSED, REFUSED_AT_CODE)
     token = await token_of(logged_in)
     consent = await begin(person, logged_in)
@@ -400,10 +401,10 @@ async def test_an_exchange_that_goes_wrong_leaves_a_live_login_untouched(
     assert await token_of(logged_in) == token
 
 
-async def test_fewer_scopes_than_asked_for_is_an_error(
+async def test_fewer_scopes_than_requested_are_an_error(
     server: Server, person: Person, decide: Any, token_of: Any, expected_log: Any
 ) -> None:
-    """A scope that was asked for and not granted is named, and nobody is logged in."""
+    """The page names the missing scope, and no login is recorded."""
     expected_log(LOGIN_REFUSED, REFUSED_AT_CODE)
     page = await begin(person, server)
     narrowed = await person.open(changed(page.url, scope="offline_access accounting.transactions"))
@@ -416,7 +417,7 @@ async def test_fewer_scopes_than_asked_for_is_an_error(
 async def test_a_login_without_offline_access_is_an_error(
     server: Server, person: Person, decide: Any, token_of: Any, expected_log: Any
 ) -> None:
-    """Without a refresh token the login would be over in half an hour, so it is refused and told."""
+    """Without a refresh token it would end after half an hour."""
     expected_log(LOGIN_REFUSED, REFUSED_AT_CODE)
     page = await begin(person, server)
     narrowed = await person.open(
@@ -431,7 +432,7 @@ async def test_a_login_without_offline_access_is_an_error(
 @pytest.mark.parametrize(
     "issuer", ["https://evil.example", "https://identity.xero.com.evil.example", "x"]
 )
-async def test_an_answer_of_another_issuer_is_refused(
+async def test_a_response_of_another_issuer_is_refused(
     server: Server,
     sandbox: Sandbox,
     person: Person,
@@ -440,7 +441,7 @@ async def test_an_answer_of_another_issuer_is_refused(
     expected_log: Any,
     issuer: str,
 ) -> None:
-    """RFC 9207: a code that another server issued is not sent to this one."""
+    """RFC 9207: a code of another server is not sent to this one."""
     expected_log(REFUSED_AT_CODE)
     callback = await decide(await begin(person, server))
     page = await person.open(changed(callback, iss=issuer))
@@ -450,7 +451,7 @@ async def test_an_answer_of_another_issuer_is_refused(
 
 
 @pytest.mark.parametrize("name", ["state", "code", "iss", "error"])
-async def test_a_parameter_given_twice_is_refused(
+async def test_a_repeated_parameter_is_refused(
     server: Server,
     sandbox: Sandbox,
     person: Person,
@@ -459,7 +460,7 @@ async def test_a_parameter_given_twice_is_refused(
     expected_log: Any,
     name: str,
 ) -> None:
-    """RFC 6749 section 3.1: no parameter may come more than once, and no code is sent on then."""
+    """RFC 6749 section 3.1: no parameter may occur twice. No code is sent to Xero."""
     expected_log(REFUSED_AT_CODE)
     callback = await decide(await begin(person, server))
     value = query(callback).get(name, sandbox.url)
@@ -469,10 +470,10 @@ async def test_a_parameter_given_twice_is_refused(
     assert not [one for one in sandbox.log if one.endpoint is Endpoint.TOKEN]
 
 
-async def test_a_tenant_that_is_not_connected_is_refused_with_those_that_are(
+async def test_a_tenant_that_is_not_connected_is_refused_with_a_list(
     new_server: NewServer, sandbox: Sandbox, person: Person, token_of: Any, expected_log: Any
 ) -> None:
-    """A mistyped tenant id does not become the tenant that programs book into."""
+    """So no program books into a mistyped tenant. The page lists the connected ones."""
     expected_log(LOGIN_REFUSED, REFUSED_AT_CODE)
     server = await new_server()
     tenant_id = "11111111-2222-4333-8444-555555555555"
@@ -486,7 +487,7 @@ async def test_a_tenant_that_is_not_connected_is_refused_with_those_that_are(
 
 
 class Diarist(Person):
-    """A person whose browser notes every address it asks for."""
+    """A user whose browser notes the address of every request."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -497,7 +498,7 @@ class Diarist(Person):
         return super()._headers(url, site, origin)
 
 
-async def test_credentials_stand_in_no_address_and_no_log(
+async def test_no_address_and_no_log_line_holds_a_secret(
     new_server: NewServer,
     clock: Any,
     canaries: Any,
@@ -505,7 +506,7 @@ async def test_credentials_stand_in_no_address_and_no_log(
     caplog: pytest.LogCaptureFixture,
     expected_log: Any,
 ) -> None:
-    """At level DEBUG, through a login, a refresh and failed logins: no secret, token, code, state or verifier."""
+    """At level DEBUG, through logins, failures and a refresh: no token, code or verifier either."""
     caplog.set_level(logging.DEBUG)
     expected_log(LOGIN_REFUSED, REFUSED_AT_CODE)
     server = await new_server()

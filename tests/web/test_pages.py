@@ -25,7 +25,7 @@ UNKNOWN_TENANT = "11111111-2222-4333-8444-555555555555"
 async def test_credentials_of_the_settings_need_no_form(
     server: Server, person: Person, token_of: Any
 ) -> None:
-    """With the client set, the front page leads to the connection at once, and the login takes it."""
+    """``/`` redirects to home, and the login uses them."""
     page = await person.open(f"{origin(server)}/")
     assert page.url == f"{origin(server)}/home"
     page = await person.consent(await person.submit(page))
@@ -33,10 +33,10 @@ async def test_credentials_of_the_settings_need_no_form(
     assert await token_of(server) is not None
 
 
-async def test_without_any_credentials_home_leads_to_the_form(
+async def test_without_credentials_home_redirects_to_the_form(
     new_server: NewServer, person: Person
 ) -> None:
-    """There is nothing to connect with yet."""
+    """A login needs a client."""
     server = await new_server()
     page = await person.open(f"{origin(server)}/home")
     assert "client_id" in dict(page.form.fields)
@@ -53,10 +53,10 @@ async def test_without_any_credentials_home_leads_to_the_form(
         ({"client_id": "C", "client_secret": "secret-canary", "tenant_id": "a b"}, "tenant id"),
     ],
 )
-async def test_a_form_that_cannot_be_right_comes_back_with_the_reason(
+async def test_an_implausible_form_is_shown_again_with_the_reason(
     new_server: NewServer, person: Person, fields: dict[str, str], named: str
 ) -> None:
-    """What is missing or misshapen is named on the form, and the secret is not written back into it."""
+    """The page names the field, and does not repeat the secret."""
     server = await new_server()
     page = await person.submit(await person.open(f"{origin(server)}/login"), **fields)
     assert page.status == 400
@@ -67,10 +67,10 @@ async def test_a_form_that_cannot_be_right_comes_back_with_the_reason(
 # ---------- the organisations on home
 
 
-async def test_the_only_organisation_is_taken_by_itself(
+async def test_the_only_organisation_is_used_without_a_choice(
     server: Server, sandbox: Sandbox, person: Person, get: Any, decide: Any
 ) -> None:
-    """With one connected there is nothing to ask."""
+    """Home offers no choice."""
     _, only = sandbox.world.books.organisations
     page = await person.open(await decide(await begin(person, server), tenants=(only,)))
     assert 'type="radio"' not in page.text
@@ -78,10 +78,10 @@ async def test_the_only_organisation_is_taken_by_itself(
     assert (await get(f"{server.url}/token")).json["tenantId"] == only
 
 
-async def test_among_several_organisations_the_person_chooses_on_home(
+async def test_the_user_chooses_among_several_organisations_on_home(
     server: Server, sandbox: Sandbox, person: Person, clock: Any, get: Any, decide: Any
 ) -> None:
-    """Home lists them by name; the choice is what ``/token`` names from then on, over refreshes too."""
+    """Home lists them by name. ``/token`` returns the choice from then on, after refreshes too."""
     organisations = sandbox.world.books.organisations
     home = await person.open(
         await decide(await begin(person, server), tenants=tuple(organisations))
@@ -107,7 +107,7 @@ async def test_among_several_organisations_the_person_chooses_on_home(
 async def test_an_organisation_that_is_not_connected_cannot_be_chosen(
     server: Server, sandbox: Sandbox, person: Person, decide: Any, expected_log: Any
 ) -> None:
-    """A form that was tampered with, or is out of date, changes nothing; the page lists those that are connected."""
+    """A forged or outdated form changes nothing; the page lists the connected ones."""
     expected_log(r"WARNING xots\.web: POST /home: .*not among the connected")
     organisations = sandbox.world.books.organisations
     home = await person.open(
@@ -120,10 +120,10 @@ async def test_an_organisation_that_is_not_connected_cannot_be_chosen(
     assert server.keeper.account == account
 
 
-async def test_organisations_that_cannot_be_listed_are_told_and_do_not_break_home(
+async def test_home_works_while_xero_cannot_list_the_organisations(
     server: Server, sandbox: Sandbox, person: Person, decide: Any
 ) -> None:
-    """While Xero's list fails, home says so and everything else on it works."""
+    """The page says so, and shows the rest."""
     await person.open(
         await decide(await begin(person, server), tenants=tuple(sandbox.world.books.organisations))
     )
@@ -134,10 +134,10 @@ async def test_organisations_that_cannot_be_listed_are_told_and_do_not_break_hom
     assert "Connected" in home.text
 
 
-async def test_the_tenant_is_known_although_the_list_failed_at_the_login(
+async def test_the_organisation_can_be_chosen_later_if_the_list_failed_at_the_login(
     server: Server, sandbox: Sandbox, person: Person, get: Any, decide: Any, expected_log: Any
 ) -> None:
-    """The login is kept; the one organisation can be chosen on home as soon as Xero lists it."""
+    """The login is kept. Home offers the choice as soon as Xero lists the organisations."""
     expected_log(r"WARNING xots\.keeper: the organisations of the login could not be listed")
     callback = await decide(await begin(person, server))
     sandbox.add_fault("connections:first=1:503-html")
@@ -153,26 +153,27 @@ async def test_the_tenant_is_known_although_the_list_failed_at_the_login(
 # ---------- every page
 
 
-async def test_pages_of_a_login_are_neither_cached_nor_framed(server: Server, get: Any) -> None:
+async def test_pages_are_neither_cached_nor_framed(server: Server, get: Any) -> None:
     """Every page forbids storing, framing, sniffing, foreign readers and scripts."""
     for path in ("/login", "/home", "/status"):
-        answer = await get(f"{origin(server)}{path}", Accept="text/html")
-        assert answer.status == 200
-        assert answer.headers["Cache-Control"] == "no-store"
-        assert answer.headers["X-Content-Type-Options"] == "nosniff"
-        assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
-        # Under "no-referrer" browsers would send "Origin: null" with this server's own forms (Fetch, "append Origin").
-        assert answer.headers["Referrer-Policy"] == "same-origin"
-        policy = answer.headers["Content-Security-Policy"]
+        response = await get(f"{origin(server)}{path}", Accept="text/html")
+        assert response.status == 200
+        assert response.headers["Cache-Control"] == "no-store"
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert response.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+        # With "no-referrer", browsers send "Origin: null" with this server's own forms too (Fetch,
+        # "append Origin").
+        assert response.headers["Referrer-Policy"] == "same-origin"
+        policy = response.headers["Content-Security-Policy"]
         assert "default-src 'none'" in policy
         assert "frame-ancestors 'none'" in policy
         assert "script" not in policy
 
 
-async def test_the_form_may_lead_to_xero_and_nowhere_else(
+async def test_a_form_may_lead_only_to_this_server_and_xero(
     server: Server, sandbox: Sandbox, get: Any
 ) -> None:
-    """The policy of the page names this server and Xero's origin as the only places that a form may lead to."""
+    """The page's policy names no other origin."""
     policy = (await get(f"{origin(server)}/home", Accept="text/html")).headers[
         "Content-Security-Policy"
     ]
@@ -182,14 +183,14 @@ async def test_the_form_may_lead_to_xero_and_nowhere_else(
     assert set(directive) == {"'self'", sandbox.url}
 
 
-async def test_no_request_chooses_where_it_is_led(
+async def test_no_request_chooses_the_target_of_a_redirect(
     server: Server, person: Person, send: Any, get: Any
 ) -> None:
-    """A ``next``, a ``redirect_uri`` or a doubled slash in a request never becomes a redirect's target."""
+    """Neither ``next`` nor ``redirect_uri`` in a request does, nor a doubled slash."""
     evil = "https://evil.example/"
-    asked = urlencode({"next": evil, "redirect_uri": evil, "url": evil})
+    hostile = urlencode({"next": evil, "redirect_uri": evil, "url": evil})
     for path in ("/", "/home", "/login"):
-        answer = await get(f"http://127.0.0.1:{server.port}{path}?{asked}", Accept="text/html")
-        assert answer.headers["Location"] in (f"{origin(server)}{path}", "/home")
-    begun = await send("POST", f"{origin(server)}/home?{asked}", None, asked)
-    assert query(begun.headers["Location"])["redirect_uri"] == f"{origin(server)}/code"
+        response = await get(f"http://127.0.0.1:{server.port}{path}?{hostile}", Accept="text/html")
+        assert response.headers["Location"] in (f"{origin(server)}{path}", "/home")
+    started = await send("POST", f"{origin(server)}/home?{hostile}", None, hostile)
+    assert query(started.headers["Location"])["redirect_uri"] == f"{origin(server)}/code"

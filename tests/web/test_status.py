@@ -35,17 +35,18 @@ STORE_FAILS = r"ERROR xots: default: the token store fails"
 
 @pytest.fixture
 def told(get: Any, canaries: Any) -> Callable[[Server], Awaitable[tuple[dict[str, Any], str]]]:
-    """The JSON of ``/status`` and its sentences, which the page shows too; neither holds a secret."""
+    """The JSON of ``/status`` and its sentences. The page shows them too; neither holds a
+    secret."""
 
     async def told(server: Server) -> tuple[dict[str, Any], str]:
-        answer, page = (
+        response, page = (
             await get(f"{server.url}/status"),
             await get(f"{server.url}/status", **WANTS_PAGE),
         )
-        assert (answer.status, page.status) == (200, 200)
-        assert not [secret for secret in canaries(server) if secret in answer.text + page.text]
+        assert (response.status, page.status) == (200, 200)
+        assert not [secret for secret in canaries(server) if secret in response.text + page.text]
         shown = [html.unescape(one) for one in re.findall("<p>(.*?)</p>", page.text)]
-        content: dict[str, Any] = answer.json
+        content: dict[str, Any] = response.json
         assert shown[:-1] == content["explanation"]
         return content, " ".join(content["explanation"])
 
@@ -57,7 +58,7 @@ def moment(content: dict[str, Any], name: str) -> datetime:
 
 
 def lines(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> list[str]:
-    """What the events wrote to the log."""
+    """Return the log lines of the events."""
     return [
         one.getMessage() for one in caplog.records if one.name == "xots" and one.levelno >= level
     ]
@@ -65,7 +66,7 @@ def lines(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> list[s
 
 @contextmanager
 def broken(server: Server) -> Iterator[None]:
-    """A store that can neither be read nor written for a while."""
+    """Make the store fail at every read and write for a while."""
 
     async def fail(*args: object, **kwargs: object) -> None:
         raise StoreUnavailable("the disk is gone")
@@ -77,7 +78,7 @@ def broken(server: Server) -> Iterator[None]:
 
 
 async def fails_once(server: Server, clock: Any) -> None:
-    """Let the refresh that is due go wrong; the clock stands at 09:25:00 then."""
+    """Let the due refresh fail. The clock shows 09:25:00 then."""
     object.__setattr__(server.keeper._context, "rng", random.Random(7))  # noqa: S311 - jitter
     clock.advance(XERO_LIFE - 300)
     await server.rotation.tick()
@@ -87,14 +88,14 @@ async def fails_once(server: Server, clock: Any) -> None:
 # ---------- the fields
 
 
-async def test_status_is_json_for_a_program_under_the_names_of_the_first_server(
+async def test_status_is_json_with_the_field_names_of_the_go_server(
     logged_in: Server, clock: Any, get: Any
 ) -> None:
-    """Whoever read the fields of the server that this one succeeds finds them here."""
-    answer = await get(f"{logged_in.url}/status")
-    assert answer.status == 200
-    assert answer.headers["Content-Type"].split(";")[0] == "application/json"
-    content = answer.json
+    """A program that reads the fields of the earlier server finds them here."""
+    response = await get(f"{logged_in.url}/status")
+    assert response.status == 200
+    assert response.headers["Content-Type"].split(";")[0] == "application/json"
+    content = response.json
     assert datetime.fromisoformat(content["access_token_expiry_utc"]) == clock.now() + timedelta(
         minutes=30
     )
@@ -109,39 +110,41 @@ async def test_status_is_json_for_a_program_under_the_names_of_the_first_server(
 
 
 async def test_status_is_a_page_for_a_browser(logged_in: Server, get: Any) -> None:
-    """What Accept asks for decides."""
-    answer = await get(f"{logged_in.url}/status", **WANTS_PAGE)
-    assert answer.status == 200
-    assert answer.headers["Content-Type"].split(";")[0] == "text/html"
-    assert "<td>09:30:00 UTC</td>" in answer.text
-    assert "accounting.reports.read" in answer.text
+    """The Accept header decides."""
+    response = await get(f"{logged_in.url}/status", **WANTS_PAGE)
+    assert response.status == 200
+    assert response.headers["Content-Type"].split(";")[0] == "text/html"
+    assert "<td>09:30:00 UTC</td>" in response.text
+    assert "accounting.reports.read" in response.text
 
 
-async def test_status_and_health_hold_fingerprints_and_no_secret(
+async def test_status_and_livez_hold_fingerprints_and_no_secret(
     logged_in: Server, sandbox: Sandbox, clock: Any, get: Any, canaries: Any
 ) -> None:
-    """No token and no client secret in JSON, page or health, before and after a rotation."""
+    """Neither JSON nor a page holds a token or the client secret, before or after a rotation."""
     for _ in range(2):
         secret = canaries(logged_in)
-        answers = [
+        responses = [
             await get(f"{logged_in.url}/status"),
             await get(f"{logged_in.url}/status", **WANTS_PAGE),
             await get(f"{logged_in.url}/livez"),
             await get(f"http://localhost:{logged_in.port}/home", **WANTS_PAGE),
             await get(f"http://localhost:{logged_in.port}/login", **WANTS_PAGE),
         ]
-        assert [answer.status for answer in answers] == [200] * 5
-        for answer in answers:
-            text = answer.text + str(list(answer.headers.get_all()))
+        assert [response.status for response in responses] == [200] * 5
+        for response in responses:
+            text = response.text + str(list(response.headers.get_all()))
             assert not [one for one in secret if one in text]
-        shown = answers[0].json
+        shown = responses[0].json
         assert fingerprint(secret[-1]) in shown["access_token"]
         clock.advance(XERO_LIFE - 300)
         await logged_in.rotation.tick()
 
 
-async def test_status_answers_before_anything_is_known(new_server: NewServer, get: Any) -> None:
-    """Without credentials there is a status too, for both kinds of reader."""
+async def test_status_works_before_any_credentials_are_known(
+    new_server: NewServer, get: Any
+) -> None:
+    """For programs and for browsers."""
     server = await new_server()
     assert (await get(f"{server.url}/status")).json["state"] == "no-credentials"
     assert "no-credentials" in (await get(f"{server.url}/status", **WANTS_PAGE)).text
@@ -150,10 +153,10 @@ async def test_status_answers_before_anything_is_known(new_server: NewServer, ge
 # ---------- the sentences
 
 
-async def test_before_a_login_a_person_is_needed_now(
+async def test_before_a_login_the_sentence_says_which_page_to_open(
     new_server: NewServer, credentials: Any, told: Any
 ) -> None:
-    """The sentence says whether credentials or a login is missing."""
+    """The form if credentials are missing, or else home."""
     content, words = await told(await new_server())
     assert words == "The app's credentials are missing. Open / to enter them, and log in."
     assert (content["attention_for"], content["retrying"]) == ("not-logged-in", None)
@@ -161,16 +164,16 @@ async def test_before_a_login_a_person_is_needed_now(
     assert words == "No user is logged in. Open /home and log in."
 
 
-async def test_a_login_under_way_is_told(server: Server, person: Any, told: Any) -> None:
-    """Who looks meanwhile sees that somebody is at it."""
+async def test_a_started_login_is_shown(server: Server, person: Any, told: Any) -> None:
+    """The sentence replaces the request to log in."""
     await person.submit(await person.open(f"http://localhost:{server.port}/home"))
     assert (await told(server))[1] == "A login was started and has not returned from Xero yet."
 
 
-async def test_in_good_times_the_last_refresh_and_the_next_are_told(
+async def test_without_failures_the_last_and_the_next_refresh_are_shown(
     logged_in: Server, clock: Any, told: Any
 ) -> None:
-    """Who refreshed, when, until when the token is good, and how long all may rest."""
+    """With the process, the expiry of the access token, and the time of the next login."""
     content, words = await told(logged_in)
     assert words.startswith("Logged in at 09:00:00 UTC (0 seconds ago), and not refreshed since. ")
     assert content["refreshed_by"] is None
@@ -194,10 +197,10 @@ async def test_in_good_times_the_last_refresh_and_the_next_are_told(
     assert (content["attention_for"], content["unsaved"]) == ("refresh-token-unused", False)
 
 
-async def test_a_refresh_that_was_cut_off_is_told_with_whose_it_was(
+async def test_a_refresh_that_was_cut_off_is_shown_with_its_process(
     logged_in: Server, clock: Any, told: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """On the page while nobody has taken it up, and in the log when somebody does."""
+    """On the page until another process resumes it, and in the log when it does."""
     caplog.set_level(logging.INFO)
     keeper, current = logged_in.keeper, logged_in.keeper.account.current
     assert current is not None
@@ -208,8 +211,8 @@ async def test_a_refresh_that_was_cut_off_is_told_with_whose_it_was(
     clock.advance(90)
     content, words = await told(logged_in)
     assert (
-        "elsewhere:77 started a refresh at 09:25:00 UTC (1 minute ago) and has recorded no outcome yet. "
-        in words
+        "elsewhere:77 started a refresh at 09:25:00 UTC (1 minute ago) and has recorded no "
+        "outcome yet. " in words
     )
     assert (
         "Xero accepts the same refresh token again until 09:55:00 UTC (28 minutes from now). "
@@ -228,12 +231,13 @@ async def test_a_refresh_that_was_cut_off_is_told_with_whose_it_was(
 
 
 @pytest.mark.parametrize("fault", ["lost", "503-html"])
-async def test_a_lost_answer_is_told_with_the_grace_that_is_left(
+async def test_a_lost_response_is_shown_with_the_end_of_the_grace_period(
     logged_in: Server, sandbox: Sandbox, clock: Any, told: Any, expected_log: Any, fault: str
 ) -> None:
-    """Committed or not, it can't be known: the same token is tried again, and it is told until when that helps."""
+    """Xero may have carried the refresh out. The same token is spent again."""
     expected_log(
-        r"refresh failed \(attempt 1\): no usable response came from Xero.*; next attempt at 09:2\d:\d\d UTC or later; "
+        r"refresh failed \(attempt 1\): no usable response came from Xero.*; next attempt at "
+        r"09:2\d:\d\d UTC or later; "
         r"Xero accepts the same refresh token again until 09:55:00 UTC; "
         r"if nothing improves, a user may have to log in after 09:55:00 UTC$"
     )
@@ -245,8 +249,8 @@ async def test_a_lost_answer_is_told_with_the_grace_that_is_left(
     content, words = await told(logged_in)
     assert "No access token" not in words
     assert (
-        "No usable response to the refresh started at 09:25:00 UTC (0 seconds ago) arrived: Xero may"
-        in words
+        "No usable response to the refresh started at 09:25:00 UTC (0 seconds ago) arrived: Xero "
+        "may" in words
     )
     assert (
         "1 failed attempt so far, the last at 09:25:00 UTC (0 seconds ago): no usable response came"
@@ -269,13 +273,14 @@ async def test_a_lost_answer_is_told_with_the_grace_that_is_left(
     assert "No access token can be returned now. " in (await told(logged_in))[1]
 
 
-async def test_a_grace_that_is_over_is_told(
+async def test_the_end_of_the_grace_period_is_shown(
     logged_in: Server, sandbox: Sandbox, clock: Any, told: Any, expected_log: Any
 ) -> None:
-    """The next try will tell whether Xero ever took the token; nobody is kept in false hopes."""
+    """Only the next attempt can show whether Xero received the token."""
     expected_log(
         REFRESH_FAILED,
-        r"attempt 2.*may no longer accept .* since 09:55:00 UTC; if nothing improves, a user may have to log in now$",
+        r"attempt 2.*may no longer accept .* since 09:55:00 UTC; if nothing improves, a user may "
+        r"have to log in now$",
     )
     sandbox.add_fault("refresh:every:503-html")
     await fails_once(logged_in, clock)
@@ -284,8 +289,8 @@ async def test_a_grace_that_is_over_is_told(
     clock.advance(60)
     content, words = await told(logged_in)
     assert (
-        "The grace period of the refresh token ended at 09:55:00 UTC (2 minutes ago): Xero may refuse it now. "
-        in words
+        "The grace period of the refresh token ended at 09:55:00 UTC (2 minutes ago): Xero may "
+        "refuse it now. " in words
     )
     assert words.endswith(
         "The next attempt is due now. If the next attempt fails, a user must log in."
@@ -293,14 +298,16 @@ async def test_a_grace_that_is_over_is_told(
     assert (content["grace_seconds_left"], moment(content, "login_needed_at")) == (0, clock.now())
 
 
-async def test_an_xero_that_can_not_be_reached_starts_no_grace(
+async def test_an_attempt_that_was_not_sent_starts_no_grace_period(
     logged_in: Server, sandbox: Sandbox, clock: Any, told: Any, expected_log: Any
 ) -> None:
-    """The token is not spent: there are 60 days, and the sentences say so."""
+    """The token is not spent: it stays valid for 60 days."""
     expected_log(
-        r"refresh failed \(attempt 1\): Xero could not be reached; this attempt spent no refresh token "
+        r"refresh failed \(attempt 1\): Xero could not be reached; this attempt spent no refresh "
+        r"token "
         r"\(.*\); next attempt "
-        r"at 09:2\d:\d\d UTC or later; if nothing improves, a user must log in after 2027-01-01 09:00:00 UTC$"
+        r"at 09:2\d:\d\d UTC or later; if nothing improves, a user must log in after 2027-01-01 "
+        r"09:00:00 UTC$"
     )
     sandbox.options = with_changes(sandbox.options, port=sandbox.port)
     await sandbox.stop()
@@ -318,12 +325,13 @@ async def test_an_xero_that_can_not_be_reached_starts_no_grace(
     assert (content["retrying"], content["grace_ends_at"]) == ("refresh", None)
 
 
-async def test_a_refused_client_says_what_to_mend(
+async def test_a_refused_client_names_the_correction(
     logged_in: Server, sandbox: Sandbox, clock: Any, told: Any, expected_log: Any
 ) -> None:
-    """An operator can mend it without a new login, and nothing else helps."""
+    """An operator can correct the settings without a new login. Retries do not help."""
     expected_log(
-        r"refresh failed \(attempt 1\): .*\(invalid_client \(40\d\)\): correct the client id or secret in the settings"
+        r"refresh failed \(attempt 1\): .*\(invalid_client \(40\d\)\): correct the client id or "
+        r"secret in the settings"
     )
     sandbox.add_fault("refresh:every:invalid-client")
     await fails_once(logged_in, clock)
@@ -336,15 +344,17 @@ async def test_a_refused_client_says_what_to_mend(
     assert (content["retrying"], content["attention_for"]) == ("refresh", "client-refused")
 
 
-async def test_a_lost_consent_says_what_was_refused_and_what_to_do(
+async def test_a_lost_consent_names_the_reason_and_the_page_to_open(
     logged_in: Server, sandbox: Sandbox, clock: Any, told: Any, expected_log: Any
 ) -> None:
-    """In the log, in the JSON and on the page; and that the old access token is still good for a while."""
+    """In the log, in the JSON and on the page; also until when the access token is returned."""
     token = logged_in.keeper.account.current
     assert token is not None
     expected_log(
-        r"the login is lost, a user must log in again: open /home and log in\. Xero refused every refresh token, "
-        rf"#{token.value.fingerprint} last \(invalid_grant\): most likely the app was disconnected at Xero; "
+        r"the login is lost, a user must log in again: open /home and log in\. Xero refused every "
+        r"refresh token, "
+        rf"#{token.value.fingerprint} last \(invalid_grant\): most likely the app was "
+        rf"disconnected at Xero; "
         r"programs receive the old access token until 09:30:00 UTC$"
     )
     sandbox.identity.forget()
@@ -365,11 +375,12 @@ async def test_a_lost_consent_says_what_was_refused_and_what_to_do(
     )
 
 
-async def test_a_loss_beyond_the_grace_is_told_as_such(
+async def test_a_loss_after_the_grace_period_is_named(
     logged_in: Server, sandbox: Sandbox, clock: Any, told: Any, expected_log: Any
 ) -> None:
-    """The answer was lost and the machine slept too long: nobody has to guess what happened."""
-    why = r"no response to the refresh started at 2026-11-02 09:25:00 UTC arrived within Xero's 30 minutes"
+    """A response was lost, and no attempt followed in time."""
+    started = "no response to the refresh started at 2026-11-02 09:25:00 UTC"
+    why = f"{started} arrived within Xero's 30 minutes"
     expected_log(REFRESH_FAILED, rf"the login is lost.*\(invalid_grant\): {why}$")
     sandbox.add_fault("refresh:nth=1:lost")
     await fails_once(logged_in, clock)
@@ -378,27 +389,29 @@ async def test_a_loss_beyond_the_grace_is_told_as_such(
     assert why in (await told(logged_in))[1]
 
 
-async def test_a_store_that_fails_is_told(
+async def test_a_failing_store_is_shown(
     logged_in: Server, clock: Any, told: Any, expected_log: Any
 ) -> None:
-    """Nothing is spent meanwhile, and nothing is at stake."""
+    """No token is spent meanwhile, so no change is unsaved."""
     expected_log(rf"{STORE_FAILS}, serving from memory: the disk is gone$")
     clock.advance(XERO_LIFE - 300)
     with broken(logged_in):
         await logged_in.rotation.tick()
         content, words = await told(logged_in)
     assert words.endswith(
-        "The token store cannot be used: the disk is gone. No refresh token is spent until it works again."
+        "The token store cannot be used: the disk is gone. No refresh token is spent until it "
+        "works again."
     )
     assert (content["store"], content["unsaved"]) == ("degraded", False)
 
 
-async def test_what_only_this_process_knows_is_told(
+async def test_an_unsaved_change_is_shown_with_the_loss_if_the_process_ends(
     logged_in: Server, sandbox: Sandbox, clock: Any, told: Any, expected_log: Any
 ) -> None:
-    """The operator reads that he must not end the process, and what becomes of it if it ends all the same."""
+    """The operator reads not to end the process, and the consequence if it ends."""
     expected_log(
-        rf"{STORE_FAILS}.*: the disk is gone; the last change exists in this process only: do not end it before "
+        rf"{STORE_FAILS}.*: the disk is gone; the last change exists in this process only: do not "
+        rf"end it before "
         r"the store works again \(if it ends, the refresh can be repeated until 09:55:00 UTC\)$"
     )
     sandbox.add_fault("refresh:nth=1:hold-after")
@@ -410,7 +423,8 @@ async def test_what_only_this_process_knows_is_told(
         await ticking
         content, words = await told(logged_in)
         assert words.endswith(
-            "The last change exists in this process only: do not end it before the store works again. "
+            "The last change exists in this process only: do not end it before the store works "
+            "again. "
             "If it ends, the refresh can be repeated until 09:55:00 UTC (30 minutes from now)."
         )
         assert (content["store"], content["unsaved"], content["retrying"]) == (
@@ -428,16 +442,17 @@ async def test_what_only_this_process_knows_is_told(
     assert "do not end it" not in words
 
 
-async def test_a_revocation_that_xero_is_not_told_of_is_told(
+async def test_an_unconfirmed_revocation_is_shown(
     logged_in: Server, sandbox: Sandbox, send: Any, told: Any, expected_log: Any
 ) -> None:
-    """When it ended, why Xero does not know, and when it is told again."""
+    """With the end of the login, the failure and the next attempt."""
     expected_log(r"WARNING xots: default: Xero did not confirm the revocation")
     sandbox.add_fault("revocation:every:503-html")
     assert (await send("POST", f"{logged_in.url}/revoke", None, "")).status == 202
     content, words = await told(logged_in)
     assert words.startswith(
-        "The login was ended at 09:00:00 UTC (0 seconds ago), and Xero has not confirmed the revocation yet. "
+        "The login was ended at 09:00:00 UTC (0 seconds ago), and Xero has not confirmed the "
+        "revocation yet. "
     )
     assert "1 failed attempt so far" in words
     assert "The next attempt is " in words
@@ -445,10 +460,10 @@ async def test_a_revocation_that_xero_is_not_told_of_is_told(
     assert content["retrying"] == "revocation"
 
 
-async def test_another_identity_servers_login_is_left_alone_and_told(
+async def test_the_login_of_another_identity_server_is_shown_and_left_alone(
     new_server: NewServer, credentials: Any, log_in: LogIn, told: Any, tmp_path: Path
 ) -> None:
-    """A process that comes to follow it says that it does nothing with it, rather than when it will."""
+    """A process that follows the record announces no attempt of its own."""
     store = {"store": f"file://{tmp_path}/store", **credentials}
     elsewhere = await new_server(**store, token_url="http://127.0.0.1:1/token")
     ours = await new_server(**store)
@@ -456,26 +471,27 @@ async def test_another_identity_servers_login_is_left_alone_and_told(
     await elsewhere.keeper.follow()
     content, words = await told(elsewhere)
     assert (
-        f"The stored login belongs to another identity server, {ours.settings.token_url}: this process leaves it alone."
-        in words
+        f"The stored login belongs to another identity server, {ours.settings.token_url}: this "
+        "process leaves it alone." in words
     )
     assert "next" not in words
     assert (content["retrying"], content["next_attempt_at"]) == (None, None)
 
 
-async def test_a_clock_that_was_set_back_is_told(logged_in: Server, clock: Any, told: Any) -> None:
-    """Times that lie in the future are called so."""
+async def test_a_clock_that_was_set_back_is_shown(logged_in: Server, clock: Any, told: Any) -> None:
+    """A time in the future is called so."""
     clock.step(hours=-2)
     _, words = await told(logged_in)
     assert words.startswith(
-        "Logged in at 09:00:00 UTC (2 hours from now), and not refreshed since. That time lies in the future"
+        "Logged in at 09:00:00 UTC (2 hours from now), and not refreshed since. That time lies in "
+        "the future"
     )
 
 
 async def test_the_command_prints_the_sentences_first(
     logged_in: Server, told: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """``xots status`` is for the same reader as the page."""
+    """``xots status`` prints the sentences of the page."""
     content, _ = await told(logged_in)
     assert await asyncio.to_thread(main, ["status", "--port", str(logged_in.port)]) == 0
     printed = capsys.readouterr().out.splitlines()

@@ -25,13 +25,13 @@ REFUSED_AT_TOKEN = r"WARNING xots\.web: GET /token: "
 
 
 def expiry(token: str) -> datetime:
-    """The end of a token's life as Xero wrote it, its ``exp`` claim."""
+    """Return the expiry of an access token as Xero wrote it: its ``exp`` claim."""
     claims = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
     return datetime.fromtimestamp(claims["exp"], UTC)
 
 
 def live_for(sandbox: Sandbox, seconds: int) -> None:
-    """Let the access tokens that Xero issues from now on live so long."""
+    """Give the access tokens that Xero issues from now on this lifetime."""
     sandbox.identity.switches = replace(
         sandbox.identity.switches, access_token_life_seconds=seconds
     )
@@ -44,14 +44,14 @@ def issued(sandbox: Sandbox) -> list[Outcome]:
 # ---------- the response
 
 
-async def test_token_is_json_with_all_that_a_program_needs(
+async def test_the_token_is_json_with_all_that_a_program_needs(
     logged_in: Server, sandbox: Sandbox, clock: Any, get: Any
 ) -> None:
-    """The token, its type, its end in two forms, its scopes and the tenant, as the interface promises."""
-    answer = await get(f"{logged_in.url}/token")
-    assert answer.status == 200
-    assert answer.headers["Content-Type"].split(";")[0] == "application/json"
-    content = answer.json
+    """The token, its type, its expiry in two forms, its scopes and its tenant."""
+    response = await get(f"{logged_in.url}/token")
+    assert response.status == 200
+    assert response.headers["Content-Type"].split(";")[0] == "application/json"
+    content = response.json
     assert content.keys() == {
         "accessToken",
         "tokenType",
@@ -73,64 +73,62 @@ async def test_token_is_json_with_all_that_a_program_needs(
     assert (await get(f"{logged_in.url}/token")).json["expiresIn"] == XERO_LIFE - 101
 
 
-async def test_the_bare_token_is_given_to_who_accepts_plain_text(brought_to: Any, get: Any) -> None:
-    """Nothing but the token itself, so that a shell can use it as it comes; JSON for whoever names no type."""
+async def test_the_response_in_plain_text_is_the_bare_token(brought_to: Any, get: Any) -> None:
+    """A shell can use it as it is. A program that names no media type receives JSON."""
     server = await brought_to("connected")
     token = (await get(f"{server.url}/token")).json["accessToken"]
-    answer = await get(f"{server.url}/token", Accept="text/plain")
-    assert (answer.status, answer.text.rstrip("\n")) == (200, token)
-    assert answer.headers["Content-Type"].split(";")[0] == "text/plain"
-    assert answer.headers["Cache-Control"] == "no-store"
+    response = await get(f"{server.url}/token", Accept="text/plain")
+    assert (response.status, response.text.rstrip("\n")) == (200, token)
+    assert response.headers["Content-Type"].split(";")[0] == "text/plain"
+    assert response.headers["Cache-Control"] == "no-store"
     for accept in ("*/*", "application/json", "application/json, text/plain"):
         assert (await get(f"{server.url}/token", Accept=accept)).json["accessToken"] == token
 
 
-async def test_no_bare_text_is_mistaken_for_a_token_before_a_login(
-    brought_to: Any, get: Any
-) -> None:
-    """Who asks for plain text before a login gets the status and the problem."""
+async def test_an_error_is_never_plain_text(brought_to: Any, get: Any) -> None:
+    """So a shell does not take the text of an error for a token."""
     server = await brought_to("credentials")
-    answer = await get(f"{server.url}/token", Accept="text/plain")
-    assert answer.status == 401
-    assert answer.headers["Content-Type"].split(";")[0] == "application/problem+json"
+    response = await get(f"{server.url}/token", Accept="text/plain")
+    assert response.status == 401
+    assert response.headers["Content-Type"].split(";")[0] == "application/problem+json"
 
 
-async def test_the_token_may_not_be_stored_nor_read_by_another_origin(
+async def test_the_token_is_neither_cached_nor_readable_for_another_origin(
     logged_in: Server, get: Any
 ) -> None:
-    """No cache keeps it, and no CORS header invites a page's script, whatever Origin asks."""
+    """No cache keeps it, and no CORS header permits a page's script to read it."""
     for origin in ({}, {"Origin": "http://evil.example"}, {"Origin": "null"}):
-        answer = await get(f"{logged_in.url}/token", **origin)
-        assert answer.headers["Cache-Control"] == "no-store"
-        assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
-        assert answer.headers["X-Content-Type-Options"] == "nosniff"
-        assert not [name for name in answer.headers if name.lower().startswith("access-control-")]
+        response = await get(f"{logged_in.url}/token", **origin)
+        assert response.headers["Cache-Control"] == "no-store"
+        assert response.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert not [name for name in response.headers if name.lower().startswith("access-control-")]
 
 
-async def test_xeros_own_api_takes_the_token(logged_in: Server, sandbox: Sandbox, get: Any) -> None:
+async def test_xeros_api_accepts_the_token(logged_in: Server, sandbox: Sandbox, get: Any) -> None:
     """With the tenant id beside it, the token opens the accounting API."""
     content = (await get(f"{logged_in.url}/token")).json
     headers = {
         "Authorization": f"Bearer {content['accessToken']}",
         "xero_tenant_id": content["tenantId"],
     }
-    answer = await get(f"{sandbox.api_url}/Invoices", **headers)
-    assert answer.status == 200
-    assert answer.json["Invoices"]
+    response = await get(f"{sandbox.api_url}/Invoices", **headers)
+    assert response.status == 200
+    assert response.json["Invoices"]
 
 
 @pytest.mark.parametrize("with_credentials", [False, True])
-async def test_before_a_login_programs_are_told_what_to_do(
+async def test_before_a_login_the_response_says_where_to_log_in(
     new_server: NewServer, credentials: Any, get: Any, expected_log: Any, with_credentials: bool
 ) -> None:
-    """401 with a challenge, and a problem whose type tells this from a wrong key."""
+    """401 with a challenge, and a problem type that differs from that of a wrong key."""
     server = await new_server(**(credentials if with_credentials else {}))
-    answer = await get(f"{server.url}/token")
-    assert answer.status == 401
-    assert answer.headers["WWW-Authenticate"].startswith("Bearer")
-    assert answer.headers["Content-Type"].split(";")[0] == "application/problem+json"
-    assert answer.headers["Cache-Control"] == "no-store"
-    problem = answer.json
+    response = await get(f"{server.url}/token")
+    assert response.status == 401
+    assert response.headers["WWW-Authenticate"].startswith("Bearer")
+    assert response.headers["Content-Type"].split(";")[0] == "application/problem+json"
+    assert response.headers["Cache-Control"] == "no-store"
+    problem = response.json
     assert problem["type"].endswith("not-logged-in" if with_credentials else "no-credentials")
     assert problem["status"] == 401
     assert problem["title"]
@@ -140,10 +138,10 @@ async def test_before_a_login_programs_are_told_what_to_do(
 # ---------- min_ttl
 
 
-async def test_min_ttl_gets_a_longer_lived_token_when_the_one_there_is_too_short(
+async def test_min_ttl_refreshes_a_token_that_expires_too_soon(
     logged_in: Server, sandbox: Sandbox, clock: Any, get: Any
 ) -> None:
-    """A caller with a long job ahead is given what he asks for, and the others are not disturbed for it."""
+    """A caller with a long job receives a fresh token; a shorter demand costs no refresh."""
     clock.advance(XERO_LIFE - 400)
     assert (await get(f"{logged_in.url}/token?min_ttl=400")).json["expiresIn"] == 400
     assert issued(sandbox) == []
@@ -153,28 +151,28 @@ async def test_min_ttl_gets_a_longer_lived_token_when_the_one_there_is_too_short
     assert issued(sandbox) == ["issued"]
 
 
-async def test_min_ttl_below_the_promise_lowers_nothing(
+async def test_a_min_ttl_below_the_promise_changes_nothing(
     logged_in: Server, sandbox: Sandbox, clock: Any, get: Any
 ) -> None:
-    """``min_ttl=0`` still gets the minute that everybody is promised."""
+    """``min_ttl=0`` still returns a token that lives for the promised minute."""
     clock.advance(XERO_LIFE - 59)
     assert (await get(f"{logged_in.url}/token?min_ttl=0")).json["expiresIn"] == XERO_LIFE
     assert issued(sandbox) == ["issued"]
 
 
-async def test_a_min_ttl_beyond_any_tokens_life_is_capped(
+async def test_a_min_ttl_beyond_the_lifetime_of_a_token_is_capped(
     logged_in: Server, sandbox: Sandbox, get: Any
 ) -> None:
-    """A greedy caller can't have a token that was just minted refreshed again."""
+    """No caller can cause a refresh of a token that was just issued."""
     for _ in range(5):
         assert (await get(f"{logged_in.url}/token?min_ttl=999999")).status == 200
     assert issued(sandbox) == []
 
 
-async def test_a_min_ttl_that_cannot_be_had_is_503_and_costs_the_others_nothing(
+async def test_a_min_ttl_that_xero_cannot_fulfil_is_503_for_that_caller_only(
     logged_in: Server, sandbox: Sandbox, clock: Any, get: Any, expected_log: Any
 ) -> None:
-    """While Xero fails, who asks for more life than is left is told so; who asks for none gets what is left."""
+    """While Xero fails, the other callers receive the token that is left."""
     expected_log(REFRESH_FAILED, REFUSED_AT_TOKEN)
     sandbox.add_fault("refresh:every:503-html")
     clock.advance(XERO_LIFE - 400)
@@ -185,7 +183,7 @@ async def test_a_min_ttl_that_cannot_be_had_is_503_and_costs_the_others_nothing(
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "parameters",
     [
         "min_ttl=",
         "min_ttl=abc",
@@ -201,23 +199,23 @@ async def test_a_min_ttl_that_cannot_be_had_is_503_and_costs_the_others_nothing(
     ],
 )
 async def test_a_bad_min_ttl_is_refused(
-    logged_in: Server, get: Any, expected_log: Any, asked: str
+    logged_in: Server, get: Any, expected_log: Any, parameters: str
 ) -> None:
-    """Anything but one whole number of seconds in plain digits is 400, and no token comes with it."""
+    """Anything but one whole number of seconds in plain digits is 400 without a token."""
     expected_log(REFUSED_AT_TOKEN)
-    answer = await get(f"{logged_in.url}/token?{asked}")
-    assert answer.status == 400
-    assert answer.headers["Content-Type"].split(";")[0] == "application/problem+json"
-    assert b"eyJ" not in answer.body
+    response = await get(f"{logged_in.url}/token?{parameters}")
+    assert response.status == 400
+    assert response.headers["Content-Type"].split(";")[0] == "application/problem+json"
+    assert b"eyJ" not in response.body
 
 
 # ---------- rotation
 
 
-async def test_a_tick_refreshes_before_the_token_ends(
+async def test_a_tick_refreshes_before_the_token_expires(
     logged_in: Server, sandbox: Sandbox, clock: Any, get: Any
 ) -> None:
-    """Five minutes before the end and not sooner, so that no caller has to wait for Xero."""
+    """Five minutes before and not sooner, so that no caller waits for Xero."""
     first = (await get(f"{logged_in.url}/token")).json["accessToken"]
     clock.advance(XERO_LIFE - 301)
     await logged_in.rotation.tick()
@@ -230,10 +228,10 @@ async def test_a_tick_refreshes_before_the_token_ends(
     assert issued(sandbox) == ["issued"]
 
 
-async def test_the_refresh_token_is_rotated_at_refreshmins_though_the_access_token_is_good(
+async def test_the_refresh_token_is_rotated_at_refreshmins_although_the_access_token_is_valid(
     new_server: NewServer, credentials: Any, sandbox: Sandbox, clock: Any, log_in: LogIn
 ) -> None:
-    """Whatever else happens, a refresh token does not get older than its set lifetime."""
+    """A refresh token does not reach an age above its configured lifetime."""
     server = await new_server(**credentials, refreshmins=10)
     await log_in(server)
     clock.advance(10 * 60 - 1)
@@ -247,18 +245,18 @@ async def test_the_refresh_token_is_rotated_at_refreshmins_though_the_access_tok
 async def test_forty_rotations_of_short_tokens_never_fail_a_caller_and_cost_one_refresh_each(
     server: Server, sandbox: Sandbox, clock: Any, log_in: LogIn, get: Any
 ) -> None:
-    """With 90-second tokens, polled all along, each caller gets the promised quarter of a life, by the ``exp`` claim.
+    """Callers of 90-second tokens always receive one with a quarter of its lifetime left.
 
-    The chain at Xero is unbroken: each refresh spends the token that the one before it issued.
+    The chain at Xero is unbroken: each refresh spends the token that the last one issued.
     """
     live_for(sandbox, 90)
     await log_in(server)
     served: list[str] = []
 
     async def poll() -> None:
-        answer = await get(f"{server.url}/token")
-        assert answer.status == 200
-        content = answer.json
+        response = await get(f"{server.url}/token")
+        assert response.status == 200
+        content = response.json
         token = content["accessToken"]
         left = (expiry(token) - sandbox.clock()).total_seconds()
         assert left >= 90 / 4
@@ -281,43 +279,43 @@ async def test_forty_rotations_of_short_tokens_never_fail_a_caller_and_cost_one_
     assert min(apart) >= timedelta(seconds=45)  # so none was needless either
 
 
-async def test_callers_alone_keep_a_login_alive_without_any_tick(
+async def test_callers_alone_keep_a_login_alive_without_a_tick(
     server: Server, sandbox: Sandbox, clock: Any, log_in: LogIn, get: Any
 ) -> None:
-    """Should ticks fail to come, as on a machine that slept, the next caller waits for the refresh and is served."""
+    """If no tick comes, as on a suspended machine, the next caller waits for the refresh."""
     live_for(sandbox, 90)
     await log_in(server)
     for _ in range(5):
         clock.advance(3600)
-        answer = await get(f"{server.url}/token")
-        assert answer.status == 200
-        assert expiry(answer.json["accessToken"]) > sandbox.clock()
+        response = await get(f"{server.url}/token")
+        assert response.status == 200
+        assert expiry(response.json["accessToken"]) > sandbox.clock()
     assert issued(sandbox) == ["issued"] * 5
 
 
 async def test_64_callers_at_the_instant_of_expiry_cost_one_refresh(
     logged_in: Server, sandbox: Sandbox, clock: Any, get: Any
 ) -> None:
-    """All wait for the same refresh and get the same token."""
+    """All wait for the same refresh and receive the same token."""
     sandbox.add_fault("refresh:every:hold-before")
     clock.advance(XERO_LIFE)
     callers = [asyncio.create_task(get(f"{logged_in.url}/token")) for _ in range(64)]
     await sandbox.held()
-    for _ in range(5):  # by now all of them have asked
+    for _ in range(5):  # by now all of their requests have arrived
         assert (await get(f"{logged_in.url}/livez")).status == 503
     assert not any(caller.done() for caller in callers)
     sandbox.release()
-    answers = await asyncio.gather(*callers)
-    assert {answer.status for answer in answers} == {200}
-    assert len({answer.json["accessToken"] for answer in answers}) == 1
-    assert expiry(answers[0].json["accessToken"]) - clock.now() == timedelta(seconds=XERO_LIFE)
+    responses = await asyncio.gather(*callers)
+    assert {response.status for response in responses} == {200}
+    assert len({response.json["accessToken"] for response in responses}) == 1
+    assert expiry(responses[0].json["accessToken"]) - clock.now() == timedelta(seconds=XERO_LIFE)
     assert issued(sandbox) == ["issued"]
 
 
-async def test_a_caller_who_hangs_up_does_not_break_the_refresh(
+async def test_a_caller_that_disconnects_does_not_break_the_refresh(
     logged_in: Server, sandbox: Sandbox, clock: Any, get: Any
 ) -> None:
-    """The token that Xero issues for a caller who has gone is kept, and the next caller gets it."""
+    """The issued token is kept, and the next caller receives it."""
     sandbox.add_fault("refresh:nth=1:hold-after")
     clock.advance(XERO_LIFE)
     _, writer = await asyncio.open_connection("127.0.0.1", logged_in.port)
@@ -331,10 +329,10 @@ async def test_a_caller_who_hangs_up_does_not_break_the_refresh(
     assert issued(sandbox) == ["issued"]
 
 
-async def test_a_caller_waits_for_no_one_while_a_refresh_ahead_is_under_way(
+async def test_no_caller_waits_for_a_refresh_ahead(
     logged_in: Server, sandbox: Sandbox, clock: Any, get: Any
 ) -> None:
-    """A slow Xero delays nobody as long as the old token keeps the promise."""
+    """A slow Xero delays no caller as long as the old token keeps the promise."""
     sandbox.add_fault("refresh:every:hold-before")
     clock.advance(XERO_LIFE - 300)
     ticking = asyncio.create_task(logged_in.rotation.tick())
@@ -364,10 +362,10 @@ async def test_a_caller_waits_for_no_one_while_a_refresh_ahead_is_under_way(
         "down",
     ],
 )
-async def test_while_xero_fails_the_old_token_is_served_to_its_end_and_all_is_well_after(
+async def test_while_xero_fails_the_old_token_is_returned_until_it_expires(
     logged_in: Server, sandbox: Sandbox, clock: Any, get: Any, expected_log: Any, fault: str
 ) -> None:
-    """Its last seconds are served; then 503 with Retry-After; and once Xero is back and that time is over, 200."""
+    """Then 503 with Retry-After; and 200 once Xero is back and that time is over."""
     expected_log(REFRESH_FAILED, REFUSED_AT_TOKEN)
     token = (await get(f"{logged_in.url}/token")).json["accessToken"]
     ends_at = expiry(token)
@@ -379,9 +377,9 @@ async def test_while_xero_fails_the_old_token_is_served_to_its_end_and_all_is_we
     for left in (300, 240, 120, 61, 59, 30, 10):
         clock.advance((ends_at - clock.now()).total_seconds() - left)
         await logged_in.rotation.tick()
-        answer = await get(f"{logged_in.url}/token")
-        assert (answer.status, answer.json["accessToken"]) == (200, token)
-        assert answer.json["expiresIn"] == left
+        response = await get(f"{logged_in.url}/token")
+        assert (response.status, response.json["accessToken"]) == (200, token)
+        assert response.json["expiresIn"] == left
         assert (await get(f"{logged_in.url}/livez")).status == 200
     clock.advance((ends_at - clock.now()).total_seconds() + 1)
     refused = await get(f"{logged_in.url}/token")
@@ -395,16 +393,16 @@ async def test_while_xero_fails_the_old_token_is_served_to_its_end_and_all_is_we
         sandbox.start()
     sandbox.faults.clear()
     clock.advance(int(refused.headers["Retry-After"]))
-    answer = await get(f"{logged_in.url}/token")
-    assert answer.status == 200
-    assert answer.json["accessToken"] != token
-    assert expiry(answer.json["accessToken"]) > clock.now()
+    response = await get(f"{logged_in.url}/token")
+    assert response.status == 200
+    assert response.json["accessToken"] != token
+    assert expiry(response.json["accessToken"]) > clock.now()
     assert (await get(f"{logged_in.url}/livez")).status == 200
 
 
 @pytest.mark.parametrize("mode", SiblingMode)
 @pytest.mark.parametrize("fault", ["lost", "truncated", "500-html-after", "not-json"])
-async def test_after_a_lost_answer_the_same_refresh_token_is_retried_and_the_chain_lives_on(
+async def test_after_a_lost_response_the_same_refresh_token_is_spent_again(
     logged_in: Server,
     sandbox: Sandbox,
     clock: Any,
@@ -413,7 +411,7 @@ async def test_after_a_lost_answer_the_same_refresh_token_is_retried_and_the_cha
     fault: str,
     mode: SiblingMode,
 ) -> None:
-    """Within Xero's 30 minutes the retry succeeds, whatever Xero makes of siblings, and so do the next rotations."""
+    """Within Xero's 30 minutes the retry succeeds in every sibling mode, as do later rotations."""
     expected_log(REFRESH_FAILED)
     sandbox.identity.switches = replace(sandbox.identity.switches, sibling_mode=mode)
     sandbox.add_fault(f"refresh:nth=1:{fault}")
@@ -433,19 +431,19 @@ async def test_after_a_lost_answer_the_same_refresh_token_is_retried_and_the_cha
         assert (expiry(token) - clock.now()).total_seconds() >= 60
 
 
-async def test_a_lost_answer_is_retried_several_times_within_the_grace(
+async def test_a_lost_response_is_retried_several_times_within_the_grace_period(
     logged_in: Server, sandbox: Sandbox, clock: Any, get: Any, expected_log: Any
 ) -> None:
-    """If the answers stay away for 25 minutes, the login outlives it, since the waits are capped."""
+    """The waits are capped, so the login survives 25 minutes of lost responses."""
     expected_log(REFRESH_FAILED)
     sandbox.add_fault("refresh:every:lost")
     clock.advance(XERO_LIFE - 300)
     for _ in range(25 * 4):
         await logged_in.rotation.tick()
         clock.advance(15)
-    tries = sandbox.refreshes()
-    assert len(tries) >= 5
-    assert len({one.token for one in tries}) == 1
+    attempts = sandbox.refreshes()
+    assert len(attempts) >= 5
+    assert len({one.token for one in attempts}) == 1
     sandbox.faults.clear()
     for _ in range(8):
         await logged_in.rotation.tick()
@@ -454,10 +452,10 @@ async def test_a_lost_answer_is_retried_several_times_within_the_grace(
     assert (await get(f"{logged_in.url}/token")).status == 200
 
 
-async def test_a_retry_after_of_xeros_is_obeyed(
+async def test_xeros_retry_after_is_obeyed(
     logged_in: Server, sandbox: Sandbox, clock: Any, get: Any, expected_log: Any
 ) -> None:
-    """Throttled for 20 seconds, neither ticks nor callers ask again before they are over."""
+    """After a 429 with 20 seconds, neither ticks nor callers cause a request any sooner."""
     expected_log(REFRESH_FAILED, REFUSED_AT_TOKEN)
     sandbox.add_fault("refresh:nth=1:429=20")
     clock.advance(XERO_LIFE)
@@ -473,10 +471,10 @@ async def test_a_retry_after_of_xeros_is_obeyed(
     assert (await get(f"{logged_in.url}/token")).status == 200
 
 
-async def test_callers_do_not_hammer_a_xero_that_fails(
+async def test_callers_cause_no_storm_of_requests_while_xero_fails(
     logged_in: Server, sandbox: Sandbox, clock: Any, get: Any, expected_log: Any
 ) -> None:
-    """Five minutes of a caller every second while Xero fails cost a back-off's worth of requests, not 300."""
+    """One call a second for five minutes causes a few requests with back-off, not 300."""
     expected_log(REFRESH_FAILED, REFUSED_AT_TOKEN)
     sandbox.add_fault("refresh:every:503-html")
     clock.advance(XERO_LIFE)
@@ -486,10 +484,10 @@ async def test_callers_do_not_hammer_a_xero_that_fails(
     assert len(sandbox.refreshes()) < 60
 
 
-async def test_a_refused_client_loses_nothing_and_is_told(
+async def test_a_refused_client_loses_nothing(
     logged_in: Server, sandbox: Sandbox, clock: Any, get: Any, expected_log: Any
 ) -> None:
-    """With the secret changed at Xero the old token is served to its end; with the secret restored all goes on."""
+    """With the old secret restored at Xero, refreshes succeed again. /status shows the reason."""
     expected_log(REFRESH_FAILED, REFUSED_AT_TOKEN)
     client = next(iter(sandbox.identity.clients.values()))
     sandbox.identity.register(replace(client, secret="changed-at-xero"))
@@ -505,38 +503,38 @@ async def test_a_refused_client_loses_nothing_and_is_told(
     assert (await get(f"{logged_in.url}/token")).status == 200
 
 
-async def test_a_lost_consent_is_401_and_a_new_login_mends_it(
+async def test_a_lost_consent_is_401_until_a_user_logs_in_again(
     logged_in: Server, sandbox: Sandbox, clock: Any, log_in: LogIn, get: Any, expected_log: Any
 ) -> None:
-    """When Xero refuses every refresh token, programs are told that a person must log in; then all is well."""
+    """Xero receives no further request for a consent that it has refused."""
     expected_log(r"ERROR xots: default: the login is lost")
     sandbox.identity.forget()
     clock.advance(XERO_LIFE)
-    answer = await get(f"{logged_in.url}/token")
-    assert answer.status == 401
-    assert answer.json["type"].endswith("consent-lost")
+    response = await get(f"{logged_in.url}/token")
+    assert response.status == 401
+    assert response.json["type"].endswith("consent-lost")
     health = await get(f"{logged_in.url}/livez")
     assert (health.status, health.json["state"]) == (503, "consent-lost")
     await logged_in.rotation.tick()
-    assert len(sandbox.refreshes()) == 1  # nobody asks Xero again in vain
+    assert len(sandbox.refreshes()) == 1  # no further request is made
     await log_in(logged_in)
     assert (await get(f"{logged_in.url}/token")).status == 200
 
 
-async def test_the_access_token_of_a_lost_consent_is_served_to_its_end(
+async def test_the_access_token_of_a_lost_consent_is_returned_until_it_expires(
     logged_in: Server, sandbox: Sandbox, clock: Any, get: Any, expected_log: Any
 ) -> None:
-    """Xero's access tokens live on when the refresh token is refused, so programs keep theirs."""
+    """Xero's access tokens stay valid when the refresh token is refused."""
     expected_log(r"ERROR xots: default: the login is lost")
     sandbox.identity.forget()
     clock.advance(XERO_LIFE - 300)
     await logged_in.rotation.tick()
-    answer = await get(f"{logged_in.url}/token")
-    assert (answer.status, answer.json["expiresIn"]) == (200, 300)
+    response = await get(f"{logged_in.url}/token")
+    assert (response.status, response.json["expiresIn"]) == (200, 300)
 
 
 @pytest.mark.parametrize(("age", "seconds"), [(60, 86400), (XERO_LIFE - 300, -86400)])
-async def test_a_clock_that_steps_a_day_serves_nothing_dead_and_starts_no_storm(
+async def test_a_clock_that_steps_a_day_causes_one_refresh_and_no_expired_token(
     logged_in: Server,
     sandbox: Sandbox,
     clock: Any,
@@ -545,9 +543,9 @@ async def test_a_clock_that_steps_a_day_serves_nothing_dead_and_starts_no_storm(
     age: int,
     seconds: int,
 ) -> None:
-    """Xero's clock stands where it was; after the step there is one refresh, and its token is good.
+    """Xero's clock does not step. After the step there is one refresh, and its token is valid.
 
-    A step back puts off no refresh that is due by the time that has passed. It is reported.
+    A step back delays no refresh that is due by the elapsed time. It is reported.
     """
     if seconds < 0:
         expected_log(
@@ -558,8 +556,10 @@ async def test_a_clock_that_steps_a_day_serves_nothing_dead_and_starts_no_storm(
     sandbox.clock.advance(-seconds)
     for _ in range(3):
         await logged_in.rotation.tick()
-        answer = await get(f"{logged_in.url}/token")
-        assert answer.status == 200
-        assert answer.json["expiresIn"] == XERO_LIFE
-        assert expiry(answer.json["accessToken"]) - sandbox.clock() == timedelta(seconds=XERO_LIFE)
+        response = await get(f"{logged_in.url}/token")
+        assert response.status == 200
+        assert response.json["expiresIn"] == XERO_LIFE
+        assert expiry(response.json["accessToken"]) - sandbox.clock() == timedelta(
+            seconds=XERO_LIFE
+        )
     assert issued(sandbox) == ["issued"]
