@@ -21,7 +21,7 @@ from xots.web.login_cookie import (
     FORM_COOKIE,
     Form,
     Login,
-    login_cookie,
+    cookie_name,
     open_form,
     open_logins,
     seal,
@@ -60,7 +60,7 @@ def sealed(sealer: Sealer, name: str, content: Form | Login) -> dict[str, str]:
 
 def test_a_sealed_cookie_opens_to_its_content() -> None:
     """The form and each login, with their secrets."""
-    sealer, name = Sealer.for_this_process(), login_cookie("state-canary")
+    sealer, name = Sealer.for_this_process(), cookie_name("state-canary")
     cookies = sealed(sealer, FORM_COOKIE, FORM) | sealed(sealer, name, login())
     assert open_form(sealer, cookies, NOW) == FORM
     assert open_logins(sealer, cookies, NOW) == {name: login()}
@@ -89,7 +89,7 @@ def test_a_cookie_opens_only_with_its_sealer_and_name() -> None:
     assert open_form(other, form, NOW) is None
     assert open_form(sealer, {}, NOW) is None
     assert open_form(sealer, {FORM_COOKIE: "not sealed"}, NOW) is None
-    moved = {login_cookie("another"): value for value in form.values()}
+    moved = {cookie_name("another"): value for value in form.values()}
     assert open_logins(sealer, moved, NOW) == {}
 
 
@@ -97,11 +97,11 @@ def test_the_logins_are_in_the_order_of_their_start() -> None:
     """So the oldest are superseded first."""
     sealer, cookies = Sealer.for_this_process(), dict[str, str]()
     for seconds in (3, 1, 4, 0, 2):
-        name = login_cookie(f"{seconds}")
+        name = cookie_name(f"{seconds}")
         cookies |= sealed(sealer, name, login(NOW + timedelta(seconds=seconds)))
     logins = open_logins(sealer, cookies, NOW + timedelta(minutes=1))
-    assert list(logins) == [login_cookie(f"{seconds}") for seconds in range(5)]
-    assert superseded(logins) == [login_cookie("0"), login_cookie("1")]
+    assert list(logins) == [cookie_name(f"{seconds}") for seconds in range(5)]
+    assert superseded(logins) == [cookie_name("0"), cookie_name("1")]
     assert superseded(list(logins)[:3]) == []
 
 

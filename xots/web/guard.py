@@ -139,8 +139,8 @@ def foreign_origin(headers: Mapping[str, str], host: str, redirect_uri: str) -> 
 def looks_like_browser(headers: Mapping[str, str]) -> bool:
     """True if a browser seems to have sent the request.
 
-    Neither mistake may happen: a browser taken for a program acts on a mere link, and a program
-    taken for a browser receives a page.
+    Both mistakes matter: a browser that counts as a program acts on a mere link, and a program that
+    counts as a browser receives a page.
     """
     if any(map(BROWSER_HEADER.fullmatch, headers)):
         return True

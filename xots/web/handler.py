@@ -24,7 +24,7 @@ __all__ = ["Handler", "InFlight", "WebConfig"]
 logger = logging.getLogger("xots.web")
 
 MEDIA_TYPES = frozenset({"application/json", "text/html", "text/plain"})
-"""The media types that some handler can choose between by the Accept header."""
+"""The media types among which the Accept header chooses."""
 
 UNSUPPORTED = RequestHandler.post
 """Tornado's method in place of each method that a handler does not define."""

@@ -23,8 +23,8 @@ def health(keeper: TokenKeeper, refresh_lifetime: timedelta) -> dict[str, Any]:
 
     Args:
         keeper: the account's keeper.
-        refresh_lifetime: the age at which a refresh token is rotated. Its expiry is counted from
-            it, earlier than Xero's.
+        refresh_lifetime: the age at which a refresh token is rotated. It counts as the token's
+            lifetime here, although Xero's is longer.
     """
     account, access, current = keeper.account, None, None
     if account.consent_id is not None:

@@ -23,7 +23,7 @@ __all__ = [
     "FORM_COOKIE",
     "Form",
     "Login",
-    "login_cookie",
+    "cookie_name",
     "open_form",
     "open_logins",
     "seal",
@@ -67,7 +67,7 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
 C = TypeVar("C", Form, Login)
 
 
-def login_cookie(state: str) -> str:
+def cookie_name(state: str) -> str:
     """Return the name of the cookie of the login with this ``state``."""
     return LOGIN_COOKIES + state[:16]
 

@@ -17,7 +17,7 @@ from ..errors import LoginFailed, XotsError
 from ..keeping.login import LOGIN_TIMEOUT, LoginAttempt
 from ..lifecycle.account import Account
 from ..secret import Secret
-from ..wording import time_text
+from ..wording import span_text, time_text
 from ..xero import SCOPE_SETS, Connection, Credentials, authorize_url, new_code_verifier
 from . import login_cookie
 from .guard import browser_origin, is_loopback_name
@@ -51,7 +51,7 @@ class CookieHandler(Handler):
         )
 
     def form(self) -> Form | None:
-        """Return the credentials that the user entered in the form, if that was lately."""
+        """Return the content of the form, if the user sent it within ``LOGIN_TIMEOUT``."""
         return login_cookie.open_form(self.sealer, self._cookie_values(), self.keeper.clock.now())
 
     def logins(self) -> dict[str, Login]:
@@ -63,7 +63,7 @@ class CookieHandler(Handler):
 
 
 class Page(CookieHandler):
-    """A page at which a user arrives under any name of this host."""
+    """A page that a user may open by any name of this host."""
 
     def prepare(self) -> None:
         """Redirect a browser that uses another name of loopback to the redirect URI's name: cookies
@@ -181,7 +181,7 @@ class HomeHandler(Page):
         for name in login_cookie.superseded(self.logins()):
             self.clear_cookie(name)
         state = login.state.reveal()
-        self.keep_cookie(login_cookie.login_cookie(state), login)
+        self.keep_cookie(login_cookie.cookie_name(state), login)
         self.keeper.login_started()
         self.redirect(
             authorize_url(
@@ -232,7 +232,7 @@ class HomeHandler(Page):
     def _pending(self) -> list[Login]:
         """Return the logins that have not returned from Xero, and log each.
 
-        One that started before the login that is live now is no longer worth a hint.
+        A login that started before the live one needs no hint any more.
         """
         account, now = self.keeper.account, self.keeper.clock.now()
         logins = list(self.logins().values())
@@ -251,8 +251,8 @@ class HomeHandler(Page):
     async def _connections(self) -> tuple[list[Connection], str | None]:
         """Return the organisations to choose from, if none is chosen, and why they cannot be
         listed."""
-        is_chosen = self.keeper.account.tenant_id or not self.config.has_tenants
-        if is_chosen or not self.keeper.can_serve:
+        may_choose = self.config.has_tenants and not self.keeper.account.tenant_id
+        if not may_choose or not self.keeper.can_serve:
             return [], None
         try:
             return await self.keeper.connections(), None
@@ -295,13 +295,13 @@ class CodeHandler(CookieHandler):
         Raises:
             LoginFailed: this browser started none, or it took too long.
         """
-        name = login_cookie.login_cookie(state)
+        name = login_cookie.cookie_name(state)
         login = self.logins().get(name)
         if login is None or login.state != Secret(state):
             raise LoginFailed(
-                "no login that was started in this browser within the last 10 minutes belongs to "
-                f"this response. Start again at {self.config.origin}/home and finish in the same "
-                "browser"
+                "no login that was started in this browser within the last "
+                f"{span_text(LOGIN_TIMEOUT)} belongs to this response. Start again at "
+                f"{self.config.origin}/home and finish in the same browser"
             )
         self.clear_cookie(name)
         return login
