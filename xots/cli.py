@@ -417,18 +417,18 @@ def _add_settings(parser: argparse.ArgumentParser, names: Collection[str]) -> No
     for setting in declared():
         if setting.name not in names:
             continue
-        meta, shown = setting.metadata, default_shown(setting)
-        flags = [f"-{meta['letter']}"] if meta["letter"] else []
+        shown = default_shown(setting)
+        flags = [f"-{setting.letter}"] if setting.letter else []
         parser.add_argument(
             *flags,
-            f"--{setting.name.replace('_', '-')}",
+            setting.option,
             dest=setting.name,
             default=argparse.SUPPRESS,
-            metavar=meta["metavar"] or setting.name.upper(),
+            metavar=setting.metavar or setting.name.upper(),
             # One that holds a secret is taken here only to be refused with a reason, rather than shown as unknown.
             help=argparse.SUPPRESS
-            if meta["secret"]
-            else meta["help"] + (f" (default: {shown})" if shown else ""),
+            if setting.secret
+            else setting.help + (f" (default: {shown})" if shown else ""),
         )
     parser.add_argument(
         "--config", metavar="FILE", type=Path, default=None, help="read settings from a YAML file"

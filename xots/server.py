@@ -28,7 +28,7 @@ from .settings import Settings, is_loopback
 from .web.app import make_app
 from .web.guard import allowed_hosts
 from .web.handler import InFlight, WebConfig
-from .xero import XeroClient
+from .xero.http import XeroClient
 
 __all__ = [
     "CannotStart",

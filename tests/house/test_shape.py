@@ -22,6 +22,10 @@ REWRITTEN = sorted(
         "events.py",
         "wording.py",
         "web",
+        "errors.py",
+        "xero",
+        "backends",
+        "sealing.py",
     )
     for path in ((PACKAGE / name).rglob("*.py") if (PACKAGE / name).is_dir() else [PACKAGE / name])
 )

@@ -26,7 +26,7 @@ from xots.lifecycle.account import Account, Intent, Problem, ProblemKind, encode
 from xots.sealing import Sealer
 from xots.secret import Secret
 from xots.testing import FakeClock
-from xots.xero import XeroClient
+from xots.xero.http import XeroClient
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)

@@ -49,7 +49,7 @@ from xots.sandbox import (
 )
 from xots.secret import Secret
 from xots.web.status import explanation
-from xots.xero import Credentials
+from xots.xero.protocol import Credentials
 
 
 async def test_a_check_of_the_store_says_why_it_cannot_be_used(bench: Bench) -> None:
@@ -2167,7 +2167,7 @@ async def test_a_caller_whose_login_ends_while_it_waits_is_told_so(bench: Bench)
     ("fault", "says"),
     [
         ("invalid-client", "Xero does not accept the client id and secret"),
-        ("503-html", "status 503 and says nothing about the token; log in again"),
+        ("503-html", "has status 503 and says nothing about the token; log in again"),
         ("reset", "Connection reset by peer; log in again"),
     ],
 )

@@ -531,8 +531,8 @@ class PlainStore(MemoryStore):
 
 @pytest.mark.safeguard(
     file="backends/base.py",
-    old=" <= ttl_seconds + MAX_CLOCK_SKEW.total_seconds():",
-    new=" <= ttl_seconds:",
+    old=" <= self._ttl_seconds + MAX_CLOCK_SKEW.total_seconds()",
+    new=" <= self._ttl_seconds",
     protects_from="a lease that another host takes over, since its clock is some seconds behind",
 )
 @pytest.mark.parametrize(("ahead", "is_taken"), [(4, False), (3600, True)])
@@ -541,7 +541,7 @@ async def test_a_lease_is_not_taken_over_for_a_clock_that_is_some_seconds_ahead(
 ) -> None:
     """Its end lies a little further off than a lease lasts; an hour further off, it is taken over."""
     store, real = PlainStore(), time.time
-    monkeypatch.setattr("xots.backends.base.LEASE_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr("xots.backends.base.LEASE_TIMEOUT_SECONDS", 0.2)
     there = pytest.MonkeyPatch()
     there.setattr(time, "time", lambda: real() + ahead)
     async with store.lease("default", 60):

@@ -15,7 +15,7 @@ from xots.lifecycle.account import Account, RefreshToken, decode
 from xots.lifecycle.outcomes import Failure, NotSent, Outcome, Unknown
 from xots.sandbox import OAuthError, TokenAnswer
 from xots.secret import Secret
-from xots.xero import Answer, Credentials, Endpoints, read_token_answer
+from xots.xero.protocol import Credentials, Endpoints, Response, read_token_response
 
 from .world import CLIENT, SCOPES, UNNOTICED, Held, Process
 
@@ -219,40 +219,44 @@ class SimulatedXero:
         return (
             Unknown(detail="no answer")
             if answer is None
-            else read_token_answer(answer, self.process.clock.now())
+            else read_token_response(answer, self.process.clock.now())
         )
 
-    async def _carried_out(self, commit: Callable[[], TokenAnswer], kind: str) -> Answer | None:
+    async def _carried_out(self, commit: Callable[[], TokenAnswer], kind: str) -> Response | None:
         world = self.world
         await asyncio.sleep(world.chance.random() * 0.5)
-        answer: Answer | None = None
+        answer: Response | None = None
         match kind:
             case "before":
                 await asyncio.sleep(ANSWER_SECONDS)
                 return None
             case "503-before":
-                return Answer(503, {}, b"<html>")
+                return Response(503, {}, b"<html>")
             case "429":
                 long = 60 if set(UNNOTICED) & set(world.climate.kinds) else 4000
-                return Answer(429, {"Retry-After": str(world.chance.choice((0, 5, 60, long)))}, b"")
+                return Response(
+                    429, {"Retry-After": str(world.chance.choice((0, 5, 60, long)))}, b""
+                )
             case "client":
-                return Answer(400, {}, b'{"error": "invalid_client"}')
+                return Response(400, {}, b'{"error": "invalid_client"}')
         for _ in range(2 if kind == "twice" else 1):
             try:
                 fields = dict(commit().fields)
                 if kind == "bare":
                     del fields["refresh_token"]
-                answer = answer or Answer(200, {}, msgspec.json.encode(fields))
+                answer = answer or Response(200, {}, msgspec.json.encode(fields))
             except OAuthError as error:
                 world.figures["xero: refused"] += 1
-                answer = answer or Answer(400, {}, msgspec.json.encode({"error": error.code.value}))
+                answer = answer or Response(
+                    400, {}, msgspec.json.encode({"error": error.code.value})
+                )
         try:
             world.check()
         except AssertionError:
             return None  # the world remembers it
         await asyncio.sleep(world.chance.random() * (ANSWER_SECONDS if kind == "slow" else 0.5))
         if kind == "503-after":
-            return Answer(503, {}, b"")
+            return Response(503, {}, b"")
         return None if kind == "after" else answer
 
 

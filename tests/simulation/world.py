@@ -16,7 +16,7 @@ from xots.keeping.keeper import TokenKeeper
 from xots.lifecycle.account import Account, decode
 from xots.sandbox import Client, Identity, SiblingMode, Switches
 from xots.secret import Secret
-from xots.xero import Credentials
+from xots.xero.protocol import Credentials
 
 START = datetime(2026, 1, 5, 9, tzinfo=UTC)
 CLIENT = Client()

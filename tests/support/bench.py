@@ -31,7 +31,8 @@ from xots.sandbox import (
 from xots.sealing import Sealer
 from xots.secret import Secret
 from xots.testing import FakeClock
-from xots.xero import Credentials, Endpoints, XeroClient
+from xots.xero.http import XeroClient
+from xots.xero.protocol import Credentials, Endpoints
 
 START = datetime(2026, 11, 23, 12, tzinfo=UTC)
 SCOPES = ("offline_access", "accounting.transactions")

@@ -28,7 +28,7 @@ def tokens_of(account: Account) -> tuple[RefreshToken, ...]:
 
 
 def issued(fields: Any) -> Issued:
-    """What ``xots.xero`` makes of Xero's answer."""
+    """The outcome of a token response of Xero."""
     refresh_token = fields.get("refresh_token")
     return Issued(
         access_token=Secret(fields["access_token"]),

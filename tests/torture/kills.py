@@ -81,7 +81,8 @@ from xots.sandbox.log import LoggedRequest
 from xots.sandbox.protocol import AuthorizationRequest, BearerRefused
 from xots.sealing import Sealer, new_key
 from xots.secret import Secret
-from xots.xero import Credentials, Endpoints, XeroClient
+from xots.xero.http import XeroClient
+from xots.xero.protocol import Credentials, Endpoints
 
 from ._clock import SharedClock
 from ._closing import close_with_all

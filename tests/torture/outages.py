@@ -28,8 +28,7 @@ from typing import Any, TypeVar
 import redis as redis_client
 from support.redis_servers import RedisServer, free_port
 
-from xots.backends import TokenStore, open_store
-from xots.backends import redis as redis_room
+from xots.backends import TokenStore, open_store, redis_url
 from xots.backends.base import Lease, Stored
 from xots.backends.redis import RedisStore
 from xots.clock import Clock
@@ -64,7 +63,8 @@ from xots.sealing import Sealer
 from xots.secret import Secret
 from xots.server import log_event
 from xots.testing import FakeClock
-from xots.xero import Credentials, Endpoints, XeroClient
+from xots.xero.http import XeroClient
+from xots.xero.protocol import Credentials, Endpoints
 
 from ._clock import LeapingClock
 from ._closing import close_with_all
@@ -382,15 +382,15 @@ async def meanwhile(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 @contextmanager
 def hastened(options: Options) -> Iterator[None]:
     """Leases and answers of Redis take as long as the options say."""
-    before = replica_room.LEASE_SECONDS, redis_room.ANSWER_SECONDS
-    replica_room.LEASE_SECONDS, redis_room.ANSWER_SECONDS = (
+    before = replica_room.LEASE_SECONDS, redis_url.RESPONSE_TIMEOUT_SECONDS
+    replica_room.LEASE_SECONDS, redis_url.RESPONSE_TIMEOUT_SECONDS = (
         options.lease_seconds,
         options.answer_seconds,
     )
     try:
         yield
     finally:
-        replica_room.LEASE_SECONDS, redis_room.ANSWER_SECONDS = before
+        replica_room.LEASE_SECONDS, redis_url.RESPONSE_TIMEOUT_SECONDS = before
 
 
 # ------------------------------------------------------------------------------------- the store's outages
@@ -802,10 +802,10 @@ async def away(house: House, form: str) -> AsyncIterator[None]:
             server = await asyncio.start_server(hang, "127.0.0.1", house.sandbox.port)
             await stack.enter_async_context(server)
             for client in house.clients:
-                client._deadline_seconds = 0.02  # nobody waits here for the real one
+                client.deadline_seconds = 0.02  # nobody waits here for the real one
         yield
     for client in house.clients:
-        client._deadline_seconds = 20
+        client.deadline_seconds = 20
     house.sandbox.start()
 
 

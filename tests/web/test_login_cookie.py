@@ -27,7 +27,7 @@ from xots.web.login_cookie import (
     seal,
     superseded,
 )
-from xots.xero import Credentials
+from xots.xero.protocol import Credentials
 
 NewServer = Callable[..., Awaitable[Server]]
 

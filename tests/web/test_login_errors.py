@@ -201,7 +201,7 @@ CASES = [
         not_connected, 400, rf"{UNKNOWN_TENANT} is not among the connected", r"Demo Company \(NZ\)"
     ),
     Case(xero_unreachable, 400, r"can't reach 127\.0\.0\.1", r"log in again"),
-    Case(xero_does_not_respond, 400, r"no (answer|response) from 127\.0\.0\.1", r"log in again"),
+    Case(xero_does_not_respond, 400, r"no complete response from 127\.0\.0\.1", r"log in again"),
 ]
 
 

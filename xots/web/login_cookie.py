@@ -17,7 +17,7 @@ from ..errors import SealError
 from ..keeping.login import LOGIN_TIMEOUT
 from ..sealing import Sealer
 from ..secret import Secret
-from ..xero import Credentials
+from ..xero.protocol import Credentials
 
 __all__ = [
     "FORM_COOKIE",

@@ -18,7 +18,7 @@ from ..keeping.login import LOGIN_TIMEOUT, LoginAttempt
 from ..lifecycle.account import Account
 from ..secret import Secret
 from ..wording import span_text, time_text
-from ..xero import SCOPE_SETS, Connection, Credentials, authorize_url, new_code_verifier
+from ..xero.protocol import SCOPE_SETS, Connection, Credentials, authorize_url, new_code_verifier
 from . import login_cookie
 from .guard import browser_origin, is_loopback_name
 from .handler import Handler
