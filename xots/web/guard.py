@@ -27,6 +27,10 @@ LANDING_PATHS = frozenset({"/", "/login", "/home", "/code"})
 
 FOREIGN_PAGE = "requests from web pages of other sites are refused"
 
+TOP_LEVEL = frozenset({("navigate", "document"), ("navigate", "")})
+"""Sec-Fetch-Mode and Sec-Fetch-Dest of a top-level navigation. Not every browser sends the
+latter."""
+
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 BROWSER_HEADER = re.compile(r"(?i)origin|referer|cookie|accept-language|sec-.*")
@@ -122,8 +126,7 @@ def _from_other_site(headers: Mapping[str, str]) -> bool:
 
 def _is_top_level(headers: Mapping[str, str]) -> bool:
     """True if the browser opens the response as a page of its own, not inside another page."""
-    is_document = headers.get("Sec-Fetch-Dest", "") in ("", "document")
-    return headers.get("Sec-Fetch-Mode") == "navigate" and is_document
+    return (headers.get("Sec-Fetch-Mode"), headers.get("Sec-Fetch-Dest", "")) in TOP_LEVEL
 
 
 def foreign_origin(headers: Mapping[str, str], host: str, redirect_uri: str) -> bool:

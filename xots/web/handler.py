@@ -187,7 +187,9 @@ class Handler(RequestHandler):
             case NoToken():
                 # A program that polls before a login is no fault of the server.
                 logger.info("%s: %s", where, value)
-            case XotsError() | HTTPError():
+            case HTTPError():
+                logger.warning("%s: %s", where, value.get_message() or value)
+            case XotsError():
                 logger.warning("%s: %s", where, value)
             case _:
                 logger.error("%s failed", where, exc_info=(typ, value, tb))

@@ -332,7 +332,7 @@ class CodeHandler(CookieHandler):
 
 def _has_origin_of(uri: str, others: Iterable[str]) -> bool:
     try:
-        return browser_origin(uri) in {browser_origin(other) for other in others}
+        return browser_origin(uri) in map(browser_origin, others)
     except (ValueError, KeyError):
         return False
 
