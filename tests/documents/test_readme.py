@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from xots.cli import COMMANDS
+from xots.commands.table import COMMANDS
 from xots.settings import declared, default_shown
 from xots.web.app import ROUTES as ENDPOINTS
 

@@ -26,6 +26,14 @@ REWRITTEN = sorted(
         "xero",
         "backends",
         "sealing.py",
+        "sandbox",
+        "rotation.py",
+        "wiring.py",
+        "server.py",
+        "check.py",
+        "demo.py",
+        "client.py",
+        "commands",
     )
     for path in ((PACKAGE / name).rglob("*.py") if (PACKAGE / name).is_dir() else [PACKAGE / name])
 )

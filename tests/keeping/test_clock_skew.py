@@ -17,7 +17,7 @@ from support.redis_servers import RedisServer
 from xots.backends.base import Lease, TokenStore
 from xots.backends.memory import MemoryStore
 from xots.backends.redis import RedisStore
-from xots.cli import main
+from xots.commands.main import main
 from xots.errors import StoreUnavailable
 from xots.events import ClockSkewed, Event
 from xots.keeping.keeper import TokenKeeper
@@ -283,7 +283,7 @@ async def test_status_and_its_sentences_tell(logged_in: Any, clock: FakeClock, g
     assert status["clock_skew"] is None
     clock.step(minutes=-5)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("xots.server.log_event", lambda event: None)
+        patch.setattr("xots.wiring.log_event", lambda event: None)
         await logged_in.keeper.maintain()
     status = (await get(f"{logged_in.url}/status")).json
     assert status["clock_skew"].startswith(
@@ -318,7 +318,7 @@ def test_check_compares_the_clocks(
     record = folder / "default.sealed"
     record.write_bytes(sealer.seal(encode(account), "account", {"name": "default"}))
     record.chmod(0o600)
-    monkeypatch.setattr("xots.check._reach_problem", reachable)
+    monkeypatch.setattr("xots.check.reach_problem", reachable)
     arguments = ["--store", f"file://{folder}", "--key-file", str(key)]
     assert main(["check", *arguments]) == status
     (line,) = [line for line in capsys.readouterr().out.splitlines() if " clock " in line]

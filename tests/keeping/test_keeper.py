@@ -783,7 +783,7 @@ async def test_a_failed_login_changes_nothing(bench: Bench) -> None:
 async def test_a_tenant_that_is_not_connected_fails_the_login(bench: Bench) -> None:
     """The message lists the organisations that are connected."""
     keeper = await bench.keeper()
-    connected = next(iter(bench.sandbox.world.books.organisations.values()))
+    connected = next(iter(bench.sandbox.world.accounting.organisations.values()))
     with pytest.raises(LoginFailed, match=connected.tenant_id):
         await keeper.login(bench.attempt(tenant_id="11111111-1111-4111-8111-111111111111"))
     assert keeper.state is State.NO_CREDENTIALS
@@ -1133,7 +1133,7 @@ async def test_a_replay_whose_life_is_over_is_followed_by_a_fresh_one(bench: Ben
     """Xero gives the lost answer again, whose access token has died meanwhile: the next refresh follows at once."""
     bench.sandbox.identity.switches = dataclasses.replace(
         bench.sandbox.identity.switches,
-        sibling_mode=SiblingMode.SAME_ANSWER,
+        sibling_mode=SiblingMode.SAME_RESPONSE,
         access_token_life_seconds=300,
     )
     keeper = await bench.logged_in()
@@ -1255,7 +1255,7 @@ async def test_a_replay_is_as_old_as_its_first_request_although_the_clock_was_ah
 ) -> None:
     """The lost answer's token has eight minutes left when it is given again, not the 28 that the clock makes of it."""
     bench.sandbox.identity.switches = dataclasses.replace(
-        bench.sandbox.identity.switches, sibling_mode=SiblingMode.SAME_ANSWER
+        bench.sandbox.identity.switches, sibling_mode=SiblingMode.SAME_RESPONSE
     )
     ahead = bench.clock.beside()
     keeper = await bench.keeper(ahead)

@@ -335,7 +335,7 @@ async def test_a_logout_that_xero_does_not_hear_is_finished_later(house: House) 
     house.sandbox.add_fault("revocation:nth=1:503-html")
     status, out, err = await house.command("logout")
     assert (status, out) == (1, "")
-    assert "can't be told" in err
+    assert "has not confirmed the revocation" in err
     assert await house.command("logout") == (0, "logged out\n", "")
     assert house.sandbox.identity.usable_refresh_tokens(house.sandbox.clock()) == []
 
@@ -387,7 +387,7 @@ async def test_a_lost_login_is_told_by_check_and_in_a_log_that_keeps_one_time(ho
     status, out, err = await house.command("check")
     assert (status, err) == (1, "")
     assert re.search(
-        r"^FAIL +login +default: the login is lost, a person must log in again", out, re.MULTILINE
+        r"^FAIL +login +default: the login is lost, a user must log in again", out, re.MULTILINE
     )
     lines = (house.folder / "log").read_text().splitlines()
     times = [

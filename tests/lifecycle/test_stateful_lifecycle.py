@@ -582,7 +582,7 @@ def a_story(mode: SiblingMode, *, late_reuse_kills_chain: bool = True) -> Lifecy
 
 def test_a_replayed_answer_is_not_served_past_its_end() -> None:
     """The first try never arrived; the second was carried out long after, and its answer comes only with the third."""
-    story = a_story(SiblingMode.SAME_ANSWER)
+    story = a_story(SiblingMode.SAME_RESPONSE)
     story.time_passes(25 * MINUTE)
     for comes_to in ("never arrived", "answer lost", "issued"):
         story.a_refresh_comes_to(comes_to, 0.5, None, True)

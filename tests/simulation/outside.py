@@ -13,7 +13,7 @@ from xots.backends.base import Lease, Stored, TokenStore
 from xots.errors import StaleWrite, StoreUnavailable
 from xots.lifecycle.account import Account, RefreshToken, decode
 from xots.lifecycle.outcomes import Failure, NotSent, Outcome, Unknown
-from xots.sandbox import OAuthError, TokenAnswer
+from xots.sandbox import OAuthError, TokenResponse
 from xots.secret import Secret
 from xots.xero.protocol import Credentials, Endpoints, Response, read_token_response
 
@@ -153,7 +153,7 @@ class SimulatedXero:
         if current is None or current.value != token:
             world.figures["fallbacks tried"] += 1
 
-        def commit() -> TokenAnswer:
+        def commit() -> TokenResponse:
             world.check_use(token.reveal())
             answer = world.identity.refresh(CLIENT, token.reveal(), world.now())
             world.figures["refreshes issued"] += 1
@@ -201,7 +201,7 @@ class SimulatedXero:
         until, kind = self.world.xero_away
         return kind if self.world.loop.time() < until else ""
 
-    async def _post(self, commit: Callable[[], TokenAnswer], *, forbidden: str = "") -> Outcome:
+    async def _post(self, commit: Callable[[], TokenResponse], *, forbidden: str = "") -> Outcome:
         await self.process.step()
         world, kind = self.world, self._away()
         if not kind and world.chance.random() < world.climate.xero:
@@ -222,7 +222,7 @@ class SimulatedXero:
             else read_token_response(answer, self.process.clock.now())
         )
 
-    async def _carried_out(self, commit: Callable[[], TokenAnswer], kind: str) -> Response | None:
+    async def _carried_out(self, commit: Callable[[], TokenResponse], kind: str) -> Response | None:
         world = self.world
         await asyncio.sleep(world.chance.random() * 0.5)
         answer: Response | None = None

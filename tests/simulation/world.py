@@ -450,7 +450,7 @@ class World:
 
     def check_use(self, token: str) -> None:
         """Is this refresh token used within 30 minutes of its first use?"""
-        known = self.identity._refresh_tokens.get(token)
+        known = self.identity.tokens.refresh_tokens.get(token)
         if known is None or known.first_used_at is None:
             return
         self.figures["spent tokens used again"] += 1
@@ -463,7 +463,7 @@ class World:
     def check_served(self, access_token: str, process: Process) -> None:
         """Would Xero take this access token, which a process has just served?"""
         self.figures["tokens served"] += 1
-        known = self.identity._access_tokens.get(access_token)
+        known = self.identity.tokens.access_tokens.get(access_token)
         # Who starts can't know that the clock was a minute ahead when the token came.
         late = timedelta(minutes=1 if self.climate.steps else 0)
         if known is None or (

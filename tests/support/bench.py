@@ -134,7 +134,7 @@ class Bench:
                 "state": "s",
             }
         )
-        tenants = list(self.sandbox.world.books.organisations)
+        tenants = list(self.sandbox.world.accounting.organisations)
         code = identity.consent(request, self.sandbox.clock(), tenant_ids=tenants[:1])["code"]
         given = {
             "credentials": WEB_APP,

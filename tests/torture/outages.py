@@ -61,8 +61,8 @@ from xots.sandbox import (
 )
 from xots.sealing import Sealer
 from xots.secret import Secret
-from xots.server import log_event
 from xots.testing import FakeClock
+from xots.wiring import log_event
 from xots.xero.http import XeroClient
 from xots.xero.protocol import Credentials, Endpoints
 
@@ -214,7 +214,7 @@ class House:
             "state": "s",
         }
         request = self.identity.check_authorization(parameters)
-        tenants = list(self.sandbox.world.books.organisations)[:1]
+        tenants = list(self.sandbox.world.accounting.organisations)[:1]
         code = self.identity.consent(request, self.clock.now(), tenant_ids=tenants)["code"]
         attempt = LoginAttempt(
             credentials=CREDENTIALS,

@@ -46,7 +46,7 @@ from xots.lifecycle.account import Account
 from xots.lifecycle.outcomes import Failure, Issued, Outcome
 from xots.lifecycle.transitions import after_login
 from xots.sandbox import Client, Identity, OAuthError
-from xots.sandbox.protocol import BearerRefused
+from xots.sandbox.identity.protocol import BearerRefused
 from xots.sealing import Sealer, new_key
 from xots.secret import Secret
 from xots.xero.protocol import Credentials, Endpoints, Response, read_token_response

@@ -104,7 +104,7 @@ async def test_the_tenants_are_xeros_list_byte_for_byte(
     assert (response.status, response.body) == (200, direct.body)
     assert response.headers["Content-Type"].split(";")[0] == "application/json"
     [tenant] = response.json
-    assert tenant["tenantId"] in sandbox.world.books.organisations
+    assert tenant["tenantId"] in sandbox.world.accounting.organisations
 
 
 async def test_tenants_are_502_while_xero_cannot_list_them(

@@ -181,7 +181,7 @@ async def test_the_only_organisation_is_used_and_a_requested_tenant_is_kept(
     one."""
     server = await new_server()
     await person.log_in(origin(server), DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET)
-    only = next(iter(sandbox.world.books.organisations))
+    only = next(iter(sandbox.world.accounting.organisations))
     assert (await get(f"{server.url}/token")).json["tenantId"] == only
     await person.log_in(origin(server), DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, only.upper())
     assert (await get(f"{server.url}/token")).json["tenantId"].lower() == only
@@ -479,7 +479,7 @@ async def test_a_tenant_that_is_not_connected_is_refused_with_a_list(
     tenant_id = "11111111-2222-4333-8444-555555555555"
     page = await person.log_in(origin(server), DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, tenant_id)
     assert page.status == 400
-    assert next(iter(sandbox.world.books.organisations)) in page.text
+    assert next(iter(sandbox.world.accounting.organisations)) in page.text
     assert await token_of(server) is None
 
 

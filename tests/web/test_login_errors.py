@@ -379,7 +379,7 @@ async def test_the_page_lists_the_connected_organisations(
     """Each with its id and its name, and no other."""
     expected_log(REFUSED, AT_CODE)
     page = await not_connected(stage)
-    connected, other = sandbox.world.books.organisations.values()
+    connected, other = sandbox.world.accounting.organisations.values()
     assert connected.tenant_id in page.text
     assert str(connected.name) in unescape(page.text)
     assert other.tenant_id not in page.text
@@ -396,7 +396,7 @@ async def test_a_tenant_of_the_settings_that_is_not_connected_is_an_error(
 ) -> None:
     """A login to another organisation fails, and changes nothing."""
     expected_log(REFUSED, AT_CODE)
-    connected, wanted = sandbox.world.books.organisations
+    connected, wanted = sandbox.world.accounting.organisations
     server = await new_server(**credentials, tenant_id=wanted)
     stage = Stage(server, sandbox, person, decide)
     page = await person.open(await decide(await stage.begin(), tenants=(connected,)))

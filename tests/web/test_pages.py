@@ -71,7 +71,7 @@ async def test_the_only_organisation_is_used_without_a_choice(
     server: Server, sandbox: Sandbox, person: Person, get: Any, decide: Any
 ) -> None:
     """Home offers no choice."""
-    _, only = sandbox.world.books.organisations
+    _, only = sandbox.world.accounting.organisations
     page = await person.open(await decide(await begin(person, server), tenants=(only,)))
     assert 'type="radio"' not in page.text
     assert only in page.text
@@ -82,7 +82,7 @@ async def test_the_user_chooses_among_several_organisations_on_home(
     server: Server, sandbox: Sandbox, person: Person, clock: Any, get: Any, decide: Any
 ) -> None:
     """Home lists them by name. ``/token`` returns the choice from then on, after refreshes too."""
-    organisations = sandbox.world.books.organisations
+    organisations = sandbox.world.accounting.organisations
     home = await person.open(
         await decide(await begin(person, server), tenants=tuple(organisations))
     )
@@ -109,7 +109,7 @@ async def test_an_organisation_that_is_not_connected_cannot_be_chosen(
 ) -> None:
     """A forged or outdated form changes nothing; the page lists the connected ones."""
     expected_log(r"WARNING xots\.web: POST /home: .*not among the connected")
-    organisations = sandbox.world.books.organisations
+    organisations = sandbox.world.accounting.organisations
     home = await person.open(
         await decide(await begin(person, server), tenants=tuple(organisations))
     )
@@ -125,7 +125,9 @@ async def test_home_works_while_xero_cannot_list_the_organisations(
 ) -> None:
     """The page says so, and shows the rest."""
     await person.open(
-        await decide(await begin(person, server), tenants=tuple(sandbox.world.books.organisations))
+        await decide(
+            await begin(person, server), tenants=tuple(sandbox.world.accounting.organisations)
+        )
     )
     sandbox.add_fault("connections:every:503-html")
     home = await person.open(f"{origin(server)}/home")
@@ -143,7 +145,7 @@ async def test_the_organisation_can_be_chosen_later_if_the_list_failed_at_the_lo
     sandbox.add_fault("connections:first=1:503-html")
     await person.open(callback)
     assert (await get(f"{server.url}/token")).status == 200
-    only = next(iter(sandbox.world.books.organisations))
+    only = next(iter(sandbox.world.accounting.organisations))
     home = await person.open(f"{origin(server)}/home")
     if 'type="radio"' in home.text:
         await person.submit(one_form(home, 'type="radio"'), tenant_id=only)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from support.web import WANTS_PAGE
 
-from xots.cli import main
+from xots.commands.main import main
 from xots.errors import StoreUnavailable
 from xots.lifecycle.transitions import begin_refresh
 from xots.sandbox import Sandbox, fingerprint

@@ -326,7 +326,7 @@ async def test_login_refresh_and_revocation_go_through_the_proxy(
     server = await new_server(**credentials, proxy=through(proxy))
     await log_in(server)
     first = (await get(f"{server.url}/token")).json
-    assert first["tenantId"] in sandbox.world.books.organisations
+    assert first["tenantId"] in sandbox.world.accounting.organisations
     clock.advance(1500)
     await server.rotation.tick()
     assert (await get(f"{server.url}/token")).json["accessToken"] != first["accessToken"]
@@ -535,7 +535,7 @@ def without_pycurl(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run ``xots`` in a process that cannot import pycurl."""
     program = (
         "import sys; sys.modules['pycurl'] = None\n"
-        "from xots.cli import main; sys.exit(main(sys.argv[1:]))"
+        "from xots.commands.main import main; sys.exit(main(sys.argv[1:]))"
     )
     kept = {name: value for name, value in os.environ.items() if not name.startswith("XOTS_")}
     return subprocess.run(
