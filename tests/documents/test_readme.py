@@ -9,13 +9,13 @@ import pytest
 
 from xots.commands.table import COMMANDS
 from xots.settings import declared, default_shown
-from xots.web import api, pages
+from xots.web.app import ROUTES as ENDPOINTS
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
 Row = list[str]
 SETTINGS = {setting.name: setting for setting in declared()}
-ROUTES = [route[0].replace("\\", "") for route in [*api.ROUTES, *pages.ROUTES]]
+ROUTES = [route[0].replace("\\", "") for route in ENDPOINTS]
 
 
 def tables(text: str) -> list[list[Row]]:

@@ -21,6 +21,7 @@ REWRITTEN = sorted(
         "secret.py",
         "events.py",
         "wording.py",
+        "web",
         "errors.py",
         "xero",
         "backends",

@@ -54,7 +54,7 @@ from xots.lifecycle.outlook import Need, Outlook, Retrying
 from xots.lifecycle.schedule import Policy, State, scheduled_refresh_at
 from xots.sandbox import DEFAULT_CLIENT_ID, fingerprint
 from xots.secret import Secret
-from xots.web.api import explanation
+from xots.web.status import explanation
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -469,7 +469,7 @@ async def test_the_risk_of_an_end_over_a_rolled_back_store_is_reported(
     sentences = list(explanation(keeper, keeper.outlook, bench.clock.now()))
     assert (
         sentences[-1]
-        == "Should it end, a person may have to log in: the store holds an older record."
+        == "If it ends, a user may have to log in: the store holds an older record."
     )
     assert all("can be repeated" not in str(event) for event in bench.events)
     bench.store.repair()

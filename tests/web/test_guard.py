@@ -1,4 +1,4 @@
-"""Who may speak: Host, request target, Fetch Metadata and Origin, sent byte by byte over real sockets."""
+"""The guard: Host, request target, Fetch Metadata and Origin, sent over real sockets."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ REFUSED = r"WARNING xots\.web: "
 
 @dataclass(frozen=True)
 class Raw:
-    """An answer as it came: status 0 if the connection was closed without one."""
+    """An response as it came: status 0 if the connection was closed without one."""
 
     status: int
     head: str
@@ -70,7 +70,7 @@ def request(
     version: str = "HTTP/1.1",
     body: bytes = b"",
 ) -> bytes:
-    """A request with these header lines and no others but what ends the connection."""
+    """Return a request with these header lines, and those that end the connection."""
     length = [f"Content-Length: {len(body)}"] if body or method == "POST" else []
     head = [f"{method} {target} {version}", *lines, *length, "Connection: close", "", ""]
     return "\r\n".join(head).encode("latin-1") + body
@@ -78,11 +78,11 @@ def request(
 
 @pytest.fixture
 def unserved(logged_in: Server, canaries: Callable[[Server], list[str]]) -> Callable[[Raw], None]:
-    """Demands that an answer is a refusal and tells nothing of what the server knows."""
+    """Checks that a response is a refusal and reveals nothing."""
 
-    def check(answer: Raw) -> None:
-        shown = answer.head + answer.body.decode()
-        assert answer.status in (0, 400, 403, 421), shown
+    def check(response: Raw) -> None:
+        shown = response.head + response.body.decode()
+        assert response.status in (0, 400, 403, 421), shown
         secret = canaries(logged_in)
         assert len(secret) == 3
         for one in [*secret, DEFAULT_CLIENT_ID, "accounting.", "Set-Cookie", "Location"]:
@@ -91,23 +91,23 @@ def unserved(logged_in: Server, canaries: Callable[[Server], list[str]]) -> Call
     return check
 
 
-# ------------------------------------------------------------------------------------------------- Host
+# ---------- Host
 
 
 @pytest.mark.parametrize("name", ["localhost", "127.0.0.1", "[::1]", "LOCALHOST", "LocalHost"])
-async def test_loopbacks_own_names_are_answered_in_any_case(logged_in: Server, name: str) -> None:
-    """Each name with the port that is listened on; host names have no case (RFC 9110 section 4.2.3)."""
-    answer = await speak(logged_in.port, request("/token", [f"Host: {name}:{logged_in.port}"]))
-    assert answer.status == 200
-    assert b"eyJ" in answer.body
+async def test_loopbacks_own_names_are_served_in_any_case(logged_in: Server, name: str) -> None:
+    """Each name with the server's port; host names have no case (RFC 9110 section 4.2.3)."""
+    response = await speak(logged_in.port, request("/token", [f"Host: {name}:{logged_in.port}"]))
+    assert response.status == 200
+    assert b"eyJ" in response.body
 
 
-async def test_the_ipv6_loopback_is_listened_on_at_the_same_port(logged_in: Server) -> None:
-    """Where ``localhost`` may mean ``::1``, nobody else can stand there."""
-    answer = await speak(
+async def test_the_server_listens_on_the_ipv6_loopback_too(logged_in: Server) -> None:
+    """``localhost`` may mean ``::1``: no other program can take that port."""
+    response = await speak(
         logged_in.port, request("/livez", [f"Host: localhost:{logged_in.port}"]), "::1"
     )
-    assert answer.status == 200
+    assert response.status == 200
 
 
 HOSTS: dict[str, Callable[[int], list[str]]] = {
@@ -145,15 +145,15 @@ HOSTS: dict[str, Callable[[int], list[str]]] = {
     "only a port": lambda port: [f"Host: :{port}"],
     "missing": lambda port: [],
     "twice the same": lambda port: [f"Host: localhost:{port}"] * 2,
-    "good then bad": lambda port: [f"Host: localhost:{port}", "Host: evil.example"],
-    "bad then good": lambda port: ["Host: evil.example", f"Host: localhost:{port}"],
+    "ours then another": lambda port: [f"Host: localhost:{port}", "Host: evil.example"],
+    "another then ours": lambda port: ["Host: evil.example", f"Host: localhost:{port}"],
     "continued on the next line": lambda port: ["Host: evil.example", f" localhost:{port}"],
     "space before the colon": lambda port: [f"Host : localhost:{port}"],
-    "a proxy's word for it": lambda port: [
+    "a proxy's own header": lambda port: [
         "Host: evil.example",
         f"X-Forwarded-Host: localhost:{port}",
     ],
-    "a proxy's standard word": lambda port: [
+    "a proxy's standard header": lambda port: [
         "Host: evil.example",
         f"Forwarded: host=localhost:{port}",
     ],
@@ -161,10 +161,10 @@ HOSTS: dict[str, Callable[[int], list[str]]] = {
 
 
 @pytest.mark.parametrize("lines", HOSTS.values(), ids=HOSTS.keys())
-async def test_a_host_that_is_not_exactly_ours_is_served_nothing(
+async def test_another_host_is_refused_on_every_path(
     logged_in: Server, unserved: Any, expected_log: Any, lines: Callable[[int], list[str]]
 ) -> None:
-    """On every path, by GET and by POST: a refusal that tells nothing."""
+    """By GET and by POST. The refusal reveals nothing."""
     expected_log.perhaps(REFUSED)
     port = logged_in.port
     for path, method in product(PATHS, ("GET", "POST")):
@@ -173,10 +173,10 @@ async def test_a_host_that_is_not_exactly_ours_is_served_nothing(
 
 @pytest.mark.parametrize("version", ["HTTP/1.0", "HTTP/1.1"])
 @pytest.mark.parametrize("lines", [[], ["Host:"], ["Host: \t "]], ids=["missing", "empty", "blank"])
-async def test_without_a_host_nothing_is_served_in_any_version(
+async def test_a_request_without_host_is_refused_in_every_version(
     logged_in: Server, unserved: Any, expected_log: Any, version: str, lines: list[str]
 ) -> None:
-    """HTTP/1.0 permits a request without Host; it is not taken for one to loopback."""
+    """HTTP/1.0 permits it. It does not count as a request to loopback."""
     expected_log.perhaps(REFUSED)
     for path in PATHS:
         unserved(await speak(logged_in.port, request(path, lines, version=version)))
@@ -195,33 +195,31 @@ async def test_without_a_host_nothing_is_served_in_any_version(
         "@localhost:{port}/token",
     ],
 )
-async def test_a_target_that_is_no_path_is_served_nothing(
+async def test_a_target_that_is_no_path_is_refused(
     logged_in: Server, unserved: Any, expected_log: Any, target: str
 ) -> None:
-    """Absolute-form targets are for proxies; with a good Host beside them they are refused all the same."""
+    """Absolute-form targets are for proxies. A permitted Host beside them does not help."""
     expected_log.perhaps(REFUSED)
     port = logged_in.port
     for method in ("GET", "POST"):
-        answer = await speak(
+        response = await speak(
             port, request(target.format(port=port), [f"Host: localhost:{port}"], method=method)
         )
-        unserved(answer)
+        unserved(response)
 
 
-async def test_a_refusal_says_what_is_wrong_without_repeating_it(
-    logged_in: Server, expected_log: Any
-) -> None:
-    """421 for a name that isn't ours, as a problem in JSON; the stranger's name is not echoed."""
+async def test_a_refusal_does_not_repeat_the_host(logged_in: Server, expected_log: Any) -> None:
+    """421 for a foreign name, as a problem in JSON."""
     expected_log(REFUSED)
-    answer = await speak(logged_in.port, request("/token", ["Host: <script>.example"]))
-    assert answer.status in (400, 421)
-    answer = await speak(logged_in.port, request("/token", ["Host: evil.example"]))
-    assert answer.status == 421
-    assert b"application/problem+json" in answer.head.encode()
-    assert b"evil.example" not in answer.body
+    response = await speak(logged_in.port, request("/token", ["Host: <script>.example"]))
+    assert response.status in (400, 421)
+    response = await speak(logged_in.port, request("/token", ["Host: evil.example"]))
+    assert response.status == 421
+    assert b"application/problem+json" in response.head.encode()
+    assert b"evil.example" not in response.body
 
 
-# ------------------------------------------------------------------------------------------ Fetch Metadata
+# ---------- Fetch Metadata
 
 SITES = ("cross-site", "same-site", "unheard-of", "", "none, cross-site")
 MODES = ("navigate", "no-cors", "cors", "same-origin", "websocket")
@@ -229,7 +227,7 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")
 
 
 def permitted(path: str, method: str, mode: str, destination: str) -> bool:
-    """A top-level navigation to where a person may arrive from elsewhere, and nothing else."""
+    """True for a top-level navigation to a path at which a user may arrive from elsewhere."""
     landing = path.partition("?")[0] in LANDING
     return (
         landing and method in ("GET", "HEAD") and mode == "navigate" and destination == "document"
@@ -237,10 +235,10 @@ def permitted(path: str, method: str, mode: str, destination: str) -> bool:
 
 
 @pytest.mark.parametrize("site", SITES)
-async def test_another_sites_pages_get_nothing_but_a_landing(
+async def test_pages_of_other_sites_reach_only_the_landing_paths(
     logged_in: Server, unserved: Any, expected_log: Any, site: str
 ) -> None:
-    """Route, method and mode in every combination; same-site, which another port of localhost is, counts as cross."""
+    """Every route, method and mode. Another port of localhost is same-site, and foreign too."""
     expected_log(REFUSED)
     port = logged_in.port
     for path, method, mode in product(PATHS, METHODS, MODES):
@@ -251,18 +249,18 @@ async def test_another_sites_pages_get_nothing_but_a_landing(
             f"Sec-Fetch-Mode: {mode}",
             f"Sec-Fetch-Dest: {destination}",
         ]
-        answer = await speak(port, request(path, lines, method=method))
+        response = await speak(port, request(path, lines, method=method))
         if not permitted(path, method, mode, destination):
-            unserved(answer)
+            unserved(response)
         elif path != "/code":  # which refuses for want of a login
-            assert answer.status in (200, 303)
+            assert response.status in (200, 303)
 
 
 @pytest.mark.parametrize("destination", ["iframe", "frame", "embed", "object", "fencedframe"])
-async def test_another_sites_frames_get_no_landing(
+async def test_frames_of_other_sites_reach_no_landing_path(
     logged_in: Server, unserved: Any, expected_log: Any, destination: str
 ) -> None:
-    """A navigation inside a stranger's page is not the person's own: only a top-level one may land."""
+    """Only a top-level navigation is the user's own."""
     expected_log(REFUSED)
     port = logged_in.port
     for path, site in product(LANDING, ("cross-site", "same-site")):
@@ -275,10 +273,10 @@ async def test_another_sites_frames_get_no_landing(
         unserved(await speak(port, request(path, lines)))
 
 
-async def test_another_sites_request_without_a_mode_lands_nowhere(
+async def test_a_foreign_request_without_a_mode_reaches_no_landing_path(
     logged_in: Server, unserved: Any, expected_log: Any
 ) -> None:
-    """What does not say that it is a navigation is not taken for one."""
+    """Without Sec-Fetch-Mode it does not count as a navigation."""
     expected_log(REFUSED)
     port = logged_in.port
     for path in PATHS:
@@ -293,14 +291,14 @@ async def test_another_sites_request_without_a_mode_lands_nowhere(
 async def test_the_servers_own_pages_and_the_address_bar_are_served(
     logged_in: Server, site: str
 ) -> None:
-    """A click on a page of this server, and an address that was typed."""
+    """A click on a page of this server, and a typed address."""
     port = logged_in.port
     for path in ("/home", "/login", "/status", "/livez", "/style.css"):
         lines = [f"Host: localhost:{port}", f"Sec-Fetch-Site: {site}", "Sec-Fetch-Mode: navigate"]
         assert (await speak(port, request(path, lines))).status == 200
 
 
-# ----------------------------------------------------------------------------------------------- Origin
+# ---------- Origin
 
 ORIGINS: dict[str, Callable[[int], str]] = {
     "another site": lambda port: "http://evil.example",
@@ -320,7 +318,7 @@ ORIGINS: dict[str, Callable[[int], str]] = {
 async def test_a_post_of_another_origin_changes_nothing(
     logged_in: Server, unserved: Any, expected_log: Any, path: str, origin: Callable[[int], str]
 ) -> None:
-    """A browser that knows no Fetch Metadata sends Origin, and it must be this server's own, exactly."""
+    """A browser without Fetch Metadata sends Origin. It must be exactly this server's own."""
     expected_log(REFUSED)
     port = logged_in.port
     lines = [
@@ -331,10 +329,10 @@ async def test_a_post_of_another_origin_changes_nothing(
     unserved(await speak(port, request(path, lines, method="POST", body=b"client_id=evil")))
 
 
-async def test_an_origin_that_is_not_ours_is_refused_even_beside_same_origin(
+async def test_a_foreign_origin_is_refused_even_beside_same_origin(
     logged_in: Server, unserved: Any, expected_log: Any
 ) -> None:
-    """Two headers that contradict each other come from no browser; the stricter one decides."""
+    """No browser sends such a contradiction. The stricter header decides."""
     expected_log(REFUSED)
     port = logged_in.port
     lines = [
@@ -346,7 +344,7 @@ async def test_an_origin_that_is_not_ours_is_refused_even_beside_same_origin(
         unserved(await speak(port, request(path, lines, method="POST", body=b"client_id=evil")))
 
 
-async def test_a_post_of_the_own_origin_is_taken(logged_in: Server) -> None:
+async def test_a_post_of_this_servers_origin_is_accepted(logged_in: Server) -> None:
     """The server's own form works in a browser without Fetch Metadata."""
     port = logged_in.port
     lines = [
@@ -354,15 +352,15 @@ async def test_a_post_of_the_own_origin_is_taken(logged_in: Server) -> None:
         f"Origin: http://localhost:{port}",
         "Content-Type: application/x-www-form-urlencoded",
     ]
-    answer = await speak(port, request("/login", lines, method="POST", body=b"client_id=mine"))
-    assert answer.status == 303
-    assert "Location: /home" in answer.head
+    response = await speak(port, request("/login", lines, method="POST", body=b"client_id=mine"))
+    assert response.status == 303
+    assert "Location: /home" in response.head
 
 
-async def test_fetch_metadata_that_says_same_origin_does_not_excuse_a_bad_host(
+async def test_same_origin_does_not_excuse_a_foreign_host(
     logged_in: Server, unserved: Any, expected_log: Any
 ) -> None:
-    """To a page that rebound its own name, everything here is same-origin; Host tells."""
+    """After DNS rebinding, a hostile page is same-origin. Only Host reveals it."""
     expected_log(REFUSED)
     port = logged_in.port
     lines = [
@@ -374,10 +372,10 @@ async def test_fetch_metadata_that_says_same_origin_does_not_excuse_a_bad_host(
         unserved(await speak(port, request(path, lines, method=method)))
 
 
-async def test_a_websocket_handshake_is_not_answered(
+async def test_a_websocket_handshake_is_refused(
     logged_in: Server, unserved: Any, expected_log: Any
 ) -> None:
-    """There is no socket here, and the upgrade of a stranger's page is refused like any request of his."""
+    """There is no WebSocket here. A foreign page's handshake is refused as any request."""
     expected_log(REFUSED)
     port = logged_in.port
     lines = [
@@ -393,7 +391,7 @@ async def test_a_websocket_handshake_is_not_answered(
         unserved(await speak(port, request(path, lines)))
 
 
-# ---------------------------------------------------------------------------------- at other addresses
+# ---------- at other addresses
 
 
 @asynccontextmanager
@@ -403,10 +401,10 @@ async def serving(
     yield (await new_server(**settings)).port
 
 
-async def test_the_redirects_host_is_answered_as_a_proxy_sends_it(
+async def test_the_host_of_the_redirect_uri_is_served_as_a_proxy_sends_it(
     new_server: Callable[..., Awaitable[Server]], expected_log: Any
 ) -> None:
-    """Behind a proxy the browser's Host is the redirect URI's; no other name of that domain is."""
+    """No other name of that domain is."""
     expected_log(REFUSED)
     async with serving(new_server, redirect="https://xots.example/code") as port:
         assert (await speak(port, request("/login", ["Host: xots.example"]))).status == 200
@@ -416,10 +414,10 @@ async def test_the_redirects_host_is_answered_as_a_proxy_sends_it(
 
 
 @pytest.mark.parametrize("redirect", ["https://xots.example/code", "https://xots.example:443/code"])
-async def test_behind_a_proxy_the_own_form_is_taken_and_anothers_is_not(
+async def test_behind_a_proxy_only_the_servers_own_form_is_accepted(
     new_server: Callable[..., Awaitable[Server]], expected_log: Any, redirect: str
 ) -> None:
-    """Where the proxy ends TLS, the own origin is the redirect URI's, as a browser writes it: without port 443."""
+    """Its origin is that of the redirect URI, without port 443, as browsers write it."""
     expected_log(REFUSED)
     async with serving(new_server, redirect=redirect) as port:
         for origin, status in (
@@ -434,24 +432,26 @@ async def test_behind_a_proxy_the_own_form_is_taken_and_anothers_is_not(
                 f"Origin: {origin}",
                 "Content-Type: application/x-www-form-urlencoded",
             ]
-            answer = await speak(
+            response = await speak(
                 port, request("/login", lines, method="POST", body=b"client_id=mine")
             )
-            assert answer.status == status, origin
+            assert response.status == status, origin
 
 
-async def test_a_cookie_of_an_https_redirect_is_secure(
+async def test_the_cookie_of_an_https_redirect_uri_is_secure(
     new_server: Callable[..., Awaitable[Server]],
 ) -> None:
     """A login over https never sends its cookie in clear."""
     async with serving(new_server, redirect="https://xots.example/code") as port:
         lines = ["Host: xots.example", "Content-Type: application/x-www-form-urlencoded"]
-        answer = await speak(port, request("/login", lines, method="POST", body=b"client_id=mine"))
-    [cookie] = [line for line in answer.head.split("\r\n") if line.startswith("Set-Cookie")]
+        response = await speak(
+            port, request("/login", lines, method="POST", body=b"client_id=mine")
+        )
+    [cookie] = [line for line in response.head.split("\r\n") if line.startswith("Set-Cookie")]
     assert "secure" in cookie.lower().split("; ")
 
 
-# ------------------------------------------------------------------------------------- the pure functions
+# ---------- the pure functions
 
 
 @pytest.mark.parametrize(
@@ -512,7 +512,7 @@ async def test_a_cookie_of_an_https_redirect_is_secure(
 def test_allowed_hosts_are_loopback_the_address_and_the_redirects(
     address: str, ports: list[int], redirect: str, allowed: set[str]
 ) -> None:
-    """Each with the real ports, never a wildcard, and without port only where that is the default."""
+    """Each with the real ports, never a wildcard, without port only for port 80."""
     assert allowed_hosts(address, ports, redirect) == allowed
 
 
@@ -526,7 +526,7 @@ def test_allowed_hosts_are_loopback_the_address_and_the_redirects(
     ],
 )
 def test_the_redirects_host_is_allowed_as_a_browser_sends_it(redirect: str, sent: str) -> None:
-    """Browsers leave the scheme's own port out of Host, and write everything in lower case."""
+    """Browsers omit the scheme's default port from Host and write lower case."""
     assert sent in allowed_hosts("127.0.0.1", [5001], redirect)
 
 
@@ -546,8 +546,8 @@ def test_the_redirects_host_is_allowed_as_a_browser_sends_it(redirect: str, sent
         ("", False),
     ],
 )
-def test_loopback_names_are_known(name: str, expected: bool) -> None:
-    """By their own spelling only; what merely resolves there is not one."""
+def test_loopback_names_are_recognised(name: str, expected: bool) -> None:
+    """By their spelling only: a name that merely resolves to loopback is none."""
     assert is_loopback_name(name) is expected
 
 
@@ -566,8 +566,8 @@ def test_loopback_names_are_known(name: str, expected: bool) -> None:
         {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64)"},
     ],
 )
-def test_whatever_a_browser_sends_gives_it_away(headers: dict[str, str]) -> None:
-    """One such header is enough, in any case."""
+def test_a_header_that_only_browsers_send_reveals_a_browser(headers: dict[str, str]) -> None:
+    """One is enough, in any case."""
     assert looks_like_browser(HTTPHeaders(headers))
     assert looks_like_browser(HTTPHeaders({name.lower(): value for name, value in headers.items()}))
 
@@ -587,12 +587,12 @@ def test_whatever_a_browser_sends_gives_it_away(headers: dict[str, str]) -> None
     ],
 )
 def test_a_program_is_not_taken_for_a_browser(headers: dict[str, str]) -> None:
-    """The usual headers of the usual clients."""
+    """With the usual headers of the usual clients."""
     assert not looks_like_browser(HTTPHeaders(headers))
 
 
-def test_a_good_request_is_not_refused() -> None:
-    """A path, one Host that is allowed, and nothing of another site."""
+def test_a_permitted_request_is_not_refused() -> None:
+    """A path, one permitted Host, and no sign of another site."""
     allowed = frozenset({"localhost:5001"})
     assert refusal("/token", ["localhost:5001"], HTTPHeaders(), allowed, navigation=True) is None
     assert refusal("/token", ["LOCALHOST:5001"], HTTPHeaders(), allowed, navigation=False) is None
@@ -635,7 +635,7 @@ def test_a_good_request_is_not_refused() -> None:
 def test_a_refusal_has_its_status(
     path: str, hosts: list[str], headers: dict[str, str], navigation: bool, status: int
 ) -> None:
-    """400 for what is malformed, 421 for another's name, 403 for another site's page; each with a sentence."""
+    """400 for malformed requests, 421 for foreign hosts, 403 for foreign pages; with a sentence."""
     refused = refusal(
         path, hosts, HTTPHeaders(headers), frozenset({"localhost:5001"}), navigation=navigation
     )

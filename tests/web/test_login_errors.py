@@ -1,6 +1,6 @@
-"""Every way in which a login fails: a page and a log line that say what happened and what to do, and nothing is lost.
+"""Every way in which a login fails. A page and a log line explain it, and nothing is lost.
 
-Each case runs at a server that nobody is logged in to, and at one with a live login.
+Each case runs at a server without a login, and at one with a live login.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from html import unescape
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import urlsplit
 
 import pytest
+from support.web import changed, one_form, origin, query
 
 from xots.lifecycle.account import Account
 from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, GRANULAR_SCOPES, Sandbox
@@ -24,46 +25,12 @@ NewServer = Callable[..., Awaitable[Server]]
 
 AT_CODE = r"WARNING xots\.web: GET /code: "
 REFUSED = r"WARNING xots: default: login failed: "
-
 UNKNOWN_TENANT = "11111111-2222-4333-8444-555555555555"
-
-
-def origin(server: Server) -> str:
-    return f"http://localhost:{server.port}"
-
-
-def changed(url: str, **changes: str) -> str:
-    """The URL with other parameters in its query."""
-    query = dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
-    return f"{url.partition('?')[0]}?{urlencode(query | changes)}"
-
-
-def one_form(page: Page, marker: str) -> Page:
-    """The page with only that form left on it in whose markup ``marker`` stands."""
-    forms = [
-        form for form in re.findall(r"<form.*?</form>", page.text, re.DOTALL) if marker in form
-    ]
-    assert len(forms) == 1, f"{len(forms)} forms with {marker!r} on the page"
-    return replace(page, text=forms[0])
-
-
-@pytest.fixture
-def decide(send: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[str]]:
-    """Decides on a consent page, and gives the address at which Xero sends the browser back, not yet followed."""
-
-    async def decide(page: Page, action: str = "allow", tenants: tuple[str, ...] = ()) -> str:
-        fields = [("tenant", tenant) for tenant in tenants] or page.form.fields
-        headers = {"Content-Type": "application/x-www-form-urlencoded"}
-        return (
-            await send("POST", page.url, headers, urlencode([*fields, ("action", action)]))
-        ).headers["Location"]
-
-    return decide
 
 
 @dataclass
 class Stage:
-    """What the cases play on."""
+    """The server, the sandbox and the user of a case."""
 
     server: Server
     sandbox: Sandbox
@@ -72,18 +39,18 @@ class Stage:
     before: Account | None = None
 
     async def begin(self) -> Page:
-        """Press the button on ``/home``; what the browser shows then is Xero's page."""
+        """Press the button on ``/home``. The browser shows Xero's page then."""
         return await self.person.submit(await self.home())
 
     async def home(self) -> Page:
         return await self.person.open(f"{origin(self.server)}/home")
 
     def mark(self) -> None:
-        """What is known now must be what is known at the end."""
+        """Demand that the record at the end is the record of now."""
         self.before = self.server.keeper.account
 
     def change_client(self, **changes: Any) -> None:
-        """Change how the app is registered at Xero."""
+        """Change the registration of the app at Xero."""
         client = self.sandbox.identity.clients[DEFAULT_CLIENT_ID]
         self.sandbox.identity.register(replace(client, **changes))
 
@@ -91,7 +58,7 @@ class Stage:
         self.sandbox.identity.switches = replace(self.sandbox.identity.switches, **changes)
 
 
-# ------------------------------------------------------------------- the cases: what the person does and sees last
+# ---------- the cases: the actions of the user, up to the last page
 
 
 async def cancelled(stage: Stage) -> Page:
@@ -174,7 +141,7 @@ async def xero_unreachable(stage: Stage) -> Page:
         stage.sandbox.start()
 
 
-async def xero_does_not_answer(stage: Stage) -> Page:
+async def xero_does_not_respond(stage: Stage) -> Page:
     callback = await stage.decide(await stage.begin())
     stage.sandbox.add_fault("token:every:reset")
     return await stage.person.open(callback)
@@ -182,18 +149,18 @@ async def xero_does_not_answer(stage: Stage) -> Page:
 
 @dataclass(frozen=True)
 class Case:
-    """A way to fail, and what must be told of it. In the patterns, REDIRECT stands for the exact redirect URI."""
+    """A failure, and the patterns of its explanation. REDIRECT stands for the redirect URI."""
 
     play: Callable[[Stage], Awaitable[Page]]
     status: int
     happened: str
     to_do: str
     comes_back: bool = True
-    """False: Xero shows an error page of its own, and the server hears nothing; ``/home`` tells the likely causes."""
+    """False if Xero shows an error page and never redirects: ``/home`` names the likely causes."""
 
 
 CASES = [
-    Case(cancelled, 400, r"cancelled", r"begin again"),
+    Case(cancelled, 400, r"cancelled", r"start again"),
     Case(
         wrong_secret,
         400,
@@ -219,14 +186,14 @@ CASES = [
     Case(
         pressed_back,
         400,
-        r"no login that was begun in this browser",
-        r"Begin again at http://localhost:\d+/home",
+        r"no login that was started in this browser",
+        r"Start again at http://localhost:\d+/home",
     ),
     Case(
         unknown_state,
         400,
-        r"no login that was begun in this browser",
-        r"Begin again at http://localhost:\d+/home",
+        r"no login that was started in this browser",
+        r"Start again at http://localhost:\d+/home",
     ),
     Case(scope_refused_by_page, 200, r"has not come back", r"scopes.*granular", comes_back=False),
     Case(scope_refused_by_callback, 400, r"refused the scopes", r"granular"),
@@ -234,11 +201,11 @@ CASES = [
         not_connected, 400, rf"{UNKNOWN_TENANT} is not among the connected", r"Demo Company \(NZ\)"
     ),
     Case(xero_unreachable, 400, r"can't reach 127\.0\.0\.1", r"log in again"),
-    Case(xero_does_not_answer, 400, r"no complete response from 127\.0\.0\.1", r"log in again"),
+    Case(xero_does_not_respond, 400, r"no complete response from 127\.0\.0\.1", r"log in again"),
 ]
 
 
-@pytest.fixture(params=["nobody is logged in", "a login is live"])
+@pytest.fixture(params=["no login", "a live login"])
 async def stage(
     request: pytest.FixtureRequest,
     server: Server,
@@ -247,11 +214,14 @@ async def stage(
     decide: Any,
     clock: Any,
 ) -> Stage:
-    """A server in one of two states, and a person with a browser that has never been there."""
-    if request.param == "a login is live":
+    """A server in one of two states, and a user with a new browser."""
+    if request.param == "a live login":
         await log_in(server)
         clock.advance(1)
     return Stage(server, sandbox, Person(), decide, server.keeper.account)
+
+
+# ---------- the tests of each case
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.play.__name__)
@@ -263,7 +233,7 @@ async def test_a_failed_login_is_explained_and_changes_nothing(
     caplog: pytest.LogCaptureFixture,
     case: Case,
 ) -> None:
-    """Page and log tell what happened and what to do; the record is what it was, and a live login goes on."""
+    """The page says what happened and what to do. A live login is still served and refreshed."""
     caplog.set_level(logging.INFO)
     expected_log.perhaps(REFUSED, AT_CODE, r"WARNING xots")
     server = stage.server
@@ -282,9 +252,9 @@ async def test_a_failed_login_is_explained_and_changes_nothing(
 
     account = server.keeper.account
     assert account == stage.before
-    answer = await get(f"{server.url}/token")
+    response = await get(f"{server.url}/token")
     if stage.before is not None and stage.before.access:
-        assert (answer.status, answer.json["accessToken"]) == (
+        assert (response.status, response.json["accessToken"]) == (
             200,
             stage.before.access.value.reveal(),
         )
@@ -293,7 +263,7 @@ async def test_a_failed_login_is_explained_and_changes_nothing(
         await server.rotation.tick()
         assert (await get(f"{server.url}/token")).json["expiresIn"] == 1800
     else:
-        assert answer.status == 401
+        assert response.status == 401
         assert (await get(f"{server.url}/livez")).status == 503
 
 
@@ -301,29 +271,29 @@ async def test_a_failed_login_is_explained_and_changes_nothing(
 async def test_a_failed_login_leaves_a_line_in_the_log(
     stage: Stage, expected_log: Any, caplog: pytest.LogCaptureFixture, case: Case
 ) -> None:
-    """An operator who sees only the log learns what happened and what to do, also of a login that never came back."""
+    """An operator who sees only the log learns the same, also of a login that never returns."""
     caplog.set_level(logging.INFO)
     expected_log.perhaps(r"WARNING xots")
     await case.play(stage)
     told = [case.happened, case.to_do]
     if not case.comes_back:
-        told = [r"not come back", re.escape(f"{origin(stage.server)}/code")]
+        told = [r"not returned", re.escape(f"{origin(stage.server)}/code")]
     lines = [record.getMessage() for record in caplog.records if record.name.startswith("xots")]
     assert [line for line in lines if all(re.search(one, line, re.IGNORECASE) for one in told)], (
         lines
     )
 
 
-# Whose answer one with an unknown state was is not known: the login that was begun may still come back.
+# A response with an unknown state belongs to no known login: the started one may still return.
 @pytest.mark.parametrize(
     "case",
     [case for case in CASES if case.comes_back and case.play is not unknown_state],
     ids=lambda case: case.play.__name__,
 )
-async def test_after_a_failed_login_nothing_waits_any_more(
+async def test_after_a_failed_login_the_state_is_no_longer_waiting(
     stage: Stage, get: Any, expected_log: Any, case: Case
 ) -> None:
-    """The person came back, so the state says where the login stands and not that one is under way."""
+    """The user has returned, so no login is in progress."""
     expected_log.perhaps(r"WARNING xots")
     await case.play(stage)
     state = (await get(f"{stage.server.url}/status")).json["state"]
@@ -331,10 +301,10 @@ async def test_after_a_failed_login_nothing_waits_any_more(
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.play.__name__)
-async def test_the_next_login_succeeds_once_the_cause_is_mended(
+async def test_the_next_login_succeeds_once_the_cause_is_removed(
     stage: Stage, get: Any, expected_log: Any, case: Case
 ) -> None:
-    """No failure leaves anything in the browser or the server that stands in the way of the next try."""
+    """No failure leaves an obstacle in the browser or the server."""
     expected_log.perhaps(r"WARNING xots")
     await case.play(stage)
     stage.sandbox.faults.clear()
@@ -349,37 +319,37 @@ async def test_the_next_login_succeeds_once_the_cause_is_mended(
     ] == account.access.value.reveal()
 
 
-# ---------------------------------------------------------------------------------------- the granular scopes
+# ---------- refused scopes, and redirects that never come
 
 
 @pytest.mark.parametrize("comes_back", [False, True], ids=["Xero's own page", "access_denied"])
-async def test_refused_scopes_are_mended_by_the_button_for_the_granular_set(
+async def test_the_button_for_the_granular_scopes_helps_after_a_refusal(
     stage: Stage, get: Any, expected_log: Any, comes_back: bool
 ) -> None:
-    """However Xero refuses the classic scopes of a new app, one button on home leads to a login with granular ones."""
+    """Xero may refuse the classic scopes on its own page or by a redirect."""
     expected_log.perhaps(AT_CODE, REFUSED)
     await (scope_refused_by_callback if comes_back else scope_refused_by_page)(stage)
     if stage.before and stage.before.consent_id:
-        # Xero's scopes are additive: the sandbox's user gives the classic ones up before she may go on without them.
+        # Xero's scopes are additive: without this, the consent would include the classic ones.
         stage.sandbox.identity.forget()
     home = await stage.home()
     page = await stage.person.submit(one_form(home, 'value="granular"'))
     assert page.url.startswith(stage.sandbox.authorize_url)
-    asked = dict(parse_qsl(urlsplit(page.url).query))["scope"].split()
-    assert "offline_access" in asked
-    assert set(asked) - {"offline_access"} <= GRANULAR_SCOPES
+    requested = query(page.url)["scope"].split()
+    assert "offline_access" in requested
+    assert set(requested) - {"offline_access"} <= GRANULAR_SCOPES
     home = await stage.person.consent(page)
     assert (home.status, home.url) == (200, f"{origin(stage.server)}/home")
     assert 'value="granular"' not in home.text
-    assert (await get(f"{stage.server.url}/token")).json["scopes"] == asked
+    assert (await get(f"{stage.server.url}/token")).json["scopes"] == requested
 
 
-async def test_a_login_with_granular_scopes_that_does_not_come_back_offers_them_no_second_time(
-    new_server: NewServer, credentials: Any, sandbox: Sandbox, person: Person
+async def test_the_granular_scopes_are_not_offered_twice(
+    new_server: NewServer, credentials: Any, sandbox: Sandbox, person: Person, decide: Any
 ) -> None:
-    """Where the granular set was asked for already, another cause is at work."""
+    """If a login with them does not return, there is another cause."""
     server = await new_server(**credentials, scopes=("offline_access", "no.such.scope"))
-    stage = Stage(server, sandbox, person, lambda page: person.open(page.url))
+    stage = Stage(server, sandbox, person, decide)
     assert (await stage.begin()).status == 500
     home = await stage.home()
     page = await person.submit(one_form(home, 'value="granular"'))
@@ -388,10 +358,10 @@ async def test_a_login_with_granular_scopes_that_does_not_come_back_offers_them_
     assert 'value="granular"' not in (await stage.home()).text
 
 
-async def test_a_login_that_never_came_back_is_told_to_its_own_browser_only_and_not_for_ever(
+async def test_the_hint_about_a_login_is_for_its_own_browser_and_expires(
     server: Server, sandbox: Sandbox, person: Person, clock: Any, decide: Any
 ) -> None:
-    """Ten minutes on, it is over; another person's browser knows nothing of it."""
+    """It disappears after ten minutes. Another browser never shows it."""
     stage = Stage(server, sandbox, person, decide)
     await wrong_redirect(stage)
     assert "has not come back" in (await stage.home()).text
@@ -400,13 +370,13 @@ async def test_a_login_that_never_came_back_is_told_to_its_own_browser_only_and_
     assert "has not come back" not in (await stage.home()).text
 
 
-# ------------------------------------------------------------------------------------------- organisations
+# ---------- organisations that are not connected
 
 
-async def test_the_page_names_those_organisations_that_are_connected(
+async def test_the_page_lists_the_connected_organisations(
     stage: Stage, sandbox: Sandbox, expected_log: Any
 ) -> None:
-    """Each with its id and its name, and none that the person did not connect."""
+    """Each with its id and its name, and no other."""
     expected_log(REFUSED, AT_CODE)
     page = await not_connected(stage)
     connected, other = sandbox.world.accounting.organisations.values()
@@ -424,7 +394,7 @@ async def test_a_tenant_of_the_settings_that_is_not_connected_is_an_error(
     decide: Any,
     expected_log: Any,
 ) -> None:
-    """With the tenant given by the settings, a login to another organisation is not taken for it."""
+    """A login to another organisation fails, and changes nothing."""
     expected_log(REFUSED, AT_CODE)
     connected, wanted = sandbox.world.accounting.organisations
     server = await new_server(**credentials, tenant_id=wanted)
@@ -437,87 +407,3 @@ async def test_a_tenant_of_the_settings_that_is_not_connected_is_an_error(
     page = await person.open(await decide(await stage.begin(), tenants=(connected, wanted)))
     assert page.status == 200
     assert (await get(f"{server.url}/token")).json["tenantId"] == wanted
-
-
-async def test_the_only_organisation_is_taken_by_itself(
-    server: Server, sandbox: Sandbox, person: Person, get: Any, decide: Any
-) -> None:
-    """With one connected there is nothing to ask."""
-    _, only = sandbox.world.accounting.organisations
-    stage = Stage(server, sandbox, person, decide)
-    page = await person.open(await decide(await stage.begin(), tenants=(only,)))
-    assert 'type="radio"' not in page.text
-    assert only in page.text
-    assert (await get(f"{server.url}/token")).json["tenantId"] == only
-
-
-async def test_among_several_organisations_the_person_chooses_on_home(
-    server: Server, sandbox: Sandbox, person: Person, clock: Any, get: Any, decide: Any
-) -> None:
-    """Home lists them by name; the choice is what ``/token`` names from then on, over refreshes too."""
-    organisations = sandbox.world.accounting.organisations
-    stage = Stage(server, sandbox, person, decide)
-    home = await person.open(await decide(await stage.begin(), tenants=tuple(organisations)))
-    assert home.status == 200
-    before = (await get(f"{server.url}/token")).json
-    assert before["tenantId"] is None
-    for organisation in organisations.values():
-        assert organisation.tenant_id in home.text
-        assert str(organisation.name) in unescape(home.text)
-    chosen = list(organisations)[1]
-    home = await person.submit(one_form(home, 'type="radio"'), tenant_id=chosen)
-    assert (home.status, home.url) == (200, f"{origin(server)}/home")
-    assert 'type="radio"' not in home.text
-    after = (await get(f"{server.url}/token")).json
-    assert after == before | {"tenantId": chosen}
-    clock.advance(1500)
-    await server.rotation.tick()
-    assert (await get(f"{server.url}/token")).json["tenantId"] == chosen
-    assert (await get(f"{server.url}/status")).json["tenant_id"] == chosen
-
-
-async def test_an_organisation_that_is_not_connected_cannot_be_chosen(
-    server: Server, sandbox: Sandbox, person: Person, decide: Any, expected_log: Any
-) -> None:
-    """A form that was tampered with, or is out of date, changes nothing; the page lists those that are connected."""
-    expected_log(r"WARNING xots\.web: POST /home: .*not among the connected")
-    organisations = sandbox.world.accounting.organisations
-    stage = Stage(server, sandbox, person, decide)
-    home = await person.open(await decide(await stage.begin(), tenants=tuple(organisations)))
-    account = server.keeper.account
-    page = await person.submit(one_form(home, 'type="radio"'), tenant_id=UNKNOWN_TENANT)
-    assert page.status == 400
-    assert all(tenant_id in page.text for tenant_id in organisations)
-    assert server.keeper.account == account
-
-
-async def test_organisations_that_cannot_be_listed_are_told_and_do_not_break_home(
-    server: Server, sandbox: Sandbox, person: Person, decide: Any
-) -> None:
-    """While Xero's list fails, home says so and everything else on it works."""
-    stage = Stage(server, sandbox, person, decide)
-    await person.open(
-        await decide(await stage.begin(), tenants=tuple(sandbox.world.accounting.organisations))
-    )
-    sandbox.add_fault("connections:every:503-html")
-    home = await stage.home()
-    assert home.status == 200
-    assert "can't be listed" in unescape(home.text)
-    assert "Connected" in home.text
-
-
-async def test_the_tenant_is_known_although_the_list_failed_at_the_login(
-    server: Server, sandbox: Sandbox, person: Person, get: Any, decide: Any, expected_log: Any
-) -> None:
-    """The login is kept; the one organisation can be chosen on home as soon as Xero lists it."""
-    expected_log(r"WARNING xots\.keeper: the organisations of the login could not be listed")
-    stage = Stage(server, sandbox, person, decide)
-    callback = await decide(await stage.begin())
-    sandbox.add_fault("connections:first=1:503-html")
-    await person.open(callback)
-    assert (await get(f"{server.url}/token")).status == 200
-    only = next(iter(sandbox.world.accounting.organisations))
-    home = await stage.home()
-    if 'type="radio"' in home.text:
-        await person.submit(one_form(home, 'type="radio"'), tenant_id=only)
-    assert (await get(f"{server.url}/token")).json["tenantId"] == only

@@ -1,4 +1,4 @@
-"""The route table, and the application made of it."""
+"""The web application: the routes of all handler modules, and the style sheet."""
 
 from __future__ import annotations
 
@@ -11,16 +11,25 @@ from tornado.web import Application, HTTPError, RequestHandler
 
 from ..keeping.keeper import TokenKeeper
 from ..sealing import Sealer
-from . import api, pages
+from . import acts, health, pages, status, tokens
 from .handler import Handler, InFlight, WebConfig
 
-__all__ = ["make_app", "templates_folder"]
+__all__ = ["ROUTES", "make_app", "templates_folder"]
 
 access_log = logging.getLogger("xots.access")
 
+ROUTES: list[tuple[str, type[RequestHandler]]] = [
+    *tokens.ROUTES,
+    *health.ROUTES,
+    *status.ROUTES,
+    *acts.ROUTES,
+    *pages.ROUTES,
+]
+"""The endpoints, each with its handler."""
+
 
 def templates_folder() -> Path:
-    """The folder of the pages' templates: of the installed package, or beside it in a checkout."""
+    """Return the folder of the templates: that of the installed package, or of the checkout."""
     try:
         return Path(str(files("xots.templates")))
     except ModuleNotFoundError:
@@ -28,10 +37,10 @@ def templates_folder() -> Path:
 
 
 class StyleHandler(Handler):
-    """``GET /style.css``: the pages' one style sheet."""
+    """``GET /style.css``: the style sheet of all pages."""
 
     async def get(self) -> None:
-        """The style sheet, as it is."""
+        """Return the style sheet."""
         self.set_header("Content-Type", "text/css; charset=utf-8")
         self.write((templates_folder() / "style.css").read_bytes())
 
@@ -40,24 +49,27 @@ class NotFoundHandler(Handler):
     """Every other path."""
 
     def prepare(self) -> None:
-        """404, once the guard has let it pass."""
+        """Respond 404, once the guard has permitted the request."""
         super().prepare()
-        raise HTTPError(404, "there is nothing here; see /status for what this server knows")
+        raise HTTPError(404, "this path does not exist; /status shows the state of this server")
 
     async def get(self) -> None:
-        """Never reached: ``prepare`` has answered."""
+        """Do nothing: ``prepare`` raises before."""
 
 
 def make_app(
     keeper: TokenKeeper, sealer: Sealer, config: WebConfig, in_flight: InFlight
 ) -> Application:
-    """The application: every route gets the keeper, the sealer for cookies, and the config."""
+    """Return the application.
+
+    Args:
+        keeper: the account's keeper.
+        sealer: seals the cookies of a login.
+        config: the settings that the handlers use.
+        in_flight: counts the requests without a response yet.
+    """
     arguments = {"keeper": keeper, "sealer": sealer, "config": config, "in_flight": in_flight}
-    routes: list[tuple[str, type[RequestHandler]]] = [
-        *api.ROUTES,
-        *pages.ROUTES,
-        (r"/style\.css", StyleHandler),
-    ]
+    routes = [*ROUTES, (r"/style\.css", StyleHandler)]
     settings: dict[str, Any] = {
         "cross_origin_protection": True,
         "default_handler_class": NotFoundHandler,
@@ -70,7 +82,7 @@ def make_app(
 
 
 def _log_access(handler: RequestHandler) -> None:
-    """One line a request, without its query string: a code or a state may stand in it."""
+    """Log one line for a request, without its query string: that may hold a code or a state."""
     request = handler.request
     access_log.info(
         "%d %s %s %s %.0fms",

@@ -1,96 +1,48 @@
-"""What a person sees: the form for the credentials, the way to Xero, and the way back.
+"""The pages of a login: the form for the credentials, the start at Xero, and the return from it.
 
-Nothing about a login is held here between its requests. A sealed cookie carries it, HttpOnly and SameSite=Lax, one
-for each login that is begun: the ``state``, the PKCE verifier, the credentials, tenant and scopes. So any process of
-a cluster can finish it, two tabs don't disturb each other, and only the browser that began a login can finish it
-(RFC 9700 section 2.1).
+``login_cookie`` describes how a login survives from one request to the next.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import secrets
-from datetime import datetime, timedelta
-from typing import TypeVar
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-import msgspec
 from tornado.web import HTTPError
 
-from ..errors import LoginFailed, SealError, XotsError
+from ..errors import LoginFailed, XotsError
 from ..keeping.login import LOGIN_TIMEOUT, LoginAttempt
 from ..lifecycle.account import Account
 from ..secret import Secret
+from ..wording import span_text, time_text
 from ..xero.protocol import SCOPE_SETS, Connection, Credentials, authorize_url, new_code_verifier
+from . import login_cookie
 from .guard import browser_origin, is_loopback_name
-from .handler import Handler, utc_text
+from .handler import Handler
+from .health import health
+from .login_cookie import Form, Login
 
 __all__ = ["ROUTES"]
 
-MOST_LOGINS = 4
-"""So many logins may be under way in one browser; beginning another forgets the oldest."""
+FIELD = re.compile(r"\S{0,512}")
+"""A field of the form: one word. Xero's ids and secrets have less than 100 characters."""
 
-FORM_COOKIE = "xots-form"
-LOGIN_COOKIE = "xots-login-"
-
-
-class Form(msgspec.Struct, frozen=True):
-    """What was entered in the form, on its way from ``/login`` to ``/home``."""
-
-    client_id: str
-    client_secret: str | None
-    tenant_id: str | None
-    at: datetime
-
-    def __repr__(self) -> str:
-        return f"Form(client_id={self.client_id!r})"
-
-
-class Login(msgspec.Struct, frozen=True):
-    """A login that was begun, on its way from ``/home`` through Xero to ``/code``."""
-
-    state: str
-    verifier: str | None
-    client_id: str
-    client_secret: str | None
-    tenant_id: str | None
-    scopes: tuple[str, ...]
-    scopes_configured: tuple[str, ...]
-    redirect_uri: str
-    at: datetime
-
-    def __repr__(self) -> str:
-        return f"Login(client_id={self.client_id!r})"
-
+GRANULAR = "start xots with -o granular, or use the button for the granular scopes on /home"
 
 logger = logging.getLogger("xots.web")
 
-C = TypeVar("C", Form, Login)
 
-
-class Page(Handler):
-    """A handler for a person's browser."""
-
-    def prepare(self) -> None:
-        """Send a browser that came to another name of loopback to the redirect URI's: cookies belong to a name."""
-        super().prepare()
-        here, there = self.request.host.lower(), browser_origin(self.config.redirect_uri)[1]
-        if (
-            self.request.method in ("GET", "HEAD")
-            and self.request.path != "/code"
-            and here not in (there, urlsplit(self.config.redirect_uri).netloc.lower())
-            and all(
-                is_loopback_name(urlsplit(f"//{host}").hostname or "") for host in (here, there)
-            )
-        ):
-            self.redirect(self.config.origin + self.request.path, status=303)
+class CookieHandler(Handler):
+    """A handler that reads and writes the cookies of a login."""
 
     def keep_cookie(self, name: str, content: Form | Login) -> None:
-        """Seal ``content`` into a cookie for the length of a login."""
-        sealed = self.sealer.seal(msgspec.json.encode(content), "cookie", {"name": name})
+        """Seal ``content`` into a cookie that expires with the login."""
         self.set_cookie(
             name,
-            sealed,
+            login_cookie.seal(self.sealer, name, content),
             path="/",
             max_age=int(LOGIN_TIMEOUT.total_seconds()),
             httponly=True,
@@ -99,83 +51,65 @@ class Page(Handler):
         )
 
     def form(self) -> Form | None:
-        """What was entered in the form, if it was lately."""
-        return self._opened(FORM_COOKIE, Form)
+        """Return the content of the form, if the user sent it within ``LOGIN_TIMEOUT``."""
+        return login_cookie.open_form(self.sealer, self._cookie_values(), self.keeper.clock.now())
 
     def logins(self) -> dict[str, Login]:
-        """The logins under way in this browser, by cookie name, the oldest first."""
-        found = {
-            name: self._opened(name, Login)
-            for name in self.cookies
-            if name.startswith(LOGIN_COOKIE)
-        }
-        live = [(name, login) for name, login in found.items() if login is not None]
-        return dict(sorted(live, key=lambda item: item[1].at))
+        """Return the logins in progress in this browser, by cookie name, the oldest first."""
+        return login_cookie.open_logins(self.sealer, self._cookie_values(), self.keeper.clock.now())
 
-    def _opened(self, name: str, kind: type[C]) -> C | None:
-        """A cookie's content; None when it is missing, too old, or was not sealed here for this name."""
-        sealed = self.get_cookie(name)
-        if sealed is None:
-            return None
-        try:
-            content = msgspec.json.decode(
-                self.sealer.open(sealed.encode(), "cookie", {"name": name}), type=kind
-            )
-        except (SealError, msgspec.MsgspecError):
-            return None
-        return (
-            content
-            if timedelta(0) <= self.keeper.clock.now() - content.at < LOGIN_TIMEOUT
-            else None
-        )
+    def _cookie_values(self) -> dict[str, str]:
+        return {name: morsel.value for name, morsel in self.cookies.items()}
+
+
+class Page(CookieHandler):
+    """A page that a user may open by any name of this host."""
+
+    def prepare(self) -> None:
+        """Redirect a browser that uses another name of loopback to the redirect URI's name: cookies
+        belong to one name."""
+        super().prepare()
+        if self.is_read and _is_other_loopback(self.request.host.lower(), self.config.redirect_uri):
+            self.redirect(self.config.origin + self.request.path, status=303)
+
+
+def _is_other_loopback(host: str, redirect_uri: str) -> bool:
+    """True if this host and the redirect URI's are different names of loopback."""
+    wanted = browser_origin(redirect_uri)[1]
+    if host in (wanted, urlsplit(redirect_uri).netloc.lower()):
+        return False
+    return all(is_loopback_name(urlsplit(f"//{name}").hostname or "") for name in (host, wanted))
 
 
 class FormHandler(Page):
     """``/`` and ``/login``: the form for the client's credentials."""
 
     async def get(self) -> None:
-        """The form; ``/`` leads on to ``/home`` where the credentials are known."""
+        """Show the form. ``/`` redirects to ``/home`` once the credentials are known."""
         if self.request.path == "/" and self.keeper.credentials is not None:
             self.redirect("/home", status=303)
-            return
-        self._write_form([])
+        else:
+            self._write_form([])
 
     async def post(self) -> None:
-        """Take the form, and lead on to ``/home``."""
-        client_id, client_secret, tenant_id = (
-            self.get_body_argument(name, "") for name in ("client_id", "client_secret", "tenant_id")
-        )
-        problems: list[str] = []
-        for label, value in (
-            ("client id", client_id),
-            ("client secret", client_secret),
-            ("tenant id", tenant_id),
-        ):
-            if not value.isprintable() or " " in value or len(value) > 512:
-                problems.append(
-                    f"The {label} can't be right: it holds a space or a control character, or is too long."
-                )
-        if not client_id:
-            problems.append(
-                "The client id is missing: Xero shows it on the app's Configuration page."
-            )
-        if not client_secret and not self.config.pkce:
-            problems.append(
-                "The client secret is missing, and PKCE, which does without, is turned off."
-            )
+        """Keep the credentials in a cookie and redirect to ``/home``."""
+        client_id = self.get_body_argument("client_id", "")
+        client_secret = self.get_body_argument("client_secret", "")
+        tenant_id = self.get_body_argument("tenant_id", "")
+        problems = _form_problems(client_id, client_secret, tenant_id, pkce=self.config.pkce)
         if problems:
             self.set_status(400)
             self._write_form(problems, client_id, tenant_id)
             return
-        self.keep_cookie(
-            FORM_COOKIE,
-            Form(
-                client_id,
-                client_secret or None,
-                tenant_id or self.config.tenant_id,
-                self.keeper.clock.now(),
+        form = Form(
+            credentials=Credentials(
+                client_id=client_id,
+                client_secret=Secret(client_secret) if client_secret else None,
             ),
+            tenant_id=tenant_id or self.config.tenant_id,
+            at=self.keeper.clock.now(),
         )
+        self.keep_cookie(login_cookie.FORM_COOKIE, form)
         self.redirect("/home", status=303)
 
     def _write_form(self, problems: list[str], client_id: str = "", tenant_id: str = "") -> None:
@@ -188,198 +122,253 @@ class FormHandler(Page):
         )
 
 
+def _form_problems(client_id: str, client_secret: str, tenant_id: str, *, pkce: bool) -> list[str]:
+    fields = {"client id": client_id, "client secret": client_secret, "tenant id": tenant_id}
+    problems = [
+        f"The {label} cannot be right: it holds a space or a control character, or is too long."
+        for label, value in fields.items()
+        if not (value.isprintable() and FIELD.fullmatch(value))
+    ]
+    if not client_id:
+        problems.append("The client id is missing: Xero shows it on the app's Configuration page.")
+    if not client_secret and not pkce:
+        problems.append(
+            "The client secret is missing: a login without one needs PKCE, which is off."
+        )
+    return problems
+
+
 class HomeHandler(Page):
-    """``/home``: what is connected, and the buttons that start the OAuth2 flow or choose the organisation."""
+    """``/home``: the state of the login, and the buttons to log in and to choose an
+    organisation."""
 
     async def get(self) -> None:
-        """What is connected, and the buttons."""
-        form, credentials = self.form(), self.keeper.credentials
-        if form is None and credentials is None:
+        """Show the page. Without any credentials, redirect to the form."""
+        client = self._client()
+        if client is None:
             self.redirect("/", status=303)
             return
-        account = self.keeper.account
-        # What was begun before the login that is live is not worth a hint any more.
-        since = account.consented_at if account.consent_id else None
-        pending = [login for login in self.logins().values() if since is None or login.at > since]
-        for login in pending:
-            logger.info(
-                "a login begun at %s has not come back; if Xero showed an error page, register the redirect URI %s "
-                "there to the letter, check the client id, or try -o granular",
-                utc_text(login.at),
-                login.redirect_uri,
-            )
+        client_id, known = client.credentials.client_id, self.keeper.credentials
+        account, pending = self.keeper.account, self._pending()
         connections, trouble = await self._connections()
         self.write_page(
             "home.html",
             title="Xero connection",
-            summary=self.summary(),
+            health=health(self.keeper, self.config.refresh_lifetime),
             account=account,
-            client_id=form.client_id if form else credentials.client_id if credentials else "",
-            new_client=form is not None
-            and (credentials is None or form.client_id != credentials.client_id),
+            client_id=client_id,
+            new_client=known is None or client_id != known.client_id,
             pending=pending[-1] if pending else None,
-            offer_granular=self._offers_granular(account, pending),
+            offer_granular=_offers_granular(self.config.scopes, account, pending),
             connections=connections,
             trouble=trouble,
         )
 
     async def post(self) -> None:
-        """Choose the organisation if one is named; else begin a login and lead to Xero."""
-        if tenant_id := self.get_body_argument("tenant_id", ""):
+        """Choose the organisation if the request names one. Otherwise start a login."""
+        tenant_id = self.get_body_argument("tenant_id", "")
+        client = self._client()
+        if tenant_id:
             await self.keeper.choose_tenant(tenant_id)
             self.redirect("/home", status=303)
-            return
-        client = self._client()
-        if client is None:
+        elif client is None:
             self.redirect("/", status=303)
-            return
-        asked = self.get_body_argument("scopes", "")
-        if asked and asked not in SCOPE_SETS:
-            raise HTTPError(400, "scopes must be one of: " + ", ".join(SCOPE_SETS))
-        login = Login(
-            state=secrets.token_urlsafe(32),
-            verifier=new_code_verifier() if self.config.pkce else None,
-            client_id=client.client_id,
-            client_secret=client.client_secret,
-            tenant_id=client.tenant_id,
-            scopes=SCOPE_SETS[asked] if asked else self.config.scopes,
-            scopes_configured=self.config.scopes if asked else (),
-            redirect_uri=self.config.redirect_uri,
-            at=self.keeper.clock.now(),
-        )
-        under_way = list(self.logins())
-        for name in under_way[: max(0, len(under_way) - MOST_LOGINS + 1)]:
+        else:
+            self._start(self._new_login(client))
+
+    def _start(self, login: Login) -> None:
+        """Keep the login in a cookie and redirect to Xero."""
+        for name in login_cookie.superseded(self.logins()):
             self.clear_cookie(name)
-        self.keep_cookie(LOGIN_COOKIE + login.state[:16], login)
+        state = login.state.reveal()
+        self.keep_cookie(login_cookie.cookie_name(state), login)
         self.keeper.login_started()
         self.redirect(
             authorize_url(
                 self.config.authorize_url,
-                client_id=login.client_id,
+                client_id=login.credentials.client_id,
                 redirect_uri=login.redirect_uri,
                 scopes=login.scopes,
-                state=login.state,
-                verifier=login.verifier,
+                state=state,
+                verifier=login.verifier.reveal() if login.verifier else None,
             ),
             status=303,
         )
 
-    def _client(self) -> Form | None:
-        """Whom to log in with: what was entered in the form, else the credentials that are known."""
-        credentials = self.keeper.credentials
-        if (form := self.form()) is not None or credentials is None:
-            return form
-        secret = credentials.client_secret
-        return Form(
-            credentials.client_id,
-            secret.reveal() if secret else None,
-            self.config.tenant_id,
-            self.keeper.clock.now(),
+    def _new_login(self, client: Form) -> Login:
+        scopes, scopes_configured = self._scopes()
+        return Login(
+            state=Secret(secrets.token_urlsafe(32)),
+            verifier=Secret(new_code_verifier()) if self.config.pkce else None,
+            credentials=client.credentials,
+            tenant_id=client.tenant_id,
+            scopes=scopes,
+            scopes_configured=scopes_configured,
+            redirect_uri=self.config.redirect_uri,
+            at=self.keeper.clock.now(),
         )
 
-    def _offers_granular(self, account: Account, pending: list[Login]) -> bool:
-        """Might a login with the granular scopes help? Not where it was tried already."""
-        granular, broad = (
-            SCOPE_SETS["granular"],
-            set(SCOPE_SETS["classic"]) - set(SCOPE_SETS["granular"]),
-        )
-        tried = [account.scopes_requested, *(login.scopes for login in pending)]
-        return bool(pending or broad & set(self.config.scopes)) and granular not in tried
+    def _scopes(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the scopes to request, and those of the settings if the user chose another set.
+
+        Raises:
+            HTTPError: there is no such set.
+        """
+        name = self.get_body_argument("scopes", "")
+        if not name:
+            return self.config.scopes, ()
+        if name not in SCOPE_SETS:
+            raise HTTPError(400, "scopes must be one of: " + ", ".join(SCOPE_SETS))
+        return SCOPE_SETS[name], self.config.scopes
+
+    def _client(self) -> Form | None:
+        """Return the credentials to log in with: those of the form, or else the known ones."""
+        form, credentials = self.form(), self.keeper.credentials
+        if form is not None or credentials is None:
+            return form
+        now = self.keeper.clock.now()
+        return Form(credentials=credentials, tenant_id=self.config.tenant_id, at=now)
+
+    def _pending(self) -> list[Login]:
+        """Return the logins that have not returned from Xero, and log each.
+
+        A login that started before the live one needs no hint any more.
+        """
+        account, now = self.keeper.account, self.keeper.clock.now()
+        logins = list(self.logins().values())
+        if account.consent_id is not None:
+            logins = [login for login in logins if login.at > account.epoch]
+        for login in logins:
+            logger.info(
+                "a login started at %s has not returned from Xero; if Xero showed an error page, "
+                "register exactly the redirect URI %s there, check the client id, or start xots "
+                "with -o granular",
+                time_text(login.at, now),
+                login.redirect_uri,
+            )
+        return logins
 
     async def _connections(self) -> tuple[list[Connection], str | None]:
-        """The organisations to choose among, while none is chosen; and why they can't be listed."""
-        if (
-            self.keeper.account.tenant_id
-            or not self.keeper.can_serve
-            or not self.config.has_tenants
-        ):
+        """Return the organisations to choose from, if none is chosen, and why they cannot be
+        listed."""
+        may_choose = self.config.has_tenants and not self.keeper.account.tenant_id
+        if not may_choose or not self.keeper.can_serve:
             return [], None
         try:
             return await self.keeper.connections(), None
         except XotsError as error:
-            return [], f"{error}"
+            return [], str(error)
 
 
-class CodeHandler(Page):
-    """``/code``: where Xero sends the browser back."""
+def _offers_granular(configured: tuple[str, ...], account: Account, pending: list[Login]) -> bool:
+    """True if a login with the granular scopes may help: Xero may have refused the scopes of the
+    others, and none of them requested the granular ones."""
+    granular = SCOPE_SETS["granular"]
+    requested = [account.scopes_requested, *(login.scopes for login in pending)]
+    if granular in requested:
+        return False
+    classic = set(SCOPE_SETS["classic"]) - set(granular)
+    return bool(pending) or not classic.isdisjoint(configured)
+
+
+class CodeHandler(CookieHandler):
+    """``/code``: the redirect URI, at which a browser returns from Xero."""
 
     async def get(self) -> None:
-        """Finish the login that this browser began, and lead to ``/home``."""
-        state = self._single("state")
-        name = LOGIN_COOKIE + state[:16]
-        login = self.logins().get(name)
-        if login is None or not secrets.compare_digest(login.state.encode(), state.encode()):
+        """Finish the login that this browser started, and redirect to ``/home``."""
+        login = self._started_login(self._single("state"))
+        self.keeper.login_returned()
+        self._check_issuer(self._single("iss"))
+        if error := self._single("error"):
+            raise LoginFailed(_error_of_xero(error, self._single("error_description")))
+        if not (code := self._single("code")):
             raise LoginFailed(
-                f"no login that was begun in this browser within the last 10 minutes fits this answer. Begin again at "
+                "Xero's response holds neither a code nor an error; start again at /home"
+            )
+        await self.keeper.login(_attempt(login, code))
+        self.clear_cookie(login_cookie.FORM_COOKIE)
+        self.redirect("/home", status=303)
+
+    def _started_login(self, state: str) -> Login:
+        """Return the login with this ``state``, and clear its cookie.
+
+        Raises:
+            LoginFailed: this browser started none, or it took too long.
+        """
+        name = login_cookie.cookie_name(state)
+        login = self.logins().get(name)
+        if login is None or login.state != Secret(state):
+            raise LoginFailed(
+                "no login that was started in this browser within the last "
+                f"{span_text(LOGIN_TIMEOUT)} belongs to this response. Start again at "
                 f"{self.config.origin}/home and finish in the same browser"
             )
         self.clear_cookie(name)
-        self.keeper.login_returned()
-        if issuer := self._single("iss"):
-            self._check_issuer(issuer)
-        if error := self._single("error"):
-            raise LoginFailed(_refused(error, self._single("error_description")))
-        if not (code := self._single("code")):
-            raise LoginFailed(
-                "Xero's answer holds neither a code nor an error; begin again at /home"
-            )
-        await self.keeper.login(
-            LoginAttempt(
-                credentials=Credentials(
-                    client_id=login.client_id,
-                    client_secret=Secret(login.client_secret) if login.client_secret else None,
-                ),
-                code=Secret(code),
-                verifier=Secret(login.verifier) if login.verifier else None,
-                redirect_uri=login.redirect_uri,
-                scopes=login.scopes,
-                scopes_configured=login.scopes_configured,
-                tenant_id=login.tenant_id,
-            )
-        )
-        self.clear_cookie(FORM_COOKIE)
-        self.redirect("/home", status=303)
+        return login
 
     def _single(self, name: str) -> str:
+        """Return a parameter; empty if there is none.
+
+        Raises:
+            HTTPError: it occurs more than once (RFC 6749 section 3.1).
+        """
         values = self.get_query_arguments(name, strip=False)
         if len(values) > 1:
-            raise HTTPError(400, f"the parameter {name} was given more than once")
-        return values[0] if values else ""
+            raise HTTPError(400, f"the parameter {name} occurs more than once")
+        return "".join(values)
 
     def _check_issuer(self, issuer: str) -> None:
-        """RFC 9207: an answer that names its issuer must name ours. Xero does not send it."""
-        try:
-            known = {
-                browser_origin(url) for url in (self.config.authorize_url, self.config.token_url)
-            }
-            ours = browser_origin(issuer) in known
-        except (ValueError, KeyError):
-            ours = False
-        if not ours:
+        """Check that a response that names its issuer names ours (RFC 9207). Xero names none.
+
+        Raises:
+            LoginFailed: it names another issuer.
+        """
+        ours = (self.config.authorize_url, self.config.token_url)
+        if issuer and not _has_origin_of(issuer, ours):
             raise LoginFailed(
-                "the answer names an issuer that is not the identity server of this login"
+                "the response names an issuer that is not the identity server of this login"
             )
 
 
-def _refused(error: str, description: str) -> str:
-    """What an error that Xero sent back with the browser means, and what to do (RFC 6749 section 4.1.2.1)."""
-    if error == "access_denied" and "scope" in description.lower():
-        return (
-            "Xero refused the scopes for this app. Apps made since 2 March 2026 can't use the classic ones: "
-            + GRANULAR
-        )
-    if error == "access_denied":
-        return "the consent was cancelled at Xero, or not given. Nothing was changed; begin again when you like"
-    if error == "invalid_scope":
-        return "Xero does not allow these scopes to the app. " + GRANULAR
-    return f"Xero answered with an error: {_shown(error)} {_shown(description)}".rstrip()
+def _has_origin_of(uri: str, others: Iterable[str]) -> bool:
+    try:
+        return browser_origin(uri) in map(browser_origin, others)
+    except (ValueError, KeyError):
+        return False
 
 
-GRANULAR = "start xots with -o granular, or use the button for the granular scopes on /home"
+def _attempt(login: Login, code: str) -> LoginAttempt:
+    return LoginAttempt(
+        credentials=login.credentials,
+        code=Secret(code),
+        verifier=login.verifier,
+        redirect_uri=login.redirect_uri,
+        scopes=login.scopes,
+        scopes_configured=login.scopes_configured,
+        tenant_id=login.tenant_id,
+    )
 
 
-def _shown(text: str) -> str:
-    return "".join(c for c in text[:200] if c.isprintable())
+def _error_of_xero(error: str, description: str) -> str:
+    """Return an error that the browser brought from Xero in words (RFC 6749 section 4.1.2.1)."""
+    match error:
+        case "access_denied" if "scope" in description.lower():
+            return (
+                "Xero refused the scopes for this app. Apps created since 2 March 2026 cannot use "
+                f"the classic ones: {GRANULAR}"
+            )
+        case "access_denied":
+            return (
+                "the consent was cancelled at Xero, or not given. Nothing was changed; start again "
+                "at /home"
+            )
+        case "invalid_scope":
+            return f"Xero does not permit these scopes for this app: {GRANULAR}"
+    return f"Xero responded with an error: {_printable(error)} {_printable(description)}".rstrip()
+
+
+def _printable(text: str) -> str:
+    return "".join(filter(str.isprintable, text[:200]))
 
 
 ROUTES = [

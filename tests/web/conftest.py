@@ -1,0 +1,101 @@
+"""Fixtures of the web tests: a user's consent, a server in each state, a store that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from support.web import origin
+
+from xots.errors import StoreUnavailable
+from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Sandbox
+from xots.sandbox.person import Page, Person
+from xots.server import Server
+
+NewServer = Callable[..., Awaitable[Server]]
+
+XERO_LIFE = 1800
+
+
+@pytest.fixture
+def decide(send: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[str]]:
+    """Decides on a consent page. Returns the address to which Xero redirects the browser."""
+
+    async def decide(page: Page, action: str = "allow", tenants: tuple[str, ...] = ()) -> str:
+        fields = [("tenant", tenant) for tenant in tenants] or page.form.fields
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        body = urlencode([*fields, ("action", action)])
+        return str((await send("POST", page.url, headers, body)).headers["Location"])
+
+    return decide
+
+
+@pytest.fixture
+def token_of(
+    get: Callable[..., Awaitable[Any]],
+) -> Callable[[Server], Awaitable[str | None]]:
+    """The access token that a server returns; None if it returns none."""
+
+    async def token_of(server: Server) -> str | None:
+        response = await get(f"{server.url}/token")
+        return response.json["accessToken"] if response.status == 200 else None
+
+    return token_of
+
+
+@pytest.fixture
+def brought_to(
+    new_server: NewServer,
+    credentials: Any,
+    sandbox: Sandbox,
+    person: Person,
+    clock: Any,
+    send: Any,
+    expected_log: Any,
+) -> Callable[[str], Awaitable[Server]]:
+    """Starts a server and brings it into a state of ``test_endpoint_table``, by pages and acts."""
+
+    async def brought_to(state: str) -> Server:
+        if state == "no-credentials":
+            return await new_server()
+        if state in ("credentials", "waiting"):
+            server = await new_server(**credentials)
+            if state == "waiting":
+                await person.submit(await person.open(f"{origin(server)}/home"))
+            return server
+        server = await new_server()
+        page = await person.log_in(origin(server), DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET)
+        assert page.status == 200
+        if state.startswith("failing"):
+            expected_log(r"WARNING xots: default: refresh failed")
+            sandbox.add_fault("refresh:every:503-html")
+            clock.advance(XERO_LIFE - (0 if state == "failing-dead" else 300))
+            await server.rotation.tick()
+        elif state == "consent-lost":
+            expected_log(r"ERROR xots: default: the login is lost")
+            sandbox.identity.forget()
+            clock.advance(XERO_LIFE)
+            await server.rotation.tick()
+        elif state in ("revoked", "logged-out"):
+            act = "revoke" if state == "revoked" else "logout"
+            await send("POST", f"{server.url}/{act}", None, "")
+        return server
+
+    return brought_to
+
+
+@pytest.fixture
+def break_store(monkeypatch: pytest.MonkeyPatch) -> Callable[[Server], None]:
+    """Makes a server's store fail at every read, write and check, until the patches are undone."""
+
+    async def fail(*args: object, **kwargs: object) -> None:
+        raise StoreUnavailable("the disk is full")
+
+    def break_store(server: Server) -> None:
+        store = server.keeper._context.store
+        for method in ("check", "swap", "read", "names"):
+            monkeypatch.setattr(store, method, fail)
+
+    return break_store

@@ -1,0 +1,145 @@
+"""The acts on a login: ``/refresh``, ``/revoke`` and ``/logout``; and ``/tenants``.
+
+A program's GET acts, as on the Go server. A browser's GET returns a page with a button instead,
+since a link, a prefetch or a hostile page can make a browser send a GET.
+"""
+
+from __future__ import annotations
+
+from tornado.web import HTTPError
+
+from ..errors import NoCredentials, NotLoggedIn
+from ..lifecycle.schedule import State
+from . import guard
+from .handler import Handler
+
+__all__ = ["ROUTES"]
+
+REVOKED = "Xero has revoked the login. The credentials are kept; connect to log in again"
+PENDING = (
+    "the login is ended here, but Xero has not confirmed the revocation yet; xots repeats the "
+    "request until Xero confirms it"
+)
+
+OUTCOMES: dict[bool, tuple[int, str, dict[str, str]]] = {
+    True: (200, REVOKED, {"status": "revoked"}),
+    False: (202, PENDING, {"status": "revocation-pending", "detail": PENDING}),
+}
+"""The responses once Xero has revoked the login, and before: status, words of the page, JSON."""
+
+
+class TenantsHandler(Handler):
+    """``GET /tenants``: the organisations that the login is connected to."""
+
+    async def get(self) -> None:
+        """Return Xero's list as it is."""
+        if not self.config.has_tenants:
+            raise HTTPError(
+                404, "the identity server has no organisations: connections_url is empty"
+            )
+        response = await self.keeper.connections_response()
+        self.set_header("Content-Type", "application/json; charset=utf-8")
+        self.write(response.body)
+
+
+class ActHandler(Handler):
+    """An act on the login: by POST, or by a program's GET."""
+
+    title: str
+    question: str
+    """The text of the page with the button."""
+
+    async def get(self) -> None:
+        """Act for a program; return the page with the button to a browser."""
+        if guard.looks_like_browser(self.request.headers):
+            self._confirm()
+        else:
+            await self.act()
+
+    async def head(self) -> None:
+        """Respond as to a browser's GET. HEAD never acts."""
+        self._confirm()
+
+    async def post(self) -> None:
+        """Act."""
+        await self.act()
+
+    async def act(self) -> None:
+        """Carry out the act and write the response."""
+        raise NotImplementedError
+
+    def _confirm(self) -> None:
+        self.write_page(
+            "confirm.html", title=self.title, question=self.question, action=self.request.path
+        )
+
+
+class RefreshHandler(ActHandler):
+    """``/refresh``: refresh now."""
+
+    title = "Refresh"
+    question = "Get a new access token from Xero now? The old one stays valid until it expires."
+
+    async def act(self) -> None:
+        """Respond 303 to the new token."""
+        await self.keeper.refresh()
+        self.redirect("/token", status=303)
+
+
+class RevokeHandler(ActHandler):
+    """``/revoke``: end the login and revoke it at Xero, but keep the credentials."""
+
+    title = "Revoke"
+    question = (
+        "End this login? Xero disconnects the app from all its organisations; the credentials "
+        "stay here."
+    )
+
+    async def act(self) -> None:
+        """Respond 200 once Xero has revoked the login, and 202 if Xero has not confirmed it yet."""
+        self._check_login()
+        revoked = await self.keeper.end(forget=False)
+        status, detail, content = OUTCOMES[revoked]
+        self.set_status(status)
+        if self.wants_page:
+            self.write_page("message.html", title="Revoked", detail=detail, good=True)
+        else:
+            self.write_json(content)
+
+    def _check_login(self) -> None:
+        """Check that there is a login to revoke.
+
+        Raises:
+            NoCredentials, NotLoggedIn: there is none.
+        """
+        match self.keeper.state:
+            case State.NO_CREDENTIALS:
+                raise NoCredentials(
+                    "there is no login to revoke: the client's credentials have not been entered "
+                    "yet"
+                )
+            case State.NOT_LOGGED_IN | State.WAITING:
+                raise NotLoggedIn("there is no login to revoke")
+
+
+class LogoutHandler(ActHandler):
+    """``/logout``: end the login, revoke it at Xero, and forget the credentials."""
+
+    title = "Log out"
+    question = (
+        "End this login and forget the credentials? Xero disconnects the app from all its "
+        "organisations."
+    )
+
+    async def act(self) -> None:
+        """Respond 303 to the form."""
+        await self.keeper.end(forget=True)
+        self.redirect("/", status=303)
+
+
+ROUTES = [
+    (r"/tenants", TenantsHandler),
+    (r"/refresh", RefreshHandler),
+    (r"/revoke", RevokeHandler),
+    (r"/logout", LogoutHandler),
+]

@@ -1,0 +1,90 @@
+"""``/livez``, ``/ping`` and ``/ready``: the health of the login, the process and the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from ..keeping.keeper import TokenKeeper
+from ..lifecycle.schedule import State
+from ..wording import problem_text
+from .handler import Handler
+from .problems import CHALLENGE
+
+__all__ = ["ROUTES", "health", "if_known", "store_health"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def health(keeper: TokenKeeper, refresh_lifetime: timedelta) -> dict[str, Any]:
+    """Return the health of the login, without secrets, under the field names of the Go server.
+
+    Args:
+        keeper: the account's keeper.
+        refresh_lifetime: the age at which a refresh token is rotated. It counts as the token's
+            lifetime here, although Xero's is longer.
+    """
+    account, access, current = keeper.account, None, None
+    if account.consent_id is not None:
+        access, current = account.access, account.current
+    return {
+        "healthy": keeper.can_serve,
+        "state": keeper.state.value,
+        "reason": keeper.store_problem or if_known(account.problem, problem_text),
+        "access_token_expiry_utc": if_known(access, lambda token: token.expires_at),
+        "refresh_token_expiry_utc": if_known(
+            current, lambda token: token.obtained_at + refresh_lifetime
+        ),
+    }
+
+
+def if_known(value: T | None, field: Callable[[T], R]) -> R | None:
+    """Return the field of a value; None if there is no value."""
+    return None if value is None else field(value)
+
+
+def store_health(problem: str | None) -> str:
+    """Return ``ok``, or ``degraded`` if the store has a problem."""
+    return "degraded" if problem else "ok"
+
+
+class LivezHandler(Handler):
+    """``GET /livez``: can a valid access token be returned now?"""
+
+    async def get(self) -> None:
+        """Respond 200 if it can, 401 before any credentials are known, and 503 otherwise."""
+        if self.keeper.state is State.NO_CREDENTIALS:
+            self.set_status(401)
+            self.set_header("WWW-Authenticate", CHALLENGE)
+        elif not self.keeper.can_serve:
+            self.set_status(503)
+        self.write_json(health(self.keeper, self.config.refresh_lifetime))
+
+
+class PingHandler(Handler):
+    """``GET /ping``: the process runs."""
+
+    async def get(self) -> None:
+        """Respond 200 in every state of the login."""
+        self.write_json({"status": "alive"})
+
+
+class ReadyHandler(Handler):
+    """``GET /ready``: can a load balancer send requests here?"""
+
+    async def get(self) -> None:
+        """Respond 200 if the store works, or if a valid token can be returned without it; otherwise
+        503."""
+        problem = await self.keeper.check_store()
+        ready = problem is None or self.keeper.can_serve
+        self.set_status(200 if ready else 503)
+        self.write_json({"ready": ready, "store": store_health(problem), "reason": problem})
+
+
+ROUTES = [
+    (r"/livez", LivezHandler),
+    (r"/ping", PingHandler),
+    (r"/ready", ReadyHandler),
+]

@@ -1,0 +1,122 @@
+"""Errors as responses: the one place where an exception becomes a status. Pure.
+
+A program receives ``application/problem+json`` (RFC 9457) with a stable ``type``. A browser
+receives a page with the same words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from math import ceil
+from types import MappingProxyType
+from typing import NamedTuple
+
+import msgspec
+from tornado.web import HTTPError
+
+from ..errors import (
+    ConsentLost,
+    LoginFailed,
+    NoCredentials,
+    NotLoggedIn,
+    NoToken,
+    SealError,
+    StoreUnavailable,
+    TokenUnavailable,
+    UnknownTenant,
+    UpstreamFailed,
+    XotsError,
+)
+
+__all__ = ["CHALLENGE", "PROBLEM_TYPES", "ErrorResponse", "ProblemDetails", "error_response"]
+
+CHALLENGE = 'Bearer realm="xots"'
+"""The ``WWW-Authenticate`` header of every 401 (RFC 9110 section 15.5.2)."""
+
+
+class ProblemType(NamedTuple):
+    """A kind of error, with its status."""
+
+    status: int
+    name: str
+    """The last part of ``type``, after ``urn:xots:``."""
+    title: str
+
+
+PROBLEM_TYPES: Mapping[type[XotsError], ProblemType] = {
+    NoCredentials: ProblemType(401, "no-credentials", "The client's credentials are missing"),
+    NotLoggedIn: ProblemType(401, "not-logged-in", "No user is logged in"),
+    ConsentLost: ProblemType(401, "consent-lost", "The login is lost"),
+    TokenUnavailable: ProblemType(503, "token-unavailable", "No access token is available now"),
+    StoreUnavailable: ProblemType(503, "store-unavailable", "The token store cannot be used now"),
+    SealError: ProblemType(503, "record-unreadable", "The stored login cannot be opened"),
+    LoginFailed: ProblemType(400, "login-failed", "The login failed"),
+    UnknownTenant: ProblemType(400, "unknown-tenant", "The organisation is not connected"),
+    UpstreamFailed: ProblemType(502, "upstream-failed", "Xero returned no usable response"),
+}
+"""The problem type of each error."""
+
+INTERNAL_ERROR = ProblemType(500, "internal-error", "Internal error")
+"""The problem type of every other exception."""
+
+
+class ProblemDetails(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The body of an error response (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str | None = None
+
+
+class ErrorResponse(NamedTuple):
+    """An error response, its status in the problem."""
+
+    headers: Mapping[str, str]
+    problem: ProblemDetails
+
+
+def error_response(
+    error: BaseException | None, *, methods: Sequence[str], login_url: str
+) -> ErrorResponse:
+    """Return the response to a request that raised ``error``.
+
+    Args:
+        error: the exception; None if Tornado names none.
+        methods: the methods that the path supports, for the response to an unsupported one.
+        login_url: the page at which a user can log in.
+    """
+    match error:
+        case HTTPError(status_code=405):
+            allowed = ", ".join(methods)
+            return _response(error, f"this path supports only {allowed}", {"Allow": allowed})
+        case HTTPError():
+            return _response(error, error.get_message())
+        case NoToken():
+            detail = f"{error}; open {login_url} in a browser and log in"
+            return _response(error, detail, {"WWW-Authenticate": CHALLENGE})
+        case TokenUnavailable():
+            seconds = max(1, ceil(error.retry_after_seconds))
+            return _response(error, str(error), {"Retry-After": str(seconds)})
+        case XotsError():
+            return _response(error, str(error))
+    return _response(error, "an unexpected error occurred; the server's log shows it")
+
+
+def _response(
+    error: BaseException | None,
+    detail: str | None,
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> ErrorResponse:
+    status, name, title = _problem_type(error)
+    problem = ProblemDetails(type=f"urn:xots:{name}", title=title, status=status, detail=detail)
+    return ErrorResponse(headers, problem)
+
+
+def _problem_type(error: BaseException | None) -> ProblemType:
+    if isinstance(error, HTTPError):
+        phrase = HTTPStatus(error.status_code).phrase
+        return ProblemType(error.status_code, phrase.lower().replace(" ", "-"), phrase)
+    found = (known for kind, known in PROBLEM_TYPES.items() if isinstance(error, kind))
+    return next(found, INTERNAL_ERROR)

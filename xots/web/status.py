@@ -1,0 +1,285 @@
+"""``/status``: the state of a login, as fields for a monitor and as sentences for an operator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+from .._version import __version__
+from ..clock import MAX_CLOCK_SKEW
+from ..events import ClockSkewed
+from ..keeping.keeper import TokenKeeper
+from ..keeping.replica import LEASE_SECONDS
+from ..lifecycle.account import AccessToken, Account, Intent, Problem, RefreshToken
+from ..lifecycle.outlook import Need, Outlook, Retrying, why_lost
+from ..lifecycle.schedule import XERO_REFRESH_LIFETIME, Policy, State
+from ..wording import counted, problem_text, span_text, time_text
+from .handler import Handler, WebConfig
+from .health import health, if_known, store_health
+
+__all__ = ["ROUTES", "explanation"]
+
+SAME_TIME = timedelta(milliseconds=1)
+"""Two dates of the record may differ by this much only to keep their order."""
+
+
+class StatusHandler(Handler):
+    """``GET /status``: all that is known of the login, without secrets."""
+
+    async def get(self) -> None:
+        """Respond with a page to a browser, and with JSON to a program."""
+        keeper, outlook, now = self.keeper, self.keeper.outlook, self.keeper.clock.now()
+        status = _fields(keeper, self.config, outlook, now)
+        sentences = [
+            *explanation(keeper, outlook, now),
+            *_identity_server(keeper.account, self.config.token_url),
+        ]
+        if self.wants_page:
+            self.write_page("status.html", title="Status", explanation=sentences, status=status)
+        else:
+            self.write_json({"explanation": sentences} | status)
+
+
+# ---------- the fields
+
+
+def _fields(
+    keeper: TokenKeeper, config: WebConfig, outlook: Outlook, now: datetime
+) -> dict[str, Any]:
+    account = keeper.account
+    return {
+        **health(keeper, config.refresh_lifetime),
+        "access_token": if_known(account.access, _fingerprint),
+        "refresh_token": if_known(account.current, _fingerprint),
+        "account": keeper.name,
+        "client_id": if_known(keeper.credentials, lambda credentials: credentials.client_id),
+        "tenant_id": account.tenant_id,
+        "scopes": account.scopes_granted,
+        "consented_at": account.consented_at,
+        "refreshed_at": account.refreshed_at,
+        "refreshed_by": account.refreshed_by,
+        "failed_attempts": account.failed_attempts,
+        "last_problem": if_known(account.problem, problem_text),
+        "last_problem_at": if_known(account.problem, lambda problem: problem.at),
+        "retry_not_before": account.retry_not_before,
+        "retrying": outlook.retrying,
+        "next_attempt_at": outlook.next_attempt_at,
+        "grace_ends_at": outlook.grace_ends_at,
+        "grace_seconds_left": if_known(outlook.grace_ends_at, lambda end: _seconds(end - now)),
+        "login_needed_at": outlook.login_needed_at,
+        "attention_for": outlook.attention_for,
+        "revocation_pending": account.revocation is not None,
+        "store": store_health(keeper.store_problem),
+        "unsaved": keeper.unsaved,
+        "clock_skew": if_known(keeper.clock_skew, str),
+        "redirect_uri": config.redirect_uri,
+        "version": __version__,
+    }
+
+
+def _fingerprint(token: AccessToken | RefreshToken) -> str:
+    return f"#{token.value.fingerprint}"
+
+
+def _seconds(left: timedelta) -> int:
+    return max(int(left.total_seconds()), 0)
+
+
+# ---------- the sentences
+
+
+def explanation(keeper: TokenKeeper, outlook: Outlook, now: datetime) -> list[str]:
+    """Return the state of the login in sentences: the last events, the next attempts, and the time
+    when a user must log in."""
+    account, policy = keeper.account, keeper.policy
+    sentences = [
+        *_login(account, now, can_serve=keeper.can_serve),
+        *_attempts(account, outlook, policy, now),
+        _user(account, keeper.state, outlook, policy, now),
+        *_store(keeper.store_problem),
+        *_clocks(keeper.clock_skew),
+    ]
+    if keeper.unsaved:
+        loss = _loss(account, outlook, now, rolled_back=keeper.rolled_back)
+        sentences += [UNSAVED, f"If it ends, {loss}."]
+    return sentences
+
+
+def _login(account: Account, now: datetime, *, can_serve: bool) -> Iterator[str]:
+    """Describe the last refresh, and the access token that programs receive."""
+    if account.consent_id is None:
+        return
+    if account.refreshed_at is not None:
+        yield _last_refresh(account.refreshed_at, account.refreshed_by, now)
+        if account.refreshed_at - now > MAX_CLOCK_SKEW:
+            yield "That time lies in the future: the clock was set back."
+    if can_serve and account.access is not None:
+        until = _time(account.access.expires_at, now)
+        yield f"Programs receive an access token that expires at {until}."
+    else:
+        yield "No access token can be returned now."
+
+
+def _last_refresh(at: datetime, by: str | None, now: datetime) -> str:
+    if by is None:
+        return f"Logged in at {_time(at, now)}, and not refreshed since."
+    return f"Last refreshed at {_time(at, now)} by {by}."
+
+
+def _attempts(account: Account, outlook: Outlook, policy: Policy, now: datetime) -> Iterator[str]:
+    """Describe the operation that is not done yet, and the next attempt or refresh."""
+    if outlook.retrying is None:
+        yield from _next_refresh(outlook.next_attempt_at, now)
+        return
+    yield from _operation(account, outlook, policy, now)
+    yield from _failures(account.problem, account.failed_attempts, now)
+    yield from _grace(account.intent, outlook.grace_ends_at, now)
+    if outlook.retrying is not Retrying.UNDER_WAY:
+        yield from _next_attempt(outlook.next_attempt_at, now)
+
+
+def _next_refresh(at: datetime | None, now: datetime) -> Iterator[str]:
+    if at is not None:
+        yield f"The next refresh is due at {_time(at, now)}."
+
+
+def _operation(account: Account, outlook: Outlook, policy: Policy, now: datetime) -> Iterator[str]:
+    match outlook.retrying:
+        case Retrying.UNDER_WAY if account.intent:
+            yield from _under_way(account.intent, policy, now)
+        case Retrying.LOST_RESPONSE if outlook.grace_ends_at:
+            began = _time(outlook.grace_ends_at - policy.grace, now)
+            yield (
+                f"No usable response to the refresh started at {began} arrived: Xero may have "
+                "carried it out."
+            )
+        case Retrying.MISSING_TOKEN:
+            yield "Xero's last response held no refresh token: the same one is spent again."
+        case Retrying.PROOF:
+            yield "Several refresh tokens may be live: the next refresh shows which one is."
+        case Retrying.REVOCATION if account.ended_at:
+            ended = _time(account.ended_at, now)
+            yield f"The login was ended at {ended}, and Xero has not confirmed the revocation yet."
+
+
+def _under_way(intent: Intent, policy: Policy, now: datetime) -> Iterator[str]:
+    began = _time(intent.began_at, now)
+    yield f"{intent.by} started a refresh at {began} and has recorded no outcome yet."
+    within = span_text(timedelta(seconds=LEASE_SECONDS) + policy.tick)
+    yield f"If that process has ended, another process resumes the refresh within {within}."
+
+
+def _failures(problem: Problem | None, attempts: int, now: datetime) -> Iterator[str]:
+    if problem is not None:
+        count = counted(attempts, "failed attempt")
+        yield f"{count} so far, the last at {_time(problem.at, now)}: {problem_text(problem)}."
+
+
+def _grace(intent: Intent | None, ends_at: datetime | None, now: datetime) -> Iterator[str]:
+    """Tell when the grace period ends, while a refresh is open."""
+    if intent is None or ends_at is None:
+        return
+    until = _time(ends_at, now)
+    if ends_at > now:
+        yield f"Xero accepts the same refresh token again until {until}."
+    else:
+        yield f"The grace period of the refresh token ended at {until}: Xero may refuse it now."
+
+
+def _next_attempt(at: datetime | None, now: datetime) -> Iterator[str]:
+    if at is None:
+        return
+    if at > now:
+        yield f"The next attempt is at {_time(at, now)} or later."
+    else:
+        yield "The next attempt is due now."
+
+
+NO_LOGIN = "No user is logged in. Open /home and log in."
+
+NO_LOGIN_YET = {
+    State.NO_CREDENTIALS: "The app's credentials are missing. Open / to enter them, and log in.",
+    State.WAITING: "A login was started and has not returned from Xero yet.",
+}
+"""The sentences of two states that need another one than ``NO_LOGIN``."""
+
+CLIENT_REFUSED = (
+    "An operator must act: correct the client id or secret in the settings, restart xots and "
+    "request a refresh, or log in again with the right ones. The login is kept until then."
+)
+
+
+def _user(account: Account, state: State, outlook: Outlook, policy: Policy, now: datetime) -> str:
+    """Tell when a user must log in, or how an operator can help."""
+    need, needed_at = outlook.attention_for, outlook.login_needed_at
+    if need is Need.NO_LOGIN:
+        return NO_LOGIN_YET.get(state, NO_LOGIN)
+    if need is Need.CONSENT_LOST:
+        return _lost(account, policy)
+    if need is Need.CLIENT_REFUSED:
+        return CLIENT_REFUSED
+    if needed_at <= now:
+        return "If the next attempt fails, a user must log in."
+    if need is Need.GRACE_ENDS:
+        return f"If nothing improves, a user may have to log in after {_time(needed_at, now)}."
+    return (
+        f"If no refresh succeeds, a user must log in after {_time(needed_at, now)}: unused refresh "
+        f"tokens expire after {XERO_REFRESH_LIFETIME.days} days."
+    )
+
+
+def _lost(account: Account, policy: Policy) -> str:
+    response = account.problem.detail if account.problem else "no token"
+    return (
+        f"The login is lost. Xero refused every refresh token ({response}): "
+        f"{why_lost(account, policy)}. A user must log in again: open /home."
+    )
+
+
+def _store(problem: str | None) -> Iterator[str]:
+    if problem is not None:
+        yield f"The token store cannot be used: {problem}."
+        yield "No refresh token is spent until it works again."
+
+
+def _clocks(skew: ClockSkewed | None) -> Iterator[str]:
+    if skew is not None:
+        text = str(skew)
+        yield f"{text[0].upper()}{text[1:]}."
+
+
+UNSAVED = "The last change exists in this process only: do not end it before the store works again."
+
+
+def _loss(account: Account, outlook: Outlook, now: datetime, *, rolled_back: bool) -> str:
+    """Return the consequence if this process ends with a change that the store did not take."""
+    if rolled_back:
+        return "a user may have to log in: the store holds an older record"
+    if account.failed_attempts:
+        return "the next process repeats the attempt"
+    if outlook.grace_ends_at is None:
+        return "the last login or logout must be repeated"
+    if outlook.grace_ends_at > now:
+        return f"the refresh can be repeated until {_time(outlook.grace_ends_at, now)}"
+    return "a user may have to log in"
+
+
+def _identity_server(account: Account, token_url: str) -> Iterator[str]:
+    """Tell if the login belongs to another identity server than the settings name."""
+    if account.token_url not in (None, token_url):
+        yield (
+            f"The stored login belongs to another identity server, {account.token_url}: this "
+            "process leaves it alone."
+        )
+
+
+def _time(at: datetime, now: datetime) -> str:
+    """Return a time in words, with its distance from now."""
+    ahead = at - now
+    if ahead > SAME_TIME:
+        return f"{time_text(at, now)} ({span_text(ahead)} from now)"
+    return f"{time_text(at, now)} ({span_text(-ahead)} ago)"
+
+
+ROUTES = [(r"/status", StatusHandler)]

@@ -1,0 +1,57 @@
+"""``/token``: a valid access token for a caller."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+from tornado.web import HTTPError
+
+from .handler import Handler
+
+__all__ = ["ROUTES"]
+
+MIN_TTL = re.compile(r"[0-9]{1,6}")
+"""A whole number of seconds, up to 11 days: far more than the lifetime of any token."""
+
+
+class TokenHandler(Handler):
+    """``GET /token``: a valid access token."""
+
+    async def get(self) -> None:
+        """Respond 200 with the token, 401 before a login, or 503 with Retry-After if there is no
+        token now."""
+        access = await self.keeper.token(_min_ttl(self.get_query_arguments("min_ttl")))
+        if self.accepts("text/plain"):
+            self.set_header("Content-Type", "text/plain; charset=utf-8")
+            self.write(access.value.reveal())
+            return
+        account = self.keeper.account
+        left = access.expires_at - self.keeper.clock.now()
+        self.write_json(
+            {
+                "accessToken": access.value.reveal(),
+                "tokenType": access.token_type,
+                "expiresAt": access.expires_at,
+                "expiresIn": int(left.total_seconds()),
+                "scopes": account.scopes_granted,
+                "tenantId": account.tenant_id,
+            }
+        )
+
+
+def _min_ttl(values: list[str]) -> timedelta | None:
+    """Return the caller's ``min_ttl``; None if there is none.
+
+    Raises:
+        HTTPError: it is not one whole number of seconds.
+    """
+    match values:
+        case []:
+            return None
+        case [text] if MIN_TTL.fullmatch(text):
+            return timedelta(seconds=int(text))
+    raise HTTPError(400, "min_ttl must be a whole number of seconds, given once")
+
+
+ROUTES = [(r"/token", TokenHandler)]
