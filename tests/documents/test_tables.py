@@ -1,117 +1,132 @@
-"""The README against the declarations: every setting, route and command stands there, as it is."""
+"""The tables of the documents against the declarations in the code."""
 
 from __future__ import annotations
 
+import json
 import re
-from pathlib import Path
 
 import pytest
+from documents.declarations import (
+    COMMANDS,
+    FORMAT,
+    PROBLEMS,
+    ROUTES,
+    SETTINGS,
+    STATUS_VALUES,
+    Setting,
+)
+from documents.place import Place
+from documents.reading import rows
 
-from xots.cli import COMMANDS
-from xots.settings import declared, default_shown
-from xots.web import api, pages
+from xots import __version__
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-
-Row = list[str]
-SETTINGS = {setting.name: setting for setting in declared()}
-ROUTES = [route[0].replace("\\", "") for route in [*api.ROUTES, *pages.ROUTES]]
-
-
-def tables(text: str) -> list[list[Row]]:
-    """The rows of each table of the text, without header and rule; code blocks are passed over."""
-    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
-    blocks = re.findall(r"(?:^[ ]{0,3}\|.*\n?)+", text, flags=re.MULTILINE)
-    # A vertical bar inside a cell is written \| there.
-    split = [[_cells(line) for line in block.strip().splitlines()] for block in blocks]
-    return [rows[2:] for rows in split if len(rows) > 2]
-
-
-def _cells(line: str) -> Row:
-    return [
-        cell.strip().replace(r"\|", "|") for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))
-    ]
+SETTINGS_TABLE = rows("docs/settings.md", "option", "default", "meaning")
+ENDPOINTS_TABLE = rows("docs/endpoints.md", "path", "methods")
+PROBLEMS_TABLE = rows("docs/endpoints.md", "status", "`type`")
+FIELDS_TABLE = rows("docs/endpoints.md", "field", "meaning")
+TOKEN_TABLE = rows("docs/endpoints.md", "field", "type", "meaning")
+COMMANDS_TABLE = rows("docs/operating.md", "command", "purpose")
+ALERTS_TABLE = rows("docs/operating.md", "field", "alert if")
+FORMATS_TABLE = rows("docs/upgrading.md", "format", "written by")
 
 
-def named_in(cell: str) -> list[str]:
-    """The settings that a cell names in backticks: as option, variable or key."""
-    found = []
-    for quoted in re.findall(r"`([^`]+)`", cell):
-        word = quoted.split("=")[0].split()[0]
-        if re.fullmatch(r"--[a-z][a-z0-9-]+|XOTS_[A-Z0-9_]+|[a-z][a-z0-9]*(_[a-z0-9]+)+", word):
-            found.append(word.removeprefix("--").removeprefix("XOTS_").replace("-", "_").lower())
-    return list(dict.fromkeys(found))
-
-
-def rows_of_settings() -> dict[str, Row]:
-    """The rows of the settings table (or tables, if it is parted), by setting."""
-    rows: dict[str, Row] = {}
-    for table in tables(README):
-        if not any("`--" in row[0] for row in table):
-            continue
-        for row in table:
-            for name in named_in(row[0]):
-                assert name not in rows, f"{name} stands in two rows"
-                rows[name] = row
-    return rows
+def quoted(cell: str) -> list[str]:
+    """Return the pieces of code in a cell."""
+    return re.findall(r"`([^`]+)`", cell)
 
 
 def plain(cell: str) -> str:
-    """A cell without markup, commas and repeated spaces."""
-    return " ".join(cell.replace("`", "").replace("*", "").replace(",", " ").split())
+    """Return a cell without markup, commas and repeated spaces."""
+    return " ".join(re.sub(r"[`*,]", " ", cell).split())
+
+
+def row_of(setting: Setting) -> list[str]:
+    """Return the row of a setting."""
+    option = f"--{setting.name.replace('_', '-')}"
+    (row,) = (row for row in SETTINGS_TABLE if option in quoted(row[0]))
+    return row
 
 
 def test_the_settings_table_has_every_setting_and_no_other() -> None:
-    """What is declared can be looked up, and what can be looked up is declared."""
-    assert sorted(rows_of_settings()) == sorted(SETTINGS)
+    """Each row names one setting that is declared."""
+    options = [quoted(row[0])[-1].removeprefix("--").replace("-", "_") for row in SETTINGS_TABLE]
+    assert sorted(options) == sorted(SETTINGS)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_settings_table_has_each_default_as_it_is(name: str) -> None:
-    """The second column is the default that the help shows; a dash, a word or nothing where there is none."""
-    rows = rows_of_settings()
-    assert name in rows
-    shown, default = plain(rows[name][1]), default_shown(SETTINGS[name])
-    if default is None:
-        assert shown.lower() in ("", "-", "–", "—", "none", "not set", "unset")  # noqa: RUF001 - dashes of a README
-    else:
-        assert shown == plain(default)
+    """The second column is the default that the help shows, or empty."""
+    assert plain(row_of(SETTINGS[name])[1]) == plain(SETTINGS[name].default or "")
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_settings_table_has_each_letter(name: str) -> None:
+    """A letter stands beside its option, and beside no other one."""
+    letters = quoted(row_of(SETTINGS[name])[0])[:-1]
+    assert letters == ([f"-{SETTINGS[name].letter}"] if SETTINGS[name].letter else [])
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, setting in SETTINGS.items() if setting.metadata["letter"]]
+    "table",
+    [SETTINGS_TABLE, ENDPOINTS_TABLE, PROBLEMS_TABLE, FIELDS_TABLE, COMMANDS_TABLE],
+    ids=["settings", "endpoints", "problems", "fields", "commands"],
 )
-def test_the_settings_table_has_each_letter(name: str) -> None:
-    """A letter stands with its option, and with no other one."""
-    rows = rows_of_settings()
-    assert name in rows
-    assert re.findall(r"(?<![\w-])-([a-zA-Z])\b", rows[name][0]) == [
-        SETTINGS[name].metadata["letter"]
-    ]
+def test_each_row_is_explained(table: list[list[str]]) -> None:
+    """The last column is never empty."""
+    assert [row[0] for row in table if not plain(row[-1])] == []
 
 
-def test_each_setting_is_explained() -> None:
-    """No row is left without its meaning."""
-    assert [
-        name for name, row in rows_of_settings().items() if len(row) < 3 or not plain(row[2])
-    ] == []
+def test_the_endpoints_table_has_every_route_and_no_other() -> None:
+    """Each route that is served stands in one row."""
+    paths = [path for row in ENDPOINTS_TABLE for path in quoted(row[0])]
+    assert sorted(paths) == sorted(ROUTES)
 
 
-@pytest.mark.parametrize("route", ROUTES)
-def test_every_route_stands_in_the_endpoints_table(route: str) -> None:
-    """A path that is served is told, with what it does."""
-    rows = [
-        row
-        for table in tables(README)
-        for row in table
-        if re.fullmatch(r"(`/[a-z]*`(, | or | )?)+", row[0])
-    ]
-    told = [row for row in rows if f"`{route}`" in row[0]]
-    assert len(told) == 1
-    assert all(plain(cell) for cell in told[0])
+def test_the_problems_table_has_every_problem_with_its_status() -> None:
+    """Each error that a caller can receive stands in one row, and no other one does."""
+    found = {
+        quoted(row[1])[0].removeprefix("urn:xots:"): int(status)
+        for row in PROBLEMS_TABLE
+        for status in [row[0]]
+    }
+    assert found == PROBLEMS
+    assert len(PROBLEMS_TABLE) == len(PROBLEMS)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_is_named(command: str) -> None:
-    """As ``xots COMMAND``, or in backticks."""
-    assert re.search(rf"\bxots {command}\b|`{command}`", README)
+def test_the_fields_of_a_token_are_those_of_the_endpoint(place: Place) -> None:
+    """``GET /token`` returns the fields of the table, and no other ones."""
+    content = json.loads(place.run("curl -s http://127.0.0.1:5001/token"))
+    assert [quoted(row[0])[0] for row in TOKEN_TABLE] == list(content)
+
+
+def test_the_fields_of_the_status_are_those_of_the_endpoint(place: Place) -> None:
+    """``GET /status`` returns the fields of the table, and no other ones."""
+    content = json.loads(place.run("curl -s http://127.0.0.1:5001/status"))
+    fields = [field for row in FIELDS_TABLE for field in quoted(row[0])]
+    assert sorted(fields) == sorted(content)
+    assert {field for row in ALERTS_TABLE for field in quoted(row[0])} <= set(content)
+
+
+@pytest.mark.parametrize("field", ["retrying", "attention_for"])
+def test_each_value_of_a_field_has_its_row(field: str) -> None:
+    """The table of a field's values has all of them, and no other ones."""
+    values = [quoted(row[0])[0] for row in rows("docs/endpoints.md", f"`{field}`")]
+    assert sorted(values) == sorted(STATUS_VALUES[field])
+
+
+def test_each_state_is_named() -> None:
+    """The row of ``state`` names all of its values, and no other ones."""
+    (row,) = (row for row in FIELDS_TABLE if row[0] == "`state`")
+    assert set(quoted(row[1])) == STATUS_VALUES["state"]
+
+
+def test_the_commands_table_has_every_command_and_no_other() -> None:
+    """Each command stands in one row, as it is typed."""
+    commands = [command for row in COMMANDS_TABLE for command in quoted(row[0])]
+    assert sorted(commands) == sorted(["xots", *(f"xots {name}" for name in COMMANDS)])
+
+
+def test_the_formats_table_begins_with_the_format_that_is_written() -> None:
+    """The format that this version writes is the first one, and this version reads all of them."""
+    assert [int(row[0]) for row in FORMATS_TABLE] == list(range(FORMAT, 0, -1))
+    assert all(__version__ in row[2] for row in FORMATS_TABLE)
