@@ -59,7 +59,7 @@ def test_a_second_process_gets_a_unit_and_settings_of_its_own(place: Place, tmp_
     edits = [
         c for b in blocks("docs/operating.md") for c in commands(b.text) if c.startswith("sed ")
     ]
-    assert len(edits) == 3
+    assert len(edits) >= 3
     place.run("\n".join(edits))
 
     settings = load({}, {}, etc / "xots-5011.yaml")
