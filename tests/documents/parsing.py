@@ -83,13 +83,13 @@ def _faults_of_xots(arguments: list[str]) -> list[str]:
     full_name = " ".join(own[:2]) if name == "key" else name
     if full_name not in (*COMMANDS, "COMMAND"):
         return [f"xots has no command {full_name}"]
-    known = _help_of_xots("serve" if name == "COMMAND" else name)
-    return [f"xots {name} has no option {option}" for option in _options(own) - known]
+    known = _help_of_xots("serve" if name == "COMMAND" else full_name)
+    return [f"xots {full_name} has no option {option}" for option in _options(own) - known]
 
 
 @cache
 def _help_of_xots(name: str) -> set[str]:
-    return _printed_options(lambda: run_xots([name, "-h"]))
+    return _printed_options(lambda: run_xots([*name.split(), "-h"]))
 
 
 def _printed_options(act: Callable[[], object]) -> set[str]:
