@@ -43,32 +43,46 @@ class Demo:
 
 
 @contextmanager
-def serving(command: list[str], **options: object) -> Iterator[str]:
+def serving(
+    command: list[str], *, folder: Path = ROOT, environment: Mapping[str, str] = os.environ
+) -> Iterator[str]:
     """Run a server. It has to say that it is ready, and to exit with 0 at SIGTERM.
 
     Yields:
         Its output until it was ready.
     """
-    process = subprocess.Popen(  # type: ignore[call-overload]
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=dict(environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
-    watchdog = threading.Timer(TIMEOUT_SECONDS, process.kill)
-    watchdog.start()
     with process:
         try:
-            output = ""
-            for line in process.stdout:
-                output += line
-                if READY.search(line):
-                    break
-            assert READY.search(output), f"{command} did not start:\n{output}"
+            output = _until_ready(process)
             yield output
             process.send_signal(signal.SIGTERM)
-            output, _ = process.communicate()
+            output, _ = process.communicate(timeout=TIMEOUT_SECONDS)
             assert process.returncode == 0, output
         finally:
-            watchdog.cancel()
             process.kill()
+
+
+def _until_ready(process: subprocess.Popen[str]) -> str:
+    """Return the output of a server until it is ready. One that hangs is killed."""
+    watchdog = threading.Timer(TIMEOUT_SECONDS, process.kill)
+    watchdog.start()
+    output = ""
+    assert process.stdout is not None
+    for line in process.stdout:
+        output += line
+        if READY.search(line):
+            break
+    watchdog.cancel()
+    assert READY.search(output), f"{process.args!r} did not start:\n{output}"
+    return output
 
 
 @contextmanager
@@ -181,5 +195,5 @@ class Place:
         words = self.replaced(command).split()
         words += ports.get(words[1] if len(words) > 1 else "", [])
         environment = dict(self.environment) | {"XOTS_PORT": "0"}
-        with serving(words, cwd=self.work, env=environment) as output:
+        with serving(words, folder=self.work, environment=environment) as output:
             return output
