@@ -67,7 +67,7 @@ WAYS = (
     Row(r"ssh ", Way.PARSED, "needs another machine"),
     # Commands that download packages.
     Row(
-        r"python3 -m venv |\S*pip install (\.|'xots\[proxy\]')$",
+        r"python3 -m venv |\S*pip install (\.|requests|'xots\[proxy\]')$",
         Way.PARSED,
         "needs the network; tests/house/test_packaging.py installs xots from wheel and sdist",
     ),
