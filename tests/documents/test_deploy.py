@@ -1,68 +1,85 @@
-"""What an operator copies: the unit and the annotated settings."""
+"""The files in ``deploy`` and ``examples`` that an operator copies."""
 
 from __future__ import annotations
 
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from documents.declarations import SETTINGS, load
+from documents.place import BIN, Place
+from documents.reading import ROOT, blocks, commands
 
-from xots.settings import declared, load
+DEPLOY = ROOT / "deploy"
+UNIT = DEPLOY / "xots.service"
+FILES = [*DEPLOY.glob("*.yaml"), *(ROOT / "examples").glob("*.yaml")]
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
-EXAMPLES = Path(__file__).parents[2] / "examples"
+
+def verify(unit: str, folder: Path) -> None:
+    """Let systemd verify a unit; it has to find nothing, since an unknown key is a warning only."""
+    assert shutil.which("xots", path=f"{BIN}")
+    copy = folder / "copy.service"
+    copy.write_text(unit.replace("/opt/xots/bin", f"{BIN}"))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", copy], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr + done.stdout) == (0, "")
 
 
 def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
-    """``systemd-analyze verify`` says nothing at all: an unknown key would only be a warning."""
-    program = shutil.which("xots", path=str(Path(sys.executable).parent))
-    assert program is not None
-    unit = (DEPLOY / "xots.service").read_text()
+    """``systemd-analyze verify`` prints nothing at all."""
+    unit = UNIT.read_text()
     assert "ExecStart=/opt/xots/bin/xots " in unit
-    copy = tmp_path / "xots.service"
-    copy.write_text(unit.replace("/opt/xots/bin/xots", program))
-    verdict = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", copy], capture_output=True, text=True, check=False
-    )
-    assert (verdict.returncode, verdict.stderr + verdict.stdout) == (0, "")
+    verify(unit, tmp_path)
 
 
-def test_the_unit_is_locked_up(tmp_path: Path) -> None:
+def test_the_unit_restricts_the_service() -> None:
     """No root, no core dumps, and an exposure that systemd calls OK or better."""
-    verdict = subprocess.run(
-        [
-            "systemd-analyze",
-            "security",
-            "--offline=true",
-            "--threshold=25",
-            DEPLOY / "xots.service",
-        ],
+    done = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--threshold=25", UNIT],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert verdict.returncode == 0, verdict.stdout + verdict.stderr
-    unit = (DEPLOY / "xots.service").read_text()
+    assert done.returncode == 0, done.stdout + done.stderr
+    unit = UNIT.read_text()
     assert "\nDynamicUser=yes\n" in unit
     assert "\nLimitCORE=0\n" in unit
 
 
-@pytest.mark.parametrize(
-    "path", [*DEPLOY.glob("*.yaml"), *EXAMPLES.glob("*.yaml")], ids=lambda path: path.name
-)
-def test_the_annotated_settings_are_good_as_they_stand(path: Path) -> None:
-    """Every line is a setting, and every setting has a good value."""
+def test_a_second_process_gets_a_unit_and_settings_of_its_own(place: Place, tmp_path: Path) -> None:
+    """The commands of docs/operating.md change the port and each path that names the unit."""
+    etc, units = tmp_path / "etc", tmp_path / "systemd"
+    etc.mkdir()
+    place.run(
+        "cp deploy/xots.service /etc/systemd/system/; cp deploy/xots-redis.yaml /etc/xots/xots.yaml"
+    )
+    edits = [
+        c for b in blocks("docs/operating.md") for c in commands(b.text) if c.startswith("sed ")
+    ]
+    assert len(edits) >= 3
+    place.run("\n".join(edits))
+
+    settings = load({}, {}, etc / "xots-5011.yaml")
+    assert settings.port == 5011
+    assert settings.redirect == load({}, {}, etc / "xots.yaml").redirect
+    assert "/run/credentials/xots-5011.service/redis_password&" in str(settings.store)
+    unit = (units / "xots-5011.service").read_text()
+    assert f"\nLoadCredential=config:{etc}/xots-5011.yaml\n" in unit
+    assert "\nLoadCredential=redis_password:" in unit
+    verify(unit, tmp_path)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_the_settings_are_valid(path: Path) -> None:
+    """Every line is a setting with a valid value."""
     assert load({}, {}, path).sources
 
 
-@pytest.mark.parametrize(
-    "path", [*DEPLOY.glob("*.yaml"), *EXAMPLES.glob("*.yaml")], ids=lambda path: path.name
-)
-def test_what_is_commented_out_is_a_setting_too(path: Path) -> None:
-    """A line that becomes active by taking its hash away names a setting."""
-    names = {setting.name for setting in declared()}
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_a_line_in_a_comment_is_a_setting_too(path: Path) -> None:
+    """A line that takes effect without its hash names a setting."""
     commented = set(re.findall(r"^# ([a-z_]+):(?: |$)", path.read_text(), re.MULTILINE))
-    assert commented <= names
+    assert commented <= set(SETTINGS)

@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ("*.cfg", "*.toml", "*.md", "*.in", "LICENSE", "Makefile")
-FOLDERS = ("xots", "templates", "tests", "examples", "benchmarks", "deploy")
+FOLDERS = ("xots", "templates", "tests", "examples", "benchmarks", "deploy", "docs")
 LONGEST_RUN_SECONDS = 30
 
 
@@ -199,8 +199,8 @@ def test_the_sdist_holds_what_its_tests_need(published: Published) -> None:
     with tarfile.open(published.sdist) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
     tests = {f"tests/{name}" for name in files_below(ROOT / "tests", "*.py")}
-    assert (
-        tests | {"LICENSE", "Makefile", "examples/requests_example.py", "templates/style.css"}
-        <= held
-    )
+    documents = {path.name for path in ROOT.glob("*.md")}
+    documents |= {f"docs/{name}" for name in files_below(ROOT / "docs", "*.md")}
+    others = {"LICENSE", "Makefile", "examples/requests_example.py", "templates/style.css"}
+    assert tests | documents | others <= held
     assert not [name for name in held if name.endswith(".pyc")]

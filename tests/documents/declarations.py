@@ -1,0 +1,73 @@
+"""What the code declares, for the tests that compare the documents with it.
+
+All imports of tables of the program are in this module.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from xots.cli import COMMANDS as COMMAND_TABLE
+from xots.cli import main
+from xots.lifecycle.account import FORMAT
+from xots.lifecycle.outlook import Need, Retrying
+from xots.lifecycle.schedule import State
+from xots.settings import declared, default_shown, load
+from xots.web import api, pages
+from xots.web.handler import KINDS
+
+__all__ = [
+    "COMMANDS",
+    "FORMAT",
+    "PROBLEMS",
+    "ROUTES",
+    "SETTINGS",
+    "STATUS_VALUES",
+    "Setting",
+    "load",
+    "run_xots",
+]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting as a table of a document shows it."""
+
+    name: str
+    default: str | None
+    """The default as the help shows it; None if there is none."""
+    letter: str | None
+
+
+SETTINGS = {
+    setting.name: Setting(setting.name, default_shown(setting), setting.metadata["letter"])
+    for setting in declared()
+}
+
+ROUTES = [route[0].replace("\\", "") for route in [*api.ROUTES, *pages.ROUTES]]
+
+COMMANDS = [name for name in COMMAND_TABLE if name != "key"] + ["key new", "key add", "key promote"]
+
+
+PROBLEMS = {slug: status for status, slug, _ in KINDS.values()} | {
+    "bad-request": HTTPStatus.BAD_REQUEST,
+    "forbidden": HTTPStatus.FORBIDDEN,
+    "internal-error": HTTPStatus.INTERNAL_SERVER_ERROR,
+    "method-not-allowed": HTTPStatus.METHOD_NOT_ALLOWED,
+    "misdirected-request": HTTPStatus.MISDIRECTED_REQUEST,
+    "not-found": HTTPStatus.NOT_FOUND,
+}
+"""The status of each problem, by the last part of its ``type``."""
+
+STATUS_VALUES: dict[str, set[str]] = {
+    "state": {value.value for value in State},
+    "retrying": {value.value for value in Retrying},
+    "attention_for": {value.value for value in Need},
+}
+"""The fields of ``/status`` that have a fixed set of values."""
+
+
+def run_xots(arguments: list[str]) -> int:
+    """Run the command ``xots`` in this process; return its exit status."""
+    return main(arguments)

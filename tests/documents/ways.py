@@ -1,0 +1,99 @@
+"""The way in which the tests treat each command of the documents.
+
+A command that no row matches is run. A row with the way ``PARSED`` is an exception: it says why the
+command is not run, and the test then checks that its program and options exist.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+
+__all__ = ["AWAITED", "PROGRAMS", "WAYS", "Row", "Way", "is_command", "way_of"]
+
+PROGRAMS = (
+    *("apt", "curl", "journalctl", "make", "pip", "python3", "ssh", "systemctl", "systemd-run"),
+    "xots",
+)
+"""A piece of code in a sentence is a command if it begins with one of these and a space."""
+
+AWAITED = frozenset({"test-all", "test-lowest"})
+"""Targets of the Makefile that the documents name and that are still to be added."""
+
+
+class Way(Enum):
+    """What the tests do with a command."""
+
+    RUN = "run"
+    """It runs in a place of its own, beside a server with a simulated Xero, and exits with 0."""
+    SERVES = "serves"
+    """It starts a server. It says so, and exits with 0 at SIGTERM."""
+    ENDS_LOGIN = "ends the login"
+    """It runs like ``RUN``, beside a server that no other command uses."""
+    PARSED = "parsed"
+    """It is not run."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """The way of all commands that the pattern matches from their beginning."""
+
+    pattern: str
+    way: Way
+    reason: str
+
+    def matches(self, command: str) -> bool:
+        """Tell if the row is for this command."""
+        return re.match(self.pattern, command) is not None
+
+
+WAYS = (
+    # Commands that are not complete.
+    Row(r"xots .*\b(COMMAND|NAME)\b", Way.PARSED, "has a placeholder"),
+    Row(r"xots exec$", Way.PARSED, "is the name of the command; the README shows how it is run"),
+    # Commands that start a server.
+    Row(r"xots( serve)?$", Way.SERVES, ""),
+    Row(r"xots (-o|--account|--config) \S+$", Way.SERVES, ""),
+    Row(r"xots demo$", Way.SERVES, ""),
+    Row(r"xots sandbox( --fault \S+)?$", Way.SERVES, ""),
+    # Commands that end the login.
+    Row(r"xots (revoke|logout)$", Way.ENDS_LOGIN, ""),
+    # Commands that need root, systemd or another machine.
+    Row(r"apt install ", Way.PARSED, "needs root and the network"),
+    Row(r"systemctl ", Way.PARSED, "needs a running systemd; test_deploy.py verifies the units"),
+    Row(r"systemd-run ", Way.PARSED, "needs a running systemd"),
+    Row(r"journalctl ", Way.PARSED, "needs a running systemd"),
+    Row(r"ssh ", Way.PARSED, "needs another machine"),
+    # Commands that download packages.
+    Row(
+        r"python3 -m venv |\S*pip install (\.|requests|'xots\[proxy\]')$",
+        Way.PARSED,
+        "needs the network; tests/house/test_packaging.py installs xots from wheel and sdist",
+    ),
+    # The targets of the Makefile.
+    Row(r"make demo$", Way.PARSED, "starts xots demo, which runs beside all these tests"),
+    Row(r"make test", Way.PARSED, "runs these tests"),
+    Row(r"make lint$", Way.PARSED, "tests/house/test_quality.py runs the same tools"),
+    Row(
+        r"make (torture|simulate|mutants)",
+        Way.PARSED,
+        "takes minutes or hours; tests/proofs runs short versions",
+    ),
+    # Code in Python.
+    Row(
+        r"(?s).*class TestSqliteStore",
+        Way.PARSED,
+        "is an example of a test; tests/backends/test_contract.py runs the same suite",
+    ),
+)
+
+
+def way_of(command: str) -> Row:
+    """Return the row for a command; a row of the way ``RUN`` if none matches."""
+    return next((row for row in WAYS if row.matches(command)), Row("", Way.RUN, ""))
+
+
+def is_command(code: str) -> bool:
+    """Tell if a piece of code in a sentence is a command."""
+    return code.startswith(tuple(f"{program} " for program in PROGRAMS))
