@@ -8,14 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from xots.cli import COMMANDS as COMMAND_TABLE
-from xots.cli import main
+from xots.commands.main import main
+from xots.commands.table import COMMANDS as COMMAND_TABLE
 from xots.lifecycle.account import FORMAT
 from xots.lifecycle.outlook import Need, Retrying
 from xots.lifecycle.schedule import State
 from xots.settings import declared, default_shown, load
-from xots.web import api, pages
-from xots.web.handler import KINDS
+from xots.web.app import ROUTES as ROUTE_TABLE
+from xots.web.problems import PROBLEM_TYPES
 
 __all__ = [
     "COMMANDS",
@@ -41,16 +41,16 @@ class Setting:
 
 
 SETTINGS = {
-    setting.name: Setting(setting.name, default_shown(setting), setting.metadata["letter"])
+    setting.name: Setting(setting.name, default_shown(setting), setting.letter)
     for setting in declared()
 }
 
-ROUTES = [route[0].replace("\\", "") for route in [*api.ROUTES, *pages.ROUTES]]
+ROUTES = [route[0].replace("\\", "") for route in ROUTE_TABLE]
 
 COMMANDS = [name for name in COMMAND_TABLE if name != "key"] + ["key new", "key add", "key promote"]
 
 
-PROBLEMS = {slug: status for status, slug, _ in KINDS.values()} | {
+PROBLEMS = {slug: status for status, slug, _ in PROBLEM_TYPES.values()} | {
     "bad-request": HTTPStatus.BAD_REQUEST,
     "forbidden": HTTPStatus.FORBIDDEN,
     "internal-error": HTTPStatus.INTERNAL_SERVER_ERROR,
