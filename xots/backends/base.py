@@ -215,7 +215,7 @@ class TokenStore(ABC):
     async def clock_skew(self, name: str) -> tuple[str, timedelta] | None:
         """Compare this host's clock with the store's, or with that of the lease's holder.
 
-        This default can tell of a holder whose clock is ahead.
+        This default only notices a holder whose clock is ahead.
 
         Returns:
             The name of the host or server, and how far its clock is ahead of this host's (negative:
