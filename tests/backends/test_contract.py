@@ -33,7 +33,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "xots-sqlite"
 )
 @pytest.mark.safeguard(
     file="backends/memory.py",
-    old="if (current.version if current else None) != expected:",
+    old="if version_of(current) != expected:",
     new="if False:",
     protects_from="a write over the newer record of another process",
     test="test_a_stale_write_writes_nothing",
@@ -53,7 +53,7 @@ class TestMemoryStore(TokenStoreContract):
 )
 @pytest.mark.safeguard(
     file="backends/file.py",
-    old="if (current.version if current else None) != expected:",
+    old="if version_of(current) != expected:",
     new="if False:",
     protects_from="a write over the newer record of another process",
     test="test_a_stale_write_writes_nothing",

@@ -201,7 +201,7 @@ async def test_no_secret_is_in_clear_in_any_file(store: FileStore, folder: Path)
     sealed = Sealer([Secret(key)]).seal(encode(account), "account", {"name": "default"})
     await store.swap("default", sealed, expected=None)
     with (
-        store._opened_folder() as opened,
+        store._checked_folder() as opened,
         store._temporary_file(opened, "default", sealed) as left_over,
     ):
         Path(folder, left_over).rename(folder / "default.killed.new")

@@ -76,7 +76,7 @@ def test_the_parts_of_a_url_are_percent_decoded() -> None:
     url = RedisUrl.parse("sentinel://a%40b:p%2F%3F@one,[::1]:2/a%20service/3?tls=true")
     assert url.username == "a@b"
     assert url.password == Secret("p/?")
-    assert url.addresses == (("one", None), ("::1", 2))
+    assert url.addresses == [("one", 26379), ("::1", 2)]
     assert (url.service, url.database, url.tls) == ("a service", "3", True)
     assert url.server == "Redis by the sentinels at one,[::1]:2, service a service"
     assert "p/?" not in repr(url)

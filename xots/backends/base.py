@@ -30,6 +30,7 @@ __all__ = [
     "TokenStore",
     "checked_name",
     "stale_write",
+    "version_of",
     "wait_for_lease",
 ]
 
@@ -214,7 +215,7 @@ class TokenStore(ABC):
     async def clock_skew(self, name: str) -> tuple[str, timedelta] | None:
         """Compare this host's clock with the store's, or with that of the lease's holder.
 
-        This default can tell of a holder whose clock is ahead.
+        This default only notices a holder whose clock is ahead.
 
         Returns:
             The name of the host or server, and how far its clock is ahead of this host's (negative:
@@ -255,6 +256,11 @@ def checked_name(name: str) -> str:
     return name
 
 
+def version_of(stored: Stored | None) -> str | None:
+    """Return the version of a record; None if there is no record."""
+    return stored.version if stored else None
+
+
 def stale_write(name: str) -> StaleWrite:
     """Return the error for a write that found another version of ``name`` than the expected one."""
     return StaleWrite(f"another process has written {name} meanwhile; nothing was written")
@@ -282,10 +288,9 @@ class _RecordedLease:
     """A lease as a record in the store, which names its holder and its end by the wall clock.
 
     A lease is free when its end has passed. It is also free when its end is further off than any
-    lease lasts: then a clock is wrong. Clocks of different hosts agree to within
-    ``MAX_CLOCK_SKEW``. An end is only a hint, and may be judged wrongly; every change of holder
-    is a compare-and-set on the record, so a holder that was replaced finds out. With leases of 12
-    seconds::
+    lease lasts, because then a clock is wrong (``MAX_CLOCK_SKEW``). Either can be misjudged, so
+    each write is a compare-and-set: a holder that was replaced finds that out at its next write.
+    With leases of 12 seconds::
 
         second  process A               process B               record
         ------  ----------------------  ----------------------  -----------
@@ -319,7 +324,7 @@ class _RecordedLease:
             yield lease
         finally:
             released.set()
-            await renewal  # a renewal that is still running would be newer than the release
+            await renewal  # its version is the one to replace
             # A lease that cannot be released now expires.
             with suppress(StaleWrite, StoreUnavailable):
                 await self._write(ttl_seconds=0)
@@ -329,7 +334,7 @@ class _RecordedLease:
         stored = await self._store.read(_lease_key(self._name))
         if self._is_held(stored):
             return None
-        self._version = stored.version if stored else None
+        self._version = version_of(stored)
         lease = Lease(self._ttl_seconds)  # it counts from before the request
         try:
             await self._write(self._ttl_seconds)

@@ -39,6 +39,7 @@ from .base import (
     TokenStore,
     checked_name,
     stale_write,
+    version_of,
     wait_for_lease,
 )
 
@@ -170,17 +171,17 @@ class FileStore(TokenStore):
             raise StoreUnavailable(f"the file store cannot be used: {path}: {problem}") from error
 
     def _read(self, name: str) -> Stored | None:
-        with self._opened_folder() as folder:
+        with self._checked_folder() as folder:
             if self._unsynced:
-                # A write failed after its rename. The caller that reads it back must not take a
-                # record for stored that a power cut may undo.
+                # A write failed after its rename, so a power cut may undo the record. Make it
+                # durable before the caller finds its own write in it.
                 self._sync(folder)
             return self._stored(folder, name + RECORD)
 
     def _swap(self, name: str, value: bytes, expected: str | None) -> str:
-        with self._opened_folder() as folder, self._locked(folder, name):
+        with self._checked_folder() as folder, self._locked(folder, name):
             current = self._stored(folder, name + RECORD)
-            if (current.version if current else None) != expected:
+            if version_of(current) != expected:
                 raise stale_write(str(self._folder / (name + RECORD)))
             with self._temporary_file(folder, name, value) as temporary:
                 os.rename(temporary, name + RECORD, src_dir_fd=folder, dst_dir_fd=folder)
@@ -188,14 +189,14 @@ class FileStore(TokenStore):
         return hashlib.sha256(value).hexdigest()
 
     def _names(self) -> list[str]:
-        with self._opened_folder() as folder:
+        with self._checked_folder() as folder:
             files = os.listdir(folder)  # noqa: PTH208 - the open folder, not its path
         is_record = re.compile(rf"(?!{LEASE_PREFIX})[a-z0-9-]{{1,64}}{RECORD}").fullmatch
         return sorted(file.removesuffix(RECORD) for file in files if is_record(file))
 
     def _identity(self, name: str) -> tuple[int, ...] | None:
-        """Return numbers that differ for each version of a record; None if there is no record."""
-        with self._opened_folder() as folder:
+        """Return numbers that change with each write; None if there is no record."""
+        with self._checked_folder() as folder:
             try:
                 found = os.stat(name + RECORD, dir_fd=folder, follow_symlinks=False)
             except FileNotFoundError:
@@ -203,7 +204,7 @@ class FileStore(TokenStore):
         return found.st_ino, found.st_mtime_ns, found.st_size
 
     def _check(self) -> None:
-        with self._opened_folder() as folder, self._locked(folder, PROBE):
+        with self._checked_folder() as folder, self._locked(folder, PROBE):
             probe = secrets.token_bytes(4096)
             with self._temporary_file(folder, PROBE, probe) as temporary:
                 if (found := self._stored(folder, temporary)) is None or found.value != probe:
@@ -213,7 +214,7 @@ class FileStore(TokenStore):
                 os.unlink(temporary, dir_fd=folder)
 
     def _warnings(self) -> list[str]:
-        with self._opened_folder() as folder:
+        with self._checked_folder() as folder:
             kind = _file_system(os.fstat(folder).st_dev)
         warning = (
             f"{self._folder} is on a network file system ({kind}): its locks may not reach other "
@@ -223,12 +224,12 @@ class FileStore(TokenStore):
 
     def _take_lease(self, name: str, lock: _FileLock) -> bool:
         file = checked_name(name) + LEASE
-        with self._opened_folder() as folder:
+        with self._checked_folder() as folder:
             return lock.take(self._open(folder, file, os.O_RDWR | os.O_CREAT))
 
     @contextmanager
-    def _opened_folder(self) -> Iterator[int]:
-        """Open the folder for one operation, so that the next one notices if it is replaced.
+    def _checked_folder(self) -> Iterator[int]:
+        """Open the folder for one operation. The next operation notices if it is replaced.
 
         Raises:
             StoreUnavailable: another user owns the folder or can write to it.

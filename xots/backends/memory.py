@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from .base import LEASE_PREFIX, Lease, Stored, TokenStore, stale_write
+from .base import LEASE_PREFIX, Lease, Stored, TokenStore, stale_write, version_of
 
 __all__ = ["MemoryStore"]
 
@@ -38,7 +38,7 @@ class MemoryStore(TokenStore):
     async def swap(self, name: str, value: bytes, *, expected: str | None) -> str:
         """See ``TokenStore.swap``."""
         current = self._kept.get(name)
-        if (current.version if current else None) != expected:
+        if version_of(current) != expected:
             raise stale_write(name)
         version = secrets.token_hex(8)
         self._kept[name] = Stored(value, version)

@@ -50,6 +50,9 @@ network is cut."""
 SENTINEL_TIMEOUT_SECONDS = 1.0
 """Timeout for a response of a sentinel. One call may have to try several of them in turn."""
 
+DEFAULT_PORTS: Mapping[str, int] = {"redis": 6379, "rediss": 6379, "unix": 0, "sentinel": 26379}
+"""The default ports by scheme; a socket has none."""
+
 CERTIFICATES = frozenset({"ca_file", "cert_file", "key_file"})
 
 OPTIONS: Mapping[str, frozenset[str]] = {
@@ -85,8 +88,8 @@ class RedisUrl:
     password: Secret | None = None
     hosts: str = ""
     """The hosts with their ports, as the URL has them."""
-    addresses: tuple[tuple[str, int | None], ...] = ()
-    """The same hosts with their ports; None for the default port."""
+    addresses: Sequence[tuple[str, int]] = ()
+    """The same hosts, each with its port or the default port."""
     path: str = ""
     options: Mapping[str, str]
 
@@ -104,8 +107,9 @@ class RedisUrl:
     @classmethod
     def _split(cls, text: str) -> RedisUrl:
         # The errors of urllib quote the text, so they must not become the context of ours.
-        with suppress(ValueError):
+        with suppress(ValueError, KeyError):
             parts = urlsplit(text)
+            default_port = DEFAULT_PORTS[parts.scheme]
             options = parse_qsl(
                 parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)
             )
@@ -116,13 +120,12 @@ class RedisUrl:
                 username=unquote(username),
                 password=Secret(unquote(password)) if password else None,
                 hosts=hosts,
-                addresses=tuple(_address(host) for host in hosts.split(",")),
+                addresses=[_address(host, default_port) for host in hosts.split(",")],
                 path=unquote(parts.path),
                 options=dict(options),
             )
             # An @ after the host shows that the password holds a / or ? that is not encoded.
-            holds_password = "@" in parts.path + parts.query
-            if url.scheme in OPTIONS and not parts.fragment and not holds_password:
+            if "@" not in parts.path + parts.query and not parts.fragment:
                 return url
         raise ValueError(MALFORMED)
 
@@ -174,7 +177,7 @@ class RedisUrl:
             case "sentinel":
                 return f"Redis by the sentinels at {self.hosts}, service {self.service}"
             case _:
-                ((host, port),) = self._addresses(6379)
+                ((host, port),) = self.addresses
                 return f"Redis at {host}:{port}"
 
     def connect(self) -> tuple[Redis, Sequence[Redis]]:
@@ -188,15 +191,12 @@ class RedisUrl:
                 return Redis(unix_socket_path=self.path, **options), []
             case "sentinel":
                 manager = Sentinel(  # type: ignore[no-untyped-call]
-                    self._addresses(26379), sentinel_kwargs=self._sentinel_options()
+                    self.addresses, sentinel_kwargs=self._sentinel_options()
                 )
                 return manager.master_for(self.service, **options), manager.sentinels
             case _:
-                ((host, port),) = self._addresses(6379)
+                ((host, port),) = self.addresses
                 return Redis(host=host, port=port, **options), []
-
-    def _addresses(self, default_port: int) -> list[tuple[str, int]]:
-        return [(host, port or default_port) for host, port in self.addresses]
 
     def _server_options(self) -> dict[str, Any]:
         options = _client_options(CONNECT_TIMEOUT_SECONDS, RESPONSE_TIMEOUT_SECONDS)
@@ -206,14 +206,17 @@ class RedisUrl:
         if username or self.password or password_file:
             options["credential_provider"] = _Credentials(username, self.password, password_file)
         if self.tls:
-            options |= {
-                "ssl": True,
-                "ssl_check_hostname": True,
-                "ssl_ca_certs": self.options.get("ca_file"),
-                "ssl_certfile": self.options.get("cert_file"),
-                "ssl_keyfile": self.options.get("key_file"),
-            }
+            options |= self._tls_options()
         return options
+
+    def _tls_options(self) -> dict[str, Any]:
+        return {
+            "ssl": True,
+            "ssl_check_hostname": True,
+            "ssl_ca_certs": self.options.get("ca_file"),
+            "ssl_certfile": self.options.get("cert_file"),
+            "ssl_keyfile": self.options.get("key_file"),
+        }
 
     def _sentinel_options(self) -> dict[str, Any]:
         options = _client_options(SENTINEL_TIMEOUT_SECONDS, SENTINEL_TIMEOUT_SECONDS)
@@ -286,10 +289,10 @@ class _Credentials(CredentialProvider):
             raise exceptions.AuthenticationError(f"{self._file} cannot be read: {error}") from None
 
 
-def _address(host: str) -> tuple[str, int | None]:
-    """Return a host and its port. It raises ValueError for a port that is not a number."""
+def _address(host: str, default_port: int) -> tuple[str, int]:
+    """Return a host and its port. It raises ValueError if the port is not a number."""
     parts = urlsplit(f"//{host}")
-    return parts.hostname or "", parts.port
+    return parts.hostname or "", parts.port or default_port
 
 
 def _read_problem(path: str) -> str | None:
