@@ -468,9 +468,7 @@ class Run:
         try:
             async with asyncio.timeout(60):
                 await sandbox.held()
-                for _ in range(
-                    2
-                ):  # after the second response, all earlier requests are in progress
+                for _ in range(2):  # then all earlier requests are in progress
                     for line in self.pings:
                         await line.get("/ping")
                 sandbox.release()
