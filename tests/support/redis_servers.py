@@ -1,4 +1,4 @@
-"""Real Redis servers of the tests' own: in a folder of their own, on a free port and a Unix socket."""
+"""Real Redis servers for the tests, each on a free port and a Unix socket."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def until(condition: Callable[[], Any], seconds: float = 15.0) -> Any:
 
 
 class RedisServer:
-    """A redis-server of the test's own: in a folder of its own, on a free port and a Unix socket."""
+    """A redis-server in a folder of its own, on a free port and a Unix socket."""
 
     def __init__(
         self, *options: str, command: str = "redis-server", password: str = PASSWORD
@@ -95,7 +95,7 @@ class RedisServer:
     def __enter__(self) -> RedisServer:
         try:
             return self.start()
-        except BaseException:  # nobody calls __exit__ then
+        except BaseException:  # __exit__ is not called then
             self.__exit__()
             raise
 
