@@ -21,6 +21,7 @@ REWRITTEN = sorted(
         "secret.py",
         "events.py",
         "wording.py",
+        "testing",
     )
     for path in ((PACKAGE / name).rglob("*.py") if (PACKAGE / name).is_dir() else [PACKAGE / name])
 )
