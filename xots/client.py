@@ -1,21 +1,31 @@
-"""For programs that ask a running server. Needs no Tornado, so that it starts fast."""
+"""A client for programs that use a running server. It needs no Tornado, so that it starts fast."""
 
 from __future__ import annotations
 
 import http.client
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from .errors import ServerRefused, ServerUnreachable
 
 __all__ = ["Client"]
 
-PATIENCE_SECONDS = 60.0
-"""A request may wait for a whole refresh: its deadline, and the lease of somebody who vanished in the middle of one."""
+REQUEST_TIMEOUT_SECONDS = 60.0
+"""A request may wait for a whole refresh: its deadline, and the lease of a process that vanished in
+the middle of one."""
+
+
+@dataclass(frozen=True)
+class _Response:
+    status: int
+    location: str | None
+    content: Any
+    """The JSON value of the body; None if the body is not JSON."""
 
 
 class Client:
-    """Asks the xots server at one address.
+    """Sends requests to the xots server at one address.
 
     Args:
         host: its host name or address.
@@ -27,21 +37,35 @@ class Client:
 
     @property
     def url(self) -> str:
-        """Where the server is."""
+        """The server's URL."""
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     def token(self, min_ttl: int | None = None) -> dict[str, Any]:
-        """What ``/token`` answers: ``accessToken``, ``expiresIn``, ``tenantId`` and so on.
+        """Return the response of ``/token``, with ``accessToken``, ``expiresIn`` and ``tenantId``.
+
+        Args:
+            min_ttl: the least life of the token in seconds; None leaves it to the server.
 
         Raises:
-            ServerUnreachable: no server answers.
-            ServerRefused: it gave no token; the message says why and what to do.
+            ServerUnreachable: no server responds.
+            ServerRefused: it gave no token; the message gives its reason and the remedy.
         """
         path = "/token" if min_ttl is None else f"/token?min_ttl={min_ttl}"
-        content: dict[str, Any] = self.ask("GET", path, "accessToken")
+        content: dict[str, Any] = self.request("GET", path, "accessToken")
         return content
 
-    def ask(
+    def tenants(self) -> list[dict[str, Any]]:
+        """Return the response of ``/tenants``: the connected organisations, as Xero lists them.
+
+        Raises:
+            ServerUnreachable, ServerRefused: as for ``token``.
+        """
+        content: list[dict[str, Any]] = self.request("GET", "/tenants")
+        if not all(isinstance(tenant, dict) and "tenantId" in tenant for tenant in content):
+            raise self._not_xots()
+        return content
+
+    def request(
         self,
         method: str,
         path: str,
@@ -49,48 +73,60 @@ class Client:
         also: tuple[int, ...] = (),
         done_at: str | None = None,
     ) -> Any:
-        """The JSON that a request is answered with; None if a redirect to ``done_at`` says that it is done.
+        """Send a request and return the JSON value of its response.
 
-        ``fields`` are what an object that is answered with must hold (without any, a list is wanted); ``also`` names
-        statuses of 400 and above that are answers and not errors.
+        Args:
+            method: the HTTP method.
+            path: the path, with its query.
+            fields: the names that the object in the response must have. Without names, the response
+                must be a list.
+            also: statuses from 400 up that are no errors.
+            done_at: the path of a redirect that reports success; None is returned for it.
 
         Raises:
-            ServerUnreachable, ServerRefused: as ``token``.
+            ServerUnreachable, ServerRefused: as for ``token``.
         """
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=PATIENCE_SECONDS)
+        response = self._send(method, path)
+        if done_at is not None and (response.status, response.location) == (303, done_at):
+            return None
+        content = response.content
+        if response.status >= 400 and response.status not in also and _has(content, "title"):
+            raise ServerRefused(str(content.get("detail") or content["title"]))
+        if not (_has(content, *fields) if fields else isinstance(content, list)):
+            raise self._not_xots(f" (status {response.status})")
+        return content
+
+    def _send(self, method: str, path: str) -> _Response:
+        headers = {"Accept": "application/json", "User-Agent": "xots"}
+        connection = http.client.HTTPConnection(
+            self.host, self.port, timeout=REQUEST_TIMEOUT_SECONDS
+        )
         try:
-            connection.request(
-                method, path, headers={"Accept": "application/json", "User-Agent": "xots"}
-            )
-            answer = connection.getresponse()
-            body = answer.read()
+            connection.request(method, path, headers=headers)
+            response = connection.getresponse()
+            location = response.headers["Location"]
+            return _Response(response.status, location, _json(response.read()))
         except http.client.HTTPException:
-            raise ServerRefused(f"what answers at {self.url} is not xots") from None
+            raise self._not_xots() from None
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise ServerUnreachable(
-                f"no server answers at {self.url} ({reason}); start it with: xots"
+                f"no server responds at {self.url} ({reason}); start one with: xots"
             ) from None
         finally:
             connection.close()
-        if done_at is not None and answer.status == 303 and answer.headers["Location"] == done_at:
-            return None
-        try:
-            content = json.loads(body)
-        except ValueError:
-            content = None
-        if (
-            answer.status >= 400
-            and answer.status not in also
-            and isinstance(content, dict)
-            and "title" in content
-        ):
-            raise ServerRefused(str(content.get("detail") or content["title"]))
-        is_xots = (
-            all(name in content for name in fields)
-            if isinstance(content, dict)
-            else isinstance(content, list)
-        )
-        if not is_xots or isinstance(content, list) == bool(fields):
-            raise ServerRefused(f"what answers at {self.url} is not xots (status {answer.status})")
-        return content
+
+    def _not_xots(self, reason: str = "") -> ServerRefused:
+        return ServerRefused(f"the program at {self.url} is not xots{reason}")
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:
+        return None
+
+
+def _has(content: Any, *names: str) -> bool:
+    """Return True if the content is an object with all these names."""
+    return isinstance(content, dict) and all(name in content for name in names)

@@ -1,24 +1,24 @@
-"""The whole exception tree, so that a caller may catch as widely or as narrowly as it likes.
+"""The exceptions of xots, in one tree: catch as widely or as narrowly as the code needs.
 
 ::
 
     XotsError
-    ├── SettingsError          one or more settings are wrong; ``problems`` lists them all
-    ├── SealError              sealed text can't be opened: wrong key, tampered with, or foreign
+    ├── SettingsError            at least one setting is wrong; ``problems`` lists all of them
+    ├── SealError                sealed text cannot be opened
     ├── StoreError
-    │   ├── StoreUnavailable   the store can't be read or written just now
-    │   └── StaleWrite         a compare-and-set lost: somebody else wrote first
-    ├── NoToken                no access token can be given, and waiting won't help
-    │   ├── NoCredentials      nobody has entered a client id yet
-    │   ├── NotLoggedIn        credentials are there, but nobody has logged in (or the login was revoked)
-    │   └── ConsentLost        Xero refused every refresh token: a person must log in again
-    ├── TokenUnavailable       no good access token just now; try again after ``retry_after_seconds``
-    ├── LoginFailed            a login did not succeed; nothing was changed
-    ├── UnknownTenant          the organisation that was chosen is not among those that are connected
-    ├── UpstreamFailed         Xero gave no usable answer to a question that spends no token
-    └── ClientError            for programs that ask a running server
-        ├── ServerUnreachable  no server answers there
-        └── ServerRefused      it answered with an error; the message is the server's
+    │   ├── StoreUnavailable     the store cannot be read or written now
+    │   └── StaleWrite           another process has written first; nothing was written
+    ├── NoToken                  there is no access token until a user acts
+    │   ├── NoCredentials        no client id is known
+    │   ├── NotLoggedIn          there is no login, or it was revoked
+    │   └── ConsentLost          Xero has refused every refresh token of the login
+    ├── TokenUnavailable         there is no access token now; retry after ``retry_after_seconds``
+    ├── LoginFailed              a login has failed; nothing was changed
+    ├── UnknownTenant            the organisation is not connected
+    ├── UpstreamFailed           a request that spends no token has failed
+    └── ClientError              a request of a program to a running xots server has failed
+        ├── ServerUnreachable    no server responds
+        └── ServerRefused        the server has responded with an error, or is not xots
 """
 
 from __future__ import annotations
@@ -45,13 +45,14 @@ __all__ = [
 
 
 class XotsError(Exception):
-    """Base of every error that xots raises on purpose. Its text is safe to show: it never holds a secret."""
+    """Base of all exceptions that xots raises on purpose. No message holds a secret."""
 
 
 class SettingsError(XotsError):
-    """One or more settings are wrong.
+    """At least one setting is wrong.
 
-    ``problems`` is a list of sentences, each naming the setting and where it was set.
+    Attributes:
+        problems: a sentence for each wrong setting, with its name and its source.
     """
 
     def __init__(self, problems: list[str]) -> None:
@@ -60,39 +61,45 @@ class SettingsError(XotsError):
 
 
 class SealError(XotsError):
-    """Sealed text can't be opened: no key fits, it was tampered with, or it was sealed for another purpose."""
+    """Sealed text cannot be opened: no key fits, it was changed, or it was sealed for another
+    purpose."""
 
 
 class StoreError(XotsError):
-    """Base of what a token store may raise."""
+    """Base of the exceptions of a token store."""
 
 
 class StoreUnavailable(StoreError):
-    """The store can't be read or written just now. What it held is untouched; trying later may help."""
+    """The store cannot be read or written now. Its content is not lost; a later attempt may
+    succeed."""
 
 
 class StaleWrite(StoreError):
-    """A compare-and-set found another version than the expected one. Nothing was written."""
+    """A compare-and-set found another version than it expected. Nothing was written."""
 
 
 class NoToken(XotsError):
-    """No access token can be given, and waiting won't bring one: a person has to act."""
+    """There is no access token, and no retry brings one: a user has to act."""
 
 
 class NoCredentials(NoToken):
-    """Nobody has entered a client id yet."""
+    """No client id is known: neither the settings nor a user has given one."""
 
 
 class NotLoggedIn(NoToken):
-    """The client's credentials are known, but nobody has logged in, or the login was revoked."""
+    """The client's credentials are known, but there is no login, or it was revoked."""
 
 
 class ConsentLost(NoToken):
-    """Xero refused every refresh token of the last login. A person must log in again."""
+    """Xero has refused every refresh token of the last login. A user must log in again."""
 
 
 class TokenUnavailable(XotsError):
-    """No fresh access token just now, but one is expected. ``retry_after_seconds`` says when to ask again."""
+    """There is no access token now, but one is expected soon.
+
+    Attributes:
+        retry_after_seconds: the time to wait before the next request.
+    """
 
     def __init__(self, message: str, retry_after_seconds: float) -> None:
         super().__init__(message)
@@ -100,24 +107,25 @@ class TokenUnavailable(XotsError):
 
 
 class LoginFailed(XotsError):
-    """A login did not succeed. Nothing was changed: a login that was live before still is."""
+    """A login has failed. Nothing was changed: an earlier login is still valid."""
 
 
 class UnknownTenant(XotsError):
-    """The organisation that was chosen is not among those that are connected. The message lists these."""
+    """The chosen organisation is not connected. The message lists the connected ones."""
 
 
 class UpstreamFailed(XotsError):
-    """Xero gave no usable answer to a question that spends no token, such as for the list of connections."""
+    """The identity server gave no usable response to a request that spends no token, such as the
+    request for the list of organisations."""
 
 
 class ClientError(XotsError):
-    """Base of what a program that asks a running server may get."""
+    """Base of the exceptions of a program that sends requests to a running xots server."""
 
 
 class ServerUnreachable(ClientError):
-    """No server answers at the address."""
+    """No server responds at the address."""
 
 
 class ServerRefused(ClientError):
-    """The server answered with an error; the message is the server's, and says what to do."""
+    """The server has responded with an error, which is the message, or it is not a xots server."""

@@ -1,7 +1,7 @@
-"""The tick: a ``PeriodicCallback`` that asks the keeper to do what is due.
+"""The tick: a ``PeriodicCallback`` that lets the keeper do what is due.
 
-It compares wall-clock times at every tick and never sleeps until an expiry, so a suspended machine or a clock that
-steps is noticed at the next one.
+Each tick compares wall-clock times. Nothing sleeps until an expiry, so the next tick notices a
+suspended machine or a stepped clock.
 """
 
 from __future__ import annotations
@@ -14,51 +14,56 @@ from .lifecycle.schedule import tick_seconds
 
 __all__ = ["Rotation"]
 
-DEGRADED_SECONDS = 2.0
-"""How often a store that fails is tried: so soon after its return all is well again."""
+DEGRADED_INTERVAL_SECONDS = 2.0
+"""Upper bound on the interval while the store fails: the keeper recovers soon after the store."""
 
 JITTER = 0.1
-"""Each wait varies by this part, so that processes which were started together don't tick together."""
+"""Each interval varies by this fraction, so that processes started together tick apart."""
 
 
 class Rotation:
-    """Calls ``keeper.maintain()`` at every tick; a tick that finds the one before still at work passes."""
+    """Calls ``keeper.maintain()`` at every tick. A tick is skipped while the one before runs.
+
+    Args:
+        keeper: the keeper of one account.
+    """
 
     def __init__(self, keeper: TokenKeeper) -> None:
         self._keeper = keeper
         self._callback = self._new_callback()
-        keeper.observe(self._follow)
+        keeper.observe(self._shorten)
 
     def start(self) -> None:
-        """Begin to tick, in the running event loop, and at once: a refresh that was cut off is due now."""
+        """Start to tick in the running event loop. The first tick comes at once, since a refresh
+        that was cut off is due now."""
         self._callback.start()
         IOLoop.current().add_callback(self.tick)
 
     def stop(self) -> None:
-        """Tick no more. What a tick began goes on to its end in the keeper."""
+        """Stop ticking. The keeper finishes the operations of the last tick."""
         self._callback.stop()
 
     async def tick(self) -> None:
-        """One tick, now. The next one follows the life of the token that is there then."""
+        """Tick now. The life of the token held afterwards decides when the next tick comes."""
         await self._keeper.maintain()
-        self._callback.callback_time = self._milliseconds()
+        self._callback.callback_time = self._interval_milliseconds()
 
-    def _follow(self, event: Event) -> None:
-        """A login, here or by another process, may bring a token whose life wants a shorter wait than the one that
-        runs, and a store that fails is looked at more often: begin a new one."""
-        if (
-            not isinstance(event, LoggedIn | RecordFollowed | StoreDegraded)
-            or not self._callback.is_running()
-        ):
+    def _shorten(self, event: Event) -> None:
+        """Restart the interval if the event makes it shorter: a login, here or in another process,
+        may bring a token with a shorter life, and a failed store needs frequent attempts."""
+        shortens = isinstance(event, LoggedIn | RecordFollowed | StoreDegraded)
+        if not shortens or not self._callback.is_running():
             return
-        if self._milliseconds() < self._callback.callback_time:
+        if self._interval_milliseconds() < self._callback.callback_time:
             self._callback.stop()
             self._callback = self._new_callback()
             self._callback.start()
 
     def _new_callback(self) -> PeriodicCallback:
-        return PeriodicCallback(self.tick, self._milliseconds(), jitter=JITTER)
+        return PeriodicCallback(self.tick, self._interval_milliseconds(), jitter=JITTER)
 
-    def _milliseconds(self) -> float:
-        tick = tick_seconds(self._keeper.account, self._keeper.policy)
-        return 1000 * (min(tick, DEGRADED_SECONDS) if self._keeper.store_problem else tick)
+    def _interval_milliseconds(self) -> float:
+        seconds = tick_seconds(self._keeper.account, self._keeper.policy)
+        if self._keeper.store_problem:
+            seconds = min(seconds, DEGRADED_INTERVAL_SECONDS)
+        return 1000 * seconds

@@ -1,7 +1,8 @@
 """Sealing: versioned JSON inside MultiFernet (AES-128-CBC with HMAC-SHA-256, authenticated).
 
-Accounts and login cookies both use it. What a text is for and whose it is stand inside the seal and are checked on
-opening, so that a text copied from one place to another does not open there. Nothing unsealed is ever passed through.
+Accounts and login cookies are sealed. The seal holds the purpose and the owner of the text and
+protects them too, so a sealed text that is copied to another place does not open there. Text that
+is not sealed never opens.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from .secret import Secret
 __all__ = ["Sealer", "new_key"]
 
 FORMAT = 1
-"""The version of the envelope. Others are refused, so that a newer server's text is not misread."""
+"""The version of the envelope. Other versions are refused, so that a text of a newer version is not
+misread."""
 
 
 class _Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,25 +31,25 @@ class _Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Sealer:
-    """Seals and opens texts with a list of keys: the first seals, all of them open.
+    """Seals texts with the first key of a list, and opens them with any key of it.
 
     Args:
-        keys: Fernet keys (32 bytes, URL-safe base64), at least one.
-        reload: gives the keys anew, as they are now where they came from. It is asked before a text is sealed, since
-            another key may have been promoted, and when the first key does not open one. An empty answer leaves the
-            keys as they are.
+        keys: Fernet keys (32 bytes in URL-safe base64), at least one.
+        reload: returns the current keys from their source. It is called before a text is sealed,
+            because the operator may have promoted another key, and whenever the first key does not
+            open a text. An empty list changes nothing.
 
     Raises:
-        SealError: a key is malformed. The message says which one by its place, never its value.
+        SealError: a key is malformed. The message gives its place in the list, never its value.
     """
 
     def __init__(
         self, keys: Sequence[Secret], reload: Callable[[], Sequence[Secret]] | None = None
     ) -> None:
         self._reload = reload
-        self._take(keys)
+        self._use(keys)
 
-    def _take(self, keys: Sequence[Secret]) -> None:
+    def _use(self, keys: Sequence[Secret]) -> None:
         if not keys:
             raise SealError("no sealing key was given")
         fernets = []
@@ -63,49 +65,55 @@ class Sealer:
 
     @classmethod
     def for_this_process(cls) -> Sealer:
-        """A sealer with a new random key that nobody else has: what it seals does not outlive the process."""
+        """Return a sealer with a new random key. No other process can open its texts."""
         return cls([new_key()])
 
     def seal(self, body: bytes, purpose: str, context: Mapping[str, str]) -> bytes:
-        """``body`` (UTF-8 text) sealed; the result is URL-safe ASCII.
+        """Return a sealed text, which is URL-safe ASCII.
 
-        ``purpose`` says what it is (such as "account"), ``context`` whose it is; opening demands the same.
+        Args:
+            body: the text, in UTF-8.
+            purpose: the kind of text, such as "account". Opening demands the same.
+            context: the owner of the text. Opening demands the same.
         """
-        self._reread()  # another key may have been promoted meanwhile
+        self._reload_keys()
         envelope = _Envelope(
             format=FORMAT, purpose=purpose, context=dict(context), body=body.decode()
         )
         return self._first.encrypt(msgspec.json.encode(envelope))
 
     def open(self, sealed: bytes, purpose: str, context: Mapping[str, str]) -> bytes:
-        """The body of a sealed text.
+        """Return the body of a sealed text.
 
         Raises:
-            SealError: no key opens it, it was tampered with, or it was sealed for another purpose or owner.
+            SealError: no key opens it, it was changed, or it was sealed for another purpose or
+                owner.
         """
         try:
             envelope = msgspec.json.decode(self._decrypt(sealed), type=_Envelope)
         except InvalidToken:
             raise SealError(
-                f"this {purpose} can't be opened: it was sealed with another key, or tampered with; "
-                "give the key that it was sealed with"
+                f"this {purpose} cannot be opened: it was sealed with another key, or tampered "
+                "with; add the key that it was sealed with"
             ) from None
         except msgspec.MsgspecError:
             raise SealError(
-                f"this {purpose} was sealed by a version that is not known here"
+                f"this {purpose} was sealed in a format that this version does not know: upgrade "
+                "this process"
             ) from None
         if envelope.format != FORMAT:
             raise SealError(
-                f"this {purpose} was sealed in format {envelope.format}, which is not known here"
+                f"this {purpose} was sealed in format {envelope.format}, which this version does "
+                "not know: upgrade this process"
             )
         if envelope.purpose != purpose or envelope.context != dict(context):
             raise SealError(
-                f"what was opened is not this {purpose}: it was sealed for another purpose or owner"
+                f"this is not the {purpose}: the text was sealed for another purpose or owner"
             )
         return envelope.body.encode()
 
     def sealed_by_first(self, sealed: bytes) -> bool:
-        """Was this text sealed with the key that seals now?"""
+        """Return True if a text was sealed with the first key."""
         try:
             self._first.decrypt(sealed)
         except InvalidToken:
@@ -116,16 +124,17 @@ class Sealer:
         try:
             return self._first.decrypt(sealed)
         except InvalidToken:
-            self._reread()
+            self._reload_keys()
             return self._all.decrypt(sealed)
 
-    def _reread(self) -> None:
-        """Take the keys as they are now; those that are known stay if the new ones can't be used."""
-        if self._reload is not None and (keys := list(self._reload())) and keys != self._keys:
+    def _reload_keys(self) -> None:
+        """Use the current keys; keep the known ones if a new one is malformed."""
+        keys = list(self._reload()) if self._reload else []
+        if keys and keys != self._keys:
             with suppress(SealError):
-                self._take(keys)
+                self._use(keys)
 
 
 def new_key() -> Secret:
-    """A new random key."""
+    """Return a new random key."""
     return Secret(Fernet.generate_key().decode())

@@ -1,39 +1,79 @@
-"""``sqlite:///path/to/file.db``: a store for xots in a SQLite file, which the processes of one machine may share."""
+"""A store for xots in a SQLite file, which the processes of one machine can share.
 
-import asyncio, contextlib, sqlite3  # noqa: E401, I001 - a short example
+Its URL is ``sqlite:///path/to/file.db``. Each operation opens the file, works in a thread and
+closes the file again, so the store also works after the file was replaced by a backup.
+"""
 
-from xots import backends, errors
+from __future__ import annotations
+
+import asyncio
+import secrets
+import sqlite3
+from contextlib import closing
+from typing import Any
+from urllib.parse import unquote
+
+from xots.backends import Stored, TokenStore
+from xots.errors import StaleWrite, StoreUnavailable
+
+BUSY_TIMEOUT_SECONDS = 5.0
+"""Time to wait for the transaction of another process."""
+
+# A commit returns only when a power cut can no longer undo it.
+SETUP = """PRAGMA synchronous = EXTRA;
+    CREATE TABLE IF NOT EXISTS records
+    (name TEXT PRIMARY KEY, value BLOB NOT NULL, version TEXT NOT NULL)"""
+
+READ = "SELECT value, version FROM records WHERE name = :name"
+
+# One statement is one transaction: no other process writes between the comparison and the write.
+SWAP = """INSERT OR REPLACE INTO records SELECT :name, :value, :version
+    WHERE (SELECT version FROM records WHERE name = :name) IS :expected RETURNING version"""
+
+NAMES = "SELECT name FROM records WHERE name NOT GLOB 'lease-*' ORDER BY name"
 
 
-class SqliteStore(backends.TokenStore):
-    shared, durable, path = True, True, ""
-    setup = "PRAGMA synchronous = EXTRA; CREATE TABLE IF NOT EXISTS kept (name TEXT PRIMARY KEY, value, version TEXT)"
-    put = "REPLACE INTO kept SELECT ?1, ?2, random() WHERE (SELECT version FROM kept WHERE name = ?1) IS ?3 RETURNING *"
+class SqliteStore(TokenStore):
+    """Keeps records in the table ``records`` of a SQLite file."""
+
+    shared = True
+    durable = True
+
+    def __init__(self, path: str) -> None:
+        self._path = path
 
     @classmethod
-    def from_url(cls, url: str) -> "SqliteStore":
+    def from_url(cls, url: str) -> SqliteStore:
         if not url.startswith("sqlite:///"):
-            raise ValueError("write sqlite:///path/to/file.db")
-        (store := cls()).path = url[9:]
-        return store
+            raise ValueError("the URL must have the form sqlite:///path/to/file.db")
+        return cls(unquote(url.removeprefix("sqlite://")))
 
-    async def read(self, name: str) -> backends.Stored | None:
-        sql = "SELECT value, version FROM kept WHERE name = ?"
-        rows = await asyncio.to_thread(self._rows, sql, name)
-        return backends.Stored(*rows[0]) if rows else None
+    async def read(self, name: str) -> Stored | None:
+        rows = await self._execute(READ, name=name)
+        return Stored(*rows[0]) if rows else None
 
     async def swap(self, name: str, value: bytes, *, expected: str | None) -> str:
-        for row in await asyncio.to_thread(self._rows, self.put, name, value, expected):
-            return str(row[2])
-        raise errors.StaleWrite(f"{name} was written by somebody else meanwhile")
+        version = secrets.token_hex(8)
+        if not await self._execute(
+            SWAP, name=name, value=value, version=version, expected=expected
+        ):
+            raise StaleWrite(f"another process has written {name} meanwhile")
+        return version
 
     async def names(self) -> list[str]:
-        sql = "SELECT name FROM kept WHERE name NOT LIKE 'lease-%' ORDER BY name"
-        return [row[0] for row in await asyncio.to_thread(self._rows, sql)]
+        return [name for (name,) in await self._execute(NAMES)]
 
-    def _rows(self, sql: str, *values: str | bytes | None) -> list[sqlite3.Row]:
+    async def _execute(self, sql: str, **values: Any) -> list[Any]:
+        return await asyncio.to_thread(self._execute_in_thread, sql, values)
+
+    def _execute_in_thread(self, sql: str, values: dict[str, Any]) -> list[Any]:
         try:
-            with contextlib.closing(sqlite3.connect(self.path)) as kept, kept:
-                return kept.executescript(self.setup).execute(sql, values).fetchall()
+            # Without an isolation level, each statement is committed when it ends.
+            connection = sqlite3.connect(
+                self._path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None
+            )
+            with closing(connection):
+                connection.executescript(SETUP)
+                return connection.execute(sql, values).fetchall()
         except sqlite3.Error as error:
-            raise errors.StoreUnavailable(f"{self.path}: {error}") from error
+            raise StoreUnavailable(f"{self._path}: {error}") from error

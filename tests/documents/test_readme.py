@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from xots.cli import COMMANDS
+from xots.commands.table import COMMANDS
 from xots.settings import declared, default_shown
 from xots.web import api, pages
 
@@ -78,16 +78,12 @@ def test_the_settings_table_has_each_default_as_it_is(name: str) -> None:
         assert shown == plain(default)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, setting in SETTINGS.items() if setting.metadata["letter"]]
-)
+@pytest.mark.parametrize("name", [name for name, setting in SETTINGS.items() if setting.letter])
 def test_the_settings_table_has_each_letter(name: str) -> None:
     """A letter stands with its option, and with no other one."""
     rows = rows_of_settings()
     assert name in rows
-    assert re.findall(r"(?<![\w-])-([a-zA-Z])\b", rows[name][0]) == [
-        SETTINGS[name].metadata["letter"]
-    ]
+    assert re.findall(r"(?<![\w-])-([a-zA-Z])\b", rows[name][0]) == [SETTINGS[name].letter]
 
 
 def test_each_setting_is_explained() -> None:

@@ -21,6 +21,18 @@ REWRITTEN = sorted(
         "secret.py",
         "events.py",
         "wording.py",
+        "errors.py",
+        "xero",
+        "backends",
+        "sealing.py",
+        "sandbox",
+        "rotation.py",
+        "wiring.py",
+        "server.py",
+        "check.py",
+        "demo.py",
+        "client.py",
+        "commands",
         "testing",
     )
     for path in ((PACKAGE / name).rglob("*.py") if (PACKAGE / name).is_dir() else [PACKAGE / name])

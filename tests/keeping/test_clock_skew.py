@@ -17,7 +17,7 @@ from support.stores import PlainStore
 
 from xots.backends.memory import MemoryStore
 from xots.backends.redis import RedisStore
-from xots.cli import main
+from xots.commands.main import main
 from xots.errors import StoreUnavailable
 from xots.events import ClockSkewed, Event, Refreshed
 from xots.keeping.keeper import TokenKeeper
@@ -26,7 +26,7 @@ from xots.lifecycle.account import Account, Intent, Problem, ProblemKind, encode
 from xots.sealing import Sealer
 from xots.secret import Secret
 from xots.testing import FakeClock
-from xots.xero import XeroClient
+from xots.xero.http import XeroClient
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -133,8 +133,8 @@ async def test_redis_compares_its_own_clock(
 
 @pytest.mark.safeguard(
     file="backends/base.py",
-    old=" <= ttl_seconds + MAX_CLOCK_SKEW.total_seconds():",
-    new=" <= ttl_seconds:",
+    old=" <= self._ttl_seconds + MAX_CLOCK_SKEW.total_seconds()",
+    new=" <= self._ttl_seconds",
     protects_from="a lease that another host takes over, since its clock is some seconds behind",
 )
 @pytest.mark.parametrize(("ahead", "is_taken"), [(4, False), (3600, True)])
@@ -143,7 +143,7 @@ async def test_a_lease_dated_some_seconds_ahead_is_not_taken_over(
 ) -> None:
     """Its end lies a little beyond the ttl. A lease that ends an hour later is taken over."""
     store, real = PlainStore(), time.time
-    monkeypatch.setattr("xots.backends.base.LEASE_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr("xots.backends.base.LEASE_TIMEOUT_SECONDS", 0.2)
     there = pytest.MonkeyPatch()
     there.setattr(time, "time", lambda: real() + ahead)
     async with store.lease("default", 60):
@@ -343,7 +343,7 @@ async def test_the_status_shows_the_difference(logged_in: Any, clock: FakeClock,
     assert status["clock_skew"] is None
     clock.step(minutes=-5)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("xots.server.log_event", lambda event: None)
+        patch.setattr("xots.wiring.log_event", lambda event: None)
         await logged_in.keeper.maintain()
     status = (await get(f"{logged_in.url}/status")).json
     assert status["clock_skew"].startswith(
@@ -378,7 +378,7 @@ def test_check_compares_the_clocks(
     record = folder / "default.sealed"
     record.write_bytes(sealer.seal(encode(account), "account", {"name": "default"}))
     record.chmod(0o600)
-    monkeypatch.setattr("xots.check._reach_problem", reachable)
+    monkeypatch.setattr("xots.check.reach_problem", reachable)
     arguments = ["--store", f"file://{folder}", "--key-file", str(key)]
     assert main(["check", *arguments]) == status
     (line,) = [line for line in capsys.readouterr().out.splitlines() if " clock " in line]

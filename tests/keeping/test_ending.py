@@ -12,7 +12,7 @@ from xots.errors import NotLoggedIn, TokenUnavailable
 from xots.lifecycle.schedule import State
 from xots.sandbox import DEFAULT_CLIENT_ID
 from xots.secret import Secret
-from xots.xero import Credentials
+from xots.xero.protocol import Credentials
 
 # ---------- serving
 

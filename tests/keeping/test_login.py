@@ -126,7 +126,7 @@ async def test_a_failed_login_changes_nothing(bench: Bench) -> None:
     ("fault", "says"),
     [
         ("invalid-client", "Xero does not accept the client id and secret"),
-        ("503-html", "status 503 and says nothing about the token; log in again"),
+        ("503-html", "has status 503 and says nothing about the token; log in again"),
         ("reset", "Connection reset by peer; log in again"),
     ],
 )

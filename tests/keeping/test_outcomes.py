@@ -144,7 +144,7 @@ async def test_a_replay_of_an_expired_access_token_is_followed_by_a_refresh(benc
     """Xero repeats the lost response, whose access token has expired meanwhile."""
     bench.sandbox.identity.switches = dataclasses.replace(
         bench.sandbox.identity.switches,
-        sibling_mode=SiblingMode.SAME_ANSWER,
+        sibling_mode=SiblingMode.SAME_RESPONSE,
         access_token_life_seconds=300,
     )
     keeper = await bench.logged_in()
@@ -162,7 +162,7 @@ async def test_a_replay_is_as_old_as_its_first_request_although_the_clock_was_ah
 ) -> None:
     """Its access token lives for 8 minutes more, not for the 28 that the clock shows."""
     bench.sandbox.identity.switches = dataclasses.replace(
-        bench.sandbox.identity.switches, sibling_mode=SiblingMode.SAME_ANSWER
+        bench.sandbox.identity.switches, sibling_mode=SiblingMode.SAME_RESPONSE
     )
     ahead = bench.clock.beside()
     keeper = await bench.keeper(ahead)

@@ -18,7 +18,7 @@ from xots.lifecycle.account import AccessToken
 from xots.lifecycle.schedule import State
 from xots.sandbox import DEFAULT_CLIENT_ID
 from xots.secret import Secret
-from xots.xero import Credentials
+from xots.xero.protocol import Credentials
 
 # ---------- shared by callers and processes
 
@@ -260,7 +260,7 @@ async def test_a_holder_that_was_suspended_spends_nothing(
     keeper = await bench.logged_in()
 
     def suspend() -> None:
-        bench.store.leases[-1].renewed(60, since=SystemClock().elapsed())
+        bench.store.leases[-1].extend(60, since=SystemClock().elapsed())
         suspended(7200)
 
     bench.store.before("swap", suspend)

@@ -419,7 +419,7 @@ async def test_a_revocation_that_fails_is_an_event_with_its_next_attempt(bench: 
     assert failed == RevocationFailed(
         account="default",
         at=bench.clock.now(),
-        detail="the answer was status 503 and says nothing about the token",
+        detail="the response has status 503 and says nothing about the token",
         retry_not_before=keeper.account.retry_not_before,
     )
     assert failed.retry_not_before is not None

@@ -335,7 +335,7 @@ async def test_a_logout_that_does_not_reach_xero_is_concluded_later(house: House
     house.sandbox.add_fault("revocation:nth=1:503-html")
     status, out, err = await house.command("logout")
     assert (status, out) == (1, "")
-    assert "can't be told" in err
+    assert "has not confirmed the revocation" in err
     assert await house.command("logout") == (0, "logged out\n", "")
     assert house.sandbox.identity.usable_refresh_tokens(house.sandbox.clock()) == []
 
@@ -387,7 +387,7 @@ async def test_a_lost_login_fails_the_check_and_the_log_is_in_utc(house: House) 
     status, out, err = await house.command("check")
     assert (status, err) == (1, "")
     assert re.search(
-        r"^FAIL +login +default: the login is lost, a person must log in again", out, re.MULTILINE
+        r"^FAIL +login +default: the login is lost, a user must log in again", out, re.MULTILINE
     )
     lines = (house.folder / "log").read_text().splitlines()
     times = [

@@ -59,7 +59,7 @@ from xots.sandbox import Client, Identity, OAuthError, Refusal, SiblingMode, Swi
 from xots.sealing import Sealer
 from xots.secret import Secret
 from xots.testing import FakeClock, FlakyStore
-from xots.xero import Credentials, Endpoints
+from xots.xero.protocol import Credentials, Endpoints
 
 NAME = "default"
 GRACE = Policy().grace

@@ -17,7 +17,7 @@ from xots.lifecycle.schedule import State
 async def test_a_tenant_that_is_not_connected_fails_the_login(bench: Bench) -> None:
     """The message lists the connected organisations."""
     keeper = await bench.keeper()
-    connected = next(iter(bench.sandbox.world.books.organisations.values()))
+    connected = next(iter(bench.sandbox.world.accounting.organisations.values()))
     with pytest.raises(LoginFailed, match=connected.tenant_id):
         await keeper.login(bench.attempt(tenant_id="11111111-1111-4111-8111-111111111111"))
     assert keeper.state is State.NO_CREDENTIALS

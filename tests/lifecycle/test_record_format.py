@@ -29,7 +29,8 @@ from xots.lifecycle.schedule import Policy, Spend, State, next_step, state_of
 from xots.sealing import Sealer
 from xots.secret import Secret
 from xots.testing import FakeClock
-from xots.xero import Endpoints, XeroClient
+from xots.xero.http import XeroClient
+from xots.xero.protocol import Endpoints
 
 DATA = Path(__file__).parent / "data"
 KEY = Secret("dGhlIGtleSBvZiB0aGUgc3RvcmVkIHRlc3QgcmVjb3I=")

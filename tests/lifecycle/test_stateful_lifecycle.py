@@ -586,7 +586,7 @@ def a_story(mode: SiblingMode, *, late_reuse_kills_chain: bool = True) -> Lifecy
 
 def test_a_replayed_response_is_not_served_past_its_expiry() -> None:
     """The first request never arrived, and the response to the second one comes with the third."""
-    story = a_story(SiblingMode.SAME_ANSWER)
+    story = a_story(SiblingMode.SAME_RESPONSE)
     story.time_passes(25 * MINUTE)
     for comes_to in ("never arrived", "response lost", "issued"):
         story.a_refresh_comes_to(comes_to, 0.5, None, True)

@@ -16,7 +16,7 @@ from xots.clock import SystemClock
 from xots.keeping.keeper import TokenKeeper
 from xots.sandbox import Refusal
 from xots.sealing import Sealer
-from xots.xero import XeroClient
+from xots.xero.http import XeroClient
 
 STORES = pytest.mark.parametrize("store", ["file", "redis"])
 

@@ -267,5 +267,5 @@ def test_the_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None
     assert ended.value.code == 0
     assert "mutants of the core" in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        mutants.main(["--only", "xots/cli.py"])
+        mutants.main(["--only", "xots/client.py"])
     assert "no file of the core" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from torture.processes import Run, fleet, stop_the_holder
 
 from xots.backends.base import Lease
 from xots.sandbox import Sandbox
-from xots.sandbox.switches import SiblingMode
+from xots.sandbox.identity.switches import SiblingMode
 from xots.server import Server
 
 XERO_LIFE = 1800

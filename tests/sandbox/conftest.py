@@ -1,4 +1,4 @@
-"""A sandbox on a free port, with a clock that only tests move."""
+"""A sandbox on a free port. Its clock moves only when a test moves it."""
 
 from __future__ import annotations
 

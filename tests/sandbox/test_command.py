@@ -27,7 +27,7 @@ sys.exit(run(parser.parse_args()))
 
 @contextmanager
 def running(*options: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
-    """Start the command on a free port; give the process and the settings that it printed."""
+    """Start the command on a free port. Yield the process and its printed settings."""
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, "--port", "0", *options],
         stdout=subprocess.PIPE,
@@ -49,6 +49,7 @@ def running(*options: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, st
 
 
 def failing(*options: str) -> tuple[int, str]:
+    """Run the command until it fails. Return its exit status and standard error."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *options],
         capture_output=True,
@@ -61,8 +62,10 @@ def failing(*options: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_prints_its_settings_and_requests_and_stops_at_a_signal(number: signal.Signals) -> None:
-    """Exit status 0 within five seconds, even while a request is held; no line holds the token."""
+def test_the_command_prints_settings_and_requests_and_stops_at_a_signal(
+    number: signal.Signals,
+) -> None:
+    """It exits with status 0 within five seconds, and no line has the token."""
     with running("--fault", "refresh:every:500-html") as (process, settings):
         assert settings["client_id"] == DEFAULT_CLIENT_ID
         assert settings["client_secret"] == DEFAULT_CLIENT_SECRET
@@ -79,8 +82,8 @@ def test_it_prints_its_settings_and_requests_and_stops_at_a_signal(number: signa
     assert "canary-token" not in out
 
 
-def test_its_options_reach_the_sandbox() -> None:
-    """Lives, modes, organisations, redirect URIs, new apps and consent."""
+def test_the_options_reach_the_sandbox() -> None:
+    """They set lifetimes, modes, organisations, redirect URIs, new apps and consent."""
     options = ["--auto-consent", "--new-app", "--late-reuse-kills-chain", "--seed", "7"]
     options += ["--pkce-client", "P", "--client-id", "C"]
     options += ["--siblings", "last-valid", "--access-token-life", "60", "--grace-minutes", "1.5"]
@@ -103,11 +106,11 @@ def test_its_options_reach_the_sandbox() -> None:
         query = {"response_type": "code", "client_id": "C", "redirect_uri": "http://localhost:9/x"}
 
         def location(scope: str) -> str:
-            asked = {**query, "scope": scope}
-            answer = requests.get(
-                settings["authorize_url"], asked, allow_redirects=False, timeout=5
+            changed = {**query, "scope": scope}
+            response = requests.get(
+                settings["authorize_url"], changed, allow_redirects=False, timeout=5
             )
-            return answer.headers["Location"]
+            return response.headers["Location"]
 
         assert location("accounting.invoices").startswith("http://localhost:9/x?code=")
         assert location("accounting.transactions") == "/identity/error?errorId=invalid-scope"
@@ -125,10 +128,10 @@ def test_its_options_reach_the_sandbox() -> None:
         (["--client-secret", ""], "must not be empty"),
     ],
 )
-def test_a_bad_value_is_a_sentence_and_status_2(
+def test_a_bad_value_is_a_message_and_status_2(
     options: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It names the option, and what could stand there."""
+    """The message names the option and the valid values."""
     parser = argparse.ArgumentParser("xots sandbox")
     add_arguments(parser)
     with pytest.raises(SystemExit) as ended:
@@ -140,14 +143,14 @@ def test_a_bad_value_is_a_sentence_and_status_2(
 
 
 def test_a_bad_fault_rule_ends_the_process_without_a_traceback() -> None:
-    """The list of kinds is on stderr."""
+    """The message lists the kinds."""
     status, error = failing("--fault", "refresh:nth=2:explode")
     assert status == 2
     assert "unknown fault 'explode'; the kinds are: delay-before" in error
 
 
-def test_a_port_in_use_is_a_sentence_and_status_1() -> None:
-    """It names the port and the option."""
+def test_a_port_in_use_is_a_message_and_status_1() -> None:
+    """The message names the port and the option."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -155,20 +158,20 @@ def test_a_port_in_use_is_a_sentence_and_status_1() -> None:
         status, error = failing("--port", str(port))
     assert status == 1
     assert (
-        f"can't listen on 127.0.0.1 port {port}: Address already in use; choose another with --address or --port"
-        in error
+        f"can't listen on 127.0.0.1 port {port}: Address already in use; "
+        "choose another with --address or --port" in error
     )
 
 
-def test_an_address_that_is_not_ours_is_a_sentence_and_status_1() -> None:
-    """It names the address."""
+def test_a_foreign_address_is_a_message_and_status_1() -> None:
+    """The message names the address."""
     status, error = failing("--port", "0", "--address", "192.0.2.1")
     assert status == 1
     assert "can't listen on 192.0.2.1 port 0: Cannot assign requested address" in error
 
 
-def test_two_apps_of_one_client_id_are_a_sentence_and_status_2() -> None:
-    """The second would hide the first."""
+def test_two_apps_with_one_client_id_are_a_message_and_status_2() -> None:
+    """The second app would replace the first."""
     status, error = failing("--client-id", "SAME", "--pkce-client", "SAME")
     assert status == 2
     assert "--client-id and --pkce-client are both SAME" in error

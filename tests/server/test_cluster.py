@@ -1,4 +1,4 @@
-"""Several processes that share one account through Redis: three servers, and two programs that use the keeper."""
+"""Five processes share one account through Redis: three servers, and two programs with a keeper."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -33,13 +34,13 @@ from xots.sandbox.person import Person
 from xots.sealing import new_key
 
 OUTAGE_SECONDS = float(os.environ.get("REDIS_OUTAGE_SECONDS", "2"))
-"""How long Redis is away in the outage's test; set it to 60 for the long version."""
+"""Length of the outage in the test of one; the long version has 60."""
 
 PROGRAM = """
 import asyncio, json, os, sys
 from xots.errors import XotsError
 from xots.rotation import Rotation
-from xots.server import open_keeper
+from xots.wiring import open_keeper
 from xots.settings import load
 
 async def main():
@@ -48,10 +49,10 @@ async def main():
         loop = asyncio.get_running_loop()
         while await loop.run_in_executor(None, sys.stdin.readline):
             try:
-                answer = {"token": (await keeper.token()).value.reveal()}
+                response = {"token": (await keeper.token()).value.reveal()}
             except XotsError as error:
-                answer = {"error": type(error).__name__}
-            print(json.dumps(answer), flush=True)
+                response = {"error": type(error).__name__}
+            print(json.dumps(response), flush=True)
 
 asyncio.run(main())
 """
@@ -59,7 +60,7 @@ asyncio.run(main())
 
 @dataclass
 class Process:
-    """One process of the cluster, and how to ask it for the token: None if it has none to give."""
+    """One process of the cluster, and a function that requests its token: None if it has none."""
 
     process: asyncio.subprocess.Process
     token: Callable[[], Awaitable[str | None]]
@@ -86,25 +87,24 @@ class Cluster:
         return list(await asyncio.gather(*(p.token() for p in self.processes)))
 
 
-async def ask(port: int, path: str, method: str = "GET") -> tuple[int, Any]:
-    """A program's request to a server: status and JSON; 0 if nobody listens."""
+async def fetch(port: int, path: str) -> tuple[int, Any]:
+    """Send a GET to a server as a program does. Return status and JSON; 0 if it does not listen."""
 
-    def fetch() -> tuple[int, Any]:
-        request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method)
+    def fetch_in_thread() -> tuple[int, Any]:
         try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
-                return answer.status, json.load(answer)
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as response:
+                return response.status, json.load(response)
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, json.load(error)
         except OSError:
             return 0, None
 
-    return await asyncio.to_thread(fetch)
+    return await asyncio.to_thread(fetch_in_thread)
 
 
 async def until(condition: Callable[[], Awaitable[bool]], within_seconds: float = 20) -> float:
-    """Wait until it holds; how long that took, in seconds."""
+    """Wait until the condition holds. Return the seconds that it took."""
     began = time.monotonic()
     async with asyncio.timeout(within_seconds):
         while not await condition():
@@ -130,7 +130,7 @@ def redis_server() -> Iterator[RedisServer]:
 async def start(
     redis_server: RedisServer, tmp_path: Path
 ) -> AsyncIterator[Callable[..., Awaitable[Cluster]]]:
-    """Starts the five processes, on tokens that live so many seconds."""
+    """Starts the five processes. Access tokens live ``life_seconds``."""
     async with AsyncExitStack() as running:
 
         async def started(life_seconds: int = 1800) -> Cluster:
@@ -171,7 +171,7 @@ async def start(
                 )
 
                 async def from_server(port: int = port) -> str | None:
-                    status, content = await ask(port, "/token")
+                    status, content = await fetch(port, "/token")
                     return content["accessToken"] if status == 200 else None
 
                 cluster.processes.append(Process(process, from_server, port))
@@ -182,19 +182,19 @@ async def start(
                     assert program.stdin is not None
                     assert program.stdout is not None
                     program.stdin.write(b"\n")
-                    answer: dict[str, str] = json.loads(await program.stdout.readline())
-                    return answer.get("token")
+                    response: dict[str, str] = json.loads(await program.stdout.readline())
+                    return response.get("token")
 
                 cluster.processes.append(Process(program, from_program))
             for port in ports:
-                await until(lambda port=port: answers(port))
+                await until(partial(responds, port))
             return cluster
 
         yield started
 
 
-async def answers(port: int) -> bool:
-    return (await ask(port, "/ping"))[0] == 200
+async def responds(port: int) -> bool:
+    return (await fetch(port, "/ping"))[0] == 200
 
 
 async def ended(process: asyncio.subprocess.Process) -> None:
@@ -206,13 +206,13 @@ async def ended(process: asyncio.subprocess.Process) -> None:
 async def test_one_login_serves_all_and_one_revoke_ends_it_for_all(
     start: Callable[..., Awaitable[Cluster]],
 ) -> None:
-    """A login on any of them is every one's; a revoke on another is seen by all within 2 seconds."""
+    """A login at one server serves all. A revoke at another reaches all within 2 seconds."""
     cluster = await start()
     first, second, _ = cluster.servers
     await cluster.log_in(first)
     await until(lambda: all_have_the_same(cluster))
     assert [r.grant_type for r in cluster.sandbox.log if r.grant_type] == ["authorization_code"]
-    assert (await ask(second, "/revoke"))[1] == {"status": "revoked"}
+    assert (await fetch(second, "/revoke"))[1] == {"status": "revoked"}
     took = await until(lambda: none_has_any(cluster))
     assert took < 2
 
@@ -227,55 +227,55 @@ async def none_has_any(cluster: Cluster) -> bool:
 
 
 async def test_there_is_one_refresh_a_rotation(start: Callable[..., Awaitable[Cluster]]) -> None:
-    """Five processes, all of which tick: no refresh token is spent twice, and none of their callers goes without."""
+    """All five processes tick. No refresh token is spent twice, and every caller gets a token."""
     cluster = await start(life_seconds=6)
     await cluster.log_in(cluster.servers[0])
     await until(lambda: all_have_the_same(cluster))
-    given = 0
+    served = 0
     while len(cluster.sandbox.refreshes()) < 4:
         tokens = await cluster.tokens()
         assert None not in tokens
-        given += len(tokens)
+        served += len(tokens)
     refreshes = cluster.sandbox.refreshes()
     assert {r.outcome for r in refreshes} == {"issued"}
     assert len({r.token for r in refreshes}) == len(refreshes)
     for earlier, later in pairwise(refreshes):
         assert later.token == earlier.issued
-    assert given > len(refreshes)
+    assert served > len(refreshes)
 
 
-async def test_redis_away_is_degraded_and_not_more(
+async def test_without_redis_every_process_serves_its_token(
     start: Callable[..., Awaitable[Cluster]],
 ) -> None:
-    """Each process serves its token meanwhile, says that it is degraded, and is well within 5 seconds of the return."""
+    """Meanwhile each reports that it is degraded. All recover within 5 seconds of its return."""
     cluster = await start()
     await cluster.log_in(cluster.servers[0])
     await until(lambda: all_have_the_same(cluster))
     token = (await cluster.tokens())[0]
     cluster.redis.kill()
-    began, asked = time.monotonic(), 0
+    began, rounds = time.monotonic(), 0
     for port in cluster.servers:
-        await until(lambda port=port: says(port, "degraded"))
+        await until(partial(reports, port, "degraded"))
     while time.monotonic() - began < OUTAGE_SECONDS:
         assert set(await cluster.tokens()) == {token}
-        asked += 1
-    assert asked > 5
+        rounds += 1
+    assert rounds > 5
     for port in cluster.servers:
-        assert (await ask(port, "/ready"))[0] == 200, "it can still serve"
-        assert (await ask(port, "/livez"))[0] == 200
+        assert (await fetch(port, "/ready"))[0] == 200, "it can still serve"
+        assert (await fetch(port, "/livez"))[0] == 200
     await asyncio.to_thread(cluster.redis.start)
     back = time.monotonic()
     for port in cluster.servers:
-        await until(lambda port=port: says(port, "ok"))
+        await until(partial(reports, port, "ok"))
     assert time.monotonic() - back < 5
     assert set(await cluster.tokens()) == {token}
-    assert (await ask(cluster.servers[1], "/refresh"))[0] == 200
+    assert (await fetch(cluster.servers[1], "/refresh"))[0] == 200
     await until(lambda: all_have_the_same(cluster))
     assert (await cluster.tokens())[0] != token
 
 
-async def says(port: int, store: str) -> bool:
-    ready, status = await asyncio.gather(ask(port, "/ready"), ask(port, "/status"))
+async def reports(port: int, store: str) -> bool:
+    ready, status = await asyncio.gather(fetch(port, "/ready"), fetch(port, "/status"))
     return (
         ready[1] is not None
         and status[1] is not None
@@ -283,10 +283,10 @@ async def says(port: int, store: str) -> bool:
     )
 
 
-async def test_nothing_in_redis_or_its_traffic_is_in_clear(
+async def test_redis_and_its_traffic_hold_no_secret_in_clear(
     start: Callable[..., Awaitable[Cluster]],
 ) -> None:
-    """No credential, token or key in any key or value, nor in what a MONITOR sees of all that is done."""
+    """No key, no value and no command that MONITOR shows holds a credential, a token or a key."""
     cluster = await start()
     secrets: set[str] = {DEFAULT_CLIENT_SECRET}
     with cluster.redis.admin.monitor() as monitor:
@@ -295,10 +295,10 @@ async def test_nothing_in_redis_or_its_traffic_is_in_clear(
             await until(lambda: all_have_the_same(cluster))
             secrets |= {str(token) for token in await cluster.tokens()}
             secrets |= set(cluster.sandbox.identity.usable_refresh_tokens(cluster.sandbox.clock()))
-            assert (await ask(port, "/refresh"))[0] == 200
+            assert (await fetch(port, "/refresh"))[0] == 200
         keys = cluster.redis.admin.keys("*")
-        kept = b" ".join([*keys, *(cluster.redis.admin.get(key) or b"" for key in keys)])
-        assert (await ask(cluster.servers[0], "/revoke"))[0] == 200
+        stored = b" ".join([*keys, *(cluster.redis.admin.get(key) or b"" for key in keys)])
+        assert (await fetch(cluster.servers[0], "/revoke"))[0] == 200
         await asyncio.to_thread(cluster.redis.admin.echo, "the end")
         seen = []
         while "the end" not in (
@@ -306,8 +306,8 @@ async def test_nothing_in_redis_or_its_traffic_is_in_clear(
         ):
             seen.append(command)
     assert any("xots:record:default" in command for command in seen)
-    assert b"xots:record:default" in kept
+    assert b"xots:record:default" in stored
     assert len(secrets) > 5
     for secret in secrets:
-        assert secret.encode() not in kept
+        assert secret.encode() not in stored
         assert not any(secret in command for command in seen), fingerprint(secret)

@@ -1,4 +1,4 @@
-"""Another identity server than Xero's, by settings alone: Django OAuth Toolkit, started for these tests."""
+"""An identity server other than Xero's, by settings alone: Django OAuth Toolkit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLIENT_ID, CLIENT_SECRET = "books-client", "books-secret"
 
 @pytest.fixture
 def start_other() -> Iterator[Callable[[str], str]]:
-    """Starts the other server for a redirect URI and tells its address; ends it after the test."""
+    """Starts the other server for a redirect URI and returns its URL; ends it after the test."""
     running: list[subprocess.Popen[str]] = []
 
     def start(redirect_uri: str) -> str:
@@ -41,7 +41,7 @@ def start_other() -> Iterator[Callable[[str], str]]:
 
 
 async def log_in(person: Person, page: Page) -> Page:
-    """Log in at the other server, and allow what its consent page asks for."""
+    """Log in at the other server, and allow the scopes that its consent page lists."""
     page = await person.submit(page, username="ada", password="lovelace")
     return await person.submit(page, allow="Authorize")
 
@@ -49,7 +49,7 @@ async def log_in(person: Person, page: Page) -> Page:
 async def test_login_refresh_and_revoke_at_another_identity_server(
     start_other: Callable[[str], str], person: Person, get: Any, expected_log: Any
 ) -> None:
-    """Endpoints, scopes and an empty connections_url are all that it takes."""
+    """It takes the endpoints, the scopes and an empty connections_url."""
     probe = Server(Settings(port=0, store="memory:"))
     await probe.start()
     port, redirect_uri = probe.port, probe.redirect_uri

@@ -1,4 +1,4 @@
-"""The example that callers were given at first: it still runs, and not a word of it has changed."""
+"""The example of the first server: it still runs, unchanged."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[None,
 
 
 class Authority:
-    """A certificate authority that lasts as long as a test."""
+    """A certificate authority for one test."""
 
     def __init__(self) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -102,7 +102,7 @@ class Authority:
 
 
 async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Pass on what comes, until either side hangs up."""
+    """Copy the data until either side closes the connection."""
     with contextlib.suppress(ConnectionError):
         while data := await reader.read(1 << 16):
             writer.write(data)
@@ -111,7 +111,7 @@ async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 async def join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int) -> None:
-    """Join a connection to a port of this machine."""
+    """Connect to a port of this machine, and copy in both directions."""
     there_reader, there_writer = await asyncio.open_connection("127.0.0.1", port)
     await asyncio.gather(pump(reader, there_writer), pump(there_reader, writer))
     for one in (writer, there_writer):
@@ -121,24 +121,24 @@ async def join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port:
 
 @contextlib.asynccontextmanager
 async def listening(handler: Handler, context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    """A server on a free port, which is given."""
+    """Run a server on a free port, and give the port."""
     server = await asyncio.start_server(handler, "127.0.0.1", 0, ssl=context)
     async with server:
         yield server.sockets[0].getsockname()[1]
 
 
 @contextlib.asynccontextmanager
-async def https_proxy(destinations: dict[str, int], asked: list[str]) -> AsyncIterator[str]:
-    """A proxy for CONNECT, which leads each known destination to a port of this machine.
+async def https_proxy(destinations: dict[str, int], requested: list[str]) -> AsyncIterator[str]:
+    """Run a proxy for CONNECT that connects each known destination to a port of this machine.
 
-    ``asked`` gets each destination, known or not; nothing ever leaves this machine.
+    ``requested`` gets each destination, known or not. No data leaves this machine.
     """
 
     async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         method, destination, _ = (
             (await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")[0].decode().split()
         )
-        asked.append(f"{method} {destination}")
+        requested.append(f"{method} {destination}")
         if method == "CONNECT" and destination in destinations:
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
             await join(reader, writer, destinations[destination])
@@ -155,7 +155,7 @@ async def https_proxy(destinations: dict[str, int], asked: list[str]) -> AsyncIt
 
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
-    """A simulated Xero, whose clock stands still: its invoices are dated by it."""
+    """A simulated Xero whose clock stands still, because the clock dates its invoices."""
     now = datetime.now(UTC)
     async with Sandbox(SandboxOptions(port=0), clock=lambda: now) as running:
         yield running
@@ -163,7 +163,7 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 
 @pytest.fixture
 async def server(sandbox: Sandbox) -> AsyncIterator[Server]:
-    """A server where the example expects it, logged in."""
+    """A server with a login, at the port that the example uses."""
     server = Server(
         Settings(
             port=5001,
@@ -176,7 +176,7 @@ async def server(sandbox: Sandbox) -> AsyncIterator[Server]:
     try:
         await server.start()
     except CannotStart as error:
-        problem = f"the example speaks to port 5001 and no other, which can't be had: {error}"
+        problem = f"the example needs port 5001: {error}"
         raise pytest.fail.Exception(problem, pytrace=False) from None
     try:
         page = await Person().log_in(server.url, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET)
@@ -189,13 +189,13 @@ async def server(sandbox: Sandbox) -> AsyncIterator[Server]:
 async def test_the_example_prints_the_invoices(
     sandbox: Sandbox, server: Server, tmp_path: Path
 ) -> None:
-    """With a server on its default port, the example gets a token there, and invoices from Xero with it."""
+    """It gets a token from a server on the default port, and with it invoices from Xero."""
     authority = Authority()
     (tmp_path / "authority.pem").write_bytes(authority.pem())
     (tmp_path / "server.pem").write_bytes(authority.server_pem(XERO_API))
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(tmp_path / "server.pem")
-    asked: list[str] = []
+    requested: list[str] = []
 
     async def xero(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await join(reader, writer, sandbox.port)
@@ -203,7 +203,7 @@ async def test_the_example_prints_the_invoices(
     async with (
         asyncio.timeout(LONGEST_RUN_SECONDS),
         listening(xero, tls) as xero_port,
-        https_proxy({f"{XERO_API}:443": xero_port}, asked) as proxy,
+        https_proxy({f"{XERO_API}:443": xero_port}, requested) as proxy,
     ):
         example = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -217,11 +217,11 @@ async def test_the_example_prints_the_invoices(
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        printed, complaint = await example.communicate()
+        out, err = await example.communicate()
 
-    assert (example.returncode, complaint.decode()) == (0, "")
-    assert asked == [f"CONNECT {XERO_API}:443"] * 2
-    first = next(iter(sandbox.world.books.organisations.values()))
-    assert ast.literal_eval(printed.decode()) == sandbox.world.books.answer(
+    assert (example.returncode, err.decode()) == (0, "")
+    assert requested == [f"CONNECT {XERO_API}:443"] * 2
+    first = next(iter(sandbox.world.accounting.organisations.values()))
+    assert ast.literal_eval(out.decode()) == sandbox.world.accounting.response(
         "Invoices", first, sandbox.clock()
     )

@@ -13,13 +13,13 @@ from xots.backends.base import Lease, Stored, TokenStore
 from xots.errors import StaleWrite, StoreUnavailable
 from xots.lifecycle.account import Account, RefreshToken, decode
 from xots.lifecycle.outcomes import Failure, NotSent, Outcome, Unknown
-from xots.sandbox import OAuthError, TokenAnswer
+from xots.sandbox import OAuthError, TokenResponse
 from xots.secret import Secret
-from xots.xero import Answer, Credentials, Endpoints, read_token_answer
+from xots.xero.protocol import Credentials, Endpoints, Response, read_token_response
 
 from .world import CLIENT, SCOPES, UNNOTICED, Held, Process
 
-LEASE_PATIENCE_SECONDS = 60.0
+LEASE_TIMEOUT_SECONDS = 60.0
 ANSWER_SECONDS = 20.0
 """Xero's answer comes within this, or is waited for no longer."""
 
@@ -110,7 +110,7 @@ class SimulatedStore(TokenStore):
     @asynccontextmanager
     async def lease(self, name: str, ttl_seconds: float) -> AsyncIterator[Lease]:
         await self._way()
-        give_up_at = self.world.loop.time() + LEASE_PATIENCE_SECONDS
+        give_up_at = self.world.loop.time() + LEASE_TIMEOUT_SECONDS
         while (other := self.world.leases.get(name)) is not None and not self.world.run_out(other):
             if self.world.loop.time() > give_up_at:
                 raise StoreUnavailable("another process has held the lease for too long")
@@ -153,7 +153,7 @@ class SimulatedXero:
         if current is None or current.value != token:
             world.figures["fallbacks tried"] += 1
 
-        def commit() -> TokenAnswer:
+        def commit() -> TokenResponse:
             world.check_use(token.reveal())
             answer = world.identity.refresh(CLIENT, token.reveal(), world.now())
             world.figures["refreshes issued"] += 1
@@ -201,7 +201,7 @@ class SimulatedXero:
         until, kind = self.world.xero_away
         return kind if self.world.loop.time() < until else ""
 
-    async def _post(self, commit: Callable[[], TokenAnswer], *, forbidden: str = "") -> Outcome:
+    async def _post(self, commit: Callable[[], TokenResponse], *, forbidden: str = "") -> Outcome:
         await self.process.step()
         world, kind = self.world, self._away()
         if not kind and world.chance.random() < world.climate.xero:
@@ -219,40 +219,44 @@ class SimulatedXero:
         return (
             Unknown(detail="no answer")
             if answer is None
-            else read_token_answer(answer, self.process.clock.now())
+            else read_token_response(answer, self.process.clock.now())
         )
 
-    async def _carried_out(self, commit: Callable[[], TokenAnswer], kind: str) -> Answer | None:
+    async def _carried_out(self, commit: Callable[[], TokenResponse], kind: str) -> Response | None:
         world = self.world
         await asyncio.sleep(world.chance.random() * 0.5)
-        answer: Answer | None = None
+        answer: Response | None = None
         match kind:
             case "before":
                 await asyncio.sleep(ANSWER_SECONDS)
                 return None
             case "503-before":
-                return Answer(503, {}, b"<html>")
+                return Response(503, {}, b"<html>")
             case "429":
                 long = 60 if set(UNNOTICED) & set(world.climate.kinds) else 4000
-                return Answer(429, {"Retry-After": str(world.chance.choice((0, 5, 60, long)))}, b"")
+                return Response(
+                    429, {"Retry-After": str(world.chance.choice((0, 5, 60, long)))}, b""
+                )
             case "client":
-                return Answer(400, {}, b'{"error": "invalid_client"}')
+                return Response(400, {}, b'{"error": "invalid_client"}')
         for _ in range(2 if kind == "twice" else 1):
             try:
                 fields = dict(commit().fields)
                 if kind == "bare":
                     del fields["refresh_token"]
-                answer = answer or Answer(200, {}, msgspec.json.encode(fields))
+                answer = answer or Response(200, {}, msgspec.json.encode(fields))
             except OAuthError as error:
                 world.figures["xero: refused"] += 1
-                answer = answer or Answer(400, {}, msgspec.json.encode({"error": error.code.value}))
+                answer = answer or Response(
+                    400, {}, msgspec.json.encode({"error": error.code.value})
+                )
         try:
             world.check()
         except AssertionError:
             return None  # the world remembers it
         await asyncio.sleep(world.chance.random() * (ANSWER_SECONDS if kind == "slow" else 0.5))
         if kind == "503-after":
-            return Answer(503, {}, b"")
+            return Response(503, {}, b"")
         return None if kind == "after" else answer
 
 

@@ -18,7 +18,7 @@ from xots.keeping.keeper import TokenKeeper
 from xots.lifecycle.account import Account, decode
 from xots.sandbox import Client, Identity, SiblingMode, Switches
 from xots.secret import Secret
-from xots.xero import Credentials
+from xots.xero.protocol import Credentials
 
 START = datetime(2026, 1, 5, 9, tzinfo=UTC)
 CLIENT = Client()
@@ -454,7 +454,7 @@ class World:
 
     def check_use(self, token: str) -> None:
         """Check that a refresh token is used within 30 minutes of its first use."""
-        known = self.identity._refresh_tokens.get(token)
+        known = self.identity.tokens.refresh_tokens.get(token)
         if known is None or known.first_used_at is None:
             return
         self.figures["spent tokens used again"] += 1
@@ -467,7 +467,7 @@ class World:
     def check_served(self, access_token: str, process: Process) -> None:
         """Check that Xero accepts an access token that a process has just served."""
         self.figures["tokens served"] += 1
-        known = self.identity._access_tokens.get(access_token)
+        known = self.identity.tokens.access_tokens.get(access_token)
         # A process that starts cannot know that the clock was a minute ahead at the refresh.
         late = timedelta(minutes=1 if self.climate.steps else 0)
         if known is None or (

@@ -25,7 +25,8 @@ from xots.sandbox import (
 from xots.sealing import Sealer
 from xots.secret import Secret
 from xots.testing import FakeClock, FlakyStore
-from xots.xero import Credentials, Endpoints, XeroClient
+from xots.xero.http import XeroClient
+from xots.xero.protocol import Credentials, Endpoints
 
 START = datetime(2026, 11, 23, 12, tzinfo=UTC)
 SCOPES = ("offline_access", "accounting.transactions")
@@ -101,7 +102,7 @@ class Bench:
                 "state": "s",
             }
         )
-        tenants = list(self.sandbox.world.books.organisations)
+        tenants = list(self.sandbox.world.accounting.organisations)
         code = identity.consent(request, self.sandbox.clock(), tenant_ids=tenants[:1])["code"]
         given = {
             "credentials": WEB_APP,

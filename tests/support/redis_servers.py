@@ -1,7 +1,8 @@
-"""Real Redis servers for the tests, each on a free port and a Unix socket."""
+"""Redis servers for tests, each in a folder of its own, on a free port and a Unix socket."""
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import signal
 import socket
@@ -14,10 +15,22 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import pytest
 import redis
 
+from xots.backends.redis import RedisStore
+from xots.errors import StoreUnavailable
+
 PASSWORD = "hunter2/?@: ü"
-"""Of the servers' default user: nearly all of it must be percent-encoded in a URL."""
+"""The password of the default user. Most of its characters must be percent-encoded in a URL."""
+
+ACL_LINE = Path(__file__).parents[2].joinpath("deploy", "redis-users.acl").read_text().strip()
+"""The user with the minimal rights."""
+
+FAILURE_TIMEOUT_SECONDS = 10.0
+"""Upper bound on the time until a call fails."""
+
+Opener = Callable[[str], RedisStore]
 
 
 def free_port() -> int:
@@ -28,18 +41,18 @@ def free_port() -> int:
 
 
 def until(condition: Callable[[], Any], seconds: float = 15.0) -> Any:
-    """What ``condition`` gives as soon as it is true; a lost connection counts as not yet."""
+    """Return the value of ``condition`` once it is true. It is false while Redis is away."""
     give_up_at = time.monotonic() + seconds
     while time.monotonic() < give_up_at:
         with suppress(redis.exceptions.ConnectionError):
             if found := condition():
                 return found
         time.sleep(0.01)
-    raise AssertionError("it never came true")
+    raise AssertionError("the condition did not become true")
 
 
 class RedisServer:
-    """A redis-server in a folder of its own, on a free port and a Unix socket."""
+    """A process of redis-server, with its data and its socket in a folder of its own."""
 
     def __init__(
         self, *options: str, command: str = "redis-server", password: str = PASSWORD
@@ -88,14 +101,14 @@ class RedisServer:
             self.process = None
 
     def signal(self, number: signal.Signals) -> None:
-        """Stop it, so that it hangs, or let it go on."""
+        """Send a signal, such as SIGSTOP, so that the server hangs, or SIGCONT."""
         assert self.process is not None
         self.process.send_signal(number)
 
     def __enter__(self) -> RedisServer:
         try:
             return self.start()
-        except BaseException:  # __exit__ is not called then
+        except BaseException:  # Python does not call __exit__ then
             self.__exit__()
             raise
 
@@ -103,3 +116,24 @@ class RedisServer:
         self.admin.close()
         self.kill()
         shutil.rmtree(self.folder)
+
+
+def set_user(server: RedisServer, line: str) -> str:
+    """Create the user of an ACL line on the server, and return that user's URL."""
+    words = line.replace("SHA256-OF-THE-PASSWORD", hashlib.sha256(b"secret").hexdigest()).split()
+    assert words.pop(0) == "user"
+    server.admin.execute_command("ACL", "SETUSER", *words)
+    return f"redis://{words[0]}:secret@127.0.0.1:{server.port}"
+
+
+async def refusal(call: Any) -> str:
+    """Return the message of the ``StoreUnavailable`` that a call raises soon; it quotes no
+    password."""
+    began_at = time.monotonic()
+    with pytest.raises(StoreUnavailable) as caught:
+        await call
+    assert time.monotonic() - began_at < FAILURE_TIMEOUT_SECONDS
+    shown = f"{caught.value} {caught.value!r}"
+    assert "hunter2" not in shown
+    assert "wrong-password" not in shown
+    return str(caught.value)

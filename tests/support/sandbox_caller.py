@@ -1,4 +1,4 @@
-"""A plain HTTP client for the sandbox, and what its tests register there."""
+"""A plain HTTP client for the sandbox, with the clients and organisations of its tests."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ CHALLENGE = (
 
 
 @dataclass
-class Answer:
-    """What came back: ``status`` 0 and ``failure`` set if it was no complete HTTP answer."""
+class Response:
+    """A response. ``failure`` says why it is incomplete; ``status`` 0 is no response at all."""
 
     status: int
     headers: dict[str, str] = field(default_factory=dict)
@@ -56,7 +56,10 @@ class Answer:
 
 
 class Caller:
-    """Speaks HTTP/1.1 over a socket of its own for each request, so that resets and short bodies can be told apart."""
+    """Sends each request over a socket of its own.
+
+    So it can tell a reset, a closed connection and a truncated body apart.
+    """
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.sandbox = sandbox
@@ -69,7 +72,7 @@ class Caller:
         headers: dict[str, str] | None = None,
         body: bytes = b"",
         host: str = "",
-    ) -> Answer:
+    ) -> Response:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.sandbox.port)
         sent = {
             "Host": host or f"127.0.0.1:{self.sandbox.port}",
@@ -89,14 +92,14 @@ class Caller:
             await writer.drain()
             received = await reader.read(-1)
         except ConnectionResetError:
-            return Answer(0, failure="reset")
+            return Response(0, failure="reset")
         finally:
             writer.close()
         return _parsed(received)
 
     async def post(
         self, path: str, form: dict[str, str], *, basic: tuple[str, str] | None = None
-    ) -> Answer:
+    ) -> Response:
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
         if basic is not None:
             headers["Authorization"] = (
@@ -104,26 +107,26 @@ class Caller:
             )
         return await self.send("POST", path, headers=headers, body=urlencode(form).encode())
 
-    async def token(self, client: Client | None = None, **form: str) -> Answer:
-        """Ask the token endpoint as a web app does, by HTTP Basic; a public client sends its id in the body."""
-        asking = client or Client()
-        if asking.secret is None:
-            return await self.post("/connect/token", {"client_id": asking.client_id, **form})
-        return await self.post("/connect/token", form, basic=(asking.client_id, asking.secret))
+    async def token(self, client: Client | None = None, **form: str) -> Response:
+        """Send a token request, with HTTP Basic or for a public client with its id in the body."""
+        client = client or Client()
+        if client.secret is None:
+            return await self.post("/connect/token", {"client_id": client.client_id, **form})
+        return await self.post("/connect/token", form, basic=(client.client_id, client.secret))
 
-    async def refresh(self, refresh_token: str | None, client: Client | None = None) -> Answer:
+    async def refresh(self, refresh_token: str | None, client: Client | None = None) -> Response:
         return await self.token(
             client, grant_type="refresh_token", refresh_token=refresh_token or ""
         )
 
-    async def revoke(self, token: str | None, client: Client | None = None) -> Answer:
-        asking = client or Client()
-        basic = (asking.client_id, asking.secret or "")
+    async def revoke(self, token: str | None, client: Client | None = None) -> Response:
+        client = client or Client()
+        basic = (client.client_id, client.secret or "")
         return await self.post("/connect/revocation", {"token": token or ""}, basic=basic)
 
     async def api(
         self, path: str, access_token: str, tenant_id: str | None = None, method: str = "GET"
-    ) -> Answer:
+    ) -> Response:
         headers = {"Authorization": f"Bearer {access_token}"}
         if tenant_id is not None:
             headers["xero-tenant-id"] = tenant_id
@@ -131,7 +134,7 @@ class Caller:
 
     async def control(
         self, method: str, path: str, content: object = None, **headers: str
-    ) -> Answer:
+    ) -> Response:
         body = b"" if content is None else json.dumps(content).encode()
         return await self.send(method, f"/sandbox/{path}", headers=headers, body=body)
 
@@ -149,14 +152,14 @@ class Caller:
 
     async def consent(
         self, tenant_ids: list[str] | None = None, /, **changes: str | None
-    ) -> Answer:
+    ) -> Response:
         """Press Allow on the consent page."""
         ticked = [ORGANISATIONS[0].tenant_id] if tenant_ids is None else tenant_ids
         body = urlencode([("action", "allow"), *(("tenant", one) for one in ticked)]).encode()
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
         return await self.send("POST", self.authorize_path(**changes), headers=headers, body=body)
 
-    async def exchange(self, code: str, client: Client | None = None, **changes: str) -> Answer:
+    async def exchange(self, code: str, client: Client | None = None, **changes: str) -> Response:
         form = {
             "grant_type": "authorization_code",
             "code": code,
@@ -165,15 +168,15 @@ class Caller:
         }
         return await self.token(client, **form)
 
-    async def log_in(self, **changes: str | None) -> Answer:
+    async def log_in(self, **changes: str | None) -> Response:
         return await self.exchange((await self.consent(**changes)).callback["code"])
 
 
-def _parsed(received: bytes) -> Answer:
+def _parsed(received: bytes) -> Response:
     if not received:
-        return Answer(0, failure="closed")
+        return Response(0, failure="closed")
     head, _, body = received.partition(b"\r\n\r\n")
     first, *lines = head.decode().split("\r\n")
     headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
     length = int(headers.get("content-length", len(body)))
-    return Answer(int(first.split()[1]), headers, body, "short" if len(body) < length else "")
+    return Response(int(first.split()[1]), headers, body, "short" if len(body) < length else "")

@@ -75,13 +75,14 @@ from xots.sandbox import (
     SandboxOptions,
     SiblingMode,
     Switches,
-    TokenAnswer,
+    TokenResponse,
 )
+from xots.sandbox.identity.protocol import AuthorizationRequest, BearerRefused
 from xots.sandbox.log import LoggedRequest
-from xots.sandbox.protocol import AuthorizationRequest, BearerRefused
 from xots.sealing import Sealer, new_key
 from xots.secret import Secret
-from xots.xero import Credentials, Endpoints, XeroClient
+from xots.xero.http import XeroClient
+from xots.xero.protocol import Credentials, Endpoints
 
 from ._clock import SharedClock
 from ._closing import close_with_all
@@ -271,7 +272,7 @@ class Witness(FaultScript):
         longest = XERO_IS_SLOW_SECONDS if self._chance.random() < 0.05 else XERO_WAITS_SECONDS
         return Fault(kind, self._chance.uniform(0, longest))
 
-    def _committed(self, *arguments: Any, **options: Any) -> TokenAnswer:
+    def _committed(self, *arguments: Any, **options: Any) -> TokenResponse:
         answer = self._refresh(*arguments, **options)
         self._visits[asyncio.current_task()].committed_at = self._now()
         return answer

@@ -29,8 +29,7 @@ import redis as redis_client
 from support.inside import context_of, operations_of, watch_of
 from support.redis_servers import RedisServer, free_port
 
-from xots.backends import TokenStore, open_store
-from xots.backends import redis as redis_room
+from xots.backends import TokenStore, open_store, redis_url
 from xots.backends.base import Lease, Stored
 from xots.backends.redis import RedisStore
 from xots.clock import Clock
@@ -63,9 +62,10 @@ from xots.sandbox import (
 )
 from xots.sealing import Sealer
 from xots.secret import Secret
-from xots.server import log_event
 from xots.testing import FakeClock
-from xots.xero import Credentials, Endpoints, XeroClient
+from xots.wiring import log_event
+from xots.xero.http import XeroClient
+from xots.xero.protocol import Credentials, Endpoints
 
 from ._clock import LeapingClock
 from ._closing import close_with_all
@@ -215,7 +215,7 @@ class House:
             "state": "s",
         }
         request = self.identity.check_authorization(parameters)
-        tenants = list(self.sandbox.world.books.organisations)[:1]
+        tenants = list(self.sandbox.world.accounting.organisations)[:1]
         code = self.identity.consent(request, self.clock.now(), tenant_ids=tenants)["code"]
         attempt = LoginAttempt(
             credentials=CREDENTIALS,
@@ -381,15 +381,15 @@ async def meanwhile(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 @contextmanager
 def hastened(options: Options) -> Iterator[None]:
     """Leases and answers of Redis take as long as the options say."""
-    before = replica_room.LEASE_SECONDS, redis_room.ANSWER_SECONDS
-    replica_room.LEASE_SECONDS, redis_room.ANSWER_SECONDS = (
+    before = replica_room.LEASE_SECONDS, redis_url.RESPONSE_TIMEOUT_SECONDS
+    replica_room.LEASE_SECONDS, redis_url.RESPONSE_TIMEOUT_SECONDS = (
         options.lease_seconds,
         options.answer_seconds,
     )
     try:
         yield
     finally:
-        replica_room.LEASE_SECONDS, redis_room.ANSWER_SECONDS = before
+        replica_room.LEASE_SECONDS, redis_url.RESPONSE_TIMEOUT_SECONDS = before
 
 
 # ------------------------------------------------------------------------------------- the store's outages
@@ -801,10 +801,10 @@ async def away(house: House, form: str) -> AsyncIterator[None]:
             server = await asyncio.start_server(hang, "127.0.0.1", house.sandbox.port)
             await stack.enter_async_context(server)
             for client in house.clients:
-                client._deadline_seconds = 0.02  # the real one is too long for a test
+                client.deadline_seconds = 0.02  # the real one is too long for a test
         yield
     for client in house.clients:
-        client._deadline_seconds = 20
+        client.deadline_seconds = 20
     house.sandbox.start()
 
 

@@ -41,10 +41,10 @@ from xots.backends import open_store
 from xots.keeping.replica import open_record
 from xots.lifecycle.account import Account
 from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Sandbox, SandboxOptions
-from xots.sandbox.identity import Identity
+from xots.sandbox.identity.protocol import BearerRefused, Refusal
+from xots.sandbox.identity.provider import Identity
+from xots.sandbox.identity.switches import SiblingMode, Switches
 from xots.sandbox.person import Person
-from xots.sandbox.protocol import BearerRefused, Refusal
-from xots.sandbox.switches import SiblingMode, Switches
 from xots.sealing import Sealer, new_key
 from xots.secret import Secret
 

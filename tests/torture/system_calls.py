@@ -48,10 +48,10 @@ from xots.lifecycle.account import Account
 from xots.lifecycle.outcomes import Failure, Issued, Outcome
 from xots.lifecycle.transitions import after_login
 from xots.sandbox import Client, Identity, OAuthError
-from xots.sandbox.protocol import BearerRefused
+from xots.sandbox.identity.protocol import BearerRefused
 from xots.sealing import Sealer, new_key
 from xots.secret import Secret
-from xots.xero import Answer, Credentials, Endpoints, read_token_answer
+from xots.xero.protocol import Credentials, Endpoints, Response, read_token_response
 
 __all__ = [
     "CLIENT",
@@ -102,7 +102,7 @@ class Xero:
 
     async def refresh(self, credentials: Credentials, token: Secret) -> Outcome:
         status, body = self._ask(token.reveal())
-        return read_token_answer(Answer(status, {}, body.encode()), self._clock.now())
+        return read_token_response(Response(status, {}, body.encode()), self._clock.now())
 
     async def revoke(self, credentials: Credentials, token: Secret) -> Failure | None:
         raise NotImplementedError
@@ -209,7 +209,7 @@ class Stage:
         """Put the record of a fresh login into the store, as the keeper writes it."""
         now = self.clock.now()
         fields = self.identity.log_in(CLIENT.client_id, now, scopes=SCOPES).fields
-        issued = read_token_answer(Answer(200, {}, json.dumps(fields).encode()), now)
+        issued = read_token_response(Response(200, {}, json.dumps(fields).encode()), now)
         assert isinstance(issued, Issued)
         keeper = self.keeper()
         await keeper.start()

@@ -69,7 +69,7 @@ async def test_token_is_json_with_all_that_a_program_needs(
         "accounting.transactions",
         "accounting.reports.read",
     ]
-    assert content["tenantId"] in sandbox.world.books.organisations
+    assert content["tenantId"] in sandbox.world.accounting.organisations
     clock.advance(100.5)
     assert (await get(f"{logged_in.url}/token")).json["expiresIn"] == XERO_LIFE - 101
 

@@ -369,7 +369,7 @@ async def test_the_tenants_are_xeros_list_byte_for_byte(
     assert (answer.status, answer.body) == (200, direct.body)
     assert answer.headers["Content-Type"].split(";")[0] == "application/json"
     [tenant] = answer.json
-    assert tenant["tenantId"] in sandbox.world.books.organisations
+    assert tenant["tenantId"] in sandbox.world.accounting.organisations
 
 
 async def test_tenants_that_xero_does_not_list_are_502(

@@ -25,7 +25,7 @@ from xots.sandbox import (
 )
 from xots.sandbox.person import Page, Person
 from xots.server import Server
-from xots.xero import code_challenge
+from xots.xero.protocol import code_challenge
 
 NewServer = Callable[..., Awaitable[Server]]
 
@@ -256,7 +256,7 @@ async def test_the_only_organisation_is_taken_and_a_tenant_that_was_asked_for_is
     """Without a tenant id in the form the only connected organisation is used; with one, that one."""
     server = await new_server()
     await person.log_in(origin(server), DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET)
-    only = next(iter(sandbox.world.books.organisations))
+    only = next(iter(sandbox.world.accounting.organisations))
     assert (await get(f"{server.url}/token")).json["tenantId"] == only
     await person.log_in(origin(server), DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, only.upper())
     assert (await get(f"{server.url}/token")).json["tenantId"].lower() == only
@@ -594,7 +594,7 @@ async def test_a_tenant_that_is_not_connected_is_refused_with_those_that_are(
     tenant_id = "11111111-2222-4333-8444-555555555555"
     page = await person.log_in(origin(server), DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, tenant_id)
     assert page.status == 400
-    assert next(iter(sandbox.world.books.organisations)) in page.text
+    assert next(iter(sandbox.world.accounting.organisations)) in page.text
     assert await token_of(server) is None
 
 

@@ -234,7 +234,7 @@ CASES = [
         not_connected, 400, rf"{UNKNOWN_TENANT} is not among the connected", r"Demo Company \(NZ\)"
     ),
     Case(xero_unreachable, 400, r"can't reach 127\.0\.0\.1", r"log in again"),
-    Case(xero_does_not_answer, 400, r"no answer from 127\.0\.0\.1", r"log in again"),
+    Case(xero_does_not_answer, 400, r"no complete response from 127\.0\.0\.1", r"log in again"),
 ]
 
 
@@ -409,7 +409,7 @@ async def test_the_page_names_those_organisations_that_are_connected(
     """Each with its id and its name, and none that the person did not connect."""
     expected_log(REFUSED, AT_CODE)
     page = await not_connected(stage)
-    connected, other = sandbox.world.books.organisations.values()
+    connected, other = sandbox.world.accounting.organisations.values()
     assert connected.tenant_id in page.text
     assert str(connected.name) in unescape(page.text)
     assert other.tenant_id not in page.text
@@ -426,7 +426,7 @@ async def test_a_tenant_of_the_settings_that_is_not_connected_is_an_error(
 ) -> None:
     """With the tenant given by the settings, a login to another organisation is not taken for it."""
     expected_log(REFUSED, AT_CODE)
-    connected, wanted = sandbox.world.books.organisations
+    connected, wanted = sandbox.world.accounting.organisations
     server = await new_server(**credentials, tenant_id=wanted)
     stage = Stage(server, sandbox, person, decide)
     page = await person.open(await decide(await stage.begin(), tenants=(connected,)))
@@ -443,7 +443,7 @@ async def test_the_only_organisation_is_taken_by_itself(
     server: Server, sandbox: Sandbox, person: Person, get: Any, decide: Any
 ) -> None:
     """With one connected there is nothing to ask."""
-    _, only = sandbox.world.books.organisations
+    _, only = sandbox.world.accounting.organisations
     stage = Stage(server, sandbox, person, decide)
     page = await person.open(await decide(await stage.begin(), tenants=(only,)))
     assert 'type="radio"' not in page.text
@@ -455,7 +455,7 @@ async def test_among_several_organisations_the_person_chooses_on_home(
     server: Server, sandbox: Sandbox, person: Person, clock: Any, get: Any, decide: Any
 ) -> None:
     """Home lists them by name; the choice is what ``/token`` names from then on, over refreshes too."""
-    organisations = sandbox.world.books.organisations
+    organisations = sandbox.world.accounting.organisations
     stage = Stage(server, sandbox, person, decide)
     home = await person.open(await decide(await stage.begin(), tenants=tuple(organisations)))
     assert home.status == 200
@@ -481,7 +481,7 @@ async def test_an_organisation_that_is_not_connected_cannot_be_chosen(
 ) -> None:
     """A form that was tampered with, or is out of date, changes nothing; the page lists those that are connected."""
     expected_log(r"WARNING xots\.web: POST /home: .*not among the connected")
-    organisations = sandbox.world.books.organisations
+    organisations = sandbox.world.accounting.organisations
     stage = Stage(server, sandbox, person, decide)
     home = await person.open(await decide(await stage.begin(), tenants=tuple(organisations)))
     account = server.keeper.account
@@ -497,7 +497,7 @@ async def test_organisations_that_cannot_be_listed_are_told_and_do_not_break_hom
     """While Xero's list fails, home says so and everything else on it works."""
     stage = Stage(server, sandbox, person, decide)
     await person.open(
-        await decide(await stage.begin(), tenants=tuple(sandbox.world.books.organisations))
+        await decide(await stage.begin(), tenants=tuple(sandbox.world.accounting.organisations))
     )
     sandbox.add_fault("connections:every:503-html")
     home = await stage.home()
@@ -516,7 +516,7 @@ async def test_the_tenant_is_known_although_the_list_failed_at_the_login(
     sandbox.add_fault("connections:first=1:503-html")
     await person.open(callback)
     assert (await get(f"{server.url}/token")).status == 200
-    only = next(iter(sandbox.world.books.organisations))
+    only = next(iter(sandbox.world.accounting.organisations))
     home = await stage.home()
     if 'type="radio"' in home.text:
         await person.submit(one_form(home, 'type="radio"'), tenant_id=only)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from xots.cli import main
+from xots.commands.main import main
 from xots.errors import StoreUnavailable
 from xots.lifecycle.account import Account, ProblemKind, RefreshToken
 from xots.lifecycle.outcomes import (

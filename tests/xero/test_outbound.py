@@ -1,4 +1,4 @@
-"""The way out: through a proxy of the tests' own, and to an https stand-in whose authority is the tests' own."""
+"""The way to Xero through a proxy, and with a certificate authority that the settings name."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ TORNADO = r"WARNING tornado\.general: "
 
 @pytest.fixture(autouse=True)
 def no_proxy_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """libcurl heeds these by itself."""
+    """Unset the variables from which libcurl takes a proxy by itself."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
 
 
-# -------------------------------------------------------------------------------------- what stands in between
+# ---------- the proxy, the TLS server and the authority of the tests
 
 
 class Relay:
-    """Listens on a free port of loopback, and tells each connection's task from the others."""
+    """A server on a free port of loopback, with a task for each connection."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.port = 0
@@ -58,14 +58,14 @@ class Relay:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Listen; after a stop, on the same port again."""
+        """Listen; after a stop, on the same port as before."""
         self._server = await asyncio.start_server(
             self._accepted, "127.0.0.1", self.port, ssl=self.tls
         )
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """Close the socket and every connection."""
+        """Close the listening socket and every connection."""
         if self._server is None:
             return
         self._server.close()
@@ -83,13 +83,13 @@ class Relay:
             with suppress(OSError, asyncio.IncompleteReadError):
                 await self.serve(reader, writer)
         except asyncio.CancelledError:
-            writer.transport.abort()  # a client that keeps its connection would not take part in closing it
+            writer.transport.abort()  # a client that keeps its connection does not help to close it
         finally:
             self._tasks.discard(task)
             await closed(writer)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection, from its first byte to its last."""
+        """Serve one connection until it is closed."""
         raise NotImplementedError
 
 
@@ -102,7 +102,7 @@ async def closed(writer: asyncio.StreamWriter) -> None:
 async def piped(
     host: str, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, first: bytes
 ) -> None:
-    """Connect, send ``first``, and pass on what comes from either side until both have ended."""
+    """Connect, send ``first``, and pass on the bytes of both sides until both have ended."""
     their_reader, their_writer = await asyncio.open_connection(host, port)
 
     async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
@@ -125,7 +125,7 @@ async def piped(
 
 @dataclass
 class Seen:
-    """One request, as the proxy saw it."""
+    """One request that the proxy received."""
 
     method: str
     target: str
@@ -133,15 +133,18 @@ class Seen:
 
 
 class Proxy(Relay):
-    """An HTTP proxy: forwards absolute targets, and tunnels with CONNECT."""
+    """An HTTP proxy that forwards absolute targets and opens tunnels for CONNECT.
+
+    With a ``password`` (user:password), it refuses requests without it.
+    """
 
     def __init__(self, password: str | None = None) -> None:
         super().__init__()
         self.seen: list[Seen] = []
-        self.wants = (
+        self.expected = (
             None if password is None else "Basic " + base64.b64encode(password.encode()).decode()
         )
-        self.answer_instead: bytes | None = None
+        self.response_instead: bytes | None = None
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().splitlines()
@@ -151,12 +154,13 @@ class Proxy(Relay):
             for name, _, value in (line.partition(":") for line in head[1:] if line)
         }
         self.seen.append(Seen(method, target, headers))
-        if self.wants not in (None, headers.get("proxy-authorization")):
+        if self.expected not in (None, headers.get("proxy-authorization")):
             writer.write(
-                b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                b"HTTP/1.1 407 Proxy Authentication Required\r\n"
+                b"Content-Length: 0\r\nConnection: close\r\n\r\n"
             )
-        elif self.answer_instead is not None:
-            writer.write(self.answer_instead)
+        elif self.response_instead is not None:
+            writer.write(self.response_instead)
         elif method == "CONNECT":
             host, _, port = target.rpartition(":")
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
@@ -178,7 +182,7 @@ class Proxy(Relay):
 
 
 class HttpsStandIn(Relay):
-    """Ends TLS in front of the sandbox."""
+    """A TLS server in front of the sandbox."""
 
     def __init__(self, tls: ssl.SSLContext, sandbox: Sandbox) -> None:
         super().__init__(tls)
@@ -191,7 +195,7 @@ class HttpsStandIn(Relay):
 
     @property
     def settings(self) -> dict[str, str]:
-        """The endpoints that a server talks to, by way of here."""
+        """The settings by which a server reaches the sandbox through this one."""
         base, behind = f"https://127.0.0.1:{self.port}", self._sandbox.url
         return {
             "token_url": self._sandbox.token_url.replace(behind, base),
@@ -202,7 +206,7 @@ class HttpsStandIn(Relay):
 
 @pytest.fixture
 async def proxy() -> AsyncIterator[Proxy]:
-    """A proxy that wants no password."""
+    """A proxy without a password."""
     running = Proxy()
     await running.start()
     yield running
@@ -210,13 +214,13 @@ async def proxy() -> AsyncIterator[Proxy]:
 
 
 def through(proxy: Proxy, userinfo: str = "") -> Any:
-    """The setting that leads through the proxy, read as from the environment."""
+    """The setting for this proxy, read as from the environment."""
     return load({}, {"XOTS_PROXY": f"http://{userinfo}127.0.0.1:{proxy.port}"}).proxy
 
 
 @dataclass(frozen=True)
 class Authority:
-    """A certificate authority of the tests' own."""
+    """A certificate authority of the tests, and a server certificate from it."""
 
     ca_file: Path
     server_context: ssl.SSLContext
@@ -224,12 +228,15 @@ class Authority:
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """The authority that is told by ``ca_file``."""
+    """The authority that ``ca_file`` names."""
     return new_authority(tmp_path_factory.mktemp("authority"))
 
 
 def new_authority(folder: Path) -> Authority:
-    """An authority, and a certificate of its for 127.0.0.1; both are good by the real clock, which OpenSSL goes by."""
+    """Make an authority, and its certificate for 127.0.0.1.
+
+    Both are valid by the real clock, since OpenSSL reads that one.
+    """
     now = datetime.now(UTC)
 
     def certificate(
@@ -302,7 +309,7 @@ async def https(authority: Authority, sandbox: Sandbox) -> AsyncIterator[HttpsSt
     await running.stop()
 
 
-# ----------------------------------------------------------------------------------------------- the proxy
+# ---------- proxy
 
 
 async def test_login_refresh_and_revocation_go_through_the_proxy(
@@ -315,20 +322,20 @@ async def test_login_refresh_and_revocation_go_through_the_proxy(
     get: Any,
     send: Any,
 ) -> None:
-    """All that the server asks of Xero passes there, and nothing goes past it."""
+    """Every request of the server to Xero goes through the proxy."""
     server = await new_server(**credentials, proxy=through(proxy))
     await log_in(server)
     first = (await get(f"{server.url}/token")).json
-    assert first["tenantId"] in sandbox.world.books.organisations
+    assert first["tenantId"] in sandbox.world.accounting.organisations
     clock.advance(1500)
     await server.rotation.tick()
     assert (await get(f"{server.url}/token")).json["accessToken"] != first["accessToken"]
     assert (await get(f"{server.url}/tenants")).status == 200
     assert (await send("POST", f"{server.url}/revoke", None, "")).json == {"status": "revoked"}
-    asked = [one.path for one in sandbox.log if one.endpoint is not Endpoint.AUTHORIZE]
-    assert [urlsplit(one.target).path for one in proxy.seen] == asked
+    requested = [one.path for one in sandbox.log if one.endpoint is not Endpoint.AUTHORIZE]
+    assert [urlsplit(one.target).path for one in proxy.seen] == requested
     assert {urlsplit(one.target).netloc for one in proxy.seen} == {urlsplit(sandbox.url).netloc}
-    assert len(asked) >= 5
+    assert len(requested) >= 5
     assert sandbox.identity.usable_refresh_tokens(sandbox.clock()) == []
 
 
@@ -342,7 +349,7 @@ async def test_an_https_target_is_tunnelled_so_that_the_proxy_sees_no_secret(
     log_in: LogIn,
     get: Any,
 ) -> None:
-    """CONNECT and nothing else; the TLS inside it is checked against ``ca_file``."""
+    """The proxy receives CONNECT only; ``ca_file`` verifies the TLS inside the tunnel."""
     server = await new_server(
         **credentials, **https.settings, proxy=through(proxy), ca_file=authority.ca_file
     )
@@ -365,7 +372,7 @@ async def test_a_proxy_does_not_loosen_the_check_of_certificates(
     person: Person,
     expected_log: Any,
 ) -> None:
-    """Inside a tunnel, a certificate of an authority that nobody named is refused before anything is sent."""
+    """In a tunnel, the certificate of an unknown authority is refused before a request is sent."""
     expected_log(LOGIN_REFUSED, AT_CODE)
     server = await new_server(**credentials, **https.settings, proxy=through(proxy))
     page = await person.submit(await person.open(f"http://localhost:{server.port}/home"))
@@ -375,14 +382,14 @@ async def test_a_proxy_does_not_loosen_the_check_of_certificates(
     assert not [one for one in sandbox.log if one.endpoint is Endpoint.TOKEN]
 
 
-async def test_the_proxys_credentials_are_sent_to_the_proxy_alone(
+async def test_the_credentials_of_the_proxy_are_sent_to_the_proxy_only(
     new_server: NewServer,
     credentials: Any,
     sandbox: Sandbox,
     log_in: LogIn,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Decoded from the URL, given at every request, and in no log."""
+    """They are decoded from the URL, sent with every request, and found in no log."""
     caplog.set_level("DEBUG")
     proxy = Proxy("clerk:p@ss canary")
     await proxy.start()
@@ -391,16 +398,16 @@ async def test_the_proxys_credentials_are_sent_to_the_proxy_alone(
         await log_in(server)
         assert server.keeper.can_serve
         assert proxy.seen
-        assert {one.headers.get("proxy-authorization") for one in proxy.seen} == {proxy.wants}
+        assert {one.headers.get("proxy-authorization") for one in proxy.seen} == {proxy.expected}
         assert "canary" not in caplog.text + repr(server.settings)
     finally:
         await proxy.stop()
 
 
-async def test_a_proxy_that_wants_other_credentials_is_told(
+async def test_a_proxy_that_refuses_the_credentials_fails_the_login(
     new_server: NewServer, credentials: Any, sandbox: Sandbox, person: Person, expected_log: Any
 ) -> None:
-    """The login fails with the proxy's 407 on the page, and its code did not reach Xero."""
+    """The page of the failed login shows the status 407, and the code did not reach Xero."""
     expected_log(LOGIN_REFUSED, AT_CODE)
     proxy = Proxy("clerk:right")
     await proxy.start()
@@ -425,7 +432,7 @@ async def test_with_the_proxy_down_the_refresh_token_is_not_spent(
     get: Any,
     expected_log: Any,
 ) -> None:
-    """Nothing was sent, so Xero's half hour does not run; the token is served, and all goes on when the proxy is up."""
+    """Nothing was sent, so no grace period starts. The next refresh after the outage succeeds."""
     expected_log(REFRESH_FAILED)
     server = await new_server(**credentials, proxy=through(proxy))
     await log_in(server)
@@ -447,10 +454,10 @@ async def test_with_the_proxy_down_the_refresh_token_is_not_spent(
     assert [one.outcome for one in sandbox.refreshes()] == [Outcome.ISSUED]
 
 
-async def test_with_the_proxy_down_a_login_says_so(
+async def test_with_the_proxy_down_a_login_names_the_host(
     new_server: NewServer, credentials: Any, proxy: Proxy, person: Person, expected_log: Any
 ) -> None:
-    """A page and a log line that say what could not be reached."""
+    """The page and a log line name the host that could not be reached."""
     expected_log(LOGIN_REFUSED + r"can't reach", AT_CODE)
     server = await new_server(**credentials, proxy=through(proxy))
     page = await person.submit(await person.open(f"http://localhost:{server.port}/home"))
@@ -462,7 +469,7 @@ async def test_with_the_proxy_down_a_login_says_so(
 
 
 @pytest.mark.parametrize("behind", ["forward", "tunnel"])
-async def test_an_answer_lost_behind_the_proxy_is_tried_again_with_the_same_token(
+async def test_a_response_lost_behind_the_proxy_is_retried_with_the_same_token(
     new_server: NewServer,
     credentials: Any,
     sandbox: Sandbox,
@@ -474,7 +481,7 @@ async def test_an_answer_lost_behind_the_proxy_is_tried_again_with_the_same_toke
     expected_log: Any,
     behind: str,
 ) -> None:
-    """What became of it is not known, so the token counts as spent from then on, and its retry gets the successor."""
+    """The outcome is unknown, so the token counts as spent; its retry gets the next token."""
     expected_log(REFRESH_FAILED)
     more = https.settings | {"ca_file": authority.ca_file} if behind == "tunnel" else {}
     server = await new_server(**credentials, **more, proxy=through(proxy))
@@ -482,9 +489,7 @@ async def test_an_answer_lost_behind_the_proxy_is_tried_again_with_the_same_toke
     sandbox.add_fault("refresh:nth=1:lost")
     clock.advance(1500)
     await server.rotation.tick()
-    assert [one.outcome for one in sandbox.refreshes()] == [Outcome.LOST], (
-        "a library tried again by itself"
-    )
+    assert [one.outcome for one in sandbox.refreshes()] == [Outcome.LOST], "a library has retried"
     account = server.keeper.account
     assert account.current is not None
     assert account.current.first_spent_at == clock.now()
@@ -500,7 +505,7 @@ async def test_an_answer_lost_behind_the_proxy_is_tried_again_with_the_same_toke
     )
 
 
-async def test_a_proxys_own_answer_is_not_taken_for_xeros_word(
+async def test_a_response_of_the_proxy_itself_refuses_no_token(
     new_server: NewServer,
     credentials: Any,
     proxy: Proxy,
@@ -509,26 +514,29 @@ async def test_a_proxys_own_answer_is_not_taken_for_xeros_word(
     get: Any,
     expected_log: Any,
 ) -> None:
-    """A proxy that answers in Xero's place with an error page of its own condemns no token."""
+    """An error page of the proxy is no response of Xero."""
     expected_log(REFRESH_FAILED)
     server = await new_server(**credentials, proxy=through(proxy))
     await log_in(server)
     clock.advance(1500)
     for status in (b"502 Bad Gateway", b"403 Forbidden", b"400 Bad Request"):
-        proxy.answer_instead = (
+        proxy.response_instead = (
             b"HTTP/1.1 " + status + b"\r\nContent-Length: 4\r\nConnection: close\r\n\r\nhtml"
         )
         await server.rotation.tick()
         assert (await get(f"{server.url}/token")).status == 200
         clock.advance(60)
-    proxy.answer_instead = None
+    proxy.response_instead = None
     await server.rotation.tick()
     assert (await get(f"{server.url}/livez")).json["state"] == "connected"
 
 
 def without_pycurl(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """``xots`` in a process in which pycurl can't be imported."""
-    program = "import sys; sys.modules['pycurl'] = None; from xots.cli import main; sys.exit(main(sys.argv[1:]))"
+    """Run ``xots`` in a process that cannot import pycurl."""
+    program = (
+        "import sys; sys.modules['pycurl'] = None\n"
+        "from xots.commands.main import main; sys.exit(main(sys.argv[1:]))"
+    )
     kept = {name: value for name, value in os.environ.items() if not name.startswith("XOTS_")}
     return subprocess.run(
         [sys.executable, "-c", program, *arguments],
@@ -541,7 +549,7 @@ def without_pycurl(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_proxy_without_pycurl_is_a_settings_error() -> None:
-    """Exit status 2 at the start, with what to install; no traceback, and nothing begins to listen."""
+    """The start ends with status 2 and names the package to install, without a traceback."""
     ended = without_pycurl("-p", "0", "--proxy", "http://127.0.0.1:3128")
     assert (ended.returncode, ended.stdout) == (2, "")
     [line] = ended.stderr.splitlines()
@@ -549,8 +557,8 @@ def test_a_proxy_without_pycurl_is_a_settings_error() -> None:
     assert "pip install 'xots[proxy]'" in line
 
 
-def test_check_finds_out_that_pycurl_is_missing() -> None:
-    """Before a start does; no traceback."""
+def test_check_finds_that_pycurl_is_missing() -> None:
+    """``xots check`` names the package to install, without a traceback."""
     ended = without_pycurl("check", "--proxy", "http://127.0.0.1:3128")
     assert ended.returncode in (1, 2)
     assert "pip install 'xots[proxy]'" in ended.stdout + ended.stderr
@@ -558,16 +566,16 @@ def test_check_finds_out_that_pycurl_is_missing() -> None:
 
 
 def test_without_a_proxy_nothing_needs_pycurl() -> None:
-    """It is an extra."""
+    """It is an optional extra."""
     ended = without_pycurl("check", "--token-url", "http://127.0.0.1:1/connect/token")
     assert "pycurl" not in ended.stdout + ended.stderr
     assert "can't reach 127.0.0.1" in ended.stdout
 
 
-# ------------------------------------------------------------------------------------------------ ca_file
+# ---------- ca_file
 
 
-async def test_an_authority_of_ones_own_is_trusted_with_ca_file(
+async def test_the_authority_in_ca_file_is_trusted(
     new_server: NewServer,
     credentials: Any,
     https: HttpsStandIn,
@@ -576,7 +584,7 @@ async def test_an_authority_of_ones_own_is_trusted_with_ca_file(
     log_in: LogIn,
     get: Any,
 ) -> None:
-    """Login, connections and refresh all go over https to the stand-in."""
+    """Login, list of organisations and refresh each use one TLS connection."""
     settings = load({"ca_file": str(authority.ca_file)}, {})
     server = await new_server(**credentials, **https.settings, ca_file=settings.ca_file)
     await log_in(server)
@@ -586,7 +594,7 @@ async def test_an_authority_of_ones_own_is_trusted_with_ca_file(
     assert https.connections == 3
 
 
-async def test_an_unknown_authority_is_not_trusted_without_it(
+async def test_an_unknown_authority_is_not_trusted_without_ca_file(
     new_server: NewServer,
     credentials: Any,
     sandbox: Sandbox,
@@ -594,7 +602,7 @@ async def test_an_unknown_authority_is_not_trusted_without_it(
     person: Person,
     expected_log: Any,
 ) -> None:
-    """The login fails with a page that names the certificate as the cause; the code and the secret were not sent."""
+    """The page of the failed login names the certificate; neither code nor secret was sent."""
     expected_log(LOGIN_REFUSED, AT_CODE)
     expected_log.perhaps(TORNADO)
     server = await new_server(**credentials, **https.settings)
@@ -606,7 +614,7 @@ async def test_an_unknown_authority_is_not_trusted_without_it(
 
 
 @pytest.mark.parametrize("with_proxy", [False, True], ids=["direct", "through a proxy"])
-async def test_a_certificate_that_is_not_trusted_any_more_spends_no_refresh_token(
+async def test_a_certificate_that_is_no_longer_trusted_spends_no_refresh_token(
     new_server: NewServer,
     credentials: Any,
     sandbox: Sandbox,
@@ -619,7 +627,7 @@ async def test_a_certificate_that_is_not_trusted_any_more_spends_no_refresh_toke
     tmp_path: Path,
     with_proxy: bool,
 ) -> None:
-    """TLS fails before the request is sent: the token is as good as before, and Xero's half hour does not run."""
+    """TLS fails before the request is sent, so no grace period starts."""
     expected_log(REFRESH_FAILED)
     expected_log.perhaps(TORNADO)
     server = await new_server(
@@ -629,7 +637,7 @@ async def test_a_certificate_that_is_not_trusted_any_more_spends_no_refresh_toke
         proxy=through(proxy) if with_proxy else None,
     )
     await log_in(server)
-    # From here on somebody else answers at that address, whose certificate another authority has signed.
+    # From here on the server at that address has a certificate from another authority.
     await https.stop()
     https.tls = new_authority(tmp_path).server_context
     await https.start()
@@ -645,8 +653,10 @@ async def test_a_certificate_that_is_not_trusted_any_more_spends_no_refresh_toke
 
 
 @pytest.mark.parametrize("content", ["", "not a certificate\n"], ids=["empty", "no PEM"])
-def test_a_ca_file_without_a_certificate_is_told_at_the_start(tmp_path: Path, content: str) -> None:
-    """A file that holds none would make every request fail; it is one of the problems that a start tells."""
+def test_a_ca_file_without_a_certificate_is_reported_at_the_start(
+    tmp_path: Path, content: str
+) -> None:
+    """Such a file would make every request fail, so the start or ``xots check`` reports it."""
     ca_file = tmp_path / "authority.pem"
     ca_file.write_text(content)
     ended = without_pycurl(
@@ -662,5 +672,5 @@ def test_a_ca_file_without_a_certificate_is_told_at_the_start(tmp_path: Path, co
 
 
 def test_the_proxy_and_the_ca_file_are_off_by_default() -> None:
-    """The system's authorities, and no detour."""
+    """By default the system's authorities are trusted, and no proxy is used."""
     assert (Settings().proxy, Settings().ca_file) == (None, None)

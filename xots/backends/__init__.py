@@ -1,6 +1,8 @@
-"""Where tokens are kept: stores are found by entry point, group ``xots.backends``, name = URL scheme.
+"""The stores that can hold the records of accounts.
 
-The built-in ones are registered the same way as a stranger's; only the chosen one is imported.
+A store is registered as an entry point of the group ``xots.backends``. The name of the entry point
+is the scheme of the store's URLs. The built-in stores are registered in the same way as those of
+other packages. Only the chosen store is imported.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ __all__ = ["Lease", "Stored", "TokenStore", "installed_backends", "open_store", 
 
 
 def installed_backends() -> dict[str, EntryPoint]:
-    """The stores that are installed, by URL scheme, in order."""
+    """Return the entry points of the installed stores by URL scheme, in order."""
     return {
         entry.name: entry
         for entry in sorted(entry_points(group="xots.backends"), key=lambda e: e.name)
@@ -23,7 +25,7 @@ def installed_backends() -> dict[str, EntryPoint]:
 
 
 def scheme_of(url: str) -> str:
-    """The scheme of a store's URL.
+    """Return the scheme of a store's URL.
 
     Raises:
         StoreError: no store is installed for it; the message lists those that are.
@@ -34,7 +36,7 @@ def scheme_of(url: str) -> str:
 def _backend(url: str) -> EntryPoint:
     scheme, installed = url.partition(":")[0].lower(), installed_backends()
     if scheme not in installed:
-        # What does not look like a scheme may be a password that was put in its place: it is not repeated.
+        # Text that does not look like a scheme may be a misplaced password: never quote it.
         shown = repr(scheme) if re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme) else "this"
         raise StoreError(
             f"no store is installed for {shown}; installed are: {', '.join(installed)}"
@@ -43,13 +45,13 @@ def _backend(url: str) -> EntryPoint:
 
 
 def open_store(url: str) -> TokenStore:
-    """The store that ``url`` names.
+    """Return the store at ``url``. It opens nothing yet.
 
     Raises:
-        StoreError: no store is installed for its scheme, or the URL is not one for that store.
+        StoreError: no store is installed for the scheme, or that store refuses the URL.
     """
-    kind: type[TokenStore] = _backend(url).load()
+    store_class: type[TokenStore] = _backend(url).load()
     try:
-        return kind.from_url(url)
+        return store_class.from_url(url)
     except ValueError as error:
-        raise StoreError(f"the store's URL can't be used: {error}") from error
+        raise StoreError(f"the store's URL cannot be used: {error}") from error

@@ -1,13 +1,16 @@
-"""The file store: one sealed file an account, in a folder that only its owner may write to.
+"""The file store: one sealed file for each account, in a folder that only its owner can write to.
 
-A record is written to a temporary file beside it, synced, renamed into its place, and the folder synced: after a power
-cut, the old record or the new one is there, never a torn one. Processes keep out of each other's way by ``flock`` on
-two files a record that are never replaced, which the kernel releases when their holder dies, however it dies::
+A record is written to a temporary file beside it, which is synced and renamed over the old record;
+then the folder is synced. After a power cut, the old record or the new one is there, complete.
+
+Processes exclude one another by ``flock`` on two files for each record, which are never replaced.
+The kernel releases such a lock whenever its holder dies::
 
     default.sealed         the record
-    default.lock           held while the record is compared and replaced
-    default.lease          held while somebody acts for the account
-    default.1f0c….new      a record being written; whoever holds the lock next removes one that a killed writer left
+    default.lock           locked while a process compares and replaces the record
+    default.lease          locked while a process holds the lease
+    default.1f0c….new      a record while it is written; if the writer is killed, the next writer
+                           removes it
 """
 
 from __future__ import annotations
@@ -28,15 +31,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
-from ..errors import StaleWrite, StoreUnavailable
+from ..errors import StoreUnavailable
 from .base import (
-    LEASE_PATIENCE_SECONDS,
     LEASE_PREFIX,
-    LOOK_EVERY_SECONDS,
     Lease,
     Stored,
     TokenStore,
     checked_name,
+    stale_write,
+    wait_for_lease,
 )
 
 __all__ = ["FileStore"]
@@ -44,32 +47,39 @@ __all__ = ["FileStore"]
 RECORD, LOCK, LEASE, TEMPORARY = ".sealed", ".lock", ".lease", ".new"
 
 PROBE = ".probe"
-"""What ``check`` writes under: no account can have this name, so no record is near."""
+"""The name under which ``check`` writes. No account can have it, so no record is touched."""
 
-WRITE_PATIENCE_SECONDS = 5.0
-"""How long to wait for another process to finish its write: hundreds of times as long as one takes."""
+WRITE_LOCK_TIMEOUT_SECONDS = 5.0
+"""Time to wait for the write of another process: hundreds of times as long as one takes."""
 
-TOO_LONG = "another process has held {} for too long: see which, with fuser"
+WRITE_LOCK_POLL_INTERVAL_SECONDS = 0.005
+"""Interval between attempts to lock a record that another process writes."""
 
-LINKED = "it is a symbolic link, which is not followed: put what it leads to in its place"
+TOO_LONG = (
+    "another process has held {} for too long: find it with fuser, and restart it if it hangs"
+)
+
+LINKED = "it is a symbolic link, which is not followed: put the file that it names in its place"
 
 MOUNTS = Path("/proc/self/mountinfo")
-"""Linux's list of what is mounted where; other systems have none, and nothing is said of their file systems."""
+"""Linux's list of mounted file systems. Other systems have none, so there is no warning there."""
 
 NETWORK_FILE_SYSTEM = re.compile(
-    r"(fuse\.)?(9p|afs|beegfs|ceph|cifs|davfs|gfs2|glusterfs|lustre|nfs4?|ocfs2|rclone|s3fs|smb3|smbfs|sshfs)"
+    r"(fuse\.)?(9p|afs|beegfs|ceph|cifs|davfs|gfs2|glusterfs|lustre|nfs4?|ocfs2|rclone|s3fs|smb3"
+    r"|smbfs|sshfs)"
 )
-"""Those whose ``flock`` may not reach other hosts, and whose rename and sync may promise less than a local disk's."""
+"""File systems whose ``flock`` may not reach other hosts, and whose rename and sync may promise
+less than those of a local disk."""
 
 T = TypeVar("T")
 
 
 class FileStore(TokenStore):
-    """Keeps records as files in a folder, which is made when it is first used.
+    """Keeps records as files in a folder, which is created at the first use.
 
     Args:
-        folder: where; a relative one is taken from the current folder. It may be a symbolic link, which is resolved
-            once. Nobody but its owner may be able to write to it.
+        folder: its path; a relative path starts at the current folder. It may be a symbolic link,
+            which is resolved once. Only its owner may have the right to write to it.
     """
 
     shared = True
@@ -80,19 +90,23 @@ class FileStore(TokenStore):
         self._folder = folder.absolute()
         self._ready = False
         self._unsynced = False
-        """Was a record renamed into its place, and the folder then could not be synced?"""
+        """True after a rename whose folder could not be synced: a power cut may undo it."""
 
     @classmethod
     def from_url(cls, url: str) -> FileStore:
-        """``file:///path/to/folder``, percent-encoded where need be (as ``Path.as_uri`` writes it)."""
+        """Return the store at ``file:///path/to/folder``, percent-encoded as by ``Path.as_uri``.
+
+        Raises:
+            ValueError: the URL has another form.
+        """
         found = re.fullmatch(
             r"file:(?://(?:localhost)?)?(/(?!/)[^?#]+)", url, re.IGNORECASE | re.DOTALL
         )
         folder = unquote_to_bytes(found[1]) if found else b""
         if not folder or b"\0" in folder:
             raise ValueError(
-                "the file store's URL is file:///path/to/folder: an absolute path on this machine, no host but "
-                "localhost, and no options (a ? or # in a folder's name is written %3F or %23)"
+                "the file store's URL is file:///path/to/folder: an absolute path on this machine, "
+                "without a host other than localhost and without options (write ? as %3F, # as %23)"
             )
         return cls(Path(os.fsdecode(folder)))
 
@@ -110,30 +124,31 @@ class FileStore(TokenStore):
 
     @asynccontextmanager
     async def lease(self, name: str, ttl_seconds: float) -> AsyncIterator[Lease]:
-        """See ``TokenStore.lease``. The kernel knows when a holder is gone, so this lease never runs out."""
-        held, give_up_at = _Held(), time.monotonic() + LEASE_PATIENCE_SECONDS
+        """See ``TokenStore.lease``. The kernel knows when a holder dies, so the lease never
+        expires."""
+        lock = _FileLock()
+
+        async def take() -> Lease | None:
+            return Lease() if await self._in_thread(self._take_lease, name, lock) else None
+
         try:
-            while not await self._in_thread(self._take_lease, checked_name(name), held):
-                if time.monotonic() > give_up_at:
-                    raise StoreUnavailable(TOO_LONG.format(self._folder / (name + LEASE)))
-                await asyncio.sleep(LOOK_EVERY_SECONDS)
-            yield Lease()
+            yield await wait_for_lease(take, TOO_LONG.format(self._folder / (name + LEASE)))
         finally:
-            # Nothing was written to it, and the kernel has unlocked it whatever it answers: no act has failed for that.
+            # Nothing was written to the file, and the kernel unlocks it whatever close returns.
             with suppress(OSError):
-                held.give_back()
+                lock.release()
 
     async def changes(self, name: str, every_seconds: float = 1.0) -> AsyncIterator[None]:
-        """See ``TokenStore.changes``. Yields first when it begins to look: somebody may have written just before."""
-        known: tuple[int, ...] | None = ()
+        """See ``TokenStore.changes``. It does not open the record."""
+        known: tuple[int, ...] | None = ()  # equal to no identity
         while True:
-            if (found := await self._in_thread(self._look, checked_name(name))) != known:
+            if (found := await self._in_thread(self._identity, checked_name(name))) != known:
                 known = found
                 yield
             await asyncio.sleep(every_seconds)
 
     async def check(self) -> None:
-        """See ``TokenStore.check``. Writes a small file, reads it, and removes it."""
+        """See ``TokenStore.check``. It writes a small file, reads it and removes it."""
         await self._in_thread(self._check)
 
     async def warnings(self) -> list[str]:
@@ -141,44 +156,46 @@ class FileStore(TokenStore):
         return await self._in_thread(self._warnings)
 
     async def _in_thread(self, work: Callable[..., T], *args: Any) -> T:
-        """Whole: a caller who is cancelled leaves the thread to run to its end, and to release what it locked."""
+        """Run ``work`` in a thread, which runs to its end even if the caller is cancelled.
+
+        Raises:
+            StoreUnavailable: the system refused an operation.
+        """
         try:
             return await asyncio.to_thread(work, *args)
         except OSError as error:
-            # An error of an open folder has its number for a name.
-            where = self._folder / (error.filename if isinstance(error.filename, str) else "")
-            what = LINKED if error.errno == errno.ELOOP else error.strerror
-            raise StoreUnavailable(f"the file store can't be used: {where}: {what}") from error
+            # The file name of an error is a number if the folder's descriptor caused it.
+            path = self._folder / (error.filename if isinstance(error.filename, str) else "")
+            problem = LINKED if error.errno == errno.ELOOP else error.strerror
+            raise StoreUnavailable(f"the file store cannot be used: {path}: {problem}") from error
 
     def _read(self, name: str) -> Stored | None:
-        with self._opened() as folder:
+        with self._opened_folder() as folder:
             if self._unsynced:
-                # A write failed after its rename. Whoever reads it back must not take for kept what may yet be undone.
+                # A write failed after its rename. The caller that reads it back must not take a
+                # record for stored that a power cut may undo.
                 self._sync(folder)
             return self._stored(folder, name + RECORD)
 
     def _swap(self, name: str, value: bytes, expected: str | None) -> str:
-        with self._opened() as folder, self._locked(folder, name):
+        with self._opened_folder() as folder, self._locked(folder, name):
             current = self._stored(folder, name + RECORD)
             if (current.version if current else None) != expected:
-                raise StaleWrite(
-                    f"{self._folder / name}{RECORD} was written by somebody else meanwhile"
-                )
-            with self._written(folder, name, value) as temporary:
+                raise stale_write(str(self._folder / (name + RECORD)))
+            with self._temporary_file(folder, name, value) as temporary:
                 os.rename(temporary, name + RECORD, src_dir_fd=folder, dst_dir_fd=folder)
             self._sync(folder)
         return hashlib.sha256(value).hexdigest()
 
     def _names(self) -> list[str]:
-        with self._opened() as folder:
-            found = [
-                re.fullmatch(rf"([a-z0-9-]{{1,64}}){RECORD}", file)
-                for file in os.listdir(folder)  # noqa: PTH208
-            ]
-        return sorted(one[1] for one in found if one and not one[1].startswith(LEASE_PREFIX))
+        with self._opened_folder() as folder:
+            files = os.listdir(folder)  # noqa: PTH208 - the open folder, not its path
+        is_record = re.compile(rf"(?!{LEASE_PREFIX})[a-z0-9-]{{1,64}}{RECORD}").fullmatch
+        return sorted(file.removesuffix(RECORD) for file in files if is_record(file))
 
-    def _look(self, name: str) -> tuple[int, ...] | None:
-        with self._opened() as folder:
+    def _identity(self, name: str) -> tuple[int, ...] | None:
+        """Return numbers that differ for each version of a record; None if there is no record."""
+        with self._opened_folder() as folder:
             try:
                 found = os.stat(name + RECORD, dir_fd=folder, follow_symlinks=False)
             except FileNotFoundError:
@@ -186,53 +203,60 @@ class FileStore(TokenStore):
         return found.st_ino, found.st_mtime_ns, found.st_size
 
     def _check(self) -> None:
-        with self._opened() as folder, self._locked(folder, PROBE):
+        with self._opened_folder() as folder, self._locked(folder, PROBE):
             probe = secrets.token_bytes(4096)
-            with self._written(folder, PROBE, probe) as temporary:
+            with self._temporary_file(folder, PROBE, probe) as temporary:
                 if (found := self._stored(folder, temporary)) is None or found.value != probe:
                     raise StoreUnavailable(
-                        f"{self._folder} does not give back what is written there: check the disk"
+                        f"{self._folder} does not return the bytes just written: check the disk"
                     )
                 os.unlink(temporary, dir_fd=folder)
 
     def _warnings(self) -> list[str]:
-        with self._opened() as folder:
-            device = os.fstat(folder).st_dev
-        # A line is "36 35 98:0 /root /mnt rw,noatime master:1 - ext4 /dev/root rw", after proc(5).
-        mounts = os.fsdecode(MOUNTS.read_bytes()).splitlines() if MOUNTS.exists() else []
-        kinds = {mount.split()[2]: mount.partition(" - ")[2].split()[0] for mount in mounts}
-        kind = kinds.get(f"{os.major(device)}:{os.minor(device)}", "")
-        said = (
-            f"{self._folder} is on a network file system ({kind}): its locks may not reach other hosts, and a power "
-            "cut may undo what was written; keep the store on a local disk, or share one in Redis"
+        with self._opened_folder() as folder:
+            kind = _file_system(os.fstat(folder).st_dev)
+        warning = (
+            f"{self._folder} is on a network file system ({kind}): its locks may not reach other "
+            "hosts, and a power cut may undo a write; keep the store on a local disk, or use Redis"
         )
-        return [said] if NETWORK_FILE_SYSTEM.fullmatch(kind) else []
+        return [warning] if NETWORK_FILE_SYSTEM.fullmatch(kind) else []
 
-    def _take_lease(self, name: str, held: _Held) -> bool:
-        with self._opened() as folder:
-            return held.take(self._open(folder, name + LEASE, os.O_RDWR | os.O_CREAT))
+    def _take_lease(self, name: str, lock: _FileLock) -> bool:
+        file = checked_name(name) + LEASE
+        with self._opened_folder() as folder:
+            return lock.take(self._open(folder, file, os.O_RDWR | os.O_CREAT))
 
     @contextmanager
-    def _opened(self) -> Iterator[int]:
-        """The folder, open for one operation: one that was replaced or put back is seen by the next."""
+    def _opened_folder(self) -> Iterator[int]:
+        """Open the folder for one operation, so that the next one notices if it is replaced.
+
+        Raises:
+            StoreUnavailable: another user owns the folder or can write to it.
+        """
         if not self._ready:
             _make_folder(self._folder)
             self._folder = Path(os.path.realpath(self._folder, strict=True))
             self._ready = True
-        with _folder(self._folder) as folder:
-            if fault := _fault(os.fstat(folder), stat.S_IFDIR, (0, os.geteuid()), closed=0o022):
-                raise StoreUnavailable(f"{self._folder} {fault}")
+        with _open_folder(self._folder) as folder:
+            owners = (0, os.geteuid())
+            if danger := _danger(os.fstat(folder), stat.S_IFDIR, owners, forbidden=0o022):
+                raise StoreUnavailable(f"{self._folder} {danger}")
             yield folder
 
     def _open(self, folder: int, file: str, flags: int) -> int:
-        """Open a file of the folder, if it is a plain one of this user's own that nobody else may touch."""
-        # Not blocking: a pipe in the file's place must not stop us.
+        """Open a file of the folder.
+
+        Raises:
+            StoreUnavailable: it is not a regular file, or another user owns it or has rights to it.
+        """
+        # Not blocking: a pipe in the place of the file must not stop this thread.
         opened = os.open(
             file, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600, dir_fd=folder
         )
-        if fault := _fault(os.fstat(opened), stat.S_IFREG, (os.geteuid(),), closed=0o7177):
+        owners = (os.geteuid(),)
+        if danger := _danger(os.fstat(opened), stat.S_IFREG, owners, forbidden=0o7177):
             os.close(opened)
-            raise StoreUnavailable(f"{self._folder / file} {fault}")
+            raise StoreUnavailable(f"{self._folder / file} {danger}")
         return opened
 
     def _stored(self, folder: int, file: str) -> Stored | None:
@@ -245,23 +269,23 @@ class FileStore(TokenStore):
 
     @contextmanager
     def _locked(self, folder: int, name: str) -> Iterator[None]:
-        """Hold a record's lock, with no temporary file of it around: only a killed writer can have left one."""
-        held, give_up_at = _Held(), time.monotonic() + WRITE_PATIENCE_SECONDS
+        """Lock a record, and remove the temporary files that killed writers have left."""
+        lock, give_up_at = _FileLock(), time.monotonic() + WRITE_LOCK_TIMEOUT_SECONDS
         try:
-            while not held.take(self._open(folder, name + LOCK, os.O_RDWR | os.O_CREAT)):
+            while not lock.take(self._open(folder, name + LOCK, os.O_RDWR | os.O_CREAT)):
                 if time.monotonic() > give_up_at:
                     raise StoreUnavailable(TOO_LONG.format(self._folder / (name + LOCK)))
-                time.sleep(WRITE_PATIENCE_SECONDS / 1000)
+                time.sleep(WRITE_LOCK_POLL_INTERVAL_SECONDS)
             for file in os.listdir(folder):
                 if file.startswith(f"{name}.") and file.endswith(TEMPORARY):
                     os.unlink(file, dir_fd=folder)
             yield
         finally:
-            held.give_back()
+            lock.release()
 
     @contextmanager
-    def _written(self, folder: int, name: str, value: bytes) -> Iterator[str]:
-        """A new file with this value, on the disk for certain; removed if what is then done with it fails."""
+    def _temporary_file(self, folder: int, name: str, value: bytes) -> Iterator[str]:
+        """Write a new file and sync it, and yield its name. It is removed if its use fails."""
         temporary = f"{name}.{secrets.token_hex(8)}{TEMPORARY}"
         opened = self._open(folder, temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
@@ -271,7 +295,7 @@ class FileStore(TokenStore):
                 os.fsync(opened)
             yield temporary
         except BaseException:
-            # The error that led here is the one to tell; what can't be removed now, the next writer removes.
+            # This error is the one to report. The next writer removes a file that remains.
             with suppress(OSError):
                 os.unlink(temporary, dir_fd=folder)
             raise
@@ -285,19 +309,20 @@ class FileStore(TokenStore):
             raise
 
 
-class _Held:
-    """A ``flock`` that may be given back at any time, and by another thread than the one that is just taking it."""
+class _FileLock:
+    """A ``flock`` that any thread can release at any time, even while another thread takes it."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
         self._file: int | None = None
-        self._over = False
+        self._released = False
 
     def take(self, file: int) -> bool:
-        """Lock this open file and keep it, if nobody else has; else close it."""
+        """Lock this open file and keep it open. Close it and return False if another process has
+        locked it, or if ``release`` was called before."""
         with self._mutex:
             try:
-                if not self._over:
+                if not self._released:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     self._file = file
             except BlockingIOError:
@@ -307,31 +332,50 @@ class _Held:
                     os.close(file)
             return self._file is not None
 
-    def give_back(self) -> None:
-        """Unlock it; what is taken from now on is given back at once."""
+    def release(self) -> None:
+        """Unlock the file, now and for good: ``take`` locks nothing more."""
         with self._mutex:
-            self._over = True
+            self._released = True
             if self._file is not None:
                 os.close(self._file)
                 self._file = None
 
 
-def _fault(found: os.stat_result, kind: int, owners: tuple[int, ...], closed: int) -> str | None:
-    """Why what was found is not to be used, and what to do: its kind, its owner, or bits of its mode."""
+def _danger(
+    found: os.stat_result, kind: int, owners: tuple[int, ...], forbidden: int
+) -> str | None:
+    """Return why a file or folder is not safe to use, and the remedy; None if it is safe.
+
+    Args:
+        found: its status.
+        kind: the file type that it must have.
+        owners: the user ids that may own it.
+        forbidden: the mode bits that it must not have.
+    """
     mode = stat.S_IMODE(found.st_mode)
     if stat.S_IFMT(found.st_mode) != kind:
         return "is not a regular file: move it away"
     if found.st_uid not in owners:
-        return f"belongs to user {found.st_uid}, and this is user {os.geteuid()}: run xots as its owner"
-    return (
-        f"is open to others (mode {mode:04o}): close it with chmod {mode & ~closed:04o}"
-        if mode & closed
-        else None
-    )
+        return (
+            f"belongs to user {found.st_uid}, but xots runs as user {os.geteuid()}: run it as "
+            "the owner"
+        )
+    if mode & forbidden:
+        closed = mode & ~forbidden
+        return f"is open to other users (mode {mode:04o}): close it with chmod {closed:04o}"
+    return None
+
+
+def _file_system(device: int) -> str:
+    """Return the type of the file system on a device; empty if the system does not tell."""
+    # A line is "36 35 98:0 /root /mnt rw,noatime master:1 - ext4 /dev/root rw", after proc(5).
+    mounts = os.fsdecode(MOUNTS.read_bytes()).splitlines() if MOUNTS.exists() else []
+    types = {mount.split()[2]: mount.partition(" - ")[2].split()[0] for mount in mounts}
+    return types.get(f"{os.major(device)}:{os.minor(device)}", "")
 
 
 @contextmanager
-def _folder(path: Path) -> Iterator[int]:
+def _open_folder(path: Path) -> Iterator[int]:
     opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield opened
@@ -340,9 +384,10 @@ def _folder(path: Path) -> Iterator[int]:
 
 
 def _make_folder(folder: Path) -> None:
-    """Make the folder, and those above it, for this user alone; a power cut does not undo it."""
+    """Create the folder and its missing parents, for this user alone. A power cut does not undo
+    it."""
     missing = [one for one in (folder, *folder.parents) if not os.path.lexists(one)]
     for one in reversed(missing):
         one.mkdir(mode=0o700, exist_ok=True)
-        with _folder(one.parent) as above:
+        with _open_folder(one.parent) as above:
             os.fsync(above)

@@ -1,4 +1,4 @@
-"""The memory store: for tests and throw-away runs. What it keeps dies with the process."""
+"""The memory store: for tests and short runs. Its records end with the process."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from ..errors import StaleWrite
-from .base import LEASE_PREFIX, Lease, Stored, TokenStore
+from .base import LEASE_PREFIX, Lease, Stored, TokenStore, stale_write
 
 __all__ = ["MemoryStore"]
 
@@ -23,9 +22,13 @@ class MemoryStore(TokenStore):
 
     @classmethod
     def from_url(cls, url: str) -> MemoryStore:
-        """``memory:`` and nothing after it."""
+        """Return a new store without records. The URL is ``memory:``.
+
+        Raises:
+            ValueError: the URL is another one.
+        """
         if url.rstrip("/") != "memory:":
-            raise ValueError("the memory store has no location: write just memory:")
+            raise ValueError("the memory store has no location: its URL is memory:")
         return cls()
 
     async def read(self, name: str) -> Stored | None:
@@ -34,9 +37,9 @@ class MemoryStore(TokenStore):
 
     async def swap(self, name: str, value: bytes, *, expected: str | None) -> str:
         """See ``TokenStore.swap``."""
-        kept = self._kept.get(name)
-        if (kept.version if kept else None) != expected:
-            raise StaleWrite(f"{name} was written by somebody else meanwhile")
+        current = self._kept.get(name)
+        if (current.version if current else None) != expected:
+            raise stale_write(name)
         version = secrets.token_hex(8)
         self._kept[name] = Stored(value, version)
         return version

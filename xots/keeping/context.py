@@ -17,7 +17,8 @@ from ..lifecycle.outcomes import ClientRefused
 from ..lifecycle.outlook import Outlook, outlook
 from ..lifecycle.schedule import Idle, Policy, State, Step, next_step, state_of
 from ..secret import Secret
-from ..xero import Credentials, XeroClient
+from ..xero.http import XeroClient
+from ..xero.protocol import Credentials
 from .replica import Replica
 from .reporting import Situation
 

@@ -29,7 +29,8 @@ from ..lifecycle.schedule import (
 )
 from ..sealing import Sealer
 from ..tasks import Closed, Tasks
-from ..xero import Answer, Connection, Credentials, XeroClient, read_connections
+from ..xero.http import XeroClient
+from ..xero.protocol import Connection, Credentials, Response, read_connections
 from . import tenants
 from .context import Context
 from .ending import end_login, is_revocation_due, resume_revocation
@@ -366,7 +367,7 @@ class TokenKeeper:
         """
         return read_connections(await self.connections_response())
 
-    async def connections_response(self) -> Answer:
+    async def connections_response(self) -> Response:
         """Return the response of Xero's connections endpoint; raises as ``connections``."""
         tenants.check_listed(self._context)
         return await tenants.request_list(self._context, await self.token())

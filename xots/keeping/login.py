@@ -15,7 +15,7 @@ from ..lifecycle.merging import merged
 from ..lifecycle.outcomes import ClientRefused, Failure, Issued, Refused
 from ..lifecycle.transitions import after_login
 from ..secret import Secret
-from ..xero import Credentials
+from ..xero.protocol import Credentials
 from .context import Context
 from .tenants import tenant_of_login
 

@@ -10,7 +10,7 @@ from ..errors import LoginFailed, UnknownTenant, UpstreamFailed
 from ..events import TenantChosen
 from ..lifecycle.account import AccessToken
 from ..secret import Secret
-from ..xero import Answer, Connection, read_connections
+from ..xero.protocol import Connection, Response, read_connections
 from .context import Context
 
 __all__ = ["check_listed", "matching_tenant", "request_list", "tenant_of_login", "write_tenant"]
@@ -30,7 +30,7 @@ def check_listed(context: Context) -> None:
         )
 
 
-async def request_list(context: Context, access: AccessToken) -> Answer:
+async def request_list(context: Context, access: AccessToken) -> Response:
     """Return the response with the list of organisations, as it is.
 
     Raises:

@@ -7,146 +7,56 @@ import asyncio
 import os
 import signal
 import sys
+from typing import Any
 from urllib.parse import urlsplit
 
-from .books import Organisation, default_organisations
-from .clients import (
+from .accounting import Organisation, default_organisations
+from .faults import FaultSyntaxError, Rule
+from .http.server import Sandbox
+from .identity.clients import (
     DEFAULT_CLIENT_ID,
     DEFAULT_CLIENT_SECRET,
     DEFAULT_PKCE_CLIENT_ID,
     DEFAULT_REDIRECT_URI,
     Client,
 )
-from .faults import FaultSyntaxError, Rule
-from .server import Sandbox
-from .switches import SiblingMode, Switches
+from .identity.switches import SiblingMode, Switches
 from .world import SandboxOptions
 
 __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's options. A bad value ends the program with a sentence and status 2."""
-    add = parser.add_argument
-    add(
-        "--port",
-        type=_port,
-        default=5002,
-        help="port to listen on; 0 takes any free one (default: %(default)s)",
-    )
-    add(
-        "--address",
-        default="127.0.0.1",
-        help="address to listen on (default: %(default)s, and ::1)",
-    )
-    add(
-        "--client-id",
-        type=_word,
-        default=DEFAULT_CLIENT_ID,
-        help="the app's client id (default: %(default)s)",
-    )
-    add(
-        "--client-secret",
-        type=_word,
-        default=DEFAULT_CLIENT_SECRET,
-        help="its made-up secret, which is printed: never a real one (default: %(default)s)",
-    )
-    add(
-        "--pkce-client",
-        type=_word,
-        default=DEFAULT_PKCE_CLIENT_ID,
-        metavar="ID",
-        help="client id of an app without a secret (default: %(default)s)",
-    )
-    add(
-        "--redirect-uri",
-        type=_redirect_uri,
-        action="append",
-        metavar="URI",
-        help=f"registered redirect URI; may be repeated (default: {DEFAULT_REDIRECT_URI})",
-    )
-    add(
-        "--organisation",
-        type=_word,
-        action="append",
-        metavar="NAME",
-        help="an organisation; may be repeated (default: two demo companies)",
-    )
-    add(
-        "--access-token-life",
-        type=_seconds,
-        default=1800,
-        metavar="SECONDS",
-        help="life of an access token (default: %(default)s)",
-    )
-    add(
-        "--refresh-token-life-days",
-        type=_amount,
-        default=60.0,
-        metavar="DAYS",
-        help="life of a refresh token that nobody uses (default: 60)",
-    )
-    add(
-        "--grace-minutes",
-        type=_amount,
-        default=30.0,
-        metavar="MINUTES",
-        help="how long a used refresh token may be tried again (default: 30)",
-    )
-    add(
-        "--siblings",
-        type=_sibling_mode,
-        default=SiblingMode.ALL_VALID,
-        metavar="MODE",
-        help=f"when a refresh token is used again within the grace: {', '.join(SiblingMode)} (default: %(default)s)",
-    )
-    add(
-        "--late-reuse-kills-chain",
-        action="store_true",
-        help="use after the grace ends all tokens of the consent",
-    )
-    add(
-        "--new-app",
-        action="store_true",
-        help="the apps were made since 2 March 2026: no broad scopes",
-    )
-    add(
-        "--fault",
-        type=_rule,
-        action="append",
-        default=[],
-        metavar="RULE",
-        help="ENDPOINT:WHEN:KIND[=VALUE], such as refresh:nth=2:lost or token:p=0.05:500-html; may be repeated",
-    )
-    add("--seed", type=int, help="make tokens, ids and chances repeatable")
-    add(
-        "--auto-consent", action="store_true", help="consent to everything without showing the page"
-    )
+    """Declare the command's options. A bad value ends the program with a message and status 2."""
+    for name, settings in _OPTIONS.items():
+        parser.add_argument(name, **settings)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the sandbox until SIGINT or SIGTERM and return the exit status.
+    """Run the sandbox until SIGINT or SIGTERM, and return the exit status.
 
-    0: stopped by a signal; 1: the address can't be had; 2: two options contradict each other.
+    0: stopped by a signal; 1: the address is not available; 2: two options contradict each other.
     """
     if arguments.client_id == arguments.pkce_client:
         both = f"--client-id and --pkce-client are both {arguments.client_id}"
-        print(f"xots sandbox: {both}; each app needs an id of its own", file=sys.stderr)
+        print(f"xots sandbox: {both}; give each app an id of its own", file=sys.stderr)
         return 2
-    sandbox = Sandbox(_options(arguments))
+    sandbox = Sandbox(_sandbox_options(arguments))
     sandbox.world.on_logged = lambda request: print(request, flush=True)
     try:
         asyncio.run(_serve(sandbox))
     except OSError as error:
-        # A failed look-up of the address has a number below zero and a text of its own.
-        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         where = f"{arguments.address} port {arguments.port}"
-        print(
-            f"xots sandbox: can't listen on {where}: {why}; choose another with --address or --port",
-            file=sys.stderr,
-        )
+        problem = f"can't listen on {where}: {_reason(error)}"
+        print(f"xots sandbox: {problem}; choose another with --address or --port", file=sys.stderr)
         return 1
     return 0
+
+
+def _reason(error: OSError) -> str | None:
+    # The error of a failed name lookup has a negative number and a text of its own.
+    number = error.errno or 0
+    return os.strerror(number) if number > 0 else error.strerror
 
 
 async def _serve(sandbox: Sandbox) -> None:
@@ -162,7 +72,7 @@ async def _serve(sandbox: Sandbox) -> None:
         await sandbox.stop()
 
 
-def _options(arguments: argparse.Namespace) -> SandboxOptions:
+def _sandbox_options(arguments: argparse.Namespace) -> SandboxOptions:
     redirect_uris = tuple(arguments.redirect_uri or [DEFAULT_REDIRECT_URI])
     new_app = arguments.new_app
     return SandboxOptions(
@@ -204,7 +114,7 @@ def _greeting(sandbox: Sandbox) -> str:
         f"Accounting API: {sandbox.api_url}    key set: {sandbox.jwks_url}",
         f"Control: {sandbox.url}/sandbox/{{clock,switches,faults,release,log,forget}}",
         *(f"Fault: {running.rule}" for running in sandbox.faults.rules),
-        "Stop with Ctrl-C. Each request is a line:",
+        "Stop with Ctrl-C. A line for each request follows:",
         "",
     ]
     return "\n".join(lines)
@@ -251,9 +161,8 @@ def _sibling_mode(text: str) -> SiblingMode:
     try:
         return SiblingMode(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not one of: {', '.join(SiblingMode)}"
-        ) from None
+        modes = ", ".join(SiblingMode)
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of: {modes}") from None
 
 
 def _rule(text: str) -> Rule:
@@ -261,3 +170,91 @@ def _rule(text: str) -> Rule:
         return Rule.parse(text)
     except FaultSyntaxError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "--port": {
+        "type": _port,
+        "default": 5002,
+        "help": "port to listen on; 0 is any free port (default: %(default)s)",
+    },
+    "--address": {
+        "default": "127.0.0.1",
+        "help": "address to listen on (default: %(default)s, and ::1)",
+    },
+    "--client-id": {
+        "type": _word,
+        "default": DEFAULT_CLIENT_ID,
+        "help": "the app's client id (default: %(default)s)",
+    },
+    "--client-secret": {
+        "type": _word,
+        "default": DEFAULT_CLIENT_SECRET,
+        "help": "its made-up secret, which is printed: never use a real one (default: %(default)s)",
+    },
+    "--pkce-client": {
+        "type": _word,
+        "default": DEFAULT_PKCE_CLIENT_ID,
+        "metavar": "ID",
+        "help": "client id of an app without a secret (default: %(default)s)",
+    },
+    "--redirect-uri": {
+        "type": _redirect_uri,
+        "action": "append",
+        "metavar": "URI",
+        "help": f"registered redirect URI; may be repeated (default: {DEFAULT_REDIRECT_URI})",
+    },
+    "--organisation": {
+        "type": _word,
+        "action": "append",
+        "metavar": "NAME",
+        "help": "an organisation; may be repeated (default: two demo companies)",
+    },
+    "--access-token-life": {
+        "type": _seconds,
+        "default": 1800,
+        "metavar": "SECONDS",
+        "help": "lifetime of an access token (default: %(default)s)",
+    },
+    "--refresh-token-life-days": {
+        "type": _amount,
+        "default": 60.0,
+        "metavar": "DAYS",
+        "help": "lifetime of an unused refresh token (default: 60)",
+    },
+    "--grace-minutes": {
+        "type": _amount,
+        "default": 30.0,
+        "metavar": "MINUTES",
+        "help": "time in which a used refresh token is accepted again (default: 30)",
+    },
+    "--siblings": {
+        "type": _sibling_mode,
+        "default": SiblingMode.ALL_VALID,
+        "metavar": "MODE",
+        "help": "effect on earlier successors when a refresh token is used again in that time: "
+        f"{', '.join(SiblingMode)} (default: %(default)s)",
+    },
+    "--late-reuse-kills-chain": {
+        "action": "store_true",
+        "help": "reuse of a refresh token after that time ends all tokens of the consent",
+    },
+    "--new-app": {
+        "action": "store_true",
+        "help": "the apps were made on or after 2 March 2026: no broad scopes",
+    },
+    "--fault": {
+        "type": _rule,
+        "action": "append",
+        "default": [],
+        "metavar": "RULE",
+        "help": "ENDPOINT:WHEN:KIND[=VALUE], such as refresh:nth=2:lost or token:p=0.05:500-html; "
+        "may be repeated",
+    },
+    "--seed": {"type": int, "help": "make tokens, ids and random faults repeatable"},
+    "--auto-consent": {
+        "action": "store_true",
+        "help": "consent to every request without showing the page",
+    },
+}
+"""The command's options, as arguments of ``add_argument``."""

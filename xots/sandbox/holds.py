@@ -1,4 +1,4 @@
-"""Requests that wait until they are released, so that a test needs no sleep to catch one in mid-flight."""
+"""Requests that wait until a test releases them, so that it needs no sleep to catch one midway."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ __all__ = ["Holds", "SandboxStopped"]
 
 
 class SandboxStopped(Exception):
-    """The sandbox stops while a request waits: its connection is cut."""
+    """The sandbox stops while a request waits. The connection is reset."""
 
 
 class Holds:
-    """The requests that a fault holds, oldest first."""
+    """The requests that a fault holds or delays."""
 
     def __init__(self) -> None:
         self._held: list[asyncio.Future[None]] = []
+        """Oldest first."""
         self._pauses: list[asyncio.Future[None]] = []
         self._watchers: list[asyncio.Future[None]] = []
         self._closed = False
@@ -24,31 +25,29 @@ class Holds:
         return len(self._held)
 
     async def hold(self) -> None:
-        """Wait to be released. Raises SandboxStopped."""
+        """Wait for a release. Raises SandboxStopped."""
         await self._wait(self._held, None)
 
     async def pause(self, seconds: float) -> None:
-        """Wait so many seconds. Raises SandboxStopped."""
+        """Wait for this time. Raises SandboxStopped."""
         await self._wait(self._pauses, seconds)
 
     def release(self, count: int | None = None) -> int:
-        """Let the oldest so many held requests go on, or all; return how many."""
-        going = self._held[:count]
+        """Release the ``count`` oldest held requests, or all. Return the number released."""
+        released = self._held[:count]
         del self._held[:count]
-        for future in going:
-            if not future.done():
-                future.set_result(None)
-        return len(going)
+        _wake(released)
+        return len(released)
 
-    async def until(self, count: int = 1) -> None:
-        """Wait until at least so many requests are held."""
+    async def wait_for(self, count: int = 1) -> None:
+        """Wait until at least ``count`` requests are held."""
         while len(self._held) < count:
             watcher = asyncio.get_running_loop().create_future()
             self._watchers.append(watcher)
             await watcher
 
     def close(self) -> None:
-        """Wake everything that waits, with SandboxStopped, now and from now on."""
+        """Wake all waiting requests, and all later ones at once, with SandboxStopped."""
         self._closed = True
         for future in (*self._held, *self._pauses):
             if not future.done():
@@ -61,12 +60,16 @@ class Holds:
             raise SandboxStopped
         future = asyncio.get_running_loop().create_future()
         waiting.append(future)
-        for watcher in self._watchers:
-            if not watcher.done():
-                watcher.set_result(None)
+        _wake(self._watchers)
         self._watchers.clear()
         done, _ = await asyncio.wait([future], timeout=seconds)
         if future in waiting:
             waiting.remove(future)
-        for one in done:
-            one.result()
+        for ended in done:
+            ended.result()
+
+
+def _wake(futures: list[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)

@@ -1,4 +1,4 @@
-"""Xero's rate limits, by app and tenant."""
+"""Xero's rate limits for each app and tenant (Xero: OAuth 2.0 API limits)."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _DAY = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Xero's limits (Xero: OAuth 2.0 API limits)."""
+    """Upper bounds on calls to the accounting API. The defaults are Xero's."""
 
     concurrent: int = 5
     per_minute: int = 60
     per_day: int = 5000
     app_per_minute: int = 10000
-    """Over all tenants of an app."""
+    """For all tenants of an app together."""
 
 
 class Throttled(Exception):
-    """A call over a limit. ``problem`` is the value of ``X-Rate-Limit-Problem``."""
+    """A call exceeds a limit. ``problem`` is the value of ``X-Rate-Limit-Problem``."""
 
     def __init__(self, problem: str, retry_after_seconds: int) -> None:
         super().__init__(problem)
@@ -41,7 +41,10 @@ class _Usage:
 
 
 class RateLimiter:
-    """Counts calls over the last minute and the last day. Whatever `enter` admits must `leave`."""
+    """Counts the calls of the last minute and the last day.
+
+    Each `enter` that admits a call needs one `leave` after it.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -49,7 +52,11 @@ class RateLimiter:
         self._apps: defaultdict[str, deque[datetime]] = defaultdict(deque)
 
     def enter(self, client_id: str, tenant_id: str, now: datetime) -> dict[str, str]:
-        """Admit one call and return the headers that tell what remains. Raises Throttled."""
+        """Admit one call, and return the headers with the remaining numbers.
+
+        Raises:
+            Throttled: a limit is reached.
+        """
         usage, app = self._tenants[client_id, tenant_id], self._apps[client_id]
         _drop(usage.calls, now, _DAY)
         _drop(app, now, _MINUTE)
@@ -58,11 +65,11 @@ class RateLimiter:
         if usage.running >= limits.concurrent:
             raise Throttled("concurrent", 1)
         if len(usage.calls) >= limits.per_day:
-            raise Throttled("day", _until(usage.calls[0] + _DAY, now))
+            raise Throttled("day", _seconds_until(usage.calls[0] + _DAY, now))
         if len(minute) >= limits.per_minute:
-            raise Throttled("minute", _until(minute[0] + _MINUTE, now))
+            raise Throttled("minute", _seconds_until(minute[0] + _MINUTE, now))
         if len(app) >= limits.app_per_minute:
-            raise Throttled("appminute", _until(app[0] + _MINUTE, now))
+            raise Throttled("appminute", _seconds_until(app[0] + _MINUTE, now))
         usage.running += 1
         usage.calls.append(now)
         app.append(now)
@@ -73,7 +80,7 @@ class RateLimiter:
         }
 
     def leave(self, client_id: str, tenant_id: str) -> None:
-        """Say that an admitted call is over."""
+        """Record the end of an admitted call."""
         self._tenants[client_id, tenant_id].running -= 1
 
 
@@ -82,5 +89,5 @@ def _drop(calls: deque[datetime], now: datetime, window: timedelta) -> None:
         calls.popleft()
 
 
-def _until(then: datetime, now: datetime) -> int:
+def _seconds_until(then: datetime, now: datetime) -> int:
     return max(1, math.ceil((then - now).total_seconds()))

@@ -1,4 +1,4 @@
-"""The request log, so that a test can say how many refreshes were made, and with which token."""
+"""The request log, from which a test reads the refreshes and their tokens."""
 
 from __future__ import annotations
 
@@ -13,66 +13,68 @@ __all__ = ["LoggedRequest", "Outcome", "fingerprint"]
 
 
 class Outcome(StrEnum):
-    """What became of a request."""
+    """The outcome of a request."""
 
     ISSUED = "issued"
-    """Tokens were issued, and the answer sent."""
+    """Tokens were issued, and the response was sent."""
     REPLAYED = "replayed"
-    """The answer that was given before was sent again."""
+    """An earlier response was sent again."""
     REVOKED = "revoked"
     CONSENTED = "consented"
     DENIED = "denied"
     SERVED = "served"
-    """Another good answer: a page, a list, a revocation of nothing."""
+    """Another success: a page, a list, or a revocation without effect."""
     REFUSED = "refused"
     LOST = "lost"
-    """It was done, and the caller didn't hear of it; ``issued`` tells whether tokens went lost."""
+    """Committed, and the response did not arrive. ``issued`` tells if it had a refresh token."""
     FAULTED = "faulted"
-    """A fault came first: nothing was done."""
+    """A fault came first, and nothing was committed."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoggedRequest:
-    """One request. It is logged just before the last byte of its answer (or the reset) is sent."""
+    """One request, logged just before the end of its response (or the reset) is sent."""
 
     number: int
     """In order of arrival, from 1."""
     at: datetime
-    """The sandbox's time when it was logged."""
+    """The sandbox's time when the request was logged."""
     endpoint: Endpoint
     method: str
     path: str
     outcome: Outcome
     status: int | None
-    """As sent; None if nothing was."""
+    """The status sent, or None without a response."""
     client_id: str | None = None
     grant_type: str | None = None
     error: str | None = None
-    """The error code sent."""
+    """The error code in the response."""
     reason: str | None = None
-    """Why it was refused, in more detail than the wire tells."""
+    """The reason of a refusal, in more detail than the response has."""
     token: str | None = None
-    """Fingerprint of the refresh token presented."""
+    """The fingerprint of the refresh token in the request."""
     issued: str | None = None
-    """Fingerprint of the refresh token issued."""
+    """The fingerprint of the refresh token issued."""
     fault: FaultKind | None = None
 
     def __str__(self) -> str:
-        told = (self.client_id, self.grant_type, self.error, self.reason)
-        words = [f"#{self.number}", f"{self.at:%Y-%m-%dT%H:%M:%SZ}", self.method, self.path]
-        words += [
+        named = (("token", self.token), ("issued", self.issued), ("fault", self.fault))
+        words = [
+            f"#{self.number} {self.at:%Y-%m-%dT%H:%M:%SZ} {self.method} {self.path}",
             "-" if self.status is None else str(self.status),
             self.outcome,
-            *(one for one in told if one),
+            self.client_id,
+            self.grant_type,
+            self.error,
+            self.reason,
+            *(f"{name}={value}" for name, value in named if value),
         ]
-        words += [
-            f"{name}={value}"
-            for name, value in (("token", self.token), ("issued", self.issued))
-            if value
-        ]
-        return " ".join(words if self.fault is None else [*words, f"fault={self.fault}"])
+        return " ".join(word for word in words if word)
 
 
 def fingerprint(token: str) -> str:
-    """Return the first twelve hexadecimal digits of a token's SHA-256: enough to tell two apart, and no secret."""
+    """Return the first 12 hexadecimal digits of a token's SHA-256.
+
+    They are enough to tell tokens apart, and no secret.
+    """
     return hashlib.sha256(token.encode()).hexdigest()[:12]

@@ -1,6 +1,6 @@
-"""A person at a browser, played by a program: follows redirects, keeps cookies, fills in forms.
+"""A simulated user with a browser: follows redirects, keeps cookies and fills in forms.
 
-The demo and the tests log in with it, over the same pages and with the same headers as a browser would.
+The demo and the tests log in with it, through the same pages and with the same headers as a user.
 """
 
 from __future__ import annotations
@@ -10,16 +10,24 @@ from html.parser import HTMLParser
 from http.cookies import SimpleCookie
 from urllib.parse import urlencode, urljoin, urlsplit
 
-from tornado.httpclient import AsyncHTTPClient, HTTPRequest
+from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 
-__all__ = ["Page", "Person"]
+__all__ = ["Form", "Page", "Person"]
 
-MOST_REDIRECTS = 10
+MAX_REDIRECTS = 10
+
+_HEADERS = {
+    "Accept": "text/html,application/xhtml+xml,*/*;q=0.8",
+    "Accept-Language": "en",
+    "User-Agent": "Mozilla/5.0 (a simulated user of the xots sandbox)",
+    "Sec-Fetch-Mode": "navigate",
+    "Sec-Fetch-Dest": "document",
+}
 
 
 @dataclass
 class Form:
-    """A form of a page: where it leads, and what it would send as it stands."""
+    """A form of a page: its target, and the fields that it sends without changes."""
 
     action: str = ""
     fields: list[tuple[str, str]] = field(default_factory=list)
@@ -27,7 +35,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Page:
-    """What the browser shows."""
+    """The page in the browser."""
 
     url: str
     status: int
@@ -35,61 +43,70 @@ class Page:
 
     @property
     def form(self) -> Form:
-        """The page's one form.
+        """The page's only form.
 
         Raises:
-            LookupError: it has none.
+            LookupError: the page has no form.
         """
         reader = _FormReader()
         reader.feed(self.text)
         if reader.form is None:
-            raise LookupError(
-                f"no form on {urlsplit(self.url)._replace(query='').geturl()} (status {self.status})"
-            )
+            address = urlsplit(self.url)._replace(query="").geturl()
+            raise LookupError(f"no form on {address} (status {self.status})")
         return reader.form
 
 
 class _FormReader(HTMLParser):
+    """Reads the last form of a page."""
+
     def __init__(self) -> None:
         super().__init__()
         self.form: Form | None = None
-        self._select: str | None = None
+        self._select = ""
+        """The name of an open select element without a choice yet."""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
+        given = {name: value or "" for name, value in attrs}
         if tag == "form":
-            self.form = Form(given.get("action") or "")
-        elif self.form is None:
-            return
-        elif (
-            tag == "input"
-            and given.get("name")
-            and ("checked" in given or given.get("type") != "checkbox")
-        ):
-            self.form.fields.append((given["name"] or "", given.get("value") or ""))
-        elif tag == "select":
-            self._select = given.get("name")
-        elif (
-            tag == "option" and self._select
-        ):  # the first one is chosen, unless the person says otherwise
-            self.form.fields.append((self._select, given.get("value") or ""))
-            self._select = None
+            self.form = Form(given.get("action", ""))
+        elif self.form is not None:
+            self._read_field(self.form, tag, given)
+
+    def _read_field(self, form: Form, tag: str, given: dict[str, str]) -> None:
+        name, value = given.get("name", ""), given.get("value", "")
+        match tag:
+            case "input" if name and _is_sent(given):
+                form.fields.append((name, value))
+            case "select":
+                self._select = name
+            case "option" if self._select:
+                # The first option is chosen, unless the user chooses another one.
+                form.fields.append((self._select, value))
+                self._select = ""
+
+
+def _is_sent(given: dict[str, str]) -> bool:
+    return "checked" in given or given.get("type") != "checkbox"
 
 
 class Person:
-    """One person with one browser; the cookies last as long as the object."""
+    """One user with one browser. The cookies live as long as the object."""
 
     def __init__(self) -> None:
         self._http = AsyncHTTPClient()
         self.cookies: dict[str, dict[str, str]] = {}
-        """By host name: cookies do not know ports."""
+        """By host name: a cookie is valid for every port."""
 
     async def open(self, url: str) -> Page:
-        """Type an address into the browser."""
+        """Open an address, as if the user typed it."""
         return await self._go("GET", url, None, site="none", origin=None)
 
     async def submit(self, page: Page, **values: str) -> Page:
-        """Fill in the page's form and send it; ``values`` take the place of what stands there."""
+        """Submit the page's form. ``values`` replace the fields of the same names.
+
+        Raises:
+            LookupError: the page has no form, or there are too many redirects.
+        """
         fields = [(name, value) for name, value in page.form.fields if name not in values]
         target = urljoin(page.url, page.form.action)
         body = urlencode(fields + list(values.items()))
@@ -99,7 +116,7 @@ class Person:
     async def log_in(
         self, url: str, client_id: str, client_secret: str = "", tenant_id: str = ""
     ) -> Page:
-        """Log in at the server that answers at ``url``: form, consent at the simulated Xero, and back."""
+        """Log in at the server with this URL: form, consent at the simulated Xero, and callback."""
         page = await self.open(f"{url}/login")
         page = await self.submit(
             page, client_id=client_id, client_secret=client_secret, tenant_id=tenant_id
@@ -107,50 +124,43 @@ class Person:
         return await self.consent(await self.submit(page))
 
     async def consent(self, page: Page) -> Page:
-        """Allow what the simulated Xero's consent page asks for."""
+        """Allow the request on the simulated Xero's consent page."""
         return await self.submit(page, action="allow")
 
     async def _go(
         self, method: str, url: str, body: str | None, *, site: str, origin: str | None
     ) -> Page:
-        for _ in range(MOST_REDIRECTS):
-            response = await self._http.fetch(
-                HTTPRequest(
-                    url,
-                    method=method,
-                    body=body,
-                    headers=self._headers(url, site, origin),
-                    follow_redirects=False,
-                ),
-                raise_error=False,
-            )
-            for header in response.headers.get_list("Set-Cookie"):
-                self._take(url, header)
+        for _ in range(MAX_REDIRECTS):
+            response = await self._fetch(method, url, body, self._headers(url, site, origin))
             if response.code not in (301, 302, 303):
                 return Page(url, response.code, response.body.decode())
             target = urljoin(url, response.headers["Location"])
-            # A chain of redirects counts as cross-site once one of its steps was (Fetch Metadata).
+            # A chain of redirects is cross-site from its first cross-site step on (Fetch Metadata).
             if site != "none" and _origin(target) != _origin(url):
                 site = "cross-site"
             method, body, origin, url = "GET", None, None, target
-        raise LookupError(f"more than {MOST_REDIRECTS} redirects")
+        raise LookupError(f"more than {MAX_REDIRECTS} redirects")
+
+    async def _fetch(
+        self, method: str, url: str, body: str | None, headers: dict[str, str]
+    ) -> HTTPResponse:
+        request = HTTPRequest(
+            url, method=method, body=body, headers=headers, follow_redirects=False
+        )
+        response = await self._http.fetch(request, raise_error=False)
+        for header in response.headers.get_list("Set-Cookie"):
+            self._keep_cookies(url, header)
+        return response
 
     def _headers(self, url: str, site: str, origin: str | None) -> dict[str, str]:
-        headers = {
-            "Accept": "text/html,application/xhtml+xml,*/*;q=0.8",
-            "Accept-Language": "en",
-            "User-Agent": "Mozilla/5.0 (a person of the xots sandbox)",
-            "Sec-Fetch-Site": site,
-            "Sec-Fetch-Mode": "navigate",
-            "Sec-Fetch-Dest": "document",
-        }
+        headers = {**_HEADERS, "Sec-Fetch-Site": site}
         if origin is not None:
             headers["Origin"] = origin
         if kept := self.cookies.get(urlsplit(url).hostname or ""):
             headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in kept.items())
         return headers
 
-    def _take(self, url: str, header: str) -> None:
+    def _keep_cookies(self, url: str, header: str) -> None:
         kept = self.cookies.setdefault(urlsplit(url).hostname or "", {})
         for name, morsel in SimpleCookie(header).items():
             if morsel.value and morsel["max-age"] != "0":

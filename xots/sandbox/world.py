@@ -1,4 +1,4 @@
-"""One simulated Xero as a whole, without its sockets: what the handlers and the tests share."""
+"""The state of one simulated Xero without its sockets, which handlers and tests share."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from .books import Books, Organisation, default_organisations
-from .clients import DEFAULT_PKCE_CLIENT_ID, Client, User
+from .accounting import AccountingData, Organisation, default_organisations
 from .faults import FaultScript, Rule
 from .holds import Holds
-from .identity import Identity
+from .identity.clients import DEFAULT_PKCE_CLIENT_ID, Client, User
+from .identity.provider import Identity
+from .identity.signing import signing_key
+from .identity.switches import Switches
 from .limits import Limits, RateLimiter
 from .log import LoggedRequest
-from .switches import Switches
-from .tokens import signing_key
 
 __all__ = ["Clock", "SandboxClock", "SandboxOptions", "World", "default_clients"]
 
@@ -25,18 +25,18 @@ Clock = Callable[[], datetime]
 
 
 def default_clients() -> tuple[Client, ...]:
-    """Return a web app with a secret, and a public one that uses PKCE."""
+    """Return a web app with a secret, and a public client, which uses PKCE."""
     return (Client(), Client(DEFAULT_PKCE_CLIENT_ID, None))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxOptions:
-    """What a sandbox starts with."""
+    """The options of a sandbox."""
 
     port: int = 5002
-    """0: any free port."""
+    """0 is any free port."""
     address: str = "127.0.0.1"
-    """On 127.0.0.1 it listens on ::1 too, if there is one."""
+    """With 127.0.0.1 the sandbox listens on ::1 too, if the machine has it."""
     clients: tuple[Client, ...] = field(default_factory=default_clients)
     users: tuple[User, ...] = (User(),)
     organisations: tuple[Organisation, ...] = field(default_factory=default_organisations)
@@ -44,19 +44,20 @@ class SandboxOptions:
     faults: tuple[str | Rule, ...] = ()
     limits: Limits = field(default_factory=Limits)
     seed: int | None = None
-    """For tokens, ids and chance. None: true randomness, and chances of seed 0. (The signing key is always new.)"""
+    """Seed of tokens, ids and faults. None: the system's randomness, and seed 0 for faults.
+    The signing key is always new."""
     auto_consent: bool = False
-    """Consent to everything without showing the page."""
+    """Consent to every request without showing the page."""
 
 
-def _real_time() -> datetime:
+def real_time() -> datetime:
     return datetime.now(UTC)
 
 
 class SandboxClock:
-    """A clock that can be set: an offset over another clock."""
+    """A clock that can be set: an offset from another clock."""
 
-    def __init__(self, base: Clock = _real_time) -> None:
+    def __init__(self, base: Clock = real_time) -> None:
         self._base = base
         self.offset = timedelta(0)
 
@@ -64,37 +65,49 @@ class SandboxClock:
         return self._base() + self.offset
 
     def advance(self, seconds: float) -> None:
-        """Move the clock on, or back with a negative number."""
+        """Move the clock forward, or back by a negative number."""
         self.offset += timedelta(seconds=seconds)
 
     def set(self, to: datetime) -> None:
-        """Set the clock. Raises ValueError for a naive time."""
+        """Set the clock.
+
+        Raises:
+            ValueError: the time has no time zone.
+        """
         if to.tzinfo is None:
-            raise ValueError("the time must carry its zone, as 2026-11-01T00:00:00Z does")
+            raise ValueError("the time must have a time zone, such as 2026-11-01T00:00:00Z")
         self.offset = to - self._base()
 
 
 class World:
-    """All that a running sandbox knows."""
+    """The state of a running sandbox.
 
-    def __init__(self, options: SandboxOptions, clock: Clock | None = None) -> None:
+    Args:
+        options: the sandbox's options.
+        clock: the base of the sandbox's clock. The default is real time.
+    """
+
+    def __init__(self, options: SandboxOptions, clock: Clock = real_time) -> None:
         self.options = options
-        self.clock = SandboxClock() if clock is None else SandboxClock(clock)
-        source = random.SystemRandom() if options.seed is None else random.Random(options.seed)  # noqa: S311
+        self.clock = SandboxClock(clock)
+        seed = options.seed
+        rng = random.SystemRandom() if seed is None else random.Random(seed)  # noqa: S311
         self.identity = Identity(
             options.clients,
             users=options.users,
             switches=options.switches,
             mint=signing_key().sign,
-            random=source,
+            random=rng,
         )
-        self.books = Books(options.organisations)
+        self.accounting = AccountingData(options.organisations)
         self.limiter = RateLimiter(options.limits)
-        self.faults = FaultScript(options.faults, seed=options.seed or 0)
+        self.faults = FaultScript(options.faults, seed=seed or 0)
         self.holds = Holds()
         self.log: list[LoggedRequest] = []
         self.on_logged: Callable[[LoggedRequest], None] | None = None
+        """Called with each request when it is logged."""
         self.running: set[asyncio.Task[object]] = set()
+        """The tasks that handle requests."""
         self._arrived = 0
 
     def arrive(self) -> int:
@@ -103,7 +116,7 @@ class World:
         return self._arrived
 
     def record(self, request: LoggedRequest) -> None:
-        """Log a request that is about to be answered."""
+        """Log a request, just before its response is sent."""
         self.log.append(request)
         if self.on_logged is not None:
             self.on_logged(request)

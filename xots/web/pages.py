@@ -21,7 +21,7 @@ from ..errors import LoginFailed, SealError, XotsError
 from ..keeping.login import LOGIN_TIMEOUT, LoginAttempt
 from ..lifecycle.account import Account
 from ..secret import Secret
-from ..xero import SCOPE_SETS, Connection, Credentials, authorize_url, new_code_verifier
+from ..xero.protocol import SCOPE_SETS, Connection, Credentials, authorize_url, new_code_verifier
 from .guard import browser_origin, is_loopback_name
 from .handler import Handler, utc_text
 

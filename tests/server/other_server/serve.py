@@ -1,12 +1,12 @@
-"""An identity server that isn't ours and isn't Xero's: Django OAuth Toolkit, in one file, on a free port.
+"""An identity server that is neither xots's own nor Xero's: Django OAuth Toolkit in one file.
 
-It rotates refresh tokens, demands PKCE, and knows no tenants. Run as a program, it prints its address, then serves
-until it is ended. Its user is "ada" with the password "lovelace"; its client comes from the command line.
+It rotates refresh tokens, demands PKCE, and has no tenants. It listens on a free port, prints its
+URL, and serves until its process is ended. Its user is "ada" with the password "lovelace"; the
+command line gives its client.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from wsgiref.simple_server import WSGIRequestHandler, make_server
@@ -16,12 +16,14 @@ from django.conf import settings
 
 client_id, client_secret, redirect_uri = sys.argv[1:4]
 
+LOGIN_FORM = "<form method='post'>{% csrf_token %}{{ form }}</form>"
+
 settings.configure(
     ALLOWED_HOSTS=["127.0.0.1"],
     DATABASES={
         "default": {
             "ENGINE": "django.db.backends.sqlite3",
-            "NAME": os.path.join(tempfile.mkdtemp(), "db.sqlite3"),  # noqa: PTH118 - Django wants a string
+            "NAME": f"{tempfile.mkdtemp()}/db.sqlite3",
         }
     },
     DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
@@ -54,9 +56,7 @@ settings.configure(
                 "loaders": [
                     (
                         "django.template.loaders.locmem.Loader",
-                        {
-                            "registration/login.html": "<form method='post'>{% csrf_token %}{{ form }}</form>"
-                        },
+                        {"registration/login.html": LOGIN_FORM},
                     ),
                     "django.template.loaders.app_directories.Loader",
                 ]

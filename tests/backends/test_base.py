@@ -1,0 +1,114 @@
+"""``TokenStore``'s own parts: names, the lease as its holder sees it, and the default lease."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from xots.backends.base import Lease, TokenStore, checked_name
+from xots.backends.memory import MemoryStore
+from xots.clock import SystemClock
+from xots.errors import StoreUnavailable
+
+EXPIRED = json.dumps({"until": 1}).encode()
+
+
+class StoreWithoutLocks(MemoryStore):
+    """A store without a lease of its own, which can be made unavailable."""
+
+    available = True
+
+    @asynccontextmanager
+    async def lease(self, name: str, ttl_seconds: float) -> AsyncIterator[Lease]:
+        async with TokenStore.lease(self, name, ttl_seconds) as lease:
+            yield lease
+
+    async def swap(self, name: str, value: bytes, *, expected: str | None) -> str:
+        if not self.available:
+            raise StoreUnavailable("the store is away")
+        return await super().swap(name, value, expected=expected)
+
+
+async def soon(condition: Callable[[], bool]) -> None:
+    """Wait until a condition is true, while the event loop runs."""
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("name", ["a", "-", "0", "default", "z" * 64])
+def test_a_name_is_returned(name: str) -> None:
+    """Up to 64 lower-case letters, digits and hyphens make a name."""
+    assert checked_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["", "A", "a_b", "a.b", "a/b", "a\n", "ä", "a" * 65])
+def test_an_invalid_name_is_refused(name: str) -> None:
+    """The message quotes it and says what a name is."""
+    with pytest.raises(ValueError, match="is not a name of up to 64 lower-case letters"):
+        checked_name(name)
+
+
+def test_a_lease_ends_with_its_lifetime_unless_it_is_extended() -> None:
+    """A lease without a lifetime ends only when another holder has it."""
+    now = SystemClock().elapsed()
+    assert Lease(ttl_seconds=0).lost
+    lease = Lease(ttl_seconds=0)
+    lease.extend(60, since=now)
+    assert not lease.lost
+    lease.extend(60, since=now - 61)
+    assert lease.lost
+    endless = Lease()
+    assert not endless.lost
+    endless.lose()
+    assert endless.lost
+
+
+@pytest.mark.safeguard(
+    file="backends/base.py",
+    old="                lease.lose()\n",
+    new="",
+    protects_from="two holders at once, after another process has taken the lease",
+)
+async def test_a_lease_that_another_holder_took_is_lost() -> None:
+    """Its first holder notices at the next renewal, and its release leaves the other's alone."""
+    store = StoreWithoutLocks()
+    async with store.lease("default", 1) as first:
+        stored = await store.read("lease-default")
+        assert stored is not None
+        await store.swap("lease-default", EXPIRED, expected=stored.version)
+        second = store.lease("default", 60)
+        await second.__aenter__()
+        taken = await store.read("lease-default")
+        began_at = time.monotonic()
+        await soon(lambda: first.lost)
+        assert time.monotonic() - began_at < 0.9, "it noticed only when its own lease ended"
+    assert await store.read("lease-default") == taken
+    await second.__aexit__(None, None, None)
+
+
+async def test_a_lease_ends_by_its_own_clock_while_the_store_is_away() -> None:
+    """A failing renewal is no loss; only the end of the lifetime is."""
+    store = StoreWithoutLocks()
+    async with store.lease("default", 0.6) as lease:
+        store.available = False
+        await asyncio.sleep(0.2)  # one renewal fails
+        assert not lease.lost
+        store.available = True
+        await asyncio.sleep(0.6)  # beyond the first lifetime
+        assert not lease.lost
+        store.available = False
+        await soon(lambda: lease.lost)
+
+
+async def test_a_record_that_is_no_lease_is_replaced() -> None:
+    """Foreign bytes under the lease's name keep no process waiting."""
+    store = StoreWithoutLocks()
+    await store.swap("lease-default", b"not JSON", expected=None)
+    async with asyncio.timeout(5), store.lease("default", 60) as lease:
+        assert not lease.lost

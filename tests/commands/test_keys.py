@@ -1,0 +1,65 @@
+"""``xots key``, apart from a running server: tests/keeping rotates the keys of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.command_line import Ended
+
+Xots = Callable[..., Ended]
+
+
+def keys_in(path: Path) -> list[str]:
+    return [line for line in path.read_text().splitlines() if not line.startswith("#")]
+
+
+@pytest.fixture
+def key_file(xots: Xots, tmp_path: Path) -> Path:
+    path = tmp_path / "key"
+    path.write_text(xots("key", "new").out)
+    path.chmod(0o600)
+    return path
+
+
+def test_new_prints_another_key_each_time(xots: Xots) -> None:
+    """It prints one line, which a shell can write into a key file."""
+    first, second = (xots("key", "new") for _ in range(2))
+    assert (first.status, first.err, first.out.count("\n")) == (0, "", 1)
+    assert first.out != second.out
+
+
+def test_add_keeps_the_first_key_first_and_promote_puts_the_new_one_before_it(
+    xots: Xots, key_file: Path
+) -> None:
+    """The added key opens only; promoted, it seals. A second promotion changes nothing."""
+    [old] = keys_in(key_file)
+    settings = ("--key-file", str(key_file), "--store", f"file://{key_file.parent}/store")
+    added = xots("key", "add", *settings)
+    assert (added.status, added.err) == (0, "")
+    assert "xots key promote" in added.out
+    assert keys_in(key_file)[0] == old
+    [_, new] = keys_in(key_file)
+    assert xots("key", "promote", *settings).out.startswith("0 of 0 records")
+    assert keys_in(key_file) == [new, old]
+    again = xots("key", "promote", *settings)
+    assert (again.status, keys_in(key_file)) == (0, [new, old])
+    assert f"no key in {key_file} waits" in again.out
+
+
+def test_a_second_key_is_not_added_before_the_first_is_promoted(xots: Xots, key_file: Path) -> None:
+    """Both could not be promoted one after the other. The file stays as it is, and the status is
+    2, because a retry does not help."""
+    xots("key", "add", "--key-file", str(key_file))
+    before = key_file.read_text()
+    assert str(key_file) in xots("key", "add", "--key-file", str(key_file)).reason(status=2)
+    assert key_file.read_text() == before
+
+
+def test_add_refuses_to_change_a_file_while_the_keys_are_set(
+    xots: Xots, key_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys in the environment take the place of a key file; the message names the variable."""
+    monkeypatch.setenv("XOTS_KEY", keys_in(key_file)[0])
+    assert "XOTS_KEY" in xots("key", "add").reason(status=2)

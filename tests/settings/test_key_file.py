@@ -1,0 +1,146 @@
+"""Key files: their format, and a write that is complete or does nothing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from xots.errors import SealError
+from xots.key_file import KeyRing, read_key_file, write_key_file
+from xots.secret import Secret
+
+ONE, TWO, THREE = (Secret(f"hunter2-{name}") for name in ("one", "two", "three"))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Return the path of a key file, in a folder that does not exist yet."""
+    return tmp_path / "xots" / "key"
+
+
+def write(path: Path, text: str, mode: int = 0o600) -> None:
+    """Write a key file as an operator does."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(text.encode("latin-1"))
+    path.chmod(mode)
+
+
+@pytest.mark.parametrize("ring", [KeyRing((ONE,)), KeyRing((ONE, TWO)), KeyRing((ONE, TWO), THREE)])
+def test_a_key_file_is_read_as_it_was_written(path: Path, ring: KeyRing) -> None:
+    """The order stays, and so does the key that waits to be promoted."""
+    write_key_file(path, ring)
+    assert read_key_file(path) == ring
+
+
+def test_the_keys_are_in_order_with_the_waiting_one_last() -> None:
+    """The first key seals, and a waiting key must not."""
+    assert KeyRing((ONE, TWO), THREE).keys == (ONE, TWO, THREE)
+    assert KeyRing((ONE, TWO)).keys == (ONE, TWO)
+
+
+def test_an_operator_can_write_a_key_file(path: Path) -> None:
+    """Comments, empty lines, spaces and the line ends of Windows do not count."""
+    write(path, f"# keys\r\n\r\n  {ONE.reveal()} \r\n#{TWO.reveal()}\r\n{THREE.reveal()}")
+    assert read_key_file(path) == KeyRing((ONE, THREE))
+
+
+def test_a_key_file_is_for_its_owner_only(path: Path) -> None:
+    """This holds for its folder too, if xots creates it."""
+    write_key_file(path, KeyRing((ONE,)))
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
+def test_a_key_file_that_is_open_to_others_is_refused(path: Path, mode: int) -> None:
+    """The message says how to close it."""
+    write(path, ONE.reveal(), mode)
+    with pytest.raises(SealError, match=f"{path} is open to other users .*chmod 600 {path}"):
+        read_key_file(path)
+
+
+def test_a_credential_of_systemd_may_be_open_to_its_group(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The credentials directory protects it."""
+    write(path, ONE.reveal(), 0o440)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(path.parent))
+    assert read_key_file(path).keys == (ONE,)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(path.parent / "other"))
+    with pytest.raises(SealError):
+        read_key_file(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "No such file"),
+        ("", "holds no key"),
+        ("# nothing yet\n", "holds no key"),
+        (f"{ONE.reveal()}\xff", "not ASCII"),
+    ],
+)
+def test_a_key_file_without_keys_is_refused(path: Path, text: str | None, says: str) -> None:
+    """The message names the file, and does not show its content."""
+    if text is not None:
+        write(path, text)
+    with pytest.raises(SealError, match=says) as caught:
+        read_key_file(path)
+    assert str(path) in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_new_key_file_replaces_none(path: Path) -> None:
+    """Of two processes that generate a key at the same time, one succeeds."""
+    write_key_file(path, KeyRing((ONE,)), new=True)
+    with pytest.raises(SealError, match="File exists"):
+        write_key_file(path, KeyRing((TWO,)), new=True)
+    assert read_key_file(path).keys == (ONE,)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_symbolic_link_to_a_key_file_stays(path: Path, tmp_path: Path) -> None:
+    """The file that the link names is written."""
+    write_key_file(path, KeyRing((ONE,)))
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    write_key_file(link, KeyRing((TWO,)))
+    assert link.is_symlink()
+    assert read_key_file(path).keys == (TWO,)
+
+
+def test_a_key_file_of_another_user_is_not_replaced(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new file would belong to this user, and the owner could not read it."""
+    write_key_file(path, KeyRing((ONE,)))
+    monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
+    with pytest.raises(SealError, match="belongs to user"):
+        write_key_file(path, KeyRing((TWO,)))
+    assert read_key_file(path).keys == (ONE,)
+
+
+def test_a_write_that_fails_leaves_the_file_as_it_was(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The draft is removed."""
+    write_key_file(path, KeyRing((ONE,)))
+
+    def full_disk(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(SealError, match="can't be written: No space left"):
+        write_key_file(path, KeyRing((TWO,)))
+    assert read_key_file(path).keys == (ONE,)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_key_file_below_a_file_can_not_be_written(path: Path) -> None:
+    """The message gives the reason of the system."""
+    write(path, ONE.reveal())
+    with pytest.raises(SealError, match=r"can't be written: (Not a directory|File exists)"):
+        write_key_file(path / "key", KeyRing((TWO,)))

@@ -1,0 +1,360 @@
+"""The sources: their precedence, and the problems that they report together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.settings_problems import SECRET, problems_of
+
+from xots.secret import Secret
+from xots.settings import Settings, load
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """Return a path at which a test can write a YAML file."""
+    return tmp_path / "xots.yaml"
+
+
+@pytest.mark.parametrize("first", range(5))
+def test_the_first_source_that_has_a_setting_wins(tmp_path: Path, config: Path, first: int) -> None:
+    """The order is: command line, environment, credentials directory, YAML file, default."""
+    folder = tmp_path / "credentials"
+    folder.mkdir()
+    arguments, environment = (
+        {"port": "1001"},
+        {"XOTS_PORT": "1002", "CREDENTIALS_DIRECTORY": str(folder)},
+    )
+    (folder / "port").write_text("1003\n")
+    config.write_text("port: 1004\n")
+    if first > 0:
+        arguments.clear()
+    if first > 1:
+        del environment["XOTS_PORT"]
+    if first > 2:
+        (folder / "port").unlink()
+    if first > 3:
+        config.write_text("")
+    assert load(arguments, environment, config).port == (1001, 1002, 1003, 1004, 5001)[first]
+
+
+def test_the_settings_name_the_source_of_each_value(tmp_path: Path, config: Path) -> None:
+    """A name is an option, a variable, a path, or a path with a key."""
+    (tmp_path / "tenant_id").write_text("T\n")
+    config.write_text("token_url: https://id.example/token\n")
+    environment = {"XOTS_CLIENT_ID": "C", "CREDENTIALS_DIRECTORY": str(tmp_path)}
+    settings = load({"refresh_ahead": "60"}, environment, config)
+    assert settings.sources["refresh_ahead"] == "--refresh-ahead"
+    assert settings.sources["client_id"] == "XOTS_CLIENT_ID"
+    assert settings.sources["tenant_id"] == str(tmp_path / "tenant_id")
+    assert str(config) in settings.sources["token_url"]
+    assert "token_url" in settings.sources["token_url"]
+
+
+def test_a_secret_can_come_from_environment_credential_or_yaml(
+    tmp_path: Path, config: Path
+) -> None:
+    """Each one becomes part of the credentials, and the repr of the settings hides it."""
+    config.write_text(f"client_id: C\nclient_secret: {SECRET}\n")
+    folder = tmp_path / "credentials"
+    folder.mkdir()
+    (folder / "client_id").write_text("C\n")
+    (folder / "client_secret").write_text(f"{SECRET}\n")
+    for settings in (
+        load({}, {"XOTS_CLIENT_ID": "C", "XOTS_CLIENT_SECRET": SECRET}),
+        load({}, {"CREDENTIALS_DIRECTORY": str(folder)}),
+        load({}, {}, config),
+    ):
+        assert settings.credentials is not None
+        assert settings.credentials.client_secret == Secret(SECRET)
+        assert SECRET not in repr(settings)
+        assert SECRET not in str(settings)
+
+
+def test_an_empty_variable_counts_as_not_set() -> None:
+    """This is the custom in unit files and containers."""
+    assert load({}, {"XOTS_PORT": "", "XOTS_CLIENT_ID": ""}).port == 5001
+
+
+def test_an_empty_variable_sets_a_url_that_can_be_empty() -> None:
+    """Another identity server can have no list of connections."""
+    assert load({}, {"XOTS_CONNECTIONS_URL": ""}).connections_url == ""
+
+
+def test_other_files_of_the_credentials_directory_are_ignored(tmp_path: Path) -> None:
+    """A unit can load credentials that are not settings."""
+    (tmp_path / "something-else").write_bytes(b"\xff\xfe")
+    (tmp_path / "port").mkdir()
+    assert load({}, {"CREDENTIALS_DIRECTORY": str(tmp_path)}).port == 5001
+
+
+def test_a_missing_credentials_directory_is_no_problem(tmp_path: Path) -> None:
+    """The variable can be set although the unit loads no credentials."""
+    assert load({}, {"CREDENTIALS_DIRECTORY": str(tmp_path / "none")}).port == 5001
+
+
+def test_a_credential_that_is_not_text_is_reported_with_its_path(tmp_path: Path) -> None:
+    """The problem does not show its bytes."""
+    (tmp_path / "client_secret").write_bytes(b"canary\xff\xfe")
+    [problem] = problems_of({"client_id": "C"}, {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    assert str(tmp_path / "client_secret") in problem
+    assert "canary" not in problem
+
+
+# ---------- problems
+
+
+def test_all_problems_are_reported_together_each_with_its_source(
+    tmp_path: Path, config: Path
+) -> None:
+    """The operator need not start xots once for each problem."""
+    folder = tmp_path / "credentials"
+    folder.mkdir()
+    (folder / "tick").write_text("never\n")
+    config.write_text("pkce: perhaps\nprot: 5001\n")
+    environment = {"XOTS_TOKEN_URL": "ftp://id.example", "CREDENTIALS_DIRECTORY": str(folder)}
+    problems = problems_of({"port": "70000"}, environment, config)
+    assert len(problems) == 5
+    for words in (
+        ("--port", "70000"),
+        ("XOTS_TOKEN_URL",),
+        (str(folder / "tick"), "never"),
+        (str(config), "pkce", "perhaps"),
+        (str(config), "prot", "did you mean port"),
+    ):
+        assert len([one for one in problems if all(word in one for word in words)]) == 1, words
+
+
+def test_a_value_that_another_source_overrides_is_no_problem() -> None:
+    """A valid option hides an invalid variable."""
+    assert load({"port": "6001"}, {"XOTS_PORT": "nonsense"}).port == 6001
+
+
+def test_a_client_secret_needs_a_client_id() -> None:
+    """The problem names the source of the secret, and does not show it."""
+    [problem] = problems_of({}, {"XOTS_CLIENT_SECRET": SECRET})
+    assert problem.startswith("XOTS_CLIENT_SECRET: ")
+    assert SECRET not in problem
+
+
+def test_an_invalid_client_id_is_not_reported_as_missing_too() -> None:
+    """It is one problem, although the client secret needs a client id."""
+    [problem] = problems_of({"client_id": "two words"}, {"XOTS_CLIENT_SECRET": SECRET})
+    assert problem.startswith("--client-id: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("client_secret", SECRET),
+        ("key", SECRET),
+        ("store", f"redis://xots:{SECRET}@redis.example"),
+        ("proxy", f"http://user:{SECRET}@proxy.example"),
+    ],
+)
+def test_the_command_line_takes_no_secret(name: str, text: str) -> None:
+    """Every user of the machine can see the command line; the problem names the other sources."""
+    [problem] = problems_of({"client_id": "C", name: text})
+    assert problem.startswith(f"--{name.replace('_', '-')}: ")
+    assert "environment" in problem
+    assert SECRET not in problem
+
+
+def test_an_address_that_is_not_loopback_needs_a_redirect() -> None:
+    """The default redirect names localhost, which is another machine to a remote browser."""
+    [problem] = problems_of({"address": "192.0.2.1"})
+    assert problem.startswith("--address: ")
+    assert "redirect" in problem
+    both = {"address": "192.0.2.1", "redirect": "https://xots.example/code"}
+    assert load(both, {}).address == "192.0.2.1"
+
+
+def test_some_settings_can_be_read_alone() -> None:
+    """A command that needs the address only does not report other settings, nor a missing one."""
+    environment = {"XOTS_PORT": "6001", "XOTS_ADDRESS": "192.0.2.1", "XOTS_TICK": "never"}
+    settings = load({}, environment, only=("address", "port"))
+    assert (settings.address, settings.port) == ("192.0.2.1", 6001)
+    assert settings.tick == 15
+
+
+# ---------- the file of the client secret
+
+
+def test_a_file_can_hold_the_client_secret(tmp_path: Path) -> None:
+    """Spaces and line ends around the secret do not count."""
+    (tmp_path / "secret").write_text(f" {SECRET}\n")
+    settings = load({"client_id": "C", "client_secret_file": str(tmp_path / "secret")}, {})
+    assert settings.client_secret == Secret(SECRET)
+    assert settings.sources["client_secret"] == "--client-secret-file"
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", f"{SECRET}\nand more\n".encode()])
+def test_a_file_without_a_client_secret_is_a_problem(tmp_path: Path, content: bytes) -> None:
+    """The problem names the file, and does not show its content."""
+    (tmp_path / "secret").write_bytes(content)
+    arguments = {"client_id": "C", "client_secret_file": str(tmp_path / "secret")}
+    [problem] = problems_of(arguments)
+    assert problem.startswith("--client-secret-file: ")
+    assert str(tmp_path / "secret") in problem
+    assert SECRET not in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "other"), [("client_secret_file", "client_secret"), ("key_file", "key")]
+)
+def test_a_secret_and_its_file_exclude_each_other(tmp_path: Path, name: str, other: str) -> None:
+    """The problem names both places: the operator decides which one is right."""
+    (tmp_path / "file").write_text("of the file")
+    environment = {f"XOTS_{other.upper()}": SECRET}
+    [problem] = problems_of({"client_id": "C", name: str(tmp_path / "file")}, environment)
+    assert problem.startswith(f"--{name.replace('_', '-')}: ")
+    assert f"XOTS_{other.upper()}" in problem
+    assert SECRET not in problem
+
+
+# ---------- YAML
+
+
+def test_yaml_takes_lists_booleans_and_numbers(config: Path) -> None:
+    """A value can also be the text that another source would give."""
+    config.write_text(
+        "port: 6001\n"
+        "pkce: off\n"
+        "min_ttl: 45.5\n"
+        "scopes:\n  - offline_access\n  - accounting.contacts\n"
+        "client_id: C0FFEE\n"
+        "tenant_id: null\n"
+    )
+    settings = load({}, {}, config)
+    assert settings.port == 6001
+    assert settings.pkce is False
+    assert settings.min_ttl == 45.5
+    assert settings.scopes == ("offline_access", "accounting.contacts")
+    assert settings.client_id == "C0FFEE"
+    assert settings.tenant_id is None
+    config.write_text("scopes: offline_access accounting.contacts\npkce: 'true'\n")
+    assert load({}, {}, config).scopes == ("offline_access", "accounting.contacts")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "00112233445566770011223344556677",
+        "1_000",
+        "12:30",
+        "1e5",
+        "0x10",
+        "2026-11-02",
+        "null-1",
+        "~n",
+        "nobody",
+    ],
+)
+def test_yaml_keeps_an_id_as_it_is_written(config: Path, text: str) -> None:
+    """An id that looks like a number, a date or null is text."""
+    config.write_text(f"client_id: {text}\nclient_secret: {text}\n")
+    credentials = load({}, {}, config).credentials
+    assert credentials is not None
+    assert credentials.client_id == text
+    assert credentials.client_secret == Secret(text)
+
+
+@pytest.mark.parametrize("null", ["", "~", "null"])
+def test_a_yaml_null_sets_nothing_but_an_empty_url(config: Path, null: str) -> None:
+    """It is like an empty variable."""
+    config.write_text(f"port: {null}\nrevoke_url: {null}\n")
+    settings = load({}, {}, config)
+    assert settings.port == 5001
+    assert settings.revoke_url == ""
+    assert "port" not in settings.sources
+
+
+def test_an_empty_file_sets_nothing(config: Path) -> None:
+    """A file of comments holds no settings."""
+    config.write_text("# nothing yet\n")
+    assert load({}, {}, config) == Settings()
+
+
+def test_the_problem_of_an_unknown_key_suggests_a_setting(config: Path) -> None:
+    """It suggests the most similar name, if one is similar."""
+    config.write_text("client_idd: C\nzzz: 1\n3: 4\n")
+    near, far, number = problems_of({}, {}, config)
+    assert str(config) in near
+    assert "client_idd" in near
+    assert "did you mean client_id?" in near
+    assert "zzz" in far
+    assert "did you mean" not in far
+    assert "3" in number
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"client_secret: '{SECRET}\n",
+        f"client_secret: {SECRET}: x\n",
+        f"client_secret: [{SECRET}\n",
+        f"client_secret: *{SECRET}\n",
+        f"client_secret: !{SECRET}\n",
+        f"client_secret: !!{SECRET} x\n",
+        f"client_secret: !!int {SECRET}\n",
+        f"client_secret: &{SECRET} a\nclient_id: &{SECRET} b\nport: *{SECRET}x\n",
+        f"client_secret: %{SECRET}\n",
+        f"client_secret: @{SECRET}\n",
+        f'client_secret: "\\q{SECRET}"\n',
+        f"port: 1\nclient_secret:{SECRET}\n",
+        f"\tclient_secret: {SECRET}\n",
+        f"client_secret: {{{SECRET}: x}}\n",
+        f"- client_secret: {SECRET}\n",
+        f"client_secret {SECRET}\n",
+        f"client_secret: {SECRET}\0\n",
+    ],
+)
+def test_the_problem_of_an_invalid_file_does_not_quote_it(config: Path, text: str) -> None:
+    """The line may hold a secret, so the problem names the file and the line number only."""
+    config.write_text(text)
+    for problem in problems_of({"client_id": "C"}, {}, config):
+        assert str(config) in problem
+        assert SECRET not in problem
+
+
+def test_the_problem_of_an_invalid_file_names_the_line(config: Path) -> None:
+    """The operator finds the place without a search."""
+    config.write_text("port: 6001\nscopes: [offline_access\nclient_id: C\n")
+    [problem] = problems_of({}, {}, config)
+    assert f"{config}, line 3" in problem
+
+
+@pytest.mark.parametrize("text", ["- port\n- 6001\n", "just words\n", "42\n"])
+def test_a_file_that_is_not_a_mapping_is_refused(config: Path, text: str) -> None:
+    """A list or a word is valid YAML, but sets nothing."""
+    config.write_text(text)
+    [problem] = problems_of({}, {}, config)
+    assert str(config) in problem
+
+
+def test_a_mapping_as_a_value_is_refused(config: Path) -> None:
+    """No setting consists of parts."""
+    config.write_text("store:\n  url: memory\n")
+    [problem] = problems_of({}, {}, config)
+    assert "store" in problem
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "not text"])
+def test_a_file_that_cannot_be_read_is_reported_with_its_path(tmp_path: Path, kind: str) -> None:
+    """A start without the file would ignore settings that the operator wrote."""
+    path = tmp_path / "xots.yaml"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "not text":
+        path.write_bytes(b"port: \xff\n")
+    [problem] = problems_of({}, {}, path)
+    assert str(path) in problem
+
+
+def test_a_yaml_file_can_not_run_code(config: Path, tmp_path: Path) -> None:
+    """YAML tags of Python objects are refused."""
+    witness = tmp_path / "witness"
+    config.write_text(f"client_id: !!python/object/apply:os.mkdir ['{witness}']\n")
+    assert problems_of({}, {}, config)
+    assert not witness.exists()

@@ -1,0 +1,320 @@
+"""The protocol: each request as the RFCs define it, and the outcome of each response."""
+
+from __future__ import annotations
+
+import base64
+import json
+from datetime import UTC, datetime, timedelta
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xots.errors import UpstreamFailed
+from xots.lifecycle.outcomes import (
+    ClientRefused,
+    Failure,
+    Issued,
+    Outcome,
+    Refused,
+    Throttled,
+    Unknown,
+)
+from xots.secret import Secret
+from xots.xero.protocol import (
+    Credentials,
+    Request,
+    Response,
+    authorize_url,
+    code_challenge,
+    connections_request,
+    exchange_request,
+    new_code_verifier,
+    read_connections,
+    read_revocation_response,
+    read_token_response,
+    refresh_request,
+    revocation_request,
+)
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+URL = "https://id.example/endpoint"
+WEB_APP = Credentials(client_id="id", client_secret=Secret("a:b c"))
+PKCE_APP = Credentials(client_id="id")
+GOOD = {
+    "access_token": "a",
+    "expires_in": 1800,
+    "token_type": "Bearer",
+    "refresh_token": "r",
+    "scope": "x y",
+}
+
+
+def response_of(status: int, content: object, **headers: str) -> Response:
+    """A response; an underscore in a header's name stands for a hyphen."""
+    body = content if isinstance(content, bytes) else json.dumps(content).encode()
+    return Response(status, {k.replace("_", "-"): v for k, v in headers.items()}, body)
+
+
+def outcome_of(status: int, content: object, **headers: str) -> Outcome:
+    """The outcome of this response of the token endpoint."""
+    return read_token_response(response_of(status, content, **headers), NOW)
+
+
+def revoked(status: int, content: object) -> Failure | None:
+    """The outcome of this response of the revocation endpoint."""
+    return read_revocation_response(response_of(status, content), NOW)
+
+
+def form_of(request: Request) -> dict[str, str]:
+    """The fields of a form request."""
+    return {name: values[0] for name, values in parse_qs(request.body.decode()).items()}
+
+
+# ---------- requests
+
+
+def test_pkce_matches_the_example_of_the_rfc() -> None:
+    """RFC 7636 appendix B; a verifier has a length and characters that the RFC permits."""
+    assert (
+        code_challenge("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk")
+        == "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
+    )
+    verifier = new_code_verifier()
+    assert 43 <= len(verifier) <= 128
+    assert all(c.isascii() and (c.isalnum() or c in "-._~") for c in verifier)
+
+
+def test_the_authorize_url_holds_what_the_rfcs_require() -> None:
+    """Response type, client, redirect, scopes, state and an S256 challenge, but no verifier."""
+    verifier = new_code_verifier()
+    url = authorize_url(
+        "https://id.example/authorize",
+        client_id="c d",
+        redirect_uri="http://localhost:5001/code",
+        scopes=("offline_access", "openid"),
+        state="s",
+        verifier=verifier,
+    )
+    assert {k: v[0] for k, v in parse_qs(urlsplit(url).query).items()} == {
+        "response_type": "code",
+        "client_id": "c d",
+        "redirect_uri": "http://localhost:5001/code",
+        "scope": "offline_access openid",
+        "state": "s",
+        "code_challenge": code_challenge(verifier),
+        "code_challenge_method": "S256",
+    }
+    assert verifier not in url
+
+
+def test_each_form_request_holds_the_fields_of_its_rfc() -> None:
+    """RFC 6749 sections 6 and 4.1.3, RFC 7636 section 4.5, RFC 7009 section 2.1."""
+    refresh = refresh_request(URL, WEB_APP, Secret("r"))
+    exchange = exchange_request(
+        URL, WEB_APP, code=Secret("c"), redirect_uri="http://x/code", verifier=Secret("v")
+    )
+    revocation = revocation_request(URL, WEB_APP, Secret("r"))
+    assert {(one.method, one.url) for one in (refresh, exchange, revocation)} == {("POST", URL)}
+    assert form_of(refresh) == {"grant_type": "refresh_token", "refresh_token": "r"}
+    assert form_of(exchange) == {
+        "grant_type": "authorization_code",
+        "code": "c",
+        "redirect_uri": "http://x/code",
+        "code_verifier": "v",
+    }
+    assert form_of(revocation) == {"token": "r", "token_type_hint": "refresh_token"}
+
+
+def test_a_web_app_authenticates_by_http_basic_and_a_pkce_app_by_its_id() -> None:
+    """RFC 6749 section 2.3.1: id and secret are form-encoded before they are joined."""
+    header = refresh_request(URL, WEB_APP, Secret("r")).headers["Authorization"]
+    assert base64.b64decode(header.removeprefix("Basic ")) == b"id:a%3Ab+c"
+    without_secret = refresh_request(URL, PKCE_APP, Secret("r"))
+    assert "Authorization" not in without_secret.headers
+    assert form_of(without_secret)["client_id"] == "id"
+
+
+def test_no_request_shows_a_secret_in_its_repr() -> None:
+    """A request in a log or a traceback gives nothing away."""
+    requests = (
+        refresh_request(URL, WEB_APP, Secret("canary")),
+        connections_request(URL, Secret("canary")),
+    )
+    assert "canary" not in repr(requests)
+
+
+# ---------- responses of the token endpoint
+
+
+def test_a_response_with_tokens_is_issued() -> None:
+    """Every field that Xero sends is read; a scope is a string with spaces."""
+    assert outcome_of(200, GOOD) == Issued(
+        access_token=Secret("a"),
+        lifetime=timedelta(minutes=30),
+        refresh_token=Secret("r"),
+        scopes=("x", "y"),
+    )
+
+
+@pytest.mark.parametrize("expires_in", [None, "soon", 0, -5, 1e300, True, [], "9" * 5000])
+def test_an_unusable_lifetime_does_not_cost_the_refresh_token(expires_in: object) -> None:
+    """The tokens of the response are read whatever the value of ``expires_in``."""
+    outcome = outcome_of(200, GOOD | {"expires_in": expires_in})
+    assert isinstance(outcome, Issued)
+    assert outcome.refresh_token == Secret("r")
+
+
+@pytest.mark.parametrize(
+    ("expires_in", "seconds"),
+    [("1800", 1800), (1799.5, 1799.5), (60, 60), (0, 1), (-5, 1), (True, None), ("9" * 5000, None)],
+)
+def test_a_lifetime_may_be_digits_or_a_fraction(expires_in: object, seconds: float | None) -> None:
+    """Servers differ in the form of ``expires_in``; a token never expires before it is issued."""
+    outcome = outcome_of(200, GOOD | {"expires_in": expires_in})
+    assert isinstance(outcome, Issued)
+    assert outcome.lifetime == (None if seconds is None else timedelta(seconds=seconds))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("refresh_token", "with space"),
+        ("refresh_token", ""),
+        ("scope", "line\nbreak"),
+        ("scope", ["x"]),
+        ("token_type", "Bearer\r\n"),
+        ("token_type", 5),
+    ],
+)
+def test_a_malformed_field_counts_as_missing_and_costs_no_other(field: str, value: object) -> None:
+    """The response is read as if the field were not there (RFC 6749 appendix A)."""
+    without = {name: content for name, content in GOOD.items() if name != field}
+    outcome = outcome_of(200, GOOD | {field: value})
+    assert isinstance(outcome, Issued)
+    assert outcome == outcome_of(200, without)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>",
+        b"[]",
+        b"null",
+        b"{}",
+        b'{"access_token": 5}',
+        b'{"access_token": ""}',
+        b"[" * 100000,
+        b"\xff\xfe",
+    ],
+)
+def test_a_200_without_a_token_is_unknown(body: bytes) -> None:
+    """The page of a captive portal, or half a response, says nothing about the token."""
+    assert isinstance(outcome_of(200, body), Unknown)
+
+
+@pytest.mark.safeguard(
+    file="xero/protocol.py",
+    old='if code == "invalid_grant":',
+    new="if code:",
+    protects_from="any 4xx, or a page with that word in it, that costs the login",
+)
+def test_only_invalid_grant_itself_refuses_a_token() -> None:
+    """Neither a substring, nor another status, nor text that is not JSON does."""
+    assert isinstance(outcome_of(400, {"error": "invalid_grant"}), Refused)
+    assert isinstance(outcome_of(401, {"error": "invalid_grant"}), Refused)
+    for status, content in (
+        (400, b"invalid_grant"),
+        (400, {"error": "not invalid_grant"}),
+        (400, {"message": "invalid_grant"}),
+        (400, {"error": ["invalid_grant"]}),
+        (400, ["invalid_grant"]),
+        (403, {"error": "invalid_grant"}),
+        (500, {"error": "invalid_grant"}),
+        (200, {"error": "invalid_grant"}),
+    ):
+        assert not isinstance(outcome_of(status, content), Refused), (status, content)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "invalid_client",
+        "unauthorized_client",
+        "unsupported_grant_type",
+        "invalid_scope",
+        "invalid_request",
+    ],
+)
+def test_the_other_errors_of_oauth_refuse_the_client(code: str) -> None:
+    """They refuse no token; the code is kept for the operator."""
+    outcome = outcome_of(400, {"error": code})
+    assert isinstance(outcome, ClientRefused)
+    assert outcome.code == code
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("7", 7),
+        (" 7 ", 7),
+        ("9" * 5000, 10**6),
+        ("Mon, 23 Nov 2026 12:01:00 GMT", 60),
+        ("Mon, 23 Nov 2026 11:00:00 GMT", 0),
+        ("soon", None),
+        ("-1", None),
+        (None, None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | None) -> None:
+    """RFC 9110 section 10.2.3; any other value is ignored."""
+    outcome = outcome_of(429, b"", **({"Retry_After": header} if header else {}))
+    assert isinstance(outcome, Throttled)
+    assert outcome.retry_after == (None if seconds is None else timedelta(seconds=seconds))
+
+
+@given(status=st.integers(100, 599), body=st.binary(max_size=200))
+def test_random_bytes_neither_refuse_nor_issue_a_token(status: int, body: bytes) -> None:
+    """Every response has an outcome."""
+    assert isinstance(outcome_of(status, body), Unknown | Throttled)
+
+
+def test_a_detail_never_repeats_what_the_server_sent() -> None:
+    """A response that echoes the token cannot put it into a log."""
+    for status in (200, 400, 401, 403, 429, 500):
+        for content in (b"canary", {"error_description": "canary"}, {"error": 5, "x": "canary"}):
+            assert "canary" not in str(outcome_of(status, content))
+
+
+# ---------- responses of the other endpoints
+
+
+def test_a_token_is_revoked_by_a_2xx_or_because_it_is_unknown() -> None:
+    """RFC 7009 section 2.2; every other response is a failure."""
+    assert revoked(200, b"") is None
+    assert revoked(204, b"") is None
+    assert revoked(400, {"error": "invalid_grant"}) is None
+    assert isinstance(revoked(400, {"error": "invalid_client"}), ClientRefused)
+    assert isinstance(revoked(429, b""), Throttled)
+    assert isinstance(revoked(302, b""), Unknown)
+    assert isinstance(revoked(503, b"<html>"), Unknown)
+
+
+def test_connections_are_read_as_xero_sends_them() -> None:
+    """A bare array; a name may be null, and unknown fields are ignored."""
+    body = (
+        b'[{"id": "1", "authEventId": "e", "tenantId": "t", "tenantType": "PRACTICE",'
+        b' "tenantName": null, "new": 1}]'
+    )
+    (connection,) = read_connections(Response(200, {}, body))
+    assert (connection.tenant_id, connection.tenant_name) == ("t", None)
+    for bad in (
+        Response(401, {}, body),
+        Response(200, {}, b"{}"),
+        Response(200, {}, b"<html>"),
+        Response(200, {}, b"[{}]"),
+    ):
+        with pytest.raises(UpstreamFailed):
+            read_connections(bad)

@@ -1,0 +1,66 @@
+"""``xots revoke`` and ``xots logout``: through the running server, or on the store if none runs."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+
+from ..client import Client
+from ..errors import ServerUnreachable, XotsError
+from ..settings import Settings
+from .options import client_for, read_settings
+
+__all__ = ["logout", "revoke"]
+
+
+def revoke(options: argparse.Namespace) -> int:
+    """End the login and keep the credentials."""
+    return _end(read_settings(options), forget=False, done="revoked")
+
+
+def logout(options: argparse.Namespace) -> int:
+    """End the login and forget the credentials."""
+    return _end(read_settings(options), forget=True, done="logged out")
+
+
+def _end(settings: Settings, *, forget: bool, done: str) -> int:
+    server = client_for(settings)
+    if not _serves(server, settings.account):
+        _end_in_store(settings, forget=forget)
+    elif not _end_by_request(server, forget=forget):
+        done += " here. Xero has not confirmed the revocation; the server retries until it does"
+    print(done)
+    return 0
+
+
+def _serves(server: Client, account: str) -> bool:
+    """Return True if the server runs and serves this account, not another one."""
+    try:
+        content = server.request("GET", "/status", "account")
+    except ServerUnreachable:
+        return False
+    return bool(content["account"] == account)
+
+
+def _end_by_request(server: Client, *, forget: bool) -> bool:
+    """Let the server end the login. Return True once Xero has revoked the tokens."""
+    if forget:
+        server.request("POST", "/logout", done_at="/")
+    else:
+        server.request("POST", "/revoke", "status")
+    return not server.request("GET", "/status", "revocation_pending")["revocation_pending"]
+
+
+def _end_in_store(settings: Settings, *, forget: bool) -> None:
+    """End the login in the store.
+
+    Raises:
+        XotsError: Xero has not confirmed it, or one of the errors of ``wiring.end_login``.
+    """
+    from ..wiring import end_login  # here, because a request to a server needs no Tornado
+
+    if not asyncio.run(end_login(settings, forget=forget)):
+        raise XotsError(
+            "the login is ended here, and no token of it is served any more. Xero has not "
+            "confirmed the revocation; run this command again later"
+        )

@@ -1,0 +1,92 @@
+"""``xots`` on the command line. Without a command, it serves.
+
+Each error ends in one sentence on stderr and an exit status: 2 if the command line, a setting or a
+key is wrong, which no retry corrects; 1 otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+
+from ..errors import SealError, SettingsError, XotsError
+from .options import UsageError
+from .table import COMMANDS, DEFAULT, Command, overview
+
+__all__ = ["main"]
+
+DESCRIPTION = "Xero OAuth Token Server: logs in to Xero once, then serves fresh access tokens."
+
+WRONG_INPUT = (UsageError, SettingsError, SealError)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status.
+
+    Args:
+        argv: the command line without the program's name; None for that of this process.
+    """
+    try:
+        command, arguments = _command(sys.argv[1:] if argv is None else argv)
+        status = command.run(_options(command, arguments))
+        sys.stdout.flush()
+    except XotsError as error:
+        problems = error.problems if isinstance(error, SettingsError) else [str(error)]
+        for problem in problems:
+            print(f"xots: {problem}", file=sys.stderr)
+        # systemd does not restart the server after status 2.
+        return 2 if isinstance(error, WRONG_INPUT) else 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Otherwise the interpreter reports the closed pipe when it flushes stdout at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    else:
+        return status
+
+
+def _command(argv: Sequence[str]) -> tuple[Command, Sequence[str]]:
+    """Return the command that the first word names, and the arguments after it."""
+    if not argv or argv[0].startswith("-"):
+        return DEFAULT, argv
+    if argv[0] in COMMANDS:
+        return COMMANDS[argv[0]], argv[1:]
+    near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    raise UsageError(f"{argv[0]!r} is no command{hint}; see xots -h")
+
+
+def _options(command: Command, arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse a command's arguments. A wrong one ends the process with status 2, as argparse does."""
+    parser = _parser(command)
+    command.add_options(parser)
+    if not command.takes_program:
+        return parser.parse_args(arguments)
+    own, program = _split(arguments)
+    return parser.parse_args(own, argparse.Namespace(program=program))
+
+
+def _parser(command: Command) -> argparse.ArgumentParser:
+    if command is not DEFAULT:
+        return argparse.ArgumentParser(
+            prog=f"xots {command.name}", description=command.description, allow_abbrev=False
+        )
+    return argparse.ArgumentParser(
+        prog="xots",
+        description=DESCRIPTION,
+        epilog=overview(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def _split(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """Return the arguments before the first ``--``, and those after it."""
+    if "--" not in arguments:
+        return arguments, []
+    at = arguments.index("--")
+    return arguments[:at], arguments[at + 1 :]

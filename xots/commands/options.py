@@ -1,0 +1,115 @@
+"""The settings as options of the commands, and the settings or client that the options describe."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+from .._version import __version__
+from ..client import Client
+from ..errors import XotsError
+from ..settings import Setting, Settings, declared, default_shown, load
+
+__all__ = [
+    "UsageError",
+    "add_server_address",
+    "add_settings",
+    "client_for",
+    "read_settings",
+    "server_client",
+]
+
+SERVER_ADDRESS = ("address", "port")
+"""The settings that a command for a running server needs."""
+
+
+class UsageError(XotsError):
+    """The command line is wrong. The message says how to correct it."""
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Declare every setting as an option."""
+    _add(parser, _all_names())
+    parser.add_argument("--version", action="version", version=f"xots {__version__}")
+
+
+def add_server_address(parser: argparse.ArgumentParser) -> None:
+    """Declare the options that say where a server runs."""
+    _add(parser, SERVER_ADDRESS)
+
+
+def read_settings(options: argparse.Namespace) -> Settings:
+    """Return the settings from the options and the other sources.
+
+    Raises:
+        SettingsError: with all problems of all sources.
+    """
+    return load(_texts(options, _all_names()), os.environ, _config(options))
+
+
+def server_client(options: argparse.Namespace) -> Client:
+    """Return a client for the server that the options and the other sources describe.
+
+    It reads no other setting: the user of the command may have no right to read the files that
+    some of them name.
+
+    Raises:
+        SettingsError: an address or port is not valid.
+    """
+    texts = _texts(options, SERVER_ADDRESS)
+    return client_for(load(texts, os.environ, _config(options), only=SERVER_ADDRESS))
+
+
+def client_for(settings: Settings) -> Client:
+    """Return a client for the server with these settings, as seen from this machine."""
+    wildcards = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - not bound to
+    return Client(wildcards.get(settings.address, settings.address), settings.port)
+
+
+def _all_names() -> list[str]:
+    return [setting.name for setting in declared()]
+
+
+def _texts(options: argparse.Namespace, names: Collection[str]) -> dict[str, str]:
+    """Return the texts of those options that are settings with these names."""
+    return {name: text for name, text in vars(options).items() if name in names}
+
+
+def _config(options: argparse.Namespace) -> Path | None:
+    """Return the YAML file to read: that of the option, else that of the environment."""
+    if options.config is not None:
+        return Path(options.config)
+    named = os.environ.get("XOTS_CONFIG")
+    return Path(named) if named else None
+
+
+def _add(parser: argparse.ArgumentParser, names: Collection[str]) -> None:
+    for setting in declared():
+        if setting.name in names:
+            _add_setting(parser, setting)
+    parser.add_argument(
+        "--config", metavar="FILE", type=Path, help="read settings from a YAML file"
+    )
+
+
+def _add_setting(parser: argparse.ArgumentParser, setting: Setting) -> None:
+    short = [f"-{setting.letter}"] if setting.letter else []
+    parser.add_argument(
+        *short,
+        setting.option,
+        dest=setting.name,
+        default=argparse.SUPPRESS,
+        metavar=setting.metavar or setting.name.upper(),
+        help=_help(setting),
+    )
+
+
+def _help(setting: Setting) -> str:
+    if setting.secret:
+        # The option is declared so that the refusal gives a reason. It is not offered.
+        return argparse.SUPPRESS
+    default = default_shown(setting)
+    shown = f" (default: {default})" if default else ""
+    return f"{setting.help}{shown}"

@@ -1,0 +1,142 @@
+"""The commands that send requests to a running server: ``login``, ``token``, ``exec``,
+``status``, ``refresh`` and ``tenants``.
+
+They need neither Tornado nor cryptography, so they start fast.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from typing import Any
+
+from ..client import Client
+from ..errors import XotsError
+from .options import UsageError, add_server_address, server_client
+
+__all__ = [
+    "add_exec_options",
+    "add_json_options",
+    "add_token_options",
+    "login",
+    "refresh",
+    "run_program",
+    "status",
+    "tenants",
+    "token",
+]
+
+LOGIN_POLL_INTERVAL_SECONDS = 1.0
+
+
+def login(options: argparse.Namespace) -> int:
+    """Show where to log in, and wait until a user has."""
+    server = server_client(options)
+    if not _is_healthy(server):
+        # A login starts at the redirect URI's host, which is localhost unless it is set.
+        is_loopback = server.host in ("127.0.0.1", "::1")
+        url = f"http://localhost:{server.port}" if is_loopback else server.url
+        print(f"open {url}/home in a browser on this machine, and log in", flush=True)
+        while not _is_healthy(server):
+            time.sleep(LOGIN_POLL_INTERVAL_SECONDS)
+    print("logged in")
+    return 0
+
+
+def _is_healthy(server: Client) -> bool:
+    return bool(server.request("GET", "/livez", "healthy", also=(401, 503))["healthy"])
+
+
+def add_token_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``xots token``."""
+    add_exec_options(parser)
+    parser.add_argument(
+        "--json", action="store_true", help="print the whole response of the server as JSON"
+    )
+
+
+def token(options: argparse.Namespace) -> int:
+    """Print an access token."""
+    content = server_client(options).token(options.min_ttl)
+    print(json.dumps(content) if options.json else content["accessToken"])
+    return 0
+
+
+def add_exec_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``xots exec``."""
+    add_server_address(parser)
+    parser.add_argument(
+        "--min-ttl",
+        type=int,
+        metavar="SECONDS",
+        help="demand a token that lives at least this many seconds",
+    )
+
+
+def run_program(options: argparse.Namespace) -> int:
+    """Replace this process by ``options.program``, with an access token in its environment."""
+    program: list[str] = options.program
+    if not program:
+        raise UsageError(
+            "no program is named; name it after two hyphens: xots exec -- python3 report.py"
+        )
+    content = server_client(options).token(options.min_ttl)
+    environment = os.environ | {"XERO_ACCESS_TOKEN": content["accessToken"]}
+    environment.pop("XERO_TENANT_ID", None)  # it may be the tenant of another login
+    if content.get("tenantId"):
+        environment["XERO_TENANT_ID"] = content["tenantId"]
+    try:
+        # Running the program that the user names is the command's purpose.
+        os.execvpe(program[0], program, environment)  # noqa: S606
+    except OSError as error:
+        raise XotsError(f"{program[0]} can't be run: {error.strerror}") from None
+
+
+def add_json_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``xots status`` and ``xots tenants``."""
+    add_server_address(parser)
+    parser.add_argument("--json", action="store_true", help="print the response as JSON")
+
+
+def status(options: argparse.Namespace) -> int:
+    """Print the status. The exit status is 0 if the server can serve a good token, else 1."""
+    content = server_client(options).request("GET", "/status", "healthy", "state")
+    if options.json:
+        print(json.dumps(content))
+    else:
+        _print_status(content)
+    return 0 if content["healthy"] else 1
+
+
+def _print_status(content: dict[str, Any]) -> None:
+    for sentence in content.get("explanation", ()):
+        print(sentence)
+    for name, value in content.items():
+        if name != "explanation":
+            print(f"{name.replace('_', ' '):26}{_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(value)
+    return "-" if value is None else str(value)
+
+
+def refresh(options: argparse.Namespace) -> int:
+    """Refresh the token now."""
+    server_client(options).request("POST", "/refresh", "accessToken", done_at="/token")
+    print("refreshed")
+    return 0
+
+
+def tenants(options: argparse.Namespace) -> int:
+    """List the connected organisations, one a line: id, type and name."""
+    found = server_client(options).tenants()
+    if options.json:
+        print(json.dumps(found))
+        return 0
+    for tenant in found:
+        print(tenant["tenantId"], tenant.get("tenantType") or "-", tenant.get("tenantName") or "-")
+    return 0

@@ -1,0 +1,190 @@
+"""The table of the commands, and the help made of it.
+
+A new command is a function in one of the modules beside this one, and a row here.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from .checking import check
+from .ending import logout, revoke
+from .keys import add_key_options, key
+from .options import add_server_address, add_settings
+from .requesting import (
+    add_exec_options,
+    add_json_options,
+    add_token_options,
+    login,
+    refresh,
+    run_program,
+    status,
+    tenants,
+    token,
+)
+from .serving import add_demo_options, add_sandbox_options, demo, sandbox, serve
+
+__all__ = ["COMMANDS", "DEFAULT", "Command", "Group", "overview"]
+
+
+class Group(Enum):
+    """The groups of commands in the help, with their headings."""
+
+    OWN = 'commands (the first word; "xots COMMAND -h" shows more)'
+    RUNNING_SERVER = "commands for a running server"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """One command.
+
+    Args:
+        name: the first word on the command line.
+        group: its group in the help.
+        help: what it does, in one line that begins with a verb in lower case.
+        add_options: declares its options.
+        run: carries it out and returns the exit status.
+        details: further sentences for its own help.
+        takes_program: the arguments after ``--`` are a program and its arguments; ``run`` gets them
+            as ``options.program``.
+    """
+
+    name: str
+    group: Group
+    help: str
+    add_options: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+    details: str = ""
+    takes_program: bool = False
+
+    @property
+    def description(self) -> str:
+        """The text at the top of its own help."""
+        return f"{self.help[0].upper()}{self.help[1:]}. {self.details}".rstrip()
+
+
+ROWS = (
+    Command(
+        name="serve",
+        group=Group.OWN,
+        help='run the server, as "xots" alone does',
+        add_options=add_settings,
+        run=serve,
+    ),
+    Command(
+        name="demo",
+        group=Group.OWN,
+        help="run the server against a simulated Xero, logged in, on a throw-away store",
+        add_options=add_demo_options,
+        run=demo,
+    ),
+    Command(
+        name="sandbox",
+        group=Group.OWN,
+        help="run a simulated Xero, to test an integration against",
+        add_options=add_sandbox_options,
+        run=sandbox,
+    ),
+    Command(
+        name="check",
+        group=Group.OWN,
+        help="check that the settings, the store, its key, the login and Xero are in order",
+        add_options=add_settings,
+        run=check,
+        details="It changes nothing. The exit status is 0 if all is in order.",
+    ),
+    Command(
+        name="key",
+        group=Group.OWN,
+        help="make, add or promote a sealing key (key new, key add, key promote)",
+        add_options=add_key_options,
+        run=key,
+    ),
+    Command(
+        name="login",
+        group=Group.RUNNING_SERVER,
+        help="show where to log in, and wait until a user has logged in",
+        add_options=add_server_address,
+        run=login,
+    ),
+    Command(
+        name="token",
+        group=Group.RUNNING_SERVER,
+        help="print a fresh access token",
+        add_options=add_token_options,
+        run=token,
+    ),
+    Command(
+        name="exec",
+        group=Group.RUNNING_SERVER,
+        help="run a program with a fresh access token in its environment",
+        add_options=add_exec_options,
+        run=run_program,
+        details="The token is in XERO_ACCESS_TOKEN and the tenant's id in XERO_TENANT_ID. The "
+        "exit status is that of the program. Example: xots exec -- python3 report.py",
+        takes_program=True,
+    ),
+    Command(
+        name="status",
+        group=Group.RUNNING_SERVER,
+        help="print the state of the login, the store and the refreshes",
+        add_options=add_json_options,
+        run=status,
+        details="The exit status is 0 if the server can serve a good token.",
+    ),
+    Command(
+        name="refresh",
+        group=Group.RUNNING_SERVER,
+        help="refresh the token now",
+        add_options=add_server_address,
+        run=refresh,
+    ),
+    Command(
+        name="tenants",
+        group=Group.RUNNING_SERVER,
+        help="list the connected organisations: id, type and name",
+        add_options=add_json_options,
+        run=tenants,
+    ),
+    Command(
+        name="revoke",
+        group=Group.RUNNING_SERVER,
+        help="end the login and revoke it at Xero",
+        add_options=add_settings,
+        run=revoke,
+        details="The credentials are kept. If no server runs, the command works on the store.",
+    ),
+    Command(
+        name="logout",
+        group=Group.RUNNING_SERVER,
+        help="end the login, revoke it at Xero, and forget the credentials",
+        add_options=add_settings,
+        run=logout,
+        details="If no server runs, the command works on the store.",
+    ),
+)
+
+COMMANDS = {command.name: command for command in ROWS}
+"""The commands by name, in the order of the help."""
+
+DEFAULT = COMMANDS["serve"]
+"""The command of a command line that names none."""
+
+SOURCES = """\
+A setting can also come from the environment (--token-url as XOTS_TOKEN_URL), from a file in
+systemd's credentials directory (token_url), or from the file that --config names (token_url: ...).
+The command line comes first, then the others in that order. A secret is never taken from the
+command line.
+"""
+
+
+def overview() -> str:
+    """Return the list of the commands by group, and the sources of settings."""
+    parts = []
+    for group in Group:
+        rows = [f"  {one.name:11}{one.help}" for one in ROWS if one.group is group]
+        parts.append("\n".join([f"{group.value}:", *rows, ""]))
+    return "\n".join([*parts, SOURCES])

@@ -1,0 +1,312 @@
+"""Parsers of settings: each turns the text of one setting into its value.
+
+A parser raises ValueError if the text has no valid value. Its message never repeats a text that may
+hold a secret. Parsers are pure, with three exceptions: ``readable_file`` and ``certificates`` read
+the file that the text names, and ``store`` looks up the installed stores.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import ssl
+from collections.abc import Callable
+from ipaddress import ip_address
+from itertools import chain
+from pathlib import Path
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from ..backends import scheme_of
+from ..errors import StoreError
+from ..secret import Secret
+from ..xero.http import Proxy
+from ..xero.protocol import SCOPE_SETS
+
+__all__ = [
+    "account_name",
+    "address",
+    "boolean",
+    "certificates",
+    "choice",
+    "holds_password",
+    "hosts",
+    "integer",
+    "is_loopback",
+    "keys",
+    "optional_url",
+    "printable",
+    "proxy",
+    "readable_file",
+    "redirect",
+    "scopes",
+    "seconds",
+    "secret",
+    "store",
+    "url",
+]
+
+# ---------- numbers and words
+
+
+def integer(low: int, high: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers from ``low`` to ``high``."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch("[0-9]{1,19}", text) or not low <= int(text) <= high:
+            raise ValueError(f"{text!r} is not a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def seconds(low: float, high: float) -> Callable[[str], float]:
+    """Return a parser of numbers of seconds from ``low`` to ``high``."""
+
+    def parse(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan  # which is in no range
+        if not low <= number <= high:
+            raise ValueError(f"{text!r} is not a number of seconds from {low:g} to {high:g}")
+        return number
+
+    return parse
+
+
+BOOLEANS = {
+    **dict.fromkeys(("true", "yes", "on", "1"), True),
+    **dict.fromkeys(("false", "no", "off", "0"), False),
+}
+
+
+def boolean(text: str) -> bool:
+    """Parse true or false. Upper and lower case are the same."""
+    if text.lower() not in BOOLEANS:
+        raise ValueError(f"{text!r} is neither true nor false")
+    return BOOLEANS[text.lower()]
+
+
+def choice(*choices: str) -> Callable[[str], str]:
+    """Return a parser of one of these words. Upper and lower case are the same."""
+
+    def parse(text: str) -> str:
+        if text.lower() not in choices:
+            raise ValueError(f"{text!r} is none of: {', '.join(choices)}")
+        return text.lower()
+
+    return parse
+
+
+def printable(text: str) -> str:
+    """Parse one word of printable characters. The message does not repeat it."""
+    if not text.isprintable() or text.split() != [text]:
+        raise ValueError("the value is empty, or holds a space or a control character")
+    return text
+
+
+ACCOUNT_NAME = re.compile("(?!lease-)[a-z0-9-]{1,64}")
+"""The store itself uses names that begin with ``lease-``."""
+
+
+def account_name(text: str) -> str:
+    """Parse the name of an account."""
+    return _matching(
+        ACCOUNT_NAME,
+        text,
+        "is not an account name: use up to 64 lower-case letters, digits and hyphens, and do not "
+        "begin with lease-",
+    )
+
+
+SCOPE = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]+")
+"""RFC 6749 section 3.3: printable ASCII without space, quotation mark and backslash."""
+
+
+def scopes(text: str) -> tuple[str, ...]:
+    """Parse scopes, separated by spaces or commas. The name of a scope set stands for its scopes.
+
+    The result holds each scope once, in the order of the text.
+    """
+    sets = (SCOPE_SETS.get(word, (word,)) for word in _words(text))
+    names = tuple(dict.fromkeys(chain.from_iterable(sets)))
+    for name in names:
+        _matching(SCOPE, name, "is not a scope: it holds a character that no scope can have")
+    if "offline_access" not in names:
+        raise ValueError(
+            "offline_access is missing; without it Xero issues no refresh token: add it"
+        )
+    return names
+
+
+def _words(text: str) -> list[str]:
+    """Return the parts of a text that spaces, commas or line ends separate."""
+    return text.replace(",", " ").split()
+
+
+def _matching(pattern: re.Pattern[str], text: str, problem: str) -> str:
+    """Return the text if the pattern matches all of it. Otherwise raise ValueError."""
+    if not pattern.fullmatch(text):
+        raise ValueError(f"{text!r} {problem}")
+    return text
+
+
+# ---------- secrets
+
+
+def secret(text: str) -> Secret:
+    """Parse a secret: one word of printable characters."""
+    return Secret(printable(text))
+
+
+COMMENT = re.compile("^[ \t]*#.*$", re.MULTILINE)
+
+
+def keys(text: str) -> tuple[Secret, ...]:
+    """Parse sealing keys, separated by spaces, commas or line ends. As in a key file, lines that
+    begin with ``#`` are comments."""
+    return tuple(map(Secret, _words(COMMENT.sub("", text))))
+
+
+PASSWORD = re.compile("://[^/]*:[^/]*@")
+
+
+def holds_password(text: str) -> bool:
+    """Tell if the text is a URL with a password before the host name."""
+    return bool(PASSWORD.search(text))
+
+
+# ---------- addresses
+
+
+def address(text: str) -> str:
+    """Parse an IP address, with or without the brackets of IPv6, or ``localhost``."""
+    if text == "localhost":
+        return text
+    try:
+        return str(ip_address(text.strip("[]")))
+    except ValueError:
+        raise ValueError(f"{text!r} is not an IP address") from None
+
+
+def is_loopback(address: str) -> bool:
+    """Tell if only this machine can reach ``address``, as ``address()`` returns it."""
+    return address == "localhost" or ip_address(address).is_loopback
+
+
+HOST = re.compile(r"([\w.-]+|\[[0-9a-f:.]+\])(:[0-9]*)?")
+
+
+def hosts(text: str) -> tuple[str, ...]:
+    """Parse host names with or without ports, separated by spaces or commas."""
+    names = _words(text.lower())
+    problem = "is not a host name, with or without a port"
+    return tuple(_matching(HOST, name, problem) for name in names)
+
+
+# ---------- URLs
+
+Rules = tuple[tuple[str, Callable[[SplitResult], bool]], ...]
+"""Each rule is a statement about a URL, and the test that it is true."""
+
+URL_RULES: Rules = (
+    ("must not hold a user name or a password", lambda url: "@" not in url.geturl()),
+    ("must begin with http:// or https://", lambda url: url.scheme in ("http", "https")),
+    ("must have a host name", lambda url: bool(url.hostname)),
+    ("must not have port 0", lambda url: url.port != 0),
+    ("must not have a fragment", lambda url: not url.fragment),
+)
+
+REDIRECT_RULES: Rules = (
+    *URL_RULES,
+    ("must not have a query string", lambda url: not url.query),
+    ("must have the path /code of this server", lambda url: url.path == "/code"),
+)
+
+PROXY_RULES: Rules = (
+    (
+        "must begin with http://, as http://proxy.example:3128 does",
+        lambda url: url.scheme == "http",
+    ),
+    ("must have a host name", lambda url: bool(url.hostname)),
+    ("must end after the port", lambda url: url.path in ("", "/") and not url.query + url.fragment),
+)
+
+
+def _split(text: str, rules: Rules) -> SplitResult:
+    """Split a URL and check it. The messages do not repeat it, since it may hold a password."""
+    try:
+        parts = urlsplit(text)
+        _ = parts.port  # raises ValueError for a malformed port
+        (parts.hostname or "").encode("idna")
+    except ValueError:
+        raise ValueError("the host name or the port of this URL is malformed") from None
+    for problem, is_met in rules:
+        if not is_met(parts):
+            raise ValueError(f"this URL {problem}")
+    return parts
+
+
+def url(text: str) -> str:
+    """Parse an http or https URL."""
+    _split(text, URL_RULES)
+    return text
+
+
+def optional_url(text: str) -> str:
+    """Parse an http or https URL, or the empty text."""
+    return url(text) if text else ""
+
+
+def redirect(text: str) -> str:
+    """Parse a redirect URI that leads to ``/code`` of this server."""
+    _split(text, REDIRECT_RULES)
+    return text
+
+
+def proxy(text: str) -> Proxy:
+    """Parse the URL of an HTTP proxy, which can hold a user name and a password."""
+    parts = _split(text, PROXY_RULES)
+    password = _unquoted(parts.password)
+    return Proxy(
+        host=parts.hostname or "",  # never empty, by the rules
+        port=parts.port or 80,
+        username=_unquoted(parts.username),
+        password=Secret(password) if password else None,
+    )
+
+
+def _unquoted(text: str | None) -> str | None:
+    return unquote(text) if text else None
+
+
+def store(text: str) -> str:
+    """Parse the URL of a store that is installed. The store itself checks the rest of the URL."""
+    try:
+        scheme_of(text)
+    except StoreError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
+# ---------- files
+
+
+def readable_file(text: str) -> Path:
+    """Parse the path of a file that this process can read."""
+    path = Path(text)
+    try:
+        with path.open("rb"):
+            return path
+    except OSError as error:
+        raise ValueError(f"{text!r} can't be read: {error.strerror}") from None
+
+
+def certificates(text: str) -> Path:
+    """Parse the path of a PEM file of certificates."""
+    path = readable_file(text)
+    try:
+        ssl.create_default_context(cafile=path)
+    except (OSError, ssl.SSLError):
+        raise ValueError(f"{text!r} holds no certificates in PEM format") from None
+    return path

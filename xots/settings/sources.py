@@ -1,0 +1,271 @@
+"""The sources of settings: ``load`` reads and combines them.
+
+A setting ``token_url`` is ``--token-url`` on the command line, ``XOTS_TOKEN_URL`` in the
+environment, the file ``token_url`` in systemd's credentials directory, and ``token_url:`` in the
+YAML file. The first of these sources that gives it wins. ``load`` reports the problems of all
+sources together, each with its source and key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import ChainMap
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import SettingsError
+from . import parsing
+from .fields import Settings, declared
+
+if TYPE_CHECKING:
+    import yaml
+
+__all__ = ["load"]
+
+
+SETTINGS = {setting.name: setting for setting in declared()}
+
+
+@dataclass(frozen=True)
+class Given:
+    """The text that a source gives for a setting."""
+
+    text: str = field(repr=False)
+    place: str
+    """The source and its key, as messages name them."""
+
+
+def load(
+    arguments: Mapping[str, str],
+    environment: Mapping[str, str],
+    config: Path | None = None,
+    *,
+    only: Collection[str] | None = None,
+) -> Settings:
+    """Return the settings from all sources.
+
+    Args:
+        arguments: the texts that the command line gives, by setting name.
+        environment: the environment of the process.
+        config: a YAML file, or None.
+        only: the names of the settings to read; None for all. The others keep their defaults.
+
+    Raises:
+        SettingsError: with all problems of all sources.
+    """
+    problems: list[str] = []
+    sources = ChainMap(
+        _from_command_line(arguments, problems),
+        _from_environment(environment),
+        _from_credentials(environment.get("CREDENTIALS_DIRECTORY"), problems),
+        _from_yaml(config, problems),
+    )
+    wanted = SETTINGS if only is None else only
+    given = {name: sources[name] for name in wanted if name in sources}
+    values = _values(given, problems)
+    places = {name: found.place for name, found in given.items()}
+    problems += _set_twice(places)
+    _read_client_secret(values, places, problems)
+    if only is None:
+        problems += _missing(values, places)
+    if problems:
+        raise SettingsError(problems)
+    return Settings(**values, sources=places)
+
+
+def _values(given: Mapping[str, Given], problems: list[str]) -> dict[str, Any]:
+    """Return the value of each setting whose text has one."""
+    values = {}
+    for name, found in given.items():
+        with _collected(problems, f"{found.place}: "):
+            values[name] = SETTINGS[name].parse(found.text)
+    return values
+
+
+@contextmanager
+def _collected(problems: list[str], prefix: str = "") -> Iterator[None]:
+    """Add a ValueError of the block to the problems, and go on after the block."""
+    try:
+        yield
+    except ValueError as error:
+        problems.append(f"{prefix}{error}")
+
+
+def _read_client_secret(
+    values: dict[str, Any], places: dict[str, str], problems: list[str]
+) -> None:
+    """Set ``client_secret`` from ``client_secret_file``, unless a source gives it itself."""
+    path = values.get("client_secret_file")
+    if path is None or "client_secret" in places:
+        return
+    place = places["client_secret"] = places["client_secret_file"]
+    try:
+        values["client_secret"] = parsing.secret(_read_text(path).strip())
+    except ValueError:
+        problems.append(
+            f"{place}: {str(path)!r} does not hold a client secret: one line of printable text"
+        )
+
+
+# ---------- settings that depend on each other
+
+ALTERNATIVES = (("client_secret_file", "client_secret"), ("key_file", "key"))
+"""Pairs of which only one can be set."""
+
+
+def _set_twice(places: Mapping[str, str]) -> Iterator[str]:
+    for one, other in ALTERNATIVES:
+        if {one, other} <= places.keys():
+            yield f"{places[one]}: {other} is set too ({places[other]}): remove one of them"
+
+
+def _missing(values: Mapping[str, Any], places: Mapping[str, str]) -> Iterator[str]:
+    """Yield a problem for each setting that is missing since another one is set."""
+    if "client_secret" in values and "client_id" not in places:
+        yield f"{places['client_secret']}: a client secret needs a client id: set client_id too"
+    is_public = "address" in values and not parsing.is_loopback(values["address"])
+    if is_public and "redirect" not in places:
+        yield (
+            f"{places['address']}: an address that is not loopback needs a redirect URI at which "
+            "browsers reach this server: set redirect too"
+        )
+
+
+# ---------- the command line, the environment, and systemd's credentials
+
+NOT_ON_THE_COMMAND_LINE = (
+    "the command line can't give a secret, since every user of the machine can see it: set it in "
+    "the environment, in a file that --config names, or in systemd's credentials directory"
+)
+
+
+def _from_command_line(arguments: Mapping[str, str], problems: list[str]) -> dict[str, Given]:
+    """Return the texts of the options, except those of secrets and of URLs with a password."""
+    given = {}
+    for name, text in arguments.items():
+        setting = SETTINGS[name]
+        if setting.secret or parsing.holds_password(text):
+            problems.append(f"{setting.option}: {NOT_ON_THE_COMMAND_LINE}")
+        else:
+            given[name] = Given(text, setting.option)
+    return given
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Given]:
+    """Return the texts of the variables. By custom, an empty variable counts as not set."""
+    given = {}
+    for name, setting in SETTINGS.items():
+        text = environment.get(setting.variable)
+        if text or (text == "" and setting.may_be_empty):
+            given[name] = Given(text, setting.variable)
+    return given
+
+
+def _from_credentials(directory: str | None, problems: list[str]) -> dict[str, Given]:
+    """Return the texts of the files in systemd's credentials directory that settings name."""
+    if not directory:
+        return {}
+    given = {}
+    for name in SETTINGS:
+        path = Path(directory, name)
+        if path.is_file():
+            with _collected(problems):
+                given[name] = Given(_read_text(path).strip(), str(path))
+    return given
+
+
+def _read_text(path: Path) -> str:
+    """Return the text of a file.
+
+    Raises:
+        ValueError: with the path and the reason. The message does not quote the file.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"{path} can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8 text") from None
+
+
+# ---------- the YAML file
+
+
+def _from_yaml(path: Path | None, problems: list[str]) -> dict[str, Given]:
+    """Return the texts of the keys of a YAML file."""
+    if path is None:
+        return {}
+    given = {}
+    content: dict[Any, Any] = {}
+    with _collected(problems):
+        content = _yaml_content(path)
+    for key, value in content.items():
+        place = f"{path}: {key}"
+        if key not in SETTINGS:
+            problems.append(f"{place}: {_no_such_setting(str(key))}")
+        elif isinstance(value, dict):
+            problems.append(f"{place}: this value has parts: give a single value")
+        elif value is not None or SETTINGS[key].may_be_empty:
+            given[key] = Given(_yaml_text(value), place)
+    return given
+
+
+def _no_such_setting(name: str) -> str:
+    near = difflib.get_close_matches(name, SETTINGS, n=1)
+    return f"no such setting (did you mean {near[0]}?)" if near else "no such setting"
+
+
+def _yaml_text(value: object) -> str:
+    """Return the text that another source would give for a value."""
+    match value:
+        case None:
+            return ""
+        case list():
+            return " ".join(map(str, value))
+        case _:
+            return str(value)
+
+
+def _yaml_content(path: Path) -> dict[Any, Any]:
+    """Return the keys and values of a YAML file.
+
+    Raises:
+        ValueError: with the path and the problem. The message does not quote the file, since a
+            secret may stand in the line.
+    """
+    import yaml  # here, since most starts need no YAML
+
+    text = _read_text(path)
+    try:
+        content = yaml.load(text, Loader=_text_loader())  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}, line {mark.line + 1}" if mark else f"{path}"
+        raise ValueError(
+            f"{place}: this is not YAML: put quotes around values with special characters"
+        ) from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ValueError(  # noqa: TRY004 - all problems of a source are ValueErrors
+            f"{path}: this is not a list of settings: write one 'name: value' a line"
+        )
+    return content
+
+
+def _text_loader() -> type[yaml.SafeLoader]:
+    """Return a loader that reads a scalar as its text, and null as None. An id such as 0011 or
+    12:30 is not a number."""
+    import yaml
+
+    class TextLoader(yaml.SafeLoader):
+        pass
+
+    null = re.compile(r"(~|null|Null|NULL|)\Z")
+    TextLoader.yaml_implicit_resolvers = {}
+    TextLoader.add_implicit_resolver("tag:yaml.org,2002:null", null, ["~", "n", "N", ""])
+    return TextLoader

@@ -1,0 +1,7 @@
+"""The identity server, Xero or another: its protocol, and the client that speaks it.
+
+============  ====================================================================================
+``protocol``  scopes, requests, responses, and the outcome of each: pure functions
+``http``      ``XeroClient``: sends one request and returns its outcome; the only I/O
+============  ====================================================================================
+"""

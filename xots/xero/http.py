@@ -1,0 +1,280 @@
+"""``XeroClient``: the only code that sends requests to the identity server.
+
+One call sends one request, once. No library below it retries: only the keeper may decide to spend
+a refresh token again.
+"""
+
+from __future__ import annotations
+
+import ssl
+from asyncio import Future
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from ..clock import Clock
+from ..errors import SettingsError, UpstreamFailed
+from ..lifecycle.outcomes import Failure, NotSent, Outcome, Unknown
+from ..secret import Secret
+from .protocol import (
+    XERO,
+    Credentials,
+    Endpoints,
+    Request,
+    Response,
+    connections_request,
+    exchange_request,
+    read_revocation_response,
+    read_token_response,
+    refresh_request,
+    revocation_request,
+)
+
+if TYPE_CHECKING:
+    from tornado.httpclient import AsyncHTTPClient
+
+__all__ = ["MAX_RESPONSE_BYTES", "Proxy", "XeroClient"]
+
+T = TypeVar("T")
+
+MAX_RESPONSE_BYTES = 1 << 20
+"""Upper bound on a response. A token response has about 4 kB, a long list of connections about
+100 kB."""
+
+CURL_NOT_SENT = frozenset({5, 6, 7, 35, 60, 77})
+"""The errors of libcurl that precede the request: the name of the proxy or the host, the
+connection, TLS, the certificate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proxy:
+    """The HTTP proxy through which all requests go."""
+
+    host: str
+    port: int
+    username: str | None = None
+    password: Secret | None = None
+
+
+class XeroClient:
+    """Sends requests to the identity server, each once and with a deadline. Follows no redirect.
+
+    Args:
+        endpoints: the URLs of the identity server.
+        clock: this host's clock; a date in a ``Retry-After`` is compared with it.
+        connect_seconds: upper bound on DNS, TCP and TLS together.
+        deadline_seconds: upper bound on a whole request. It may be changed later.
+        ca_file: a PEM file with the authorities to trust instead of the system's.
+        proxy: an HTTP proxy. It needs pycurl (the extra ``xots[proxy]``).
+
+    Raises:
+        SettingsError: there is a proxy, and pycurl is not installed.
+    """
+
+    def __init__(
+        self,
+        endpoints: Endpoints = XERO,
+        *,
+        clock: Clock,
+        connect_seconds: float = 10,
+        deadline_seconds: float = 20,
+        ca_file: str | None = None,
+        proxy: Proxy | None = None,
+    ) -> None:
+        self.endpoints = endpoints
+        self.deadline_seconds = deadline_seconds
+        self._clock = clock
+        self._connect_seconds = connect_seconds
+        self._proxy = proxy
+        self._ca_file = _curl_ca_file(ca_file) if proxy else ca_file
+        new_client = _curl_client if proxy else _simple_client
+        # Two clients, each with its own queue: a slow list of organisations delays no refresh.
+        self._token_http, self._other_http = new_client(), new_client()
+
+    async def refresh(self, credentials: Credentials, token: Secret) -> Outcome:
+        """Spend a refresh token."""
+        request = refresh_request(self.endpoints.token_url, credentials, token)
+        return await self._outcome(request, read_token_response)
+
+    async def exchange(
+        self, credentials: Credentials, *, code: Secret, redirect_uri: str, verifier: Secret | None
+    ) -> Outcome:
+        """Exchange an authorization code for the first tokens of a login."""
+        request = exchange_request(
+            self.endpoints.token_url,
+            credentials,
+            code=code,
+            redirect_uri=redirect_uri,
+            verifier=verifier,
+        )
+        return await self._outcome(request, read_token_response)
+
+    async def revoke(self, credentials: Credentials, token: Secret) -> Failure | None:
+        """Revoke a refresh token. Xero then ends all of the user's connections to the app, too.
+
+        Returns:
+            None if the token is revoked, or unknown to the server.
+        """
+        request = revocation_request(self.endpoints.revoke_url, credentials, token)
+        return await self._outcome(request, read_revocation_response)
+
+    async def connections(self, access_token: Secret) -> Response:
+        """Return the response of the connections endpoint, of any status.
+
+        Raises:
+            UpstreamFailed: there was no response.
+        """
+        request = connections_request(self.endpoints.connections_url, access_token)
+        response = await self._send(request)
+        if not isinstance(response, Response):
+            raise UpstreamFailed(f"the connections endpoint did not respond: {response.detail}")
+        return response
+
+    async def reach(self) -> str | None:
+        """Return why the token endpoint cannot be reached; None if it responds, with any status.
+
+        This spends no token.
+        """
+        response = await self._send(Request("GET", self.endpoints.token_url, {}))
+        return None if isinstance(response, Response) else response.detail
+
+    def close(self) -> None:
+        """Close the HTTP clients."""
+        self._token_http.close()
+        self._other_http.close()
+
+    async def _outcome(
+        self, request: Request, read: Callable[[Response, datetime], T]
+    ) -> T | NotSent | Unknown:
+        response = await self._send(request)
+        if not isinstance(response, Response):
+            return response
+        return read(response, self._clock.now())
+
+    async def _send(self, request: Request) -> Response | NotSent | Unknown:
+        """Send a request once.
+
+        Returns:
+            The response. Without one: ``NotSent`` if no byte of the body has left this process,
+            since the body is the part that spends a token; else ``Unknown``.
+        """
+        from tornado.httpclient import HTTPRequest
+
+        body = _Body(request.body)
+        try:
+            response = await self._http_for(request).fetch(
+                HTTPRequest(
+                    request.url,
+                    **self._transfer_options(request, body),
+                    method=request.method,
+                    ca_certs=self._ca_file,
+                    connect_timeout=self._connect_seconds,
+                    request_timeout=self.deadline_seconds,
+                    follow_redirects=False,
+                    decompress_response=False,
+                    user_agent="xots",
+                ),
+                raise_error=False,
+            )
+        except Exception as error:  # noqa: BLE001 - each error means that there is no response
+            may_have_left = _curl_may_have_sent(error) if self._proxy else body.requested
+            kind = Unknown if may_have_left else NotSent
+            return kind(detail=self._detail(request, error, may_have_left=may_have_left))
+        return Response(response.code, response.headers, response.body or b"")
+
+    def _http_for(self, request: Request) -> AsyncHTTPClient:
+        return self._token_http if request.method == "POST" else self._other_http
+
+    def _transfer_options(self, request: Request, body: _Body) -> dict[str, Any]:
+        """Return Tornado's options for the headers, the body and the proxy of a request."""
+        if self._proxy is not None:
+            sent = request.body if request.method == "POST" else None
+            return {"headers": dict(request.headers), "body": sent, **_proxy_options(self._proxy)}
+        if request.method != "POST":
+            return {"headers": dict(request.headers)}
+        # With a length in the headers, Tornado does not use the chunked coding for a body_producer.
+        length = {"Content-Length": str(len(request.body))}
+        return {"headers": {**request.headers, **length}, "body_producer": body}
+
+    def _detail(self, request: Request, error: Exception, *, may_have_left: bool) -> str:
+        """Return the failure in words, for the operator."""
+        host, reason = urlsplit(request.url).hostname, _reason(error)
+        if reason == "Timeout during request":
+            return f"no response from {host} within {self.deadline_seconds:g} seconds"
+        if may_have_left:
+            return f"no complete response from {host}: {reason}"
+        return f"can't reach {host}: {reason}"
+
+
+class _Body:
+    """The body of a request. Tornado requests it once it is connected, and writes it at once."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self.requested = False
+
+    def __call__(self, write: Callable[[bytes], None]) -> Future[None]:
+        self.requested = True
+        write(self._content)
+        written = Future[None]()
+        written.set_result(None)
+        return written
+
+
+def _reason(error: Exception) -> str:
+    """Return the cause in the words of the library or the system; for any other error its type
+    alone, since its text may quote the request."""
+    words = getattr(error, "message", None) or getattr(error, "strerror", None)
+    return words or type(error).__name__
+
+
+def _simple_client() -> AsyncHTTPClient:
+    # Tornado is imported where it is used: commands that only need the types start fast.
+    from tornado.simple_httpclient import SimpleAsyncHTTPClient
+
+    return SimpleAsyncHTTPClient(force_instance=True, max_body_size=MAX_RESPONSE_BYTES)
+
+
+# ---------- through a proxy
+
+
+def _curl_client() -> AsyncHTTPClient:
+    try:
+        from tornado.curl_httpclient import CurlAsyncHTTPClient
+    except ImportError:
+        raise SettingsError(
+            ["proxy: a proxy needs pycurl, which is not installed (pip install 'xots[proxy]')"]
+        ) from None
+    return CurlAsyncHTTPClient(force_instance=True, max_body_size=MAX_RESPONSE_BYTES)
+
+
+def _curl_ca_file(ca_file: str | None) -> str | None:
+    # libcurl may look for the system's authorities in another place than Python does.
+    return ca_file or ssl.get_default_verify_paths().cafile
+
+
+def _curl_may_have_sent(error: Exception) -> bool:
+    # libcurl requests no body from a producer; its error number tells how far it came.
+    return getattr(error, "errno", None) not in CURL_NOT_SENT
+
+
+def _proxy_options(proxy: Proxy) -> dict[str, Any]:
+    return {
+        "proxy_host": proxy.host,
+        "proxy_port": proxy.port,
+        "proxy_username": proxy.username,
+        "proxy_password": proxy.password.reveal() if proxy.password else "",
+        "prepare_curl_callback": _prepare_curl,
+    }
+
+
+def _prepare_curl(curl: Any) -> None:
+    import pycurl
+
+    # libcurl itself repeats a POST if a connection that it kept is dead: keep no connection.
+    curl.setopt(pycurl.FRESH_CONNECT, 1)
+    curl.setopt(pycurl.FORBID_REUSE, 1)
+    # Its verbose log would hold the tokens.
+    curl.setopt(pycurl.VERBOSE, 0)

@@ -1,0 +1,404 @@
+"""The protocol as pure functions: build a request, read a response, classify the outcome.
+
+The facts come from RFC 6749 (OAuth 2.0), RFC 7636 (PKCE), RFC 7009 (revocation) and Xero's pages
+"The standard authorization code flow", "Token types", "Scopes" and "Connections".
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from urllib.parse import quote_plus, urlencode, urlsplit
+
+import msgspec
+
+from ..errors import UpstreamFailed
+from ..lifecycle.outcomes import (
+    ClientRefused,
+    Failure,
+    Issued,
+    Outcome,
+    Refused,
+    Throttled,
+    Unknown,
+)
+from ..secret import Secret
+
+__all__ = [
+    "SCOPE_SETS",
+    "XERO",
+    "Connection",
+    "Credentials",
+    "Endpoints",
+    "Request",
+    "Response",
+    "authorize_url",
+    "code_challenge",
+    "connections_request",
+    "exchange_request",
+    "new_code_verifier",
+    "read_connections",
+    "read_revocation_response",
+    "read_token_response",
+    "refresh_request",
+    "revocation_request",
+]
+
+SCOPE_SETS = {
+    "classic": ("offline_access", "accounting.transactions", "accounting.reports.read"),
+    "granular": (
+        "offline_access",
+        "accounting.invoices",
+        "accounting.payments",
+        "accounting.banktransactions",
+        "accounting.manualjournals",
+        "accounting.reports.aged.read",
+        "accounting.reports.balancesheet.read",
+        "accounting.reports.banksummary.read",
+        "accounting.reports.budgetsummary.read",
+        "accounting.reports.executivesummary.read",
+        "accounting.reports.profitandloss.read",
+        "accounting.reports.trialbalance.read",
+        "accounting.reports.taxreports.read",
+    ),
+}
+"""Named sets of scopes. An app that was created at Xero on or after 2 March 2026 cannot use the
+classic set. The granular set holds the scopes that replace it (Xero: "Scopes")."""
+
+CLIENT_ERRORS = frozenset(
+    {
+        "invalid_client",
+        "invalid_request",
+        "invalid_scope",
+        "unauthorized_client",
+        "unsupported_grant_type",
+    }
+)
+"""The error codes by which a token endpoint refuses the client or the request, so that it has not
+spent the token (RFC 6749 section 5.2)."""
+
+MAX_LIFETIME_SECONDS = 1e9
+"""Upper bound on ``expires_in``, about 32 years. A larger value is a fault of the server."""
+
+MAX_RETRY_AFTER_SECONDS = 10**6
+"""Upper bound on ``Retry-After``, about 12 days. A fault of a server stops refreshes no longer."""
+
+TOKEN = re.compile(r"[!-~]+")
+"""A token: visible ASCII characters (RFC 6749 sections A.12 and A.17, without the space)."""
+
+TOKEN_TYPE = re.compile(r"[A-Za-z]+")
+"""A token type: the name of an authentication scheme (RFC 6749 section A.13, letters only)."""
+
+SCOPE = re.compile(r"[ -~]*")
+"""Scopes, separated by spaces (RFC 6749 section A.4)."""
+
+DIGITS = re.compile(r"[0-9]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoints:
+    """The URLs of an identity server; the defaults are Xero's.
+
+    They are settings and not discovered, so that no response can change them.
+    """
+
+    authorize_url: str = "https://login.xero.com/identity/connect/authorize"
+    token_url: str = "https://identity.xero.com/connect/token"  # noqa: S105 - a URL, not a secret
+    revoke_url: str = "https://identity.xero.com/connect/revocation"
+    connections_url: str = "https://api.xero.com/connections"
+    """Empty for an identity server without organisations."""
+
+
+XERO = Endpoints()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Credentials:
+    """A client's id and secret. A PKCE app has no secret."""
+
+    client_id: str
+    client_secret: Secret | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """One HTTP request."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True)
+class Response:
+    """One HTTP response."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+
+
+class Connection(msgspec.Struct, frozen=True, rename="camel"):
+    """One organisation that the login is connected to (Xero: "Connections").
+
+    Fields of the response that are not named here are ignored.
+    """
+
+    id: str
+    tenant_id: str
+    tenant_type: str = "ORGANISATION"
+    tenant_name: str | None = None
+
+
+# ---------- requests
+
+
+def new_code_verifier() -> str:
+    """Return a new PKCE code verifier: 43 characters, 256 random bits (RFC 7636 section 4.1)."""
+    return secrets.token_urlsafe(32)
+
+
+def code_challenge(verifier: str) -> str:
+    """Return the S256 challenge of a code verifier (RFC 7636 section 4.2)."""
+    digest = hashlib.sha256(verifier.encode()).digest()
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+def authorize_url(
+    base: str,
+    *,
+    client_id: str,
+    redirect_uri: str,
+    scopes: tuple[str, ...],
+    state: str,
+    verifier: str | None,
+) -> str:
+    """Return the URL at which the user's browser starts a login (RFC 6749 section 4.1.1).
+
+    Without a ``verifier`` the login does without PKCE.
+    """
+    query = {
+        "response_type": "code",
+        "client_id": client_id,
+        "redirect_uri": redirect_uri,
+        "scope": " ".join(scopes),
+        "state": state,
+    }
+    if verifier is not None:
+        query |= {"code_challenge": code_challenge(verifier), "code_challenge_method": "S256"}
+    separator = "&" if urlsplit(base).query else "?"
+    return f"{base}{separator}{urlencode(query)}"
+
+
+def refresh_request(url: str, credentials: Credentials, token: Secret) -> Request:
+    """Return the request that spends a refresh token at the token endpoint ``url`` (RFC 6749
+    section 6)."""
+    form = {"grant_type": "refresh_token", "refresh_token": token.reveal()}
+    return _form_request(url, form, credentials)
+
+
+def exchange_request(
+    url: str, credentials: Credentials, *, code: Secret, redirect_uri: str, verifier: Secret | None
+) -> Request:
+    """Return the request that exchanges an authorization code for tokens at the token endpoint
+    ``url`` (RFC 6749 section 4.1.3, RFC 7636 section 4.5)."""
+    form = {
+        "grant_type": "authorization_code",
+        "code": code.reveal(),
+        "redirect_uri": redirect_uri,
+    }
+    if verifier is not None:
+        form["code_verifier"] = verifier.reveal()
+    return _form_request(url, form, credentials)
+
+
+def revocation_request(url: str, credentials: Credentials, token: Secret) -> Request:
+    """Return the request that revokes a refresh token (RFC 7009 section 2.1)."""
+    form = {"token": token.reveal(), "token_type_hint": "refresh_token"}
+    return _form_request(url, form, credentials)
+
+
+def connections_request(url: str, access_token: Secret) -> Request:
+    """Return the request for the list of organisations (Xero: "Connections")."""
+    headers = {"Authorization": f"Bearer {access_token.reveal()}", "Accept": "application/json"}
+    return Request("GET", url, headers)
+
+
+def _form_request(url: str, form: Mapping[str, str], credentials: Credentials) -> Request:
+    """Return a form POST that authenticates the client: by HTTP Basic if it has a secret, else by
+    its id in the body (RFC 6749 section 2.3.1)."""
+    headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
+    if credentials.client_secret is None:
+        form = {**form, "client_id": credentials.client_id}
+    else:
+        headers["Authorization"] = _basic(credentials.client_id, credentials.client_secret)
+    return Request("POST", url, headers, urlencode(form).encode())
+
+
+def _basic(client_id: str, client_secret: Secret) -> str:
+    # The RFC demands that both are form-encoded before they are joined.
+    pair = f"{quote_plus(client_id)}:{quote_plus(client_secret.reveal())}"
+    return "Basic " + base64.b64encode(pair.encode()).decode()
+
+
+# ---------- responses
+
+
+def read_token_response(response: Response, now: datetime) -> Outcome:
+    """Return the outcome of a request to the token endpoint, for the token that it held.
+
+    Only the error code ``invalid_grant``, in a JSON response with status 400 or 401, means that
+    the token is refused. A response that clearly says neither "issued" nor "not carried out" is
+    ``Unknown``: the token is kept. ``now`` is aware UTC.
+    """
+    content = _json_object(response.body)
+    match response.status:
+        case 200:
+            return _issued(content) or Unknown(
+                detail="the response has status 200, but is not the JSON of a token"
+            )
+        case 429:
+            return Throttled(
+                detail="too many requests (status 429)",
+                retry_after=_retry_after(response.headers.get("Retry-After"), now),
+            )
+        case 400 | 401:
+            return _refusal(content.get("error"), response.status)
+    return _unclear(response.status)
+
+
+def read_revocation_response(response: Response, now: datetime) -> Failure | None:
+    """Return the failure of a revocation; None if the token is revoked (RFC 7009 section 2.2).
+
+    A token that the server does not know counts as revoked. ``now`` is aware UTC.
+    """
+    if 200 <= response.status < 300:
+        return None
+    outcome = read_token_response(response, now)
+    return None if isinstance(outcome, Issued | Refused) else outcome
+
+
+def read_connections(response: Response) -> list[Connection]:
+    """Return the organisations in a response of the connections endpoint.
+
+    Raises:
+        UpstreamFailed: the response is not a list of connections.
+    """
+    if response.status != 200:
+        raise UpstreamFailed(f"the connections endpoint responded with status {response.status}")
+    try:
+        return msgspec.json.decode(response.body, type=list[Connection])
+    except msgspec.MsgspecError as error:
+        raise UpstreamFailed(
+            "the response of the connections endpoint is not a list of connections"
+        ) from error
+
+
+def _refusal(code: object, status: int) -> Outcome:
+    """Return the outcome of an error response (RFC 6749 section 5.2)."""
+    if not isinstance(code, str):
+        return _unclear(status)
+    if code == "invalid_grant":
+        return Refused(detail="invalid_grant")
+    if code in CLIENT_ERRORS:
+        return ClientRefused(detail=f"{code} (status {status})", code=code)
+    return _unclear(status)
+
+
+def _unclear(status: int) -> Unknown:
+    return Unknown(detail=f"the response has status {status} and says nothing about the token")
+
+
+def _issued(content: Mapping[str, object]) -> Issued | None:
+    """Return the tokens of a response (RFC 6749 section 5.1); None if it holds no access token.
+
+    A field with characters that it may not hold counts as missing: one malformed field does not
+    cost the others.
+    """
+    access_token = _token(content.get("access_token"))
+    if access_token is None:
+        return None
+    scope = _text(content.get("scope"), SCOPE)
+    return Issued(
+        access_token=access_token,
+        token_type=_text(content.get("token_type"), TOKEN_TYPE) or "Bearer",
+        lifetime=_lifetime(content.get("expires_in")),
+        refresh_token=_token(content.get("refresh_token")),
+        scopes=None if scope is None else tuple(scope.split()),
+    )
+
+
+def _token(value: object) -> Secret | None:
+    text = _text(value, TOKEN)
+    return None if text is None else Secret(text)
+
+
+def _text(value: object, permitted: re.Pattern[str]) -> str | None:
+    """Return a field if it is a permitted string, else None."""
+    if isinstance(value, str) and permitted.fullmatch(value):
+        return value
+    return None
+
+
+def _lifetime(expires_in: object) -> timedelta | None:
+    """Return ``expires_in``, a number or its digits, as a duration; None if it is unusable.
+
+    A lifetime below one second becomes one second: a token never expires before it is issued.
+    """
+    seconds = _number(expires_in)
+    if seconds is None or not abs(seconds) < MAX_LIFETIME_SECONDS:
+        return None
+    return timedelta(seconds=max(seconds, 1))
+
+
+def _number(value: object) -> float | None:
+    match value:
+        case bool():  # to Python, True is the number 1
+            return None
+        case int() | float():
+            return value
+        case str():
+            return _whole_number(value)
+    return None
+
+
+def _whole_number(text: str) -> int | None:
+    """Return the number that the digits stand for; None for any other text."""
+    # Twelve digits exceed every bound. Python refuses to convert thousands of them.
+    return int(text[:12]) if DIGITS.fullmatch(text) else None
+
+
+def _retry_after(value: str | None, now: datetime) -> timedelta | None:
+    """Return a ``Retry-After`` header, seconds or an HTTP date, as a duration (RFC 9110
+    section 10.2.3); None if it is neither."""
+    if value is None:
+        return None
+    seconds = _whole_number(value.strip())
+    if seconds is None:
+        return _until(value, now)
+    return timedelta(seconds=min(seconds, MAX_RETRY_AFTER_SECONDS))
+
+
+def _until(http_date: str, now: datetime) -> timedelta | None:
+    try:
+        at = parsedate_to_datetime(http_date)
+        return max(at.replace(tzinfo=at.tzinfo or UTC) - now, timedelta(0))
+    except (ValueError, OverflowError, TypeError):
+        return None
+
+
+def _json_object(body: bytes) -> dict[str, object]:
+    """Return the JSON object in a body; an empty one for any other content."""
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
