@@ -53,7 +53,7 @@ class Response:
 
 
 class ExpectedLog:
-    """The log lines that a test expects. Call it with a pattern for each. A missing line fails too."""
+    """The log lines that a test expects. Call it with a pattern for each; none may be missing."""
 
     def __init__(self) -> None:
         self.patterns: dict[str, bool] = {}
@@ -235,7 +235,7 @@ def get(send: Callable[..., Awaitable[Response]]) -> Callable[..., Awaitable[Res
 
 @pytest.fixture
 def canaries(sandbox: Sandbox, clock: FakeClock) -> Callable[[Server], list[str]]:
-    """Return the client's secret and all tokens that a server and Xero hold now: no text shows one."""
+    """Return the client's secret and all tokens that a server and Xero hold now."""
 
     def collect(server: Server) -> list[str]:
         access = server.keeper.account.access

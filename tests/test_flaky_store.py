@@ -48,6 +48,14 @@ async def test_each_method_can_fail(store: FlakyStore, method: str) -> None:
         await calls[method]()
 
 
+def test_an_unknown_method_is_refused(store: FlakyStore) -> None:
+    """A misspelt name would make a test of a failure pass without one."""
+    with pytest.raises(ValueError, match="'write' is none of the methods check, lease, names"):
+        store.fail("write")
+    with pytest.raises(ValueError, match="'write'"):
+        store.hold("write")
+
+
 async def test_the_check_fails_while_writes_fail(store: FlakyStore) -> None:
     """A real store writes in its check."""
     store.fail("swap")

@@ -150,7 +150,7 @@ KNOWN = {*MODULES, *ALL_FLOORS, *SANDBOX, *ASIDE}
 
 
 def room_of(module: str) -> str:
-    """Return a module's room: the module itself, but each package aside is one room."""
+    """Return a module's room: the module itself, but a package aside is one room."""
     package = module.partition(".")[0]
     return package if package in ASIDE else module
 
@@ -178,7 +178,8 @@ def problems(module: str, source: str) -> list[str]:
     if module in EXEMPT:
         return []
     room = room_of(module)
-    if (module if room == "sandbox" else room) not in {**SANDBOX, **ALL_FLOORS, **ASIDE}:
+    is_placed = module in SANDBOX if room == "sandbox" else room in {*ALL_FLOORS, *ASIDE}
+    if not is_placed:
         tables = "FLOORS, SANDBOX_FLOORS or ASIDE (tests/house/test_floors.py)"
         return [f"xots/{module} is in no row of {tables}: place it there"]
     found = []

@@ -280,11 +280,11 @@ async def test_the_stores_clock_is_read_at_the_start_and_every_five_minutes(
     new_host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A store that fails then shows no difference, and the start succeeds."""
-    clock, store, asked = FakeClock(NOW), MemoryStore(), []
+    clock, store, compared_at = FakeClock(NOW), MemoryStore(), []
 
     async def compared(name: str) -> tuple[str, timedelta] | None:
-        asked.append(clock.elapsed())
-        if len(asked) == 2:
+        compared_at.append(clock.elapsed())
+        if len(compared_at) == 2:
             raise StoreUnavailable("away")
         return ("the store", timedelta(hours=1))
 
@@ -294,7 +294,7 @@ async def test_the_stores_clock_is_read_at_the_start_and_every_five_minutes(
     for _ in range(41):
         clock.advance(15)
         await host.keeper.maintain()
-    assert asked == [0.0, 300.0, 600.0]
+    assert compared_at == [0.0, 300.0, 600.0]
     assert host.reported == ["the store"]
 
 

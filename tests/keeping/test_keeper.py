@@ -37,9 +37,9 @@ async def test_a_new_keeper_continues_with_the_stored_login(bench: Bench) -> Non
     """A restart needs neither a login nor a request to Xero."""
     first = await bench.logged_in()
     second = await bench.keeper()
-    asked = len(bench.sandbox.log)
+    requests = len(bench.sandbox.log)
     assert await second.token() == await first.token()
-    assert len(bench.sandbox.log) == asked
+    assert len(bench.sandbox.log) == requests
 
 
 async def test_a_check_of_the_store_says_why_it_cannot_be_used(bench: Bench) -> None:
@@ -88,11 +88,11 @@ async def test_a_token_that_was_issued_for_a_caller_is_served_to_it(bench: Bench
     keeper = await bench.logged_in()
     bench.clock.advance(minutes=10)
     bench.sandbox.add_fault("refresh:nth=1:hold-after")
-    asked = asyncio.create_task(keeper.token(timedelta(hours=1)))
+    waiting = asyncio.create_task(keeper.token(timedelta(hours=1)))
     await bench.sandbox.held()
     bench.clock.advance(minutes=4)
     bench.sandbox.release()
-    assert (await asked).issued_at == START + timedelta(minutes=10)
+    assert (await waiting).issued_at == START + timedelta(minutes=10)
     assert len(bench.sandbox.refreshes()) == 1
 
 
@@ -202,7 +202,7 @@ async def test_closing_writes_an_unsaved_token(bench: Bench) -> None:
     await refresh
     bench.store.repair()
     await keeper.close()
-    assert bench.issues_from(keeper)
+    assert bench.xero_would_issue()
     successor = await bench.keeper()
     assert successor.account.current == keeper.account.current
 

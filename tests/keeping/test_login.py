@@ -19,13 +19,13 @@ async def test_a_login_is_stored_before_it_counts(bench: Bench) -> None:
     """The store holds a live token, sealed, and the access token is served from memory."""
     keeper = await bench.logged_in()
     assert keeper.state is State.CONNECTED
-    assert bench.issues_from(keeper)
+    assert bench.xero_would_issue()
     token = await keeper.token()
     assert token.value.reveal().encode() not in bench.store.dump()["default"].value
-    asked = len(bench.sandbox.log)
+    requests = len(bench.sandbox.log)
     for _ in range(100):
         await keeper.token()
-    assert len(bench.sandbox.log) == asked
+    assert len(bench.sandbox.log) == requests
     assert bench.happened(LoggedIn) == 1
 
 
@@ -56,7 +56,7 @@ async def test_a_browser_that_disconnects_does_not_end_the_login(bench: Bench) -
     bench.sandbox.release()
     await asyncio.wait(operations_of(keeper))
     assert keeper.state is State.CONNECTED
-    assert bench.issues_from(keeper)
+    assert bench.xero_would_issue()
 
 
 # ---------- a login that fails
@@ -126,7 +126,7 @@ async def test_a_failed_login_changes_nothing(bench: Bench) -> None:
     ("fault", "says"),
     [
         ("invalid-client", "Xero does not accept the client id and secret"),
-        ("503-html", "status 503 and says nothing about the token; log in again"),
+        ("503-html", "has status 503 and says nothing about the token; log in again"),
         ("reset", "Connection reset by peer; log in again"),
     ],
 )
@@ -195,7 +195,7 @@ async def test_a_code_exchange_does_not_delay_a_refresh(bench: Bench) -> None:
     await login
     assert len(bench.sandbox.refreshes()) == 1
     assert keeper.state is State.CONNECTED
-    assert bench.issues_from(keeper)
+    assert bench.xero_would_issue()
 
 
 @pytest.mark.safeguard(
@@ -220,4 +220,4 @@ async def test_a_code_exchange_delays_an_unconfirmed_revocation(bench: Bench) ->
     await tick
     assert (sent, revocations(bench)) == (1, 1)
     assert keeper.state is other.state is State.CONNECTED
-    assert bench.issues_from(keeper)
+    assert bench.xero_would_issue()

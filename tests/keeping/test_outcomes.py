@@ -27,7 +27,7 @@ async def test_a_lost_response_is_requested_again_with_the_same_token(bench: Ben
     bench.clock.advance(minutes=25)
     await keeper.maintain()
     failing = keeper.state
-    assert bench.issues_from(keeper)
+    assert bench.xero_would_issue()
     assert bench.happened(RefreshFailed) == 1
     assert (await keeper.token()).expires_at > bench.clock.now(), (
         "the old token is served meanwhile"
@@ -84,7 +84,7 @@ async def test_a_late_request_stays_open_while_another_token_is_throttled(bench:
     )
     keeper = await bench.logged_in()
     await keeper.refresh()
-    (spent,) = bench.kept().fallbacks
+    (spent,) = bench.record().fallbacks
     bench.sandbox.identity.refresh(Client(), spent.value.reveal(), bench.clock.now())
     late = Intent(
         by="slept:1",
@@ -96,11 +96,11 @@ async def test_a_late_request_stays_open_while_another_token_is_throttled(bench:
     bench.sandbox.add_fault("refresh:nth=1:429=3600")
     await keeper.follow()
     await keeper.maintain()
-    assert bench.kept().intent is not None
+    assert bench.record().intent is not None
     bench.clock.advance(minutes=6)
     await keeper.maintain()
     assert keeper.state is State.CONNECTED
-    assert bench.issues_from(keeper)
+    assert bench.xero_would_issue()
 
 
 # ---------- a late response and a replay
@@ -194,9 +194,9 @@ async def test_the_consent_is_lost_once_xero_refuses_every_token(bench: Bench) -
     with pytest.raises(ConsentLost, match="invalid_grant"):
         await keeper.token()
     assert keeper.account.current is not None
-    asked = len(bench.sandbox.refreshes())
+    requests = len(bench.sandbox.refreshes())
     await keeper.maintain()
-    assert len(bench.sandbox.refreshes()) == asked, "a refused token was sent again"
+    assert len(bench.sandbox.refreshes()) == requests, "a refused token was sent again"
     await keeper.login(bench.attempt())
     assert (lost, keeper.state) == (State.CONSENT_LOST, State.CONNECTED)
 
@@ -261,9 +261,9 @@ async def test_a_wait_of_an_earlier_login_does_not_delay_a_lost_response(bench: 
     bench.sandbox.add_fault("refresh:nth=1:lost")
     with pytest.raises(TokenUnavailable):
         await other.refresh()
-    assert bench.kept().intent is not None
+    assert bench.record().intent is not None
     await keeper.follow()
     bench.clock.advance(minutes=2)
     await keeper.maintain()
     assert keeper.state is State.CONNECTED
-    assert bench.kept().intent is None
+    assert bench.record().intent is None

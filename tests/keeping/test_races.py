@@ -38,7 +38,7 @@ async def test_two_logins_at_once_after_a_logout_leave_one(bench: Bench) -> None
     await keeper.follow()
     assert keeper.account.consent_id == other.account.consent_id
     assert keeper.state is State.CONNECTED
-    assert bench.issues_from(keeper)
+    assert bench.xero_would_issue()
 
 
 async def test_a_login_that_began_earlier_does_not_replace_one_after_an_end(bench: Bench) -> None:
@@ -52,8 +52,8 @@ async def test_a_login_that_began_earlier_does_not_replace_one_after_an_end(benc
     bench.sandbox.release()
     with pytest.raises(LoginFailed, match="recorded at the same time"):
         await first
-    assert bench.kept().consent_id == other.account.consent_id
-    assert bench.issues_from(other)
+    assert bench.record().consent_id == other.account.consent_id
+    assert bench.xero_would_issue()
 
 
 # ---------- a login and an end
@@ -79,10 +79,10 @@ async def test_an_end_that_is_recorded_during_a_code_exchange_wins(
     bench.sandbox.release()
     with pytest.raises(LoginFailed, match="recorded at the same time"):
         await login
-    assert bench.kept().consent_id is None
+    assert bench.record().consent_id is None
     assert keeper.state is State.REVOKED
     await keeper.maintain()
-    assert bench.kept().tokens == ()
+    assert bench.record().tokens == ()
     assert bench.sandbox.identity.usable_refresh_tokens(bench.clock.now()) == []
 
 
@@ -114,7 +114,7 @@ async def test_an_end_during_an_exchange_wins_whatever_the_clocks_show(
     with pytest.raises(LoginFailed):
         await login
     await keeper.maintain()
-    assert bench.kept().consent_id is None
+    assert bench.record().consent_id is None
     assert bench.sandbox.identity.usable_refresh_tokens(bench.clock.now()) == []
 
 
@@ -132,7 +132,7 @@ async def test_an_end_without_a_login_ends_the_one_that_is_being_exchanged(bench
     with pytest.raises(LoginFailed):
         await login
     await keeper.maintain()
-    assert bench.kept().consent_id is None
+    assert bench.record().consent_id is None
     assert bench.sandbox.identity.usable_refresh_tokens(bench.clock.now()) == []
 
 
@@ -166,7 +166,7 @@ async def test_a_login_that_lost_its_lease_under_a_pending_revocation_fails(
     with pytest.raises(LoginFailed):
         await login
     monkeypatch.undo()
-    assert bench.kept().consent_id is None
+    assert bench.record().consent_id is None
 
 
 async def test_an_end_that_xero_is_being_told_of_wins_over_a_login_that_lost_its_lease(
@@ -193,7 +193,7 @@ async def test_an_end_that_xero_is_being_told_of_wins_over_a_login_that_lost_its
     for each in (keeper, other):
         await each.follow()
         await each.maintain()
-    assert bench.kept().consent_id is None
+    assert bench.record().consent_id is None
     assert not keeper.can_serve
     assert not other.can_serve
 
@@ -224,7 +224,7 @@ async def test_hosts_whose_clocks_differ_lose_no_refresh_token(
             except TokenUnavailable:
                 continue
             bench.sandbox.identity.check_access(access.value.reveal(), bench.clock.now())
-        assert bench.issues_from(right)
+        assert bench.xero_would_issue()
     assert bench.happened(ConsentWasLost) == 0
     bench.sandbox.faults.clear()
     bench.clock.advance(minutes=61)

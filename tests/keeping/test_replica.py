@@ -96,14 +96,14 @@ async def test_a_record_sealed_with_a_new_key_does_not_replace_an_unsaved_token(
     await refresh
     assert keeper.unsaved
     bench.store.repair()
-    bench.put(bench.kept(), "sealed-anew")
+    bench.put(bench.record(), "sealed-anew")
     known = keeper.account
     await settle(keeper)
-    assert bench.kept().refreshed_at == known.refreshed_at
+    assert bench.record().refreshed_at == known.refreshed_at
     await keeper.refresh()
     issued = bench.sandbox.refreshes()
     assert [r.token for r in issued[1:]] == [r.issued for r in issued[:-1]]
-    assert bench.kept().write_id == keeper.account.write_id
+    assert bench.record().write_id == keeper.account.write_id
 
 
 # ---------- another process's write
@@ -145,12 +145,12 @@ async def test_a_holder_whose_lease_has_expired_adds_its_token(bench: Bench) -> 
     theirs, ours = [r.issued for r in bench.sandbox.refreshes()]
     assert keeper.account.current is not None
     assert keeper.account.current.value.fingerprint == theirs
-    assert ours in [r.value.fingerprint for r in bench.kept().fallbacks]
+    assert ours in [r.value.fingerprint for r in bench.record().fallbacks]
     bench.clock.advance(minutes=6)
     await keeper.maintain()
     assert len(bench.sandbox.refreshes()) == 3
     assert keeper.state is State.CONNECTED
-    assert bench.issues_from(keeper)
+    assert bench.xero_would_issue()
 
 
 @pytest.mark.safeguard(
@@ -197,9 +197,9 @@ async def test_a_late_response_does_not_overwrite_a_new_login(bench: Bench) -> N
     await settle(keeper)
     bench.sandbox.release()
     await refresh
-    assert bench.kept().consent_id == other.account.consent_id
+    assert bench.record().consent_id == other.account.consent_id
     assert keeper.account.consent_id == other.account.consent_id
-    assert bench.issues_from(keeper)
+    assert bench.xero_would_issue()
 
 
 @pytest.mark.safeguard(
@@ -225,7 +225,7 @@ async def test_a_late_response_does_not_revive_a_login_that_was_ended(
     bench.clock.advance(minutes=2)
     await keeper.maintain()
     assert keeper.state is (State.NO_CREDENTIALS if forget else State.REVOKED)
-    assert bench.kept().consent_id is None
+    assert bench.record().consent_id is None
     assert bench.sandbox.identity.usable_refresh_tokens(bench.clock.now()) == []
 
 
@@ -244,7 +244,7 @@ async def test_a_store_that_fails_after_a_stale_write_costs_no_token(
     assert keeper.account.current.value.fingerprint == issued
     bench.store.repair()
     await keeper.maintain()
-    kept = bench.kept()
+    kept = bench.record()
     assert kept.tenant_id == "x"
     assert issued in [t.value.fingerprint for t in (kept.current, *kept.fallbacks) if t]
 
@@ -262,7 +262,7 @@ async def test_an_unsaved_token_survives_any_number_of_stale_writes(bench: Bench
         "swap", lambda: bench.overwrite(lambda account: replace(account, tenant_id="y"))
     )
     await keeper.maintain()
-    kept = bench.kept()
+    kept = bench.record()
     assert kept.tenant_id == "y"
     (issued,) = [r.issued for r in bench.sandbox.refreshes()]
     assert issued in [t.value.fingerprint for t in (kept.current, *kept.fallbacks) if t]
@@ -284,10 +284,10 @@ async def test_an_unsaved_token_is_not_dropped_for_another_processs_record(bench
     bench.store.repair()
     for _ in range(5):
         bench.overwrite(lambda account: account)
-    assert bench.kept().generation > keeper.account.generation
+    assert bench.record().generation > keeper.account.generation
     await keeper.follow()
     await keeper.maintain()
-    kept = bench.kept()
+    kept = bench.record()
     (issued,) = [r.issued for r in bench.sandbox.refreshes()]
     assert issued in [t.value.fingerprint for t in (kept.current, *kept.fallbacks) if t]
 
@@ -347,7 +347,7 @@ async def test_an_unsaved_token_survives_another_operation_of_its_process(
     reply.release()
     await act
     await keeper.maintain()
-    assert new in bench.kept().fallbacks
+    assert new in bench.record().fallbacks
     assert not record.unsaved
 
 

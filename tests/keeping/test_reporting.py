@@ -435,7 +435,7 @@ async def test_a_record_that_this_process_wrote_is_not_reported_as_followed(benc
     await keeper.refresh()
     bench.store.restore(old)
     await keeper.follow()
-    assert bench.kept().write_id == keeper.account.write_id
+    assert bench.record().write_id == keeper.account.write_id
     assert bench.happened(RecordFollowed) == 0
 
 
@@ -474,4 +474,4 @@ async def test_the_risk_of_an_end_over_a_rolled_back_store_is_reported(
     bench.store.repair()
     await keeper.maintain()
     assert not keeper.rolled_back
-    assert bench.issues_from(keeper)
+    assert bench.xero_would_issue()

@@ -42,7 +42,7 @@ async def test_a_chosen_organisation_is_stored_and_reported(bench: Bench) -> Non
     await replica_of(keeper).update(lambda account: replace(account, tenant_id=None))
     before = keeper.account
     await keeper.choose_tenant(tenant_id.upper())
-    kept = bench.kept()
+    kept = bench.record()
     assert kept.tenant_id == keeper.account.tenant_id == tenant_id
     assert kept == replace(
         before, tenant_id=tenant_id, generation=kept.generation, write_id=kept.write_id

@@ -1,4 +1,4 @@
-"""kill -9 during refreshes, the short version: see ``torture.kills`` for what is done, and for the long one."""
+"""kill -9 during refreshes: a short run of ``torture.kills``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STORES = pytest.mark.parametrize("store", ["file", "redis"])
 
 @STORES
 async def test_children_that_are_killed_in_refreshes_lose_nothing(store: str) -> None:
-    """15 kills: the record always holds a live token, and the login goes on."""
+    """After each of 15 kills, the record holds a live token and the login continues."""
     figures = await kills.forked(store, 15, seed=1, forkers=1)
     assert figures.wrong == []
     assert (figures.lost, figures.reused) == (0, 0)
@@ -54,7 +54,7 @@ async def a_refresh(lane: Lane) -> Death:
 
 
 async def test_a_lost_login_is_reported(lane: Lane) -> None:
-    """Where no token in the record is one that Xero would take, the run says so and goes no further."""
+    """If Xero accepts no token of the record, the run reports it and stops."""
     await lane.judge(await a_refresh(lane))
     assert (lane.figures.lost, lane.figures.wrong) == (0, [])
     lane.sandbox.identity.forget()
@@ -66,7 +66,7 @@ async def test_a_lost_login_is_reported(lane: Lane) -> None:
 
 
 async def test_a_use_outside_the_grace_is_reported(lane: Lane) -> None:
-    """A process that finds the record of two refreshes ago, an hour later, spends what Xero no longer takes."""
+    """A process that finds a record of two refreshes ago spends a token after its grace period."""
     old = await lane.store.read(lane.name)
     await a_refresh(lane)
     new = await lane.store.read(lane.name)
@@ -92,7 +92,7 @@ def redis_server() -> Iterator[RedisServer]:
 
 
 async def test_a_keeper_closes_although_a_notice_has_just_come(redis_server: RedisServer) -> None:
-    """Whatever its watch is at: here, each of the first turns of the loop after the notice."""
+    """It closes in each of the first turns of the event loop after the notice."""
     sealer, hung = Sealer.for_this_process(), []
     for turns in range(12):
         keeper = TokenKeeper(
@@ -133,7 +133,7 @@ async def some_turns(count: int) -> None:
 
 
 async def ends(task: asyncio.Task[None]) -> bool:
-    """Does it end by itself? If not, what it waits for is cancelled once more."""
+    """Tell if a task ends by itself. If it does not, cancel it again."""
     await asyncio.wait([task], timeout=1)
     if hangs := not task.done():
         for other in asyncio.all_tasks() - {task, asyncio.current_task()}:

@@ -1,4 +1,4 @@
-"""Outages of the store and of Xero, one short round of each (``torture/outages.py``); and what they have found."""
+"""Outages of the store and of Xero, one short round of each (``torture.outages``)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def outages_are_logged(expected_log: Any) -> None:
 
 @pytest.fixture(scope="module")
 def rounds() -> dict[str, Counter[str] | Exception]:
-    """One round of each section, side by side, since they mostly wait: its figures, or what went wrong."""
+    """Run one round of each section concurrently; return its figures or its error."""
 
     async def run(name: str) -> Counter[str] | Exception:
         figures: Counter[str] = Counter()
@@ -73,7 +73,7 @@ CLAIMS = {
 def test_an_outage_loses_no_login(
     section: str, rounds: dict[str, Counter[str] | Exception]
 ) -> None:
-    """What is served is live, the store holds a token from which Xero would issue, and a loss beyond that is told."""
+    """Served tokens are live, the store holds a live token, and any other loss is reported."""
     figures = rounds[section]
     if isinstance(figures, Exception):
         raise figures
@@ -90,7 +90,7 @@ def redis() -> Iterator[RedisServer]:
 def house_on(
     redis: RedisServer, clock: FakeClock, mode: SiblingMode = SiblingMode.ALL_VALID
 ) -> House:
-    """A house by this clock, on a Redis that holds nothing."""
+    """A house with this clock, on an empty Redis."""
     redis.admin.flushall()
     return House(redis.unix_url, Counter(), random.Random(SEED), clock=clock, mode=mode)  # noqa: S311
 
@@ -98,8 +98,8 @@ def house_on(
 async def ask_by_clocks(
     redis: RedisServer, age: float, step: float, minutes: int, *, both: bool
 ) -> int:
-    """When the token is ``age`` seconds old, the clock steps by so many: that of one keeper, or of both. Then both are
-    asked every 15 seconds; how many refreshes that makes."""
+    """Set the clock of one keeper or of both when the token is ``age`` seconds old, then call both
+    every 15 seconds. Return the number of refreshes."""
     clock = FakeClock(outages.START)
     wall = clock.beside()
     async with house_on(redis, clock) as house:
@@ -116,5 +116,5 @@ async def ask_by_clocks(
 
 
 async def test_a_clock_that_steps_back_by_minutes_serves_nothing_dead(redis: RedisServer) -> None:
-    """A token of 24 minutes is dead in six, although its expiry seems 26 minutes off after a step of 20 back."""
+    """After a step of 20 minutes back, a token of 24 minutes still expires in six minutes."""
     await ask_by_clocks(redis, 24 * 60, -20 * 60, minutes=10, both=True)

@@ -1,6 +1,6 @@
-"""Several processes on one store, and many callers: one refresh a rotation, and nothing dead is ever served.
+"""Several processes on one store, and many callers: one refresh for each rotation.
 
-The short versions of ``torture processes`` and ``torture callers``, and the same on a clock that is set.
+Short runs of ``torture processes`` and ``torture callers``, and both on a clock that is set.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Start = Callable[..., Awaitable[list[Server]]]
 async def test_processes_that_all_refresh_at_once_cost_one_refresh_a_rotation(
     store: str, count: int, storms: int
 ) -> None:
-    """Held storms cost one each; then demands, storms at random, and the ticks; no token is spent twice, none early."""
+    """Each storm costs one refresh. No token is spent twice, or early."""
     async with fleet(store, count) as them:
         run = Run(them, life=2)
         figures = await run.go(storms=storms, demands=3, expiries=3)
@@ -42,8 +42,8 @@ async def test_processes_that_all_refresh_at_once_cost_one_refresh_a_rotation(
         assert len(them.sandbox.refreshes()) == run.rotations >= storms + 6
 
 
-async def test_with_faulty_calls_nobody_is_handed_a_dead_token_or_logged_out() -> None:
-    """Each fifth refresh fails, one way or another: 503 with Retry-After is all that a caller ever hears of it."""
+async def test_faulty_calls_cost_no_login_and_serve_no_expired_token() -> None:
+    """Each fifth refresh fails, and callers see 503 with Retry-After at most."""
     async with fleet("redis", 4, seed=5) as them:
         run = Run(them, faults_percent=20, life=4, seed=5)
         figures = await run.go(storms=12, demands=1, expiries=0)
@@ -53,7 +53,7 @@ async def test_with_faulty_calls_nobody_is_handed_a_dead_token_or_logged_out() -
 
 @pytest.mark.parametrize("store", ["redis", "file"])
 async def test_a_holder_of_the_lease_that_is_stopped_throws_no_token_away(store: str) -> None:
-    """Stopped in mid-refresh, and woken when another process has gone on: in each way that Xero may treat siblings."""
+    """The holder wakes after another process has refreshed, in each sibling mode of Xero."""
     async with fleet(store, 2) as them:
         modes = SiblingMode if store == "redis" else (SiblingMode.LAST_VALID,)
         for mode, hold in product(
@@ -62,7 +62,7 @@ async def test_a_holder_of_the_lease_that_is_stopped_throws_no_token_away(store:
             await stop_the_holder(them, mode, hold)
 
 
-# ------------------------------------------------------------------------------- on a clock that is set
+# ---------- on a clock that is set
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ async def logged_in_at(
     log_in: Callable[[Server], Awaitable[None]],
     tmp_path: Path,
 ) -> Start:
-    """Starts so many servers on one store, with one login."""
+    """Start servers on one store, with one login."""
 
     async def start(count: int, **settings: Any) -> list[Server]:
         store = "memory:" if count == 1 else (tmp_path / "state").as_uri()
@@ -86,7 +86,7 @@ async def logged_in_at(
 
 
 def asking(get: Any, servers: list[Server]) -> list[asyncio.Task[Any]]:
-    """The callers, spread over the servers."""
+    """Send the requests of the callers, spread over the servers."""
     return [
         asyncio.create_task(get(f"{servers[n % len(servers)].url}/token")) for n in range(CALLERS)
     ]
@@ -96,7 +96,7 @@ def asking(get: Any, servers: list[Server]) -> list[asyncio.Task[Any]]:
 async def test_callers_at_the_instant_of_expiry_cost_one_refresh_of_a_slow_xero(
     logged_in_at: Start, sandbox: Sandbox, clock: Any, get: Any, count: int
 ) -> None:
-    """Xero takes 300 ms: one refresh at all servers together, no error, and everybody has the new token."""
+    """Xero takes 300 ms. All servers make one refresh, and every caller gets the new token."""
     servers = await logged_in_at(count)
     old = (await get(f"{servers[0].url}/token")).json["accessToken"]
     sandbox.add_fault("refresh:every:delay-before=0.3")
@@ -110,10 +110,10 @@ async def test_callers_at_the_instant_of_expiry_cost_one_refresh_of_a_slow_xero(
 
 
 @pytest.mark.parametrize("count", [1, 3])
-async def test_callers_wait_for_nobody_while_a_refresh_ahead_is_under_way(
+async def test_no_caller_waits_while_a_refresh_ahead_is_in_progress(
     logged_in_at: Start, sandbox: Sandbox, clock: Any, get: Any, count: int
 ) -> None:
-    """Every server's tick wants the refresh that Xero is slow to answer: all callers get the token that is there."""
+    """Xero is slow while every server's tick wants a refresh. Callers get the old token."""
     servers = await logged_in_at(count)
     old = (await get(f"{servers[0].url}/token")).json["accessToken"]
     sandbox.add_fault("refresh:every:hold-before")
@@ -130,7 +130,7 @@ async def test_callers_wait_for_nobody_while_a_refresh_ahead_is_under_way(
     assert {answer.json["expiresIn"] for answer in answers} == {XERO_LIFE}
 
 
-async def test_a_refresh_asked_for_as_another_ends_is_made(
+async def test_a_refresh_that_is_requested_as_another_ends_is_made(
     logged_in_at: Start, sandbox: Sandbox, get: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The earlier refresh has its token and releases the lease. The caller gets another one."""
@@ -160,7 +160,7 @@ async def test_a_refresh_asked_for_as_another_ends_is_made(
 async def test_without_a_promise_a_dead_token_is_not_served_either(
     logged_in_at: Start, sandbox: Sandbox, clock: Any, get: Any, expected_log: Any
 ) -> None:
-    """``min_ttl`` 0 promises nothing but a live token, also when Xero is away and no tick came."""
+    """``min_ttl`` 0 promises only a live token, also in an outage and without ticks."""
     expected_log.perhaps("refresh failed", "GET /token")
     (server,) = await logged_in_at(1, min_ttl=0, refresh_ahead=0)
     sandbox.add_fault("refresh:nth=1:reset")

@@ -1,4 +1,4 @@
-"""One save of the file store, tortured: its system calls killed and failed, and the power cut at any moment of it.
+"""A write of the file store, with kills and errors at each system call, and power cuts.
 
 The short versions of ``torture system_calls`` and ``torture crash_states``.
 """
@@ -13,10 +13,10 @@ from torture.crash_states import Recording, all_states, replay
 from torture.system_calls import TREATMENTS, Call, Point, each, list_calls, try_point
 
 CHANGES = ("write", "fsync", "renameat", "unlinkat")
-"""The system calls that change what is kept; the others look, lock and open."""
+"""The system calls that change the stored record. The others read, lock and open."""
 
 LEASE_GIVEN_BACK = ("main", "close")
-"""The one call on the folder that is not made in the store's own thread."""
+"""The only call on the folder outside the store's own thread."""
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def recording() -> Recording:
 
 
 def test_every_step_of_both_saves_is_among_the_calls(calls: list[Call]) -> None:
-    """The intent's and the answer's: temporary file, data, sync, rename, sync of the folder."""
+    """Two writes, of intent and response: file, data, sync, rename, sync of the folder."""
     steps = [(call.kind, call.about) for call in calls if call.kind in CHANGES]
     save = [
         ("write", "default.*.new"),
@@ -45,7 +45,7 @@ def test_every_step_of_both_saves_is_among_the_calls(calls: list[Call]) -> None:
 
 
 def test_a_refresh_survives_each_kind_of_system_call_killed_or_failed(calls: list[Call]) -> None:
-    """What changes something is treated in every way, the rest in one way each."""
+    """Calls that change the record get every fault, the others one fault each."""
     last = {(call.thread, call.kind): call for call in calls}
     others = [call for call in last.values() if call.kind not in CHANGES]
     points = [
@@ -63,20 +63,20 @@ def test_a_refresh_survives_each_kind_of_system_call_killed_or_failed(calls: lis
 
 
 def test_a_refresh_is_killed_as_it_gives_the_lease_back(calls: list[Call]) -> None:
-    """In the event loop's thread, when all is written."""
+    """The call is made in the event loop's thread, after the writes."""
     (call,) = (call for call in calls if (call.thread, call.kind) == LEASE_GIVEN_BACK)
     assert asyncio.run(try_point(Point(call, "SIGKILL"))).problems == []
 
 
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
 def test_a_lease_whose_file_fails_to_close_harms_no_caller(calls: list[Call], error: str) -> None:
-    """The kernel has released the lock all the same."""
+    """The kernel has released the lock although the call failed."""
     (call,) = (call for call in calls if (call.thread, call.kind) == LEASE_GIVEN_BACK)
     assert asyncio.run(try_point(Point(call, error))).problems == []
 
 
 def test_every_state_after_a_power_cut_recovers(recording: Recording) -> None:
-    """The old record or the new one, never a torn one; the new one once its save has returned."""
+    """The folder holds the old or the new record, and the new one once the write returned."""
     count, states = all_states(recording)
     assert count > len(states) > 100
     found = asyncio.run(each(lambda state: replay(recording, state), states, jobs=4))
@@ -93,7 +93,7 @@ def test_every_state_after_a_power_cut_recovers(recording: Recording) -> None:
     ],
 )
 def test_the_model_finds_a_missing_sync(recording: Recording, without: str, problem: str) -> None:
-    """A store that left it out would be found to tear a record, or to take back what it acknowledged."""
+    """Without the sync, a record is torn, or an acknowledged write is lost."""
 
     async def first_failure() -> list[str]:
         for state in reversed(all_states(recording, without)[1]):

@@ -11,21 +11,21 @@ from xots.sandbox import SiblingMode
 @pytest.mark.parametrize("mode", SiblingMode)
 @pytest.mark.parametrize("seed", [3, 25])
 def test_hours_of_trouble_lose_no_login(mode: SiblingMode, seed: int) -> None:
-    """Faults, deaths, pauses, clock steps, outages and roll-backs: the store always holds a token that Xero takes."""
+    """Through every kind of fault, the store holds a token that Xero accepts."""
     figures = run_seed(seed, mode, hours=4)
     assert figures["refreshes issued"] > 0
     assert figures["logins"] > 0
 
 
 def test_a_seed_replays() -> None:
-    """The same seed tells the same story, so that a failure can be looked at."""
+    """The same seed makes the same story, so that a failure can be replayed."""
     assert run_seed(31, SiblingMode.LAST_VALID, hours=2) == run_seed(
         31, SiblingMode.LAST_VALID, hours=2
     )
 
 
 def test_what_lies_beyond_the_bound_is_reported() -> None:
-    """Each misfortune comes up; some logins are lost, and every one that is lost is reported, and mended by a login."""
+    """Each fault occurs, each lost login is reported, and a new login works."""
     told: set[str] = set()
     for seed in range(40):
         told |= run_beyond(seed, SiblingMode.LAST_VALID_WITH_DESCENDANTS).keys()
@@ -35,5 +35,5 @@ def test_what_lies_beyond_the_bound_is_reported() -> None:
 
 
 def test_weeks_of_faulty_calls_needs_no_second_login() -> None:
-    """Eighteen days in which one call in twenty fails, to Xero and to the store."""
+    """One call in twenty fails for eighteen days, at Xero and at the store."""
     assert run_years(5, SiblingMode.LAST_VALID, years=0.05)["refreshes issued"] > 500

@@ -21,7 +21,7 @@ CHUNK = 50
 
 
 def main() -> int:
-    """Run what was asked for, and print its figures."""
+    """Run the simulations of the command line, and print their figures."""
     parser = argparse.ArgumentParser(
         prog="simulation",
         description=simulation.__doc__,

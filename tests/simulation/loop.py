@@ -8,7 +8,7 @@ from typing import Any
 
 
 class _Jumping(selectors.SelectSelector):
-    """A selector that never waits: it moves the loop's time on by as long as it was asked to wait."""
+    """A selector that never waits: it moves the time of the loop forward instead."""
 
     def __init__(self) -> None:
         super().__init__()

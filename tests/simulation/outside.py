@@ -1,4 +1,4 @@
-"""What a simulated process speaks with: its store and its Xero, and whatever goes wrong on the way."""
+"""The store and the Xero of a simulated process, with their faults."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ANSWER_SECONDS = 20.0
 
 
 class PlainSealer:
-    """Seals nothing: whether the seal holds is tested elsewhere, and here it would cost most of the time."""
+    """Seals nothing. Sealing has its own tests, and would take most of the time here."""
 
     def seal(self, body: bytes, purpose: str, context: Mapping[str, str]) -> bytes:
         return body

@@ -1,4 +1,4 @@
-"""The three kinds of run: trouble within the bound of the invariant, trouble beyond it, and ten quiet years."""
+"""The three kinds of run: faults within the bound of the invariant, beyond it, and ten years."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .world import KINDS, BrokenInvariantError, Climate, World
 def run_seed(
     seed: int, mode: SiblingMode, *, hours: float = 12, trace: bool = False
 ) -> Counter[str]:
-    """Some hours of whatever this seed has trouble with, and the rest after it: its figures.
+    """Simulate some hours with the faults of this seed, then a time without; return the figures.
 
     Raises:
-        BrokenInvariantError: with what broke.
+        BrokenInvariantError: an invariant does not hold.
     """
 
     async def run() -> Counter[str]:
@@ -37,10 +37,10 @@ def run_seed(
 
 
 def run_years(seed: int, mode: SiblingMode, years: float, *, trace: bool = False) -> Counter[str]:
-    """One process through years in which one call in twenty fails, to Xero and to the store: its figures.
+    """Simulate years of one process in which one call in twenty fails; return the figures.
 
     Raises:
-        BrokenInvariantError: with what broke; a login that was lost is one.
+        BrokenInvariantError: an invariant does not hold, or the login was lost.
     """
 
     async def run() -> Counter[str]:
@@ -63,10 +63,10 @@ def run_years(seed: int, mode: SiblingMode, years: float, *, trace: bool = False
 
 
 def run_beyond(seed: int, mode: SiblingMode, *, trace: bool = False) -> Counter[str]:
-    """One misfortune that lies beyond the bound of the invariant: the login may be lost, and then it is reported.
+    """Simulate a fault beyond the bound of the invariant, after which the login may be lost.
 
     Raises:
-        BrokenInvariantError: it was lost, and hidden; or a new login did not mend it.
+        BrokenInvariantError: the login was lost without a report, or a new one did not work.
     """
 
     async def run() -> Counter[str]:
@@ -100,11 +100,11 @@ def _figures(world: World) -> Counter[str]:
     return world.figures
 
 
-# ------------------------------------------------------------------------------------ beyond the bound
+# ---------- beyond the bound
 
 
-async def answer_lost_and_xero_away(story: Story) -> None:
-    """An answer is lost after Xero issued it, and Xero is away until its grace is over."""
+async def response_lost_and_xero_away(story: Story) -> None:
+    """Lose a response after Xero has issued it, in an outage longer than the grace period."""
     world = story.world
     world.climate = Climate(processes=world.climate.processes, xero=1.0, kinds=("after",))
     story.processes[0].spawn(story.processes[0].keeper.refresh())
@@ -115,7 +115,7 @@ async def answer_lost_and_xero_away(story: Story) -> None:
 
 
 async def store_away_and_death(story: Story) -> None:
-    """The store goes away under a refresh, the process that holds its answer dies, and the store returns too late."""
+    """Fail the store in a refresh, end the process that holds the response, and repair it late."""
     world, process = story.world, story.processes[0]
     process.spawn(process.keeper.refresh())
     before = world.figures["refreshes issued"]
@@ -128,8 +128,8 @@ async def store_away_and_death(story: Story) -> None:
     await asyncio.sleep(2400)
 
 
-async def roll_back_with_nobody_alive(story: Story) -> None:
-    """Every process ends, and the store is restored from a dump that is hours old."""
+async def roll_back_with_no_process_alive(story: Story) -> None:
+    """End every process, and restore the store from a dump that is hours old."""
     world = story.world
     dump = dict(world.kept)
     for _ in range(3):
@@ -143,7 +143,7 @@ async def roll_back_with_nobody_alive(story: Story) -> None:
 
 
 async def slept_past_the_grace(story: Story) -> None:
-    """A process sleeps for 40 minutes between its look at the lease and the sending; others go on meanwhile."""
+    """Let a process sleep for 40 minutes between its check of the lease and the request."""
     world, process = story.world, story.processes[0]
     process.spawn(process.keeper.refresh())
     while world.account().intent is None:
@@ -153,7 +153,7 @@ async def slept_past_the_grace(story: Story) -> None:
 
 
 async def revocation_slept_past_a_login(story: Story) -> None:
-    """A process sleeps between its look at the lease and the sending of a revocation; meanwhile a person logs in."""
+    """Let a process sleep between its check of the lease and a revocation, while a user logs in."""
     world = story.world
     story.start()
     await asyncio.sleep(20)
@@ -170,9 +170,9 @@ async def revocation_slept_past_a_login(story: Story) -> None:
 
 
 MISFORTUNES = {
-    "answer lost, then Xero away for 40 minutes": answer_lost_and_xero_away,
+    "response lost, then Xero away for 40 minutes": response_lost_and_xero_away,
     "store away for 40 minutes, and the answer's only holder dies": store_away_and_death,
-    "old dump restored, with no process alive": roll_back_with_nobody_alive,
+    "old dump restored, with no process alive": roll_back_with_no_process_alive,
     "asleep for 40 minutes between lease and sending": slept_past_the_grace,
     "revocation sent after a sleep, into a new login": revocation_slept_past_a_login,
 }

@@ -46,7 +46,7 @@ class Story:
     def __init__(self, world: World, *, patient: bool = False) -> None:
         self.world = world
         self.patient = patient
-        """Does a process pass the ticks at which nothing can be due? Over years they cost most of the time."""
+        """True to skip the ticks at which no step can be due. Over years they take most of the time."""
         self.processes = world.processes
         self.lost: set[int] = set()
         """Which processes reported that the login is lost."""
@@ -60,7 +60,7 @@ class Story:
     # Processes
 
     def start(self) -> Process:
-        """Start a process, for as long as it lives."""
+        """Start a process."""
         world = self.world
         self._count += 1
         process = Process(self._count, world, skew=timedelta(seconds=world.chance.uniform(-1, 1)))
@@ -103,7 +103,7 @@ class Story:
     def _seen(self, process: Process, event: Event) -> None:
         self.world.figures[type(event).__name__] += 1
         self.world.say(f"p{process.number}: {event}")
-        # A wrong clock may misjudge which tokens are worth a try: that is no loss if it is well in the end.
+        # A wrong clock may misjudge the candidates. That is no loss if the end is well.
         if isinstance(event, ConsentWasLost) and (
             abs(process.skew) < SOUND or not self.world.within_bound
         ):
@@ -124,10 +124,10 @@ class Story:
     # Acts
 
     async def run(self, hours: float) -> None:
-        """Live through so many hours of trouble.
+        """Simulate some hours with faults.
 
         Raises:
-            BrokenInvariantError: with what broke.
+            BrokenInvariantError: an invariant does not hold.
         """
         world = self.world
         for _ in range(world.climate.processes):
@@ -200,13 +200,13 @@ class Story:
                 await self._roll_back()
 
     async def token(self, process: Process) -> None:
-        """A program asks for the token."""
+        """Request the token, as a program does."""
         await process.step()
         token = await process.keeper.token()
         self.world.check_served(token.value.reveal(), process)
 
     async def log_in(self) -> None:
-        """A person logs in, and tries again until it works: for longer than any outage lasts."""
+        """Log in as a user does, and retry for longer than any outage lasts."""
         give_up_at = self.world.loop.time() + LONGEST_HEARD_OUTAGE_SECONDS + 3600
         while self.world.loop.time() < give_up_at:
             self.world.check()
@@ -239,7 +239,7 @@ class Story:
         return act.acknowledged or act.held
 
     async def end(self, process: Process, *, forget: bool) -> None:
-        """A person revokes, or logs out."""
+        """Revoke or log out, as a user does."""
         ledger = self.world.ledger
         act = ledger.begins(login=False, by=process)
 
@@ -258,7 +258,7 @@ class Story:
         process.skew = timedelta(0)
 
     def _outage(self) -> None:
-        """Xero or the store is away for a while; then there is time to recover before the next."""
+        """Let Xero or the store fail for a while. Leave time to recover before the next one."""
         world = self.world
         if world.chance.random() < 0.5:
             seconds = world.chance.uniform(30, LONGEST_OUTAGE_SECONDS)
@@ -293,10 +293,10 @@ class Story:
     # The end
 
     async def come_to_rest(self) -> None:
-        """Nothing goes wrong any more: once the longest wait that a 429 may ask for is over, all is well.
+        """Stop all faults, and check that everything works after the longest wait of a 429.
 
         Raises:
-            BrokenInvariantError: it isn't.
+            BrokenInvariantError: it does not.
         """
         world = self.world
         world.climate = Climate(
@@ -321,10 +321,10 @@ class Story:
                 )
 
     async def check_connected(self) -> None:
-        """Is a token served everywhere, unless a person ended the login?
+        """Check that every process serves a token, unless a user has ended the login.
 
         Raises:
-            BrokenInvariantError: no.
+            BrokenInvariantError: one does not.
         """
         if self.lost and self.world.within_bound:
             raise BrokenInvariantError("a login was reported lost")
@@ -341,10 +341,10 @@ class Story:
             raise self.world.broken
 
     async def check_reported(self) -> bool:
-        """Was the login lost, and does every process say so? Then a new login mends it.
+        """If the login was lost, check that every process reports it, and that a new login works.
 
         Raises:
-            BrokenInvariantError: it was lost, and hidden; or no login mended it.
+            BrokenInvariantError: the login was lost without a report, or a new one does not work.
         """
         lost = bool(self.world.account().consent_id) and all(
             p.keeper.state is State.CONSENT_LOST for p in self.processes
@@ -376,6 +376,6 @@ class Story:
 
 
 def in_jumping_time(coroutine: object) -> Counter[str]:
-    """Run one simulation in a loop of its own."""
+    """Run one simulation in its own event loop."""
     with asyncio.Runner(loop_factory=JumpingLoop) as runner:
         return runner.run(coroutine)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The world that the simulated processes share: what may go wrong in it, and what must hold in it."""
+"""The world that the simulated processes share: its faults and its invariants."""
 
 from __future__ import annotations
 
@@ -87,11 +87,11 @@ class Climate:
     steps: bool = False
     """Do clocks step?"""
     kernel_locks: bool = False
-    """Is a lease freed by its holder's death, and by nothing else? Otherwise it runs out when it is not renewed."""
+    """True if only the death of its holder frees a lease; False if it expires without a renewal."""
 
     @classmethod
     def drawn(cls, chance: random.Random) -> Climate:
-        """One for a seed: each trouble is absent, rare or frequent."""
+        """Draw the faults of a seed: each kind is absent, rare or frequent."""
         heard = chance.random() < 0.2
         outages = heard or chance.random() < 0.3
         kinds = tuple(kind for kind in KINDS if chance.random() < 0.6) or KINDS
@@ -120,7 +120,7 @@ class Climate:
 
 
 class ProcessClock:
-    """A process's clock: the world's time of day with the process's skew, and the world's seconds."""
+    """A process's clock: the world's time of day with the skew of the process."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -156,9 +156,9 @@ class Process:
         self.awake.set()
 
     async def step(self, *, may_pause: bool = True, long: bool = False) -> None:
-        """Every word with the outside passes here: the place where a process dies, is paused, or is found dead.
+        """Let the process die or pause at a call of the store or of Xero.
 
-        ``long``: here it may sleep past the grace, since it must look at its lease before it goes on.
+        ``long``: it may sleep longer than the grace period, since it checks its lease afterwards.
         """
         world, climate = self.world, self.world.climate
         if not self.dead and world.loop.time() >= self.safe_until:
@@ -175,7 +175,7 @@ class Process:
             )  # for ever: whatever a dead process had begun is cancelled
 
     def spawn(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
-        """Run ``work`` as this process, until it dies."""
+        """Run ``work`` in this process, until the process dies."""
         task = asyncio.ensure_future(self._quietly(work))
         self.tasks[task] = None
         task.add_done_callback(lambda done: self.tasks.pop(done, None))
@@ -193,7 +193,7 @@ class Process:
             self.world.breaks(BrokenInvariantError(f"p{self.number} crashed: {error!r}"))
 
     def _others_go_on(self) -> bool:
-        """Tell if another process can conclude the open refresh of this one within the grace period."""
+        """Tell if another process can conclude this one's open refresh within the grace period."""
         processes, climate = self.world.processes, self.world.climate
         hinders = climate.kernel_locks or climate.outages or climate.roll_backs
         return (
@@ -203,7 +203,7 @@ class Process:
         )
 
     def sleep(self, seconds: float) -> None:
-        """Stop here, as by SIGSTOP, and go on after ``seconds``."""
+        """Stop, as after SIGSTOP, and continue after ``seconds``."""
         if self.awake.is_set():
             self.world.say(f"p{self.number} sleeps for {seconds} s")
             self.world.figures["long sleeps" if seconds == LONG_SLEEP else "pauses"] += 1
@@ -218,7 +218,7 @@ class Process:
             self.awake.set()
 
     def die(self) -> None:
-        """As by SIGKILL: nothing is finished, and nothing is said."""
+        """End the process as SIGKILL does: it concludes and reports nothing."""
         if self.dead:
             return
         self.world.say(f"p{self.number} dies")
@@ -265,10 +265,10 @@ class Act:
 
 
 class Ledger:
-    """What the people were told: an acknowledged login or end is undone by nothing but a later one.
+    """The confirmations that users received: only a later login or end undoes a confirmed one.
 
-    Acts that overlap in time may count in either order; one that was refused must have changed nothing; one whose
-    process died may have been done or not.
+    Acts that overlap in time may count in either order. A refused act must have changed nothing.
+    The act of a process that died may have been carried out or not.
     """
 
     def __init__(self) -> None:
@@ -283,7 +283,7 @@ class Ledger:
         self._acts.remove(act)
 
     def written(self, consent_id: str | None, by: Process) -> None:
-        """A process wrote a record with this consent: if it is a new one, it is of a login that it has begun."""
+        """Note a record with this consent. A new consent belongs to a login of this process."""
         if consent_id is not None and all(act.consent_id != consent_id for act in self._acts):
             unknown = (
                 a
@@ -311,7 +311,7 @@ class Ledger:
                 act.over_at = process.world.loop.time()
 
     def check(self, consent_id: str | None, now: float) -> None:
-        """Is this, which the store holds, what the people were told?"""
+        """Check that the record of the store agrees with the confirmations that users received."""
         for act in self._acts:
             if (
                 act.held
@@ -348,7 +348,7 @@ class World:
     ) -> None:
         self.trace = trace
         self.within_bound = within_bound
-        """Does everything that happens stay within the bound of the invariant? If not, it is not checked."""
+        """True while every event is within the bound of the invariant, which is checked only then."""
         self.chance = random.Random(seed)  # noqa: S311 - a simulation
         self.climate = climate
         self.loop = asyncio.get_running_loop()
@@ -386,12 +386,12 @@ class World:
             print(f"{self.now():%d %H:%M:%S.%f}", *words)
 
     def account(self) -> Account:
-        """The record that the store holds now."""
+        """Return the record of the store."""
         stored = self.kept.get("default")
         return Account() if stored is None else decode(stored.value)
 
     def write(self, name: str, stored: Stored, by: Process) -> None:
-        """A process writes a record."""
+        """Write a record for a process."""
         self.kept[name] = stored
         self.ledger.written(self.account().consent_id, by)
         self.tell()
@@ -415,10 +415,10 @@ class World:
         return gone is not None and self.loop.time() - gone > held.ttl_seconds
 
     def check(self) -> None:
-        """The invariants, at this instant.
+        """Check the invariants.
 
         Raises:
-            BrokenInvariantError: one does not hold, now or before: the first is told.
+            BrokenInvariantError: one does not hold, now or earlier. It names the first one.
         """
         if self.broken:
             raise self.broken
@@ -433,7 +433,7 @@ class World:
             raise
 
     def breaks(self, error: BrokenInvariantError) -> None:
-        """Remember the first that broke: it is raised by the next ``check``, wherever it was found."""
+        """Remember the first broken invariant, which the next ``check`` raises."""
         if self.broken is None:
             self.broken = error
             self.say("BROKEN:", error)
@@ -453,7 +453,7 @@ class World:
         )
 
     def check_use(self, token: str) -> None:
-        """Is this refresh token used within 30 minutes of its first use?"""
+        """Check that a refresh token is used within 30 minutes of its first use."""
         known = self.identity.tokens.refresh_tokens.get(token)
         if known is None or known.first_used_at is None:
             return
@@ -465,7 +465,7 @@ class World:
             )
 
     def check_served(self, access_token: str, process: Process) -> None:
-        """Would Xero take this access token, which a process has just served?"""
+        """Check that Xero accepts an access token that a process has just served."""
         self.figures["tokens served"] += 1
         known = self.identity.tokens.access_tokens.get(access_token)
         # A process that starts cannot know that the clock was a minute ahead at the refresh.

@@ -43,14 +43,14 @@ class Bench:
         self.events: list[Event] = []
         self.keepers: list[TokenKeeper] = []
 
-    def kept(self) -> Account:
+    def record(self) -> Account:
         """Return the record of the store."""
         stored = self.store.dump()["default"]
         return decode(self.sealer.open(stored.value, "account", {"name": "default"}))
 
     def overwrite(self, change: Callable[[Account], Account]) -> None:
         """Write as another process does whose lease has expired."""
-        kept = self.kept()
+        kept = self.record()
         changed = change(replace(kept, intent=None))
         changed = replace(
             changed, generation=kept.generation + 1, write_id=f"other{kept.generation}"
@@ -132,9 +132,9 @@ class Bench:
         await keeper.login(self.attempt())
         return keeper
 
-    def issues_from(self, keeper: TokenKeeper) -> bool:
+    def xero_would_issue(self) -> bool:
         """Tell if Xero would issue from a token of the store. This is the invariant."""
-        account = self.kept()
+        account = self.record()
         tokens = [t for t in (account.current, *account.fallbacks) if t is not None]
         return any(
             self.sandbox.identity.would_issue(t.value.reveal(), self.clock.now()) for t in tokens

@@ -23,7 +23,8 @@ LIFE = 6
 
 
 async def asked(fleet: Fleet, callers: int) -> tuple[set[str], float, list[str]]:
-    """Ask for the token so many times at once: the tokens, the longest wait in seconds, and what was no token."""
+    """Request the token many times at once. Return the tokens, the longest wait in seconds, and
+    the responses without a token."""
     lines = [
         fleet.line(fleet.processes[number % len(fleet.processes)]) for number in range(callers)
     ]
@@ -53,7 +54,7 @@ async def asked(fleet: Fleet, callers: int) -> tuple[set[str], float, list[str]]
 
 
 async def xeros_answer(fleet: Fleet, seconds: float) -> float:
-    """How long Xero takes for a plain answer that is delayed as its refreshes are, in seconds."""
+    """Return the seconds that Xero takes for a plain response with the delay of its refreshes."""
     rule = fleet.sandbox.add_fault(f"connections:every:delay-before={seconds}")
     line, began = Line(fleet.sandbox.port, fleet.sandbox.clock), time.monotonic()
     await line.get("/connections")
@@ -63,14 +64,15 @@ async def xeros_answer(fleet: Fleet, seconds: float) -> float:
 
 
 async def fresh(fleet: Fleet) -> str:
-    """A token that was just issued, once all processes have it."""
+    """Return a token that was just issued, once all processes have it."""
     line = fleet.line(fleet.processes[0])
     assert (await line.get("/refresh")).status == 303
     return await fleet.settled()
 
 
 async def at_expiry(fleet: Fleet, callers: int, answer_seconds: float) -> tuple[list[str], float]:
-    """One round of the first kind: what was wrong, and the longest wait as a multiple of Xero's answer time."""
+    """Run a round of the first kind. Return the errors, and the longest wait as a multiple of
+    Xero's response time."""
     old, issued_at = await fresh(fleet), time.monotonic()
     before = len(fleet.sandbox.refreshes())
     fleet.sandbox.add_fault(f"refresh:every:delay-before={answer_seconds}")
@@ -87,7 +89,7 @@ async def at_expiry(fleet: Fleet, callers: int, answer_seconds: float) -> tuple[
 
 
 async def ahead(fleet: Fleet, callers: int, answer_seconds: float) -> tuple[list[str], float]:
-    """One round of the second kind; the same."""
+    """Run a round of the second kind; return the same as ``at_expiry``."""
     old, before = await fresh(fleet), len(fleet.sandbox.refreshes())
     fleet.sandbox.add_fault("refresh:nth=1:hold-before")
     async with asyncio.timeout(LIFE):
@@ -128,7 +130,7 @@ async def measure(options: argparse.Namespace) -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="torture callers", description=(__doc__ or "").partition("\n")[0]
     )

@@ -192,7 +192,7 @@ class _Disk:
                 self._sync_folder()
 
     def power_cut(self) -> Iterator[tuple[dict[str, bytes], str]]:
-        """Every state that a power cut may leave now, and in words what it did."""
+        """Return every state after a power cut at this moment, each with a description."""
         names = sorted(self._since)
         for files in itertools.product(*(dict.fromkeys(self._since[name]) for name in names)):
             led = {name: file for name, file in zip(names, files, strict=True) if file is not None}
@@ -211,7 +211,7 @@ class _Disk:
                 yield contents, "; ".join(words) or "nothing torn"
 
     def now(self) -> dict[str, bytes]:
-        """What is there without a power cut."""
+        """Return the state without a power cut."""
         return {name: file.data for name, file in self._names.items() if file is not None}
 
     def _file(self, name: str) -> _File:
@@ -228,7 +228,7 @@ class _Disk:
 
 
 def _torn(file: _File) -> Iterator[tuple[bytes, str]]:
-    """What may be read of a file that was not synced, and in words what that is."""
+    """Return the possible contents of a file that was not synced, each with a description."""
     kept, data = len(file.synced), file.data
     length = len(data) - kept
     garbage = random.Random(length).randbytes(length)  # noqa: S311 - any will do
@@ -265,7 +265,7 @@ class State:
 
 
 def all_states(recording: Recording, without: str | None = None) -> tuple[int, list[State]]:
-    """How many states there are in all, and those of them that differ in anything but how they came to be."""
+    """Return the number of states, and those that differ in more than their history."""
     count, distinct = 0, dict[object, State]()
     for state in _states(
         recording, [act for act in recording.acts if act.kind != SYNCS.get(without or "")]
@@ -316,7 +316,7 @@ def _states_now(
 
 
 async def replay(recording: Recording, state: State) -> list[str]:
-    """Start on what the power cut left; what is wrong then."""
+    """Start on the folder after a power cut; return the errors."""
     with tempfile.TemporaryDirectory(prefix="xots-torture-") as above:
         folder = Path(above) / "store"
         _lay_out(folder, state.files)

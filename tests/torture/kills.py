@@ -196,7 +196,8 @@ def _fork_and_kill(order: dict[str, Any], typical: dict[str, float]) -> dict[str
 
 
 def _refresh_until_killed(order: dict[str, Any], clock: SharedClock, writing: int) -> NoReturn:
-    """The child. It says when each refresh begins and ends: by the machine's clock, and by the lane's."""
+    """Run the child: report the start and the end of each refresh, by the clocks of machine and
+    lane."""
     chance = random.Random(order["seed"] + 1)  # noqa: S311
 
     def say(word: str, text: str = "") -> None:
@@ -227,12 +228,13 @@ def _refresh_until_killed(order: dict[str, Any], clock: SharedClock, writing: in
 
 
 def new_store(url: str) -> TokenStore:
-    """The store, without the search for installed ones, which would be the longest part of a child's life."""
+    """Return the store without the search for installed ones, which would take most of a
+    child's life."""
     return FileStore.from_url(url) if url.startswith("file:") else RedisStore.from_url(url)
 
 
 def new_keeper(store: TokenStore, key: str, token_url: str, name: str, clock: Clock) -> TokenKeeper:
-    """A keeper as the server makes it."""
+    """Return a keeper as the server makes it."""
     xero = XeroClient(Endpoints(token_url=token_url, connections_url=""), clock=clock)
     return TokenKeeper(store, xero, Sealer([Secret(key)]), name=name, clock=clock)
 
@@ -264,7 +266,7 @@ class Witness(FaultScript):
         sandbox.identity.refresh = self._committed  # type: ignore[method-assign]
 
     def next(self, endpoint: Endpoint) -> Fault | None:
-        """A refresh has come: how it is to be slowed down."""
+        """Return how to slow down the refresh that has arrived."""
         if endpoint is not Endpoint.REFRESH:
             return None
         self.last = self._visits[asyncio.current_task()] = Visit(self._now())
@@ -323,13 +325,13 @@ class Figures:
     wrong: list[str] = field(default_factory=list)
 
     def add(self, other: Figures) -> None:
-        """Take in what another lane has seen."""
+        """Add the figures of another lane."""
         for name, value in vars(other).items():
             mine = getattr(self, name)
             setattr(self, name, max(mine, value) if name == "seconds" else mine + value)
 
     def lines(self, title: str) -> str:
-        """The figures in plain words."""
+        """Return the figures as text."""
         landed = ", ".join(f"{where} {self.landed[where]}" for where in LANDINGS)
         refused = (
             ", ".join(f"{count} as {reason}" for reason, count in self.refused.items()) or "none"
@@ -380,7 +382,7 @@ class Lane:
         self._database = url.partition("db=")[2]
 
     def keeper(self) -> TokenKeeper:
-        """A keeper in this process, for what is not to be killed."""
+        """Start a keeper in this process, which is not killed."""
         store = new_store(self.url)
         store.shared = False  # no other process writes: it need not follow the store
         return new_keeper(
@@ -408,8 +410,8 @@ class Lane:
     async def run(
         self, kill: Callable[[Lane], Awaitable[Death]], kills: int, *, breaks: bool
     ) -> Figures:
-        """So many kills, each judged, and a last refresh that is left alone. Ends early when something is wrong.
-        ``breaks``: the clock may be moved."""
+        """Make the kills, judge each, and make a last refresh without one. Stop early at an
+        error. ``breaks``: the clock may be advanced between two kills."""
         began = time.monotonic()
         while self.figures.kills < kills and not self.figures.wrong:
             death = await kill(self)
@@ -456,7 +458,7 @@ class Lane:
         self.must_live(account)
 
     def rest(self, account: Account) -> timedelta:
-        """How long the break until the restart is: within the bound, while all that is left are spent tokens."""
+        """Return the time until the restart: within the bound, while only spent tokens are left."""
         live = [token for token in tokens(account) if self.refusal(token) is None]
         if any(token.first_spent_at is None for token in live):
             return self.chance.random() * (
@@ -471,7 +473,8 @@ class Lane:
         )
 
     def landing(self, account: Account, death: Death) -> str:
-        """Where a kill landed, by what the record says and what Xero has seen."""
+        """Return the phase in which a kill landed, by the record and by the requests that Xero
+        saw."""
         intent, visit = account.intent, self._witness.last
         if death.began is None:
             return "in the start"
@@ -490,7 +493,7 @@ class Lane:
         return self.sandbox.identity.refusal_of(token.value.reveal(), self.clock.now())
 
     def must_live(self, account: Account) -> None:
-        """The invariant: the record holds a token from which Xero would issue."""
+        """Check the invariant: the record holds a token from which Xero would issue."""
         found = {token.value.fingerprint: self.refusal(token) for token in tokens(account)}
         if None not in found.values() and not self.figures.lost:
             self.figures.lost += 1
@@ -502,13 +505,14 @@ class Lane:
         self.figures.wrong.append(f"{self.name}, kill {self.figures.kills}: {what}")
 
     async def kept(self) -> Account:
-        """The record in the store."""
+        """Return the record of the store."""
         stored = await self.store.read(self.name)
         assert stored is not None
         return open_record(self._sealer, stored, self.name)
 
     async def bury(self) -> None:
-        """Count what a killed process has left, and take away its lease in Redis, which would live on for 12 s."""
+        """Count the files of a killed process, and remove its lease in Redis, which would last
+        for 12 s."""
         if self._admin is None:
             self.figures.half_written += unfinished(
                 Path(self.url.removeprefix("file://")), self.name
@@ -537,7 +541,7 @@ class Lane:
         self.must_live(await self.kept())
 
     def count(self) -> None:
-        """What Xero has seen."""
+        """Add the requests that Xero saw to the figures."""
         figures, counts, log = self.figures, self.sandbox.identity.counts, self.sandbox.refreshes()
         figures.refreshes, figures.replays = counts.refreshes, counts.replays
         figures.unheard = sum(request.outcome is Outcome.LOST for request in log)
@@ -555,12 +559,12 @@ class Lane:
 
 
 def unfinished(folder: Path, name: str) -> int:
-    """How many files a killed writer of this record has left."""
+    """Return the number of files that a killed writer of this record has left."""
     return len(list(folder.glob(f"{name}.*.new")))
 
 
 def tokens(account: Account) -> list[RefreshToken]:
-    """The refresh tokens that a record holds."""
+    """Return the refresh tokens of a record."""
     return [token for token in (account.current, *account.fallbacks) if token is not None]
 
 
@@ -575,7 +579,7 @@ class Forkers:
 
     @asynccontextmanager
     async def running(self, count: int) -> AsyncIterator[Callable[[Lane], Awaitable[Death]]]:
-        """Start them; how to have one child killed for a lane."""
+        """Start the forkers. Return the function that has a child killed for a lane."""
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
         }
@@ -628,7 +632,8 @@ class Servers:
         """How long a start and a refresh take, as learnt."""
 
     async def kill(self, lane: Lane) -> Death:
-        """Start one on the lane's store, and kill it: in its start, or at one of its refreshes."""
+        """Start a server on the lane's store, and kill it in its start or at one of its
+        refreshes."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "xots"), env=environment_of(lane), stdout=DEVNULL, stderr=PIPE
         )
@@ -660,7 +665,7 @@ class Servers:
         return Death(killed_at, began[-1] if began else None, trouble)
 
     async def served(self, port: int, lane: Lane) -> str:
-        """Is the token served, and is it one that Xero takes? What is wrong, if it is not so."""
+        """Check that the token is served and that Xero accepts it; return the error."""
         status, body = await get(port, "/token")
         if status != 200:
             return f"/token answered {status}: {body.decode()}"
@@ -672,7 +677,7 @@ class Servers:
         return ""
 
     async def refresh(self, port: int, lane: Lane, began: list[datetime]) -> str:
-        """Refresh again and again until the server is gone; what went wrong before, if anything did."""
+        """Refresh until the server is gone; return the errors before that."""
         while True:
             at = time.monotonic()
             began.append(lane.clock.now())
@@ -686,7 +691,7 @@ class Servers:
 
 
 def environment_of(lane: Lane) -> dict[str, str]:
-    """What a server is told: nothing of this process's own settings."""
+    """Return the environment of a server, without the settings of this process."""
     return {name: value for name, value in os.environ.items() if not name.startswith("XOTS_")} | {
         "XOTS_PORT": "0",
         "XOTS_ACCOUNT": lane.name,
@@ -698,7 +703,7 @@ def environment_of(lane: Lane) -> dict[str, str]:
 
 
 async def serving(process: Process) -> int:
-    """The server's port, once it serves."""
+    """Return the server's port, once it serves."""
     said = b""
     assert process.stderr is not None
     async with asyncio.timeout(HANG_SECONDS):
@@ -710,7 +715,8 @@ async def serving(process: Process) -> int:
 
 
 async def get(port: int, path: str) -> tuple[int, bytes]:
-    """A program's GET: status and body. Raises OSError or EOFError if no whole answer comes."""
+    """Send a program's GET; return status and body. Raise OSError or EOFError without a whole
+    response."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(
@@ -728,7 +734,8 @@ async def get(port: int, path: str) -> tuple[int, bytes]:
 
 @asynccontextmanager
 async def lanes(store: str, seed: int) -> AsyncIterator[list[Lane]]:
-    """A lane for each sibling mode, on one folder or one Redis; all is gone afterwards."""
+    """Make a lane for each sibling mode, on one folder or one Redis. Remove all of them at the
+    end."""
     async with AsyncExitStack() as running:
         folder = Path(tempfile.mkdtemp(prefix="xots-kills-"))
         running.callback(shutil.rmtree, folder)
@@ -766,7 +773,8 @@ async def lanes(store: str, seed: int) -> AsyncIterator[list[Lane]]:
 
 @contextmanager
 def unheard_answers_unlogged() -> Iterator[None]:
-    """That an answer's caller is gone is what is wanted here: Tornado need not log it as an error of Xero's."""
+    """Keep Tornado from logging a response whose caller is gone: the kills cause that on
+    purpose."""
 
     def heard(record: logging.LogRecord) -> bool:
         return not (record.exc_info and isinstance(record.exc_info[1], StreamClosedError))
@@ -780,13 +788,13 @@ def unheard_answers_unlogged() -> Iterator[None]:
 
 
 async def forked(store: str, kills: int, seed: int, *, forkers: int = 3) -> Figures:
-    """So many kills of forked children."""
+    """Kill forked children."""
     async with lanes(store, seed) as them, Forkers().running(forkers) as kill:
         return await together(them, kills, lambda lane, share: lane.run(kill, share, breaks=True))
 
 
 async def whole(store: str, kills: int, seed: int) -> Figures:
-    """So many kills of real server processes."""
+    """Kill real server processes."""
     servers = Servers()
     async with lanes(store, seed) as them:
         return await together(
@@ -797,7 +805,7 @@ async def whole(store: str, kills: int, seed: int) -> Figures:
 async def together(
     them: list[Lane], kills: int, run: Callable[[Lane, int], Coroutine[Any, Any, Figures]]
 ) -> Figures:
-    """All lanes at once, each with its share of the kills."""
+    """Run all lanes at once, each with its share of the kills."""
     figures = Figures()
     async with asyncio.TaskGroup() as group:
         runs = [
@@ -810,7 +818,7 @@ async def together(
 
 
 def main(arguments: list[str]) -> int:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="torture kills", description=(__doc__ or "").partition("\n")[0]
     )

@@ -174,7 +174,7 @@ class House:
         xero: type[XeroClient] = XeroClient,
         ticking: bool = True,
     ) -> TokenKeeper:
-        """One more process's keeper: its own connections, its own tick."""
+        """Start a keeper of one more process, with its own connections and its own tick."""
         endpoints = Endpoints(
             authorize_url=self.sandbox.authorize_url,
             token_url=self.sandbox.token_url,
@@ -198,7 +198,7 @@ class House:
         return keeper
 
     async def close_keepers(self) -> None:
-        """End every process in order: what only it knows is written."""
+        """Close every process, so that its unsaved changes are written."""
         for rotation in self._rotations:
             rotation.stop()
         keepers, self.keepers, self._rotations = self.keepers, [], []
@@ -206,7 +206,7 @@ class House:
             await asyncio.gather(*(close_with_all(keeper) for keeper in keepers))
 
     async def log_in(self, keeper: TokenKeeper | None = None) -> None:
-        """A person logs in at Xero and comes back to one of the processes."""
+        """Log in as a user does who returns from Xero to one of the processes."""
         parameters = {
             "response_type": "code",
             "client_id": DEFAULT_CLIENT_ID,
@@ -227,12 +227,13 @@ class House:
         await (keeper or self.keepers[0]).login(attempt)
 
     async def kept(self) -> Account:
-        """What the store holds, read over a connection of its own."""
+        """Return the record of the store, read over its own connection."""
         stored = await self._watcher.read("default")
         return Account() if stored is None else open_record(self._sealer, stored, "default")
 
     async def settled(self) -> Account:
-        """The store's record, once it and all keepers hold the same, none complains, and nothing is under way."""
+        """Return the record, once the store and all keepers have it, and no operation is in
+        progress."""
 
         async def agreed() -> bool:
             kept = await self.kept()
@@ -247,7 +248,7 @@ class House:
         return await self.kept()
 
     async def check(self) -> None:
-        """The invariant, in the store; and what must not have happened anywhere."""
+        """Check the invariant in the store, and the events that must not have happened."""
         kept = await self.kept()
         if kept.consent_id is not None:
             assert any(self.would_issue(token) for token in tokens_of(kept)), (
@@ -263,7 +264,7 @@ class House:
         return self.identity.would_issue(token.value.reveal(), self.clock.now())
 
     async def works(self) -> None:
-        """Each keeper can refresh, and the store follows."""
+        """Check that each keeper can refresh, and that the store follows."""
         for keeper in self.keepers:
             before = keeper.account.access
             await keeper.refresh()
@@ -272,7 +273,8 @@ class House:
         await self.check()
 
     def served(self, keeper: TokenKeeper) -> None:
-        """A program gets the token at once, from memory, and Xero's API takes it."""
+        """Check that a program gets the token at once, from memory, and that Xero's API accepts
+        it."""
         call = keeper.token()
         try:
             call.send(None)
@@ -283,19 +285,19 @@ class House:
             raise AssertionError("a caller had to wait although a good token was there")
 
     def is_live(self, token: AccessToken) -> None:
-        """Demand that Xero's API takes it now."""
+        """Check that Xero's API accepts a token now."""
         self.identity.check_access(token.value.reveal(), self.clock.now())  # raises BearerRefused
         self.figures["tokens served"] += 1
 
     async def asking(self) -> None:
-        """Programs that ask all keepers, all the time."""
+        """Request tokens from all keepers all the time, as programs do."""
         while True:
             for keeper in self.keepers:
                 self.served(keeper)
             await asyncio.sleep(0.01)
 
     async def refreshing(self, keeper: TokenKeeper) -> None:
-        """Refreshes, one after another; that one does not succeed while the store is away is in order."""
+        """Make one refresh after another. A failure is in order while the store is away."""
         while True:
             with suppress(TokenUnavailable):
                 await keeper.refresh()
@@ -303,7 +305,7 @@ class House:
 
     @asynccontextmanager
     async def busy(self) -> AsyncIterator[None]:
-        """Meanwhile every keeper refreshes and is asked."""
+        """Let every keeper refresh and serve meanwhile."""
         async with meanwhile(self.asking(), *map(self.refreshing, self.keepers)):
             yield
 
@@ -311,7 +313,8 @@ class House:
         return sum(isinstance(event, kind) for event in self.events)
 
     def reported(self) -> bool:
-        """Was the loss of the login told, by an event and by a line of the log that is an error?"""
+        """Tell if the loss of the login was reported, by an event and by a line of the log at
+        ERROR."""
         return bool(self.happened(ConsentWasLost)) and any(
             "a user must log in again" in e for e in self._errors.lines
         )
@@ -335,7 +338,7 @@ async def abandon(keeper: TokenKeeper) -> None:
 
 
 async def end(tasks: list[asyncio.Task[None]]) -> None:
-    """Cancel them until they end: in Python 3.11 redis-py may swallow a cancellation (``asyncio.wait_for`` does)."""
+    """Cancel tasks until they end: in Python 3.11 redis-py may swallow a cancellation."""
     while going_on := [task for task in tasks if not task.done()]:
         for task in going_on:
             task.cancel()
@@ -346,7 +349,7 @@ async def end(tasks: list[asyncio.Task[None]]) -> None:
 async def until(
     condition: Callable[[], Awaitable[bool]], within_seconds: float = PATIENCE_SECONDS
 ) -> None:
-    """Wait until it holds; a store that can't be asked counts as not yet."""
+    """Wait until a condition is true. A store that fails counts as false."""
     give_up_at = time.monotonic() + within_seconds
     while True:
         with suppress(StoreUnavailable, redis_client.exceptions.ConnectionError):
@@ -367,7 +370,7 @@ async def in_a_thread(work: Callable[[], T]) -> T:
 
 @asynccontextmanager
 async def meanwhile(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run ``works`` beside the body, until its end; what went wrong in one of them is raised then."""
+    """Run ``works`` beside the body until its end. Raise the error of any of them then."""
     tasks = [asyncio.create_task(work) for work in works]
     try:
         yield
@@ -380,7 +383,7 @@ async def meanwhile(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 @contextmanager
 def hastened(options: Options) -> Iterator[None]:
-    """Leases and answers of Redis take as long as the options say."""
+    """Set the durations of leases and of responses of Redis to those of the options."""
     before = replica_room.LEASE_SECONDS, redis_url.RESPONSE_TIMEOUT_SECONDS
     replica_room.LEASE_SECONDS, redis_url.RESPONSE_TIMEOUT_SECONDS = (
         options.lease_seconds,
@@ -396,7 +399,8 @@ def hastened(options: Options) -> Iterator[None]:
 
 
 async def killed(figures: Counter[str], chance: random.Random, options: Options) -> None:
-    """Redis (appendonly yes) is killed and started again, at random instants, while several keepers refresh."""
+    """Kill Redis (appendonly yes) at random moments and start it again, while several keepers
+    refresh."""
     with RedisServer("appendonly yes") as redis:
         async with House(redis.unix_url, figures, chance) as house:
             for _ in range(options.keepers):
@@ -436,7 +440,7 @@ async def hung(figures: Counter[str], chance: random.Random, options: Options) -
 
 
 async def hung_in(phase: str, seconds: float, figures: Counter[str], chance: random.Random) -> None:
-    """Redis hangs from this phase of one refresh on, for so long."""
+    """Stop Redis from this phase of one refresh on, for some seconds."""
     going_on: list[asyncio.Task[None]] = []
 
     async def hang() -> None:
@@ -483,7 +487,7 @@ class Phases:
         self.client = Client
 
     def of(self, url: str) -> TokenStore:
-        """The store whose calls tell the phase."""
+        """Return the store whose calls tell the phase."""
         phases = self
 
         class Store(RedisStore):
@@ -512,7 +516,7 @@ class Phases:
 
 
 async def together(works: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Run them side by side; the first that goes wrong ends all."""
+    """Run them concurrently; the first error ends all."""
     tasks = [asyncio.create_task(work) for work in works]
     try:
         for task in tasks:
@@ -526,7 +530,7 @@ HISTORIES = ("refreshes", "login", "logout", "everything")
 
 
 async def restored(figures: Counter[str], chance: random.Random, options: Options) -> None:
-    """Redis is stopped, an old dump put in its place, and started: with all processes alive, and with none."""
+    """Stop Redis, restore an old dump, and start it: with all processes alive, and with none."""
     works = [
         restored_alive(history, figures, random.Random(chance.random()))  # noqa: S311
         for history in HISTORIES
@@ -549,7 +553,7 @@ async def put_back(redis: RedisServer, dump: bytes | None) -> None:
 
 
 async def pass_time(house: House, redis: RedisServer, history: str) -> bytes | None:
-    """Log in, take a dump, and let happen what it will not know of."""
+    """Log in, make a dump, and make later changes that it lacks."""
     await house.log_in()
     await house.settled()
     redis.admin.save()
@@ -567,7 +571,7 @@ async def pass_time(house: House, redis: RedisServer, history: str) -> bytes | N
 
 
 async def restored_alive(history: str, figures: Counter[str], chance: random.Random) -> None:
-    """The processes that live merge and write back: the newest consent wins, and a logout stays one."""
+    """The running processes merge and write: the newest consent wins, and a logout stays one."""
     with RedisServer() as redis:
         async with House(redis.unix_url, figures, chance) as house:
             for _ in range(3):
@@ -604,7 +608,7 @@ async def restored_alive(history: str, figures: Counter[str], chance: random.Ran
 async def restored_to_none(
     history: str, minutes: float, figures: Counter[str], chance: random.Random
 ) -> None:
-    """No process lives that knows better: the old record is tried; it works, or the loss is reported."""
+    """No process with a newer record runs. The old record works, or the loss is reported."""
     with RedisServer() as redis:
         async with House(redis.unix_url, figures, chance) as house:
             await house.keeper()
@@ -665,7 +669,7 @@ class Trio:
         )
 
     async def is_whole(self) -> bool:
-        """Does the replica follow, and does every sentinel see all of it?"""
+        """Tell if the replica follows, and if every sentinel sees all of the set."""
         followed = self.replica.admin.info("replication")
         if followed["role"] != "slave" or followed["master_link_status"] != "up":
             return False
@@ -687,7 +691,7 @@ class Trio:
         return True
 
     async def replica_lags(self) -> None:
-        """From now on the replica learns of nothing, and the master acknowledges all the same."""
+        """Cut the replica off, while the master still acknowledges writes."""
         self.replica.admin.config_set("masterauth", "wrong")
         self.replica.admin.client_kill_filter(_type="master")
 
@@ -700,7 +704,7 @@ class Trio:
         return bool(self.replica.admin.info("replication")["role"] == "master")
 
     async def comes_back(self) -> None:
-        """The old master comes back, and the sentinels make it a replica of the one that it finds in its place."""
+        """Start the old master, which the sentinels make a replica of the new one."""
         self.master, self.replica = self.replica, self.master
         if self.replica.process is None:
             await in_a_thread(self.replica.start)
@@ -715,7 +719,8 @@ class Trio:
 
 
 async def failover(figures: Counter[str], chance: random.Random, options: Options) -> None:
-    """A real sentinel promotes a replica that has lost acknowledged writes; then the old master comes back."""
+    """A real sentinel promotes a replica that has lost acknowledged writes, and the old master
+    returns."""
     with ExitStack() as stack:
         trio = await in_a_thread(lambda: Trio(stack, options.sentinels))
         await until(trio.is_whole)
@@ -784,7 +789,7 @@ FORMS = ("refused", "503", "hangs")
 
 @asynccontextmanager
 async def away(house: House, form: str) -> AsyncIterator[None]:
-    """Xero is down, in this form; at the end it is back."""
+    """Let Xero fail in this form. At the end it works again."""
     if form == "503":
         house.sandbox.add_fault("any:every:503-html")
         yield
@@ -827,14 +832,14 @@ async def set_house(
 
 
 async def tick(house: House, seconds: float = 15) -> None:
-    """So much time passes, and every keeper ticks."""
+    """Let time pass, and let every keeper tick."""
     house.clock.advance(seconds)
     for keeper in house.keepers:
         await keeper.maintain()
 
 
 async def ask(house: House, keeper: TokenKeeper) -> bool:
-    """A program asks: it gets a live token, or is told to come again."""
+    """Request the token as a program does: the response is a live token, or says when to retry."""
     try:
         token = await keeper.token()
     except TokenUnavailable:
@@ -844,7 +849,7 @@ async def ask(house: House, keeper: TokenKeeper) -> bool:
 
 
 async def down(figures: Counter[str], chance: random.Random, options: Options) -> None:
-    """Xero is down for a day, in three forms; and for a day right after an answer was lost."""
+    """Xero is down for a day in three forms, and for a day right after a lost response."""
     for form in FORMS:
         await down_for_hours(form, options.hours, figures, chance)
     for mode in SiblingMode:
@@ -854,7 +859,7 @@ async def down(figures: Counter[str], chance: random.Random, options: Options) -
 async def down_for_hours(
     form: str, hours: float, figures: Counter[str], chance: random.Random
 ) -> None:
-    """Tries go on at a bearable pace, nothing dead is served, nothing is dropped, and it is over soon after."""
+    """Retries go on at a bearable rate, no expired token is served, and the recovery is quick."""
     async with set_house(figures, chance) as house:
         before = await house.kept()
         assert before.access is not None
@@ -939,7 +944,7 @@ LOSSES = ("lost", "truncated", "not-json", "500-empty-after", "502-html-after", 
 
 
 async def lost(figures: Counter[str], chance: random.Random, options: Options) -> None:
-    """Answers are lost after the commit, up to five in a row, whatever Xero does with a token that is used again."""
+    """Up to five responses in a row are lost after the commit, in each sibling mode of Xero."""
     for mode, count in itertools.product(SiblingMode, range(1, 6)):
         async with set_house(figures, chance, mode=mode) as house:
             rules = [
@@ -975,7 +980,8 @@ DAY = 86400.0
 
 
 async def clocks(figures: Counter[str], chance: random.Random, options: Options) -> None:
-    """The wall clock steps by a day, there and back, and the machine is suspended: over a folder and over Redis."""
+    """The clock is set by a day and back, and the machine is suspended: on a folder and on
+    Redis."""
     with (
         RedisServer("appendonly yes") as redis,
         tempfile.TemporaryDirectory(prefix="xots-outages-") as folder,
@@ -999,7 +1005,8 @@ async def clocks(figures: Counter[str], chance: random.Random, options: Options)
 async def stepped(
     house: House, move: Callable[[float], None], seconds: float, under_way: bool
 ) -> None:
-    """The clock moves, perhaps with a refresh at Xero: what is served is live, and a few requests set all right."""
+    """Set the clock, perhaps during a refresh at Xero. Served tokens are live, and few requests
+    follow."""
     before = len(house.sandbox.refreshes())
     if under_way:
         house.sandbox.add_fault("refresh:nth=1:hold-after")
@@ -1024,7 +1031,7 @@ async def stepped(
 
 
 async def an_hour(house: House) -> None:
-    """All is as usual: a refresh every 25 minutes."""
+    """Check an ordinary hour: a refresh every 25 minutes."""
     before = len(house.sandbox.refreshes())
     for _ in range(240):
         await tick(house)
@@ -1061,7 +1068,7 @@ async def run(name: str, seed: int, options: Options) -> Counter[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command; 1 if a round failed."""
+    """Run the command; return 1 if a round failed."""
     parser = argparse.ArgumentParser(
         prog="torture outages", description=(__doc__ or "").partition("\n")[0]
     )

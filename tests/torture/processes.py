@@ -131,7 +131,7 @@ def exp(token: str) -> float:
 async def until(
     condition: Callable[[], Awaitable[bool] | bool], within_seconds: float = 30
 ) -> None:
-    """Wait until it holds."""
+    """Wait until a condition is true."""
     async with asyncio.timeout(within_seconds):
         while not (found if isinstance(found := condition(), bool) else await found):
             await asyncio.sleep(0.01)
@@ -158,7 +158,7 @@ class Process:
 
     @property
     def refreshes(self) -> int:
-        """How many it made that issued tokens."""
+        """Return the number of its refreshes that issued tokens."""
         return len(self.said(r"(?m)^.*: refreshed"))
 
 
@@ -185,7 +185,7 @@ class Fleet:
         await self.settled()
 
     async def tokens(self) -> list[str | None]:
-        """What each process gives."""
+        """Return the token of each process."""
         lines = [self.line(p) for p in self.processes]
         answers = await asyncio.gather(*(line.get("/token") for line in lines))
         for line in lines:
@@ -193,7 +193,7 @@ class Fleet:
         return [answer.token if answer.status == 200 else None for answer in answers]
 
     async def settled(self) -> str:
-        """The token, once all processes give the same."""
+        """Return the token, once all processes serve the same."""
         tokens: list[str | None] = []
 
         async def same() -> bool:
@@ -204,7 +204,7 @@ class Fleet:
         return str(tokens[0])
 
     async def kept(self) -> Account:
-        """The record in the store, read past the processes."""
+        """Return the record of the store, read past the processes."""
         store = open_store(self.url)
         try:
             stored = await store.read("default")
@@ -214,7 +214,7 @@ class Fleet:
         return open_record(Sealer([Secret(self.key)]), stored, "default")
 
     async def is_safe(self) -> bool:
-        """The invariant: does the store hold a token from which Xero would issue?"""
+        """Check the invariant: tell if the store holds a token from which Xero would issue."""
         account = await self.kept()
         tokens = [t for t in (account.current, *account.fallbacks) if t is not None]
         identity, now = self.sandbox.identity, self.sandbox.clock()
@@ -223,7 +223,7 @@ class Fleet:
         )
 
     def live(self, seconds: int) -> None:
-        """Tokens that are issued from now on live so long."""
+        """Set the lifetime of tokens that are issued from now on."""
         switches = self.sandbox.identity.switches
         self.sandbox.identity.switches = replace(switches, access_token_life_seconds=seconds)
 
@@ -238,7 +238,7 @@ async def fleet(
     siblings: SiblingMode = SiblingMode.ALL_VALID,
     **settings: str,
 ) -> AsyncIterator[Fleet]:
-    """``count`` processes on one Redis or one file folder, one of them logged in at; all is gone afterwards."""
+    """Start ``count`` processes on one Redis or one folder, with a login. Remove all at the end."""
     async with AsyncExitStack() as running:
         folder = Path(tempfile.mkdtemp(prefix="xots-processes-"))
         running.callback(shutil.rmtree, folder)
@@ -293,7 +293,7 @@ async def fleet(
 
 
 async def ended(process: asyncio.subprocess.Process) -> None:
-    """Kill it, stopped or not."""
+    """Kill a process, stopped or not."""
     if process.returncode is None:
         process.kill()
     await process.wait()
@@ -324,7 +324,7 @@ class Figures:
     def check(
         self, answer: Answer, where: str, life: int, identity: Identity, faulty: bool
     ) -> None:
-        """Judge an answer to ``/token`` or ``/refresh``."""
+        """Judge a response to ``/token`` or ``/refresh``."""
         if answer.status == 503 and faulty and answer.headers.get("retry-after", "").isdecimal():
             self.unavailable += 1
         elif answer.status == 303 and where == "/refresh":
@@ -345,7 +345,7 @@ class Figures:
             self.wrong.append(f"{where} answered {answer.status} {answer.body.decode()[:300]}")
 
     def count(self, fleet: Fleet, faulty: bool) -> None:
-        """Judge what Xero has seen."""
+        """Judge the requests that Xero saw."""
         refreshes = fleet.sandbox.refreshes()
         if SPENT in (r.reason for r in refreshes):
             self.wrong.append("a refresh token was used again after its grace")
@@ -385,11 +385,11 @@ class Run:
 
     @property
     def rotations(self) -> int:
-        """How often Xero has issued new tokens for old."""
+        """Return the number of rotations at Xero."""
         return self.fleet.sandbox.identity.counts.refreshes
 
     async def go(self, *, storms: int, demands: int, expiries: int) -> Figures:
-        """The three parts, of so many rotations each."""
+        """Run the three parts, with the number of rotations for each."""
         tasks = [asyncio.create_task(self.parts(storms, demands, expiries))]
         tasks += [asyncio.create_task(self.call(process)) for process in self.fleet.processes]
         tasks.append(asyncio.create_task(self.look()))
@@ -435,7 +435,7 @@ class Run:
                 )
 
     async def call(self, process: Process) -> None:
-        """Ask one process for the token, again and again."""
+        """Request the token of one process again and again."""
         line, identity = self.fleet.line(process), self.fleet.sandbox.identity
         while not self.over:
             path = "/token" if self.min_ttl is None else f"/token?min_ttl={self.min_ttl}"
@@ -443,7 +443,7 @@ class Run:
             await asyncio.sleep(PAUSE_SECONDS * self.chance.uniform(0.5, 1.5))
 
     async def look(self) -> None:
-        """Try the tokens of the record in the store, again and again."""
+        """Try the tokens of the stored record again and again."""
         while not self.over:
             if not await self.fleet.is_safe():
                 self.figures.wrong.append("the store held no token from which Xero would issue")
@@ -451,7 +451,7 @@ class Run:
             await asyncio.sleep(0.1)
 
     async def storm(self) -> None:
-        """``GET /refresh`` to all in one instant."""
+        """Send ``GET /refresh`` to all processes at once."""
         await asyncio.gather(*(self.refresh(process) for process in self.fleet.processes))
 
     async def refresh(self, process: Process) -> None:
@@ -461,16 +461,14 @@ class Run:
         self.figures.check(answer, "/refresh", self.life, self.fleet.sandbox.identity, self.faulty)
 
     async def held_storm(self) -> None:
-        """A storm whose refresh Xero holds until every process has heard of it."""
+        """Send a storm whose refresh Xero holds until every process has received it."""
         sandbox, before = self.fleet.sandbox, len(self.fleet.sandbox.refreshes())
         sandbox.add_fault("refresh:nth=1:hold-before")
         storm = asyncio.create_task(self.storm())
         try:
             async with asyncio.timeout(60):
                 await sandbox.held()
-                for _ in range(
-                    2
-                ):  # after the second response, all earlier requests are in progress
+                for _ in range(2):  # then all earlier requests are in progress
                     for line in self.pings:
                         await line.get("/ping")
                 sandbox.release()
@@ -485,7 +483,8 @@ class Run:
             )
 
     async def end(self) -> None:
-        """When all is quiet, every process gives the same token, and the record holds one that Xero takes."""
+        """Check that every process serves the same token in the end, and that Xero accepts the
+        record's."""
         self.fleet.sandbox.faults.clear()
         self.fleet.live(LONG_LIFE)
         line = self.fleet.line(self.fleet.processes[0])
@@ -511,7 +510,7 @@ class Run:
         self.figures.count(self.fleet, self.faulty)
 
     def report(self) -> list[str]:
-        """The figures, in lines."""
+        """Return the figures as lines."""
         refreshes, seen = self.fleet.sandbox.refreshes(), self.figures
         spent = len({r.token for r in refreshes})
         outcomes = Counter(f"{r.outcome}" + (f" ({r.fault})" if r.fault else "") for r in refreshes)
@@ -540,7 +539,7 @@ class Run:
 
 @contextmanager
 def stopped(process: Process) -> Iterator[None]:
-    """The process sleeps inside."""
+    """Stop the process inside the block."""
     process.process.send_signal(signal.SIGSTOP)
     try:
         yield
@@ -659,7 +658,7 @@ async def stop_holders(options: argparse.Namespace) -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="torture processes", description=(__doc__ or "").partition("\n")[0]
     )

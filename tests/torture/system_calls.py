@@ -206,7 +206,7 @@ class Stage:
         self._sealer = Sealer([self.key])
 
     async def log_in(self) -> None:
-        """Put the record of a fresh login into the store, as the keeper writes it."""
+        """Write the record of a fresh login into the store, as the keeper writes it."""
         now = self.clock.now()
         fields = self.identity.log_in(CLIENT.client_id, now, scopes=SCOPES).fields
         issued = read_token_response(Response(200, {}, json.dumps(fields).encode()), now)
@@ -236,12 +236,12 @@ class Stage:
         )
 
     async def stored(self) -> Account:
-        """The record as the folder holds it now."""
+        """Return the record as the folder holds it."""
         found = await FileStore(self.folder).read(NAME)
         return Account() if found is None else open_record(self._sealer, found, NAME)
 
     def answer(self, token: str) -> tuple[int, str]:
-        """Xero's answer to a refresh."""
+        """Return Xero's response to a refresh."""
         self.asked += 1
         try:
             return 200, json.dumps(self.identity.refresh(CLIENT, token, self.clock.now()).fields)
@@ -250,7 +250,7 @@ class Stage:
             return 400, json.dumps({"error": "invalid_grant"})
 
     async def check_intent(self, token: str) -> None:
-        """No token is spent without a durable intent."""
+        """Check that no token is spent without a durable intent."""
         intent = (await self.stored()).intent
         if intent is None or intent.fingerprint != Secret(token).fingerprint:
             self.problems.append(
@@ -258,7 +258,7 @@ class Stage:
             )
 
     async def check_recovery(self) -> None:
-        """The next start, with nothing in its way: the login is there, and goes on."""
+        """Check that the next start, without faults, has the login and continues it."""
         keeper = self.keeper()
         try:
             await keeper.start()
@@ -283,7 +283,8 @@ class Stage:
             self.problems.append(f"left behind: {' '.join(left)}")
 
     async def check_written(self) -> None:
-        """The record is concluded: its current token was never spent, and Xero would take it."""
+        """Check that the refresh is concluded: its current token is unspent, and Xero accepts
+        it."""
         account = await self.stored()
         if account.intent is not None:
             self.problems.append("the record still holds an intent")
@@ -322,7 +323,7 @@ class Point:
 
     @property
     def strace(self) -> list[str]:
-        """The options that do it."""
+        """Return the options of strace for this fault."""
         how = "signal=KILL" if self.treatment == "SIGKILL" else f"error={self.treatment}"
         return [
             "-e",
@@ -353,7 +354,7 @@ class Trace:
 async def refresh_under_strace(
     stage: Stage, threads: Iterable[str], options: Iterable[str]
 ) -> Trace:
-    """One refresh by a new child on the stage; strace is attached to these threads of it meanwhile."""
+    """Make one refresh in a new child on the stage, with strace attached to some of its threads."""
     ours, theirs = socket.socketpair()
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -410,7 +411,7 @@ def _lines(log: str) -> list[str]:
 
 
 async def _line(reader: asyncio.StreamReader) -> bytes:
-    """A whole line; nothing once the child is gone."""
+    """Read a whole line; None once the child is gone."""
     try:
         return await reader.readuntil(b"\n")
     except (asyncio.IncompleteReadError, ConnectionError):
@@ -432,7 +433,8 @@ async def _start_tracer(
 
 
 async def new_stage(above: Path, identity: Identity | None = None) -> Stage:
-    """A stage with a login, and with what a killed writer left behind, so that a save has that to remove too."""
+    """Make a stage with a login and with the files of a killed writer, which a write removes
+    too."""
     stage = Stage(above / "store", identity)
     await stage.log_in()
     left = stage.folder / f"{NAME}.0123456789abcdef.new"
@@ -466,7 +468,7 @@ async def list_calls() -> list[Call]:
 
 
 def _about(line: str, folder: Path) -> str:
-    """Which files of the folder a line of strace's is about, by their names; empty if it is about none."""
+    """Return the names of the files that a line of strace is about."""
     arguments = line.partition(" = ")[0]
     names = re.findall(
         rf"{re.escape(str(folder))}(?:/([^>\"]*))?[>\"]|\"({NAME}\.[^\"]*)\"", arguments
@@ -486,7 +488,7 @@ class Result:
 
 
 async def try_point(point: Point) -> Result:
-    """One refresh with one system call killed or failed, and the next start after it."""
+    """Make one refresh with one system call killed or failed, and the next start after it."""
     with tempfile.TemporaryDirectory(prefix="xots-torture-") as above:
         stage = await new_stage(Path(above))
         trace = await refresh_under_strace(stage, [point.call.thread], point.strace)
@@ -521,7 +523,7 @@ async def try_point(point: Point) -> Result:
 async def each(
     work: Callable[[Item], Awaitable[Came]], items: Iterable[Item], jobs: int
 ) -> list[Came]:
-    """What came of the work on each item, with so many under way at a time."""
+    """Return the results of the work on each item, with a number of them in progress at a time."""
     turn = asyncio.Semaphore(jobs)
 
     async def in_turn(item: Item) -> Came:

@@ -135,7 +135,7 @@ class TokenStoreContract:
                 assert stored.value == name.encode()
 
     async def test_of_swaps_at_the_same_time_one_wins(self, opening: Opening) -> None:
-        """Of concurrent swaps of one version, exactly one is written. Creations count too."""
+        """Of concurrent swaps of one version, creations or not, exactly one is written."""
         async with _opened(opening) as (store, another):
             version = None
             for turn in range(3):
@@ -155,7 +155,7 @@ class TokenStoreContract:
                 assert version == results[won[0]]
 
     async def test_no_change_is_lost(self, opening: Opening) -> None:
-        """Concurrent writers that read, add one and write, and retry a stale write, all count."""
+        """Each increment by concurrent writers counts, if they retry their stale writes."""
         async with _opened(opening) as (store, another):
 
             async def add(through: TokenStore, times: int) -> None:
@@ -174,7 +174,7 @@ class TokenStoreContract:
             assert stored.value == b"20"
 
     async def test_a_cancelled_swap_is_whole_or_nothing(self, opening: Opening) -> None:
-        """A write that is cancelled leaves the old or the new value, and a store that works."""
+        """A cancelled write leaves the old or the new value, and a store that works."""
         async with _opened(opening) as (store, another):
             version, possible = None, [b""]
             for number in range(10):
@@ -305,7 +305,7 @@ class TokenStoreContract:
                     async with asyncio.timeout(EVENT_TIMEOUT_SECONDS):
                         await anext(changes)
             finally:
-                await changes.aclose()  # type: ignore[attr-defined] # an async generator, as every override is
+                await changes.aclose()  # type: ignore[attr-defined] # an async generator
 
     async def test_the_check_passes(self, opening: Opening) -> None:
         """The check of a working store passes and leaves no record. Warnings are texts."""
@@ -358,7 +358,7 @@ class TokenStoreContract:
                 assert "canary" not in message
 
     async def test_it_says_what_it_is(self, opening: Opening) -> None:
-        """The attributes that decide how records are sealed are booleans."""
+        """The attributes of the class are booleans. They decide how its records are sealed."""
         async with _opened(opening) as (store, _):
             assert isinstance(store.shared, bool)
             assert isinstance(store.durable, bool)
@@ -367,7 +367,7 @@ class TokenStoreContract:
 
 @asynccontextmanager
 async def _opened(opening: Opening) -> AsyncIterator[tuple[TokenStore, TokenStore]]:
-    """Open the store twice; return the same one twice if it is not shared. Close them at the end."""
+    """Open the store twice, or once if it is not shared. Close both at the end."""
     store = opening()
     another = opening() if store.shared else store
     try:

@@ -17,12 +17,15 @@ __all__ = ["FlakyStore", "Hold"]
 Act: TypeAlias = Callable[[], object]
 """A function without arguments, or a coroutine function. Its result is ignored."""
 
+METHODS = frozenset({"read", "swap", "names", "check", "lease"})
+"""The methods that can fail or wait."""
+
 
 class FlakyStore(MemoryStore):
-    """A memory store that fails on demand, for tests of what a program does then.
+    """A memory store that fails on demand, to test how a program handles failures.
 
-    Each method works until a test asks for a failure. ``METHOD`` below is ``"read"``, ``"swap"``,
-    ``"names"``, ``"check"`` or ``"lease"``::
+    Every method works until a test demands a failure of it, by its name: ``"read"``, ``"swap"``,
+    ``"names"``, ``"check"`` or ``"lease"``. An example::
 
         store = FlakyStore()
         store.fail("swap", reason="the disk is full")  # every swap, until repair()
@@ -31,15 +34,16 @@ class FlakyStore(MemoryStore):
 
         backup = store.dump()
         ...
-        store.restore(backup)  # the store has lost every write since
+        store.restore(backup)  # now the store has lost all later writes
 
         hold = store.hold("swap")  # the next swap waits
         refresh = asyncio.create_task(keeper.refresh())
         await hold.reached()
         hold.release()
 
-        store.before("swap", lambda: store.leases[-1].lose())  # the holder learns that it lost it
-        store.lapse()  # others may take the lease; its holder does not know yet
+        store.lapse()  # other callers may take the lease, and its holder does not notice
+        store.leases[-1].lose()  # now its holder notices
+        store.before("swap", store.lapse)  # the lease lapses just before the next write
     """
 
     def __init__(self) -> None:
@@ -51,14 +55,17 @@ class FlakyStore(MemoryStore):
         self._before: dict[str, Act] = {}
         self._after: dict[str, Act] = {}
 
-    # ---------- what a test asks for
+    # ---------- the demands of a test
 
     def fail(self, *methods: str, reason: str = "the store fails on demand") -> None:
         """Raise ``StoreUnavailable(reason)`` from each call of these methods, until ``repair``.
 
         ``check`` fails with ``swap``, because a store that cannot be written fails its check.
+
+        Raises:
+            ValueError: there is no such method. ``before``, ``after`` and ``hold`` raise it too.
         """
-        self._failures |= dict.fromkeys(methods, reason)
+        self._failures |= {_checked(method): reason for method in methods}
 
     def repair(self) -> None:
         """Let every method work again."""
@@ -71,22 +78,22 @@ class FlakyStore(MemoryStore):
 
     def before(self, method: str, act: Act) -> None:
         """Run ``act`` once, before the next call of ``method``."""
-        self._before[method] = act
+        self._before[_checked(method)] = act
 
     def after(self, method: str, act: Act) -> None:
         """Run ``act`` once, after the next call of ``method``. For a lease, after its release."""
-        self._after[method] = act
+        self._after[_checked(method)] = act
 
     def hold(self, method: str, *, after: bool = False) -> Hold:
-        """Keep the next call of ``method`` waiting before it starts, or ``after`` it has ended,
-        until the hold is released."""
-        hold = Hold()
-        (self._after if after else self._before)[method] = hold
+        """Make the next call of ``method`` wait until the hold is released: before it starts, or
+        ``after`` it has ended."""
+        hold, place = Hold(), self.after if after else self.before
+        place(method, hold)
         return hold
 
     def lapse(self) -> None:
-        """Let other callers take the leases that are held. Their holders do not learn it, as a
-        process does not that was suspended after it checked its lease."""
+        """Let other callers take the leases that are held. Their holders do not notice it, like a
+        process that is suspended between its check of the lease and its request."""
         self._locks.clear()
 
     def dump(self) -> dict[str, Stored]:
@@ -161,6 +168,12 @@ class Hold:
     def release(self) -> None:
         """Let the call go on."""
         self._released.set()
+
+
+def _checked(method: str) -> str:
+    if method not in METHODS:
+        raise ValueError(f"{method!r} is none of the methods {', '.join(sorted(METHODS))}")
+    return method
 
 
 async def _run(act: Act | None) -> None:
