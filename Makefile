@@ -11,13 +11,14 @@ PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 MADE := $(VENV)/made-by-$(subst /,-,$(PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-lowest simulate torture mutants lint clean
+.PHONY: help demo test test-all test-lowest simulate torture mutants lint clean
 
 help:
 	@echo 'make demo     run xots against a simulated Xero, logged in; Ctrl-C stops it'
 	@echo '              options: make demo ARGS="--port 6001 --access-token-life 30"'
 	@echo 'make test     run the tests'
 	@echo '              some of them: make test ARGS="tests/house/test_floors.py -v"'
+	@echo 'make test-all run these, and those that need more: the documents, foreign software, systemd'
 	@echo 'make test-lowest'
 	@echo '              run them with the lowest versions of the libraries that setup.cfg permits'
 	@echo 'make simulate run the keepers against a simulated store, Xero and clock'
@@ -40,9 +41,13 @@ test: $(VENV)/installed-dev
 	@tests/debian-packages
 	@exec $(VENV)/bin/python -m pytest $(ARGS)
 
+test-all: test $(VENV)/installed-all
+	@tests/debian-packages all
+	@exec $(VENV)/bin/python -m pytest tests/documents tests/foreign
+
 test-lowest: $(LOWEST)/installed
 	@tests/debian-packages
-	@exec $(LOWEST)/bin/python -m pytest $(ARGS)
+	@exec $(LOWEST)/bin/python -m pytest tests tests/foreign $(ARGS)
 
 simulate: $(VENV)/installed-dev
 	@PYTHONPATH=tests exec $(VENV)/bin/python -m simulation $(ARGS)
@@ -86,6 +91,11 @@ $(VENV)/installed: $(MADE)
 $(VENV)/installed-dev: $(MADE)
 	@$(PIP) install -e '.[dev]'
 	@touch $(VENV)/installed $@
+
+# This includes what the tests of documents and foreign software need.
+$(VENV)/installed-all: $(MADE)
+	@$(PIP) install -e '.[all]'
+	@touch $(VENV)/installed $(VENV)/installed-dev $@
 
 $(LOWEST)/installed: $(MADE) tests/install-lowest
 	@echo 'making $(LOWEST); it takes a minute'

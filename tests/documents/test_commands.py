@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
 from itertools import chain
 from pathlib import Path
 
 import pytest
 from documents.parsing import faults
 from documents.place import Place, demo_server
-from documents.reading import DOCUMENTS, ROOT, Block, blocks, commands, header, spans
-from documents.ways import AWAITED, WAYS, Row, Way, is_command, way_of
+from documents.reading import DOCUMENTS, Block, blocks, commands, header, spans
+from documents.ways import WAYS, Row, Way, is_command, way_of
 
 HEADERS = ["deploy/xots.service"]
 """Files with commands in their comments."""
@@ -102,15 +101,6 @@ def test_code_has_a_known_language(document: str) -> None:
     assert {block.language for block in found} <= LANGUAGES
     unmarked = [command for b in found if not b.language for command in commands(b.text)]
     assert [command for command in unmarked if is_command(command)] == []
-
-
-def test_no_awaited_target_exists() -> None:
-    """A target that has been added to the Makefile is no exception any more."""
-    for target in AWAITED:
-        done = subprocess.run(
-            ["make", "--dry-run", target], cwd=ROOT, capture_output=True, check=False
-        )
-        assert done.returncode, target
 
 
 @pytest.mark.parametrize(

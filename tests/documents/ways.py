@@ -10,16 +10,13 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ["AWAITED", "PROGRAMS", "WAYS", "Row", "Way", "is_command", "way_of"]
+__all__ = ["PROGRAMS", "WAYS", "Row", "Way", "is_command", "way_of"]
 
 PROGRAMS = (
     *("apt", "curl", "journalctl", "make", "pip", "python3", "ssh", "systemctl", "systemd-run"),
     "xots",
 )
 """A piece of code in a sentence is a command if it begins with one of these and a space."""
-
-AWAITED = frozenset({"test-all", "test-lowest"})
-"""Targets of the Makefile that the documents name and that are still to be added."""
 
 
 class Way(Enum):

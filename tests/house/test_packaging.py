@@ -195,7 +195,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(published: Published) -> N
 
 
 def test_the_sdist_holds_what_its_tests_need(published: Published) -> None:
-    """Whoever unpacks the sdist can run the tests."""
+    """The tests can be run from an unpacked sdist."""
     with tarfile.open(published.sdist) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
     tests = {f"tests/{name}" for name in files_below(ROOT / "tests", "*.py")}

@@ -42,6 +42,6 @@ def test_the_lowest_versions_come_from_setup_cfg_alone() -> None:
     """``make test-lowest`` installs the lowest versions of those ranges, and names none itself."""
     script = (ROOT / "tests" / "install-lowest").read_text(encoding="utf-8")
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert "--resolution lowest-direct --editable '.[dev]'" in script
+    assert "--resolution lowest-direct --editable '.[all]'" in script
     assert "@tests/install-lowest $(LOWEST)/bin/python" in makefile
     assert re.findall(r"[=<>~!]=\s*\d", script + makefile) == []

@@ -2,51 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import re
-import shlex
-import signal
-from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-from support.running import Running, running
+from support.running import demo, running
 
-from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET
+from xots.sandbox import DEFAULT_CLIENT_ID
 
 
 def left_in(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
-
-
-@asynccontextmanager
-async def demo() -> AsyncIterator[tuple[Running, str]]:
-    """Run the demo on free ports; give the process and the curl line that it prints."""
-    async with running("demo", "-p", "0", "--sandbox-port", "0") as process:
-        found = await process.until("stdout", r"(curl \S.*localhost:(\d+)/token)\s*$")
-        process.port = int(found[2])
-        yield process, found[1]
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_the_demo_logs_in_by_itself_and_its_curl_line_works(number: signal.Signals) -> None:
-    """A user can paste the line into a shell. The demo prints no secret, and stops cleanly."""
-    async with demo() as (process, line):
-        await process.until("stdout", "Stop with Ctrl-C")
-        curl = await asyncio.create_subprocess_exec(*shlex.split(line), stdout=PIPE)
-        shown, _ = await curl.communicate()
-        assert curl.returncode == 0
-        token = json.loads(shown)["accessToken"]
-        process.process.send_signal(number)
-        assert await process.ended() == 0
-    assert "logged in" in process.output
-    assert "Traceback" not in process.output
-    for secret in (token, "eyJ", DEFAULT_CLIENT_SECRET):
-        assert secret not in process.output
 
 
 async def test_the_demo_prints_addresses_that_respond(get: Callable[..., Awaitable[Any]]) -> None:

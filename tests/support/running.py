@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from support.command_line import XOTS
 
-__all__ = ["STOP_SECONDS", "Running", "running"]
+__all__ = ["STOP_SECONDS", "Running", "demo", "running"]
 
 STOP_SECONDS = 5
 """Upper bound on the time in which an idle process stops."""
@@ -65,3 +65,12 @@ async def running(*arguments: str, **environment: str) -> AsyncIterator[Running]
             with suppress(ProcessLookupError):
                 process.kill()
             await process.communicate()
+
+
+@asynccontextmanager
+async def demo() -> AsyncIterator[tuple[Running, str]]:
+    """Run the demo on free ports; give the process and the curl line that it prints."""
+    async with running("demo", "-p", "0", "--sandbox-port", "0") as process:
+        found = await process.until("stdout", r"(curl \S.*localhost:(\d+)/token)\s*$")
+        process.port = int(found[2])
+        yield process, found[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -20,8 +20,10 @@ from xots.sandbox import (
     DEFAULT_CLIENT_SECRET,
     DEFAULT_PKCE_CLIENT_ID,
     DEFAULT_REDIRECT_URI,
+    Client,
     Outcome,
     Sandbox,
+    SandboxOptions,
 )
 
 SCOPE = "openid profile email offline_access accounting.transactions accounting.settings"
@@ -36,6 +38,13 @@ def press_allow(authorize_url: str) -> str:
     response = requests.post(page.url, form, allow_redirects=False, timeout=5)
     assert response.status_code == 302
     return response.headers["Location"]
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    options = SandboxOptions(port=0, clients=(Client(), Client(DEFAULT_PKCE_CLIENT_ID, None)))
+    async with Sandbox(options, clock=lambda: START) as running:
+        yield running
 
 
 @pytest.fixture
