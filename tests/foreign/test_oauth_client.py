@@ -13,7 +13,7 @@ from authlib.integrations.base_client.errors import OAuthError
 from authlib.integrations.requests_client import OAuth2Session
 from joserfc import jwt
 from joserfc.jwk import KeySet
-from support.sandbox_caller import START
+from support.sandbox_caller import ORGANISATIONS, START
 
 from xots.sandbox import (
     DEFAULT_CLIENT_ID,
@@ -42,7 +42,8 @@ def press_allow(authorize_url: str) -> str:
 
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
-    options = SandboxOptions(port=0, clients=(Client(), Client(DEFAULT_PKCE_CLIENT_ID, None)))
+    clients = (Client(), Client(DEFAULT_PKCE_CLIENT_ID, None))
+    options = SandboxOptions(port=0, clients=clients, organisations=ORGANISATIONS)
     async with Sandbox(options, clock=lambda: START) as running:
         yield running
 
