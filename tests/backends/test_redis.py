@@ -150,6 +150,27 @@ async def test_cancelled_calls_never_mix_up_responses(
             assert stored.value == name.encode() * 10
 
 
+async def test_no_call_loses_a_cancellation(server: RedisServer, open_store: Opener) -> None:
+    """A task ends when it is cancelled, whichever turn of the event loop the call has reached."""
+    store = open_store(server.unix_url)
+    await store.read("a")
+
+    async def read_for_ever() -> None:
+        while True:
+            await store.read("a")
+
+    for turns in range(60):
+        task = asyncio.create_task(read_for_ever())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        done, pending = await asyncio.wait([task], timeout=5)
+        while pending:
+            task.cancel()
+            _, pending = await asyncio.wait([task], timeout=0.1)
+        assert done, f"the cancellation after {turns} turns was lost"
+
+
 async def test_no_secret_reaches_redis_in_clear(server: RedisServer, open_store: Opener) -> None:
     """A record with canaries is written, watched and read; no command, key or value holds one."""
     now = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)

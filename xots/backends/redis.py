@@ -173,19 +173,18 @@ class RedisStore(TokenStore):
         async def take() -> Lease | None:
             # It counts from before the request, so that it never outlives Redis's own count.
             lease = Lease(ttl_seconds)
-            return lease if await lock.acquire(blocking=False) else None
+            async with self._requesting():
+                return lease if await lock.acquire(blocking=False) else None
 
-        async with self._requesting():
-            lease = await wait_for_lease(take, LEASE_TOO_LONG.format(name))
-        renewal = asyncio.create_task(_renew(lock, lease, ttl_seconds))
         try:
-            yield lease
+            lease = await wait_for_lease(take, LEASE_TOO_LONG.format(name))
+            renewal = asyncio.create_task(_renew(lock, lease, ttl_seconds))
+            try:
+                yield lease
+            finally:
+                await cancel_until_done(renewal)
         finally:
-            await cancel_until_done(renewal)
-            # A lease that cannot be released now, or that another holder has, expires.
-            with suppress(StoreUnavailable):
-                async with self._requesting():
-                    await lock.release()
+            await self._release(lock)
 
     async def changes(self, name: str, every_seconds: float = 1.0) -> AsyncIterator[None]:
         """See ``TokenStore.changes``. Redis announces each write, so ``every_seconds`` is ignored.
@@ -240,11 +239,25 @@ class RedisStore(TokenStore):
             with suppress(exceptions.RedisError, OSError):
                 await client.aclose()
 
+    async def _release(self, lock: Lock) -> None:
+        """Release a lock that was taken. If that fails, or another holder has it, it expires."""
+        if lock.local.token is not None:
+            with suppress(StoreUnavailable):
+                async with self._requesting():
+                    await lock.release()
+
     @asynccontextmanager
     async def _requesting(self) -> AsyncIterator[None]:
-        """Raise ``StoreUnavailable`` with an explanation for each error of the requests inside."""
+        """Raise ``StoreUnavailable`` with an explanation for each error of the requests inside.
+
+        In Python 3.11, ``asyncio.wait_for``, which redis-py uses, drops a cancellation that comes
+        just as the request ends. The cancellation is then raised here.
+        """
+        cancellations = _cancellations()
         try:
             yield
+            if _cancellations() > cancellations:
+                raise asyncio.CancelledError
         except (exceptions.RedisError, OSError) as error:
             if not isinstance(error, exceptions.ResponseError) or isinstance(
                 error, exceptions.ReadOnlyError
@@ -261,6 +274,12 @@ class RedisStore(TokenStore):
                 return await request()
             except exceptions.NoPermissionError:
                 return None
+
+
+def _cancellations() -> int:
+    """Return how often the current task was told to cancel."""
+    task = asyncio.current_task()
+    return task.cancelling() if task else 0
 
 
 async def _renew(lock: Lock, lease: Lease, ttl_seconds: float) -> None:
