@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from support import inside
 from support.web import origin
 
 from xots.errors import StoreUnavailable
@@ -94,7 +95,7 @@ def break_store(monkeypatch: pytest.MonkeyPatch) -> Callable[[Server], None]:
         raise StoreUnavailable("the disk is full")
 
     def break_store(server: Server) -> None:
-        store = server.keeper._context.store
+        store = inside.context_of(server.keeper).store
         for method in ("check", "swap", "read", "names"):
             monkeypatch.setattr(store, method, fail)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import inside
 from support.web import WANTS_PAGE
 
 from xots.commands.main import main
@@ -73,13 +74,13 @@ def broken(server: Server) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         for method in ("check", "swap", "read"):
-            patch.setattr(server.keeper._context.store, method, fail)
+            patch.setattr(inside.context_of(server.keeper).store, method, fail)
         yield
 
 
 async def fails_once(server: Server, clock: Any) -> None:
     """Let the due refresh fail. The clock shows 09:25:00 then."""
-    object.__setattr__(server.keeper._context, "rng", random.Random(7))  # noqa: S311 - jitter
+    object.__setattr__(inside.context_of(server.keeper), "rng", random.Random(7))  # noqa: S311 - jitter
     clock.advance(XERO_LIFE - 300)
     await server.rotation.tick()
     assert server.keeper.account.failed_attempts == 1
@@ -180,7 +181,7 @@ async def test_without_failures_the_last_and_the_next_refresh_are_shown(
     await logged_in.keeper.refresh()
     clock.advance(720)
     content, words = await told(logged_in)
-    process = logged_in.keeper._context.process
+    process = inside.context_of(logged_in.keeper).process
     assert words == (
         f"Last refreshed at 09:00:00 UTC (12 minutes ago) by {process}. "
         "Programs receive an access token that expires at 09:30:00 UTC (18 minutes from now). "
@@ -205,7 +206,7 @@ async def test_a_refresh_that_was_cut_off_is_shown_with_its_process(
     keeper, current = logged_in.keeper, logged_in.keeper.account.current
     assert current is not None
     clock.advance(XERO_LIFE - 300)
-    await keeper._replica.compare_and_set(
+    await inside.replica_of(keeper).compare_and_set(
         begin_refresh(keeper.account, current, by="elsewhere:77", now=clock.now())
     )
     clock.advance(90)
