@@ -362,7 +362,7 @@ async def refresh_under_strace(
         str(theirs.fileno()),
         pass_fds=[theirs.fileno()],
         stderr=asyncio.subprocess.PIPE,
-        env=os.environ | {"PYTHONHASHSEED": "0"},
+        env=os.environ | {"PYTHONHASHSEED": "0", "PYTHONPATH": str(Path(__file__).parents[1])},
     )
     theirs.close()
     reader, writer = await asyncio.open_connection(sock=ours)
