@@ -99,7 +99,7 @@ class _SwitchesHandler(_ControlHandler):
             content = self.posted()
             self.only(content, *switches)
             self.world.identity.switches = msgspec.convert(switches | content, Switches)
-        except ValueError as error:
+        except (ValueError, msgspec.MsgspecError) as error:  # no ValueError before msgspec 0.20
             self.refuse(400, str(error))
             return
         self.get()
