@@ -1,40 +1,48 @@
-# For a machine with make, Python 3.11 or newer and its venv; everything else goes into .venv.
-# Another Python: make demo PYTHON=python3.12.
+# It needs make, Python 3.11 or newer, and its module venv. The rest is installed into .venv, and for
+# test-lowest into .venv-lowest. To choose another Python: make demo PYTHON=python3.12.
 
 PYTHON ?= python3
 ARGS ?=
 
 VENV := .venv
+LOWEST := .venv-lowest
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
-# Named for the Python that made it, so that another one makes it anew.
+# Named for the Python that made it: another Python makes a new one.
 MADE := $(VENV)/made-by-$(subst /,-,$(PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test simulate torture mutants lint clean
+.PHONY: help demo test test-lowest simulate torture mutants lint clean
 
 help:
 	@echo 'make demo     run xots against a simulated Xero, logged in; Ctrl-C stops it'
 	@echo '              options: make demo ARGS="--port 6001 --access-token-life 30"'
 	@echo 'make test     run the tests'
 	@echo '              some of them: make test ARGS="tests/house/test_floors.py -v"'
+	@echo 'make test-lowest'
+	@echo '              run them with the lowest versions of the libraries that setup.cfg permits'
 	@echo 'make simulate run the keepers against a simulated store, Xero and clock'
-	@echo '              options: make simulate ARGS="--seeds 1..1000 --jobs 2"; --help tells all'
-	@echo 'make torture  use violence on the real thing; without ARGS it lists what there is'
+	@echo '              options: make simulate ARGS="--seeds 1..1000 --jobs 2"; --help lists all'
+	@echo 'make torture  crash and disturb real processes and stores; without ARGS it lists the ways'
 	@echo '              one of them: make torture ARGS="kills --store file --forked 1000"'
 	@echo 'make mutants  run the tests of the core on random mutants of it, and print the score'
 	@echo '              options: make mutants ARGS="--count 300 --seed 5 --jobs 2 --minutes 40"'
 	@echo 'make lint     check style and types'
-	@echo 'make clean    remove whatever these made'
+	@echo 'make clean    remove all that these commands made'
 	@echo
 	@echo 'They use $(PYTHON); choose another Python with PYTHON=python3.12.'
 
-# A Ctrl-C in the terminal reaches xots too, which ends with status 0. A script signals the xots process, not make.
+# A Ctrl-C in the terminal reaches xots too, which ends with status 0. A script sends its signal to
+# the xots process, not to make.
 demo: $(VENV)/installed
 	@exec $(VENV)/bin/xots demo $(ARGS)
 
 test: $(VENV)/installed-dev
 	@tests/debian-packages
 	@exec $(VENV)/bin/python -m pytest $(ARGS)
+
+test-lowest: $(LOWEST)/installed
+	@tests/debian-packages
+	@exec $(LOWEST)/bin/python -m pytest $(ARGS)
 
 simulate: $(VENV)/installed-dev
 	@PYTHONPATH=tests exec $(VENV)/bin/python -m simulation $(ARGS)
@@ -52,12 +60,12 @@ lint: $(VENV)/installed-dev
 	$(VENV)/bin/python -m mypy --strict
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LOWEST) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(MADE): setup.cfg pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { \
-	  echo 'xots: there is no $(PYTHON) here; install it (apt-get install python3 python3-venv),' \
+	  echo 'xots: there is no $(PYTHON) on this machine; install it (apt-get install python3 python3-venv),' \
 	    'or name another with PYTHON=python3.12' >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "xots: Python 3.11 or newer is needed, and $(PYTHON) is $$($(PYTHON) --version 2>&1);" \
@@ -74,7 +82,14 @@ $(VENV)/installed: $(MADE)
 	@$(PIP) install -e .
 	@touch $@
 
-# It holds what the other installs, too.
+# This includes the installation without the tools of development.
 $(VENV)/installed-dev: $(MADE)
 	@$(PIP) install -e '.[dev]'
 	@touch $(VENV)/installed $@
+
+$(LOWEST)/installed: $(MADE) tests/install-lowest
+	@echo 'making $(LOWEST); it takes a minute'
+	@rm -rf $(LOWEST)
+	@$(PYTHON) -m venv $(LOWEST)
+	@tests/install-lowest $(LOWEST)/bin/python
+	@touch $@
