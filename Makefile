@@ -46,8 +46,8 @@ test-all: test $(VENV)/installed-all
 	@exec $(VENV)/bin/python -m pytest tests/documents tests/foreign
 
 test-lowest: $(LOWEST)/installed
-	@tests/debian-packages
-	@exec $(LOWEST)/bin/python -m pytest tests tests/foreign $(ARGS)
+	@tests/debian-packages all
+	@exec $(LOWEST)/bin/python -m pytest tests tests/documents tests/foreign $(ARGS)
 
 simulate: $(VENV)/installed-dev
 	@PYTHONPATH=tests exec $(VENV)/bin/python -m simulation $(ARGS)

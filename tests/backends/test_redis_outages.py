@@ -54,6 +54,26 @@ async def test_a_wrong_password_or_user_is_reported(
     assert "correct user and password" in await refusal(store.lease("a", 1).__aenter__())
 
 
+async def test_a_request_that_fails_loses_no_cancellation(
+    own_server: RedisServer, open_store: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server hangs. A cancelled task ends as cancelled, whichever turn the call has reached."""
+    monkeypatch.setattr(redis_url, "RESPONSE_TIMEOUT_SECONDS", 0.2)
+    store = open_store(own_server.unix_url)
+    await store.read("a")
+    own_server.signal(signal.SIGSTOP)
+    try:
+        for turns in range(6):
+            read = asyncio.create_task(store.read("a"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            read.cancel()
+            await asyncio.wait([read], timeout=10)
+            assert read.cancelled(), f"the cancellation after {turns} turns was lost"
+    finally:
+        own_server.signal(signal.SIGCONT)
+
+
 async def test_refused_writes_are_explained(own_server: RedisServer, open_store: Opener) -> None:
     """Full memory, a full disk, too few replicas, and a read-only replica."""
     store, admin = open_store(own_server.url), own_server.admin

@@ -106,6 +106,14 @@ def test_a_closed_pipe_ends_the_command_quietly() -> None:
     assert command.returncode == 1
 
 
+def test_a_command_runs_with_stdout_closed() -> None:
+    """A service can run without stdout. The command ends as it would with one."""
+    ended = subprocess.run(
+        ["sh", "-c", f"{XOTS} key new >&-"], stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 def test_the_package_can_be_run_as_a_module() -> None:
     """``python -m xots`` is the same command."""
     ended = subprocess.run(

@@ -189,6 +189,14 @@ def test_exec_gives_the_program_the_token_and_the_tenant(connected: Server) -> N
     )
 
 
+def test_exec_says_how_to_name_the_program(xots: Xots) -> None:
+    """A user forgets the two hyphens before it."""
+    ended = xots("exec", "python3", "report.py")
+    assert ended.status == 2
+    assert "xots: xots exec has no argument python3 report.py" in ended.err
+    assert "xots exec -- python3 report.py" in ended.err
+
+
 @pytest.mark.parametrize("status", [0, 7, 255])
 def test_the_exit_status_of_exec_is_that_of_the_program(connected: Server, status: int) -> None:
     """A script can test it."""

@@ -176,11 +176,9 @@ def test_a_proxy_can_have_a_quoted_user_name_and_password() -> None:
 
 def test_keys_can_have_the_form_of_a_key_file() -> None:
     """A credential of systemd can be a key file: its comments are no keys."""
-    assert parsing.keys("# sealing keys\none\n  # an old one:\ntwo, three\n") == (
-        Secret("one"),
-        Secret("two"),
-        Secret("three"),
-    )
+    expected = (Secret("one"), Secret("two"), Secret("three"))
+    assert parsing.keys("# sealing keys\none\n  # an old one:\ntwo, three\n") == expected
+    assert parsing.keys("# sealing keys\rone\r\n# an old one:\rtwo three") == expected
 
 
 @pytest.mark.parametrize(

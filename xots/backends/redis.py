@@ -251,13 +251,12 @@ class RedisStore(TokenStore):
         """Raise ``StoreUnavailable`` with an explanation for each error of the requests inside.
 
         In Python 3.11, ``asyncio.wait_for``, which redis-py uses, drops a cancellation that comes
-        just as the request ends. The cancellation is then raised here.
+        just as its part of a request ends. The cancellation is then raised here, whether the
+        request succeeds or not.
         """
         cancellations = _cancellations()
         try:
             yield
-            if _cancellations() > cancellations:
-                raise asyncio.CancelledError
         except (exceptions.RedisError, OSError) as error:
             if not isinstance(error, exceptions.ResponseError) or isinstance(
                 error, exceptions.ReadOnlyError
@@ -266,6 +265,9 @@ class RedisStore(TokenStore):
                 with suppress(exceptions.RedisError, OSError):
                     await self._redis.connection_pool.disconnect(inuse_connections=False)
             raise StoreUnavailable(f"{self._server}: {_explanation(error)}") from error
+        finally:
+            if _cancellations() > cancellations:
+                raise asyncio.CancelledError
 
     async def _permitted(self, request: Callable[[], Awaitable[Any]]) -> Any:
         """Return the response to a request; None if the user has no right to make it."""

@@ -24,7 +24,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -85,7 +85,7 @@ class RedisUrl:
 
     scheme: str
     """``redis``, ``rediss``, ``unix`` or ``sentinel``."""
-    username: str = ""
+    username: str = field(default="", repr=False)
     """The user before the host; ``options`` may hold it instead."""
     password: Secret | None = None
     hosts: str = ""

@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         command, arguments = _command(sys.argv[1:] if argv is None else argv)
         status = command.run(_options(command, arguments))
-        sys.stdout.flush()
+        if sys.stdout is not None:  # a service may run with stdout closed
+            sys.stdout.flush()
     except XotsError as error:
         problems = error.problems if isinstance(error, SettingsError) else [str(error)]
         for problem in problems:
@@ -67,7 +68,13 @@ def _options(command: Command, arguments: Sequence[str]) -> argparse.Namespace:
     if not command.takes_program:
         return parser.parse_args(arguments)
     own, program = _split(arguments)
-    return parser.parse_args(own, argparse.Namespace(program=program))
+    options, others = parser.parse_known_args(own, argparse.Namespace(program=program))
+    if others:
+        raise UsageError(
+            f"xots {command.name} has no argument {' '.join(others)}; a program is named after two "
+            f"hyphens: xots {command.name} -- python3 report.py"
+        )
+    return options
 
 
 def _parser(command: Command) -> argparse.ArgumentParser:

@@ -159,13 +159,11 @@ def secret(text: str) -> Secret:
     return Secret(printable(text))
 
 
-COMMENT = re.compile("^[ \t]*#.*$", re.MULTILINE)
-
-
 def keys(text: str) -> tuple[Secret, ...]:
     """Parse sealing keys, separated by spaces, commas or line ends. As in a key file, lines that
     begin with ``#`` are comments."""
-    return tuple(map(Secret, _words(COMMENT.sub("", text))))
+    lines = (line for line in text.splitlines() if not line.lstrip().startswith("#"))
+    return tuple(map(Secret, _words("\n".join(lines))))
 
 
 PASSWORD = re.compile("://[^/]*:[^/]*@")
