@@ -156,7 +156,7 @@ def room_of(module: str) -> str:
 
 
 def imported(module: str, source: str) -> Iterator[tuple[int, str]]:
-    """Every import in a module's source, wherever it stands: its line, and the absolute name of a module."""
+    """Yield each import in a module's source, at any depth: its line, and the absolute name."""
     package = f"xots.{module}".rstrip(".").split(".")
     if MODULES.get(module, Path()).name != "__init__.py":
         package.pop()
@@ -221,7 +221,7 @@ def may_import(module: str, target: str) -> bool:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_imports_only_what_lies_below_it(module: str) -> None:
-    """No import of the package points upward or sideways, not even inside a function or for types only."""
+    """An import inside a function, or for types only, counts too."""
     assert problems(module, MODULES[module].read_text(encoding="utf-8")) == []
 
 
@@ -291,7 +291,9 @@ def test_a_forbidden_import_is_found(module: str, source: str, forbidden: str) -
         ("events", "from .errors import XotsError"),
         (
             "web.pages",
-            "from . import guard\nfrom ..keeping.keeper import TokenKeeper\nfrom .._version import __version__",
+            "from . import guard\n"
+            "from ..keeping.keeper import TokenKeeper\n"
+            "from .._version import __version__",
         ),
         ("backends", "from .base import TokenStore\nimport tornado"),
         ("backends.redis", "import redis.asyncio\nfrom . import redis_url"),
