@@ -111,7 +111,8 @@ class Client:
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise ServerUnreachable(
-                f"no server responds at {self.url} ({reason}); start one with: xots"
+                f"no server responds at {self.url} ({reason}); start one with xots, or "
+                "give the port of a running one with --port or XOTS_PORT"
             ) from None
         finally:
             connection.close()

@@ -106,6 +106,6 @@ xots serves a simulated Xero account, logged in, on a throw-away store.
   the simulated Xero      {sandbox.url}
   the requests it got     curl -s {sandbox.url}/sandbox/log
 
-Each line below is a rotation: the refresh token was spent and its successor stored.
+Each line below is a refresh: xots spent its refresh token and stored the new one.
 Stop with Ctrl-C.
 """

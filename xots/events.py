@@ -299,12 +299,12 @@ class StoreDegraded(Event):
         text = f"the token store fails, serving from memory: {self.reason}"
         if self.unsaved:
             text += (
-                "; the last change exists in this process only: do not end it before the store "
-                "works again"
+                "; the last change exists in this process only: do not stop this process before "
+                "the store works again"
             )
         if self.unsaved and self.grace_ends_at is not None:
             until = time_text(self.grace_ends_at, self.at)
-            text += f" (if it ends, the refresh can be repeated until {until})"
+            text += f" (if it stops, the refresh can be repeated until {until})"
         return text
 
 

@@ -1,4 +1,4 @@
-"""A keeper from the settings, without HTTP.
+"""A keeper from the settings, without the web server.
 
 The commands that work on the store itself use it as the server does.
 """
@@ -74,12 +74,12 @@ async def open_keeper(
             login.
 
     Yields:
-        The keeper, its record read, and the sealer that it seals with.
+        The keeper, which has read its record, and its sealer.
 
     Raises:
         SettingsError: the settings describe another login than the record, or need a library that
             is not installed.
-        StoreError: the store cannot be opened or read. At the end: it did not take a change.
+        StoreError: the store cannot be opened or read, or did not take the last change at the end.
         SealError: there is no key, or it does not open the record; nothing is overwritten.
     """
     async with AsyncExitStack() as opened:
@@ -135,7 +135,7 @@ async def reseal(
 
     Args:
         settings: the settings.
-        promote: changes which key is the first; called once the store has proved to work.
+        promote: changes which key is the first; called after the store was checked.
 
     Returns:
         The number of records sealed anew, and the number of all records.
@@ -201,8 +201,8 @@ def _token_url_mismatch(settings: Settings, account: Account) -> str | None:
 def _scope_mismatch(settings: Settings, account: Account) -> str | None:
     """Compare the scopes if they are set explicitly.
 
-    The document of the first server demands it: to limit or expand the scopes, the user revokes the
-    token first.
+    As with the Go server that xots replaces, the user revokes the token before a start with more or
+    fewer scopes.
     """
     wanted, requested = set(settings.scopes), set(account.scopes_requested)
     if "scopes" not in settings.sources or wanted in (requested, set(account.scopes_configured)):

@@ -268,7 +268,7 @@ def test_without_a_server_every_command_reports_it(
     reason = xots(*arguments_of(command, free_port)).reason()
     assert f"no server responds at http://127.0.0.1:{free_port}" in reason
     assert "refused" in reason
-    assert "start one with: xots" in reason
+    assert "start one with xots" in reason
 
 
 @pytest.mark.parametrize("kind", ["logged_out", "bare"])

@@ -47,11 +47,11 @@ class Row:
 
 WAYS = (
     # Commands that are not complete.
-    Row(r"xots .*\b(COMMAND|NAME)\b", Way.PARSED, "has a placeholder"),
+    Row(r"xots .*\b(COMMAND|FILE|NAME)\b", Way.PARSED, "has a placeholder"),
     Row(r"xots exec$", Way.PARSED, "is the name of the command; the README shows how it is run"),
     # Commands that start a server.
     Row(r"xots( serve)?$", Way.SERVES, ""),
-    Row(r"xots (-o|--account|--config) \S+$", Way.SERVES, ""),
+    Row(r"xots (-o|-p|--account|--config) \S+$", Way.SERVES, ""),
     Row(r"xots demo$", Way.SERVES, ""),
     Row(r"xots sandbox( --fault \S+)?$", Way.SERVES, ""),
     # Commands that end the login.
@@ -69,7 +69,7 @@ WAYS = (
         "needs the network; tests/house/test_packaging.py installs xots from wheel and sdist",
     ),
     # The targets of the Makefile.
-    Row(r"make demo$", Way.PARSED, "starts xots demo, which runs beside all these tests"),
+    Row(r"make demo( ARGS=|$)", Way.PARSED, "starts xots demo, which runs beside all these tests"),
     Row(r"make test", Way.PARSED, "runs these tests"),
     Row(r"make lint$", Way.PARSED, "tests/house/test_quality.py runs the same tools"),
     Row(

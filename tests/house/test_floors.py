@@ -40,7 +40,6 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("keeping.ending", "keeping.login"),
     ("keeping.keeper",),
     ("rotation",),
-    ("metrics", "notices", "readers"),
     ("web",),
     ("web.guard", "web.problems", "web.login_cookie"),
     ("web.handler",),

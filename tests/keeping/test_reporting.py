@@ -468,7 +468,7 @@ async def test_the_risk_of_an_end_over_a_rolled_back_store_is_reported(
     assert keeper.unsaved
     sentences = list(explanation(keeper, keeper.outlook, bench.clock.now()))
     assert (
-        sentences[-1] == "If it ends, a user may have to log in: the store holds an older record."
+        sentences[-1] == "If it stops, a user may have to log in: the store holds an older record."
     )
     assert all("can be repeated" not in str(event) for event in bench.events)
     bench.store.repair()

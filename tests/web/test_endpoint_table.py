@@ -11,6 +11,7 @@ from support.web import BROWSER, origin, revocations
 
 from xots.sandbox import Sandbox
 from xots.server import Server
+from xots.web.app import ROUTES
 
 # A row for each path, a column for each state of the login. A cell is a status with a detail: a
 # path is the Location, a word at /livez and /status is the state, and elsewhere the last part of
@@ -76,6 +77,14 @@ def _read_table() -> dict[str, dict[str, Expected]]:
 
 
 EXPECTED = _read_table()
+
+
+def test_every_route_has_a_row() -> None:
+    """A new endpoint needs a row in the table, and its methods."""
+    routes = {pattern.replace("\\", "") for pattern, *_ in ROUTES}
+    assert routes == set(METHODS) == set(EXPECTED["connected"])
+
+
 SAFE = [path for path in METHODS if path not in ACTS]
 # One test requests all the paths that only read. Each act has a server of its own.
 EVERY_CELL = pytest.mark.parametrize(

@@ -251,7 +251,7 @@ async def test_a_lost_response_is_shown_with_the_end_of_the_grace_period(
     content, words = await told(logged_in)
     assert "No access token" not in words
     assert (
-        "No usable response to the refresh started at 09:25:00 UTC (0 seconds ago) arrived: Xero "
+        "A refresh started at 09:25:00 UTC (0 seconds ago), and no usable response arrived: Xero "
         "may" in words
     )
     assert (
@@ -410,11 +410,11 @@ async def test_a_failing_store_is_shown(
 async def test_an_unsaved_change_is_shown_with_the_loss_if_the_process_ends(
     logged_in: Server, sandbox: Sandbox, clock: Any, told: Any, expected_log: Any
 ) -> None:
-    """The operator reads not to end the process, and the consequence if it ends."""
+    """The operator reads not to stop the process, and the consequence of a stop."""
     expected_log(
         rf"{STORE_FAILS}.*: the disk is gone; the last change exists in this process only: do not "
-        rf"end it before "
-        r"the store works again \(if it ends, the refresh can be repeated until 09:55:00 UTC\)$"
+        rf"stop this process before "
+        r"the store works again \(if it stops, the refresh can be repeated until 09:55:00 UTC\)$"
     )
     sandbox.add_fault("refresh:nth=1:hold-after")
     clock.advance(XERO_LIFE - 300)
@@ -425,9 +425,9 @@ async def test_an_unsaved_change_is_shown_with_the_loss_if_the_process_ends(
         await ticking
         content, words = await told(logged_in)
         assert words.endswith(
-            "The last change exists in this process only: do not end it before the store works "
-            "again. "
-            "If it ends, the refresh can be repeated until 09:55:00 UTC (30 minutes from now)."
+            "The last change exists in this process only: do not stop this process before the store "
+            "works again. "
+            "If it stops, the refresh can be repeated until 09:55:00 UTC (30 minutes from now)."
         )
         assert (content["store"], content["unsaved"], content["retrying"]) == (
             "degraded",
@@ -437,11 +437,11 @@ async def test_an_unsaved_change_is_shown_with_the_loss_if_the_process_ends(
         assert content["grace_seconds_left"] == XERO_LIFE
         assert content["attention_for"] == "refresh-token-unused"
         clock.advance(1800)
-        assert (await told(logged_in))[1].endswith("If it ends, a user may have to log in.")
+        assert (await told(logged_in))[1].endswith("If it stops, a user may have to log in.")
     await logged_in.rotation.tick()
     content, words = await told(logged_in)
     assert (content["store"], content["unsaved"]) == ("ok", False)
-    assert "do not end it" not in words
+    assert "do not stop this" not in words
 
 
 async def test_an_unconfirmed_revocation_is_shown(

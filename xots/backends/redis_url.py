@@ -41,7 +41,7 @@ from ..secret import Secret
 __all__ = ["RedisUrl"]
 
 CONNECT_TIMEOUT_SECONDS = 2.0
-"""Timeout for a connection with its TLS handshake: a hundred times as long as one takes."""
+"""Timeout for a connection with its TLS handshake: about 100 times the usual time."""
 
 RESPONSE_TIMEOUT_SECONDS = 5.0
 """Timeout for a response. Redis responds within milliseconds unless it is stopped, swaps, or the
@@ -69,12 +69,14 @@ MALFORMED = (
     "a password or a path, these characters must be percent-encoded: @ : / ? # [ ] % and spaces"
 )
 
-ANNOUNCEMENT = {"driver_info"} & inspect.signature(Redis).parameters.keys() or {
-    "lib_name",
-    "lib_version",
-}
+CLIENT_NAME_OPTIONS = (
+    {"driver_info"}
+    if "driver_info" in inspect.signature(Redis).parameters
+    else {"lib_name", "lib_version"}
+)
 """The options by which redis-py, depending on its version, tells Redis its own name and version.
-They are turned off: without the right to do so, each connection leaves an entry in Redis's log."""
+They are turned off: if the Redis user may not set them, each connection leaves an entry in
+Redis's log."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,7 +310,7 @@ def _client_options(
     connect_timeout_seconds: float, response_timeout_seconds: float
 ) -> dict[str, Any]:
     """Return the options that all clients share."""
-    options: dict[str, Any] = dict.fromkeys(ANNOUNCEMENT)
+    options: dict[str, Any] = dict.fromkeys(CLIENT_NAME_OPTIONS)
     return options | {
         "retry": Retry(NoBackoff(), 0),
         "protocol": 2,  # version 3 needs more rights, for nothing that is used here

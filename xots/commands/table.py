@@ -33,7 +33,7 @@ __all__ = ["COMMANDS", "DEFAULT", "Command", "Group", "overview"]
 class Group(Enum):
     """The groups of commands in the help, with their headings."""
 
-    OWN = 'commands (the first word; "xots COMMAND -h" shows more)'
+    WITHOUT_SERVER = 'commands (the first word; "xots COMMAND -h" shows more)'
     RUNNING_SERVER = "commands for a running server"
 
 
@@ -69,28 +69,28 @@ class Command:
 ROWS = (
     Command(
         name="serve",
-        group=Group.OWN,
+        group=Group.WITHOUT_SERVER,
         help='run the server, as "xots" alone does',
         add_options=add_settings,
         run=serve,
     ),
     Command(
         name="demo",
-        group=Group.OWN,
+        group=Group.WITHOUT_SERVER,
         help="run the server against a simulated Xero, logged in, on a throw-away store",
         add_options=add_demo_options,
         run=demo,
     ),
     Command(
         name="sandbox",
-        group=Group.OWN,
+        group=Group.WITHOUT_SERVER,
         help="run a simulated Xero, to test an integration against",
         add_options=add_sandbox_options,
         run=sandbox,
     ),
     Command(
         name="check",
-        group=Group.OWN,
+        group=Group.WITHOUT_SERVER,
         help="check that the settings, the store, its key, the login and Xero are in order",
         add_options=add_settings,
         run=check,
@@ -98,7 +98,7 @@ ROWS = (
     ),
     Command(
         name="key",
-        group=Group.OWN,
+        group=Group.WITHOUT_SERVER,
         help="make, add or promote a sealing key (key new, key add, key promote)",
         add_options=add_key_options,
         run=key,
@@ -171,7 +171,7 @@ COMMANDS = {command.name: command for command in ROWS}
 """The commands by name, in the order of the help."""
 
 DEFAULT = COMMANDS["serve"]
-"""The command of a command line that names none."""
+"""The command that runs if the command line names none."""
 
 SOURCES = """\
 A setting can also come from the environment (--token-url as XOTS_TOKEN_URL), from a file in
@@ -185,6 +185,6 @@ def overview() -> str:
     """Return the list of the commands by group, and the sources of settings."""
     parts = []
     for group in Group:
-        rows = [f"  {one.name:11}{one.help}" for one in ROWS if one.group is group]
+        rows = [f"  {command.name:11}{command.help}" for command in ROWS if command.group is group]
         parts.append("\n".join([f"{group.value}:", *rows, ""]))
     return "\n".join([*parts, SOURCES])

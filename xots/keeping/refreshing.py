@@ -174,8 +174,10 @@ async def spend(context: Context, token: RefreshToken, lease: Lease) -> Outcome 
         concluded = sending.issued(concluded, now, clock.elapsed())
         concluded = replace(concluded, client_secret=credentials.client_secret)
 
-    # Step 6. Commit it before any caller is served from it. A record that another process wrote
-    # meanwhile is merged with it. If the store fails, memory holds it until the store works again.
+    # Step 6. Commit it at once. Memory has it before the store, so a new caller may receive the
+    # access token during the write; if the process dies then, the stored intent remains. A record
+    # that another process wrote meanwhile is merged with it. If the store fails, memory holds it
+    # until the store works again.
     await replica.commit(concluded, after=begun)
 
     events = refresh_events(

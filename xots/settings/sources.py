@@ -81,13 +81,13 @@ def _values(given: Mapping[str, Given], problems: list[str]) -> dict[str, Any]:
     """Return the value of each setting whose text has one."""
     values = {}
     for name, found in given.items():
-        with _collected(problems, f"{found.place}: "):
+        with _collecting(problems, f"{found.place}: "):
             values[name] = SETTINGS[name].parse(found.text)
     return values
 
 
 @contextmanager
-def _collected(problems: list[str], prefix: str = "") -> Iterator[None]:
+def _collecting(problems: list[str], prefix: str = "") -> Iterator[None]:
     """Add a ValueError of the block to the problems, and go on after the block."""
     try:
         yield
@@ -114,7 +114,7 @@ def _read_client_secret(
 # ---------- settings that depend on each other
 
 ALTERNATIVES = (("client_secret_file", "client_secret"), ("key_file", "key"))
-"""Pairs of which only one can be set."""
+"""Of each pair, only one setting may be set."""
 
 
 def _set_twice(places: Mapping[str, str]) -> Iterator[str]:
@@ -124,7 +124,7 @@ def _set_twice(places: Mapping[str, str]) -> Iterator[str]:
 
 
 def _missing(values: Mapping[str, Any], places: Mapping[str, str]) -> Iterator[str]:
-    """Yield a problem for each setting that is missing since another one is set."""
+    """Yield a problem for each setting that is required because another one is set."""
     if "client_secret" in values and "client_id" not in places:
         yield f"{places['client_secret']}: a client secret needs a client id: set client_id too"
     is_public = "address" in values and not parsing.is_loopback(values["address"])
@@ -166,14 +166,15 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Given]:
 
 
 def _from_credentials(directory: str | None, problems: list[str]) -> dict[str, Given]:
-    """Return the texts of the files in systemd's credentials directory that settings name."""
+    """Return the texts of the files in systemd's credentials directory that are named like a
+    setting."""
     if not directory:
         return {}
     given = {}
     for name in SETTINGS:
         path = Path(directory, name)
         if path.is_file():
-            with _collected(problems):
+            with _collecting(problems):
                 given[name] = Given(_read_text(path).strip(), str(path))
     return given
 
@@ -201,14 +202,14 @@ def _from_yaml(path: Path | None, problems: list[str]) -> dict[str, Given]:
         return {}
     given = {}
     content: dict[Any, Any] = {}
-    with _collected(problems):
+    with _collecting(problems):
         content = _yaml_content(path)
     for key, value in content.items():
         place = f"{path}: {key}"
         if key not in SETTINGS:
             problems.append(f"{place}: {_no_such_setting(str(key))}")
         elif isinstance(value, dict):
-            problems.append(f"{place}: this value has parts: give a single value")
+            problems.append(f"{place}: this value is a mapping: give a single value")
         elif value is not None or SETTINGS[key].may_be_empty:
             given[key] = Given(_yaml_text(value), place)
     return given
@@ -252,7 +253,7 @@ def _yaml_content(path: Path) -> dict[Any, Any]:
         return {}
     if not isinstance(content, dict):
         raise ValueError(  # noqa: TRY004 - all problems of a source are ValueErrors
-            f"{path}: this is not a list of settings: write one 'name: value' a line"
+            f"{path}: this is not a list of settings: write one 'name: value' on each line"
         )
     return content
 

@@ -21,7 +21,7 @@ from .health import health, if_known, store_health
 __all__ = ["ROUTES", "explanation"]
 
 SAME_TIME = timedelta(milliseconds=1)
-"""Two dates of the record may differ by this much only to keep their order."""
+"""A difference up to this is artificial: it keeps two dates of the record in order."""
 
 
 class StatusHandler(Handler):
@@ -94,19 +94,19 @@ def explanation(keeper: TokenKeeper, outlook: Outlook, now: datetime) -> list[st
     when a user must log in."""
     account, policy = keeper.account, keeper.policy
     sentences = [
-        *_login(account, now, can_serve=keeper.can_serve),
+        *_tokens(account, now, can_serve=keeper.can_serve),
         *_attempts(account, outlook, policy, now),
-        _user(account, keeper.state, outlook, policy, now),
+        _login_need(account, keeper.state, outlook, policy, now),
         *_store(keeper.store_problem),
         *_clocks(keeper.clock_skew),
     ]
     if keeper.unsaved:
         loss = _loss(account, outlook, now, rolled_back=keeper.rolled_back)
-        sentences += [UNSAVED, f"If it ends, {loss}."]
+        sentences += [UNSAVED, f"If it stops, {loss}."]
     return sentences
 
 
-def _login(account: Account, now: datetime, *, can_serve: bool) -> Iterator[str]:
+def _tokens(account: Account, now: datetime, *, can_serve: bool) -> Iterator[str]:
     """Describe the last refresh, and the access token that programs receive."""
     if account.consent_id is None:
         return
@@ -151,7 +151,7 @@ def _operation(account: Account, outlook: Outlook, policy: Policy, now: datetime
         case Retrying.LOST_RESPONSE if outlook.grace_ends_at:
             began = _time(outlook.grace_ends_at - policy.grace, now)
             yield (
-                f"No usable response to the refresh started at {began} arrived: Xero may have "
+                f"A refresh started at {began}, and no usable response arrived: Xero may have "
                 "carried it out."
             )
         case Retrying.MISSING_TOKEN:
@@ -206,11 +206,13 @@ NO_LOGIN_YET = {
 
 CLIENT_REFUSED = (
     "An operator must act: correct the client id or secret in the settings, restart xots and "
-    "request a refresh, or log in again with the right ones. The login is kept until then."
+    "request a refresh, or log in again with the right credentials. The login is kept until then."
 )
 
 
-def _user(account: Account, state: State, outlook: Outlook, policy: Policy, now: datetime) -> str:
+def _login_need(
+    account: Account, state: State, outlook: Outlook, policy: Policy, now: datetime
+) -> str:
     """Tell when a user must log in, or how an operator can help."""
     need, needed_at = outlook.attention_for, outlook.login_needed_at
     if need is Need.NO_LOGIN:
@@ -249,7 +251,10 @@ def _clocks(skew: ClockSkewed | None) -> Iterator[str]:
         yield f"{text[0].upper()}{text[1:]}."
 
 
-UNSAVED = "The last change exists in this process only: do not end it before the store works again."
+UNSAVED = (
+    "The last change exists in this process only: do not stop this process before the store works "
+    "again."
+)
 
 
 def _loss(account: Account, outlook: Outlook, now: datetime, *, rolled_back: bool) -> str:

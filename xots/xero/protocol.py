@@ -267,7 +267,7 @@ def read_token_response(response: Response, now: datetime) -> Outcome:
             )
         case 429:
             return Throttled(
-                detail="too many requests (status 429)",
+                detail="too many requests (429)",
                 retry_after=_retry_after(response.headers.get("Retry-After"), now),
             )
         case 400 | 401:
@@ -309,7 +309,7 @@ def _refusal(code: object, status: int) -> Outcome:
     if code == "invalid_grant":
         return Refused(detail="invalid_grant")
     if code in CLIENT_ERRORS:
-        return ClientRefused(detail=f"{code} (status {status})", code=code)
+        return ClientRefused(detail=f"{code} ({status})", code=code)
     return _unclear(status)
 
 

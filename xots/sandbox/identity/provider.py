@@ -76,7 +76,7 @@ class Identity:
         self.clients[client.client_id] = client
 
     def authenticate(self, client_id: str | None, secret: str | None) -> Client:
-        """Return the client with this id and secret. A public client must present no secret.
+        """Return the client with this id and secret. A public client must not send a secret.
 
         Raises:
             OAuthError: ``invalid_client``.
@@ -219,7 +219,7 @@ class Identity:
         scopes = tuple(dict.fromkeys((scope or "").split()))
         of_users = {"offline_access", "openid"}.intersection(scopes)
         if not scopes or of_users or client.refused_scopes(scopes):
-            reason = "none, or not allowed for a custom connection"
+            reason = "no scope, or one that a custom connection may not request"
             raise OAuthError(OAuthErrorCode.INVALID_SCOPE, reason)
         tenant_id = client.custom_connection_tenant_id
         consent = self._consents.add_custom(client.client_id, tenant_id, scopes, now)
@@ -228,9 +228,9 @@ class Identity:
         return self._issue(consent, now, shape)[0]
 
     def revoke(self, client: Client, refresh_token: str) -> bool:
-        """Revoke (RFC 7009): end the user's tokens and connections of this app, with its scopes.
+        """Revoke (RFC 7009): end all tokens, connections and scopes that the user gave this app.
 
-        A spent token of a consent that has not ended revokes it too. An unknown token, a token of
+        A spent token works too, if its consent has not ended. An unknown token, a token of
         another client and a token of an ended consent have no effect.
 
         Returns:
@@ -309,7 +309,8 @@ class Identity:
         return self._consents.end(Refusal.FORGOTTEN, client_id)
 
     def prune(self, now: datetime) -> None:
-        """Drop codes and tokens without further effect, so that a long simulation stays small.
+        """Drop codes and tokens that can have no effect any more. Long simulations stay
+        small.
 
         The clock must not go back afterwards. A dropped token is unknown: reuse of such a refresh
         token no longer ends its chain, and such an access token is no longer "expired".
