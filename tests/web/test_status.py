@@ -425,8 +425,8 @@ async def test_an_unsaved_change_is_shown_with_the_loss_if_the_process_ends(
         await ticking
         content, words = await told(logged_in)
         assert words.endswith(
-            "The last change exists in this process only: do not stop this process before the store "
-            "works again. "
+            "The last change exists in this process only: do not stop this process before the "
+            "store works again. "
             "If it stops, the refresh can be repeated until 09:55:00 UTC (30 minutes from now)."
         )
         assert (content["store"], content["unsaved"], content["retrying"]) == (
