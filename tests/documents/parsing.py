@@ -115,7 +115,7 @@ def _faults_of_make(arguments: list[str]) -> list[str]:
 
 
 def _faults_of_proof(target: str, words: list[str]) -> list[str]:
-    """Return the faults of the options of ``make torture``, ``make mutants`` or ``make simulate``."""
+    """Return the faults in the options of ``make torture``, ``mutants`` or ``simulate``."""
     name = {"torture": words[0], "mutants": "mutants", "simulate": "simulation"}[target]
     if target == "torture" and not (ROOT / f"tests/torture/{name}.py").exists():
         return [f"there is no torture {name}"]

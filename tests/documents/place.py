@@ -1,5 +1,7 @@
-"""A place in which the commands of the documents run: folders instead of the system's, a server with
-a simulated Xero instead of the user's."""
+"""A place in which the commands of the documents run.
+
+Its folders stand for those of the system, and its server, with a simulated Xero, for the user's.
+"""
 
 from __future__ import annotations
 

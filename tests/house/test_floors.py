@@ -316,7 +316,9 @@ def test_a_forbidden_import_is_found(module: str, source: str, forbidden: str) -
         ("events", "from .errors import XotsError"),
         (
             "web.pages",
-            "from . import guard\nfrom ..keeping.keeper import TokenKeeper\nfrom .._version import __version__",
+            "from . import guard\n"
+            "from ..keeping.keeper import TokenKeeper\n"
+            "from .._version import __version__",
         ),
         ("backends", "from .base import TokenStore\nimport tornado"),
         ("backends.redis", "import redis.asyncio\nfrom . import redis_url"),

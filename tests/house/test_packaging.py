@@ -48,7 +48,7 @@ def needed_by(requirements: Iterable[str]) -> set[str]:
 
 
 def link(names: Iterable[str], folder: Path) -> None:
-    """Make these distributions, and all that they need, importable from a folder. Nothing is downloaded."""
+    """Make these distributions and their requirements importable from a folder. Download none."""
     folder.mkdir(parents=True, exist_ok=True)
     wanted, done = set(names), set[str]()
     while wanted:
@@ -107,7 +107,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
 
 @pytest.fixture(params=["wheel", "sdist", "editable"])
 def command(published: Published, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """The installed command, in an environment that has what the package says it needs, and nothing else."""
+    """The command of an installation with the declared requirements of the package only."""
     how: dict[str, list[str | Path]] = {
         "wheel": [published.wheel],
         "sdist": [published.sdist],
@@ -142,7 +142,7 @@ def get(host: str, port: int, path: str) -> tuple[int, str, bytes]:
 
 
 def test_the_installed_server_serves_its_pages(command: Path, tmp_path: Path) -> None:
-    """However it was installed, it starts anywhere, finds its templates, and ends with status 0 when told to."""
+    """It starts in any folder, finds its templates, and ends with status 0."""
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -183,7 +183,7 @@ def test_the_installed_server_serves_its_pages(command: Path, tmp_path: Path) ->
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(published: Published) -> None:
-    """Every module, every template, the licence and the mark of types; no tests, and no left-overs."""
+    """It holds every module and template, the licence and ``py.typed``, and no tests."""
     info = published.dist_info
     expected = {f"xots/{name}" for name in files_below(ROOT / "xots", "*.py", "py.typed")}
     expected |= {

@@ -73,8 +73,8 @@ def test_the_event_names_host_difference_and_remedy() -> None:
     """It does so for a clock ahead and for one behind."""
     event = ClockSkewed(account="default", at=NOW, host="app2:7", ahead=3 * MINUTE)
     assert str(event) == (
-        "this host's clock is at least 3 minutes behind that of app2:7. No refresh token is lost, but extra "
-        "refreshes and 503 responses may follow: synchronise the clocks"
+        "this host's clock is at least 3 minutes behind that of app2:7. No refresh token is lost, "
+        "but extra refreshes and 503 responses may follow: synchronise the clocks"
     )
     event = ClockSkewed(account="default", at=NOW, host="app2:7", ahead=-3 * MINUTE)
     assert str(event).startswith("this host's clock is at least 3 minutes ahead of that of app2:7.")

@@ -144,8 +144,8 @@ async def test_an_end_without_a_login_ends_the_one_that_is_being_exchanged(bench
 )
 @pytest.mark.safeguard(
     file="keeping/login.py",
-    old="            login = replace(login, consented_at=known.epoch - timedelta(microseconds=1))\n",
-    new="            pass\n",
+    old="login = replace(login, consented_at=known.epoch - timedelta(microseconds=1))",
+    new="pass",
     protects_from="a login that Xero has ended, and that is newer than that end by a wrong clock",
 )
 async def test_a_login_that_lost_its_lease_under_a_pending_revocation_fails(

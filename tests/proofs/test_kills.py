@@ -27,7 +27,7 @@ async def test_children_that_are_killed_in_refreshes_lose_nothing(store: str) ->
     figures = await kills.forked(store, 15, seed=1, forkers=1)
     assert figures.wrong == []
     assert (figures.lost, figures.reused) == (0, 0)
-    assert figures.kills == sum(figures.landed.values()) == 15
+    assert figures.kills == sum(figures.phases.values()) == 15
     assert figures.refreshes >= 4, "each lane ends in a refresh that is left alone"
 
 
@@ -37,7 +37,7 @@ async def test_servers_that_are_killed_in_refreshes_lose_nothing(store: str) -> 
     figures = await kills.whole(store, 5, seed=1)
     assert figures.wrong == []
     assert (figures.lost, figures.reused) == (0, 0)
-    assert figures.kills == sum(figures.landed.values()) == 5
+    assert figures.kills == sum(figures.phases.values()) == 5
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ async def a_refresh(lane: Lane) -> Death:
 
 async def test_a_lost_login_is_reported(lane: Lane) -> None:
     """If Xero accepts no token of the record, the run reports it and stops."""
-    await lane.judge(await a_refresh(lane))
+    await lane.check(await a_refresh(lane))
     assert (lane.figures.lost, lane.figures.wrong) == (0, [])
     lane.sandbox.identity.forget()
     figures = await lane.run(

@@ -16,7 +16,7 @@ from torture.outages import House, Options
 from xots.sandbox import SiblingMode
 from xots.testing import FakeClock
 
-SHORT = Options(hours=1, come_back=False)
+SHORT = Options(hours=1, old_master_returns=False)
 SEED = 1
 
 
@@ -38,7 +38,8 @@ def rounds() -> dict[str, Counter[str] | Exception]:
     async def run(name: str) -> Counter[str] | Exception:
         figures: Counter[str] = Counter()
         try:
-            await outages.SECTIONS[name](figures, random.Random(SEED), SHORT)  # noqa: S311 - to be replayed
+            rng = random.Random(SEED)  # noqa: S311 - repeatable
+            await outages.SECTIONS[name](figures, rng, SHORT)
         except Exception as error:  # noqa: BLE001 - its own test raises it
             return error
         return figures
@@ -61,10 +62,12 @@ CLAIMS = {
     "hung": {"hangs": 18, "checks of the invariant": 36},
     "down": {
         "hours down": 3,
-        "answer lost before a short outage: recovered": 4,
-        **{f"answer lost before a day's outage, {mode}: loss reported": 1 for mode in SiblingMode},
+        "response lost before a short outage: recovered": 4,
+        **{
+            f"response lost before a day's outage, {mode}: loss reported": 1 for mode in SiblingMode
+        },
     },
-    "lost": {"answers lost": 60, "recovered": 20},
+    "lost": {"responses lost": 60, "recovered": 20},
     "clocks": {"clock steps": 32, "suspends": 12},
 }
 
@@ -92,10 +95,11 @@ def house_on(
 ) -> House:
     """A house with this clock, on an empty Redis."""
     redis.admin.flushall()
-    return House(redis.unix_url, Counter(), random.Random(SEED), clock=clock, mode=mode)  # noqa: S311
+    rng = random.Random(SEED)  # noqa: S311 - repeatable
+    return House(redis.unix_url, Counter(), rng, clock=clock, mode=mode)
 
 
-async def ask_by_clocks(
+async def request_by_clocks(
     redis: RedisServer, age: float, step: float, minutes: int, *, both: bool
 ) -> int:
     """Set the clock of one keeper or of both when the token is ``age`` seconds old, then call both
@@ -110,11 +114,11 @@ async def ask_by_clocks(
         for _ in range(4 * minutes):
             await outages.tick(house)
             for keeper in house.keepers:
-                await outages.ask(house, keeper)
+                await outages.request_token(house, keeper)
                 await house.settled()
         return len(house.sandbox.refreshes())
 
 
 async def test_a_clock_that_steps_back_by_minutes_serves_nothing_dead(redis: RedisServer) -> None:
     """After a step of 20 minutes back, a token of 24 minutes still expires in six minutes."""
-    await ask_by_clocks(redis, 24 * 60, -20 * 60, minutes=10, both=True)
+    await request_by_clocks(redis, 24 * 60, -20 * 60, minutes=10, both=True)

@@ -32,34 +32,34 @@ async def test_processes_that_all_refresh_at_once_cost_one_refresh_a_rotation(
     store: str, count: int, storms: int
 ) -> None:
     """Each storm costs one refresh. No token is spent twice, or early."""
-    async with fleet(store, count) as them:
-        run = Run(them, life=2)
+    async with fleet(store, count) as servers:
+        run = Run(servers, life=2)
         figures = await run.go(storms=storms, demands=3, expiries=3)
         assert figures.wrong == []
         assert figures.polls > storms
-        assert figures.looks > 0
+        assert figures.checks > 0
         assert figures.soonest
-        assert len(them.sandbox.refreshes()) == run.rotations >= storms + 6
+        assert len(servers.sandbox.refreshes()) == run.rotations >= storms + 6
 
 
 async def test_faulty_calls_cost_no_login_and_serve_no_expired_token() -> None:
     """Each fifth refresh fails, and callers see 503 with Retry-After at most."""
-    async with fleet("redis", 4, seed=5) as them:
-        run = Run(them, faults_percent=20, life=4, seed=5)
+    async with fleet("redis", 4, seed=5) as servers:
+        run = Run(servers, faults_percent=20, life=4, seed=5)
         figures = await run.go(storms=12, demands=1, expiries=0)
         assert figures.wrong == []
-        assert any(refresh.fault for refresh in them.sandbox.refreshes())
+        assert any(refresh.fault for refresh in servers.sandbox.refreshes())
 
 
 @pytest.mark.parametrize("store", ["redis", "file"])
 async def test_a_holder_of_the_lease_that_is_stopped_throws_no_token_away(store: str) -> None:
     """The holder wakes after another process has refreshed, in each sibling mode of Xero."""
-    async with fleet(store, 2) as them:
+    async with fleet(store, 2) as servers:
         modes = SiblingMode if store == "redis" else (SiblingMode.LAST_VALID,)
         for mode, hold in product(
             modes, ("hold-before", "hold-after") if store == "redis" else ("hold-after",)
         ):
-            await stop_the_holder(them, mode, hold)
+            await stop_the_holder(servers, mode, hold)
 
 
 # ---------- on a clock that is set
@@ -85,7 +85,7 @@ async def logged_in_at(
     return start
 
 
-def asking(get: Any, servers: list[Server]) -> list[asyncio.Task[Any]]:
+def send_requests(get: Any, servers: list[Server]) -> list[asyncio.Task[Any]]:
     """Send the requests of the callers, spread over the servers."""
     return [
         asyncio.create_task(get(f"{servers[n % len(servers)].url}/token")) for n in range(CALLERS)
@@ -101,11 +101,11 @@ async def test_callers_at_the_instant_of_expiry_cost_one_refresh_of_a_slow_xero(
     old = (await get(f"{servers[0].url}/token")).json["accessToken"]
     sandbox.add_fault("refresh:every:delay-before=0.3")
     clock.advance(XERO_LIFE)
-    answers = await asyncio.gather(*asking(get, servers))
-    assert {answer.status for answer in answers} == {200}
-    (token,) = {answer.json["accessToken"] for answer in answers}
+    responses = await asyncio.gather(*send_requests(get, servers))
+    assert {response.status for response in responses} == {200}
+    (token,) = {response.json["accessToken"] for response in responses}
     assert token != old
-    assert {answer.json["expiresIn"] for answer in answers} == {XERO_LIFE}
+    assert {response.json["expiresIn"] for response in responses} == {XERO_LIFE}
     assert [refresh.outcome for refresh in sandbox.refreshes()] == ["issued"]
 
 
@@ -120,14 +120,14 @@ async def test_no_caller_waits_while_a_refresh_ahead_is_in_progress(
     clock.advance(XERO_LIFE - 300)
     ticks = [asyncio.create_task(server.rotation.tick()) for server in servers]
     await sandbox.held()
-    answers = await asyncio.gather(*asking(get, servers))
-    assert [answer.json["accessToken"] for answer in answers] == [old] * CALLERS
+    responses = await asyncio.gather(*send_requests(get, servers))
+    assert [response.json["accessToken"] for response in responses] == [old] * CALLERS
     assert len(sandbox.world.holds) == 1
     sandbox.release()
     await asyncio.gather(*ticks)
     assert [refresh.outcome for refresh in sandbox.refreshes()] == ["issued"]
-    answers = await asyncio.gather(*asking(get, servers))
-    assert {answer.json["expiresIn"] for answer in answers} == {XERO_LIFE}
+    responses = await asyncio.gather(*send_requests(get, servers))
+    assert {response.json["expiresIn"] for response in responses} == {XERO_LIFE}
 
 
 async def test_a_refresh_that_is_requested_as_another_ends_is_made(
@@ -149,7 +149,7 @@ async def test_a_refresh_that_is_requested_as_another_ends_is_made(
     first = asyncio.create_task(get(f"{server.url}/refresh"))
     await over.wait()
     second = asyncio.create_task(get(f"{server.url}/refresh"))
-    for _ in range(2):  # by now the second one has asked
+    for _ in range(2):  # afterwards the server has received the second request
         assert (await get(f"{server.url}/livez")).status == 200
     go_on.set()
     assert (await first).status == 303

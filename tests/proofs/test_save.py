@@ -10,7 +10,7 @@ import asyncio
 import pytest
 from torture import crash_states, system_calls
 from torture.crash_states import Recording, all_states, replay
-from torture.system_calls import TREATMENTS, Call, Point, each, list_calls, try_point
+from torture.system_calls import TREATMENTS, Call, Point, each, list_calls, run_point
 
 CHANGES = ("write", "fsync", "renameat", "unlinkat")
 """The system calls that change the stored record. The others read, lock and open."""
@@ -57,22 +57,22 @@ def test_a_refresh_survives_each_kind_of_system_call_killed_or_failed(calls: lis
     points += [
         Point(call, TREATMENTS[number % len(TREATMENTS)]) for number, call in enumerate(others)
     ]
-    results = asyncio.run(each(try_point, points, jobs=2))
+    results = asyncio.run(each(run_point, points, jobs=2))
     assert {str(result.point): result.problems for result in results if result.problems} == {}
-    assert {result.outcome for result in results} == {"killed", "told", "harmless"}
+    assert {result.outcome for result in results} == {"killed", "reported", "harmless"}
 
 
 def test_a_refresh_is_killed_as_it_gives_the_lease_back(calls: list[Call]) -> None:
     """The call is made in the event loop's thread, after the writes."""
     (call,) = (call for call in calls if (call.thread, call.kind) == LEASE_GIVEN_BACK)
-    assert asyncio.run(try_point(Point(call, "SIGKILL"))).problems == []
+    assert asyncio.run(run_point(Point(call, "SIGKILL"))).problems == []
 
 
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
 def test_a_lease_whose_file_fails_to_close_harms_no_caller(calls: list[Call], error: str) -> None:
     """The kernel has released the lock although the call failed."""
     (call,) = (call for call in calls if (call.thread, call.kind) == LEASE_GIVEN_BACK)
-    assert asyncio.run(try_point(Point(call, error))).problems == []
+    assert asyncio.run(run_point(Point(call, error))).problems == []
 
 
 def test_every_state_after_a_power_cut_recovers(recording: Recording) -> None:
@@ -81,15 +81,17 @@ def test_every_state_after_a_power_cut_recovers(recording: Recording) -> None:
     assert count > len(states) > 100
     found = asyncio.run(each(lambda state: replay(recording, state), states, jobs=4))
     assert {
-        state.words: problems for state, problems in zip(states, found, strict=True) if problems
+        state.description: problems
+        for state, problems in zip(states, found, strict=True)
+        if problems
     } == {}
 
 
 @pytest.mark.parametrize(
     ("without", "problem"),
     [
-        ("fsync-file", "the record is neither, not answer"),
-        ("fsync-folder", "the record is intent, not answer"),
+        ("fsync-file", "the record is neither, not response"),
+        ("fsync-folder", "the record is intent, not response"),
     ],
 )
 def test_the_model_finds_a_missing_sync(recording: Recording, without: str, problem: str) -> None:

@@ -67,7 +67,7 @@ def test_the_error_for_a_bad_rule_quotes_it_and_lists_the_valid_forms(text: str,
 
 
 def test_a_rule_counts_the_calls_to_its_endpoint_only() -> None:
-    """A rule counts from when it was added. ``token`` includes refreshes, ``any`` every endpoint."""
+    """It counts from its addition on. ``token`` includes refreshes, ``any`` every endpoint."""
     script = FaultScript(("refresh:nth=2:lost", "token:nth=2:reset", "any:nth=4:truncated"))
     faults = [
         script.next(endpoint)

@@ -88,7 +88,8 @@ def test_commas_and_spaces_separate_scopes() -> None:
     for text in (
         "offline_access, accounting.transactions, accounting.reports.read",
         "offline_access,accounting.transactions,accounting.reports.read",
-        " offline_access  accounting.transactions\taccounting.reports.read accounting.transactions ",
+        " offline_access  accounting.transactions\taccounting.reports.read "
+        "accounting.transactions ",
     ):
         assert load({"scopes": text}, {}).scopes == expected
 
@@ -199,7 +200,8 @@ def test_a_password_in_a_url_is_found(text: str, expected: bool) -> None:
 def test_only_loopback_addresses_count_as_loopback() -> None:
     """Every other address can be reached from other machines."""
     assert all(map(parsing.is_loopback, ("127.0.0.1", "127.0.0.2", "::1", "localhost")))
-    assert not any(map(parsing.is_loopback, ("0.0.0.0", "::", "192.0.2.1")))  # noqa: S104 - not bound to
+    others = ("0.0.0.0", "::", "192.0.2.1")  # noqa: S104 - no socket is bound to it
+    assert not any(map(parsing.is_loopback, others))
 
 
 def test_a_readable_file_is_its_path(tmp_path: Path) -> None:

@@ -1,15 +1,15 @@
 """A deterministic simulation of real keepers in processes, with a simulated store, Xero and clock.
 
-``make simulate`` prints its figures. A broken invariant prints the seed that replays it, and
+``make simulate`` prints its figures. For a broken invariant it prints the seed that replays it, and
 ``--trace`` prints the steps of that seed. Nothing here waits in real time: the time of the event
-loop jumps to the next event. The seed decides everything random. Each seed draws its kinds of
-faults, so that rare faults meet often in some seeds.
+loop jumps to the next event. The seed decides all random values. Each seed draws its kinds of
+faults, so that rare faults are frequent in some seeds, and coincide there.
 
 Faults at each call of the store or of Xero: the calling process dies or pauses; responses are lost
 before and after the commit; requests arrive twice; 5xx, 429 and ``invalid_client``; responses
-without a refresh token; delays; failures of the store before and after the write. Besides: outages
-of Xero and of the store, roll-backs of the store to an old dump, and clocks that are set; logins,
-revocations and logouts at several processes at once.
+without a refresh token; delays; failures of the store before and after the write. Other events:
+outages of Xero and of the store, roll-backs of the store to an old dump, and clocks that are set;
+logins, revocations and logouts at several processes at once.
 
 Checks after every write and after every request that Xero carried out:
 
@@ -20,5 +20,5 @@ Checks after every write and after every request that Xero carried out:
 - in the end, without faults, every process has the record of the store, and serves its token.
 
 Single clocks are set by a minute or a day. While clocks differ, the first two checks still hold: no
-refresh token is lost. Extra refreshes and errors may happen, and break no check.
+refresh token is lost. Extra refreshes and errors are allowed then.
 """

@@ -16,8 +16,8 @@ from simulation.runs import run_beyond, run_seed, run_years
 from simulation.world import BrokenInvariantError
 from xots.sandbox import SiblingMode
 
-CHUNK = 50
-"""So many seeds are given to a worker at once."""
+SEEDS_PER_BATCH = 50
+"""Number of seeds in one batch of a worker."""
 
 
 def main() -> int:
@@ -29,30 +29,33 @@ def main() -> int:
     )
     parser.add_argument("--seeds", default="1..100", help="A..B (default: %(default)s)")
     modes = [mode.value for mode in SiblingMode]
-    parser.add_argument("--mode", choices=modes, help="one sibling mode; all of them if not given")
+    parser.add_argument("--mode", choices=modes, help="one sibling mode (default: all)")
     parser.add_argument(
-        "--hours", type=float, default=12, help="simulated hours a seed (default: %(default)s)"
+        "--hours",
+        type=float,
+        default=12,
+        help="simulated hours of each seed (default: %(default)s)",
     )
     parser.add_argument(
-        "--refreshes", type=int, help="stop each mode once Xero was asked for so many refreshes"
+        "--refreshes", type=int, help="stop each mode after this number of refresh requests"
     )
     parser.add_argument(
-        "--beyond", action="store_true", help="instead: what lies beyond the invariant's bound"
+        "--beyond", action="store_true", help="instead: faults beyond the bound of the invariant"
     )
     parser.add_argument(
         "--years",
         type=float,
-        help="instead: so many years of one process, with 5%% of calls faulty",
+        help="instead: this number of years of one process, with 5%% of calls faulty",
     )
     parser.add_argument(
-        "--jobs", type=int, default=1, help="processes to run seeds in (default: %(default)s)"
+        "--jobs", type=int, default=1, help="number of worker processes (default: %(default)s)"
     )
-    parser.add_argument("--trace", action="store_true", help="tell what happens")
+    parser.add_argument("--trace", action="store_true", help="print each event")
     options = parser.parse_args()
     first, _, last = options.seeds.partition("..")
     seeds = range(int(first), int(last or first) + 1)
     if not seeds:
-        parser.error(f"--seeds: {options.seeds} holds no seed; the first is to be the smaller one")
+        parser.error(f"--seeds: {options.seeds} holds no seed: give the smaller number first")
     run: Callable[[int, SiblingMode], Counter[str]]
     if options.beyond:
         run = partial(run_beyond, trace=options.trace)
@@ -64,31 +67,33 @@ def main() -> int:
     with ProcessPoolExecutor(options.jobs) as pool:
         for mode in [SiblingMode(options.mode)] if options.mode else list(SiblingMode):
             began, figures, done, failures = time.monotonic(), Counter[str](), seeds[:0], 0
-            for chunk in _chunks(seeds, options.jobs):
-                for found, failed in pool.map(partial(_attempt, run, mode), chunk):
+            for batch in _batches(seeds, options.jobs):
+                for found, failed in pool.map(partial(_attempt, run, mode), batch):
                     figures += found
                     if failed:
                         failures += 1
                         print(
-                            f"BROKEN: seed {failed} (replay: --mode {mode} --trace, with this seed alone)",
+                            f"BROKEN: seed {failed} "
+                            f"(replay: --mode {mode} --trace, with this seed alone)",
                             flush=True,
                         )
-                done = range(seeds.start, chunk.stop)
-                if options.refreshes and figures["refreshes asked"] >= options.refreshes:
+                done = range(seeds.start, batch.stop)
+                if options.refreshes and figures["refresh requests"] >= options.refreshes:
                     break
             broken += failures
-            asked, seconds = figures["refreshes asked"], time.monotonic() - began
+            requests, seconds = figures["refresh requests"], time.monotonic() - began
             print(
-                f"{mode}: seeds {done.start}..{done.stop - 1}, {asked} refreshes, {failures} broken invariants"
+                f"{mode}: seeds {done.start}..{done.stop - 1}, {requests} refresh requests, "
+                f"{failures} broken invariants"
             )
             print("   " + ", ".join(f"{name} {count}" for name, count in sorted(figures.items())))
-            print(f"   {asked / seconds:.0f} refreshes a second", flush=True)
+            print(f"   {requests / seconds:.0f} refresh requests a second", flush=True)
     print(f"FAILED: {broken} broken invariants" if broken else "passed: no invariant was broken")
     return 1 if broken else 0
 
 
-def _chunks(seeds: range, jobs: int) -> list[range]:
-    size = CHUNK * jobs
+def _batches(seeds: range, jobs: int) -> list[range]:
+    size = SEEDS_PER_BATCH * jobs
     return [seeds[i : i + size] for i in range(0, len(seeds), size)]
 
 

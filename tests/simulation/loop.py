@@ -1,4 +1,4 @@
-"""Time that jumps: an event loop in which waiting takes no time."""
+"""An event loop in which waiting takes no time: the time jumps to the next event."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class _Jumping(selectors.SelectSelector):
-    """A selector that never waits: it moves the time of the loop forward instead."""
+    """A selector that never waits, and advances the time of the loop instead."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -16,7 +16,7 @@ class _Jumping(selectors.SelectSelector):
 
     def select(self, timeout: float | None = None) -> list[Any]:
         if timeout is None:
-            raise RuntimeError("a deadlock: no task waits for an event that will happen")
+            raise RuntimeError("deadlock: no task waits for an event that will happen")
         self.now += max(timeout, 0)
         return []
 

@@ -17,15 +17,15 @@ from xots.sandbox import OAuthError, TokenResponse
 from xots.secret import Secret
 from xots.xero.protocol import Credentials, Endpoints, Response, read_token_response
 
-from .world import CLIENT, SCOPES, UNNOTICED, Held, Process
+from .world import CLIENT, SCOPES, SILENT_FAULTS, Held, Process
 
 LEASE_TIMEOUT_SECONDS = 60.0
-ANSWER_SECONDS = 20.0
-"""Xero's answer comes within this, or is waited for no longer."""
+RESPONSE_TIMEOUT_SECONDS = 20.0
+"""Timeout of a response of Xero."""
 
 
 class PlainSealer:
-    """Seals nothing. Sealing has its own tests, and would take most of the time here."""
+    """Seals nothing. Sealing has its own tests, and would dominate the run time."""
 
     def seal(self, body: bytes, purpose: str, context: Mapping[str, str]) -> bytes:
         return body
@@ -35,7 +35,7 @@ class PlainSealer:
 
 
 class SimulatedLease(Lease):
-    """Renewed by its holder while that runs."""
+    """A lease that its holder renews while it runs."""
 
     def __init__(self, process: Process, name: str, held: Held) -> None:
         super().__init__()
@@ -58,33 +58,33 @@ class SimulatedStore(TokenStore):
     def from_url(cls, url: str) -> SimulatedStore:
         raise ValueError(url)
 
-    async def _way(self) -> None:
+    async def _delay(self) -> None:
         await self.process.step()
-        await asyncio.sleep(self.world.chance.random() * 0.01)
+        await asyncio.sleep(self.world.rng.random() * 0.01)
         await self.process.awake.wait()
 
-    def _fails(self, what: str) -> bool:
+    def _fails(self, failure: str) -> bool:
         away = self.world.loop.time() < max(self.world.store_away_until, self.process.cut_off_until)
         if away or (
-            self.world.climate.store and self.world.chance.random() < self.world.climate.store
+            self.world.climate.store and self.world.rng.random() < self.world.climate.store
         ):
-            self.world.figures[f"store: {what}"] += 1
+            self.world.figures[f"store: {failure}"] += 1
             return True
         return False
 
     async def read(self, name: str) -> Stored | None:
-        await self._way()
+        await self._delay()
         if self._fails("read failed"):
-            raise StoreUnavailable("the store is away")
+            raise StoreUnavailable("the store is unreachable")
         found = self.world.kept.get(name)
-        await self._way()
+        await self._delay()
         return found
 
     async def swap(self, name: str, value: bytes, *, expected: str | None) -> str:
-        await self._way()
+        await self._delay()
         await self.process.step()
         if self._fails("write failed"):
-            raise StoreUnavailable("the store is away")
+            raise StoreUnavailable("the store is unreachable")
         kept = self.world.kept.get(name)
         if (kept.version if kept else None) != expected:
             self.world.figures["store: stale write"] += 1
@@ -93,23 +93,23 @@ class SimulatedStore(TokenStore):
         if self.world.trace:
             self.world.say(f"p{self.process.number} wrote {_shown(decode(value))}")
         self.world.write(name, Stored(value, version), self.process)
-        await self._way()
+        await self._delay()
         await self.process.step(long=True)
-        if self._fails("reply lost"):
-            raise StoreUnavailable("the reply was lost")
+        if self._fails("response lost"):
+            raise StoreUnavailable("the response was lost")
         return version
 
     async def names(self) -> list[str]:
         return sorted(self.world.kept)
 
     async def check(self) -> None:
-        await self._way()
+        await self._delay()
         if self._fails("check failed"):
-            raise StoreUnavailable("the store is away")
+            raise StoreUnavailable("the store is unreachable")
 
     @asynccontextmanager
     async def lease(self, name: str, ttl_seconds: float) -> AsyncIterator[Lease]:
-        await self._way()
+        await self._delay()
         give_up_at = self.world.loop.time() + LEASE_TIMEOUT_SECONDS
         while (other := self.world.leases.get(name)) is not None and not self.world.run_out(other):
             if self.world.loop.time() > give_up_at:
@@ -134,7 +134,7 @@ class SimulatedStore(TokenStore):
                 yield
                 await waker.wait()
                 waker.clear()
-                await self._way()
+                await self._delay()
         finally:
             del self.world.wakers[waker]
 
@@ -149,17 +149,17 @@ class SimulatedXero:
 
     async def refresh(self, credentials: Credentials, token: Secret) -> Outcome:
         world, current = self.world, self.process.keeper.account.current
-        world.figures["refreshes asked"] += 1
+        world.figures["refresh requests"] += 1
         if current is None or current.value != token:
-            world.figures["fallbacks tried"] += 1
+            world.figures["refresh requests with a fallback token"] += 1
 
         def commit() -> TokenResponse:
             world.check_use(token.reveal())
-            answer = world.identity.refresh(CLIENT, token.reveal(), world.now())
+            response = world.identity.refresh(CLIENT, token.reveal(), world.now())
             world.figures["refreshes issued"] += 1
-            got = Secret(answer.refresh_token or "").fingerprint
+            got = Secret(response.refresh_token or "").fingerprint
             world.say(f"  Xero: p{self.process.number} spent #{token.fingerprint}, got #{got}")
-            return answer
+            return response
 
         return await self._post(commit)
 
@@ -171,41 +171,39 @@ class SimulatedXero:
             lambda: world.identity.log_in(
                 CLIENT.client_id, world.now(), scopes=SCOPES, tenant_ids=("t",)
             ),
-            forbidden="twice",  # a code is used once
+            forbidden="twice",  # a code works once
         )
 
     async def revoke(self, credentials: Credentials, token: Secret) -> Failure | None:
-        # Xero ends later logins too. A process that sleeps between its last check of the lease and
-        # the request is beyond the bound.
+        # Xero ends later logins too. A sleep between the last check of the lease and the request is
+        # beyond the bound.
         if self.world.sleep_before_revoking:
             self.process.sleep(self.world.sleep_before_revoking)
         await self.process.step(may_pause=False)
         if self._away():
             return NotSent(detail="no route")
-        if self.world.chance.random() < self.world.climate.xero:
+        if self.world.rng.random() < self.world.climate.xero:
             return Unknown(detail="503")
         self.world.identity.revoke(CLIENT, token.reveal())
         self.world.say(f"  Xero: p{self.process.number} revoked by #{token.fingerprint}")
         self.world.figures["revocations"] += 1
         await self.process.step()
         return (
-            Unknown(detail="reset")
-            if self.world.chance.random() < self.world.climate.xero
-            else None
+            Unknown(detail="reset") if self.world.rng.random() < self.world.climate.xero else None
         )
 
     def close(self) -> None:
         pass
 
     def _away(self) -> str:
-        until, kind = self.world.xero_away
-        return kind if self.world.loop.time() < until else ""
+        end, kind = self.world.xero_away
+        return kind if self.world.loop.time() < end else ""
 
     async def _post(self, commit: Callable[[], TokenResponse], *, forbidden: str = "") -> Outcome:
         await self.process.step()
         world, kind = self.world, self._away()
-        if not kind and world.chance.random() < world.climate.xero:
-            kind = world.chance.choice(world.climate.kinds)
+        if not kind and world.rng.random() < world.climate.xero:
+            kind = world.rng.choice(world.climate.kinds)
             if kind == forbidden:
                 kind = ""
         if kind:
@@ -213,30 +211,28 @@ class SimulatedXero:
             world.say(f"  Xero: {kind}")
         if kind == "not-sent":
             return NotSent(detail="no route")
-        # From here on the request is on its way, whatever becomes of the process.
-        answer = await asyncio.shield(asyncio.ensure_future(self._carried_out(commit, kind)))
+        # From here on the request continues, even if the process dies.
+        response = await asyncio.shield(asyncio.ensure_future(self._carried_out(commit, kind)))
         await self.process.step(long=True)
         return (
-            Unknown(detail="no answer")
-            if answer is None
-            else read_token_response(answer, self.process.clock.now())
+            Unknown(detail="no response")
+            if response is None
+            else read_token_response(response, self.process.clock.now())
         )
 
     async def _carried_out(self, commit: Callable[[], TokenResponse], kind: str) -> Response | None:
         world = self.world
-        await asyncio.sleep(world.chance.random() * 0.5)
-        answer: Response | None = None
+        await asyncio.sleep(world.rng.random() * 0.5)
+        response: Response | None = None
         match kind:
             case "before":
-                await asyncio.sleep(ANSWER_SECONDS)
+                await asyncio.sleep(RESPONSE_TIMEOUT_SECONDS)
                 return None
             case "503-before":
                 return Response(503, {}, b"<html>")
             case "429":
-                long = 60 if set(UNNOTICED) & set(world.climate.kinds) else 4000
-                return Response(
-                    429, {"Retry-After": str(world.chance.choice((0, 5, 60, long)))}, b""
-                )
+                long = 60 if set(SILENT_FAULTS) & set(world.climate.kinds) else 4000
+                return Response(429, {"Retry-After": str(world.rng.choice((0, 5, 60, long)))}, b"")
             case "client":
                 return Response(400, {}, b'{"error": "invalid_client"}')
         for _ in range(2 if kind == "twice" else 1):
@@ -244,20 +240,22 @@ class SimulatedXero:
                 fields = dict(commit().fields)
                 if kind == "bare":
                     del fields["refresh_token"]
-                answer = answer or Response(200, {}, msgspec.json.encode(fields))
+                response = response or Response(200, {}, msgspec.json.encode(fields))
             except OAuthError as error:
                 world.figures["xero: refused"] += 1
-                answer = answer or Response(
+                response = response or Response(
                     400, {}, msgspec.json.encode({"error": error.code.value})
                 )
         try:
             world.check()
         except AssertionError:
-            return None  # the world remembers it
-        await asyncio.sleep(world.chance.random() * (ANSWER_SECONDS if kind == "slow" else 0.5))
+            return None  # the world keeps the error
+        await asyncio.sleep(
+            world.rng.random() * (RESPONSE_TIMEOUT_SECONDS if kind == "slow" else 0.5)
+        )
         if kind == "503-after":
             return Response(503, {}, b"")
-        return None if kind == "after" else answer
+        return None if kind == "after" else response
 
 
 def _shown(account: Account) -> str:

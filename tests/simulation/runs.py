@@ -1,4 +1,4 @@
-"""The three kinds of run: faults within the bound of the invariant, beyond it, and ten years."""
+"""The kinds of run: faults within the bound of the invariant, faults beyond it, and years."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .world import KINDS, BrokenInvariantError, Climate, World
 def run_seed(
     seed: int, mode: SiblingMode, *, hours: float = 12, trace: bool = False
 ) -> Counter[str]:
-    """Simulate some hours with the faults of this seed, then a time without; return the figures.
+    """Simulate some hours with the faults of this seed, then a time without. Return the figures.
 
     Raises:
         BrokenInvariantError: an invariant does not hold.
@@ -27,7 +27,7 @@ def run_seed(
         story = Story(world)
         try:
             await story.run(hours)
-            await story.come_to_rest()
+            await story.settle()
             await story.check_connected()
         finally:
             await story.leave()
@@ -37,7 +37,7 @@ def run_seed(
 
 
 def run_years(seed: int, mode: SiblingMode, years: float, *, trace: bool = False) -> Counter[str]:
-    """Simulate years of one process in which one call in twenty fails; return the figures.
+    """Simulate years of one process in which one call in twenty fails. Return the figures.
 
     Raises:
         BrokenInvariantError: an invariant does not hold, or the login was lost.
@@ -53,7 +53,7 @@ def run_years(seed: int, mode: SiblingMode, years: float, *, trace: bool = False
                 await asyncio.sleep(86400)
                 world.identity.prune(world.now())
                 world.check()
-            await story.come_to_rest()
+            await story.settle()
             await story.check_connected()
         finally:
             await story.leave()
@@ -70,24 +70,24 @@ def run_beyond(seed: int, mode: SiblingMode, *, trace: bool = False) -> Counter[
     """
 
     async def run() -> Counter[str]:
-        chance = random.Random(seed)  # noqa: S311
+        rng = random.Random(seed)  # noqa: S311
         climate = Climate(
-            processes=chance.randint(1, 3), kernel_locks=chance.random() < 0.3, every_seconds=300
+            processes=rng.randint(1, 3), kernel_locks=rng.random() < 0.3, every_seconds=300
         )
         world = World(seed, mode, climate, trace=trace, within_bound=False)
         story = Story(world)
-        misfortune = chance.choice(list(MISFORTUNES))
-        world.say(misfortune)
+        fault = rng.choice(list(FAULTS_BEYOND))
+        world.say(fault)
         try:
             await story.run(hours=1)
             await asyncio.sleep(60)
-            await MISFORTUNES[misfortune](story)
-            await story.come_to_rest()
+            await FAULTS_BEYOND[fault](story)
+            await story.settle()
             lost = await story.check_reported()
         finally:
             await story.leave()
         figures = _figures(world)
-        figures[f"{misfortune}: {'lost, and reported' if lost else 'not lost'}"] += 1
+        figures[f"{fault}: {'lost, and reported' if lost else 'not lost'}"] += 1
         return figures
 
     return in_jumping_time(run())
@@ -104,7 +104,7 @@ def _figures(world: World) -> Counter[str]:
 
 
 async def response_lost_and_xero_away(story: Story) -> None:
-    """Lose a response after Xero has issued it, in an outage longer than the grace period."""
+    """Lose an issued response, in an outage that is longer than the grace period."""
     world = story.world
     world.climate = Climate(processes=world.climate.processes, xero=1.0, kinds=("after",))
     story.processes[0].spawn(story.processes[0].keeper.refresh())
@@ -169,12 +169,12 @@ async def revocation_slept_past_a_login(story: Story) -> None:
     await asyncio.sleep(3600)
 
 
-MISFORTUNES = {
-    "response lost, then Xero away for 40 minutes": response_lost_and_xero_away,
-    "store away for 40 minutes, and the answer's only holder dies": store_away_and_death,
+FAULTS_BEYOND = {
+    "response lost, then Xero unreachable for 40 minutes": response_lost_and_xero_away,
+    "store unreachable for 40 minutes, and the holder of the response dies": store_away_and_death,
     "old dump restored, with no process alive": roll_back_with_no_process_alive,
-    "asleep for 40 minutes between lease and sending": slept_past_the_grace,
+    "asleep for 40 minutes between lease and request": slept_past_the_grace,
     "revocation sent after a sleep, into a new login": revocation_slept_past_a_login,
 }
 
-__all__ = ["KINDS", "MISFORTUNES", "BrokenInvariantError", "run_beyond", "run_seed", "run_years"]
+__all__ = ["FAULTS_BEYOND", "KINDS", "BrokenInvariantError", "run_beyond", "run_seed", "run_years"]

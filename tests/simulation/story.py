@@ -1,4 +1,4 @@
-"""One seed's story: some hours, with everything that goes wrong in them, and the rest after it."""
+"""The story of one seed: some hours with faults, and a time without them at the end."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .loop import JumpingLoop
 from .outside import PlainSealer, SimulatedStore, SimulatedXero
 from .world import (
     CREDENTIALS,
-    LONGEST_HEARD_OUTAGE_SECONDS,
-    LONGEST_OUTAGE_SECONDS,
-    NAPS,
+    MAX_LOSSLESS_OUTAGE_SECONDS,
+    MAX_OUTAGE_SECONDS,
+    PAUSE_SECONDS,
     SCOPES,
     BrokenInvariantError,
     Climate,
@@ -36,20 +36,20 @@ ATTEMPT = LoginAttempt(
     scopes=SCOPES,
 )
 TICK_SECONDS = Policy().tick.total_seconds()
-SOUND = timedelta(seconds=2)
-"""A clock that is off by less is right."""
+MAX_CORRECT_SKEW = timedelta(seconds=2)
+"""A clock with a smaller error counts as correct."""
 
 
 class Story:
-    """Processes that live in a world, and what happens to them."""
+    """The processes of a world, and the events of their lives."""
 
     def __init__(self, world: World, *, patient: bool = False) -> None:
         self.world = world
         self.patient = patient
-        """True to skip the ticks at which no step can be due. Over years they take most of the time."""
+        """True to skip the ticks at which no step can be due, which dominate a run of years."""
         self.processes = world.processes
         self.lost: set[int] = set()
-        """Which processes reported that the login is lost."""
+        """The processes that reported the loss of the login."""
         self.dumps: list[dict[str, Stored]] = []
         self.policy = Policy(refresh_ahead=timedelta(seconds=world.climate.ahead_seconds))
         self._count = 0
@@ -63,7 +63,7 @@ class Story:
         """Start a process."""
         world = self.world
         self._count += 1
-        process = Process(self._count, world, skew=timedelta(seconds=world.chance.uniform(-1, 1)))
+        process = Process(self._count, world, skew=timedelta(seconds=world.rng.uniform(-1, 1)))
         process.keeper = TokenKeeper(
             SimulatedStore(process),
             SimulatedXero(process),  # type: ignore[arg-type]
@@ -72,7 +72,7 @@ class Story:
             configured=CREDENTIALS,
             observers=[lambda event: self._seen(process, event)],
             clock=process.clock,
-            rng=world.chance,
+            rng=world.rng,
         )
         self.processes.append(process)
         world.say(f"p{process.number} starts")
@@ -90,7 +90,7 @@ class Story:
         while True:
             await keeper.maintain()
             ticks = 1 + self._idle_ticks(process) if self.patient else 1
-            await asyncio.sleep(TICK_SECONDS * ticks + self.world.chance.random())
+            await asyncio.sleep(TICK_SECONDS * ticks + self.world.rng.random())
             await process.step()
 
     def _idle_ticks(self, process: Process) -> int:
@@ -103,9 +103,9 @@ class Story:
     def _seen(self, process: Process, event: Event) -> None:
         self.world.figures[type(event).__name__] += 1
         self.world.say(f"p{process.number}: {event}")
-        # A wrong clock may misjudge the candidates. That is no loss if the end is well.
+        # With a wrong clock, a process may misjudge the candidates. The final check decides.
         if isinstance(event, ConsentWasLost) and (
-            abs(process.skew) < SOUND or not self.world.within_bound
+            abs(process.skew) < MAX_CORRECT_SKEW or not self.world.within_bound
         ):
             self.lost.add(process.number)
 
@@ -116,12 +116,12 @@ class Story:
             restart.add_done_callback(self._restarts.discard)
 
     async def _restart(self) -> None:
-        await asyncio.sleep(self.world.chance.random() * self.world.chance.choice((2, 120)))
-        # A process that starts on a rolled-back store learns of it from the others.
+        await asyncio.sleep(self.world.rng.random() * self.world.rng.choice((2, 120)))
+        # A process that starts on a rolled-back store gets the newer record from the others.
         await asyncio.sleep(max(self.world.excused_until - self.world.loop.time(), 0))
         self.start()
 
-    # Acts
+    # Events
 
     async def run(self, hours: float) -> None:
         """Simulate some hours with faults.
@@ -135,15 +135,15 @@ class Story:
         await self.log_in()
         end = world.loop.time() + hours * 3600
         while world.loop.time() < end:
-            await asyncio.sleep(world.chance.expovariate(1 / world.climate.every_seconds))
-            await self._happen()
+            await asyncio.sleep(world.rng.expovariate(1 / world.climate.every_seconds))
+            await self._next_event()
             world.check()
 
-    async def _happen(self) -> None:
+    async def _next_event(self) -> None:
         world, climate = self.world, self.world.climate
         if not self.processes:
             return
-        chance, process = world.chance, world.chance.choice(self.processes)
+        rng, process = world.rng, world.rng.choice(self.processes)
         weights = {
             "token": 30,
             "refresh": 40,
@@ -159,20 +159,20 @@ class Story:
             "dump": 2 if climate.roll_backs else 0,
             "roll back": 0.7 if climate.roll_backs else 0,
         }
-        match chance.choices(list(weights), list(weights.values()))[0]:
+        match rng.choices(list(weights), list(weights.values()))[0]:
             case "token":
                 process.spawn(self.token(process))
             case "refresh":
                 process.spawn(process.keeper.refresh())
             case "refresh everywhere":
-                for each in self.processes:
-                    each.spawn(each.keeper.refresh())
+                for other in self.processes:
+                    other.spawn(other.keeper.refresh())
             case "death" if world.loop.time() >= process.safe_until:
                 process.die()
             case "pause" if world.loop.time() >= process.safe_until:
-                process.sleep(chance.choice(NAPS))
+                process.sleep(rng.choice(PAUSE_SECONDS))
             case "step":
-                process.skew = timedelta(seconds=chance.choice((-86400, -60, 60, 86400)))
+                process.skew = timedelta(seconds=rng.choice((-86400, -60, 60, 86400)))
                 world.say(f"p{process.number}'s clock is off by {process.skew}")
                 world.figures["clock steps"] += 1
                 process.spawn(self._mend_clock(process))
@@ -181,18 +181,15 @@ class Story:
             case "log in twice":
                 await asyncio.gather(self.log_in(), self.log_in())
             case "end":
-                await self.end(process, forget=chance.random() < 0.5)
+                await self.end(process, forget=rng.random() < 0.5)
                 await asyncio.sleep(60)
                 await self.log_in()
             case "outage" if world.loop.time() >= self._calm_until:
                 self._outage()
             case "cut":
-                process.cut_off_until = world.loop.time() + chance.uniform(
-                    30, LONGEST_OUTAGE_SECONDS
-                )
-                world.say(
-                    f"p{process.number} is cut off from the store until {process.cut_off_until:.0f} s"
-                )
+                process.cut_off_until = world.loop.time() + rng.uniform(30, MAX_OUTAGE_SECONDS)
+                until = f"{process.cut_off_until:.0f} s"
+                world.say(f"p{process.number} has no connection to the store until {until}")
                 world.figures["cut off from the store"] += 1
             case "dump":
                 self.dumps = [*self.dumps[-3:], dict(world.kept)]
@@ -200,17 +197,17 @@ class Story:
                 await self._roll_back()
 
     async def token(self, process: Process) -> None:
-        """Request the token, as a program does."""
+        """Request the token, as a caller does."""
         await process.step()
         token = await process.keeper.token()
         self.world.check_served(token.value.reveal(), process)
 
     async def log_in(self) -> None:
         """Log in as a user does, and retry for longer than any outage lasts."""
-        give_up_at = self.world.loop.time() + LONGEST_HEARD_OUTAGE_SECONDS + 3600
+        give_up_at = self.world.loop.time() + MAX_LOSSLESS_OUTAGE_SECONDS + 3600
         while self.world.loop.time() < give_up_at:
             self.world.check()
-            process = self.world.chance.choice(
+            process = self.world.rng.choice(
                 [p for p in self.processes if p.awake.is_set()] or [None]
             )
             if process is None:
@@ -225,55 +222,55 @@ class Story:
 
     async def _log_in_at(self, process: Process) -> bool:
         ledger = self.world.ledger
-        act = ledger.begins(login=True, by=process)
+        action = ledger.begins(login=True, by=process)
 
         async def log_in() -> None:
             try:
                 await process.keeper.login(ATTEMPT)
             except XotsError:
-                ledger.refused(act)
+                ledger.refused(action)
                 raise
-            ledger.acknowledged(act, process)
+            ledger.confirmed(action, process)
 
         await asyncio.wait([process.spawn(log_in())])
-        return act.acknowledged or act.held
+        return action.confirmed or action.held
 
     async def end(self, process: Process, *, forget: bool) -> None:
         """Revoke or log out, as a user does."""
         ledger = self.world.ledger
-        act = ledger.begins(login=False, by=process)
+        action = ledger.begins(login=False, by=process)
 
         async def end() -> None:
             try:
                 await process.keeper.end(forget=forget)
             except XotsError:
-                ledger.refused(act)
+                ledger.refused(action)
                 raise
-            ledger.acknowledged(act, process)
+            ledger.confirmed(action, process)
 
         await asyncio.wait([process.spawn(end())])
 
     async def _mend_clock(self, process: Process) -> None:
-        await asyncio.sleep(self.world.chance.random() * 600)
+        await asyncio.sleep(self.world.rng.random() * 600)
         process.skew = timedelta(0)
 
     def _outage(self) -> None:
         """Let Xero or the store fail for a while. Leave time to recover before the next one."""
         world = self.world
-        if world.chance.random() < 0.5:
-            seconds = world.chance.uniform(30, LONGEST_OUTAGE_SECONDS)
+        if world.rng.random() < 0.5:
+            seconds = world.rng.uniform(30, MAX_OUTAGE_SECONDS)
             world.store_away_until = until = world.loop.time() + seconds
-            world.say(f"the store is away for {seconds:.0f} s")
+            world.say(f"the store is unreachable for {seconds:.0f} s")
         else:
-            seconds = world.chance.uniform(30, world.climate.longest_outage_seconds)
+            seconds = world.rng.uniform(30, world.climate.max_outage_seconds)
             until = world.loop.time() + seconds
-            world.xero_away = until, world.chance.choice(("not-sent", "503-before", "before"))
-            world.say(f"Xero is away for {seconds:.0f} s")
+            world.xero_away = until, world.rng.choice(("not-sent", "503-before", "before"))
+            world.say(f"Xero is unreachable for {seconds:.0f} s")
         self._calm_until = until + 2400
         world.figures["outages"] += 1
 
     async def _roll_back(self) -> None:
-        """Restore the store from an old dump. A running process knows more, and writes it soon."""
+        """Restore the store from an old dump. A running process writes its newer record soon."""
         world = self.world
         best = world.account().generation
         knows = any(p.keeper.account.generation >= best for p in self.processes)
@@ -283,20 +280,20 @@ class Story:
             return
         world.figures["roll-backs"] += 1
         world.say("the store is rolled back")
-        world.kept = dict(world.chance.choice(self.dumps))
+        world.kept = dict(world.rng.choice(self.dumps))
         world.excused_until = world.loop.time() + 180
         for process in self.processes:
             process.safe_until = world.excused_until
-        world.tell()
+        world.wake_followers()
         await asyncio.sleep(181)
 
     # The end
 
-    async def come_to_rest(self) -> None:
-        """Stop all faults, and check that everything works after the longest wait of a 429.
+    async def settle(self) -> None:
+        """Stop all faults, and check the processes after the longest wait of a 429.
 
         Raises:
-            BrokenInvariantError: it does not.
+            BrokenInvariantError: a process has an unsaved record, or another one than the store.
         """
         world = self.world
         world.climate = Climate(
@@ -312,12 +309,10 @@ class Story:
         world.check()
         for process in self.processes:
             if process.keeper.unsaved or process.keeper.store_problem:
-                raise BrokenInvariantError(
-                    f"at rest, p{process.number} has not written what it holds"
-                )
+                raise BrokenInvariantError(f"at the end, p{process.number} has an unsaved record")
             if process.keeper.account.write_id != world.account().write_id:
                 raise BrokenInvariantError(
-                    f"at rest, p{process.number} has another record than the store"
+                    f"at the end, p{process.number} has another record than the store"
                 )
 
     async def check_connected(self) -> None:
@@ -332,10 +327,10 @@ class Story:
             return
         for process in self.processes:
             state, account = process.keeper.state, process.keeper.account
-            # What failed before it was due, and leaves nothing open, is tried again when it is due.
+            # A refresh ahead that failed and left no open refresh waits for the next due time.
             idle = isinstance(next_step(account, process.clock.now(), self.policy), Idle)
             if state is not State.CONNECTED and not (state is State.REFRESH_FAILING and idle):
-                raise BrokenInvariantError(f"at rest, p{process.number} is {state}")
+                raise BrokenInvariantError(f"at the end, p{process.number} is {state}")
             await self.token(process)
         if self.world.broken:
             raise self.world.broken

@@ -26,11 +26,11 @@ CREDENTIALS = Credentials(client_id=CLIENT.client_id, client_secret=Secret(CLIEN
 SCOPES = ("offline_access", "accounting.transactions")
 GRACE = timedelta(minutes=30)
 
-NAPS = (5, 30, 240)
-"""How long a process sleeps, in seconds: within its lease, past it, and well inside the grace."""
+PAUSE_SECONDS = (5, 30, 240)
+"""Lengths of a pause: within the lease, past it, and well within the grace period."""
 
-LONG_SLEEP = 4000
-"""In seconds: far past the grace."""
+LONG_PAUSE_SECONDS = 4000
+"""Far longer than the grace period."""
 
 KINDS = (
     "not-sent",
@@ -44,78 +44,78 @@ KINDS = (
     "slow",
     "twice",
 )
-"""What may go wrong with one request to Xero."""
+"""The faults of a request to Xero."""
 
-UNNOTICED = ("bare", "twice")
-"""After these the newest refresh token may be dead or unknown, and no process knows it."""
+SILENT_FAULTS = ("bare", "twice")
+"""After these faults the newest refresh token may be dead or unknown, and no process knows that."""
 
-HEARD = ("not-sent", "before", "503-before", "429", "client", "slow")
-"""After these it is known what Xero issued, as soon as it answers again."""
+LOSSLESS_FAULTS = ("not-sent", "before", "503-before", "429", "client", "slow")
+"""After these faults the outcome is known as soon as Xero responds again: no response is lost."""
 
-LONGEST_OUTAGE_SECONDS = 1200
-"""Of what an answer may be lost before: with the tries around it, well inside Xero's 30 minutes."""
+MAX_OUTAGE_SECONDS = 1200
+"""Upper bound on an outage after a possible loss of a response. With the attempts before and after
+it, it is well within the grace period of 30 minutes."""
 
-LONGEST_HEARD_OUTAGE_SECONDS = 3 * 3600
-"""Where no answer is ever lost."""
+MAX_LOSSLESS_OUTAGE_SECONDS = 3 * 3600
+"""Upper bound on an outage if no response can be lost."""
 
 
 class BrokenInvariantError(AssertionError):
-    """What must never happen has happened; the message says what."""
+    """An invariant does not hold; the message names it."""
 
 
 @dataclass(frozen=True)
 class Climate:
-    """What a seed has trouble with, and how much."""
+    """The faults of a seed, and their frequencies."""
 
     processes: int = 1
     life_seconds: int = 1800
     ahead_seconds: int = 300
     every_seconds: float = 60
-    """Average interval between acts of users and callers. If it is long, ticks do the work."""
+    """Average interval between actions of users and callers. If it is long, ticks do the work."""
     xero: float = 0.0
-    """The part of the requests to Xero that go wrong."""
+    """The share of faulty requests to Xero."""
     kinds: tuple[str, ...] = KINDS
     store: float = 0.0
-    """The part of the words with the store that go wrong."""
+    """The share of failed calls of the store."""
     deaths: float = 0.0
-    """The chance of dying at one word with the outside."""
+    """The probability of a death at one call of Xero or of the store."""
     pauses: float = 0.0
     outages: bool = False
-    """Of Xero, of the store, and of one process's connection to it."""
-    longest_outage_seconds: float = LONGEST_OUTAGE_SECONDS
+    """True if Xero, the store, or the connection of one process to it fails for a time."""
+    max_outage_seconds: float = MAX_OUTAGE_SECONDS
     roll_backs: bool = False
     steps: bool = False
-    """Do clocks step?"""
+    """True if clocks are set."""
     kernel_locks: bool = False
     """True if only the death of its holder frees a lease; False if it expires without a renewal."""
 
     @classmethod
-    def drawn(cls, chance: random.Random) -> Climate:
+    def drawn(cls, rng: random.Random) -> Climate:
         """Draw the faults of a seed: each kind is absent, rare or frequent."""
-        heard = chance.random() < 0.2
-        outages = heard or chance.random() < 0.3
-        kinds = tuple(kind for kind in KINDS if chance.random() < 0.6) or KINDS
-        # After some of them a token is dead and no process knows it. The next refresh has to
-        # follow well within the grace period.
-        seldom = chance.random() < 0.6
-        unwanted = UNNOTICED if outages or seldom else ()
+        lossless = rng.random() < 0.2
+        outages = lossless or rng.random() < 0.3
+        kinds = tuple(kind for kind in KINDS if rng.random() < 0.6) or KINDS
+        # After a silent fault, the next refresh has to follow well within the grace period.
+        seldom = rng.random() < 0.6
+        unwanted = SILENT_FAULTS if outages or seldom else ()
         return cls(
-            processes=chance.randint(1, 4),
-            life_seconds=chance.choice((180, 600, 1800, 7200) if seldom else (180, 600, 1800)),
-            ahead_seconds=chance.choice((0, 60, 300)) if seldom else 300,
-            every_seconds=chance.choice((60, 600, 3600)) if seldom else 60,
-            xero=chance.choice((0.0, 0.02, 0.1, 0.3)),
-            kinds=HEARD if heard else tuple(kind for kind in kinds if kind not in unwanted),
-            store=chance.choice((0.0, 0.01, 0.05)),
-            deaths=0.0 if heard else chance.choice((0.0, 0.0005, 0.004)),
-            pauses=0.0 if heard else chance.choice((0.0, 0.0005, 0.004)),
+            processes=rng.randint(1, 4),
+            life_seconds=rng.choice((180, 600, 1800, 7200) if seldom else (180, 600, 1800)),
+            ahead_seconds=rng.choice((0, 60, 300)) if seldom else 300,
+            every_seconds=rng.choice((60, 600, 3600)) if seldom else 60,
+            xero=rng.choice((0.0, 0.02, 0.1, 0.3)),
+            kinds=LOSSLESS_FAULTS
+            if lossless
+            else tuple(kind for kind in kinds if kind not in unwanted),
+            store=rng.choice((0.0, 0.01, 0.05)),
+            deaths=0.0 if lossless else rng.choice((0.0, 0.0005, 0.004)),
+            pauses=0.0 if lossless else rng.choice((0.0, 0.0005, 0.004)),
             outages=outages,
-            longest_outage_seconds=LONGEST_HEARD_OUTAGE_SECONDS
-            if heard
-            else LONGEST_OUTAGE_SECONDS,
-            roll_backs=chance.random() < 0.5,
-            steps=chance.random() < 0.5,
-            kernel_locks=chance.random() < 0.3,
+            max_outage_seconds=MAX_LOSSLESS_OUTAGE_SECONDS if lossless else MAX_OUTAGE_SECONDS,
+            roll_backs=rng.random() < 0.5,
+            steps=rng.random() < 0.5,
+            kernel_locks=rng.random() < 0.3,
         )
 
 
@@ -134,18 +134,18 @@ class ProcessClock:
 
 @dataclass(eq=False)
 class Process:
-    """One process: it may be paused, its clock may be off, and once it is dead it stays dead."""
+    """One process: it can pause, its clock can be wrong, and its death is final."""
 
     number: int
     world: World
     skew: timedelta = timedelta(0)
     dead: bool = False
     gone_since: float | None = None
-    """Since when it has been dead or paused."""
+    """The time of its death or of its pause."""
     safe_until: float = 0.0
-    """Until then it neither dies nor sleeps."""
+    """Until this time it neither dies nor pauses."""
     cut_off_until: float = 0.0
-    """Until then it does not reach the store."""
+    """Until this time it can not reach the store."""
     awake: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: dict[asyncio.Task[Any], None] = field(default_factory=dict)
     keeper: TokenKeeper = field(init=False)
@@ -162,24 +162,25 @@ class Process:
         """
         world, climate = self.world, self.world.climate
         if not self.dead and world.loop.time() >= self.safe_until:
-            if climate.deaths and world.chance.random() < climate.deaths:
+            if climate.deaths and world.rng.random() < climate.deaths:
                 self.die()
-            elif may_pause and climate.pauses and world.chance.random() < climate.pauses:
-                self.sleep(world.chance.choice(NAPS))
-            elif long and climate.pauses and world.chance.random() < 0.02 and self._others_go_on():
-                self.sleep(LONG_SLEEP)
+            elif may_pause and climate.pauses and world.rng.random() < climate.pauses:
+                self.sleep(world.rng.choice(PAUSE_SECONDS))
+            elif long and climate.pauses and world.rng.random() < 0.02 and self._others_go_on():
+                self.sleep(LONG_PAUSE_SECONDS)
         await self.awake.wait()
         if self.dead:
-            await (
-                self.world.loop.create_future()
-            )  # for ever: whatever a dead process had begun is cancelled
+            # Wait for ever: all tasks of a dead process are cancelled.
+            await self.world.loop.create_future()
 
     def spawn(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
         """Run ``work`` in this process, until the process dies."""
         task = asyncio.ensure_future(self._quietly(work))
         self.tasks[task] = None
         task.add_done_callback(lambda done: self.tasks.pop(done, None))
-        task.add_done_callback(lambda done: work.close())  # it may have died before it began
+        task.add_done_callback(
+            lambda done: work.close()
+        )  # the process may have died before the start
         return task
 
     async def _quietly(self, work: Coroutine[Any, Any, object]) -> None:
@@ -189,7 +190,7 @@ class Process:
             pass
         except BrokenInvariantError as error:
             self.world.breaks(error)
-        except Exception as error:  # noqa: BLE001 - whatever else the program raises is a bug of it
+        except Exception as error:  # noqa: BLE001 - any other error is a bug
             self.world.breaks(BrokenInvariantError(f"p{self.number} crashed: {error!r}"))
 
     def _others_go_on(self) -> bool:
@@ -206,7 +207,7 @@ class Process:
         """Stop, as after SIGSTOP, and continue after ``seconds``."""
         if self.awake.is_set():
             self.world.say(f"p{self.number} sleeps for {seconds} s")
-            self.world.figures["long sleeps" if seconds == LONG_SLEEP else "pauses"] += 1
+            self.world.figures["long sleeps" if seconds == LONG_PAUSE_SECONDS else "pauses"] += 1
             self.awake.clear()
             self.gone_since = self.world.loop.time()
             self.world.loop.call_later(seconds, self.wake)
@@ -218,7 +219,7 @@ class Process:
             self.awake.set()
 
     def die(self) -> None:
-        """End the process as SIGKILL does: it concludes and reports nothing."""
+        """End the process as SIGKILL does, without a conclusion or a report."""
         if self.dead:
             return
         self.world.say(f"p{self.number} dies")
@@ -230,7 +231,7 @@ class Process:
         self.awake.set()
         watch = watch_of(self.keeper)
         watching = [watch] if watch else []
-        # In the order of their making: a set has none, and a seed must replay.
+        # A set has no order, and a seed must replay: sort them in the order of their creation.
         for task in sorted(
             {*self.tasks, *operations_of(self.keeper), *watching},
             key=lambda t: (len(t.get_name()), t.get_name()),
@@ -246,96 +247,101 @@ class Held:
     holder: Process
     ttl_seconds: float
     over: bool = False
-    """Did its holder sleep past its end?"""
+    """True if its holder slept past its expiry."""
 
 
 @dataclass(eq=False)
-class Act:
-    """A login, or the end of one, as its user saw it."""
+class Action:
+    """A login, or the end of one, from the view of its user."""
 
     login: bool
     by: Process | None
     began_at: float
     over_at: float | None = None
-    """When it was acknowledged, or its process died."""
-    acknowledged: bool = False
+    """The time of its confirmation, or of the death of its process."""
+    confirmed: bool = False
     held: bool = False
-    """Was it acknowledged while the store failed? Then it counts once it is written."""
+    """True if it was confirmed while the store failed. It counts once it is written."""
     consent_id: str | None = None
 
 
 class Ledger:
     """The confirmations that users received: only a later login or end undoes a confirmed one.
 
-    Acts that overlap in time may count in either order. A refused act must have changed nothing.
-    The act of a process that died may have been carried out or not.
+    Actions that overlap in time may count in either order. A refused action must have changed
+    nothing. The action of a process that died may have been carried out or not.
     """
 
     def __init__(self) -> None:
-        self._acts = [Act(login=False, by=None, began_at=-1, over_at=-1, acknowledged=True)]
+        self._actions = [Action(login=False, by=None, began_at=-1, over_at=-1, confirmed=True)]
 
-    def begins(self, *, login: bool, by: Process) -> Act:
-        act = Act(login=login, by=by, began_at=by.world.loop.time())
-        self._acts.append(act)
-        return act
+    def begins(self, *, login: bool, by: Process) -> Action:
+        action = Action(login=login, by=by, began_at=by.world.loop.time())
+        self._actions.append(action)
+        return action
 
-    def refused(self, act: Act) -> None:
-        self._acts.remove(act)
+    def refused(self, action: Action) -> None:
+        self._actions.remove(action)
 
     def written(self, consent_id: str | None, by: Process) -> None:
         """Note a record with this consent. A new consent belongs to a login of this process."""
-        if consent_id is not None and all(act.consent_id != consent_id for act in self._acts):
+        if consent_id is not None and all(
+            action.consent_id != consent_id for action in self._actions
+        ):
             unknown = (
                 a
-                for a in self._acts
+                for a in self._actions
                 if a.login and a.by is by and a.over_at is None and a.consent_id is None
             )
-            if (act := next(unknown, None)) is not None:
-                act.consent_id = consent_id
+            if (action := next(unknown, None)) is not None:
+                action.consent_id = consent_id
 
-    def acknowledged(self, act: Act, by: Process) -> None:
-        if act.login and (consent_id := by.keeper.account.consent_id) != act.consent_id:
-            for (
-                other
-            ) in self._acts:  # of two logins at one process, it is learnt here which is which
-                if other.consent_id == consent_id and not other.acknowledged:
-                    other.consent_id = act.consent_id
-            act.consent_id = consent_id
-        act.held = by.keeper.unsaved
-        if not act.held:
-            act.acknowledged, act.over_at = True, by.world.loop.time()
+    def confirmed(self, action: Action, by: Process) -> None:
+        if action.login and (consent_id := by.keeper.account.consent_id) != action.consent_id:
+            # Of two logins at one process, this identifies each.
+            for other in self._actions:
+                if other.consent_id == consent_id and not other.confirmed:
+                    other.consent_id = action.consent_id
+            action.consent_id = consent_id
+        action.held = by.keeper.unsaved
+        if not action.held:
+            action.confirmed, action.over_at = True, by.world.loop.time()
 
     def died(self, process: Process) -> None:
-        for act in self._acts:
-            if act.by is process and act.over_at is None:
-                act.over_at = process.world.loop.time()
+        for action in self._actions:
+            if action.by is process and action.over_at is None:
+                action.over_at = process.world.loop.time()
 
     def check(self, consent_id: str | None, now: float) -> None:
-        """Check that the record of the store agrees with the confirmations that users received."""
-        for act in self._acts:
+        """Check that the record of the store agrees with the confirmations of the users."""
+        for action in self._actions:
             if (
-                act.held
-                and act.over_at is None
-                and act.by is not None
-                and not act.by.keeper.unsaved
+                action.held
+                and action.over_at is None
+                and action.by is not None
+                and not action.by.keeper.unsaved
             ):
-                act.acknowledged, act.over_at = True, now
-        told = [act for act in self._acts if act.acknowledged]
-        last = max(act.began_at for act in told)
-        self._acts = [act for act in self._acts if act.over_at is None or act.over_at >= last]
+                action.confirmed, action.over_at = True, now
+        confirmed = [action for action in self._actions if action.confirmed]
+        last = max(action.began_at for action in confirmed)
+        self._actions = [
+            action for action in self._actions if action.over_at is None or action.over_at >= last
+        ]
         if any(
-            act.consent_id == consent_id and act.login == (consent_id is not None)
-            for act in self._acts
+            action.consent_id == consent_id and action.login == (consent_id is not None)
+            for action in self._actions
         ):
             return
         raise BrokenInvariantError(
-            f"the store holds the consent {consent_id}, and what people were told is "
-            + ", ".join(f"{'login ' + str(a.consent_id) if a.login else 'end'}" for a in self._acts)
+            f"the store holds the consent {consent_id}, but the confirmed actions are "
+            + ", ".join(
+                f"{'login ' + str(a.consent_id) if a.login else 'end'}" for a in self._actions
+            )
         )
 
 
 class World:
-    """Everything that the processes share, and the seed that everything comes from."""
+    """The shared state of the processes, all drawn from one seed."""
 
     def __init__(
         self,
@@ -348,34 +354,34 @@ class World:
     ) -> None:
         self.trace = trace
         self.within_bound = within_bound
-        """True while every event is within the bound of the invariant, which is checked only then."""
-        self.chance = random.Random(seed)  # noqa: S311 - a simulation
+        """True if every event is within the bound. The invariant is checked only then."""
+        self.rng = random.Random(seed)  # noqa: S311 - a simulation
         self.climate = climate
         self.loop = asyncio.get_running_loop()
         self.identity = Identity(
             [CLIENT],
             switches=Switches(
                 sibling_mode=mode,
-                late_reuse_kills_chain=self.chance.random() < 0.5,
+                late_reuse_kills_chain=self.rng.random() < 0.5,
                 access_token_life_seconds=climate.life_seconds,
             ),
-            random=self.chance,
+            random=self.rng,
         )
         self.processes: list[Process] = []
-        """Those that live."""
+        """The living processes."""
         self.kept: dict[str, Stored] = {}
         self.wakers: dict[asyncio.Event, None] = {}
-        """Return the processes that follow the store's changes."""
+        """The events that wake the followers of the store."""
         self.leases: dict[str, Held] = {}
         self.ledger = Ledger()
         self.figures: Counter[str] = Counter()
         self.broken: BrokenInvariantError | None = None
         self.excused_until = 0.0
         self.xero_away: tuple[float, str] = (0.0, "")
-        """Until when, and what becomes of a request meanwhile."""
+        """The end of Xero's outage, and the fault of each request until then."""
         self.store_away_until = 0.0
         self.sleep_before_revoking = 0.0
-        """For so many seconds, between the last look at the lease and the sending."""
+        """Length of a sleep between the last check of the lease and a revocation, in seconds."""
         self.on_death: Any = lambda process: None
 
     def now(self) -> datetime:
@@ -394,10 +400,10 @@ class World:
         """Write a record for a process."""
         self.kept[name] = stored
         self.ledger.written(self.account().consent_id, by)
-        self.tell()
+        self.wake_followers()
         self.check()
 
-    def tell(self) -> None:
+    def wake_followers(self) -> None:
         """Notify each follower that the store may have changed."""
         for waker in self.wakers:
             waker.set()
@@ -457,7 +463,7 @@ class World:
         known = self.identity.tokens.refresh_tokens.get(token)
         if known is None or known.first_used_at is None:
             return
-        self.figures["spent tokens used again"] += 1
+        self.figures["reuses of spent tokens"] += 1
         if self.within_bound and self.now() - known.first_used_at > GRACE:
             after = self.now() - known.first_used_at
             self.breaks(
@@ -468,7 +474,7 @@ class World:
         """Check that Xero accepts an access token that a process has just served."""
         self.figures["tokens served"] += 1
         known = self.identity.tokens.access_tokens.get(access_token)
-        # A process that starts cannot know that the clock was a minute ahead at the refresh.
+        # A process can not know at its start that the clock was a minute ahead at the refresh.
         late = timedelta(minutes=1 if self.climate.steps else 0)
         if known is None or (
             known.expires_at + late <= self.now() and abs(process.skew) < timedelta(seconds=2)

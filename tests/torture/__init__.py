@@ -1,1 +1,1 @@
-"""Violence on the real thing: each module is a command that prints its figures (``make torture``)."""
+"""Force on the real program: each module is a command that prints figures (``make torture``)."""

@@ -1,4 +1,4 @@
-"""The system's clock, where a test makes more time pass than does by itself."""
+"""The system's clock, which a test can advance."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["LeapingClock", "SharedClock"]
 
 
 class LeapingClock:
-    """The system's clock, moved on by the time that a test makes pass besides."""
+    """The system's clock plus the time by which a test has advanced it."""
 
     leapt = 0.0
-    """That time, in seconds."""
+    """The time of all advances, in seconds."""
 
     def now(self) -> datetime:
         return SystemClock().now() + timedelta(seconds=self.leapt)
@@ -29,10 +29,10 @@ class LeapingClock:
 
 
 class SharedClock(LeapingClock):
-    """A leaping clock of several processes: they map its file, and a leap in one is a leap in all.
+    """A leaping clock of several processes. They map its file, so that a leap in one is one in all.
 
     Args:
-        path: of the file; made here if it is missing.
+        path: the file. It is created if it does not exist.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The end of a keeper whose store and client were made for it alone."""
+"""Close a keeper together with the store and the client that were made for it alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from xots.keeping.keeper import TokenKeeper
 
 
 async def close_with_all(keeper: TokenKeeper) -> None:
-    """Close the keeper, and then its store and its client; raises as ``TokenKeeper.close``."""
+    """Close the keeper, its store and its client. Raise the errors of ``TokenKeeper.close``."""
     context = context_of(keeper)
     try:
         await keeper.close()

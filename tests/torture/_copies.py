@@ -36,13 +36,13 @@ __all__ = [
 ROOT = Path(__file__).parents[2]
 
 RUN_TIMEOUT_SECONDS = 120.0
-"""A run that takes longer hangs. The slowest of the safeguards' tests takes some seconds."""
+"""Upper bound on a run. The slowest test of a safeguard takes some seconds."""
 
 COPY = "XOTS_COPY"
 """The environment variable that names the folder of the copy to the plug-ins of a run."""
 
 REPORTS = "reports"
-"""The plug-in writes a line a report to this file of the copy: test, phase and outcome."""
+"""The plug-in writes one line for each report to this file of the copy: test, phase, outcome."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def run_tests(copy: Path, tests: Iterable[str], *options: str) -> Run:
     return Run(status, read_reports(copy), printed)
 
 
-# -------------------------------------------------------------------------------- the plug-in of a
+# ------------------------------------------------------------------------------------- the plug-in
 
 
 def pytest_sessionstart() -> None:

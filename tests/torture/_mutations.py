@@ -50,7 +50,7 @@ class Mutation:
     kind: str
     place: tuple[int, int]
     """The first and the end offset of the syntax node. All mutations of a node share it, and so do
-    the names that a call passes: most of those mutants die of an ``AttributeError``."""
+    the names that a call passes. Most mutants of these names raise an ``AttributeError``."""
     start: int
     end: int
     text: str

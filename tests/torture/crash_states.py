@@ -1,18 +1,21 @@
-"""A power cut at any moment of a refresh over the file store: every state that it may leave on the disk, replayed.
+"""Power cuts at any moment of a refresh on the file store: the next start recovers from each state.
 
-The acts on the store's folder are recorded by strace from the real ``TokenKeeper`` on the real ``FileStore``, with
-their data: two saves, of the intent and of the answer. What a power cut may leave follows from what POSIX promises:
+strace records the operations of the real ``TokenKeeper`` and ``FileStore`` on the store's folder,
+with their data. A refresh makes two saves: of the intent, and of the response. The command derives
+the possible states of the disk after a power cut from the guarantees of POSIX:
 
-- What was written to a file and not synced since may be there or not, each sector for itself, or torn anywhere; in
-  the place of what is missing there are zeros, garbage, or the file's end.
-- Each name of the folder leads to what it led to at any moment since the folder was last synced, each for itself.
+- Data that was written to a file after its last sync is torn at any byte, or each of its sectors
+  is on the disk or not. Zeros, garbage, or the end of the file replace the missing data.
+- Each name of the folder refers to any of its files since the last sync of the folder,
+  independently of the other names.
 
-Every such state is laid out in a folder, and a real keeper is started on it, with Xero as it then was. The record must
-be the one before the save or the one of the save, whole; once the save has returned, the one of the save. The login
-must go on from there, also when a save of the answer was undone; and, after both saves, also a day later.
+The command creates each of these states in a folder, and starts a real keeper on it, with the state
+of Xero at that moment. The stored record must be the whole record before the save or of the save.
+Once the save has returned, it must be the record of the save. The keeper must continue the login,
+even if the save of the response is lost, and after both saves also a day later.
 
-``--without fsync-file`` and ``--without fsync-folder`` leave these acts out, as if the store did not sync: then some
-states must fail.
+``--without fsync-file`` and ``--without fsync-folder`` remove these operations from the recording,
+as if the store did not sync. Some states must fail then.
 """
 
 from __future__ import annotations
@@ -38,16 +41,16 @@ from xots.secret import Secret
 from ._clock import LeapingClock
 from .system_calls import CLIENT, NAME, Stage, each, new_stage, refresh_under_strace
 
-__all__ = ["Act", "Recording", "State", "all_states", "main", "record", "replay"]
+__all__ = ["Operation", "Recording", "State", "all_states", "main", "record", "replay"]
 
 SECTOR = 512
-JOBS = 4
-"""How many states are replayed at a time: a replay waits for the disk most of its time."""
+REPLAYS_AT_A_TIME = 4
+"""Number of replays at a time. A replay mostly waits for the disk."""
 
 RECORD, LOCK = f"{NAME}.sealed", f"{NAME}.lock"
-RECORDS = OLD, INTENT, ANSWER = "old", "intent", "answer"
+RECORDS = OLD, INTENT, RESPONSE = "old", "intent", "response"
 SYNCS = {"fsync-file": "sync", "fsync-folder": "sync folder"}
-CHANGE_NOTHING = {
+READ_ONLY_CALLS = {
     "close",
     "fcntl",
     "flock",
@@ -61,8 +64,11 @@ CHANGE_NOTHING = {
 
 
 @dataclass(frozen=True)
-class Act:
-    """One act on the folder: create, write, sync, rename, unlink, sync folder; or "saved": a save has returned."""
+class Operation:
+    """One operation on the folder: create, write, sync, rename, unlink, or sync folder.
+
+    The kind "saved" marks the return of a save.
+    """
 
     kind: str
     name: str = ""
@@ -77,37 +83,37 @@ class Act:
 
 @dataclass
 class Recording:
-    """A refresh: the folder before it, the acts in their order, and Xero before and after it."""
+    """A refresh: the folder before it, its operations in order, and Xero before and after it."""
 
     before: dict[str, bytes]
-    acts: list[Act]
+    operations: list[Operation]
     records: dict[str, bytes]
-    """What the record was, one after the other: the old one, the one with the intent, the one with the answer."""
+    """The old record, the record with the intent, and the record with the response, in order."""
     key: Secret
     xero_before: Identity
     xero_after: Identity
 
 
 async def record() -> Recording:
-    """Replica one refresh in which nothing goes wrong."""
-    with tempfile.TemporaryDirectory(prefix="xots-torture-") as above:
-        # Seeded, since the system's own source of chance can't be copied with the rest.
+    """Record one refresh without faults."""
+    with tempfile.TemporaryDirectory(prefix="xots-torture-") as parent:
+        # It has a seed, since a deep copy of the system's own random source is impossible.
         identity = Identity([CLIENT], random=random.Random(0))  # noqa: S311 - a simulation
-        stage = await new_stage(Path(above), identity)
+        stage = await new_stage(Path(parent), identity)
         before, xero = _contents(stage.folder), copy.deepcopy(identity)
         trace = await refresh_under_strace(stage, ["store"], ["-s", "10000000"])
-        assert (trace.status, trace.said("stopped"), stage.problems) == (0, True, []), trace
-        acts = list(_acts(trace.calls["store"], stage.folder, set(before)))
+        assert (trace.status, trace.has("stopped"), stage.problems) == (0, True, []), trace
+        operations = list(_operations(trace.calls["store"], stage.folder, set(before)))
         after = _contents(stage.folder)
     disk, records = _Disk(before), [before[RECORD]]
-    for act in acts:
-        disk.act(act)
-        if act.to == RECORD:
+    for operation in operations:
+        disk.apply(operation)
+        if operation.to == RECORD:
             records.append(disk.now()[RECORD])
-    assert disk.now() == after, "the model does not come to what is on the disk"
-    assert [act.kind for act in acts].count("saved") == 2
+    assert disk.now() == after, "the model differs from the disk"
+    assert [operation.kind for operation in operations].count("saved") == 2
     return Recording(
-        before, acts, dict(zip(RECORDS, records, strict=True)), stage.key, xero, identity
+        before, operations, dict(zip(RECORDS, records, strict=True)), stage.key, xero, identity
     )
 
 
@@ -115,11 +121,11 @@ def _contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def _acts(lines: list[str], folder: Path, there: set[str]) -> Iterator[Act]:
-    """Strace's lines about the folder as acts.
+def _operations(lines: list[str], folder: Path, there: set[str]) -> Iterator[Operation]:
+    """Yield the operations in strace's lines about the folder.
 
     Raises:
-        ValueError: a line of which it is not known what it does to the folder.
+        ValueError: a line has an unknown effect on the folder.
     """
     inside = rf"\d+<{re.escape(str(folder))}/(.+?)>"
     itself = rf"\d+<{re.escape(str(folder))}>"
@@ -131,84 +137,89 @@ def _acts(lines: list[str], folder: Path, there: set[str]) -> Iterator[Act]:
                 raise ValueError(line)
             if "O_CREAT" in found[2] and found[1] not in there:
                 there.add(found[1])
-                yield Act("create", found[1])
+                yield Operation("create", found[1])
         elif found := re.match(rf'write\({inside}, (".*"), \d+\) += (\d+)', line):
-            yield Act("write", found[1], data=ast.literal_eval(f"b{found[2]}")[: int(found[3])])
+            yield Operation(
+                "write", found[1], data=ast.literal_eval(f"b{found[2]}")[: int(found[3])]
+            )
         elif found := re.match(rf"fsync\({inside}\)", line):
-            yield Act("sync", found[1])
+            yield Operation("sync", found[1])
         elif found := re.match(rf"fsync\({itself}\)", line):
-            yield Act("sync folder")
+            yield Operation("sync folder")
         elif found := re.match(rf'renameat\({itself}, "(.+?)", {itself}, "(.+?)"\)', line):
             there.discard(found[1])
-            yield Act("rename", found[1], found[2])
+            yield Operation("rename", found[1], found[2])
         elif found := re.match(rf'unlinkat\({itself}, "(.+?)", 0\)', line):
             there.discard(found[1])
-            yield Act("unlink", found[1])
+            yield Operation("unlink", found[1])
         elif re.match(rf"close\({inside}\)", line) and f"/{LOCK}>" in line:
-            yield Act("saved")  # the lock is given back last
+            yield Operation("saved")  # a save releases the lock last
         elif (
             not re.match(rf'openat\(AT_FDCWD<.*?>, "{re.escape(str(folder))}", O_RDONLY', line)
-            and line.partition("(")[0] not in CHANGE_NOTHING
+            and line.partition("(")[0] not in READ_ONLY_CALLS
         ):
-            raise ValueError(f"what does this do to the folder? {line}")
+            raise ValueError(f"this call has an unknown effect on the folder: {line}")
 
 
-# ------------------------------------------------------------------------------------------------ the model
+# ------------------------------------------------------------------------------------- the model
 
 
 @dataclass(eq=False)
 class _File:
-    """Equal to itself only: two files may hold the same for a moment."""
+    """A file. It equals only itself: two files may have the same content for a moment."""
 
     data: bytes = b""
     synced: bytes = b""
 
 
 class _Disk:
-    """A folder, with all that a power cut may make of it."""
+    """A folder, and its possible states after a power cut."""
 
     def __init__(self, contents: dict[str, bytes]) -> None:
         self._names: dict[str, _File | None] = {
             name: _File(data, data) for name, data in contents.items()
         }
-        self._since: dict[str, list[_File | None]] = {}
-        """What each name has led to since the folder was last synced, the first as it was then."""
+        self._since_sync: dict[str, list[_File | None]] = {}
+        """The files of each name since the last sync of the folder, the first as of that sync."""
         self._sync_folder()
 
-    def act(self, act: Act) -> None:
-        match act.kind:
+    def apply(self, operation: Operation) -> None:
+        """Change the folder as this operation does."""
+        match operation.kind:
             case "create":
-                self._lead(act.name, _File())
+                self._link(operation.name, _File())
             case "write":
-                self._file(act.name).data += act.data
+                self._file(operation.name).data += operation.data
             case "sync":
-                self._file(act.name).synced = self._file(act.name).data
+                self._file(operation.name).synced = self._file(operation.name).data
             case "rename":
-                self._lead(act.to, self._file(act.name))
-                self._lead(act.name, None)
+                self._link(operation.to, self._file(operation.name))
+                self._link(operation.name, None)
             case "unlink":
-                self._lead(act.name, None)
+                self._link(operation.name, None)
             case "sync folder":
                 self._sync_folder()
 
     def power_cut(self) -> Iterator[tuple[dict[str, bytes], str]]:
         """Return every state after a power cut at this moment, each with a description."""
-        names = sorted(self._since)
-        for files in itertools.product(*(dict.fromkeys(self._since[name]) for name in names)):
-            led = {name: file for name, file in zip(names, files, strict=True) if file is not None}
+        names = sorted(self._since_sync)
+        for files in itertools.product(*(dict.fromkeys(self._since_sync[name]) for name in names)):
+            linked = {
+                name: file for name, file in zip(names, files, strict=True) if file is not None
+            }
             unsynced = list(
-                dict.fromkeys(file for file in led.values() if file.data != file.synced)
+                dict.fromkeys(file for file in linked.values() if file.data != file.synced)
             )
             for torn in itertools.product(*(_torn(file) for file in unsynced)):
                 became = dict(zip(unsynced, torn, strict=True))
                 contents = {
                     name: became[file][0] if file in became else file.data
-                    for name, file in led.items()
+                    for name, file in linked.items()
                 }
-                words = [
-                    f"{name} {became[file][1]}" for name, file in led.items() if file in became
+                description = [
+                    f"{name} {became[file][1]}" for name, file in linked.items() if file in became
                 ]
-                yield contents, "; ".join(words) or "nothing torn"
+                yield contents, "; ".join(description) or "nothing torn"
 
     def now(self) -> dict[str, bytes]:
         """Return the state without a power cut."""
@@ -219,12 +230,12 @@ class _Disk:
         assert file is not None
         return file
 
-    def _lead(self, name: str, file: _File | None) -> None:
-        self._since.setdefault(name, [self._names.get(name)]).append(file)
+    def _link(self, name: str, file: _File | None) -> None:
+        self._since_sync.setdefault(name, [self._names.get(name)]).append(file)
         self._names[name] = file
 
     def _sync_folder(self) -> None:
-        self._since = {name: [file] for name, file in self._names.items()}
+        self._since_sync = {name: [file] for name, file in self._names.items()}
 
 
 def _torn(file: _File) -> Iterator[tuple[bytes, str]]:
@@ -252,23 +263,28 @@ def _torn(file: _File) -> Iterator[tuple[bytes, str]]:
 
 @dataclass
 class State:
-    """What a power cut may leave, and what it must then be."""
+    """A state of the folder after a power cut, and the expected outcome."""
 
     files: dict[str, bytes]
     may_be: tuple[str, ...]
-    """Which records may be found."""
+    """The records that are correct."""
     xero: Identity
     days: int
-    """How many days later the next start is."""
-    words: str
-    """When the power was cut, and what was torn."""
+    """Time until the next start."""
+    description: str
+    """The moment of the power cut, and the torn files."""
 
 
 def all_states(recording: Recording, without: str | None = None) -> tuple[int, list[State]]:
-    """Return the number of states, and those that differ in more than their history."""
+    """Return the number of states, and one of each group that differs only in its history."""
     count, distinct = 0, dict[object, State]()
     for state in _states(
-        recording, [act for act in recording.acts if act.kind != SYNCS.get(without or "")]
+        recording,
+        [
+            operation
+            for operation in recording.operations
+            if operation.kind != SYNCS.get(without or "")
+        ],
     ):
         count += 1
         key = (frozenset(state.files.items()), state.may_be, id(state.xero), state.days)
@@ -276,22 +292,22 @@ def all_states(recording: Recording, without: str | None = None) -> tuple[int, l
     return count, list(distinct.values())
 
 
-def _states(recording: Recording, acts: list[Act]) -> Iterator[State]:
+def _states(recording: Recording, operations: list[Operation]) -> Iterator[State]:
     disk = _Disk(recording.before)
     before, after = (
-        (recording.xero_before, "before Xero was asked"),
-        (recording.xero_after, "after Xero was asked"),
+        (recording.xero_before, "before the request to Xero"),
+        (recording.xero_after, "after the request to Xero"),
     )
-    yield from _states_now(disk, (OLD,), [before], [0], "before the first act")
+    yield from _states_now(disk, (OLD,), [before], [0], "before the first operation")
     saved = 0
-    for number, act in enumerate(acts, start=1):
-        disk.act(act)
-        saved += act.kind == "saved"
-        when = f"after act {number} ({act})"
-        if act.kind == "saved" and saved == 1:  # Xero is asked here
+    for number, operation in enumerate(operations, start=1):
+        disk.apply(operation)
+        saved += operation.kind == "saved"
+        when = f"after operation {number} ({operation})"
+        if operation.kind == "saved" and saved == 1:  # then comes the request to Xero
             yield from _states_now(disk, (INTENT,), [before, after], [0], when)
         elif saved == 2:
-            yield from _states_now(disk, (ANSWER,), [after], [0, 1], when)
+            yield from _states_now(disk, (RESPONSE,), [after], [0, 1], when)
         else:
             yield from _states_now(
                 disk, RECORDS[saved : saved + 2], [after if saved else before], [0], when
@@ -306,20 +322,20 @@ def _states_now(
     when: str,
 ) -> Iterator[State]:
     for files, torn in disk.power_cut():
-        for (xero, asked), later in itertools.product(xeros, days):
+        for (xero, phase), later in itertools.product(xeros, days):
             yield State(
-                files, may_be, xero, later, f"{when}, {asked}; {torn}; started {later} days later"
+                files, may_be, xero, later, f"{when}, {phase}; {torn}; started {later} days later"
             )
 
 
-# ----------------------------------------------------------------------------------------------- the replay
+# ------------------------------------------------------------------------------------ the replay
 
 
 async def replay(recording: Recording, state: State) -> list[str]:
-    """Start on the folder after a power cut; return the errors."""
-    with tempfile.TemporaryDirectory(prefix="xots-torture-") as above:
-        folder = Path(above) / "store"
-        _lay_out(folder, state.files)
+    """Start a keeper on the folder after a power cut. Return the errors."""
+    with tempfile.TemporaryDirectory(prefix="xots-torture-") as parent:
+        folder = Path(parent) / "store"
+        _create_files(folder, state.files)
         stage = Stage(folder, copy.deepcopy(state.xero), recording.key)
         stage.clock = clock = LeapingClock()
         clock.advance(timedelta(days=state.days).total_seconds())
@@ -335,7 +351,7 @@ async def replay(recording: Recording, state: State) -> list[str]:
         return stage.problems
 
 
-def _lay_out(folder: Path, files: dict[str, bytes]) -> None:
+def _create_files(folder: Path, files: dict[str, bytes]) -> None:
     folder.mkdir(mode=0o700)
     for name, data in files.items():
         path = folder / name
@@ -344,21 +360,20 @@ def _lay_out(folder: Path, files: dict[str, bytes]) -> None:
 
 
 async def _run(without: str | None, show: int) -> int:
+    """Replay all states, and print the figures. Return the exit status."""
     recording = await record()
     count, states = all_states(recording, without)
-    found = await each(lambda state: replay(recording, state), states, JOBS)
+    found = await each(lambda state: replay(recording, state), states, REPLAYS_AT_A_TIME)
     failed = [(state, problems) for state, problems in zip(states, found, strict=True) if problems]
-    kinds = Counter(act.kind for act in recording.acts)
-    print(
-        f"acts of one refresh on the folder: {', '.join(f'{kind} {number}' for kind, number in kinds.items())}"
-    )
-    print(
-        f"states after a power cut{f' without {without}' if without else ''}: {count}, of which {len(states)} differ"
-    )
+    kinds = Counter(operation.kind for operation in recording.operations)
+    by_kind = ", ".join(f"{kind} {number}" for kind, number in kinds.items())
+    print(f"operations of one refresh on the folder: {by_kind}")
+    condition = f" without {without}" if without else ""
+    print(f"states after a power cut{condition}: {count}, of which {len(states)} differ")
     recovered = len(states) - len(failed)
     print(f"recovered: {recovered} of {len(states)} ({100 * recovered / len(states):.4g}%)")
     for state, problems in failed[:show]:
-        print(f"NOT RECOVERED {state.words}: {'; '.join(problems)}")
+        print(f"NOT RECOVERED {state.description}: {'; '.join(problems)}")
     if len(failed) > show:
         print(f"… and {len(failed) - show} more")
     return 1 if failed else 0
@@ -372,10 +387,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--without",
         choices=sorted(SYNCS),
-        help="leave these acts out of the record: then some states must fail",
+        help="remove these operations from the recording: some states must fail then",
     )
     parser.add_argument(
-        "--show", type=int, default=10, help="how many failures to print (default 10)"
+        "--show", type=int, default=10, help="number of failures to print (default: %(default)s)"
     )
     options = parser.parse_args(arguments)
     return asyncio.run(_run(options.without, options.show))

@@ -1,25 +1,28 @@
-"""kill -9 at random instants of refreshes: no refresh token is lost, and none is used again outside Xero's grace.
+"""kill -9 at random moments of refreshes: no refresh token is lost, or reused too late.
 
-Four lanes, one for each sibling mode, each with a login of its own at a simulated Xero of its own, where the late reuse
-of a refresh token ends the whole chain. There are two ways to be killed:
+There are four lanes, one for each sibling mode. Each has its own login at its own simulated Xero,
+where the late reuse of a refresh token ends the whole chain. There are two kinds of processes:
 
-forked    A process that has imported everything forks children. A child runs the real keeper on the real store and
-          refreshes again and again, over real HTTP, until it is killed in the start or in one of its refreshes.
-whole     ``python -m xots`` itself, told to refresh by ``GET /refresh`` in a loop, and killed likewise. After each
-          restart the token must be served again by ``GET /token``.
+forked    A process that has imported all modules forks children. A child runs the real keeper on
+          the real store, and refreshes in a loop over real HTTP, until the parent kills it in its
+          start or in one of its refreshes.
+whole     ``python -m xots`` refreshes through ``GET /refresh`` in a loop, until it is killed in the
+          same way. After each restart, ``GET /token`` must serve the token again.
 
-Xero waits some random milliseconds before or after it commits, so that kills fall there too. After each kill the record
-in the store is opened and its tokens are tried, in thought, at Xero; then the next process goes on from it.
+Xero waits some random milliseconds before or after it commits, so that kills occur there too. After
+each kill, the command opens the stored record and checks that Xero would accept one of its tokens.
+The next process continues from that record.
 
-Forked children and their Xero go by one clock, which is moved: children leap up to an hour between two refreshes, and
-the next one starts up to 25 minutes after the kill, now and then days later. While all that the record holds are
-spent tokens, no restart comes later than 28 minutes after the first use: that is the bound of what is promised. Some
-restarts come at once, most of them while Xero is still at work on what the dead one asked, so that it is overtaken:
-these children do not leap. Whole processes go by the real clock.
+Forked children and their Xero share one clock, which the command advances. Children advance it by
+up to an hour between two refreshes. The next child starts up to 25 minutes after the kill, and
+sometimes days later. While the record holds only spent tokens, the next child starts within 28
+minutes of the first use, which is the documented bound. Some children start at once, mostly while
+Xero still works on the request of the killed child, so that they overtake that request. These
+children do not advance the clock. Whole processes use the real clock.
 
-In Redis a killed holder's lease lives up to 12 seconds longer, in real time. It is deleted after each kill, once Redis
-has seen the last of the dead one's connections: that a lease runs out by itself is tested elsewhere. For the file store
-the kernel gives the lock back.
+In Redis, the lease of a killed holder lasts up to 12 more seconds, in real time. The command
+deletes it after each kill, once Redis has closed the last connection of the killed process. Other
+tests cover the expiry of a lease. With the file store, the kernel releases the lock.
 """
 
 from __future__ import annotations
@@ -91,59 +94,63 @@ TESTS = Path(__file__).parents[1]
 
 SCOPES = ("offline_access",)
 
-XERO_WAITS_SECONDS = 0.008
-"""At most, before or after the commit: about as long as the rest of a refresh takes."""
+MAX_XERO_DELAY_SECONDS = 0.008
+"""Upper bound on Xero's delay before or after the commit: about the duration of the other steps."""
 
-XERO_IS_SLOW_SECONDS = 0.25
-"""At most, one time in twenty: a restart at once may then overtake what the dead one asked."""
+MAX_SLOW_XERO_DELAY_SECONDS = 0.25
+"""The same for one request in twenty: an immediate restart may then overtake that request."""
 
-LONGEST_LEAP = timedelta(hours=1)
-"""Between two refreshes of one child: twice the grace."""
+MAX_LEAP = timedelta(hours=1)
+"""Upper bound on the time between two refreshes of one child: twice the grace period."""
 
-LONGEST_BREAK = timedelta(minutes=25)
-"""Between a kill and the restart, as a rule."""
+MAX_BREAK = timedelta(minutes=25)
+"""Usual upper bound on the time between a kill and the restart."""
 
-LONG_BREAK = timedelta(days=3)
-"""Now and then, when nothing is open."""
+MAX_LONG_BREAK = timedelta(days=3)
+"""The same for one restart in ten without an open refresh."""
 
-RECOVERED_WITHIN = timedelta(minutes=28)
-"""How soon after a token was first spent there is a restart, while nothing better is left: inside the grace of 30."""
+MAX_RECOVERY = timedelta(minutes=28)
+"""Upper bound on the time from the first use of a token to the restart, while only spent tokens are
+left: within the grace period of 30 minutes."""
 
-OUR_CONNECTIONS = 2
-"""To a lane's database in Redis: the one that looks at the record, and the one that looks for connections."""
+OWN_CONNECTIONS = 2
+"""The command's own connections to a lane's database in Redis: one reads the record, and one counts
+connections."""
 
-ENOUGH = 200
-"""So many kills must have landed everywhere in a refresh, or they show too little."""
+MIN_KILLS_FOR_ALL_PHASES = 200
+"""From this number of kills on, each phase of a refresh must have had one."""
 
-HANG_SECONDS = 60.0
-"""A process that does not come to the point in so long hangs."""
+HANG_TIMEOUT_SECONDS = 60.0
+"""A process that makes no progress for this time hangs."""
 
 KILLED_IN = (0, 1, 1, 2, 2, 3)
-"""In which of its refreshes a child is killed, each as often as it stands here; 0 is the start."""
+"""The refresh in which a child is killed, drawn from these numbers; 0 is the start."""
 
-AT_ONCE_KILLED_IN = (2, 3)
-"""Likewise, for one that was started while Xero may still have been at work: its first refresh may overtake that."""
+KILLED_IN_AFTER_IMMEDIATE_START = (2, 3)
+"""The same for a child that starts while Xero may still work on a request. Its first refresh may
+overtake that request."""
 
-LANDINGS = (
+PHASES = (
     "in the start",
     "before the intent",
     "intent written, not at Xero yet",
     "at Xero, not committed",
-    "committed, not answered",
-    "answered, not written",
+    "committed, no response yet",
+    "response sent, not written",
     "written",
 )
-"""Where a kill may land, in the order of a refresh. What comes after its write, until the next begins, is in the
-last."""
+"""The phases of a kill, in the order of a refresh. The last one lasts until the next refresh."""
 
 
-# ------------------------------------------------------------------------------- what a child does
+# ------------------------------------------------------------------------------------- the children
 
 
 def forker() -> None:
-    """The process that forks: it has imported everything, and has neither threads nor a loop. Each line on stdin
-    orders one child, and is answered by one on stdout when that is dead."""
-    # What a first refresh imports.
+    """Fork and kill one child for each line on stdin, and then print a line with its end.
+
+    This process has imported all modules, and has neither threads nor an event loop.
+    """
+    # The first refresh imports these.
     for name in ("encodings.idna", "tornado.simple_httpclient"):
         importlib.import_module(name)
     gc.collect()
@@ -154,8 +161,11 @@ def forker() -> None:
 
 
 def _fork_and_kill(order: dict[str, Any], typical: dict[str, float]) -> dict[str, Any]:
-    """Fork a child, kill it at a random instant, and tell what it was at. ``typical`` learns how long things take."""
-    clock, chance = SharedClock(Path(order["clock"])), random.Random(order["seed"])  # noqa: S311
+    """Fork a child, kill it at a random moment, and return its last phase.
+
+    ``typical`` holds average durations, which this function updates.
+    """
+    clock, rng = SharedClock(Path(order["clock"])), random.Random(order["seed"])  # noqa: S311
     reading, writing = os.pipe()
     forked_at = time.monotonic()
     pid = os.fork()
@@ -163,45 +173,49 @@ def _fork_and_kill(order: dict[str, Any], typical: dict[str, float]) -> dict[str
         os.close(reading)
         _refresh_until_killed(order, clock, writing)
     os.close(writing)
-    said = b""
+    output = b""
     try:
-        nth = chance.choice(KILLED_IN if order["leaps"] else AT_ONCE_KILLED_IN)
-        while said.count(b"began") < nth:
-            if not select.select([reading], [], [], HANG_SECONDS)[0]:
-                said += b"trouble it hangs\n"
+        nth = rng.choice(KILLED_IN if order["leaps"] else KILLED_IN_AFTER_IMMEDIATE_START)
+        while output.count(b"began") < nth:
+            if not select.select([reading], [], [], HANG_TIMEOUT_SECONDS)[0]:
+                output += b"error it hangs\n"
                 break
             if not (more := os.read(reading, 4096)):
                 break
-            said += more
-        time.sleep(chance.uniform(0, typical["refresh" if nth else "start"] * 1.3))
+            output += more
+        time.sleep(rng.uniform(0, typical["refresh" if nth else "start"] * 1.3))
     finally:
         os.kill(pid, signal.SIGKILL)
         killed_at = clock.now()
         os.waitpid(pid, 0)
         while more := os.read(reading, 4096):
-            said += more
+            output += more
         os.close(reading)
     began: str | None = None
     before = forked_at
-    for word, rest in (line.split(" ", 1) for line in said.decode().splitlines()):
-        if word == "trouble":
-            return {"began": began, "killed_at": killed_at.isoformat(), "trouble": rest}
+    for word, rest in (line.split(" ", 1) for line in output.decode().splitlines()):
+        if word == "error":
+            return {
+                "began": began,
+                "killed_at": killed_at.isoformat(),
+                "error": rest,
+            }
         at, wall = rest.split()
         kind = "refresh" if word == "ended" else "start" if began is None else None
         if kind:
             typical[kind] += 0.1 * (float(at) - before - typical[kind])
         before = float(at)
         began = wall if word == "began" else began
-    return {"began": began, "killed_at": killed_at.isoformat(), "trouble": ""}
+    return {"began": began, "killed_at": killed_at.isoformat(), "error": ""}
 
 
 def _refresh_until_killed(order: dict[str, Any], clock: SharedClock, writing: int) -> NoReturn:
     """Run the child: report the start and the end of each refresh, by the clocks of machine and
     lane."""
-    chance = random.Random(order["seed"] + 1)  # noqa: S311
+    rng = random.Random(order["seed"] + 1)  # noqa: S311
 
-    def say(word: str, text: str = "") -> None:
-        # When the one that forked is gone, this fails, and ends the child.
+    def report(word: str, text: str = "") -> None:
+        # If the parent has ended, this fails, and ends the child.
         os.write(
             writing, f"{word} {text or f'{time.monotonic()} {clock.now().isoformat()}'}\n".encode()
         )
@@ -212,24 +226,23 @@ def _refresh_until_killed(order: dict[str, Any], clock: SharedClock, writing: in
         )
         await keeper.start()
         while True:
-            say("began")
+            report("began")
             await keeper.refresh()
-            say("ended")
+            report("ended")
             if order["leaps"]:
-                clock.advance(LONGEST_LEAP.total_seconds() * chance.random())
+                clock.advance(MAX_LEAP.total_seconds() * rng.random())
 
     try:
         asyncio.run(refresh())
-    except BaseException as error:  # noqa: BLE001 - whatever it was, nothing of the parent's may run here
+    except BaseException as failure:  # noqa: BLE001 - the code of the parent must not run here
         with suppress(OSError):
-            say("trouble", f"{type(error).__name__}: {error}".replace("\n", " "))
+            report("error", f"{type(failure).__name__}: {failure}".replace("\n", " "))
     finally:
         os._exit(1)
 
 
 def new_store(url: str) -> TokenStore:
-    """Return the store without the search for installed ones, which would take most of a
-    child's life."""
+    """Return the store without the slow search for installed stores."""
     return FileStore.from_url(url) if url.startswith("file:") else RedisStore.from_url(url)
 
 
@@ -243,45 +256,47 @@ def new_keeper(store: TokenStore, key: str, token_url: str, name: str, clock: Cl
 
 
 @dataclass
-class Visit:
-    """One refresh at Xero: when it came, was committed, and was answered."""
+class Refresh:
+    """One refresh at Xero: the times of its request, its commit and its response."""
 
-    came_at: datetime
+    arrived_at: datetime
     committed_at: datetime | None = None
-    answered_at: datetime | None = None
+    responded_at: datetime | None = None
 
 
 class Witness(FaultScript):
-    """Makes Xero wait before or after it commits a refresh, and notes the moments of each."""
+    """Delays Xero before or after the commit of a refresh, and records the times of each one."""
 
-    def __init__(self, sandbox: Sandbox, chance: random.Random) -> None:
+    def __init__(self, sandbox: Sandbox, rng: random.Random) -> None:
         super().__init__()
-        self.last: Visit | None = None
-        self._now, self._chance = sandbox.clock, chance
-        self._visits: dict[object, Visit] = {}
-        """By the task that serves each."""
+        self.last: Refresh | None = None
+        self._now, self._rng = sandbox.clock, rng
+        self._refreshes: dict[object, Refresh] = {}
+        """The keys are the tasks that serve the requests."""
         self._refresh = sandbox.identity.refresh
         sandbox.world.faults = self
-        sandbox.world.on_logged = self._answered
+        sandbox.world.on_logged = self._responded
         sandbox.identity.refresh = self._committed  # type: ignore[method-assign]
 
     def next(self, endpoint: Endpoint) -> Fault | None:
-        """Return how to slow down the refresh that has arrived."""
+        """Return the delay of the refresh that has arrived."""
         if endpoint is not Endpoint.REFRESH:
             return None
-        self.last = self._visits[asyncio.current_task()] = Visit(self._now())
-        kind = self._chance.choice((FaultKind.DELAY_BEFORE, FaultKind.DELAY_AFTER))
-        longest = XERO_IS_SLOW_SECONDS if self._chance.random() < 0.05 else XERO_WAITS_SECONDS
-        return Fault(kind, self._chance.uniform(0, longest))
+        self.last = self._refreshes[asyncio.current_task()] = Refresh(self._now())
+        kind = self._rng.choice((FaultKind.DELAY_BEFORE, FaultKind.DELAY_AFTER))
+        longest = (
+            MAX_SLOW_XERO_DELAY_SECONDS if self._rng.random() < 0.05 else MAX_XERO_DELAY_SECONDS
+        )
+        return Fault(kind, self._rng.uniform(0, longest))
 
     def _committed(self, *arguments: Any, **options: Any) -> TokenResponse:
-        answer = self._refresh(*arguments, **options)
-        self._visits[asyncio.current_task()].committed_at = self._now()
-        return answer
+        response = self._refresh(*arguments, **options)
+        self._refreshes[asyncio.current_task()].committed_at = self._now()
+        return response
 
-    def _answered(self, request: LoggedRequest) -> None:
-        if visit := self._visits.pop(asyncio.current_task(), None):
-            visit.answered_at = self._now()
+    def _responded(self, request: LoggedRequest) -> None:
+        if last_refresh := self._refreshes.pop(asyncio.current_task(), None):
+            last_refresh.responded_at = self._now()
 
 
 # ----------------------------------------------------------------------------------------- a lane
@@ -293,31 +308,31 @@ class Death:
 
     killed_at: datetime
     began: datetime | None = None
-    """When the last refresh began that the process was told to make; None if it was still starting."""
-    trouble: str = ""
-    """What went wrong before the kill, in words. Nothing should."""
+    """Start of the last refresh; None during the start of the process."""
+    error: str = ""
+    """The error before the kill; an empty text if there was none."""
 
 
 @dataclass
 class Figures:
-    """What was done, and what of it must not be."""
+    """The counts and the errors of a run."""
 
     kills: int = 0
-    landed: Counter[str] = field(default_factory=Counter)
+    phases: Counter[str] = field(default_factory=Counter)
     left_open: int = 0
-    """Kills that left an intent behind."""
-    half_written: int = 0
-    """Kills that left a file half-written, or not renamed yet."""
+    """Kills that left an intent."""
+    unfinished_files: int = 0
+    """Kills that left a file that was not complete or not renamed."""
     leases: int = 0
     """Kills that left a lease in Redis."""
     overtaken: int = 0
-    """Kills that left a current token which Xero refuses, since an older request was committed after a newer one."""
+    """Kills that left a current token that Xero refuses, since an older request committed later."""
     served: int = 0
     """Restarts of the whole process after which the token was served."""
     refreshes: int = 0
     replays: int = 0
-    unheard: int = 0
-    """Answers that Xero could not deliver."""
+    undelivered: int = 0
+    """Responses that Xero could not deliver."""
     refused: Counter[str] = field(default_factory=Counter)
     lost: int = 0
     reused: int = 0
@@ -332,25 +347,26 @@ class Figures:
 
     def lines(self, title: str) -> str:
         """Return the figures as text."""
-        landed = ", ".join(f"{where} {self.landed[where]}" for where in LANDINGS)
+        phases = "; ".join(f"{phase}: {self.phases[phase]}" for phase in PHASES)
         refused = (
             ", ".join(f"{count} as {reason}" for reason, count in self.refused.items()) or "none"
         )
         served = f", {self.served} restarts served the token" if self.served else ""
         return (
-            f"{title}: {self.kills} kills in {self.seconds:.1f} s ({self.kills / max(self.seconds, 0.01):.1f} a second)"
-            f"{served}\n"
-            f"  landed: {landed}\n"
-            f"  left behind: {self.left_open} open refreshes, {self.half_written} unfinished files, "
-            f"{self.leases} leases in Redis, {self.overtaken} tokens overtaken by an older request\n"
-            f"  at Xero: {self.refreshes} refreshes, {self.replays} replays, {self.unheard} answers not heard, "
-            f"refused: {refused}\n"
-            f"  lost refresh tokens: {self.lost}; uses outside the grace: {self.reused}"
+            f"{title}: {self.kills} kills in {self.seconds:.1f} s "
+            f"({self.kills / max(self.seconds, 0.01):.1f} a second){served}\n"
+            f"  phases of the kills: {phases}\n"
+            f"  left by the kills: {self.left_open} open refreshes, "
+            f"{self.unfinished_files} unfinished files, {self.leases} leases in Redis, "
+            f"{self.overtaken} tokens overtaken by an older request\n"
+            f"  at Xero: {self.refreshes} refreshes, {self.replays} replays, "
+            f"{self.undelivered} undelivered responses, refused: {refused}\n"
+            f"  lost refresh tokens: {self.lost}; uses after the grace period: {self.reused}"
         )
 
 
 class Lane:
-    """One login that is refreshed by processes which are killed, one after another."""
+    """One login, refreshed by processes that are killed one after another."""
 
     def __init__(
         self,
@@ -359,32 +375,32 @@ class Lane:
         url: str,
         key: Path,
         mode: SiblingMode,
-        chance: random.Random,
+        rng: random.Random,
         admin: Any,
     ) -> None:
-        self.sandbox, self.clock, self.url, self.key, self.chance = (
+        self.sandbox, self.clock, self.url, self.key, self.rng = (
             sandbox,
             SharedClock(clock),
             url,
             key,
-            chance,
+            rng,
         )
         self.clock_file = clock
         self.name = f"lane-{mode}"
         self.figures = Figures()
         self.leaps = True
-        """May the next process move the clock in its life?"""
+        """True if the next process may advance the clock."""
         self._mode = mode
-        self._witness = Witness(sandbox, chance)
+        self._witness = Witness(sandbox, rng)
         self.store = new_store(url)
         self._sealer = Sealer([Secret(key.read_text())])
         self._admin = admin
         self._database = url.partition("db=")[2]
 
     def keeper(self) -> TokenKeeper:
-        """Start a keeper in this process, which is not killed."""
+        """Make a keeper in this process, which is not killed."""
         store = new_store(self.url)
-        store.shared = False  # no other process writes: it need not follow the store
+        store.shared = False  # no other process writes, so it needs no watch
         return new_keeper(
             store, self.key.read_text(), self.sandbox.token_url, self.name, self.clock
         )
@@ -405,19 +421,21 @@ class Lane:
             )
         )
         await close_with_all(keeper)
-        await self.kept()  # from here on, this store has its connection
+        await self.kept()  # opens the connection of this store
 
     async def run(
         self, kill: Callable[[Lane], Awaitable[Death]], kills: int, *, breaks: bool
     ) -> Figures:
-        """Make the kills, judge each, and make a last refresh without one. Stop early at an
-        error. ``breaks``: the clock may be advanced between two kills."""
+        """Make the kills, check each, and make a last refresh without one. Stop at an error.
+
+        ``breaks``: the clock may advance between two kills.
+        """
         began = time.monotonic()
         while self.figures.kills < kills and not self.figures.wrong:
             death = await kill(self)
             waits = self._witness.last is not None and self._witness.last.committed_at is None
-            await self.judge(
-                death, at_once=self.chance.random() < (0.8 if waits else 0.1), breaks=breaks
+            await self.check(
+                death, at_once=self.rng.random() < (0.8 if waits else 0.1), breaks=breaks
             )
         if not self.figures.wrong:
             await self.prove()
@@ -426,27 +444,29 @@ class Lane:
         await self.store.close()
         return self.figures
 
-    async def judge(self, death: Death, *, at_once: bool = False, breaks: bool = False) -> None:
-        """Look at what a killed process has left, and let the clock go on to the next start. ``at_once``: that comes
-        while Xero may still be at work."""
+    async def check(self, death: Death, *, at_once: bool = False, breaks: bool = False) -> None:
+        """Check the record that a killed process has left, and advance the clock to the next start.
+
+        ``at_once``: the next process starts while Xero may still work on the last request.
+        """
         figures = self.figures
         figures.kills += 1
-        if death.trouble:
-            self.wrong(f"before it was killed, a process told: {death.trouble}")
-        await self.bury()
+        if death.error:
+            self.wrong(f"a process failed before its kill: {death.error}")
+        await self.clean_up()
         try:
             account = await self.kept()
         except SealError as error:
             figures.lost += 1
             self.wrong(f"the record is lost: {error}")
             return
-        figures.landed[self.landing(account, death)] += 1
+        figures.phases[self.phase(account, death)] += 1
         figures.left_open += account.intent is not None
-        self.must_live(account)
+        self.check_login(account)
         self.leaps = breaks and not at_once
         if at_once:
             return
-        # The dead one's last request was in the socket before the kill: some turns of the loop bring it to Xero.
+        # The last request was in the socket before the kill. Xero reads it within some turns.
         for _ in range(20):
             await asyncio.sleep(0)
         while self.sandbox.world.running:
@@ -454,55 +474,51 @@ class Lane:
         current = account.current
         figures.overtaken += current is not None and self.refusal(current) is Refusal.SIBLING
         if breaks:
-            self.clock.advance(self.rest(account).total_seconds())
-        self.must_live(account)
+            self.clock.advance(self.break_before_restart(account).total_seconds())
+        self.check_login(account)
 
-    def rest(self, account: Account) -> timedelta:
-        """Return the time until the restart: within the bound, while only spent tokens are left."""
+    def break_before_restart(self, account: Account) -> timedelta:
+        """Return the time until the restart. It is bounded while only spent tokens are left."""
         live = [token for token in tokens(account) if self.refusal(token) is None]
         if any(token.first_spent_at is None for token in live):
-            return self.chance.random() * (
-                LONG_BREAK if self.chance.random() < 0.1 else LONGEST_BREAK
-            )
+            return self.rng.random() * (MAX_LONG_BREAK if self.rng.random() < 0.1 else MAX_BREAK)
         ends_at = max(
-            (t.first_spent_at + RECOVERED_WITHIN for t in live if t.first_spent_at),
+            (t.first_spent_at + MAX_RECOVERY for t in live if t.first_spent_at),
             default=self.clock.now(),
         )
-        return min(
-            self.chance.random() * LONGEST_BREAK, max(ends_at - self.clock.now(), timedelta(0))
-        )
+        return min(self.rng.random() * MAX_BREAK, max(ends_at - self.clock.now(), timedelta(0)))
 
-    def landing(self, account: Account, death: Death) -> str:
-        """Return the phase in which a kill landed, by the record and by the requests that Xero
-        saw."""
-        intent, visit = account.intent, self._witness.last
+    def phase(self, account: Account, death: Death) -> str:
+        """Return the phase of a kill, from the record and from the requests at Xero."""
+        intent, last_refresh = account.intent, self._witness.last
         if death.began is None:
             return "in the start"
         if intent is None or intent.began_at < death.began:
             written = account.refreshed_at is not None and account.refreshed_at >= death.began
             return "written" if written else "before the intent"
-        if visit is None or not intent.began_at <= visit.came_at <= death.killed_at:
+        if (
+            last_refresh is None
+            or not intent.began_at <= last_refresh.arrived_at <= death.killed_at
+        ):
             return "intent written, not at Xero yet"
-        if visit.committed_at is None or visit.committed_at > death.killed_at:
+        if last_refresh.committed_at is None or last_refresh.committed_at > death.killed_at:
             return "at Xero, not committed"
-        if visit.answered_at is None or visit.answered_at > death.killed_at:
-            return "committed, not answered"
-        return "answered, not written"
+        if last_refresh.responded_at is None or last_refresh.responded_at > death.killed_at:
+            return "committed, no response yet"
+        return "response sent, not written"
 
     def refusal(self, token: RefreshToken) -> Refusal | None:
         return self.sandbox.identity.refusal_of(token.value.reveal(), self.clock.now())
 
-    def must_live(self, account: Account) -> None:
+    def check_login(self, account: Account) -> None:
         """Check the invariant: the record holds a token from which Xero would issue."""
         found = {token.value.fingerprint: self.refusal(token) for token in tokens(account)}
         if None not in found.values() and not self.figures.lost:
             self.figures.lost += 1
-            self.wrong(
-                f"the login is lost; of the refresh tokens that are kept, Xero says: {found}"
-            )
+            self.wrong(f"the login is lost; Xero's refusals of the stored refresh tokens: {found}")
 
-    def wrong(self, what: str) -> None:
-        self.figures.wrong.append(f"{self.name}, kill {self.figures.kills}: {what}")
+    def wrong(self, message: str) -> None:
+        self.figures.wrong.append(f"{self.name}, kill {self.figures.kills}: {message}")
 
     async def kept(self) -> Account:
         """Return the record of the store."""
@@ -510,21 +526,20 @@ class Lane:
         assert stored is not None
         return open_record(self._sealer, stored, self.name)
 
-    async def bury(self) -> None:
-        """Count the files of a killed process, and remove its lease in Redis, which would last
-        for 12 s."""
+    async def clean_up(self) -> None:
+        """Count the files of a killed process, and remove its lease in Redis."""
         if self._admin is None:
-            self.figures.half_written += unfinished(
+            self.figures.unfinished_files += unfinished_files(
                 Path(self.url.removeprefix("file://")), self.name
             )
             return
-        # What the dead one had sent is carried out before its connection is seen to have ended.
-        give_up_at = time.monotonic() + HANG_SECONDS
+        # Redis runs all commands of the killed process before it closes the connection.
+        give_up_at = time.monotonic() + HANG_TIMEOUT_SECONDS
         while (
             sum(client["db"] == self._database for client in self._admin.client_list())
-            > OUR_CONNECTIONS
+            > OWN_CONNECTIONS
         ):
-            assert time.monotonic() < give_up_at, "Redis still holds a dead process's connection"
+            assert time.monotonic() < give_up_at, "Redis still has a connection of a killed process"
             await asyncio.sleep(0.0005)
         self.figures.leases += self._admin.delete(LEASE + self.name)
 
@@ -538,28 +553,29 @@ class Lane:
             self.wrong(f"the last refresh failed: {type(error).__name__}: {error}")
         finally:
             await close_with_all(keeper)
-        self.must_live(await self.kept())
+        self.check_login(await self.kept())
 
     def count(self) -> None:
-        """Add the requests that Xero saw to the figures."""
+        """Add the requests at Xero to the figures."""
         figures, counts, log = self.figures, self.sandbox.identity.counts, self.sandbox.refreshes()
         figures.refreshes, figures.replays = counts.refreshes, counts.replays
-        figures.unheard = sum(request.outcome is Outcome.LOST for request in log)
+        figures.undelivered = sum(request.outcome is Outcome.LOST for request in log)
         figures.refused.update(
             request.reason or "" for request in log if request.outcome is Outcome.REFUSED
         )
         figures.reused = figures.refused[Refusal.SPENT]
-        # A retry may end what an earlier try was given, where Xero works so. Nothing else explains a refusal.
+        # In some modes, a retry ends the tokens of an earlier attempt. Nothing else explains a
+        # refusal.
         overtakes = self._mode in (SiblingMode.LAST_VALID, SiblingMode.LAST_VALID_WITH_DESCENDANTS)
         explained = {Refusal.SIBLING} if overtakes else set()
         if bad := {
             reason: count for reason, count in figures.refused.items() if reason not in explained
         }:
-            self.wrong(f"Xero refused refreshes that it should not have been asked for: {bad}")
+            self.wrong(f"Xero refused refreshes without an allowed reason: {bad}")
 
 
-def unfinished(folder: Path, name: str) -> int:
-    """Return the number of files that a killed writer of this record has left."""
+def unfinished_files(folder: Path, name: str) -> int:
+    """Return the number of temporary files of killed writers of this record."""
     return len(list(folder.glob(f"{name}.*.new")))
 
 
@@ -568,18 +584,18 @@ def tokens(account: Account) -> list[RefreshToken]:
     return [token for token in (account.current, *account.fallbacks) if token is not None]
 
 
-# ---------- the processes that are killed
+# ---------- the killed processes
 
 
 class Forkers:
-    """Processes that fork children, for as many lanes as there are."""
+    """Processes that fork children for all lanes."""
 
     def __init__(self) -> None:
         self._idle: asyncio.Queue[Process] = asyncio.Queue()
 
     @asynccontextmanager
     async def running(self, count: int) -> AsyncIterator[Callable[[Lane], Awaitable[Death]]]:
-        """Start the forkers. Return the function that has a child killed for a lane."""
+        """Start the forkers. Yield the function that makes and kills a child for a lane."""
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
         }
@@ -591,7 +607,8 @@ class Forkers:
                     env=environment,
                     stdin=PIPE,
                     stdout=PIPE,
-                    start_new_session=True,  # Ctrl-C is for the command: it ends these by closing their stdin
+                    # Ctrl-C reaches the command only, which ends these by closing their stdin.
+                    start_new_session=True,
                 )
                 processes.append(process)
                 self._idle.put_nowait(process)
@@ -613,15 +630,15 @@ class Forkers:
             "token_url": lane.sandbox.token_url,
             "clock": str(lane.clock_file),
             "leaps": lane.leaps,
-            "seed": lane.chance.getrandbits(32),
+            "seed": lane.rng.getrandbits(32),
         }
         process.stdin.write(json.dumps(order).encode() + b"\n")
         line = await process.stdout.readline()
-        assert line, "the process that forks has ended"
+        assert line, "a forker has ended"
         self._idle.put_nowait(process)
-        told = json.loads(line)
-        began = datetime.fromisoformat(told["began"]) if told["began"] else None
-        return Death(datetime.fromisoformat(told["killed_at"]), began, told["trouble"])
+        end = json.loads(line)
+        began = datetime.fromisoformat(end["began"]) if end["began"] else None
+        return Death(datetime.fromisoformat(end["killed_at"]), began, end["error"])
 
 
 class Servers:
@@ -629,55 +646,54 @@ class Servers:
 
     def __init__(self) -> None:
         self._start_seconds, self._refresh_seconds = 1.0, 0.05
-        """How long a start and a refresh take, as learnt."""
+        """Average durations of a start and of a refresh."""
 
     async def kill(self, lane: Lane) -> Death:
-        """Start a server on the lane's store, and kill it in its start or at one of its
-        refreshes."""
+        """Start a server on the lane's store, and kill it in its start or in a refresh."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "xots"), env=environment_of(lane), stdout=DEVNULL, stderr=PIPE
         )
         spawned_at = time.monotonic()
         began: list[datetime] = []
-        trouble = ""
+        error = ""
         refreshing: asyncio.Task[str] | None = None
         try:
-            if lane.chance.random() < 0.2:
-                await asyncio.sleep(lane.chance.random() * self._start_seconds)
+            if lane.rng.random() < 0.2:
+                await asyncio.sleep(lane.rng.random() * self._start_seconds)
             else:
                 port = await serving(process)
                 self._start_seconds += 0.2 * (time.monotonic() - spawned_at - self._start_seconds)
-                trouble = await self.served(port, lane)
+                error = await self.served(port, lane)
                 refreshing = asyncio.create_task(self.refresh(port, lane, began))
                 await asyncio.wait(
-                    [refreshing], timeout=lane.chance.random() * 3 * self._refresh_seconds
+                    [refreshing], timeout=lane.rng.random() * 3 * self._refresh_seconds
                 )
         finally:
             with suppress(ProcessLookupError):
                 process.kill()
             killed_at = lane.clock.now()
             assert process.stderr is not None
-            said = (await process.stderr.read()).decode()
+            output = (await process.stderr.read()).decode()
             await process.wait()
-            trouble = trouble or (await refreshing if refreshing else "")
+            error = error or (await refreshing if refreshing else "")
         if process.returncode != -signal.SIGKILL:
-            trouble = f"it ended by itself, with {process.returncode}: {said[-2000:]}"
-        return Death(killed_at, began[-1] if began else None, trouble)
+            error = f"it ended by itself with status {process.returncode}: {output[-2000:]}"
+        return Death(killed_at, began[-1] if began else None, error)
 
     async def served(self, port: int, lane: Lane) -> str:
-        """Check that the token is served and that Xero accepts it; return the error."""
+        """Check that the server serves a token that Xero accepts. Return the error."""
         status, body = await get(port, "/token")
         if status != 200:
-            return f"/token answered {status}: {body.decode()}"
+            return f"/token responded with {status}: {body.decode()}"
         try:
             lane.sandbox.identity.check_access(json.loads(body)["accessToken"], lane.clock.now())
         except BearerRefused as error:
-            return f"/token gave a token that Xero refuses: {error}"
+            return f"/token served a token that Xero refuses: {error}"
         lane.figures.served += 1
         return ""
 
     async def refresh(self, port: int, lane: Lane, began: list[datetime]) -> str:
-        """Refresh until the server is gone; return the errors before that."""
+        """Refresh in a loop until the server has ended. Return the error before that."""
         while True:
             at = time.monotonic()
             began.append(lane.clock.now())
@@ -686,7 +702,7 @@ class Servers:
             except (OSError, EOFError):
                 return ""
             if status != 303:
-                return f"/refresh answered {status}: {body.decode()}"
+                return f"/refresh responded with {status}: {body.decode()}"
             self._refresh_seconds += 0.1 * (time.monotonic() - at - self._refresh_seconds)
 
 
@@ -703,20 +719,23 @@ def environment_of(lane: Lane) -> dict[str, str]:
 
 
 async def serving(process: Process) -> int:
-    """Return the server's port, once it serves."""
-    said = b""
+    """Wait until the server serves. Return its port."""
+    output = b""
     assert process.stderr is not None
-    async with asyncio.timeout(HANG_SECONDS):
+    async with asyncio.timeout(HANG_TIMEOUT_SECONDS):
         while line := await process.stderr.readline():
-            said += line
+            output += line
             if found := re.search(rb"serving on http://127\.0\.0\.1:(\d+)", line):
                 return int(found[1])
-    raise AssertionError(f"the server did not start: {said.decode()}")
+    raise AssertionError(f"the server did not start: {output.decode()}")
 
 
 async def get(port: int, path: str) -> tuple[int, bytes]:
-    """Send a program's GET; return status and body. Raise OSError or EOFError without a whole
-    response."""
+    """Send GET as a program does. Return status and body.
+
+    Raises:
+        OSError, EOFError: the server has ended before the end of the response.
+    """
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(
@@ -729,13 +748,12 @@ async def get(port: int, path: str) -> tuple[int, bytes]:
         writer.close()
 
 
-# ------------------------------------------------------------------------------------------ the runs
+# --------------------------------------------------------------------------------------- the runs
 
 
 @asynccontextmanager
 async def lanes(store: str, seed: int) -> AsyncIterator[list[Lane]]:
-    """Make a lane for each sibling mode, on one folder or one Redis. Remove all of them at the
-    end."""
+    """Make a lane for each sibling mode, on one folder or one Redis. Remove all afterwards."""
     async with AsyncExitStack() as running:
         folder = Path(tempfile.mkdtemp(prefix="xots-kills-"))
         running.callback(shutil.rmtree, folder)
@@ -745,7 +763,7 @@ async def lanes(store: str, seed: int) -> AsyncIterator[list[Lane]]:
         key = folder / "key"
         key.write_text(new_key().reveal())
         key.chmod(0o600)
-        running.enter_context(unheard_answers_unlogged())
+        running.enter_context(undelivered_responses_unlogged())
         made = []
         for number, mode in enumerate(SiblingMode, start=1):
             clock = folder / f"clock-{number}"
@@ -763,54 +781,54 @@ async def lanes(store: str, seed: int) -> AsyncIterator[list[Lane]]:
                     db=number,
                 )
                 running.callback(admin.close)
-            made.append(
-                Lane(sandbox, clock, url, key, mode, random.Random(seed * 100 + number), admin)  # noqa: S311
-            )
+            rng = random.Random(seed * 100 + number)  # noqa: S311
+            made.append(Lane(sandbox, clock, url, key, mode, rng, admin))
         for lane in made:
             await lane.log_in()
         yield made
 
 
 @contextmanager
-def unheard_answers_unlogged() -> Iterator[None]:
-    """Keep Tornado from logging a response whose caller is gone: the kills cause that on
-    purpose."""
+def undelivered_responses_unlogged() -> Iterator[None]:
+    """Keep Tornado from logging undelivered responses, which the kills cause on purpose."""
 
-    def heard(record: logging.LogRecord) -> bool:
+    def is_delivered(record: logging.LogRecord) -> bool:
         return not (record.exc_info and isinstance(record.exc_info[1], StreamClosedError))
 
     logger = logging.getLogger("tornado.application")
-    logger.addFilter(heard)
+    logger.addFilter(is_delivered)
     try:
         yield
     finally:
-        logger.removeFilter(heard)
+        logger.removeFilter(is_delivered)
 
 
 async def forked(store: str, kills: int, seed: int, *, forkers: int = 3) -> Figures:
     """Kill forked children."""
-    async with lanes(store, seed) as them, Forkers().running(forkers) as kill:
-        return await together(them, kills, lambda lane, share: lane.run(kill, share, breaks=True))
+    async with lanes(store, seed) as all_lanes, Forkers().running(forkers) as kill:
+        return await together(
+            all_lanes, kills, lambda lane, share: lane.run(kill, share, breaks=True)
+        )
 
 
 async def whole(store: str, kills: int, seed: int) -> Figures:
     """Kill real server processes."""
     servers = Servers()
-    async with lanes(store, seed) as them:
+    async with lanes(store, seed) as all_lanes:
         return await together(
-            them, kills, lambda lane, share: lane.run(servers.kill, share, breaks=False)
+            all_lanes, kills, lambda lane, share: lane.run(servers.kill, share, breaks=False)
         )
 
 
 async def together(
-    them: list[Lane], kills: int, run: Callable[[Lane, int], Coroutine[Any, Any, Figures]]
+    all_lanes: list[Lane], kills: int, run: Callable[[Lane, int], Coroutine[Any, Any, Figures]]
 ) -> Figures:
     """Run all lanes at once, each with its share of the kills."""
     figures = Figures()
     async with asyncio.TaskGroup() as group:
         runs = [
-            group.create_task(run(lane, (kills + number) // len(them)))
-            for number, lane in enumerate(them)
+            group.create_task(run(lane, (kills + number) // len(all_lanes)))
+            for number, lane in enumerate(all_lanes)
         ]
     for one in runs:
         figures.add(one.result())
@@ -823,19 +841,25 @@ def main(arguments: list[str]) -> int:
         prog="torture kills", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument(
-        "--store", choices=("file", "redis"), help="the store (default: one after the other)"
+        "--store", choices=("file", "redis"), help="the store (default: both, one after another)"
     )
     parser.add_argument(
         "--forked",
         type=int,
         default=1000,
-        help="kills of forked children, per store (default 1000)",
+        help="kills of forked children for each store (default: %(default)s)",
     )
     parser.add_argument(
-        "--whole", type=int, default=16, help="kills of the whole process, per store (default 16)"
+        "--whole",
+        type=int,
+        default=16,
+        help="kills of whole processes for each store (default: %(default)s)",
     )
     parser.add_argument(
-        "--seed", type=int, default=1, help="of what is drawn: where to kill, how long to wait"
+        "--seed",
+        type=int,
+        default=1,
+        help="seed of the phases and the delays (default: %(default)s)",
     )
     options = parser.parse_args(arguments)
     wrong = []
@@ -848,11 +872,9 @@ def main(arguments: list[str]) -> int:
                 figures = asyncio.run(run(store, kills, options.seed))
                 print(figures.lines(f"{store}, {way}, seed {options.seed}"), flush=True)
                 wrong += figures.wrong
-                missed = [where for where in LANDINGS if not figures.landed[where]]
-                if missed and kills >= ENOUGH:
-                    wrong.append(
-                        f"{store}, {way}: of so many kills, none landed {' or '.join(missed)}"
-                    )
+                missed = [where for where in PHASES if not figures.phases[where]]
+                if missed and kills >= MIN_KILLS_FOR_ALL_PHASES:
+                    wrong.append(f"{store}, {way}: no kill in these phases: {', '.join(missed)}")
     for one in wrong:
         print(f"WRONG: {one}")
     return 1 if wrong else 0

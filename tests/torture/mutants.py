@@ -2,7 +2,7 @@
 
 A mutant is a copy of the package with one small change (``torture._mutations``). The tests of the
 core run on it until one fails, which kills it. A mutant that survives is a hole in the tests, or it
-means the same as the code.
+is equivalent to the code.
 
 A warm process imports pytest and the libraries once, and forks a child for each mutant. The child
 imports the copy and the tests.
@@ -87,19 +87,19 @@ WARM = (
 """The modules that the warm process imports. It never imports the package itself."""
 
 MAX_TEST_SECONDS = 40.0
-"""A mutant hangs if one test takes longer. The slowest takes 4 s on an idle machine."""
+"""A mutant hangs if one test takes longer. The slowest test takes 4 s on an idle machine."""
 
 MAX_MUTANT_SECONDS = 300.0
-"""A mutant hangs if all its tests take longer. Those of the core take 30 s."""
+"""A mutant hangs if all its tests take longer. The tests of the core take 30 s."""
 
 MAX_MEMORY_BYTES = 2 << 30
-"""Upper bound on the memory of a child: a loop without an end may collect values."""
+"""Upper bound on the memory of a child: an endless loop may collect values."""
 
 PRINTED = "printed"
 """The output of a child goes to this file of its copy."""
 
 PROGRESS_INTERVAL = 50
-"""Number of mutants between two lines that tell the progress."""
+"""Number of mutants between two progress lines."""
 
 
 class RunError(Exception):
@@ -136,7 +136,7 @@ class Mutant:
 
 
 def core(only: Iterable[str] = ()) -> list[str]:
-    """Return the files of the core, or those of them that begin with one of these paths."""
+    """Return the files of the core, or only the files whose path begins with one of ``only``."""
     paths: list[Path] = []
     for name in CORE:
         path = ROOT / name
@@ -173,7 +173,7 @@ def draw(files: Iterable[str], rng: random.Random) -> Iterator[Mutant]:
 
 
 def tests_for(file: str) -> list[str]:
-    """Return the tests of the core, with those first that are about this file."""
+    """Return the tests of the core. The tests of this file's room come first."""
     stems = LIFECYCLE_TESTS + KEEPER_TESTS
     if not file.startswith("xots/lifecycle/"):
         stems = KEEPER_TESTS + LIFECYCLE_TESTS
@@ -326,9 +326,9 @@ def judge(
     """Run tests on the untouched copy and then on each mutant, and yield the verdicts as they come.
 
     Args:
-        mutants: are drawn one by one, when a child is free.
-        tests: test files; None means those of the core, in an order for each mutant.
-        jobs: how many children run at a time.
+        mutants: drawn one by one, whenever a child is free.
+        tests: test files; None means the tests of the core, in an order for each mutant.
+        jobs: number of children that run at a time.
 
     Raises:
         RunError: the tests cannot be run, or fail on the untouched copy.
@@ -366,7 +366,7 @@ def judge(
 
 
 def _wait(slots: Iterable[_Slot]) -> None:
-    """Wait until a child ends, and at most until the next look for one that hangs."""
+    """Wait until a child ends, and at most until the next check for a child that hangs."""
     wait([slot.process.sentinel for slot in slots if slot.process is not None], timeout=1)
 
 
@@ -379,35 +379,35 @@ def _parser() -> argparse.ArgumentParser:
         description="Draw random mutants of the core, run its tests on each, and print the score.",
     )
     add = parser.add_argument
-    add("--count", type=int, default=100, help="how many mutants to draw (default: %(default)s)")
+    add("--count", type=int, default=100, help="number of mutants to draw (default: %(default)s)")
     add("--seed", type=int, default=1, help="the seed of the draw (default: %(default)s)")
-    add("--jobs", type=int, default=2, help="how many runs at a time (default: %(default)s)")
+    add("--jobs", type=int, default=2, help="number of runs at a time (default: %(default)s)")
     add(
         "--minutes",
         type=float,
         default=math.inf,
-        help="draw no further mutant after so many minutes",
+        help="draw no further mutant after this time",
     )
     add(
         "--at-least",
         type=float,
         default=92.0,
         metavar="PERCENT",
-        help="the share of killed mutants that is demanded (default: %(default)g)",
+        help="required share of killed mutants (default: %(default)g)",
     )
     add(
         "--only",
         action="append",
         default=[],
         metavar="PATH",
-        help="only files of the core that begin so, such as xots/lifecycle/; can be repeated",
+        help="only files of the core below this path, such as xots/lifecycle/; can be repeated",
     )
     add("--list", action="store_true", help="print the mutants, and run nothing")
     return parser
 
 
 def main(arguments: list[str]) -> int:
-    """Draw the mutants, print those that survive, and the score."""
+    """Draw the mutants, and print the surviving mutants and the score."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.jobs < 1 or options.count < 1:
@@ -423,7 +423,7 @@ def main(arguments: list[str]) -> int:
     began_at = time.monotonic()
     is_over = False
 
-    def until_over() -> Iterator[Mutant]:
+    def draw_in_time() -> Iterator[Mutant]:
         nonlocal is_over
         for _ in range(options.count):
             is_over = time.monotonic() - began_at > options.minutes * 60
@@ -434,7 +434,7 @@ def main(arguments: list[str]) -> int:
 
     verdicts: list[Verdict] = []
     try:
-        for verdict in judge(until_over(), jobs=options.jobs):
+        for verdict in judge(draw_in_time(), jobs=options.jobs):
             if verdict.mutant is None:
                 print(f"The tests pass on the untouched copy, in {verdict.seconds:.0f} s.\n")
                 continue

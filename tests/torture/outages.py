@@ -1,8 +1,9 @@
-"""Outages of the store and of Xero: Redis killed, hung, restored, failed over; Xero away; clocks that step.
+"""Outages: Redis killed, hung, restored, failed over; Xero unreachable; clocks that are set.
 
-The keepers, the stores, the redis-servers and their sentinels are real; Xero is the sandbox. In each section programs
-ask every keeper for the token all the time, and the sandbox's own state says whether what they get is live, and whether
-what the store holds is a token from which Xero would issue.
+The keepers, the stores, the redis-servers and their sentinels are real. Xero is the sandbox. In
+each section, callers request the token from every keeper all the time. The state of the sandbox
+shows if Xero accepts the served tokens, and if it would issue from a refresh token of the stored
+record.
 """
 
 from __future__ import annotations
@@ -75,11 +76,13 @@ SCOPES = ("offline_access", "accounting.transactions")
 CREDENTIALS = Credentials(client_id=DEFAULT_CLIENT_ID, client_secret=Secret(DEFAULT_CLIENT_SECRET))
 GRACE = timedelta(minutes=30)
 
-PATIENCE_SECONDS = 30.0
-"""For whatever must come true in the end: beyond an orphan lease, a fail-over, and a busy machine."""
+CONDITION_TIMEOUT_SECONDS = 30.0
+"""Upper bound on the wait for a condition: longer than an orphan lease and a fail-over on a busy
+machine."""
 
-MOST_TRIES_AN_HOUR = 160
-"""A wait is a random part of up to 60 s, so about 120 tries an hour are usual and 160 are six deviations off."""
+MAX_ATTEMPTS_PER_HOUR = 160
+"""Waits are random, up to 60 s. About 120 attempts an hour are usual. 160 are six standard
+deviations more."""
 
 T = TypeVar("T")
 
@@ -88,18 +91,18 @@ logger = logging.getLogger("xots")
 
 @dataclass(frozen=True)
 class Options:
-    """How long things take. The defaults hasten them; the product's own are 12 and 5."""
+    """Durations and numbers. The defaults are shorter than in xots, which has 12 s and 5 s."""
 
     lease_seconds: float = 2.0
-    """How long a lease outlives a holder that could not give it back."""
-    answer_seconds: float = 0.5
-    """How long Redis may take for an answer."""
+    """Lifetime of a lease after its holder has ended without a release."""
+    response_timeout_seconds: float = 0.5
+    """Timeout of a response of Redis."""
     keepers: int = 3
     sentinels: int = 1
     hours: float = 24.0
-    """How long Xero is away."""
-    come_back: bool = True
-    """After a fail-over, does the old master come back? A sentinel takes 10 seconds to notice it."""
+    """Duration of the long outage of Xero."""
+    old_master_returns: bool = True
+    """True if the old master returns after a fail-over. A sentinel notices it after 10 seconds."""
 
 
 class _Errors(logging.Handler):
@@ -115,27 +118,27 @@ class House:
     """A simulated Xero, and the keepers that share one account in one store.
 
     Args:
-        url: of the store.
-        figures: what is counted.
-        chance: where everything random comes from.
-        clock: the true one, by which Xero and every right host go; by default the system's.
-        mode: what Xero does with a token that is spent again. By chance, if it isn't given.
+        url: URL of the store.
+        figures: the counts.
+        rng: the source of all random values.
+        clock: the correct clock, which Xero and every correct host use; by default the system's.
+        mode: sibling mode of Xero; drawn if it is None.
     """
 
     def __init__(
         self,
         url: str,
         figures: Counter[str],
-        chance: random.Random,
+        rng: random.Random,
         *,
         clock: FakeClock | None = None,
         mode: SiblingMode | None = None,
     ) -> None:
-        self.url, self.figures, self.chance = url, figures, chance
+        self.url, self.figures, self.rng = url, figures, rng
         self.clock: FakeClock | LeapingClock = clock or LeapingClock()
         switches = Switches(
-            sibling_mode=mode or chance.choice(list(SiblingMode)),
-            late_reuse_kills_chain=chance.random() < 0.5,
+            sibling_mode=mode or rng.choice(list(SiblingMode)),
+            late_reuse_kills_chain=rng.random() < 0.5,
         )
         self.sandbox = Sandbox(SandboxOptions(port=free_port(), switches=switches), self.clock.now)
         self.identity = self.sandbox.identity
@@ -174,7 +177,7 @@ class House:
         xero: type[XeroClient] = XeroClient,
         ticking: bool = True,
     ) -> TokenKeeper:
-        """Start a keeper of one more process, with its own connections and its own tick."""
+        """Start the keeper of one more process, with its own connections and its own tick."""
         endpoints = Endpoints(
             authorize_url=self.sandbox.authorize_url,
             token_url=self.sandbox.token_url,
@@ -187,7 +190,7 @@ class House:
             self.clients[-1],
             self._sealer,
             clock=clock or self.clock,
-            rng=self.chance,
+            rng=self.rng,
             observers=[self.events.append, log_event],
         )
         self.keepers.append(keeper)
@@ -202,11 +205,11 @@ class House:
         for rotation in self._rotations:
             rotation.stop()
         keepers, self.keepers, self._rotations = self.keepers, [], []
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(CONDITION_TIMEOUT_SECONDS):
             await asyncio.gather(*(close_with_all(keeper) for keeper in keepers))
 
     async def log_in(self, keeper: TokenKeeper | None = None) -> None:
-        """Log in as a user does who returns from Xero to one of the processes."""
+        """Log in at one of the processes, as a user does."""
         parameters = {
             "response_type": "code",
             "client_id": DEFAULT_CLIENT_ID,
@@ -227,13 +230,15 @@ class House:
         await (keeper or self.keepers[0]).login(attempt)
 
     async def kept(self) -> Account:
-        """Return the record of the store, read over its own connection."""
+        """Read the record from the store over a separate connection."""
         stored = await self._watcher.read("default")
         return Account() if stored is None else open_record(self._sealer, stored, "default")
 
     async def settled(self) -> Account:
-        """Return the record, once the store and all keepers have it, and no operation is in
-        progress."""
+        """Wait until all keepers agree with the store, and no operation is in progress.
+
+        Return the record.
+        """
 
         async def agreed() -> bool:
             kept = await self.kept()
@@ -252,11 +257,11 @@ class House:
         kept = await self.kept()
         if kept.consent_id is not None:
             assert any(self.would_issue(token) for token in tokens_of(kept)), (
-                "the store holds no token that is live"
+                "Xero would issue from no token of the store"
             )
         assert not self.happened(ConsentWasLost), f"the login was lost: {self._errors.lines}"
         assert not [r for r in self.sandbox.refreshes() if r.reason == Refusal.SPENT], (
-            "reuse outside the grace"
+            "a token was reused after its grace period"
         )
         self.figures["checks of the invariant"] += 1
 
@@ -264,7 +269,7 @@ class House:
         return self.identity.would_issue(token.value.reveal(), self.clock.now())
 
     async def works(self) -> None:
-        """Check that each keeper can refresh, and that the store follows."""
+        """Check that each keeper can refresh, and that the store has the new record."""
         for keeper in self.keepers:
             before = keeper.account.access
             await keeper.refresh()
@@ -273,8 +278,7 @@ class House:
         await self.check()
 
     def served(self, keeper: TokenKeeper) -> None:
-        """Check that a program gets the token at once, from memory, and that Xero's API accepts
-        it."""
+        """Check that a caller gets the token at once, and that Xero's API accepts it."""
         call = keeper.token()
         try:
             call.send(None)
@@ -282,39 +286,38 @@ class House:
             self.is_live(returned.value)
         else:
             call.close()
-            raise AssertionError("a caller had to wait although a good token was there")
+            raise AssertionError("a caller had to wait although the keeper had a valid token")
 
     def is_live(self, token: AccessToken) -> None:
         """Check that Xero's API accepts a token now."""
         self.identity.check_access(token.value.reveal(), self.clock.now())  # raises BearerRefused
         self.figures["tokens served"] += 1
 
-    async def asking(self) -> None:
-        """Request tokens from all keepers all the time, as programs do."""
+    async def requesting(self) -> None:
+        """Request the token from all keepers all the time, as callers do."""
         while True:
             for keeper in self.keepers:
                 self.served(keeper)
             await asyncio.sleep(0.01)
 
     async def refreshing(self, keeper: TokenKeeper) -> None:
-        """Make one refresh after another. A failure is in order while the store is away."""
+        """Make one refresh after another. A failure is correct while the store is unreachable."""
         while True:
             with suppress(TokenUnavailable):
                 await keeper.refresh()
-            await asyncio.sleep(self.chance.random() * 0.05)
+            await asyncio.sleep(self.rng.random() * 0.05)
 
     @asynccontextmanager
     async def busy(self) -> AsyncIterator[None]:
-        """Let every keeper refresh and serve meanwhile."""
-        async with meanwhile(self.asking(), *map(self.refreshing, self.keepers)):
+        """Let every keeper refresh and serve during the block."""
+        async with meanwhile(self.requesting(), *map(self.refreshing, self.keepers)):
             yield
 
     def happened(self, kind: type[Event]) -> int:
         return sum(isinstance(event, kind) for event in self.events)
 
     def reported(self) -> bool:
-        """Tell if the loss of the login was reported, by an event and by a line of the log at
-        ERROR."""
+        """Tell if an event and an ERROR line of the log reported the loss of the login."""
         return bool(self.happened(ConsentWasLost)) and any(
             "a user must log in again" in e for e in self._errors.lines
         )
@@ -323,7 +326,7 @@ class House:
         self.figures["refreshes"] += self.happened(Refreshed)
         self.figures["requests at Xero"] += len(self.sandbox.refreshes())
         self.figures["store outages noticed"] += self.happened(StoreDegraded)
-        self.figures["lost writes told again"] += self.happened(StoreLostWrites)
+        self.figures["lost writes reported"] += self.happened(StoreLostWrites)
 
 
 def tokens_of(account: Account) -> list[RefreshToken]:
@@ -339,15 +342,15 @@ async def abandon(keeper: TokenKeeper) -> None:
 
 async def end(tasks: list[asyncio.Task[None]]) -> None:
     """Cancel tasks until they end: in Python 3.11 redis-py may swallow a cancellation."""
-    while going_on := [task for task in tasks if not task.done()]:
-        for task in going_on:
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
             task.cancel()
-        await asyncio.wait(going_on, timeout=1)
+        await asyncio.wait(pending, timeout=1)
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def until(
-    condition: Callable[[], Awaitable[bool]], within_seconds: float = PATIENCE_SECONDS
+    condition: Callable[[], Awaitable[bool]], within_seconds: float = CONDITION_TIMEOUT_SECONDS
 ) -> None:
     """Wait until a condition is true. A store that fails counts as false."""
     give_up_at = time.monotonic() + within_seconds
@@ -355,7 +358,7 @@ async def until(
         with suppress(StoreUnavailable, redis_client.exceptions.ConnectionError):
             if await condition():
                 return
-        assert time.monotonic() < give_up_at, f"{condition.__qualname__} never came true"
+        assert time.monotonic() < give_up_at, f"{condition.__qualname__} stayed false"
         await asyncio.sleep(0.02)
 
 
@@ -370,7 +373,7 @@ async def in_a_thread(work: Callable[[], T]) -> T:
 
 @asynccontextmanager
 async def meanwhile(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run ``works`` beside the body until its end. Raise the error of any of them then."""
+    """Run ``works`` during the block. Raise the error of any of them afterwards."""
     tasks = [asyncio.create_task(work) for work in works]
     try:
         yield
@@ -383,11 +386,11 @@ async def meanwhile(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 @contextmanager
 def hastened(options: Options) -> Iterator[None]:
-    """Set the durations of leases and of responses of Redis to those of the options."""
+    """Set the lifetime of leases and the response timeout of Redis to those of the options."""
     before = replica_room.LEASE_SECONDS, redis_url.RESPONSE_TIMEOUT_SECONDS
     replica_room.LEASE_SECONDS, redis_url.RESPONSE_TIMEOUT_SECONDS = (
         options.lease_seconds,
-        options.answer_seconds,
+        options.response_timeout_seconds,
     )
     try:
         yield
@@ -395,83 +398,87 @@ def hastened(options: Options) -> Iterator[None]:
         replica_room.LEASE_SECONDS, redis_url.RESPONSE_TIMEOUT_SECONDS = before
 
 
-# ------------------------------------------------------------------------------------- the store's outages
+# ------------------------------------------------------------------------- outages of the store
 
 
-async def killed(figures: Counter[str], chance: random.Random, options: Options) -> None:
-    """Kill Redis (appendonly yes) at random moments and start it again, while several keepers
-    refresh."""
+async def killed(figures: Counter[str], rng: random.Random, options: Options) -> None:
+    """Kill Redis (appendonly yes) at random moments of refreshes, and start it again."""
     with RedisServer("appendonly yes") as redis:
-        async with House(redis.unix_url, figures, chance) as house:
+        async with House(redis.unix_url, figures, rng) as house:
             for _ in range(options.keepers):
                 await house.keeper()
             await house.log_in()
             await house.settled()
             async with house.busy():
                 for _ in range(3):
-                    await asyncio.sleep(chance.random() * 0.5)
+                    await asyncio.sleep(rng.random() * 0.5)
                     redis.kill()
                     figures["kills"] += 1
-                    await asyncio.sleep(chance.random() * 0.5)
+                    await asyncio.sleep(rng.random() * 0.5)
                     await in_a_thread(redis.start)
-                await asyncio.sleep(chance.random() * 0.5)
-            await timed(house.settled(), figures, "longest return, ms")
+                await asyncio.sleep(rng.random() * 0.5)
+            await timed(house.settled(), figures, "longest recovery, ms")
             await house.check()
             await house.works()
 
 
 async def timed(work: Awaitable[object], figures: Counter[str], name: str) -> None:
+    """Await ``work``. Keep its duration in this figure if it is the longest one."""
     began = time.monotonic()
     await work
     figures[name] = max(figures[name], round(1000 * (time.monotonic() - began)))
 
 
 PHASES = ("lease", "read", "intent", "request", "conclusion", "release")
-"""Of a refresh: at the beginning of each, Redis stops to answer."""
+"""The phases of a refresh. Redis stops at the beginning of each."""
 
 
-async def hung(figures: Counter[str], chance: random.Random, options: Options) -> None:
-    """Redis is stopped (SIGSTOP) in each phase of a refresh: for less than one waits for its answer; for more, so that
-    the reply is lost and can be read back, and for so long that it can't."""
-    await together(
-        hung_in(phase, options.answer_seconds * times, figures, random.Random(chance.random()))  # noqa: S311
-        for phase, times in itertools.product(PHASES, (0.5, 1.5, 3))
-    )
+async def hung(figures: Counter[str], rng: random.Random, options: Options) -> None:
+    """Stop Redis (SIGSTOP) in each phase of a refresh, for three durations.
+
+    The first is shorter than the response timeout. After the second, the response is lost, and the
+    keeper can read the outcome. After the third, it can not.
+    """
+    works = []
+    for phase, times in itertools.product(PHASES, (0.5, 1.5, 3)):
+        own = random.Random(rng.random())  # noqa: S311
+        works.append(hung_in(phase, options.response_timeout_seconds * times, figures, own))
+    await together(works)
 
 
-async def hung_in(phase: str, seconds: float, figures: Counter[str], chance: random.Random) -> None:
-    """Stop Redis from this phase of one refresh on, for some seconds."""
-    going_on: list[asyncio.Task[None]] = []
+async def hung_in(phase: str, seconds: float, figures: Counter[str], rng: random.Random) -> None:
+    """Stop Redis for some seconds, from this phase of one refresh on."""
+    pending: list[asyncio.Task[None]] = []
 
     async def hang() -> None:
         redis.signal(signal.SIGSTOP)
         figures["hangs"] += 1
-        going_on.append(asyncio.create_task(go_on()))
+        pending.append(asyncio.create_task(resume()))
 
-    async def go_on() -> None:
+    async def resume() -> None:
         await asyncio.sleep(seconds)
         redis.signal(signal.SIGCONT)
 
     with RedisServer("appendonly yes") as redis:
-        async with House(redis.unix_url, figures, chance) as house:
+        async with House(redis.unix_url, figures, rng) as house:
             phases = Phases(phase, hang)
             watched = await house.keeper(store=phases.of(redis.unix_url), xero=phases.client)
             await house.keeper()
             await house.log_in()
             await house.settled()
-            async with meanwhile(house.asking()):
+            async with meanwhile(house.requesting()):
                 phases.armed = True
                 with suppress(TokenUnavailable):
                     await watched.refresh()
-                await asyncio.gather(*going_on)
-                await timed(house.settled(), figures, "longest return, ms")
-            assert going_on, f"a refresh has no phase {phase}"
+                await asyncio.gather(*pending)
+                await timed(house.settled(), figures, "longest recovery, ms")
+            assert pending, f"a refresh has no phase {phase}"
             await house.check()
             await house.works()
 
 
 class Phases:
-    """Knows in which phase of a refresh a keeper is, and acts at the beginning of one, once."""
+    """Follows the phases of a keeper's refresh, and calls ``act`` once, at the beginning of one."""
 
     def __init__(self, phase: str, act: Callable[[], Awaitable[None]]) -> None:
         self.armed = False
@@ -487,7 +494,7 @@ class Phases:
         self.client = Client
 
     def of(self, url: str) -> TokenStore:
-        """Return the store whose calls tell the phase."""
+        """Return a store that reports the phases from its calls."""
         phases = self
 
         class Store(RedisStore):
@@ -516,7 +523,7 @@ class Phases:
 
 
 async def together(works: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Run them concurrently; the first error ends all."""
+    """Run ``works`` concurrently. The first error ends all of them."""
     tasks = [asyncio.create_task(work) for work in works]
     try:
         for task in tasks:
@@ -526,24 +533,24 @@ async def together(works: Iterable[Coroutine[Any, Any, None]]) -> None:
 
 
 HISTORIES = ("refreshes", "login", "logout", "everything")
-"""What the old dump does not know of; with the last one it knows nothing at all."""
+"""The changes that the old dump lacks. With "everything", the dump is empty."""
 
 
-async def restored(figures: Counter[str], chance: random.Random, options: Options) -> None:
-    """Stop Redis, restore an old dump, and start it: with all processes alive, and with none."""
+async def restored(figures: Counter[str], rng: random.Random, options: Options) -> None:
+    """Restore an old dump of Redis, with all processes alive and with none."""
     works = [
-        restored_alive(history, figures, random.Random(chance.random()))  # noqa: S311
+        restored_alive(history, figures, random.Random(rng.random()))  # noqa: S311
         for history in HISTORIES
     ]
     works += [
-        restored_to_none(history, minutes, figures, random.Random(chance.random()))  # noqa: S311
+        restored_to_none(history, minutes, figures, random.Random(rng.random()))  # noqa: S311
         for history, minutes in itertools.product(HISTORIES, (5, 40))
     ]
     await together(works)
 
 
-async def put_back(redis: RedisServer, dump: bytes | None) -> None:
-    """Stop the server and start it on this dump, or on nothing."""
+async def restore_dump(redis: RedisServer, dump: bytes | None) -> None:
+    """Stop the server, and start it with this dump, or empty."""
     redis.kill()
     path = redis.folder / "dump.rdb"
     path.unlink(missing_ok=True)
@@ -560,25 +567,25 @@ async def pass_time(house: House, redis: RedisServer, history: str) -> bytes | N
     dump = None if history == "everything" else (redis.folder / "dump.rdb").read_bytes()
     if history == "login":
         await house.log_in(house.keepers[-1])
-    for _ in range(house.chance.randint(1, 4)):
+    for _ in range(house.rng.randint(1, 4)):
         await house.settled()
-        await house.chance.choice(house.keepers).refresh()
+        await house.rng.choice(house.keepers).refresh()
     await house.settled()
     if history == "logout":
-        await house.keepers[0].end(forget=house.chance.random() < 0.5)
+        await house.keepers[0].end(forget=house.rng.random() < 0.5)
         await house.settled()
     return dump
 
 
-async def restored_alive(history: str, figures: Counter[str], chance: random.Random) -> None:
-    """The running processes merge and write: the newest consent wins, and a logout stays one."""
+async def restored_alive(history: str, figures: Counter[str], rng: random.Random) -> None:
+    """The running processes merge and write: the newest consent wins, and a logout persists."""
     with RedisServer() as redis:
-        async with House(redis.unix_url, figures, chance) as house:
+        async with House(redis.unix_url, figures, rng) as house:
             for _ in range(3):
                 await house.keeper()
             dump = await pass_time(house, redis, history)
             known = house.keepers[0].account
-            await put_back(redis, dump)
+            await restore_dump(redis, dump)
             kept = await house.settled()
             figures["restored, processes alive"] += 1
             assert house.happened(StoreLostWrites), "the lost writes of the store were not reported"
@@ -597,24 +604,24 @@ async def restored_alive(history: str, figures: Counter[str], chance: random.Ran
             assert kept.current == known.current
             await house.works()
             async with house.busy():  # the same while they refresh
-                await asyncio.sleep(chance.random() * 0.2)
-                await put_back(redis, dump)
-                await asyncio.sleep(chance.random() * 0.2)
+                await asyncio.sleep(rng.random() * 0.2)
+                await restore_dump(redis, dump)
+                await asyncio.sleep(rng.random() * 0.2)
             assert (await house.settled()).consent_id == known.consent_id
             await house.works()
             assert house.identity.counts.exchanges == (2 if history == "login" else 1)
 
 
 async def restored_to_none(
-    history: str, minutes: float, figures: Counter[str], chance: random.Random
+    history: str, minutes: float, figures: Counter[str], rng: random.Random
 ) -> None:
-    """No process with a newer record runs. The old record works, or the loss is reported."""
+    """No process with a newer record is alive. The old record works, or the loss is reported."""
     with RedisServer() as redis:
-        async with House(redis.unix_url, figures, chance) as house:
+        async with House(redis.unix_url, figures, rng) as house:
             await house.keeper()
             dump = await pass_time(house, redis, history)
             await house.close_keepers()
-            await put_back(redis, dump)
+            await restore_dump(redis, dump)
             house.clock.advance(60 * minutes)
             keeper = await house.keeper()
             error: NoToken | None = None
@@ -622,13 +629,12 @@ async def restored_to_none(
                 await keeper.refresh()
             except NoToken as refused:
                 error = refused
-            if (
-                error is not None and history != "everything"
-            ):  # a store that holds nothing can't be told from a new one
+            # With an empty store, a loss looks like a first start.
+            if error is not None and history != "everything":
                 assert isinstance(error, ConsentLost)
                 assert house.reported(), "the loss was not reported"
             live = [token for token in tokens_of(await house.settled()) if house.would_issue(token)]
-            # Works: what the dump knows is of the same consent and within the grace, or of an older one that lives on.
+            # The dump works if its token is within the grace period, or of an older valid login.
             works = history == "login" or (history == "refreshes" and minutes < 30)
             assert (error is None) is works, (
                 f"{history}, {minutes} minutes later: {error or 'it works'}"
@@ -645,7 +651,7 @@ async def restored_to_none(
 
 
 class Trio:
-    """A master, its replica, and the sentinels that watch them; all of them real."""
+    """A real master, its replica, and the sentinels that watch them."""
 
     def __init__(self, stack: ExitStack, sentinels: int) -> None:
         def start(*options: str, command: str = "redis-server") -> RedisServer:
@@ -669,7 +675,7 @@ class Trio:
         )
 
     async def is_whole(self) -> bool:
-        """Tell if the replica follows, and if every sentinel sees all of the set."""
+        """Tell if the replica is in sync, and if every sentinel sees all servers."""
         followed = self.replica.admin.info("replication")
         if followed["role"] != "slave" or followed["master_link_status"] != "up":
             return False
@@ -691,7 +697,7 @@ class Trio:
         return True
 
     async def replica_lags(self) -> None:
-        """Cut the replica off, while the master still acknowledges writes."""
+        """Disconnect the replica, while the master still acknowledges writes."""
         self.replica.admin.config_set("masterauth", "wrong")
         self.replica.admin.client_kill_filter(_type="master")
 
@@ -703,37 +709,35 @@ class Trio:
     async def is_promoted(self) -> bool:
         return bool(self.replica.admin.info("replication")["role"] == "master")
 
-    async def comes_back(self) -> None:
-        """Start the old master, which the sentinels make a replica of the new one."""
+    async def old_master_returns(self) -> None:
+        """Start the old master. The sentinels make it a replica of the new one."""
         self.master, self.replica = self.replica, self.master
         if self.replica.process is None:
             await in_a_thread(self.replica.start)
         else:
             self.replica.signal(signal.SIGCONT)
-        for server in (
-            self.master,
-            self.replica,
-        ):  # the sentinels have the wrong one written to a server's file
+        # The sentinels have saved the wrong password in the configuration of a server.
+        for server in (self.master, self.replica):
             server.admin.config_set("masterauth", "secret")
         await until(self.is_whole, 60)
 
 
-async def failover(figures: Counter[str], chance: random.Random, options: Options) -> None:
-    """A real sentinel promotes a replica that has lost acknowledged writes, and the old master
-    returns."""
+async def failover(figures: Counter[str], rng: random.Random, options: Options) -> None:
+    """A sentinel promotes a replica without acknowledged writes, and the old master returns."""
     with ExitStack() as stack:
         trio = await in_a_thread(lambda: Trio(stack, options.sentinels))
         await until(trio.is_whole)
-        async with House(trio.url, figures, chance) as house:
+        async with House(trio.url, figures, rng) as house:
             for _ in range(options.keepers):
                 await house.keeper()
             await house.log_in()
-            histories = HISTORIES[:3] if options.come_back else [chance.choice(HISTORIES[:2])]
+            histories = HISTORIES[:3] if options.old_master_returns else [rng.choice(HISTORIES[:2])]
             for history in histories:
                 await failed_over(trio, house, history, options)
 
 
 async def failed_over(trio: Trio, house: House, history: str, options: Options) -> None:
+    """Make one fail-over, and check the record after it and after the return of the old master."""
     await house.settled()
     await trio.replica_lags()
     if history == "login":
@@ -744,8 +748,8 @@ async def failed_over(trio: Trio, house: House, history: str, options: Options) 
         await house.keepers[0].end(forget=False)
     known = await house.settled()
     lost_before = house.happened(StoreLostWrites)
-    # One that is stopped is cut off, and does not know that it is the master no longer.
-    stops = options.come_back and house.chance.random() < 0.5
+    # A stopped master has no connections. After its return, it still acts as the master.
+    stops = options.old_master_returns and house.rng.random() < 0.5
     async with AsyncExitStack() as meanwhile_busy:
         if history != "logout":
             await meanwhile_busy.enter_async_context(house.busy())
@@ -755,22 +759,23 @@ async def failed_over(trio: Trio, house: House, history: str, options: Options) 
             trio.master.kill()
         house.figures["masters stopped" if stops else "masters killed"] += 1
         await until(trio.is_promoted)
-    await timed(house.settled(), house.figures, "longest return, ms")
+    await timed(house.settled(), house.figures, "longest recovery, ms")
     house.figures["fail-overs"] += 1
     assert house.happened(StoreLostWrites) > lost_before, (
         "the loss of acknowledged writes was not reported"
     )
-    await see_all_is_there(house, known, history)
-    if options.come_back:
-        await trio.comes_back()
-        await see_all_is_there(house, known, history)
-        house.figures["old masters came back"] += 1
+    await check_nothing_lost(house, known, history)
+    if options.old_master_returns:
+        await trio.old_master_returns()
+        await check_nothing_lost(house, known, history)
+        house.figures["old masters returned"] += 1
 
 
-async def see_all_is_there(house: House, known: Account, history: str) -> None:
+async def check_nothing_lost(house: House, known: Account, history: str) -> None:
+    """Check that the store has the login or the logout of before, and that refreshes work."""
     kept = await house.settled()
     assert (kept.consent_id, kept.ended_at) == (known.consent_id, known.ended_at), (
-        "another login than the newest"
+        "the store does not have the newest login"
     )
     assert kept.generation >= known.generation
     await house.check()
@@ -780,7 +785,7 @@ async def see_all_is_there(house: House, known: Account, history: str) -> None:
     await house.works()
 
 
-# --------------------------------------------------------------------------------------- Xero's outages
+# ------------------------------------------------------------------------------- outages of Xero
 
 
 FORMS = ("refused", "503", "hangs")
@@ -789,7 +794,7 @@ FORMS = ("refused", "503", "hangs")
 
 @asynccontextmanager
 async def away(house: House, form: str) -> AsyncIterator[None]:
-    """Let Xero fail in this form. At the end it works again."""
+    """Let Xero fail in this form during the block."""
     if form == "503":
         house.sandbox.add_fault("any:every:503-html")
         yield
@@ -800,13 +805,13 @@ async def away(house: House, form: str) -> AsyncIterator[None]:
         if form == "hangs":
 
             async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-                await reader.read(-1)  # until the caller has had enough
+                await reader.read(-1)  # until the timeout of the client
                 writer.close()
 
             server = await asyncio.start_server(hang, "127.0.0.1", house.sandbox.port)
             await stack.enter_async_context(server)
             for client in house.clients:
-                client.deadline_seconds = 0.02  # the real one is too long for a test
+                client.deadline_seconds = 0.02  # the usual one is too long for a test
         yield
     for client in house.clients:
         client.deadline_seconds = 20
@@ -814,32 +819,32 @@ async def away(house: House, form: str) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def set_house(
+async def house_in_folder(
     figures: Counter[str],
-    chance: random.Random,
+    rng: random.Random,
     *,
     keepers: int = 2,
     mode: SiblingMode | None = None,
 ) -> AsyncIterator[House]:
-    """Keepers on one folder, with a clock that only tests move, after a login."""
+    """Yield a house with keepers on one folder and a clock that is set, after a login."""
     with tempfile.TemporaryDirectory(prefix="xots-outages-") as folder:
         clock = FakeClock(START)
-        async with House(Path(folder).as_uri(), figures, chance, clock=clock, mode=mode) as house:
+        async with House(Path(folder).as_uri(), figures, rng, clock=clock, mode=mode) as house:
             await house.log_in(await house.keeper(ticking=False))
-            for _ in range(keepers - 1):  # they read the record as they start
+            for _ in range(keepers - 1):  # they read the record at their start
                 await house.keeper(ticking=False)
             yield house
 
 
 async def tick(house: House, seconds: float = 15) -> None:
-    """Let time pass, and let every keeper tick."""
+    """Advance the clock, and let every keeper tick."""
     house.clock.advance(seconds)
     for keeper in house.keepers:
         await keeper.maintain()
 
 
-async def ask(house: House, keeper: TokenKeeper) -> bool:
-    """Request the token as a program does: the response is a live token, or says when to retry."""
+async def request_token(house: House, keeper: TokenKeeper) -> bool:
+    """Request the token as a caller does. Tell if the keeper served one, which must be live."""
     try:
         token = await keeper.token()
     except TokenUnavailable:
@@ -848,19 +853,19 @@ async def ask(house: House, keeper: TokenKeeper) -> bool:
     return True
 
 
-async def down(figures: Counter[str], chance: random.Random, options: Options) -> None:
-    """Xero is down for a day in three forms, and for a day right after a lost response."""
+async def down(figures: Counter[str], rng: random.Random, options: Options) -> None:
+    """Let Xero fail for a day in three forms, and for a day right after a lost response."""
     for form in FORMS:
-        await down_for_hours(form, options.hours, figures, chance)
+        await down_for_hours(form, options.hours, figures, rng)
     for mode in SiblingMode:
-        await down_after_a_lost_answer(mode, figures, chance)
+        await down_after_a_lost_response(mode, figures, rng)
 
 
 async def down_for_hours(
-    form: str, hours: float, figures: Counter[str], chance: random.Random
+    form: str, hours: float, figures: Counter[str], rng: random.Random
 ) -> None:
-    """Retries go on at a bearable rate, no expired token is served, and the recovery is quick."""
-    async with set_house(figures, chance) as house:
+    """Retries continue at a limited rate, no expired token is served, and recovery is quick."""
+    async with house_in_folder(figures, rng) as house:
         before = await house.kept()
         assert before.access is not None
         served_until = before.access.expires_at - MIN_SERVABLE
@@ -870,129 +875,132 @@ async def down_for_hours(
                 if second % 15 == 0:
                     await tick(house, 0)
                 for keeper in house.keepers:
-                    got = await ask(house, keeper)
+                    got = await request_token(house, keeper)
                     assert got is (house.clock.now() <= served_until), (
                         f"served: {got}, at {house.clock.now()}"
                     )
         failures = [event.at for event in house.events if isinstance(event, RefreshFailed)]
         by_hour = Counter(int((at - START).total_seconds() // 3600) for at in failures)
-        assert max(by_hour.values()) <= MOST_TRIES_AN_HOUR, f"a storm: {by_hour}"
-        assert min(by_hour[hour] for hour in range(int(hours))) >= 30, f"given up: {by_hour}"
+        assert max(by_hour.values()) <= MAX_ATTEMPTS_PER_HOUR, f"too many attempts: {by_hour}"
+        assert min(by_hour[hour] for hour in range(int(hours))) >= 30, (
+            f"too few attempts: {by_hour}"
+        )
         waits = Counter(later - earlier for earlier, later in itertools.pairwise(failures))
-        assert len(waits) > 5, "there is no jitter in the waits"
+        assert len(waits) > 5, "the waits have no jitter"
         kept = await house.kept()
         assert {t.value for t in tokens_of(kept)} == {t.value for t in tokens_of(before)}, (
-            "something was dropped"
+            "the record has lost or gained a refresh token"
         )
-        back_at = house.clock.now()
-        while not all([await ask(house, keeper) for keeper in house.keepers]):
+        restored_at = house.clock.now()
+        while not all([await request_token(house, keeper) for keeper in house.keepers]):
             await tick(house, 5)
-            assert house.clock.now() - back_at <= timedelta(minutes=2), (
-                "it is not back within two minutes"
+            assert house.clock.now() - restored_at <= timedelta(minutes=2), (
+                "no recovery within two minutes"
             )
         await house.check()
         assert house.identity.counts.exchanges == 1
         figures["hours down"] += round(hours)
-        figures["tries"] += len(failures)
-        figures["most tries in an hour"] = max(figures["most tries in an hour"], *by_hour.values())
-        seconds = round((house.clock.now() - back_at).total_seconds())
-        figures["longest return, simulated s"] = max(
-            figures["longest return, simulated s"], seconds
+        figures["attempts"] += len(failures)
+        most = max(figures["most attempts in an hour"], *by_hour.values())
+        figures["most attempts in an hour"] = most
+        seconds = round((house.clock.now() - restored_at).total_seconds())
+        figures["longest recovery, simulated s"] = max(
+            figures["longest recovery, simulated s"], seconds
         )
 
 
-async def down_after_a_lost_answer(
-    mode: SiblingMode, figures: Counter[str], chance: random.Random
+async def down_after_a_lost_response(
+    mode: SiblingMode, figures: Counter[str], rng: random.Random
 ) -> None:
-    """The grace outlives a short outage. It ends during a day's: then the login is lost, which is told, and hides
-    nothing; that is the one documented limit."""
+    """The grace period lasts longer than a short outage, and the login survives.
+
+    It ends during an outage of a day. Then the login is lost, and the keepers report that. This is
+    the documented limit.
+    """
     for hours in (27 / 60, 24):
-        async with set_house(figures, chance, mode=mode) as house:
+        async with house_in_folder(figures, rng, mode=mode) as house:
             house.sandbox.add_fault("refresh:nth=1:lost")
             house.clock.advance(25 * 60)
             await house.keepers[0].maintain()
             assert [r.outcome for r in house.sandbox.refreshes()] == ["lost"]
-            async with away(house, chance.choice(FORMS)):
-                back_at = house.clock.now() + timedelta(hours=hours)
-                while house.clock.now() < back_at:
+            async with away(house, rng.choice(FORMS)):
+                restored_at = house.clock.now() + timedelta(hours=hours)
+                while house.clock.now() < restored_at:
                     await tick(house, 30 if hours < 1 else 3600)
             with suppress(ConsentLost):
                 for _ in range(8):
                     await tick(house)
-                    await asyncio.gather(*(ask(house, keeper) for keeper in house.keepers))
+                    await asyncio.gather(
+                        *(request_token(house, keeper) for keeper in house.keepers)
+                    )
             if hours < 1:
-                for _ in range(60):  # what was replayed is not served past its end
+                for _ in range(60):  # no replayed token is served after its expiry
                     await tick(house, 60)
-                    assert all([await ask(house, keeper) for keeper in house.keepers])
+                    assert all([await request_token(house, keeper) for keeper in house.keepers])
                 await house.check()
-                figures["answer lost before a short outage: recovered"] += 1
+                figures["response lost before a short outage: recovered"] += 1
                 continue
             assert house.reported(), "the loss was not reported"
             kept = await house.kept()
-            assert kept.current is not None, "the record is kept as evidence"
+            assert kept.current is not None, "the record is not kept as evidence"
             assert kept.current.refused_at is not None
             for keeper in house.keepers:
                 assert keeper.state is State.CONSENT_LOST
                 with suppress(ConsentLost):
                     await keeper.token()
                     raise AssertionError("a token is served from a lost login")
-            figures[f"answer lost before a day's outage, {mode}: loss reported"] += 1
+            figures[f"response lost before a day's outage, {mode}: loss reported"] += 1
 
 
 LOSSES = ("lost", "truncated", "not-json", "500-empty-after", "502-html-after", "503-json-after")
-"""How an answer goes lost after Xero has done what it was asked."""
+"""The losses of a response after Xero's commit."""
 
 
-async def lost(figures: Counter[str], chance: random.Random, options: Options) -> None:
+async def lost(figures: Counter[str], rng: random.Random, options: Options) -> None:
     """Up to five responses in a row are lost after the commit, in each sibling mode of Xero."""
     for mode, count in itertools.product(SiblingMode, range(1, 6)):
-        async with set_house(figures, chance, mode=mode) as house:
-            rules = [
-                f"refresh:nth={number}:{chance.choice(LOSSES)}" for number in range(1, count + 1)
-            ]
+        async with house_in_folder(figures, rng, mode=mode) as house:
+            rules = [f"refresh:nth={number}:{rng.choice(LOSSES)}" for number in range(1, count + 1)]
             for rule in rules:
                 house.sandbox.add_fault(rule)
             await tick(house, 25 * 60)
             while any(keeper.account.intent for keeper in house.keepers):
                 await tick(house)
                 assert house.clock.now() - START < timedelta(minutes=25) + GRACE, (
-                    f"{mode}, {rules}: not within the grace"
+                    f"{mode}, {rules}: no recovery within the grace period"
                 )
             await house.check()
             assert len(house.sandbox.refreshes()) == count + 1
             for keeper in house.keepers:
-                assert await ask(house, keeper)
-            for _ in range(
-                80
-            ):  # the one that survived is live, and so are its next three successors
+                assert await request_token(house, keeper)
+            for _ in range(80):  # the new token is live, and so are its next three successors
                 await tick(house, 60)
-                assert all([await ask(house, keeper) for keeper in house.keepers])
+                assert all([await request_token(house, keeper) for keeper in house.keepers])
             await house.check()
             assert house.identity.counts.exchanges == 1
-            figures["answers lost"] += count
+            figures["responses lost"] += count
             figures["recovered"] += 1
 
 
-# ----------------------------------------------------------------------------------------------- clocks
+# ---------------------------------------------------------------------------------------- clocks
 
 
 DAY = 86400.0
 
 
-async def clocks(figures: Counter[str], chance: random.Random, options: Options) -> None:
-    """The clock is set by a day and back, and the machine is suspended: on a folder and on
-    Redis."""
+async def clocks(figures: Counter[str], rng: random.Random, options: Options) -> None:
+    """Set the clock by a day and back, and suspend the machine: on a folder and on Redis."""
     with (
         RedisServer("appendonly yes") as redis,
         tempfile.TemporaryDirectory(prefix="xots-outages-") as folder,
     ):
         for url in (Path(folder).as_uri(), redis.unix_url):
             clock = FakeClock(START)
-            wall = clock.beside()  # the machine's, which may be wrong; the house's is the true one
-            async with House(url, figures, chance, clock=clock) as house:
+            wall = clock.beside()  # the machine's, which may be wrong; the house's is correct
+            async with House(url, figures, rng, clock=clock) as house:
                 await house.log_in(await house.keeper(clock=wall, ticking=False))
                 await house.keeper(clock=wall, ticking=False)
-                steps = [DAY, -DAY, -DAY, DAY, *(chance.choice((DAY, -DAY)) for _ in range(4))]
+                steps = [DAY, -DAY, -DAY, DAY, *(rng.choice((DAY, -DAY)) for _ in range(4))]
                 for step, under_way in itertools.product(steps, (False, True)):
                     await stepped(house, wall.step, step, under_way)
                     figures["clock steps"] += 1
@@ -1005,8 +1013,10 @@ async def clocks(figures: Counter[str], chance: random.Random, options: Options)
 async def stepped(
     house: House, move: Callable[[float], None], seconds: float, under_way: bool
 ) -> None:
-    """Set the clock, perhaps during a refresh at Xero. Served tokens are live, and few requests
-    follow."""
+    """Set the clock, with ``under_way`` during a refresh at Xero.
+
+    Check that served tokens are live, and that few requests follow.
+    """
     before = len(house.sandbox.refreshes())
     if under_way:
         house.sandbox.add_fault("refresh:nth=1:hold-after")
@@ -1021,12 +1031,14 @@ async def stepped(
         move(seconds)
     for _ in range(20):
         await tick(house)
-        assert all([await ask(house, keeper) for keeper in house.keepers]), "nothing is served"
-    asked = len(house.sandbox.refreshes()) - before
+        assert all([await request_token(house, keeper) for keeper in house.keepers]), (
+            "nothing is served"
+        )
+    requests = len(house.sandbox.refreshes()) - before
     house.figures["most requests for one step"] = max(
-        house.figures["most requests for one step"], asked
+        house.figures["most requests for one step"], requests
     )
-    assert asked <= 2 + under_way, f"{asked} requests for one step"
+    assert requests <= 2 + under_way, f"{requests} requests for one step"
     await house.check()
 
 
@@ -1035,11 +1047,11 @@ async def an_hour(house: House) -> None:
     before = len(house.sandbox.refreshes())
     for _ in range(240):
         await tick(house)
-        assert all([await ask(house, keeper) for keeper in house.keepers])
+        assert all([await request_token(house, keeper) for keeper in house.keepers])
     assert 2 <= len(house.sandbox.refreshes()) - before <= 3
 
 
-# ---------------------------------------------------------------------------------------------- command
+# ----------------------------------------------------------------------------------- the command
 
 
 Section = Callable[[Counter[str], random.Random, Options], Awaitable[None]]
@@ -1056,14 +1068,14 @@ SECTIONS: dict[str, Section] = {
 
 
 async def run(name: str, seed: int, options: Options) -> Counter[str]:
-    """One round of a section; its figures.
+    """Run one round of a section. Return its figures.
 
     Raises:
-        Exception: what must never happen has happened.
+        Exception: a check failed.
     """
     figures: Counter[str] = Counter()
     with hastened(options):
-        await SECTIONS[name](figures, random.Random(seed), options)  # noqa: S311 - to be replayed
+        await SECTIONS[name](figures, random.Random(seed), options)  # noqa: S311 - repeatable
     return figures
 
 
@@ -1073,51 +1085,58 @@ def main(arguments: list[str]) -> int:
         prog="torture outages", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument(
-        "--only", action="append", choices=SECTIONS, help="only this section; may be given again"
+        "--only", action="append", choices=SECTIONS, help="only this section; can be repeated"
     )
     parser.add_argument(
-        "--rounds", type=int, default=1, help="how often each section is run (%(default)s)"
+        "--rounds", type=int, default=1, help="rounds of each section (default: %(default)s)"
     )
     parser.add_argument(
         "--seed",
         type=int,
         default=1,
-        help="of the first round; the next ones count on (%(default)s)",
+        help="seed of the first round; each next round adds 1 (default: %(default)s)",
     )
     parser.add_argument(
         "--lease",
         type=float,
         default=Options.lease_seconds,
-        help="how many seconds a lease outlives its holder (%(default)s; xots itself says 12)",
+        help="lifetime of an abandoned lease in seconds (default: %(default)s; in xots 12)",
     )
     parser.add_argument(
-        "--answer",
+        "--response-timeout",
         type=float,
-        default=Options.answer_seconds,
-        help="how many seconds Redis may take for an answer (%(default)s; xots itself says 5)",
+        default=Options.response_timeout_seconds,
+        help="response timeout of Redis in seconds (default: %(default)s; in xots 5)",
     )
     parser.add_argument(
         "--keepers",
         type=int,
         default=Options.keepers,
-        help="how many share the account (%(default)s)",
+        help="number of keepers that share the account (default: %(default)s)",
     )
     parser.add_argument(
-        "--sentinels", type=int, choices=(1, 3), default=3, help="how many watch (%(default)s)"
+        "--sentinels",
+        type=int,
+        choices=(1, 3),
+        default=3,
+        help="number of sentinels (default: %(default)s)",
     )
     parser.add_argument(
-        "--hours", type=float, default=Options.hours, help="how long Xero is down (%(default)s)"
+        "--hours",
+        type=float,
+        default=Options.hours,
+        help="duration of the long outage of Xero in hours (default: %(default)s)",
     )
     given = parser.parse_args(arguments)
     options = replace(
         Options(),
         lease_seconds=given.lease,
-        answer_seconds=given.answer,
+        response_timeout_seconds=given.response_timeout,
         keepers=given.keepers,
         sentinels=given.sentinels,
         hours=given.hours,
     )
-    logger.addHandler(logging.NullHandler())  # the outages' own lines are of no interest here
+    logger.addHandler(logging.NullHandler())  # drops the expected log lines
     failed = False
     for name in given.only or SECTIONS:
         total: Counter[str] = Counter()
@@ -1125,18 +1144,19 @@ def main(arguments: list[str]) -> int:
         for seed in range(given.seed, given.seed + given.rounds):
             try:
                 figures = asyncio.run(run(name, seed, options))
-            except Exception as error:  # noqa: BLE001 - the next round, and the next section, are run all the same
+            except Exception as error:  # noqa: BLE001 - the next rounds and sections still run
                 failed = True
-                what = f"{type(error).__name__}: {error}"
+                reason = f"{type(error).__name__}: {error}"
                 traceback.print_exc()
                 print(
-                    f"{name}: FAILED, {what}; replay: --only {name} --seed {seed}", file=sys.stderr
+                    f"{name}: FAILED, {reason}; replay: --only {name} --seed {seed}",
+                    file=sys.stderr,
                 )
             else:
                 total["rounds"] += 1
                 for figure, value in figures.items():
                     most = figure.startswith(("longest", "most"))
                     total[figure] = max(total[figure], value) if most else total[figure] + value
-        told = ", ".join(f"{figure} {value}" for figure, value in total.items())
-        print(f"{name}: {told} ({time.monotonic() - began:.0f} s)", flush=True)
+        text = ", ".join(f"{figure} {value}" for figure, value in total.items())
+        print(f"{name}: {text} ({time.monotonic() - began:.0f} s)", flush=True)
     return int(failed)

@@ -1,16 +1,17 @@
-"""Several real server processes on one store, all asked at once: one refresh a rotation, and nothing served dead.
+"""Many requests to several real servers on one store: one refresh a rotation, no expired token.
 
 A run has three parts, on one login and without a pause between them:
 
-storms    Tokens live long, so that only ``GET /refresh`` brings a refresh about. It is sent to every process in one
-          instant, and Xero's answer is held until all of them have it: each storm costs exactly one refresh. (Where
-          calls are to go wrong, it is not held.)
-demands   Tokens live short, callers ask for most of that life (``min_ttl``), and storms come at random, unheld. A
-          process that hears of a storm after its refresh is over refreshes once more, as it should.
-expiry    Tokens live short, and no caller demands more than the next token: the ticks refresh.
+storms    Tokens have a long lifetime, so that only ``GET /refresh`` causes a refresh. Each storm
+          sends it to every process at once. Xero holds its response until all processes have the
+          request, so that each storm costs exactly one refresh. (With faults, Xero holds nothing.)
+demands   Tokens have a short lifetime, and callers demand most of it (``min_ttl``). Storms come at
+          random, and Xero holds nothing. A process that receives the request of a storm after the
+          refresh has ended refreshes once more, correctly.
+expiry    Tokens have a short lifetime, and no caller demands any of it: the ticks refresh.
 
-All along callers ask every process for ``/token``, and the record in the store is read, and its tokens tried, in
-thought, at the simulated Xero.
+During all three parts, callers request ``/token`` from every process, and the run checks that the
+simulated Xero would accept a refresh token of the stored record.
 """
 
 from __future__ import annotations
@@ -48,11 +49,12 @@ from xots.sandbox.person import Person
 from xots.sealing import Sealer, new_key
 from xots.secret import Secret
 
-LONG_LIFE = 1800
+LONG_LIFE_SECONDS = 1800
 
-WHOLE_SECONDS_LIFE = 4
-"""Tokens that live at least so many seconds are held to their ``exp`` claim too. That is a whole second, rounded down,
-so it may come a second before Xero's own end of the token; the quarter of a life that xots keeps back covers it."""
+MIN_LIFE_TO_CHECK_EXP = 4
+"""Lifetime in seconds from which on the run also checks the ``exp`` claim of served tokens. The
+claim is rounded down to whole seconds, and may come a second before Xero's own expiry. xots serves
+no token in the last quarter of its lifetime, which covers that second."""
 
 LEASE_KEY = "xots:lease:default"
 
@@ -70,27 +72,28 @@ FAULTS = (
     ),
     *("delay-before=0.3", "delay-after=0.3"),
 )
-"""What goes wrong with a refresh, each as often as the others: before the commit, after it, or just late."""
+"""The faults of a refresh, all equally frequent: before the commit, after it, or a delay."""
 
-DUE_AFTER = 0.4
-"""The part of a lifetime before which no tick refreshes. The tick refreshes at half of it; the rest
-is room for the clocks of two processes and for the duration of the refresh."""
+DUE_AFTER_SHARE = 0.4
+"""The part of a lifetime before which no tick refreshes. The tick refreshes at half of it. The
+difference leaves room for two clocks and for the duration of the refresh."""
 
-PAUSE_SECONDS = 0.02
-"""Interval between two requests of one caller. Xero and the servers need the processors too."""
+REQUEST_INTERVAL_SECONDS = 0.02
+"""Average interval between two requests of one caller. It leaves the processors some time for Xero
+and the servers."""
 
 
-# ------------------------------------------------------------------------------------------ asking
+# ---------------------------------------------------------------------------------- the requests
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What came back: ``asked_at`` is the time just before the question, by the wall clock."""
+class Response:
+    """A response. ``sent_at`` is the time just before its request, by the wall clock."""
 
     status: int
     headers: dict[str, str]
     body: bytes
-    asked_at: datetime
+    sent_at: datetime
 
     @property
     def token(self) -> str:
@@ -98,24 +101,24 @@ class Answer:
 
 
 class Line:
-    """One connection to a server, kept open from question to question; a program's, not a browser's."""
+    """One connection of a program to a server, open for many requests."""
 
     def __init__(self, port: int, clock: Callable[[], datetime]) -> None:
         self._port, self._clock = port, clock
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def get(self, path: str) -> Answer:
+    async def get(self, path: str) -> Response:
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._streams
-        asked_at = self._clock()
+        sent_at = self._clock()
         writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\n\r\n".encode())
         first, *rest = (await reader.readuntil(b"\r\n\r\n")).decode().splitlines()
         headers = {
             name.lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)
         }
         body = await reader.readexactly(int(headers.get("content-length", 0)))
-        return Answer(int(first.split()[1]), headers, body, asked_at)
+        return Response(int(first.split()[1]), headers, body, sent_at)
 
     def close(self) -> None:
         if self._streams is not None:
@@ -123,7 +126,7 @@ class Line:
 
 
 def exp(token: str) -> float:
-    """A JWT's ``exp`` claim, as a timestamp."""
+    """Return a JWT's ``exp`` claim, as a timestamp."""
     claims = token.split(".")[1]
     return float(json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["exp"])
 
@@ -137,7 +140,7 @@ async def until(
             await asyncio.sleep(0.01)
 
 
-# --------------------------------------------------------------------------------------- the processes
+# --------------------------------------------------------------------------------- the processes
 
 
 @dataclass
@@ -148,18 +151,18 @@ class Process:
     log: Path
     port: int = 0
 
-    def said(self, pattern: str) -> list[str]:
-        """Return the parts of its log that match."""
+    def log_matches(self, pattern: str) -> list[str]:
+        """Return the matches in its log."""
         return re.findall(pattern, self.log.read_text())
 
     def has_started_or_ended(self) -> bool:
-        """Tell if it serves, or has ended before it could."""
-        return bool(self.said(r"serving on ")) or self.process.returncode is not None
+        """Tell if it serves, or has ended before that."""
+        return bool(self.log_matches(r"serving on ")) or self.process.returncode is not None
 
     @property
     def refreshes(self) -> int:
         """Return the number of its refreshes that issued tokens."""
-        return len(self.said(r"(?m)^.*: refreshed"))
+        return len(self.log_matches(r"(?m)^.*: refreshed"))
 
 
 @dataclass
@@ -187,13 +190,13 @@ class Fleet:
     async def tokens(self) -> list[str | None]:
         """Return the token of each process."""
         lines = [self.line(p) for p in self.processes]
-        answers = await asyncio.gather(*(line.get("/token") for line in lines))
+        responses = await asyncio.gather(*(line.get("/token") for line in lines))
         for line in lines:
             line.close()
-        return [answer.token if answer.status == 200 else None for answer in answers]
+        return [response.token if response.status == 200 else None for response in responses]
 
     async def settled(self) -> str:
-        """Return the token, once all processes serve the same."""
+        """Wait until all processes serve the same token. Return that token."""
         tokens: list[str | None] = []
 
         async def same() -> bool:
@@ -204,7 +207,7 @@ class Fleet:
         return str(tokens[0])
 
     async def kept(self) -> Account:
-        """Return the record of the store, read past the processes."""
+        """Read the record from the store, without the processes."""
         store = open_store(self.url)
         try:
             stored = await store.read("default")
@@ -223,7 +226,7 @@ class Fleet:
         )
 
     def live(self, seconds: int) -> None:
-        """Set the lifetime of tokens that are issued from now on."""
+        """Set the lifetime of the tokens that Xero issues from now on."""
         switches = self.sandbox.identity.switches
         self.sandbox.identity.switches = replace(switches, access_token_life_seconds=seconds)
 
@@ -233,12 +236,12 @@ async def fleet(
     store: str,
     count: int,
     *,
-    life: int = LONG_LIFE,
+    life: int = LONG_LIFE_SECONDS,
     seed: int | None = None,
     siblings: SiblingMode = SiblingMode.ALL_VALID,
     **settings: str,
 ) -> AsyncIterator[Fleet]:
-    """Start ``count`` processes on one Redis or one folder, with a login. Remove all at the end."""
+    """Start ``count`` processes on one Redis or one folder, with a login. End all afterwards."""
     async with AsyncExitStack() as running:
         folder = Path(tempfile.mkdtemp(prefix="xots-processes-"))
         running.callback(shutil.rmtree, folder)
@@ -277,18 +280,18 @@ async def fleet(
         for one in processes:
             await until(one.has_started_or_ended)
             assert one.process.returncode is None, one.log.read_text()
-            one.port = int(one.said(r"serving on http://127\.0\.0\.1:(\d+)")[0])
+            one.port = int(one.log_matches(r"serving on http://127\.0\.0\.1:(\d+)")[0])
         client = sandbox.options.clients[0]
         redirect_uris = tuple(f"http://localhost:{one.port}/code" for one in processes)
         sandbox.identity.register(replace(client, redirect_uris=redirect_uris))
-        them = Fleet(sandbox, url, key.read_text(), processes, redis)
+        servers = Fleet(sandbox, url, key.read_text(), processes, redis)
         try:
-            await them.log_in()
-            yield them
+            await servers.log_in()
+            yield servers
         finally:
             sandbox.faults.clear()
             sandbox.release()
-            for line in them.lines:
+            for line in servers.lines:
                 line.close()
 
 
@@ -299,50 +302,56 @@ async def ended(process: asyncio.subprocess.Process) -> None:
     await process.wait()
 
 
-# ---------------------------------------------------------------------------------------- the figures
+# ----------------------------------------------------------------------------------- the figures
 
 
 @dataclass
 class Figures:
-    """What was seen, and what of it must not be."""
+    """The counts and the errors of a run."""
 
     polls: int = 0
     unavailable: int = 0
     """503s, all with Retry-After."""
-    least_left: float = LONG_LIFE
-    """The least life of a served token, from the time before it was asked for to its end at Xero, in seconds."""
-    least_exp: float = LONG_LIFE
-    """The same, to its ``exp``."""
+    least_left: float = LONG_LIFE_SECONDS
+    """The least remaining lifetime of a served token, from its request to its expiry at Xero, in
+    seconds."""
+    least_exp: float = LONG_LIFE_SECONDS
+    """The same to its ``exp`` claim."""
     storms: Counter[int] = field(default_factory=Counter)
-    """Unheld storms, by the number of refreshes that came meanwhile."""
-    looks: int = 0
-    """How often the record was tried."""
+    """Storms without a hold, by the number of refreshes during each."""
+    checks: int = 0
+    """Number of checks of the stored record."""
     soonest: float | None = None
-    """The least time between two refreshes that no caller demanded, in seconds."""
+    """The least time between two refreshes without a demand of a caller, in seconds."""
     wrong: list[str] = field(default_factory=list)
 
     def check(
-        self, answer: Answer, where: str, life: int, identity: Identity, faulty: bool
+        self, response: Response, where: str, life: int, identity: Identity, faulty: bool
     ) -> None:
         """Judge a response to ``/token`` or ``/refresh``."""
-        if answer.status == 503 and faulty and answer.headers.get("retry-after", "").isdecimal():
+        if (
+            response.status == 503
+            and faulty
+            and response.headers.get("retry-after", "").isdecimal()
+        ):
             self.unavailable += 1
-        elif answer.status == 303 and where == "/refresh":
+        elif response.status == 303 and where == "/refresh":
             pass
-        elif answer.status == 200 and where != "/refresh":
+        elif response.status == 200 and where != "/refresh":
             self.polls += 1
             try:
-                end = identity.check_access(answer.token, answer.asked_at).expires_at
+                end = identity.check_access(response.token, response.sent_at).expires_at
             except BearerRefused as error:
                 self.wrong.append(f"a token that Xero refuses was served: {error}")
                 return
-            self.least_left = min(self.least_left, (end - answer.asked_at).total_seconds())
-            left = exp(answer.token) - answer.asked_at.timestamp()
+            self.least_left = min(self.least_left, (end - response.sent_at).total_seconds())
+            left = exp(response.token) - response.sent_at.timestamp()
             self.least_exp = min(self.least_exp, left)
-            if left <= 0 and life >= WHOLE_SECONDS_LIFE:
-                self.wrong.append(f"a token was served {-left:.3f} s past its exp")
+            if left <= 0 and life >= MIN_LIFE_TO_CHECK_EXP:
+                self.wrong.append(f"a token was served {-left:.3f} s after its exp")
         else:
-            self.wrong.append(f"{where} answered {answer.status} {answer.body.decode()[:300]}")
+            body = response.body.decode()[:300]
+            self.wrong.append(f"{where} responded with {response.status} {body}")
 
     def count(self, fleet: Fleet, faulty: bool) -> None:
         """Judge the requests that Xero saw."""
@@ -364,11 +373,11 @@ class Figures:
 SPENT = str(Refusal.SPENT)
 
 
-# ------------------------------------------------------------------------------------------- the run
+# --------------------------------------------------------------------------------------- the run
 
 
 class Run:
-    """One run on a fleet: callers all the time, and the parts one after another."""
+    """One run on a fleet: the parts one after another, with callers all the time."""
 
     def __init__(
         self, fleet: Fleet, *, faults_percent: float = 0, life: int = 2, seed: int = 0
@@ -377,11 +386,11 @@ class Run:
         self.faulty = faults_percent > 0
         self.probability = faults_percent / 100 / len(FAULTS)
         self.figures = Figures()
-        self.chance = random.Random(seed)  # noqa: S311
+        self.rng = random.Random(seed)  # noqa: S311
         self.pings = [fleet.line(process) for process in fleet.processes]
         self.over = False
         self.min_ttl: int | None = None
-        """What the callers demand."""
+        """The remaining lifetime that the callers demand, in seconds."""
 
     @property
     def rotations(self) -> int:
@@ -392,14 +401,15 @@ class Run:
         """Run the three parts, with the number of rotations for each."""
         tasks = [asyncio.create_task(self.parts(storms, demands, expiries))]
         tasks += [asyncio.create_task(self.call(process)) for process in self.fleet.processes]
-        tasks.append(asyncio.create_task(self.look()))
+        tasks.append(asyncio.create_task(self.check_record()))
         try:
             # A caller ends only by an error.
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
-            self.over = True  # not cancelled: Python 3.11 may lose that inside a call to Redis
+            # Without a cancellation: Python 3.11 may lose it inside a call to Redis.
+            self.over = True
             tasks[0].cancel()
             await asyncio.wait(tasks, timeout=30)
         await self.end()
@@ -416,8 +426,8 @@ class Run:
         self.min_ttl = self.life
         goal = self.rotations + demands
         while self.rotations < goal:
-            await asyncio.sleep(self.chance.uniform(0, 0.3))
-            if self.chance.random() < 0.5:
+            await asyncio.sleep(self.rng.uniform(0, 0.3))
+            if self.rng.random() < 0.5:
                 before = len(self.fleet.sandbox.refreshes())
                 await self.storm()
                 self.figures.storms[len(self.fleet.sandbox.refreshes()) - before] += 1
@@ -425,11 +435,14 @@ class Run:
         goal, before = self.rotations + expiries, len(self.fleet.sandbox.refreshes())
         await until(lambda: self.rotations >= goal, 60 + expiries * self.life * 10)
         if not self.faulty:
-            # The first may follow soon after one that a caller demanded.
+            # The first one may follow soon after a refresh that a caller demanded.
             times = [refresh.at for refresh in self.fleet.sandbox.refreshes()[before:]]
             gaps = [(later - earlier).total_seconds() for earlier, later in pairwise(times)]
             self.figures.soonest = min(gaps, default=None)
-            if self.figures.soonest is not None and self.figures.soonest < self.life * DUE_AFTER:
+            if (
+                self.figures.soonest is not None
+                and self.figures.soonest < self.life * DUE_AFTER_SHARE
+            ):
                 self.figures.wrong.append(
                     f"a token was refreshed {self.figures.soonest:.2f} s after it was issued"
                 )
@@ -440,14 +453,14 @@ class Run:
         while not self.over:
             path = "/token" if self.min_ttl is None else f"/token?min_ttl={self.min_ttl}"
             self.figures.check(await line.get(path), "/token", self.life, identity, self.faulty)
-            await asyncio.sleep(PAUSE_SECONDS * self.chance.uniform(0.5, 1.5))
+            await asyncio.sleep(REQUEST_INTERVAL_SECONDS * self.rng.uniform(0.5, 1.5))
 
-    async def look(self) -> None:
-        """Try the tokens of the stored record again and again."""
+    async def check_record(self) -> None:
+        """Check the stored record again and again."""
         while not self.over:
             if not await self.fleet.is_safe():
                 self.figures.wrong.append("the store held no token from which Xero would issue")
-            self.figures.looks += 1
+            self.figures.checks += 1
             await asyncio.sleep(0.1)
 
     async def storm(self) -> None:
@@ -456,9 +469,11 @@ class Run:
 
     async def refresh(self, process: Process) -> None:
         line = self.fleet.line(process)
-        answer = await line.get("/refresh")
+        response = await line.get("/refresh")
         line.close()
-        self.figures.check(answer, "/refresh", self.life, self.fleet.sandbox.identity, self.faulty)
+        self.figures.check(
+            response, "/refresh", self.life, self.fleet.sandbox.identity, self.faulty
+        )
 
     async def held_storm(self) -> None:
         """Send a storm whose refresh Xero holds until every process has received it."""
@@ -483,16 +498,16 @@ class Run:
             )
 
     async def end(self) -> None:
-        """Check that every process serves the same token in the end, and that Xero accepts the
+        """Check that in the end every process serves the same token, and that Xero accepts the
         record's."""
         self.fleet.sandbox.faults.clear()
-        self.fleet.live(LONG_LIFE)
+        self.fleet.live(LONG_LIFE_SECONDS)
         line = self.fleet.line(self.fleet.processes[0])
 
         async def fresh() -> bool:
             await line.get("/refresh")
             token = (await self.fleet.tokens())[0]
-            return token is not None and exp(token) - time.time() > LONG_LIFE / 2
+            return token is not None and exp(token) - time.time() > LONG_LIFE_SECONDS / 2
 
         await until(fresh, 90)  # a back-off may still run
         await self.fleet.settled()
@@ -513,28 +528,31 @@ class Run:
         """Return the figures as lines."""
         refreshes, seen = self.fleet.sandbox.refreshes(), self.figures
         spent = len({r.token for r in refreshes})
+        reused = sum(r.reason == SPENT for r in refreshes)
         outcomes = Counter(f"{r.outcome}" + (f" ({r.fault})" if r.fault else "") for r in refreshes)
         shares = [process.refreshes for process in self.fleet.processes]
         unheld = (
             ", ".join(f"{made}: {times}" for made, times in sorted(seen.storms.items())) or "none"
         )
         return [
-            f"rotations {self.rotations}, refresh requests {len(refreshes)}, distinct refresh tokens spent {spent}, "
-            f"retries {len(refreshes) - spent}, reused after the grace {sum(r.reason == SPENT for r in refreshes)}",
-            f"polls {seen.polls}, 503s with Retry-After {seen.unavailable}, wrong {len(seen.wrong)}; least life left "
-            f"of a served token {seen.least_left:.3f} s (to its exp, in whole seconds: {seen.least_exp:.3f} s)",
-            f"record read and its tokens tried {seen.looks} times; refreshes made by each process: {shares}; unheld "
-            f"storms by the refreshes that came meanwhile: {unheld}",
+            f"rotations {self.rotations}, refresh requests {len(refreshes)}, "
+            f"distinct refresh tokens spent {spent}, retries {len(refreshes) - spent}, "
+            f"reused after the grace period {reused}",
+            f"token requests {seen.polls}, 503s with Retry-After {seen.unavailable}, "
+            f"errors {len(seen.wrong)}; least remaining lifetime of a served token "
+            f"{seen.least_left:.3f} s (to its exp, in whole seconds: {seen.least_exp:.3f} s)",
+            f"checks of the stored record {seen.checks}; refreshes of each process: {shares}; "
+            f"storms without a hold, by the refreshes during each: {unheld}",
             f"at Xero: {', '.join(f'{name}: {times}' for name, times in outcomes.most_common())}"
             + (
                 ""
                 if seen.soonest is None
-                else f"; unasked for, the soonest came {seen.soonest:.2f} s after another"
+                else f"; least time between two refreshes of the ticks {seen.soonest:.2f} s"
             ),
         ]
 
 
-# ------------------------------------------------------------------------- a lease's holder is stopped
+# ------------------------------------------------------------------------- a stopped lease holder
 
 
 @contextmanager
@@ -551,38 +569,41 @@ def stopped(process: Process) -> Iterator[None]:
 async def stop_the_holder(
     fleet: Fleet, mode: SiblingMode, hold: str, *, seconds: float = 0, further: int = 2
 ) -> str:
-    """Stop the lease holder during a refresh, let the other take over, and let the first go on.
+    """Stop the lease holder during a refresh, let the other process take over, continue the first.
 
     The refresh is held at Xero before or after its commit (``hold``). On Redis the lease expires:
-    the other finds the intent, refreshes with the same token, and continues from there, so that the
-    first one's response comes very late. In a folder the lease never expires: the other serves its
-    token, and spends none.
+    the other process finds the intent, refreshes with the same token, and continues from there, so
+    that the first one's response comes very late. In a folder the lease never expires: the other
+    process serves its token, and spends none.
 
     Args:
-        seconds: how long the holder is stopped; 0 for no longer than need be, with the lease cut short in Redis.
-        further: how often the other then refreshes before the first goes on.
+        seconds: the time for which the holder is stopped. 0 means a minimum: the lease in Redis is
+            made to expire.
+        further: number of refreshes of the other process after that, before the first continues.
     """
     sandbox, (first, second) = fleet.sandbox, fleet.processes
     sandbox.identity.switches = replace(sandbox.identity.switches, sibling_mode=mode)
     old, before = await fleet.settled(), len(sandbox.refreshes())
-    asked, other = fleet.line(first), fleet.line(second)
+    stopped_line, other_line = fleet.line(first), fleet.line(second)
     sandbox.add_fault(f"refresh:nth=1:{hold}")
-    begun = asyncio.create_task(asked.get("/refresh"))
+    first_refresh = asyncio.create_task(stopped_line.get("/refresh"))
     await sandbox.held()
     with stopped(first):
         began = time.monotonic()
-        taking_over = asyncio.create_task(fleet.line(second).get("/refresh"))
+        second_refresh = asyncio.create_task(fleet.line(second).get("/refresh"))
         for _ in range(2):  # after the second response, the process waits for the lease
-            assert (await other.get("/token")).token == old, "the other serves what it has"
+            assert (await other_line.get("/token")).token == old, (
+                "the other process does not serve its token"
+            )
         if fleet.redis is not None:
             if not seconds:
                 assert fleet.redis.admin.pexpire(LEASE_KEY, 1)
-            assert (await taking_over).status == 303
+            assert (await second_refresh).status == 303
             for _ in range(further):
-                assert (await other.get("/refresh")).status == 303
-            assert (await other.get("/token")).token != old
+                assert (await other_line.get("/refresh")).status == 303
+            assert (await other_line.get("/token")).token != old
         await asyncio.sleep(max(0, began + seconds - time.monotonic()))
-        assert taking_over.done() == (fleet.redis is not None)
+        assert second_refresh.done() == (fleet.redis is not None)
         assert len(sandbox.world.holds) == 1
         assert await fleet.is_safe()
         taken = sandbox.refreshes()[before:]
@@ -595,9 +616,9 @@ async def stop_the_holder(
         sandbox.release()
         await until(lambda: len(sandbox.refreshes()) > before + len(taken))
         assert await fleet.is_safe(), "the login is not safe while the response is held back"
-    late = await begun
+    late = await first_refresh
     assert late.status == 303 or (late.status == 503 and "retry-after" in late.headers), late
-    assert (await taking_over).status == 303
+    assert (await second_refresh).status == 303
     for process in (first, second, first):
         line = fleet.line(process)
         assert (await line.get("/refresh")).status == 303
@@ -608,22 +629,24 @@ async def stop_the_holder(
     reasons = Counter(r.reason for r in made if r.reason)
     assert SPENT not in reasons, made
     assert sandbox.identity.counts.consents == 1
-    said = (
+    kept = 1 + len(account.fallbacks)
+    refusals = (
         ", ".join(f"{times} refused ({reason})" for reason, times in reasons.items())
         or "none refused"
     )
-    return f"{mode} {hold}: {len(made)} refreshes, {said}, {1 + len(account.fallbacks)} tokens kept"
+    return f"{mode} {hold}: {len(made)} refreshes, {refusals}, {kept} tokens kept"
 
 
-# ----------------------------------------------------------------------------------------- the command
+# ----------------------------------------------------------------------------------- the command
 
 
 async def rotate(options: argparse.Namespace) -> list[str]:
+    """Make a run, and print its figures. Return the errors."""
     began = time.monotonic()
     async with fleet(
         options.store, options.processes, seed=options.seed, siblings=options.siblings
-    ) as them:
-        run = Run(them, faults_percent=options.faults, life=options.life, seed=options.seed)
+    ) as servers:
+        run = Run(servers, faults_percent=options.faults, life=options.life, seed=options.seed)
         storms, demands = options.rotations // 4, options.rotations // 4
         try:
             await run.go(
@@ -633,26 +656,29 @@ async def rotate(options: argparse.Namespace) -> list[str]:
             for line in run.report():
                 print(line, flush=True)
             print(
-                f"{options.processes} processes on {options.store}, faults {options.faults:g}%, life {options.life} s, "
-                f"siblings {options.siblings}, seed {options.seed}: {time.monotonic() - began:.0f} s",
+                f"{options.processes} processes on {options.store}, faults {options.faults:g}%, "
+                f"life {options.life} s, siblings {options.siblings}, seed {options.seed}: "
+                f"{time.monotonic() - began:.0f} s",
                 flush=True,
             )
         return run.figures.wrong
 
 
 async def stop_holders(options: argparse.Namespace) -> list[str]:
-    wrong, tries = (
-        [],
-        [(mode, hold) for mode in SiblingMode for hold in ("hold-before", "hold-after")],
-    )
-    for mode, hold in tries:
-        async with fleet(options.store, 2) as them:
+    """Stop a lease holder in each mode, and print the outcomes. Return the errors."""
+    wrong = []
+    cases = [(mode, hold) for mode in SiblingMode for hold in ("hold-before", "hold-after")]
+    for mode, hold in cases:
+        async with fleet(options.store, 2) as servers:
             try:
-                print(await stop_the_holder(them, mode, hold, seconds=options.seconds), flush=True)
+                print(
+                    await stop_the_holder(servers, mode, hold, seconds=options.seconds), flush=True
+                )
             except AssertionError as error:
                 wrong.append(f"{mode} {hold}: {error}")
     print(
-        f"the lease's holder was stopped in {len(tries)} refreshes on {options.store}; lost or wrong: {len(wrong)}"
+        f"the lease holder was stopped in {len(cases)} refreshes on {options.store}; "
+        f"errors: {len(wrong)}"
     )
     return wrong
 
@@ -666,40 +692,53 @@ def main(arguments: list[str]) -> int:
         "--store",
         choices=("redis", "file"),
         default="redis",
-        help="what they share (default redis)",
+        help="the shared store (default: %(default)s)",
     )
     parser.add_argument(
-        "--processes", type=int, help="how many (default 8 on redis, 4 on a file folder)"
+        "--processes", type=int, help="number of servers (default: 8 on redis, 4 on file)"
     )
     parser.add_argument(
-        "--rotations", type=int, default=100, help="until Xero has seen so many (default 100)"
+        "--rotations",
+        type=int,
+        default=100,
+        help="number of rotations at Xero (default: %(default)s)",
     )
     parser.add_argument(
         "--faults",
         type=float,
         default=0,
-        help="how many refreshes in a hundred go wrong (default 0)",
+        help="faulty refreshes in percent (default: %(default)s)",
     )
     parser.add_argument(
-        "--life", type=int, default=4, help="of an access token, in seconds (default 4)"
+        "--life",
+        type=int,
+        default=4,
+        help="lifetime of an access token in seconds (default: %(default)s)",
     )
     parser.add_argument(
-        "--siblings", type=SiblingMode, choices=list(SiblingMode), default=SiblingMode.ALL_VALID
+        "--siblings",
+        type=SiblingMode,
+        choices=list(SiblingMode),
+        default=SiblingMode.ALL_VALID,
+        help="sibling mode of Xero (default: %(default)s)",
     )
     parser.add_argument(
-        "--seed", type=int, default=1, help="of the faults and the storms (default 1)"
+        "--seed",
+        type=int,
+        default=1,
+        help="seed of the faults and the storms (default: %(default)s)",
     )
     parser.add_argument(
         "--stop",
         action="store_true",
-        help="instead: stop (SIGSTOP) the lease's holder in mid-refresh, in all modes",
+        help="instead: stop (SIGSTOP) the lease holder during a refresh, in all modes",
     )
     parser.add_argument(
         "--seconds",
         type=float,
         default=0,
-        help="with --stop: how long; from 13 the lease runs out by itself, from 21 the request's deadline is over too "
-        "(default 0: the lease is cut short in Redis)",
+        help="with --stop: duration of the stop; from 13 the lease expires by itself, from 21 the "
+        "deadline of the request has passed too (default 0: the lease in Redis is made to expire)",
     )
     options = parser.parse_args(arguments)
     options.processes = options.processes or (8 if options.store == "redis" else 4)

@@ -1,4 +1,4 @@
-"""Safeguards: the command takes each one out of a copy of the program, and its test must then fail.
+"""Safeguards: the command removes each one from a copy of the program; its test must then fail.
 
 A safeguard is a piece of source text that protects from one fault. The test that proves it carries
 the mark::
@@ -14,8 +14,8 @@ A test can carry several marks. A mark on one ``pytest.param`` names that case. 
 names one of its tests with a further keyword, such as ``test="test_a_lease_excludes"``: a subclass
 marks a test that it inherits.
 
-A text that the file does not hold exactly once is an error: the marks follow the code. First all
-the tests run on an untouched copy, and must pass.
+The file must hold the text exactly once, so that the marks follow the code. First all the tests run
+on an untouched copy, and must pass.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Safeguard:
     new: str
     protects_from: str
     test: str
-    """Its node id. Without the brackets of a parametrised test, it means all the cases."""
+    """A node id. For a parametrised test, an id without brackets means all the cases."""
 
     @property
     def title(self) -> str:
@@ -112,7 +112,7 @@ def _from_mark(values: dict[str, str], nodes: list[str]) -> Safeguard:
     without_cases = {node.partition("[")[0] for node in nodes}
     if len(without_cases) != 1:
         raise MarkError(
-            f"the mark {values} is that of {len(without_cases)} tests, not of one; "
+            f"the mark {values} is that of {len(without_cases)} tests instead of one; "
             "the mark of a class names its test with test=..."
         )
     test = nodes[0] if len(nodes) == 1 else without_cases.pop()
@@ -123,7 +123,7 @@ def _from_mark(values: dict[str, str], nodes: list[str]) -> Safeguard:
 
 
 def _position(safeguard: Safeguard) -> int:
-    """The position of its text in the file; -1 if the file does not hold it."""
+    """Return the position of its text in the file; -1 if the file does not hold it."""
     path = ROOT / "xots" / safeguard.file
     return path.read_text().find(safeguard.old) if path.is_file() else -1
 
@@ -138,12 +138,12 @@ def occurrences(safeguard: Safeguard) -> int:
 
 
 def _is_of(node: str, test: str) -> bool:
-    """Is ``node`` this test, or a case of it?"""
+    """Tell if ``node`` is this test, or a case of it."""
     return node == test or node.startswith(f"{test}[")
 
 
 def _tests(safeguards: Sequence[Safeguard]) -> list[str]:
-    """The tests, each once."""
+    """Return the tests, each once."""
     return list(dict.fromkeys(safeguard.test for safeguard in safeguards))
 
 
@@ -157,7 +157,7 @@ def check_untouched(safeguards: Sequence[Safeguard]) -> None:
         run = run_tests(copy, _tests(safeguards))
     if run.status != 0:
         raise MarkError(
-            f"on the untouched code, the tests do not pass:\n{run.printed or 'they hang'}"
+            f"the tests do not pass on the untouched code:\n{run.printed or 'they hang'}"
         )
     for test in _tests(safeguards):
         outcomes = {
@@ -173,7 +173,7 @@ def check_untouched(safeguards: Sequence[Safeguard]) -> None:
 
 
 def take_out(safeguard: Safeguard) -> str:
-    """Run its test without it. Return "fails", or else "SURVIVES" with the reason.
+    """Run the test without its safeguard. Return "fails", or else "SURVIVES" with the reason.
 
     A test that hangs proves nothing, since a busy machine is slow too.
 
@@ -228,25 +228,28 @@ def _line(*texts: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="torture safeguards",
-        description="Take each safeguard out of a copy of the program: its test must then fail.",
+        description="Remove each safeguard from a copy of the program: its test must then fail.",
     )
     parser.add_argument(
-        "--jobs", type=int, default=2, help="how many runs at a time (default: %(default)s)"
+        "--jobs", type=int, default=2, help="number of runs at a time (default: %(default)s)"
     )
     parser.add_argument(
         "--only",
         default="",
         metavar="TEXT",
-        help="only those with this text in their file, fault or test",
+        help="only safeguards with this text in their file, fault or test",
     )
     parser.add_argument(
-        "--file", default="", metavar="PREFIX", help="only those in files below xots/ that begin so"
+        "--file",
+        default="",
+        metavar="PREFIX",
+        help="only files whose path below xots/ begins with this",
     )
     return parser
 
 
 def main(arguments: list[str]) -> int:
-    """Take out each safeguard in turn, and print the table."""
+    """Remove each safeguard in turn, and print the table."""
     parser = _parser()
     options = parser.parse_args(arguments)
     began_at = time.monotonic()

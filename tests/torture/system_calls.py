@@ -1,18 +1,20 @@
-"""Every system call of a refresh over the file store, each with {SIGKILL, EIO, ENOSPC}, by ``strace -e inject``.
+"""Faults in each system call of a refresh on the file store: SIGKILL, EIO, ENOSPC (``strace``).
 
-A child process keeps a login with the real ``TokenKeeper`` on the real ``FileStore``; this process is its Xero, and so
-outlives it. A first run under strace lists every system call that leads into the store's folder during one refresh
-(which reads, saves the intent, and saves the answer), in whichever thread. Then there is one run for each of these
-calls and each treatment. Afterwards:
+A child process keeps a login with the real ``TokenKeeper`` on the real ``FileStore``. This process
+plays Xero, and so outlives the child. A first run under strace lists every system call of one
+refresh on the store's folder, in all threads: the refresh reads, saves the intent, and saves the
+response. Then the command makes one run for each of these calls with each treatment. The checks:
 
-- A child that was killed is gone. One that met an error has told of it, or took no harm (never so where a record was
-  written or synced); it served the access token all along, refreshed when asked again, and stopped with everything
-  written. No process printed a traceback.
-- Whenever Xero was asked, the folder held the intent to spend that very token.
-- The next start on the folder finds the login, refreshes it twice, and is never refused; no temporary file stays.
+- After SIGKILL the child has ended. After an error it has reported the error, or the error was
+  harmless. An error in a write or a sync of the record is never harmless. The child has served the
+  access token all the time, refreshed at the next attempt, and stopped without unsaved changes. No
+  process has printed a traceback.
+- At each request to Xero, the folder held the intent to spend the token of that request.
+- The next start on the folder finds the login and refreshes it twice, and Xero refuses no token.
+  No temporary file is left.
 
-Strace is attached to the one thread that the call is of, for the time of the refresh only, since it counts the calls
-of each thread for itself.
+strace counts the calls of each thread separately. It is attached to the thread of the call, and
+only during the refresh.
 """
 
 from __future__ import annotations
@@ -67,41 +69,43 @@ __all__ = [
     "main",
     "new_stage",
     "refresh_under_strace",
-    "try_point",
+    "run_point",
 ]
 
 TREATMENTS = ("SIGKILL", "EIO", "ENOSPC")
 THREADS = ("main", "store")
-"""Of the child; the store works in the second."""
+"""The threads of the child. The store works in the second one."""
 
 NAME = "default"
 CLIENT = Client()
 CREDENTIALS = Credentials(client_id=CLIENT.client_id, client_secret=Secret(CLIENT.secret or ""))
 SCOPES = ("offline_access", "accounting.transactions")
-LONGEST_RUN_SECONDS = 120
-"""Longer than any wait for a lock inside the store, so that what hangs there tells why by itself."""
+RUN_TIMEOUT_SECONDS = 120
+"""Longer than each wait for a lock inside the store, so that the store reports its own timeout."""
 
-TRIES = 3
-"""How often the child asks for a refresh until one succeeds; an error that strikes once costs it one try."""
+MAX_ATTEMPTS = 3
+"""Upper bound on the child's attempts to refresh. A single error costs one attempt."""
 
 ANY_PROCESS = -1
 PR_SET_PTRACER = 0x59616D61
-"""See prctl(2): the processes that may attach to this one under the Yama module."""
+"""prctl(2): sets the processes that may attach to this one under the Yama module."""
 
 Item = TypeVar("Item")
-Came = TypeVar("Came")
+Output = TypeVar("Output")
 
 
 class Xero:
-    """Stands in for ``XeroClient``; ``ask`` is given a refresh token, and answers with a status and a body."""
+    """Replaces ``XeroClient``. ``send`` takes a refresh token, and returns a status and a body."""
 
     endpoints = Endpoints(connections_url="")
 
-    def __init__(self, ask: Callable[[str], tuple[int, str]], clock: Clock = SystemClock()) -> None:
-        self._ask, self._clock = ask, clock
+    def __init__(
+        self, send: Callable[[str], tuple[int, str]], clock: Clock = SystemClock()
+    ) -> None:
+        self._send, self._clock = send, clock
 
     async def refresh(self, credentials: Credentials, token: Secret) -> Outcome:
-        status, body = self._ask(token.reveal())
+        status, body = self._send(token.reveal())
         return read_token_response(Response(status, {}, body.encode()), self._clock.now())
 
     async def revoke(self, credentials: Credentials, token: Secret) -> Failure | None:
@@ -111,36 +115,38 @@ class Xero:
         pass
 
 
-# ----------------------------------------------------------------------------------------------- the child
+# ------------------------------------------------------------------------------------- the child
 
 
 async def child(line: socket.socket) -> None:
-    """Keep a login; tell all that happens over ``line``, one JSON object a line, and ask Xero over it too.
+    """Keep a login, and report all events over ``line``, one JSON object a line.
 
-    A socket, since its calls are other ones than those on files.
+    The requests to Xero use it too. It is a socket, since calls on sockets differ from calls on
+    files.
     """
     stream = line.makefile("rw")
 
-    def say(**words: Any) -> None:
+    def report(**words: Any) -> None:
         print(json.dumps(words), file=stream, flush=True)
 
-    def ask(token: str) -> tuple[int, str]:
-        say(spend=token)
+    def send(token: str) -> tuple[int, str]:
+        report(spend=token)
         status, body = json.loads(stream.readline())
         return status, body
 
     def observe(event: Event) -> None:
-        say(event=type(event).__name__, reason=str(getattr(event, "reason", "")))
+        report(event=type(event).__name__, reason=str(getattr(event, "reason", "")))
 
-    told = json.loads(stream.readline())
+    order = json.loads(stream.readline())
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
-    store = FileStore(Path(told["folder"]))
+    store = FileStore(Path(order["folder"]))
     store.shared = False  # no other process writes, so no watch reads at a random time
-    keeper = TokenKeeper(store, Xero(ask), Sealer([Secret(told["key"])]), observers=[observe])  # type: ignore[arg-type]
+    sealer = Sealer([Secret(order["key"])])
+    keeper = TokenKeeper(store, Xero(send), sealer, observers=[observe])  # type: ignore[arg-type]
     await keeper.start()
     _close_as_the_kernel_does()
     _allow_tracing()
-    say(
+    report(
         ready={
             "main": threading.get_native_id(),
             "store": await asyncio.to_thread(threading.get_native_id),
@@ -148,50 +154,53 @@ async def child(line: socket.socket) -> None:
     )
     stream.readline()
     try:
-        for _ in range(TRIES):
+        for _ in range(MAX_ATTEMPTS):
             try:
                 await keeper.refresh()
-                say(refreshed=True)
+                report(refreshed=True)
                 break
             except TokenUnavailable as error:
-                say(failed=str(error))
+                report(failed=str(error))
             finally:
-                await keeper.token()  # raises if there is none to serve
+                await keeper.token()  # raises if it can serve none
                 await keeper.maintain()
         await keeper.maintain()
         await keeper.close()
-        say(stopped=True)
+        report(stopped=True)
     except (XotsError, OSError) as error:
-        say(broke=f"{type(error).__name__}: {error}")
+        report(error=f"{type(error).__name__}: {error}")
 
 
 def _close_as_the_kernel_does() -> None:
-    """Linux gives a descriptor back whatever close(2) answers, and the lock on it; strace's error is given in the
-    place of the call, so the call is made after it."""
+    """Close the descriptor after an injected error, and raise the error.
+
+    Linux frees the descriptor and its lock even if close(2) fails. strace injects the error instead
+    of the call.
+    """
     close = os.close
 
-    def close_whatever_it_answers(fd: int) -> None:
+    def close_always(fd: int) -> None:
         try:
             close(fd)
         except OSError:
             close(fd)
             raise
 
-    os.close = close_whatever_it_answers
+    os.close = close_always
 
 
 def _allow_tracing() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PTRACER, ctypes.c_ulong(ANY_PROCESS), 0, 0, 0)
 
 
-# ------------------------------------------------------------------------------------------------ the stage
+# ------------------------------------------------------------------------------------- the stage
 
 
 class Stage:
-    """A folder with one login in it, and the Xero that the login is at.
+    """A folder with one login, and the Xero of that login.
 
     Args:
-        folder: for the store; made here.
+        folder: the folder of the store, which creates it.
     """
 
     def __init__(
@@ -201,12 +210,12 @@ class Stage:
         self.key = key or new_key()
         self.identity = identity or Identity([CLIENT])
         self.clock: Clock = SystemClock()
-        self.asked = 0
+        self.requests = 0
         self.problems: list[str] = []
         self._sealer = Sealer([self.key])
 
     async def log_in(self) -> None:
-        """Write the record of a fresh login into the store, as the keeper writes it."""
+        """Write the record of a new login into the store, as the keeper does."""
         now = self.clock.now()
         fields = self.identity.log_in(CLIENT.client_id, now, scopes=SCOPES).fields
         issued = read_token_response(Response(200, {}, json.dumps(fields).encode()), now)
@@ -230,7 +239,7 @@ class Stage:
     def keeper(self) -> TokenKeeper:
         return TokenKeeper(
             FileStore(self.folder),
-            Xero(self.answer, self.clock),  # type: ignore[arg-type]
+            Xero(self.respond, self.clock),  # type: ignore[arg-type]
             self._sealer,
             clock=self.clock,
         )
@@ -240,9 +249,9 @@ class Stage:
         found = await FileStore(self.folder).read(NAME)
         return Account() if found is None else open_record(self._sealer, found, NAME)
 
-    def answer(self, token: str) -> tuple[int, str]:
+    def respond(self, token: str) -> tuple[int, str]:
         """Return Xero's response to a refresh."""
-        self.asked += 1
+        self.requests += 1
         try:
             return 200, json.dumps(self.identity.refresh(CLIENT, token, self.clock.now()).fields)
         except OAuthError as error:
@@ -254,11 +263,11 @@ class Stage:
         intent = (await self.stored()).intent
         if intent is None or intent.fingerprint != Secret(token).fingerprint:
             self.problems.append(
-                "Xero was asked, and the folder held no intent to spend that token"
+                "at a request to Xero, the folder held no intent to spend that token"
             )
 
     async def check_recovery(self) -> None:
-        """Check that the next start, without faults, has the login and continues it."""
+        """Check that the next start, without faults, finds the login and continues it."""
         keeper = self.keeper()
         try:
             await keeper.start()
@@ -275,16 +284,15 @@ class Stage:
             self.identity.check_access(access.value.reveal(), self.clock.now())
             await self.check_written()
         except (XotsError, BearerRefused) as error:
-            self.problems.append(f"the next start did not go on: {type(error).__name__}: {error}")
+            self.problems.append(f"the next start failed: {type(error).__name__}: {error}")
         finally:
             with suppress(XotsError):
                 await keeper.close()
         if left := sorted(path.name for path in self.folder.glob("*.new")):
-            self.problems.append(f"left behind: {' '.join(left)}")
+            self.problems.append(f"temporary files are left: {' '.join(left)}")
 
     async def check_written(self) -> None:
-        """Check that the refresh is concluded: its current token is unspent, and Xero accepts
-        it."""
+        """Check that the refresh is complete: the current token is unspent, and Xero accepts it."""
         account = await self.stored()
         if account.intent is not None:
             self.problems.append("the record still holds an intent")
@@ -297,15 +305,15 @@ class Stage:
         ):
             self.problems.append("the record does not hold the newest token of the login")
         elif not self.identity.would_issue(current.value.reveal(), self.clock.now()):
-            self.problems.append("Xero would not take the record's current token")
+            self.problems.append("Xero would refuse the record's current token")
 
 
-# ------------------------------------------------------------------------------------------------- one run
+# --------------------------------------------------------------------------------------- one run
 
 
 @dataclass(frozen=True)
 class Call:
-    """A system call of the listing: the ``nth`` of its kind in its thread, and what it is about."""
+    """A listed system call: the ``nth`` of its kind in its thread, and the names of its files."""
 
     thread: str
     """One of ``THREADS``."""
@@ -316,7 +324,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Point:
-    """A call and what is done to it."""
+    """A call and its treatment."""
 
     call: Call
     treatment: str
@@ -338,17 +346,18 @@ class Point:
 
 @dataclass
 class Trace:
-    """What became of one child."""
+    """The end of one child, with its events and its system calls."""
 
     status: int
-    story: list[dict[str, Any]]
+    events: list[dict[str, Any]]
     calls: dict[str, list[str]]
     """Strace's lines, by thread."""
     errors: str
-    """What it printed on stderr."""
+    """Its output on stderr."""
 
-    def said(self, word: str) -> bool:
-        return any(word in line or line.get("event") == word for line in self.story)
+    def has(self, word: str) -> bool:
+        """Tell if the child reported this key or this event."""
+        return any(word in line or line.get("event") == word for line in self.events)
 
 
 async def refresh_under_strace(
@@ -367,29 +376,29 @@ async def refresh_under_strace(
     theirs.close()
     reader, writer = await asyncio.open_connection(sock=ours)
     tracers: list[asyncio.subprocess.Process] = []
-    story: list[dict[str, Any]] = []
+    events: list[dict[str, Any]] = []
     log = stage.folder.with_name("trace")
 
-    async def tell(words: Any) -> None:
+    async def send_line(words: Any) -> None:
         writer.write(json.dumps(words).encode() + b"\n")
         with suppress(ConnectionError):
             await writer.drain()
 
     try:
-        async with asyncio.timeout(LONGEST_RUN_SECONDS):
-            await tell({"folder": str(stage.folder), "key": stage.key.reveal()})
+        async with asyncio.timeout(RUN_TIMEOUT_SECONDS):
+            await send_line({"folder": str(stage.folder), "key": stage.key.reveal()})
             while line := await _line(reader):
                 words = json.loads(line)
-                story.append(words)
+                events.append(words)
                 if "ready" in words:
                     for thread in threads:
                         tracers.append(
                             await _start_tracer(words["ready"][thread], f"{log}.{thread}", options)
                         )
-                    await tell("go")
+                    await send_line("go")
                 elif "spend" in words:
                     await stage.check_intent(words["spend"])
-                    await tell(stage.answer(words["spend"]))
+                    await send_line(stage.respond(words["spend"]))
             assert process.stderr is not None
             errors = (await process.stderr.read()).decode()
             status = await process.wait()
@@ -403,7 +412,7 @@ async def refresh_under_strace(
                 await one.communicate()
         with suppress(ConnectionError):
             await writer.wait_closed()
-    return Trace(status, story, {thread: _lines(f"{log}.{thread}") for thread in threads}, errors)
+    return Trace(status, events, {thread: _lines(f"{log}.{thread}") for thread in threads}, errors)
 
 
 def _lines(log: str) -> list[str]:
@@ -411,7 +420,7 @@ def _lines(log: str) -> list[str]:
 
 
 async def _line(reader: asyncio.StreamReader) -> bytes:
-    """Read a whole line; None once the child is gone."""
+    """Read a whole line. Return nothing once the child has ended."""
     try:
         return await reader.readuntil(b"\n")
     except (asyncio.IncompleteReadError, ConnectionError):
@@ -425,17 +434,16 @@ async def _start_tracer(
         *("strace", "-y", "-o", log, *options, "-p", str(thread)), stderr=asyncio.subprocess.PIPE
     )
     assert tracer.stderr is not None
-    said = (await tracer.stderr.readline()).decode()
-    if "attached" not in said:
-        await tracer.communicate()  # it has ended, having said why
-        raise OSError(f"strace could not be attached: {said}")
+    first_line = (await tracer.stderr.readline()).decode()
+    if "attached" not in first_line:
+        await tracer.communicate()
+        raise OSError(f"strace is not attached: {first_line}")
     return tracer
 
 
-async def new_stage(above: Path, identity: Identity | None = None) -> Stage:
-    """Make a stage with a login and with the files of a killed writer, which a write removes
-    too."""
-    stage = Stage(above / "store", identity)
+async def new_stage(parent: Path, identity: Identity | None = None) -> Stage:
+    """Make a stage with a login, and with the file of a killed writer, which a write removes."""
+    stage = Stage(parent / "store", identity)
     await stage.log_in()
     left = stage.folder / f"{NAME}.0123456789abcdef.new"
     left.write_bytes(b"left behind")
@@ -443,19 +451,19 @@ async def new_stage(above: Path, identity: Identity | None = None) -> Stage:
     return stage
 
 
-# ------------------------------------------------------------------------------------------------- all runs
+# -------------------------------------------------------------------------------------- all runs
 
 
 async def list_calls() -> list[Call]:
-    """The system calls that lead into the folder during one refresh in which nothing goes wrong.
+    """Return the system calls of one refresh without faults on the folder.
 
     Raises:
-        AssertionError: something did go wrong.
+        AssertionError: the refresh failed.
     """
-    with tempfile.TemporaryDirectory(prefix="xots-torture-") as above:
-        stage = await new_stage(Path(above))
+    with tempfile.TemporaryDirectory(prefix="xots-torture-") as parent:
+        stage = await new_stage(Path(parent))
         trace = await refresh_under_strace(stage, THREADS, [])
-        assert (trace.status, trace.said("stopped"), stage.problems) == (0, True, []), trace
+        assert (trace.status, trace.has("stopped"), stage.problems) == (0, True, []), trace
     calls, seen = [], Counter[tuple[str, str]]()
     for thread in THREADS:
         for line in trace.calls[thread]:
@@ -468,7 +476,7 @@ async def list_calls() -> list[Call]:
 
 
 def _about(line: str, folder: Path) -> str:
-    """Return the names of the files that a line of strace is about."""
+    """Return the names of the files in a line of strace."""
     arguments = line.partition(" = ")[0]
     names = re.findall(
         rf"{re.escape(str(folder))}(?:/([^>\"]*))?[>\"]|\"({NAME}\.[^\"]*)\"", arguments
@@ -479,7 +487,7 @@ def _about(line: str, folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one point."""
+    """The outcome of one point."""
 
     point: Point
     outcome: str
@@ -487,46 +495,51 @@ class Result:
     trace: Trace
 
 
-async def try_point(point: Point) -> Result:
-    """Make one refresh with one system call killed or failed, and the next start after it."""
-    with tempfile.TemporaryDirectory(prefix="xots-torture-") as above:
-        stage = await new_stage(Path(above))
+async def run_point(point: Point) -> Result:
+    """Make one refresh with one fault in a system call, and the next start after it."""
+    with tempfile.TemporaryDirectory(prefix="xots-torture-") as parent:
+        stage = await new_stage(Path(parent))
         trace = await refresh_under_strace(stage, [point.call.thread], point.strace)
-        struck = [
+        changed = [
             line
             for line in trace.calls[point.call.thread]
             if "INJECTED" in line or line.endswith("= ?")
         ]
-        if not struck or _about(struck[0], stage.folder) != point.call.about:
-            stage.problems.append(f"strace struck another call than the listed one: {struck}")
+        if not changed or _about(changed[0], stage.folder) != point.call.about:
+            stage.problems.append(f"strace changed another call than the listed one: {changed}")
         if "Traceback" in trace.errors:
             stage.problems.append(f"a traceback: {trace.errors}")
         if point.treatment == "SIGKILL":
             outcome = "killed"
             if trace.status != -signal.SIGKILL:
-                stage.problems.append(f"the child was not killed: it ended with {trace.status}")
+                stage.problems.append(
+                    f"the child was not killed, and ended with status {trace.status}"
+                )
         else:
-            outcome = "told" if trace.said("failed") or trace.said("StoreDegraded") else "harmless"
+            reported = trace.has("failed") or trace.has("StoreDegraded")
+            outcome = "reported" if reported else "harmless"
             if (
                 outcome == "harmless"
                 and point.call.about.endswith(".new")
                 and point.call.kind in ("write", "fsync")
             ):
-                stage.problems.append("a record that may not be on the disk was taken for kept")
-            if trace.status != 0 or not (trace.said("refreshed") and trace.said("stopped")):
-                stage.problems.append(f"the child did not go on to its end: {trace.story[1:]}")
+                stage.problems.append(
+                    "the store confirmed a record that may be missing on the disk"
+                )
+            if trace.status != 0 or not (trace.has("refreshed") and trace.has("stopped")):
+                stage.problems.append(f"the child did not complete its refresh: {trace.events[1:]}")
             await stage.check_written()
         await stage.check_recovery()
         return Result(point, outcome, stage.problems, trace)
 
 
 async def each(
-    work: Callable[[Item], Awaitable[Came]], items: Iterable[Item], jobs: int
-) -> list[Came]:
-    """Return the results of the work on each item, with a number of them in progress at a time."""
+    work: Callable[[Item], Awaitable[Output]], items: Iterable[Item], jobs: int
+) -> list[Output]:
+    """Return the results of the work on each item. At most ``jobs`` are in progress at a time."""
     turn = asyncio.Semaphore(jobs)
 
-    async def in_turn(item: Item) -> Came:
+    async def in_turn(item: Item) -> Output:
         async with turn:
             return await work(item)
 
@@ -536,42 +549,42 @@ async def each(
 
 
 async def _run(options: argparse.Namespace) -> int:
+    """Try all points, and print the figures. Return the exit status."""
     calls = await list_calls()
     points = [Point(call, treatment) for call in calls for treatment in TREATMENTS]
     if options.point:
         points = [point for point in points if str(point) in options.point]
     if not points:
         print(
-            "there is no such point; the calls are:",
+            "no such point; the calls are:",
             *(f"{c.thread}:{c.kind}:{c.nth}" for c in calls),
         )
         return 2
-    results = await each(try_point, points, options.jobs)
+    results = await each(run_point, points, options.jobs)
     if options.point:
         for result in results:
             print(f"{result.point} ({result.point.call.about}): {result.outcome}")
-            print(*result.trace.story, *result.trace.calls[result.point.call.thread], sep="\n")
+            print(*result.trace.events, *result.trace.calls[result.point.call.thread], sep="\n")
     kinds = Counter(
         result.point.call.kind
         for result in results
         if result.point.treatment == results[0].point.treatment
     )
-    tried = ", ".join(f"{kind} {count}" for kind, count in kinds.items())
+    by_kind = ", ".join(f"{kind} {count}" for kind, count in kinds.items())
     outcomes = Counter(result.outcome for result in results)
     failed = [result for result in results if result.problems]
     recovered = len(results) - len(failed)
-    print(
-        f"system calls of one refresh that lead into the folder: {len(calls)}; points tried: {len(results)}"
-    )
+    print(f"system calls of one refresh on the folder: {len(calls)}; points tested: {len(results)}")
     if not options.point:
-        print(f"  ({tried}), each with {', '.join(TREATMENTS)}")
+        print(f"  ({by_kind}), each with {', '.join(TREATMENTS)}")
     print(f"  {', '.join(f'{outcome} {count}' for outcome, count in sorted(outcomes.items()))}")
     print(f"recovered: {recovered} of {len(results)} ({100 * recovered / len(results):.4g}%)")
     for result in failed:
         point = result.point
         print(f"NOT RECOVERED {point} ({point.call.about}): {'; '.join(result.problems)}")
         print(
-            f"  strace {' '.join(point.strace)} on the {point.call.thread} thread; again: --point {point}"
+            f"  strace {' '.join(point.strace)} on the {point.call.thread} thread; "
+            f"repeat: --point {point}"
         )
     return 1 if failed else 0
 
@@ -582,12 +595,13 @@ def main(arguments: list[str]) -> int:
         prog="torture system_calls", description=(__doc__ or "").partition("\n\n")[0]
     )
     parser.add_argument(
-        "--jobs", type=int, default=2, help="how many children at a time (default 2)"
+        "--jobs", type=int, default=2, help="number of children at a time (default: %(default)s)"
     )
     parser.add_argument(
         "--point",
         action="append",
-        help="only this point, with its story: THREAD:CALL:NTH:TREATMENT, as a failure names it; may be given again",
+        metavar="THREAD:CALL:NTH:TREATMENT",
+        help="only this point of a failure, with all its events; can be repeated",
     )
     return asyncio.run(_run(parser.parse_args(arguments)))
 

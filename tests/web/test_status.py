@@ -80,7 +80,8 @@ def broken(server: Server) -> Iterator[None]:
 
 async def fails_once(server: Server, clock: Any) -> None:
     """Let the due refresh fail. The clock shows 09:25:00 then."""
-    object.__setattr__(inside.context_of(server.keeper), "rng", random.Random(7))  # noqa: S311 - jitter
+    rng = random.Random(7)  # noqa: S311 - jitter
+    object.__setattr__(inside.context_of(server.keeper), "rng", rng)
     clock.advance(XERO_LIFE - 300)
     await server.rotation.tick()
     assert server.keeper.account.failed_attempts == 1
@@ -331,8 +332,8 @@ async def test_a_refused_client_names_the_correction(
 ) -> None:
     """An operator can correct the settings without a new login. Retries do not help."""
     expected_log(
-        r"refresh failed \(attempt 1\): .*\(invalid_client \(status 40\d\)\): correct the client id "
-        r"or secret in the settings"
+        r"refresh failed \(attempt 1\): .*\(invalid_client \(40\d\)\): "
+        r"correct the client id or secret in the settings"
     )
     sandbox.add_fault("refresh:every:invalid-client")
     await fails_once(logged_in, clock)
@@ -424,8 +425,8 @@ async def test_an_unsaved_change_is_shown_with_the_loss_if_the_process_ends(
         await ticking
         content, words = await told(logged_in)
         assert words.endswith(
-            "The last change exists in this process only: do not stop this process before the store "
-            "works again. "
+            "The last change exists in this process only: do not stop this process before the "
+            "store works again. "
             "If it stops, the refresh can be repeated until 09:55:00 UTC (30 minutes from now)."
         )
         assert (content["store"], content["unsaved"], content["retrying"]) == (
