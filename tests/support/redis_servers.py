@@ -17,6 +17,8 @@ from urllib.parse import quote
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from xots.backends.redis import RedisStore
 from xots.errors import StoreUnavailable
@@ -63,9 +65,7 @@ class RedisServer:
         self.port = free_port()
         self.socket = self.folder / "redis.sock"
         self.password = password
-        self.admin: Any = redis.Redis(
-            unix_socket_path=str(self.socket), password=password, protocol=2
-        )
+        self.admin = self.client()
         config = self.folder / "redis.conf"
         own = [
             "bind 127.0.0.1",
@@ -86,6 +86,20 @@ class RedisServer:
     @property
     def unix_url(self) -> str:
         return f"unix://:{quote(self.password, safe='')}@{self.socket}"
+
+    def client(self, database: int = 0) -> Any:
+        """Return a client of the default user; the caller closes it.
+
+        It never retries. By default, redis-py 6 and 7 sleep for up to several seconds between
+        attempts, which would block the event loop of a test.
+        """
+        return redis.Redis(
+            unix_socket_path=str(self.socket),
+            password=self.password,
+            db=database,
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+        )
 
     def start(self) -> RedisServer:
         with (self.folder / "log").open("ab") as log:

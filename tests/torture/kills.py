@@ -51,7 +51,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
-import redis
 from support.redis_servers import RedisServer
 from tornado.iostream import StreamClosedError
 
@@ -775,11 +774,7 @@ async def lanes(store: str, seed: int) -> AsyncIterator[list[Lane]]:
             admin, url = None, (folder / "state").as_uri()
             if redis_server is not None:
                 url = f"{redis_server.unix_url}?db={number}"
-                admin = redis.Redis(
-                    unix_socket_path=str(redis_server.socket),
-                    password=redis_server.password,
-                    db=number,
-                )
+                admin = redis_server.client(number)
                 running.callback(admin.close)
             rng = random.Random(seed * 100 + number)  # noqa: S311
             made.append(Lane(sandbox, clock, url, key, mode, rng, admin))
