@@ -27,7 +27,7 @@ CALLERS = 64
 Start = Callable[..., Awaitable[list[Server]]]
 
 
-@pytest.mark.parametrize(("store", "count", "storms"), [("redis", 4, 20), ("file", 3, 15)])
+@pytest.mark.parametrize(("store", "count", "storms"), [("redis", 4, 10), ("file", 3, 8)])
 async def test_processes_that_all_refresh_at_once_cost_one_refresh_a_rotation(
     store: str, count: int, storms: int
 ) -> None:

@@ -232,7 +232,7 @@ async def test_there_is_one_refresh_a_rotation(start: Callable[..., Awaitable[Cl
     await cluster.log_in(cluster.servers[0])
     await until(lambda: all_have_the_same(cluster))
     served = 0
-    while len(cluster.sandbox.refreshes()) < 4:
+    while len(cluster.sandbox.refreshes()) < 3:
         tokens = await cluster.tokens()
         assert None not in tokens
         served += len(tokens)
