@@ -47,7 +47,8 @@ test-all: test $(VENV)/installed-all
 
 test-lowest: $(LOWEST)/installed
 	@tests/debian-packages all
-	@exec $(LOWEST)/bin/python -m pytest tests tests/documents tests/foreign $(ARGS)
+	@$(LOWEST)/bin/python -m pytest $(ARGS)
+	@exec $(LOWEST)/bin/python -m pytest tests/documents tests/foreign
 
 simulate: $(VENV)/installed-dev
 	@PYTHONPATH=tests exec $(VENV)/bin/python -m simulation $(ARGS)
