@@ -372,6 +372,14 @@ async def in_a_thread(work: Callable[[], T]) -> T:
 
 
 @asynccontextmanager
+async def running(*options: str) -> AsyncIterator[RedisServer]:
+    """Run a Redis server. A thread starts it, because a start in the event loop blocks the loop.
+    Meanwhile the requests to the servers of other sections would time out."""
+    with ExitStack() as stack:
+        yield await in_a_thread(lambda: stack.enter_context(RedisServer(*options)))
+
+
+@asynccontextmanager
 async def meanwhile(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Run ``works`` during the block. Raise the error of any of them afterwards."""
     tasks = [asyncio.create_task(work) for work in works]
@@ -403,23 +411,22 @@ def hastened(options: Options) -> Iterator[None]:
 
 async def killed(figures: Counter[str], rng: random.Random, options: Options) -> None:
     """Kill Redis (appendonly yes) at random moments of refreshes, and start it again."""
-    with RedisServer("appendonly yes") as redis:
-        async with House(redis.unix_url, figures, rng) as house:
-            for _ in range(options.keepers):
-                await house.keeper()
-            await house.log_in()
-            await house.settled()
-            async with house.busy():
-                for _ in range(3):
-                    await asyncio.sleep(rng.random() * 0.5)
-                    redis.kill()
-                    figures["kills"] += 1
-                    await asyncio.sleep(rng.random() * 0.5)
-                    await in_a_thread(redis.start)
+    async with running("appendonly yes") as redis, House(redis.unix_url, figures, rng) as house:
+        for _ in range(options.keepers):
+            await house.keeper()
+        await house.log_in()
+        await house.settled()
+        async with house.busy():
+            for _ in range(3):
                 await asyncio.sleep(rng.random() * 0.5)
-            await timed(house.settled(), figures, "longest recovery, ms")
-            await house.check()
-            await house.works()
+                redis.kill()
+                figures["kills"] += 1
+                await asyncio.sleep(rng.random() * 0.5)
+                await in_a_thread(redis.start)
+            await asyncio.sleep(rng.random() * 0.5)
+        await timed(house.settled(), figures, "longest recovery, ms")
+        await house.check()
+        await house.works()
 
 
 async def timed(work: Awaitable[object], figures: Counter[str], name: str) -> None:
@@ -459,22 +466,21 @@ async def hung_in(phase: str, seconds: float, figures: Counter[str], rng: random
         await asyncio.sleep(seconds)
         redis.signal(signal.SIGCONT)
 
-    with RedisServer("appendonly yes") as redis:
-        async with House(redis.unix_url, figures, rng) as house:
-            phases = Phases(phase, hang)
-            watched = await house.keeper(store=phases.of(redis.unix_url), xero=phases.client)
-            await house.keeper()
-            await house.log_in()
-            await house.settled()
-            async with meanwhile(house.requesting()):
-                phases.armed = True
-                with suppress(TokenUnavailable):
-                    await watched.refresh()
-                await asyncio.gather(*pending)
-                await timed(house.settled(), figures, "longest recovery, ms")
-            assert pending, f"a refresh has no phase {phase}"
-            await house.check()
-            await house.works()
+    async with running("appendonly yes") as redis, House(redis.unix_url, figures, rng) as house:
+        phases = Phases(phase, hang)
+        watched = await house.keeper(store=phases.of(redis.unix_url), xero=phases.client)
+        await house.keeper()
+        await house.log_in()
+        await house.settled()
+        async with meanwhile(house.requesting()):
+            phases.armed = True
+            with suppress(TokenUnavailable):
+                await watched.refresh()
+            await asyncio.gather(*pending)
+            await timed(house.settled(), figures, "longest recovery, ms")
+        assert pending, f"a refresh has no phase {phase}"
+        await house.check()
+        await house.works()
 
 
 class Phases:
@@ -579,75 +585,73 @@ async def pass_time(house: House, redis: RedisServer, history: str) -> bytes | N
 
 async def restored_alive(history: str, figures: Counter[str], rng: random.Random) -> None:
     """The running processes merge and write: the newest consent wins, and a logout persists."""
-    with RedisServer() as redis:
-        async with House(redis.unix_url, figures, rng) as house:
-            for _ in range(3):
-                await house.keeper()
-            dump = await pass_time(house, redis, history)
-            known = house.keepers[0].account
+    async with running() as redis, House(redis.unix_url, figures, rng) as house:
+        for _ in range(3):
+            await house.keeper()
+        dump = await pass_time(house, redis, history)
+        known = house.keepers[0].account
+        await restore_dump(redis, dump)
+        kept = await house.settled()
+        figures["restored, processes alive"] += 1
+        assert house.happened(StoreLostWrites), "the lost writes of the store were not reported"
+        assert kept.generation > known.generation
+        assert (kept.consent_id, kept.ended_at) == (known.consent_id, known.ended_at)
+        await house.check()
+        if history == "logout":
+            assert not house.identity.usable_refresh_tokens(house.clock.now()), (
+                "Xero still issues after the logout"
+            )
+            for keeper in house.keepers:
+                with suppress(NoToken):
+                    await keeper.token()
+                    raise AssertionError("a token is served after the logout")
+            return
+        assert kept.current == known.current
+        await house.works()
+        async with house.busy():  # the same while they refresh
+            await asyncio.sleep(rng.random() * 0.2)
             await restore_dump(redis, dump)
-            kept = await house.settled()
-            figures["restored, processes alive"] += 1
-            assert house.happened(StoreLostWrites), "the lost writes of the store were not reported"
-            assert kept.generation > known.generation
-            assert (kept.consent_id, kept.ended_at) == (known.consent_id, known.ended_at)
-            await house.check()
-            if history == "logout":
-                assert not house.identity.usable_refresh_tokens(house.clock.now()), (
-                    "Xero still issues after the logout"
-                )
-                for keeper in house.keepers:
-                    with suppress(NoToken):
-                        await keeper.token()
-                        raise AssertionError("a token is served after the logout")
-                return
-            assert kept.current == known.current
-            await house.works()
-            async with house.busy():  # the same while they refresh
-                await asyncio.sleep(rng.random() * 0.2)
-                await restore_dump(redis, dump)
-                await asyncio.sleep(rng.random() * 0.2)
-            assert (await house.settled()).consent_id == known.consent_id
-            await house.works()
-            assert house.identity.counts.exchanges == (2 if history == "login" else 1)
+            await asyncio.sleep(rng.random() * 0.2)
+        assert (await house.settled()).consent_id == known.consent_id
+        await house.works()
+        assert house.identity.counts.exchanges == (2 if history == "login" else 1)
 
 
 async def restored_to_none(
     history: str, minutes: float, figures: Counter[str], rng: random.Random
 ) -> None:
     """No process with a newer record is alive. The old record works, or the loss is reported."""
-    with RedisServer() as redis:
-        async with House(redis.unix_url, figures, rng) as house:
-            await house.keeper()
-            dump = await pass_time(house, redis, history)
-            await house.close_keepers()
-            await restore_dump(redis, dump)
-            house.clock.advance(60 * minutes)
-            keeper = await house.keeper()
-            error: NoToken | None = None
-            try:
-                await keeper.refresh()
-            except NoToken as refused:
-                error = refused
-            # With an empty store, a loss looks like a first start.
-            if error is not None and history != "everything":
-                assert isinstance(error, ConsentLost)
-                assert house.reported(), "the loss was not reported"
-            live = [token for token in tokens_of(await house.settled()) if house.would_issue(token)]
-            # The dump works if its token is within the grace period, or of an older valid login.
-            works = history == "login" or (history == "refreshes" and minutes < 30)
-            assert (error is None) is works, (
-                f"{history}, {minutes} minutes later: {error or 'it works'}"
-            )
-            assert bool(live) is works
-            if works:
-                house.is_live(await keeper.token())
-                await keeper.refresh()
-            figures[
-                "restored, no process alive: works"
-                if works
-                else "restored, no process alive: loss reported"
-            ] += 1
+    async with running() as redis, House(redis.unix_url, figures, rng) as house:
+        await house.keeper()
+        dump = await pass_time(house, redis, history)
+        await house.close_keepers()
+        await restore_dump(redis, dump)
+        house.clock.advance(60 * minutes)
+        keeper = await house.keeper()
+        error: NoToken | None = None
+        try:
+            await keeper.refresh()
+        except NoToken as refused:
+            error = refused
+        # With an empty store, a loss looks like a first start.
+        if error is not None and history != "everything":
+            assert isinstance(error, ConsentLost)
+            assert house.reported(), "the loss was not reported"
+        live = [token for token in tokens_of(await house.settled()) if house.would_issue(token)]
+        # The dump works if its token is within the grace period, or of an older valid login.
+        works = history == "login" or (history == "refreshes" and minutes < 30)
+        assert (error is None) is works, (
+            f"{history}, {minutes} minutes later: {error or 'it works'}"
+        )
+        assert bool(live) is works
+        if works:
+            house.is_live(await keeper.token())
+            await keeper.refresh()
+        figures[
+            "restored, no process alive: works"
+            if works
+            else "restored, no process alive: loss reported"
+        ] += 1
 
 
 class Trio:
@@ -990,24 +994,23 @@ DAY = 86400.0
 
 async def clocks(figures: Counter[str], rng: random.Random, options: Options) -> None:
     """Set the clock by a day and back, and suspend the machine: on a folder and on Redis."""
-    with (
-        RedisServer("appendonly yes") as redis,
-        tempfile.TemporaryDirectory(prefix="xots-outages-") as folder,
-    ):
-        for url in (Path(folder).as_uri(), redis.unix_url):
-            clock = FakeClock(START)
-            wall = clock.beside()  # the machine's, which may be wrong; the house's is correct
-            async with House(url, figures, rng, clock=clock) as house:
-                await house.log_in(await house.keeper(clock=wall, ticking=False))
-                await house.keeper(clock=wall, ticking=False)
-                steps = [DAY, -DAY, -DAY, DAY, *(rng.choice((DAY, -DAY)) for _ in range(4))]
-                for step, under_way in itertools.product(steps, (False, True)):
-                    await stepped(house, wall.step, step, under_way)
-                    figures["clock steps"] += 1
-                for hours, under_way in itertools.product((0.5, 8, 100), (False, True)):
-                    await stepped(house, clock.advance, 3600 * hours, under_way)
-                    figures["suspends"] += 1
-                await an_hour(house)
+    async with running("appendonly yes") as redis:
+        with tempfile.TemporaryDirectory(prefix="xots-outages-") as folder:
+            for url in (Path(folder).as_uri(), redis.unix_url):
+                clock = FakeClock(START)
+                # The machine's clock, which may be wrong. The house has the correct one.
+                wall = clock.beside()
+                async with House(url, figures, rng, clock=clock) as house:
+                    await house.log_in(await house.keeper(clock=wall, ticking=False))
+                    await house.keeper(clock=wall, ticking=False)
+                    steps = [DAY, -DAY, -DAY, DAY, *(rng.choice((DAY, -DAY)) for _ in range(4))]
+                    for step, under_way in itertools.product(steps, (False, True)):
+                        await stepped(house, wall.step, step, under_way)
+                        figures["clock steps"] += 1
+                    for hours, under_way in itertools.product((0.5, 8, 100), (False, True)):
+                        await stepped(house, clock.advance, 3600 * hours, under_way)
+                        figures["suspends"] += 1
+                    await an_hour(house)
 
 
 async def stepped(
