@@ -35,11 +35,19 @@ FAILURE_TIMEOUT_SECONDS = 10.0
 Opener = Callable[[str], RedisStore]
 
 
+_ports_given: set[int] = set()
+
+
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """Return a port that is free and that this process has not returned before: servers that start
+    at the same time never get the same one."""
+    while True:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port: int = listener.getsockname()[1]
+        if port not in _ports_given:
+            _ports_given.add(port)
+            return port
 
 
 def until(condition: Callable[[], Any], seconds: float = 15.0) -> Any:
