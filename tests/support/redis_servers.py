@@ -107,6 +107,7 @@ class RedisServer:
             db=database,
             protocol=2,
             retry=Retry(NoBackoff(), 0),
+            socket_timeout=30,  # a server that hangs fails the test
         )
 
     def start(self) -> RedisServer:
