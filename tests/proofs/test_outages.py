@@ -13,6 +13,7 @@ from support.redis_servers import RedisServer
 from torture import outages
 from torture.outages import House, Options
 
+from xots.errors import NotLoggedIn
 from xots.sandbox import SiblingMode
 from xots.testing import FakeClock
 
@@ -122,3 +123,21 @@ async def request_by_clocks(
 async def test_a_clock_that_steps_back_by_minutes_serves_nothing_dead(redis: RedisServer) -> None:
     """After a step of 20 minutes back, a token of 24 minutes still expires in six minutes."""
     await request_by_clocks(redis, 24 * 60, -20 * 60, minutes=10, both=True)
+
+
+async def test_a_step_during_a_refresh_follows_another_keepers_refresh() -> None:
+    """The first keeper has not seen the last refresh yet, and still sends a request of its own."""
+    async with outages.house_in_folder(Counter(), random.Random(SEED)) as house:  # noqa: S311
+        await house.keepers[1].refresh()
+        async with asyncio.timeout(outages.CONDITION_TIMEOUT_SECONDS):
+            await outages.stepped(house, house.clock.advance, 60, under_way=True)
+        assert len(house.sandbox.refreshes()) == 2
+
+
+async def test_a_step_during_a_refresh_that_sends_no_request_raises_its_error() -> None:
+    """The torture by outages does not wait for a request that never comes."""
+    async with outages.house_in_folder(Counter(), random.Random(SEED)) as house:  # noqa: S311
+        await house.keepers[0].end(forget=False)
+        async with asyncio.timeout(outages.CONDITION_TIMEOUT_SECONDS):
+            with pytest.raises(NotLoggedIn):
+                await outages.stepped(house, house.clock.advance, 60, under_way=True)

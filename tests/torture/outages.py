@@ -1022,9 +1022,7 @@ async def stepped(
     """
     before = len(house.sandbox.refreshes())
     if under_way:
-        house.sandbox.add_fault("refresh:nth=1:hold-after")
-        refresh = asyncio.create_task(house.keepers[0].refresh())
-        await house.sandbox.held()
+        refresh = await held_refresh(house)
         move(seconds)
         house.sandbox.release()
         with suppress(TokenUnavailable):
@@ -1043,6 +1041,27 @@ async def stepped(
     )
     assert requests <= 2 + under_way, f"{requests} requests for one step"
     await house.check()
+
+
+async def held_refresh(house: House) -> asyncio.Task[None]:
+    """Start a refresh at the first keeper. Return it once Xero has issued and holds the response.
+
+    The keeper reads the record first. Another keeper may have refreshed last: then the first one
+    would find that keeper's token under the lease, and send no request.
+
+    Raises:
+        XotsError: the refresh failed before its request.
+    """
+    await house.keepers[0].follow()
+    house.sandbox.add_fault("refresh:nth=1:hold-after")
+    refresh = asyncio.create_task(house.keepers[0].refresh())
+    held = asyncio.create_task(house.sandbox.held())
+    await asyncio.wait([refresh, held], return_when=asyncio.FIRST_COMPLETED)
+    if not held.done():
+        await end([held])
+        await refresh
+        raise AssertionError("a refresh ended without a request to Xero")
+    return refresh
 
 
 async def an_hour(house: House) -> None:
