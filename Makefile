@@ -45,9 +45,10 @@ test-all: test $(VENV)/installed-all
 	@tests/debian-packages all
 	@exec $(VENV)/bin/python -m pytest tests/documents tests/foreign
 
+# Style and types are checked with the newest libraries only: the hints of older ones differ.
 test-lowest: $(LOWEST)/installed
 	@tests/debian-packages all
-	@$(LOWEST)/bin/python -m pytest $(ARGS)
+	@$(LOWEST)/bin/python -m pytest --ignore=tests/house/test_quality.py $(ARGS)
 	@exec $(LOWEST)/bin/python -m pytest tests/documents tests/foreign
 
 simulate: $(VENV)/installed-dev

@@ -111,9 +111,11 @@ class RedisServer:
         )
 
     def start(self) -> RedisServer:
+        self.socket.unlink(missing_ok=True)  # a killed server leaves it
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(self.arguments, stdout=log, stderr=log)
-        until(self.admin.ping)
+        # redis-py 5 leaves a socket open when it cannot connect.
+        until(lambda: self.socket.exists() and self.admin.ping())
         return self
 
     def kill(self) -> None:
