@@ -17,7 +17,7 @@ from xots.errors import NotLoggedIn
 from xots.sandbox import SiblingMode
 from xots.testing import FakeClock
 
-SHORT = Options(hours=1, old_master_returns=False)
+SHORT = Options(hours=1, old_master_returns=False, response_timeout_seconds=1.0)
 SEED = 1
 
 
