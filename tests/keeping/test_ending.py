@@ -9,6 +9,7 @@ import pytest
 from support.bench import Bench, revocations
 
 from xots.errors import NotLoggedIn, TokenUnavailable
+from xots.events import LoginEnded
 from xots.lifecycle.schedule import State
 from xots.sandbox import DEFAULT_CLIENT_ID
 from xots.secret import Secret
@@ -315,3 +316,24 @@ async def test_a_late_response_to_a_revocation_does_not_end_a_new_login(bench: B
     await ending
     assert bench.record().consent_id == new
     assert bench.record().current is not None
+
+
+async def test_a_server_that_revokes_nothing_is_sent_no_request(bench: Bench) -> None:
+    """Its URL is empty in the settings. The login ends here, and that is all."""
+    keeper = await bench.keeper(xero=bench.client(revoke_url=""))
+    await keeper.login(bench.attempt())
+    assert await keeper.end(forget=False)
+    assert keeper.state is State.REVOKED
+    assert keeper.account.revocation is None
+    assert revocations(bench) == 0
+
+
+async def test_a_repeated_end_repeats_its_revocation_and_is_reported(bench: Bench) -> None:
+    """The first request failed. The user ends the login once more, and the log says so again."""
+    keeper = await bench.logged_in()
+    bench.sandbox.add_fault("revocation:nth=1:503-html")
+    assert not await keeper.end(forget=False)
+    assert bench.happened(LoginEnded) == 1
+    assert await keeper.end(forget=False)
+    assert bench.happened(LoginEnded) == 2
+    assert revocations(bench) == 2

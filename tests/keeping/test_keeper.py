@@ -20,6 +20,8 @@ from xots.lifecycle.schedule import State
 async def test_before_a_login_there_is_no_token(bench: Bench) -> None:
     """The error tells whether the credentials or a login is missing."""
     keeper = await bench.keeper()
+    assert not keeper.unsaved
+    assert not keeper.rolled_back
     assert keeper.state is State.NO_CREDENTIALS
     with pytest.raises(NoCredentials):
         await keeper.token()

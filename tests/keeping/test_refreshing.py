@@ -354,3 +354,13 @@ async def test_a_corrected_secret_is_tried_when_a_caller_forces_a_refresh(bench:
     assert len(bench.sandbox.refreshes()) == 1
     await mended.refresh()
     assert mended.state is State.CONNECTED
+
+
+async def test_a_write_under_the_lease_makes_the_refresh_decide_again(bench: Bench) -> None:
+    """A process whose lease has expired writes before the intent. The refresh reads and goes on."""
+    keeper = await bench.logged_in()
+    bench.store.before("swap", lambda: bench.overwrite(lambda account: account))
+    await keeper.refresh()
+    assert [request.outcome for request in bench.sandbox.refreshes()] == ["issued"]
+    assert keeper.state is State.CONNECTED
+    assert bench.xero_would_issue()
