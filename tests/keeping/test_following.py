@@ -58,10 +58,7 @@ async def test_the_watch_continues_after_a_failure_of_the_store(
 async def test_a_recovery_is_reported_once_every_change_is_written(bench: Bench) -> None:
     """At that time no change exists in this process only."""
     keeper = await bench.logged_in()
-    refresh = await bench.held_refresh(keeper)
-    bench.store.fail("swap", "read")
-    bench.sandbox.release()
-    await refresh
+    await bench.unsaved_refresh(keeper)
     unsaved: list[bool] = []
     keeper.observe(
         lambda event: unsaved.append(keeper.unsaved) if isinstance(event, StoreRecovered) else None

@@ -198,10 +198,7 @@ async def test_closing_waits_for_a_refresh_and_stores_it(bench: Bench) -> None:
 async def test_closing_writes_an_unsaved_token(bench: Bench) -> None:
     """A process does not end with a token that only it knows if the store works by then."""
     keeper = await bench.logged_in()
-    refresh = await bench.held_refresh(keeper)
-    bench.store.fail("swap", "read")
-    bench.sandbox.release()
-    await refresh
+    await bench.unsaved_refresh(keeper)
     bench.store.repair()
     await keeper.close()
     assert bench.xero_would_issue()
@@ -215,10 +212,7 @@ async def test_closing_raises_if_a_token_stays_unsaved(
     """A process does not end silently with a token that only it knows."""
     monkeypatch.setattr("xots.keeping.keeper.CLOSE_TIMEOUT_SECONDS", 0)
     keeper = await bench.logged_in()
-    refresh = await bench.held_refresh(keeper)
-    bench.store.fail("swap", "read")
-    bench.sandbox.release()
-    await refresh
+    await bench.unsaved_refresh(keeper)
     bench.keepers.remove(keeper)
     with pytest.raises(StoreUnavailable, match="could not take"):
         await keeper.close()

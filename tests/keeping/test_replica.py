@@ -64,10 +64,7 @@ async def test_a_write_whose_reply_was_lost_is_read_back(bench: Bench) -> None:
 async def test_a_token_that_the_store_cannot_take_is_written_later(bench: Bench) -> None:
     """The disk failed after Xero had issued it. Meanwhile memory holds and serves it."""
     keeper = await bench.logged_in()
-    refresh = await bench.held_refresh(keeper)
-    bench.store.fail("swap", "read")
-    bench.sandbox.release()
-    await refresh
+    await bench.unsaved_refresh(keeper)
     held = await keeper.token()
     assert bench.happened(StoreDegraded) == 1
     await keeper.maintain()
@@ -252,10 +249,7 @@ async def test_a_store_that_fails_after_a_stale_write_costs_no_token(
 async def test_an_unsaved_token_survives_any_number_of_stale_writes(bench: Bench) -> None:
     """It is merged with each record that another process writes meanwhile."""
     keeper = await bench.logged_in()
-    refresh = await bench.held_refresh(keeper)
-    bench.store.fail("swap", "read")
-    bench.sandbox.release()
-    await refresh
+    await bench.unsaved_refresh(keeper)
     bench.store.repair()
     bench.overwrite(lambda account: replace(account, tenant_id="x"))
     bench.store.before(
@@ -277,10 +271,7 @@ async def test_an_unsaved_token_survives_any_number_of_stale_writes(bench: Bench
 async def test_an_unsaved_token_is_not_dropped_for_another_processs_record(bench: Bench) -> None:
     """It joins that record, although its generation is higher."""
     keeper = await bench.logged_in()
-    refresh = await bench.held_refresh(keeper)
-    bench.store.fail("swap", "read")
-    bench.sandbox.release()
-    await refresh
+    await bench.unsaved_refresh(keeper)
     bench.store.repair()
     for _ in range(5):
         bench.overwrite(lambda account: account)

@@ -119,6 +119,13 @@ class Bench:
         await self.sandbox.held()
         return refresh
 
+    async def unsaved_refresh(self, keeper: TokenKeeper) -> None:
+        """Refresh while the store fails after Xero has issued: only memory holds the new token."""
+        refresh = await self.held_refresh(keeper)
+        self.store.fail("swap", "read")
+        self.sandbox.release()
+        await refresh
+
     async def held_login(self, keeper: TokenKeeper) -> asyncio.Task[None]:
         """Start a login whose token response Xero holds back, after it has issued."""
         self.sandbox.add_fault("token:nth=1:hold-after")
