@@ -15,7 +15,7 @@ import xots
 PACKAGE = Path(xots.__file__).parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "clock", "secret", "tasks"),
+    ("errors", "clock", "secret", "tasks", "file_access"),
     # A package's __init__, which every import of one of its modules imports too.
     ("lifecycle",),
     ("lifecycle.account",),
