@@ -36,7 +36,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("keeping.replica",),
     ("keeping.reporting",),
     ("keeping.context",),
-    ("keeping.refreshing", "keeping.tenants", "keeping.following"),
+    ("keeping.refreshing", "keeping.tenants", "keeping.following", "keeping.checking"),
     ("keeping.ending", "keeping.login"),
     ("keeping.keeper",),
     ("rotation",),
