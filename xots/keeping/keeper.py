@@ -179,6 +179,11 @@ class TokenKeeper:
         """Send every event from now on to ``observer`` too."""
         self._observers.append(observer)
 
+    @property
+    def known_connections(self) -> list[Connection] | None:
+        """The organisations as Xero listed them last; None if it has not listed them here."""
+        return None  # nothing remembers them yet
+
     # ---------- lifetime
 
     async def start(self) -> None:
