@@ -17,14 +17,11 @@ from ..errors import NoToken, XotsError
 from ..keeping.keeper import TokenKeeper
 from ..sealing import Sealer
 from ..wording import time_text
-from . import guard, problems
+from . import accept, guard, problems
 
 __all__ = ["Handler", "InFlight", "WebConfig"]
 
 logger = logging.getLogger("xots.web")
-
-MEDIA_TYPES = frozenset({"application/json", "text/html", "text/plain"})
-"""The media types among which the Accept header chooses."""
 
 UNSUPPORTED = RequestHandler.post
 """Tornado's method in place of each method that a handler does not define."""
@@ -140,11 +137,8 @@ class Handler(RequestHandler):
         return self.accepts("text/html")
 
     def accepts(self, media_type: str) -> bool:
-        """True if the Accept header names this media type, and no other of ``MEDIA_TYPES`` before
-        it."""
-        parts = self.request.headers.get("Accept", "").split(",")
-        named = (part.partition(";")[0].strip().lower() for part in parts)
-        return next(filter(MEDIA_TYPES.__contains__, named), None) == media_type
+        """True if the Accept header prefers this media type: see ``accept.preferred``."""
+        return accept.preferred(self.request.headers.get("Accept", "")) == media_type
 
     # ---------- the response
 
