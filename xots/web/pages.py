@@ -21,7 +21,7 @@ from ..wording import span_text, time_text
 from ..xero.protocol import SCOPE_SETS, Connection, Credentials, authorize_url, new_code_verifier
 from . import login_cookie
 from .guard import browser_origin, is_loopback_name
-from .handler import Handler
+from .handler import UNSUPPORTED, Handler
 from .health import health
 from .login_cookie import Form, Login
 
@@ -273,6 +273,8 @@ def _offers_granular(configured: tuple[str, ...], account: Account, pending: lis
 
 class CodeHandler(CookieHandler):
     """``/code``: the redirect URI, at which a browser returns from Xero."""
+
+    head = UNSUPPORTED  # type: ignore[assignment]  # Tornado marks a missing method so
 
     async def get(self) -> None:
         """Finish the login that this browser started, and redirect to ``/home``."""
