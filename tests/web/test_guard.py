@@ -68,6 +68,8 @@ ONE_LINE = frozenset(
         "_comes_from_other_site",
         "_loads_service_worker",
         "_has_foreign_referer",
+        "_is_navigation_preload",
+        "_is_not_top_level",
     }
 )
 """The conditions whose rules have one line in the source."""
@@ -448,6 +450,26 @@ async def test_frames_and_service_workers_reach_no_path(
             f"Sec-Fetch-Site: {site}",
             "Sec-Fetch-Mode: navigate",
             f"Sec-Fetch-Dest: {destination}",
+        ]
+        unserved(await speak(port, request(path, lines)))
+
+
+@without("_is_navigation_preload", protects_from="service workers that read the user's navigation")
+@pytest.mark.parametrize("value", ["true", "", "other"])
+async def test_a_navigation_preload_reaches_no_path(
+    logged_in: Server, unserved: Any, expected_log: Any, value: str
+) -> None:
+    """The browser sends the user's own navigation, and a service worker reads the response. The
+    worker chooses the value (Service Workers, "navigation preload")."""
+    expected_log(REFUSED)
+    port = logged_in.port
+    for path in PATHS:
+        lines = [
+            f"Host: localhost:{port}",
+            "Sec-Fetch-Site: none",
+            "Sec-Fetch-Mode: navigate",
+            "Sec-Fetch-Dest: document",
+            f"Service-Worker-Navigation-Preload: {value}",
         ]
         unserved(await speak(port, request(path, lines)))
 

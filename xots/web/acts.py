@@ -92,9 +92,9 @@ class RefreshHandler(ActHandler):
     question = "Get a new access token from Xero now? The old one stays valid until it expires."
 
     async def act(self) -> None:
-        """Respond 303 to the new token."""
+        """Respond 303 to the new token, and to a browser 303 to ``/home``."""
         await self.keeper.refresh()
-        self.redirect("/token", status=303)
+        self.redirect("/home" if self.wants_page else "/token", status=303)
 
 
 class RevokeHandler(ActHandler):

@@ -195,6 +195,10 @@ def _is_prefetch(request: Request) -> bool:
     )
 
 
+def _is_navigation_preload(request: Request) -> bool:
+    return "Service-Worker-Navigation-Preload" in request.headers
+
+
 def _is_websocket(request: Request) -> bool:
     return "websocket" in _tokens(request.headers.get("Upgrade", ""))
 
@@ -268,6 +272,12 @@ FOREIGN_PAGE = (
     "in the address bar, or send the request from a program without the header {}"
 )
 
+FRAME_OR_WORKER = Refusal(
+    403,
+    "this server's pages are not shown inside other pages, and not read by service workers; reload "
+    "the page, or open it in a window of its own",
+)
+
 RULES: tuple[Rule, ...] = (
     # An absolute target is for proxies; a handler would see a path that does not exist.
     Rule(_is_no_path, Refusal(400, "the request target must be a path, such as /token")),
@@ -307,15 +317,10 @@ RULES: tuple[Rule, ...] = (
             "the address bar, or use a program without the header Sec-Fetch-Site",
         ),
     ),
+    # The browser sends a navigation itself and hands the response to a service worker.
+    Rule(_is_navigation_preload, FRAME_OR_WORKER),
     # A frame, or a service worker that passes a navigation on, could show or read the response.
-    Rule(
-        _is_not_top_level,
-        Refusal(
-            403,
-            "this server's pages are not shown inside other pages, and not read by service "
-            "workers; reload the page, or open it in a window of its own",
-        ),
-    ),
+    Rule(_is_not_top_level, FRAME_OR_WORKER),
     # Speculation rules and old browsers show a foreign page by Referer only.
     Rule(_has_foreign_referer, Refusal(403, FOREIGN_PAGE.format("Referer"))),
     # A browser that sends none of these headers must not act for a foreign page's form.

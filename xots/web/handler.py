@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -18,7 +19,7 @@ from ..keeping.keeper import TokenKeeper
 from ..sealing import Sealer
 from ..wording import time_text
 from . import accept, guard, problems
-from .headers import PAGE_HEADERS, SECURITY_HEADERS
+from .headers import BROWSER_HEADERS, SECURITY_HEADERS
 
 __all__ = ["UNSUPPORTED", "Handler", "InFlight", "WebConfig"]
 
@@ -120,7 +121,12 @@ class Handler(RequestHandler):
         """Set the headers of every response. Tornado's type of an empty body is no page's."""
         self.clear_header("Server")
         self.clear_header("Content-Type")
-        for name, value in SECURITY_HEADERS.items():
+        self._set_headers(SECURITY_HEADERS)
+        if guard.looks_like_browser(self.request.headers):
+            self._set_headers(BROWSER_HEADERS)
+
+    def _set_headers(self, headers: Mapping[str, str]) -> None:
+        for name, value in headers.items():
             self.set_header(name, value)
 
     def compute_etag(self) -> None:
@@ -197,8 +203,7 @@ class Handler(RequestHandler):
             f"form-action 'self' {_origins_of_xero(self.config.authorize_url)}; "
             "frame-ancestors 'none'; base-uri 'none'",
         )
-        for name, value in PAGE_HEADERS.items():
-            self.set_header(name, value)
+        self._set_headers(BROWSER_HEADERS)
         self.set_header("Content-Type", "text/html; charset=utf-8")
         names |= {"config": self.config, "now": self.keeper.clock.now(), "time_text": time_text}
         self.write(self.render_string(template, **names))
