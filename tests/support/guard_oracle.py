@@ -6,6 +6,7 @@ The rules stand in the order in which they apply; the first that holds decides.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import urlsplit
@@ -22,6 +23,8 @@ ASSET_PATHS = frozenset({"/style.css", "/status"})
 """The paths that the pages themselves load: the style sheet, and the state for a script."""
 
 ACTS = frozenset({"/refresh", "/revoke", "/logout"})
+
+HOST = re.compile(r"(\[[0-9a-f:.]+\]|[\w.-]+)(:[0-9]+)?", re.IGNORECASE)
 
 MEDIA_TYPES = ("application/json", "text/html", "text/plain")
 
@@ -155,11 +158,12 @@ class Oracle:
         return set() if case.target.startswith("/") else {400}
 
     def _not_one_host(self, case: Case) -> set[int]:
-        """No Host, an empty one or several. Tornado reads HTTP/1.0 without one as 127.0.0.1."""
+        """No Host, an empty one or several. Tornado reads HTTP/1.0 without one as 127.0.0.1. The
+        HTTP library refuses one that is malformed."""
         hosts = case.values("Host")
         if len(hosts) != 1 or not hosts[0]:
             return {400}
-        return {400, 421} if "," in hosts[0] else set()
+        return set() if HOST.fullmatch(hosts[0]) else {400, 421}
 
     def _foreign_host(self, case: Case) -> set[int]:
         """DNS rebinding: the page is same-origin then, and only Host reveals it."""
@@ -174,7 +178,8 @@ class Oracle:
         return set() if origin is None or origin.lower() in self._own_origins(case) else {403}
 
     def _prefetch(self, case: Case) -> set[int]:
-        """A speculative request: no user opened it. Prefetches arrive as ``Sec-Fetch-Site: none``"""
+        """A speculative request: no user opened it. A prefetch says
+        ``Sec-Fetch-Site: none``."""
         speculative = (
             case.value("Sec-Purpose") is not None
             or (case.value("Purpose") or "").lower() == "prefetch"

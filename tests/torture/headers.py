@@ -89,7 +89,7 @@ class Columns:
             "/nothing",
             "//evil.example/token",
             f"http://localhost:{self.port}/token",
-            f"http://evil.example/refresh",
+            "http://evil.example/refresh",
             "*",
         ]
 
@@ -148,6 +148,7 @@ class Columns:
                 f"{own}.evil.example",
                 "file://",
                 "chrome-extension://aaaabbbb",
+                "http://[",
                 "",
             )
             + [(("Origin", own), ("Origin", "http://evil.example"))],
