@@ -281,7 +281,7 @@ def chosen_type(case: Case) -> str:
 
 def _named_types(case: Case) -> dict[str, float]:
     """Return the media types that Accept names with a q above 0. Wildcards name none."""
-    named = {}
+    named: dict[str, float] = {}
     for part in (case.value("Accept") or "").split(","):
         name, *parameters = (one.strip().lower() for one in part.split(";"))
         q = next((float(one[2:]) for one in parameters if one.startswith("q=")), 1.0)

@@ -77,7 +77,9 @@ async def exchange(port: int, requests: Sequence[tuple[bytes, bool]]) -> list[Ra
     return responses
 
 
-async def _on_one_connection(port: int, requests: Sequence[tuple[bytes, bool]]) -> list[RawResponse]:
+async def _on_one_connection(
+    port: int, requests: Sequence[tuple[bytes, bool]]
+) -> list[RawResponse]:
     responses: list[RawResponse] = []
     async with asyncio.timeout(RESPONSE_TIMEOUT_SECONDS):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -20,8 +20,28 @@ BOUNDARY = "b0undary"
 LINE_ENDS = (b"\n", b"\r", b"\r\r\n", b"\n\r", b"\r\n\r\n", b"\r\n\x00", b" \r\n")
 
 LENGTHS = (
-    *("-1", "+5", "0x5", "5, 5", "5, 6", "1_0", "5.0", "", " ", "\u0663".encode().decode("latin-1")),
-    *("9" * 19, "9" * 400, str(2**31), str(2**63), str(2**64), "18446744073709551615", "00", "65537"),
+    *(
+        "-1",
+        "+5",
+        "0x5",
+        "5, 5",
+        "5, 6",
+        "1_0",
+        "5.0",
+        "",
+        " ",
+        "\u0663".encode().decode("latin-1"),
+    ),
+    *(
+        "9" * 19,
+        "9" * 400,
+        str(2**31),
+        str(2**63),
+        str(2**64),
+        "18446744073709551615",
+        "00",
+        "65537",
+    ),
 )
 
 CHUNKS = (
@@ -30,7 +50,7 @@ CHUNKS = (
     b"-1\r\nx\r\n0\r\n\r\n",
     b"+5\r\nclien\r\n0\r\n\r\n",
     b"0x5\r\nclien\r\n0\r\n\r\n",
-    b"5;ext=\"\r\n\"\r\nclien\r\n0\r\n\r\n",
+    b'5;ext="\r\n"\r\nclien\r\n0\r\n\r\n',
     b"5 \r\nclien\r\n0\r\n\r\n",
     b" 5\r\nclien\r\n0\r\n\r\n",
     b"5\nclien\n0\n\n",
@@ -49,7 +69,17 @@ CHUNKS = (
 
 ESCAPES = (
     *("%", "%z", "%zz", "%f", "%ff", "%00", "%0a", "%0d%0aX:%20y", "%c0%af", "%u0041", "%25%25"),
-    *("%F0%28%8C%BC", "%ED%A0%80", "%C2%9B", "%E2%80%AE", "%1b[31m", "+%2b+", "%2e%2e%2f", ";", "&=&"),
+    *(
+        "%F0%28%8C%BC",
+        "%ED%A0%80",
+        "%C2%9B",
+        "%E2%80%AE",
+        "%1b[31m",
+        "+%2b+",
+        "%2e%2e%2f",
+        ";",
+        "&=&",
+    ),
 )
 
 BAD_BYTES = (
@@ -81,7 +111,7 @@ HEADERS = (
     b"Upgrade: h2c",
     b"HTTP2-Settings: ????",
     b"Range: bytes=0-0,-1,5-2",
-    b"If-None-Match: W/\"" + b"x" * 500,
+    b'If-None-Match: W/"' + b"x" * 500,
     b"Authorization: Bearer \xff\x00",
     b"Authorization: Basic !!!!",
     b"Accept: text/html;q=nan",
@@ -99,8 +129,8 @@ HEADERS = (
     b"Sec-Fetch-Site: \xff",
     b"Host: evil.example",
     b"X-Forwarded-For: 1.2.3.4, \xff",
-    b"Cookie: \"\\377\\400\\\\\"; =; ;;; a=\"",
-    b"Cookie: xots-form=\"\\303(\"; xots-login-x=\xff",
+    b'Cookie: "\\377\\400\\\\"; =; ;;; a="',
+    b'Cookie: xots-form="\\303("; xots-login-x=\xff',
     b"Cookie: " + b"a=b; " * 2000,
     b": no name",
     b"no colon",
@@ -114,7 +144,12 @@ FIRST_LINES = (
     *(b"", b"\r\n", b" GET /token HTTP/1.1", b"CONNECT localhost:1 HTTP/1.1", b"\x16\x03\x01\x02"),
     *(b"GET /token?" + b"x" * 70_000 + b" HTTP/1.1", b"OPTIONS * HTTP/1.1", b"GET ? HTTP/1.1"),
     *(b"GET /%2e%2e/token HTTP/1.1", b"GET /token#x HTTP/1.1", b"GET http:///token HTTP/1.1"),
-    *(b"GET /token\xff HTTP/1.1", b"G\x00T / HTTP/1.1", b"GET http://[ HTTP/1.1", b"GET //[ HTTP/1.1"),
+    *(
+        b"GET /token\xff HTTP/1.1",
+        b"G\x00T / HTTP/1.1",
+        b"GET http://[ HTTP/1.1",
+        b"GET //[ HTTP/1.1",
+    ),
 )
 
 
@@ -202,7 +237,9 @@ def _fold_header(rng: random.Random, request: bytes) -> bytes:
     lines, body = _split(request)
     at = rng.randrange(len(lines))
     cut = rng.randrange(len(lines[at]) + 1)
-    lines[at] = lines[at][:cut] + rng.choice((b"\r\n ", b"\r\n\t", b"\n ", b"\r\n")) + lines[at][cut:]
+    lines[at] = (
+        lines[at][:cut] + rng.choice((b"\r\n ", b"\r\n\t", b"\n ", b"\r\n")) + lines[at][cut:]
+    )
     return _joined(lines, body)
 
 

@@ -393,7 +393,9 @@ class Run:
             [one for one in acting if one[0].path == "/refresh"][: count // 50]
         )
         for path in sorted(ACTS - {"/refresh"}):
-            await self._send_ends([one for one in acting if one[0].path == path][: 4 + count // 2000])
+            await self._send_ends(
+                [one for one in acting if one[0].path == path][: 4 + count // 2000]
+            )
         self.figures.seconds = time.monotonic() - began
         return self.figures
 
@@ -416,6 +418,8 @@ class Run:
         if len(log) == before:
             return
         self.figures.wrong += [f"a case caused at Xero: {one}" for one in log[before:]]
+        if len(self.figures.wrong) >= SHOWN:
+            return
         for case, decision in block:  # find those that did
             await self._prepare()
             before = len(log)

@@ -14,14 +14,15 @@ import random
 import re
 import time
 from collections import Counter
-from contextlib import contextmanager, suppress
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from support.bench import eventually
 from support.one_server import OneServer, one_server
 from support.raw_http import exchange
+
 from torture._mutated_requests import CANARY, LABELLED_CANARY, mutated
 
 STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3}) [A-Z]")
@@ -127,7 +128,8 @@ class Run:
             return
         self.figures.longest_end = max(self.figures.longest_end, end_seconds)
         statuses = [int(found) for found in STATUS.findall(received)]
-        self.figures.by_status.update(map(str, statuses or ["closed, no response"]))
+        shown = [str(one) for one in statuses] or ["closed, no response"]
+        self.figures.by_status.update(shown)
         if received and not received.startswith(b"HTTP/1."):
             self._wrong(number, request, f"the response starts with {received[:40]!r}")
         if failures := [one for one in statuses if one >= 500 and one not in DOCUMENTED_FAILURES]:
@@ -167,7 +169,9 @@ class Run:
             self.figures.wrong.append(f"/token is {response.status} afterwards")
 
     def _wrong(self, number: int, request: bytes, fault: str) -> None:
-        self.figures.wrong.append(f"seed {self._seed}, request {number}: {fault}: {request[:600]!r}")
+        self.figures.wrong.append(
+            f"seed {self._seed}, request {number}: {fault}: {request[:600]!r}"
+        )
 
 
 def _open_descriptors() -> int:
