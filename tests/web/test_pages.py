@@ -155,23 +155,6 @@ async def test_the_organisation_can_be_chosen_later_if_the_list_failed_at_the_lo
 # ---------- every page
 
 
-async def test_pages_are_neither_cached_nor_framed(server: Server, get: Any) -> None:
-    """Every page forbids storing, framing, sniffing, foreign readers and scripts."""
-    for path in ("/login", "/home", "/status"):
-        response = await get(f"{origin(server)}{path}", Accept="text/html")
-        assert response.status == 200
-        assert response.headers["Cache-Control"] == "no-store"
-        assert response.headers["X-Content-Type-Options"] == "nosniff"
-        assert response.headers["Cross-Origin-Resource-Policy"] == "same-origin"
-        # With "no-referrer", browsers send "Origin: null" with this server's own forms too (Fetch,
-        # "append Origin").
-        assert response.headers["Referrer-Policy"] == "same-origin"
-        policy = response.headers["Content-Security-Policy"]
-        assert "default-src 'none'" in policy
-        assert "frame-ancestors 'none'" in policy
-        assert "script" not in policy
-
-
 async def test_a_form_may_lead_only_to_this_server_and_xero(
     server: Server, sandbox: Sandbox, get: Any
 ) -> None:

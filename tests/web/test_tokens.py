@@ -81,7 +81,7 @@ async def test_the_response_in_plain_text_is_the_bare_token(brought_to: Any, get
     assert (response.status, response.text.rstrip("\n")) == (200, token)
     assert response.headers["Content-Type"].split(";")[0] == "text/plain"
     assert response.headers["Cache-Control"] == "no-store"
-    for accept in ("*/*", "application/json", "application/json, text/plain"):
+    for accept in ("*/*", "application/json", "application/json, text/plain", "text/plain;q=0"):
         assert (await get(f"{server.url}/token", Accept=accept)).json["accessToken"] == token
 
 

@@ -17,14 +17,12 @@ from ..errors import NoToken, XotsError
 from ..keeping.keeper import TokenKeeper
 from ..sealing import Sealer
 from ..wording import time_text
-from . import guard, problems
+from . import accept, guard, problems
+from .headers import PAGE_HEADERS, SECURITY_HEADERS
 
 __all__ = ["Handler", "InFlight", "WebConfig"]
 
 logger = logging.getLogger("xots.web")
-
-MEDIA_TYPES = frozenset({"application/json", "text/html", "text/plain"})
-"""The media types among which the Accept header chooses."""
 
 UNSUPPORTED = RequestHandler.post
 """Tornado's method in place of each method that a handler does not define."""
@@ -97,14 +95,14 @@ class Handler(RequestHandler):
         self._in_flight.leave()
 
     def set_default_headers(self) -> None:
-        """Forbid browsers to cache, frame or sniff a response, or to give it to another origin."""
+        """Set the headers of every response. Tornado's type of an empty body is no page's."""
         self.clear_header("Server")
-        self.set_header("Cache-Control", "no-store")
-        self.set_header("Cross-Origin-Resource-Policy", "same-origin")
-        self.set_header("X-Content-Type-Options", "nosniff")
-        # With "no-referrer", browsers send "Origin: null" with this server's own forms too.
-        self.set_header("Referrer-Policy", "same-origin")
-        self.set_header("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+        self.clear_header("Content-Type")
+        for name, value in SECURITY_HEADERS.items():
+            self.set_header(name, value)
+
+    def compute_etag(self) -> None:
+        """Return None: a response that is never stored needs no ETag."""
 
     def prepare(self) -> None:
         """Let the guard decide before any handler acts."""
@@ -140,11 +138,8 @@ class Handler(RequestHandler):
         return self.accepts("text/html")
 
     def accepts(self, media_type: str) -> bool:
-        """True if the Accept header names this media type, and no other of ``MEDIA_TYPES`` before
-        it."""
-        parts = self.request.headers.get("Accept", "").split(",")
-        named = (part.partition(";")[0].strip().lower() for part in parts)
-        return next(filter(MEDIA_TYPES.__contains__, named), None) == media_type
+        """True if the Accept header prefers this media type: see ``accept.preferred``."""
+        return accept.preferred(self.request.headers.get("Accept", "")) == media_type
 
     # ---------- the response
 
@@ -161,6 +156,8 @@ class Handler(RequestHandler):
             f"form-action 'self' {_origins_of_xero(self.config.authorize_url)}; "
             "frame-ancestors 'none'; base-uri 'none'",
         )
+        for name, value in PAGE_HEADERS.items():
+            self.set_header(name, value)
         self.set_header("Content-Type", "text/html; charset=utf-8")
         names |= {"config": self.config, "now": self.keeper.clock.now(), "time_text": time_text}
         self.write(self.render_string(template, **names))

@@ -1,0 +1,31 @@
+"""The headers of every response, and those of every page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+__all__ = ["PAGE_HEADERS", "SECURITY_HEADERS"]
+
+SECURITY_HEADERS: Mapping[str, str] = MappingProxyType(
+    {
+        "Cache-Control": "no-store",
+        "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+        "Cross-Origin-Resource-Policy": "same-origin",
+        # With "no-referrer", browsers send "Origin: null" with this server's own forms too.
+        "Referrer-Policy": "same-origin",
+        "X-Content-Type-Options": "nosniff",
+        "X-Frame-Options": "DENY",
+    }
+)
+"""They forbid browsers to cache, frame or sniff a response, or to give it to another origin."""
+
+PAGE_HEADERS: Mapping[str, str] = MappingProxyType(
+    {
+        # Another program that had this port before may have left a service worker. Never "cookies":
+        # browsers share those among all ports of a host.
+        "Clear-Site-Data": '"storage"',
+        "Cross-Origin-Opener-Policy": "same-origin",
+    }
+)
+"""The additional headers of HTML pages."""
