@@ -20,7 +20,7 @@ import asyncio
 import logging
 import random
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, product
@@ -52,8 +52,8 @@ PIPELINE = 20
 ORDINARY_SHARE = 0.55
 """The share of a column's first values at random. Without it, the first rules refuse nearly all."""
 
-SHOWN = 20
-"""Wrong decisions that a run prints."""
+MAX_SEARCHES = 2
+"""Blocks with a request to Xero in which a run looks for the cases that caused it."""
 
 SECURITY_HEADERS = {
     "cache-control": "no-store",
@@ -352,14 +352,23 @@ class Figures:
     cases: int = 0
     by_rule: Counter[str] = field(default_factory=Counter)
     by_status: Counter[int] = field(default_factory=Counter)
-    wrong: list[str] = field(default_factory=list)
+    wrong: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """The cases with a wrong decision, by the kind of fault."""
     seconds: float = 0.0
 
     def __str__(self) -> str:
-        lines = [f"{self.cases} cases in {self.seconds:.1f} s, {len(self.wrong)} wrong decisions"]
+        wrong = sum(map(len, self.wrong.values()))
+        lines = [f"{self.cases} cases in {self.seconds:.1f} s, {wrong} wrong decisions"]
         lines += [f"  {count:6} {rule}" for rule, count in sorted(self.by_rule.items())]
         statuses = ", ".join(f"{status}: {n}" for status, n in sorted(self.by_status.items()))
         return "\n".join([*lines, f"  statuses {statuses}"])
+
+    def report(self) -> str:
+        """Return each kind of fault with its number and an example; empty if there is none."""
+        return "\n".join(
+            f"WRONG {len(cases):5} {kind}, such as {min(cases, key=len)}"
+            for kind, cases in self.wrong.items()
+        )
 
 
 class Run:
@@ -374,6 +383,7 @@ class Run:
         self._running = running
         self._matrix = Matrix(running.port, seed)
         self._oracle = Oracle(running.port)
+        self._searches = MAX_SEARCHES
         self.figures = Figures()
 
     async def go(self, count: int) -> Figures:
@@ -406,7 +416,7 @@ class Run:
         plain = Case("POST", "/refresh", (("Host", f"localhost:{self._running.port}"),))
         (response,) = await exchange(self._running.port, [(plain.encoded(), False)])
         if response.status != 303:
-            self.figures.wrong.append(f"{plain}: {response.status}, the login has ended")
+            self.figures.wrong["the login has ended before"].append(str(plain))
             await self._running.log_in()
         self._running.clock.advance(minutes=5)
 
@@ -417,17 +427,15 @@ class Run:
         await self._send(block)
         if len(log) == before:
             return
-        self.figures.wrong += [f"a case caused at Xero: {one}" for one in log[before:]]
-        if len(self.figures.wrong) >= SHOWN:
-            return
-        for case, decision in block:  # find those that did
+        self.figures.wrong["a request to Xero"] += map(str, log[before:])
+        for case, decision in block if self._searches > 0 else ():  # find those that did
             await self._prepare()
             before = len(log)
             await exchange(self._running.port, [(case.encoded(), case.method == "HEAD")])
             if len(log) > before:
-                self.figures.wrong.append(
-                    f"{case}: must be {decision.verdict} ({decision.rule}), and called Xero"
-                )
+                kind = f"{decision.verdict} ({decision.rule}) that calls Xero"
+                self.figures.wrong[kind].append(str(case))
+        self._searches -= 1
 
     async def _send(self, block: Sequence[tuple[Case, Decision]]) -> None:
         secrets = self._running.secrets()
@@ -445,7 +453,7 @@ class Run:
             before = len(self._running.sandbox.refreshes())
             await self._send([one])
             if len(self._running.sandbox.refreshes()) != before + 1:
-                self.figures.wrong.append(f"{one[0]}: refreshed nothing")
+                self.figures.wrong["acted, but refreshed nothing"].append(str(one[0]))
 
     async def _send_ends(self, acting: Sequence[tuple[Case, Decision]]) -> None:
         """Send each act to a login of its own."""
@@ -453,7 +461,7 @@ class Run:
             before = self._revocations()
             await self._send([one])
             if self._revocations() == before or self._running.is_logged_in:
-                self.figures.wrong.append(f"{one[0]}: ended no login")
+                self.figures.wrong["acted, but ended no login"].append(str(one[0]))
             await self._running.log_in()
 
     def _revocations(self) -> int:
@@ -466,10 +474,8 @@ class Run:
         self.figures.by_rule[f"{decision.verdict}: {decision.rule}"] += 1
         self.figures.by_status[response.status] += 1
         for fault in faults_of(case, decision, response, secrets):
-            self.figures.wrong.append(
-                f"{case}: must be {decision.verdict} ({decision.rule}) with "
-                f"{sorted(decision.statuses)}, is {response.status}: {fault}"
-            )
+            kind = f"{decision.verdict} ({decision.rule}): {fault}"
+            self.figures.wrong[kind].append(str(case))
 
 
 def faults_of(
@@ -477,7 +483,7 @@ def faults_of(
 ) -> Iterator[str]:
     """Return the differences between a response and the decision on its request."""
     if response.status not in decision.statuses:
-        yield "wrong status"
+        yield f"status {response.status}"
         return
     if response.status == 400 and not response.headers and not response.body:
         return  # the HTTP library's own refusal of a request that it cannot read
@@ -544,10 +550,9 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
     options = parser.parse_args(arguments)
-    logging.getLogger("xots").setLevel(logging.ERROR)  # each refusal is a line otherwise
-    logging.getLogger("tornado").setLevel(logging.ERROR)
+    for name in ("xots", "tornado"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # each refusal is a line otherwise
     figures = asyncio.run(measure(options.cases, options.seed))
     print(figures)
-    for one in figures.wrong[:SHOWN]:
-        print(f"WRONG: {one}")
+    print(figures.report())
     return 1 if figures.wrong else 0
