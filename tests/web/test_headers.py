@@ -13,6 +13,7 @@ from xots.web.headers import SECURITY_HEADERS
 
 PROGRAM: dict[str, str] = {}
 MULTIPART = {"Content-Type": "multipart/form-data"}
+WORKER = {"Service-Worker": "script"}
 CACHED = {"If-None-Match": "*", "If-Modified-Since": "Fri, 01 Jan 2100 00:00:00 GMT"}
 
 REQUESTS: dict[str, tuple[str, str, dict[str, str], int]] = {
@@ -20,15 +21,18 @@ REQUESTS: dict[str, tuple[str, str, dict[str, str], int]] = {
     "text": ("GET", "/token", {"Accept": "text/plain"}, 200),
     "a page": ("GET", "/home", BROWSER, 200),
     "the style sheet": ("GET", "/style.css", PROGRAM, 200),
+    "a worker": ("GET", "/sw.js", WORKER, 200),
     "HEAD": ("HEAD", "/token", PROGRAM, 200),
     "a conditional request": ("GET", "/token", CACHED, 200),
     "a redirect": ("GET", "/", PROGRAM, 303),
     "a malformed parameter": ("GET", "/token?min_ttl=x", PROGRAM, 400),
     "a malformed body": ("POST", "/login", MULTIPART, 400),
+    "a foreign page": ("GET", "/token", {"Origin": "null"}, 403),
     "a missing page": ("GET", "/nowhere", BROWSER, 404),
     "a missing path": ("GET", "/nowhere", PROGRAM, 404),
     "an unsupported method": ("PUT", "/token", PROGRAM, 405),
     "an unknown method": ("BREW", "/token", PROGRAM, 405),
+    "HEAD of an act": ("HEAD", "/revoke", PROGRAM, 405),
     "a foreign host": ("GET", "/token", {"Host": "evil.example"}, 421),
 }
 

@@ -48,13 +48,12 @@ class StyleHandler(Handler):
 class NotFoundHandler(Handler):
     """Every other path."""
 
-    def prepare(self) -> None:
-        """Respond 404, once the guard has permitted the request."""
-        super().prepare()
+    def check_method(self) -> None:
+        """Respond 404 to every method, once the guard has permitted the request."""
         raise HTTPError(404, "this path does not exist; /status shows the state of this server")
 
     async def get(self) -> None:
-        """Do nothing: ``prepare`` raises before."""
+        """Do nothing: ``check_method`` raises before."""
 
 
 def make_app(
@@ -71,7 +70,6 @@ def make_app(
     arguments = {"keeper": keeper, "sealer": sealer, "config": config, "in_flight": in_flight}
     routes = [*ROUTES, (r"/style\.css", StyleHandler)]
     settings: dict[str, Any] = {
-        "cross_origin_protection": True,
         "default_handler_class": NotFoundHandler,
         "default_handler_args": arguments,
         "log_function": _log_access,
@@ -82,7 +80,12 @@ def make_app(
 
 
 def _log_access(handler: RequestHandler) -> None:
-    """Log one line for a request, without its query string: that may hold a code or a state."""
+    """Log one line for a request, without its query string: that may hold a code or a state.
+
+    A refused request has its line already.
+    """
+    if isinstance(handler, Handler) and handler.refused:
+        return
     request = handler.request
     access_log.info(
         "%d %s %s %s %.0fms",

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 import msgspec
-from tornado.web import HTTPError, RequestHandler
+from tornado.web import Finish, HTTPError, RequestHandler
 
 from ..errors import NoToken, XotsError
 from ..keeping.keeper import TokenKeeper
@@ -20,12 +20,29 @@ from ..wording import time_text
 from . import accept, guard, problems
 from .headers import PAGE_HEADERS, SECURITY_HEADERS
 
-__all__ = ["Handler", "InFlight", "WebConfig"]
+__all__ = ["UNSUPPORTED", "Handler", "InFlight", "WebConfig"]
 
 logger = logging.getLogger("xots.web")
 
 UNSUPPORTED = RequestHandler.post
 """Tornado's method in place of each method that a handler does not define."""
+
+WORKER = """\
+// This server has no service worker. This one replaces that of another program, and unregisters.
+self.addEventListener("install", () => self.skipWaiting());
+self.addEventListener("activate", (event) => event.waitUntil(self.registration.unregister()));
+"""
+
+
+class EveryMethod(tuple[str, ...]):
+    """Every method, as Tornado checks it before the guard. ``Handler.check_method`` follows it."""
+
+    def __contains__(self, method: object) -> bool:
+        return True
+
+
+class Refused(HTTPError):
+    """Raised for a request that the guard refuses."""
 
 
 class InFlight:
@@ -83,6 +100,11 @@ class Handler(RequestHandler):
     sealer: Sealer
     config: WebConfig
 
+    refused = False
+    """True once the guard has refused the request."""
+
+    SUPPORTED_METHODS = EveryMethod()
+
     def initialize(
         self, keeper: TokenKeeper, sealer: Sealer, config: WebConfig, in_flight: InFlight
     ) -> None:
@@ -105,21 +127,40 @@ class Handler(RequestHandler):
         """Return None: a response that is never stored needs no ETag."""
 
     def prepare(self) -> None:
-        """Let the guard decide before any handler acts."""
-        request, config = self.request, self.config
-        refused = guard.refusal(
-            request.uri or "",
-            request.headers.get_list("Host"),
-            request.headers,
-            config.hosts,
-            navigation=self.is_read,
+        """Let the guard decide before any handler acts.
+
+        Raises:
+            HTTPError: the request is refused, or its method is not supported.
+            Finish: the response was written.
+        """
+        decision = guard.decide(self._guard_request())
+        if isinstance(decision, guard.Refusal):
+            self.refused = True
+            raise Refused(decision.status, decision.detail)
+        if decision is guard.Decision.SEND_WORKER:
+            self._write_worker()
+            raise Finish
+        self.check_method()
+
+    def _guard_request(self) -> guard.Request:
+        request = self.request
+        return guard.Request(
+            method=request.method or "",
+            target=request.uri or "",
+            hosts=request.headers.get_list("Host"),
+            headers=request.headers,
+            allowed_hosts=self.config.hosts,
+            redirect_uri=self.config.redirect_uri,
         )
-        if refused is not None:
-            raise HTTPError(*refused)
-        if self.is_read:
-            return
-        if guard.foreign_origin(request.headers, request.host, config.redirect_uri):
-            raise HTTPError(403, guard.FOREIGN_PAGE)
+
+    def check_method(self) -> None:
+        """Check that the path supports the method.
+
+        Raises:
+            HTTPError: it does not.
+        """
+        if self.request.method not in _supported_methods(type(self)):
+            raise HTTPError(405)
 
     async def head(self) -> None:
         """Respond as to GET. Tornado omits the body."""
@@ -162,6 +203,12 @@ class Handler(RequestHandler):
         names |= {"config": self.config, "now": self.keeper.clock.now(), "time_text": time_text}
         self.write(self.render_string(template, **names))
 
+    def _write_worker(self) -> None:
+        self.set_header("Content-Type", "text/javascript; charset=utf-8")
+        # Without it, a browser does not replace a worker that serves more than its own folder.
+        self.set_header("Service-Worker-Allowed", "/")
+        self.write(WORKER)
+
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Write an error as a page or as a problem in JSON."""
         _, error, _ = kwargs.get("exc_info", (None, None, None))
@@ -184,6 +231,9 @@ class Handler(RequestHandler):
             case NoToken():
                 # A program that polls before a login is no fault of the server.
                 logger.info("%s: %s", where, value)
+            case Refused():
+                message = value.get_message()
+                logger.warning("%s: refused with status %d: %s", where, value.status_code, message)
             case HTTPError():
                 logger.warning("%s: %s", where, value.get_message() or value)
             case XotsError():
