@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import urlsplit
 
-__all__ = ["ACTS", "METHODS", "Case", "Decision", "Oracle", "Verdict", "chosen_type"]
+__all__ = [
+    "ACTS",
+    "METHODS",
+    "Case",
+    "Decision",
+    "Oracle",
+    "Verdict",
+    "chosen_type",
+    "looks_like_browser",
+    "names_page",
+]
 
 LANDING_PATHS = frozenset({"/", "/login", "/home", "/code"})
 """The paths that a link on another site may open."""
@@ -130,6 +140,7 @@ class Oracle:
             self._foreign_host,
             self._foreign_origin,
             self._prefetch,
+            self._navigation_preload,
             self._websocket,
             self._foreign_site,
         ):
@@ -183,6 +194,10 @@ class Oracle:
         )
         return {403} if speculative else set()
 
+    def _navigation_preload(self, case: Case) -> set[int]:
+        """A navigation whose response a service worker reads before the browser shows it."""
+        return {403} if case.value("Service-Worker-Navigation-Preload") is not None else set()
+
     def _websocket(self, case: Case) -> set[int]:
         """A WebSocket handshake: browsers send it cross-site without Fetch Metadata."""
         protocols = (case.value("Upgrade") or "").lower().split(",")
@@ -218,7 +233,7 @@ class Oracle:
 
     def _page_without_proof_of_origin(self, case: Case) -> set[int]:
         """A form's POST, from a browser that sends none of the three proofs of its origin."""
-        if case.is_read or "text/html" not in _named_types(case):
+        if case.is_read or not names_page(case):
             return set()
         proved = (
             case.value("Origin") is not None  # a foreign one is refused already
@@ -237,8 +252,8 @@ class Oracle:
             return Decision(Verdict.WRONG_METHOD, "method of the path", frozenset({405}))
         statuses = frozenset(row[case.method])
         if case.path in ACTS:
-            if case.method == "GET" and _looks_like_browser(case):
-                if "text/html" in _named_types(case):
+            if case.method == "GET" and looks_like_browser(case):
+                if names_page(case):
                     return Decision(Verdict.BUTTON, "browser's GET", frozenset({200}))
                 return Decision(Verdict.WRONG_METHOD, "browser's GET", frozenset({405}))
             return Decision(Verdict.ACTED, f"act by {case.method}", statuses, may_call_xero=True)
@@ -274,6 +289,11 @@ def chosen_type(case: Case) -> str:
     return max(named, key=lambda name: named[name], default="application/json")
 
 
+def names_page(case: Case) -> bool:
+    """Tell if Accept names ``text/html``: a browser's user is to see the response."""
+    return "text/html" in _named_types(case)
+
+
 def _named_types(case: Case) -> dict[str, float]:
     """Return the media types that Accept names with a q above 0. Wildcards name none."""
     named: dict[str, float] = {}
@@ -285,7 +305,8 @@ def _named_types(case: Case) -> dict[str, float]:
     return named
 
 
-def _looks_like_browser(case: Case) -> bool:
+def looks_like_browser(case: Case) -> bool:
+    """Tell if any header is one that browsers send and most programs do not."""
     names = {name.lower() for name, _ in case.headers}
     return (
         any(name.startswith("sec-") for name in names)

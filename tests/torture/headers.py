@@ -33,6 +33,8 @@ from support.guard_oracle import (
     Oracle,
     Verdict,
     chosen_type,
+    looks_like_browser,
+    names_page,
 )
 from support.one_server import OneServer, one_server
 from support.raw_http import RawResponse, exchange
@@ -57,6 +59,7 @@ MAX_SEARCHES = 2
 
 SECURITY_HEADERS = {
     "cache-control": "no-store",
+    "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "x-content-type-options": "nosniff",
 }
@@ -240,7 +243,11 @@ class Columns:
                 ),
                 (("Upgrade", "websocket"),),
             ],
-            "worker": nothing + _lines("Service-Worker", "script"),
+            "worker": [
+                (),
+                *_lines("Service-Worker", "script"),
+                *_lines("Service-Worker-Navigation-Preload", "true", "0", ""),
+            ],
             "signs": [
                 (),
                 (("User-Agent", "curl/8.5.0"), ("Accept-Encoding", "gzip")),
@@ -487,16 +494,18 @@ def faults_of(
         return
     if response.status == 400 and not response.headers and not response.body:
         return  # the HTTP library's own refusal of a request that it cannot read
-    yield from _header_faults(response)
+    yield from _header_faults(case, response)
     if decision.verdict not in (Verdict.SERVED, Verdict.ACTED):
         yield from (f"shows {text[:6]}..." for text in secrets if response.shows(text))
         if response.value("set-cookie") or response.value("location"):
             yield "sets a cookie or redirects"
+    if decision.verdict is Verdict.ACTED and case.path == "/refresh":
+        yield from _redirect_faults(case, response)
     if case.method != "HEAD":
         yield from _body_faults(case, decision, response)
 
 
-def _header_faults(response: RawResponse) -> Iterator[str]:
+def _header_faults(case: Case, response: RawResponse) -> Iterator[str]:
     for name, value in SECURITY_HEADERS.items():
         if response.value(name) != value:
             yield f"{name} is {response.value(name)}"
@@ -506,9 +515,20 @@ def _header_faults(response: RawResponse) -> Iterator[str]:
     for name, _ in response.headers:
         if name == "server" or name.startswith("access-control-"):
             yield f"has {name}"
+    # A service worker of another program may have passed the request on: the response ends it.
+    ends_worker = response.media_type == "text/html" or looks_like_browser(case)
     clears = response.value("clear-site-data")
-    if clears != ('"storage"' if response.media_type == "text/html" else None):
+    if clears != ('"storage"' if ends_worker else None):
         yield f"clear-site-data is {clears} beside {response.media_type}"
+
+
+def _redirect_faults(case: Case, response: RawResponse) -> Iterator[str]:
+    """A refresh leads a browser to ``/home`` and a program to ``/token``. A request with only one
+    of the two signs of a browser may be either."""
+    signs = {names_page(case), looks_like_browser(case)}
+    location = response.value("location")
+    if location not in {"/home" if sign else "/token" for sign in signs}:
+        yield f"redirects to {location}"
 
 
 def _body_faults(case: Case, decision: Decision, response: RawResponse) -> Iterator[str]:
