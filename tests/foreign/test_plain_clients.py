@@ -222,7 +222,7 @@ def running(module_server: Running, expected_log: Any, monkeypatch: pytest.Monke
     """The server, logged in, after the shortest interval between two refreshes."""
     for name in PROXY_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    expected_log.perhaps(r"WARNING xots\.web: ")
+    expected_log.perhaps(r"^WARNING ")
     module_server.inside.clock.advance(minutes=1)
     if not module_server.inside.is_logged_in:
         module_server.loop.run(module_server.inside.log_in())
