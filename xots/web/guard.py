@@ -257,8 +257,8 @@ def _is_form_without_proof(request: Request) -> bool:
     headers = request.headers
     if request.is_read or not accept.names(headers.get("Accept", ""), "text/html"):
         return False
-    is_own_page = headers.get("Sec-Fetch-Site") == "same-origin"
-    return not ("Origin" in headers or is_own_page or _has_own_referer(request))
+    is_from_own_page = headers.get("Sec-Fetch-Site") == "same-origin" or _has_own_referer(request)
+    return not (is_from_own_page or "Origin" in headers)
 
 
 # ---------- the rules
@@ -313,7 +313,7 @@ RULES: tuple[Rule, ...] = (
         Refusal(
             403,
             "this server's pages are not shown inside other pages, and not read by service "
-            "workers; reload the page with the Shift key held, or open it in another window",
+            "workers; reload the page, or open it in a window of its own",
         ),
     ),
     # Speculation rules and old browsers show a foreign page by Referer only.
