@@ -34,12 +34,14 @@ class OneServer:
         return account.consent_id is not None and account.access is not None
 
     async def log_in(self) -> None:
-        """Log in through the pages. The user chooses no organisation, so that ``/home`` lists
-        them."""
+        """Log in through the pages, for all organisations: ``/home`` then lists them, for the user
+        to choose one."""
         person = Person()
         page = await person.submit(await person.open(f"http://localhost:{self.port}/home"))
-        page = await person.consent(page)
+        all_ticked = replace(page, text=page.text.replace('type="checkbox"', 'type="hidden"'))
+        page = await person.consent(all_ticked)
         assert page.status == 200, page.text
+        assert self.server.keeper.account.tenant_id is None
 
     def secrets(self) -> list[str]:
         """Return the client id and secret, and all tokens that the server and Xero hold now."""

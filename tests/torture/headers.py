@@ -401,6 +401,7 @@ class Run:
         calling = [one for one in decided if one[1].verdict is Verdict.SERVED]
         calling = [one for one in calling if one[1].may_call_xero]
         acting = [one for one in decided if one[1].verdict is Verdict.ACTED]
+        await self._check_that_a_page_can_call()
         for start in range(0, len(quiet), BLOCK):
             await self._send_quiet(quiet[start : start + BLOCK])
         await self._prepare()
@@ -426,6 +427,17 @@ class Run:
             self.figures.wrong["the login has ended before"].append(str(plain))
             await self._running.log_in()
         self._running.clock.advance(minutes=5)
+
+    async def _check_that_a_page_can_call(self) -> None:
+        """Check that ``/home`` calls Xero for its own user. Otherwise no block would show that it
+        does so for a foreign page."""
+        await self._prepare()
+        before = len(self._running.sandbox.log)
+        headers = (("Host", f"localhost:{self._running.port}"), ("Sec-Fetch-Site", "none"))
+        home = Case("GET", "/home", headers)
+        await exchange(self._running.port, [(home.encoded(), False)])
+        if len(self._running.sandbox.log) == before:
+            self.figures.wrong["calls Xero for no user, so the run is blind"].append(str(home))
 
     async def _send_quiet(self, block: Sequence[tuple[Case, Decision]]) -> None:
         """Send cases that must not make the server call Xero."""
