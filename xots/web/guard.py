@@ -299,6 +299,8 @@ RULES: tuple[Rule, ...] = (
         _is_prefetch,
         Refusal(403, "a prefetch or preview is refused; open the address to see its page"),
     ),
+    # The browser sends a navigation itself and hands the response to a service worker.
+    Rule(_is_navigation_preload, FRAME_OR_WORKER),
     # A handshake needs no permission of this server, and its response can be read by any page.
     Rule(
         _is_websocket,
@@ -317,8 +319,6 @@ RULES: tuple[Rule, ...] = (
             "the address bar, or use a program without the header Sec-Fetch-Site",
         ),
     ),
-    # The browser sends a navigation itself and hands the response to a service worker.
-    Rule(_is_navigation_preload, FRAME_OR_WORKER),
     # A frame, or a service worker that passes a navigation on, could show or read the response.
     Rule(_is_not_top_level, FRAME_OR_WORKER),
     # Speculation rules and old browsers show a foreign page by Referer only.
