@@ -34,7 +34,6 @@ from support.guard_oracle import (
     Verdict,
     chosen_type,
     looks_like_browser,
-    names_page,
 )
 from support.one_server import OneServer, one_server
 from support.raw_http import RawResponse, exchange
@@ -535,11 +534,9 @@ def _header_faults(case: Case, response: RawResponse) -> Iterator[str]:
 
 
 def _redirect_faults(case: Case, response: RawResponse) -> Iterator[str]:
-    """A refresh leads a browser to ``/home`` and a program to ``/token``. A request with only one
-    of the two signs of a browser may be either."""
-    signs = {names_page(case), looks_like_browser(case)}
+    """A refresh leads to ``/home`` if the client prefers a page, and to ``/token`` otherwise."""
     location = response.value("location")
-    if location not in {"/home" if sign else "/token" for sign in signs}:
+    if location != ("/home" if chosen_type(case) == "text/html" else "/token"):
         yield f"redirects to {location}"
 
 
