@@ -500,6 +500,12 @@ BROKEN = {
     ),
     "a length that is no number": (POST + b"Content-Length: ten\r\n\r\n", 400),
     "two lengths": (POST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nxx", 400),
+    "no host": (b"GET /ping HTTP/1.1\r\n\r\n", 400),
+    "two hosts": (b"GET /ping HTTP/1.1\r\n" + HOST * 2 + b"\r\n", 400),
+    "two ways to send a body": (
+        POST + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        400,
+    ),
     "no request line": (b"hello\r\n\r\n", 400),
     "another protocol": (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", 400),
     "a header without a colon": (b"GET /ping HTTP/1.1\r\n" + HOST + b"nocolon\r\n\r\n", 400),
