@@ -502,6 +502,10 @@ BROKEN = {
     "two lengths": (POST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nxx", 400),
     "no host": (b"GET /ping HTTP/1.1\r\n\r\n", 400),
     "two hosts": (b"GET /ping HTTP/1.1\r\n" + HOST * 2 + b"\r\n", 400),
+    "a port of absurd length": (
+        b"GET /ping HTTP/1.1\r\nHost: localhost:" + b"9" * 5000 + b"\r\n\r\n",
+        400,
+    ),
     "two ways to send a body": (
         POST + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         400,

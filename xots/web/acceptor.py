@@ -18,6 +18,7 @@ from tornado.httpserver import HTTPServer
 from tornado.httputil import (
     HTTPConnection,
     HTTPHeaders,
+    HTTPInputError,
     HTTPMessageDelegate,
     RequestStartLine,
     ResponseStartLine,
@@ -68,7 +69,7 @@ REPORTS = {
     TLS: (logging.WARNING, "closed connections that spoke TLS: %d. Use http://, not https://"),
     EVICTED: (
         logging.WARNING,
-        "closed waiting connections to accept others, because max_connections are open: %d",
+        "closed waiting connections to accept others, at max_connections or the file limit: %d",
     ),
     TOO_MANY_CONNECTIONS.name: (
         logging.WARNING,
@@ -280,7 +281,11 @@ class _Request(HTTPMessageDelegate):
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
         self._connection.enter(Phase.BODY)
-        passed_on = self._delegate.headers_received(start_line, headers)
+        try:
+            passed_on = self._delegate.headers_received(start_line, headers)
+        except ValueError as error:
+            # Tornado converts the port in Host with int(), which refuses thousands of digits.
+            raise HTTPInputError("Invalid header value") from error
         if _announces_too_much(headers.get("Content-Length", "")):
             self._connection.refuse(BODY_TOO_LARGE)
         return passed_on
