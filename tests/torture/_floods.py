@@ -14,6 +14,7 @@ import ssl
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import cache
 
 FOREVER_SECONDS = 3600.0
 
@@ -64,14 +65,20 @@ async def drip(streams: Streams, port: int) -> None:
 async def tls(streams: Streams, port: int) -> None:
     """Begin a TLS handshake, as a client does that was given an https:// URL."""
     reader, writer = streams
+    writer.write(client_hello())
+    await reader.read()
+
+
+@cache
+def client_hello() -> bytes:
+    """Return the first bytes of Python's own TLS client."""
     outgoing = ssl.MemoryBIO()
     handshake = ssl.create_default_context().wrap_bio(
         ssl.MemoryBIO(), outgoing, server_hostname="localhost"
     )
     with suppress(ssl.SSLWantReadError):
         handshake.do_handshake()
-    writer.write(outgoing.read())
-    await reader.read()
+    return outgoing.read()
 
 
 async def not_reading(streams: Streams, port: int) -> None:

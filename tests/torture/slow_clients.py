@@ -169,8 +169,16 @@ def sockets_of(process: Process) -> int:
     return count
 
 
+def run_before_others(pid: int, priority: int) -> None:
+    """Let a process run whenever it can, before all processes without a real-time priority."""
+    policy = os.SCHED_RR | os.SCHED_RESET_ON_FORK
+    os.sched_setscheduler(pid, policy, os.sched_param(priority))
+
+
 @asynccontextmanager
-async def flooding(port: int, specs: tuple[str, ...], core: int) -> AsyncIterator[list[str]]:
+async def flooding(
+    port: int, specs: tuple[str, ...], core: int, realtime: bool
+) -> AsyncIterator[list[str]]:
     """Run the other clients inside the block, on one core. Their counts are in the list after."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "torture._floods", str(port), *specs),
@@ -181,6 +189,8 @@ async def flooding(port: int, specs: tuple[str, ...], core: int) -> AsyncIterato
     counts: list[str] = []
     try:
         os.sched_setaffinity(process.pid, {core})
+        if realtime:
+            run_before_others(process.pid, 1)
         yield counts
         out, _ = await process.communicate(b"")  # ends its standard input
         counts.append(out.decode().strip())
@@ -207,18 +217,18 @@ async def run(
         idle_seconds: the time without it, before.
         life_seconds: the lifetime of the access tokens.
         descriptors: the server's limit on open descriptors, soft and hard.
-        realtime: let the server and this process run before other programs. Needs root.
+        realtime: let all processes of the run go before other programs. Needs root.
     """
     cores = sorted(os.sched_getaffinity(0))
     command = (*UNDER_ULIMIT, str(descriptors), sys.executable, "-m", "xots")
     async with fleet("file", 1, life=life_seconds, command=command) as servers:
         os.sched_setaffinity(servers.processes[0].process.pid, {cores[0]})
-        for pid in (servers.processes[0].process.pid, 0) if realtime else ():
-            policy = os.SCHED_RR | os.SCHED_RESET_ON_FORK
-            os.sched_setscheduler(pid, policy, os.sched_param(1))
+        if realtime:
+            run_before_others(servers.processes[0].process.pid, 2)
+            run_before_others(os.getpid(), 2)
         meter = Meter(servers, life_seconds)
         idle = await meter.measure(idle_seconds)
-        async with flooding(servers.processes[0].port, specs, cores[-1]) as counts:
+        async with flooding(servers.processes[0].port, specs, cores[-1], realtime) as counts:
             load = await meter.measure(seconds)
         load.flood = "".join(counts)
         return idle, load
@@ -265,7 +275,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--realtime",
         action="store_true",
-        help="measure as on a quiet machine: the server and this process run before all other "
+        help="measure as on a quiet machine: the processes of this command run before all other "
         "programs; needs root",
     )
     options = parser.parse_args(arguments)
