@@ -268,7 +268,7 @@ async def test_a_sweep_that_has_much_to_end_lets_the_event_loop_run(
 
 @pytest.mark.safeguard(
     file="web/acceptor.py",
-    old="return open_now < self._limits.max_connections or self._evict()",
+    old="return open_now < self.limits.max_connections or self._evict()",
     new="return True",
     protects_from="slow connections that take all descriptors from the store and from Xero",
 )
@@ -582,6 +582,12 @@ async def test_a_refused_client_that_sends_without_end_is_closed(
     await eventually(lambda: count(server) == 0)
 
 
+@pytest.mark.safeguard(
+    file="web/acceptor.py",
+    old="if self._connection.was_ended:",
+    new="if False:",
+    protects_from="an act of a request that was refused after its last byte had arrived",
+)
 async def test_a_body_that_is_too_large_does_nothing(
     logged_in: Server, connect: Connect, get: Any
 ) -> None:
