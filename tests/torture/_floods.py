@@ -18,6 +18,9 @@ from functools import cache
 
 FOREVER_SECONDS = 3600.0
 
+MAX_UNREAD = 2500
+"""Number of style sheets that fill the buffers of a socket: some megabytes."""
+
 PAUSE_SECONDS = 1.0
 """Time until a client connects again after the server has closed its connection."""
 
@@ -82,13 +85,14 @@ def client_hello() -> bytes:
 
 
 async def not_reading(streams: Streams, port: int) -> None:
-    """Request again and again, and read no response."""
+    """Request until all buffers are full, and read no response."""
     _, writer = streams
     writer.transport.pause_reading()  # type: ignore[attr-defined]
-    while True:
+    for _ in range(MAX_UNREAD):
         writer.write(head(port, "/style.css"))
         await writer.drain()
         await asyncio.sleep(0.01)
+    await asyncio.sleep(FOREVER_SECONDS)
 
 
 async def connection(streams: Streams, port: int) -> None:

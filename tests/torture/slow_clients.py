@@ -37,7 +37,7 @@ LOADS = {
     "5000": ("half_head=5000@1000",),
     "everything": (
         *("half_head=600@200", "half_body=600@200", "no_byte=200@100", "idle=200@100"),
-        *("drip=200@100", "tls=20@20", "not_reading=10@10", "connection=20@300"),
+        *("drip=200@100", "tls=20@20", "not_reading=2@2", "connection=20@300"),
         *("long_path=10@100", "long_head=10@20", "foreign_host=50@50", "foreign_page=50@50"),
         "nonsense=50@50",
     ),
