@@ -19,7 +19,7 @@ from .sandbox import (
 )
 from .sandbox.person import Person
 from .secret import Secret
-from .server import Server, stop_signal
+from .server import Server, raise_descriptor_limit, stop_signal
 from .settings import Settings
 
 __all__ = ["demo"]
@@ -37,6 +37,7 @@ async def demo(*, port: int, sandbox_port: int, access_token_life_seconds: int) 
         CannotStart: the server can't listen on its port.
         XotsError: the simulated Xero can't listen on its port, or the login did not succeed.
     """
+    raise_descriptor_limit()
     stop = stop_signal()
     async with AsyncExitStack() as running:
         sandbox = _sandbox(sandbox_port, access_token_life_seconds)

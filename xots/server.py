@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import resource
 import signal
 import socket
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, ExitStack, suppress
 from ipaddress import ip_address
-
-from tornado.httpserver import HTTPServer
 
 from .clock import Clock, SystemClock
 from .errors import XotsError
@@ -19,17 +18,33 @@ from .events import Observer
 from .keeping.keeper import TokenKeeper
 from .rotation import Rotation
 from .settings import Settings, is_loopback
+from .web.acceptor import Acceptor, Limits
 from .web.app import make_app
 from .web.guard import allowed_hosts
 from .web.handler import InFlight, WebConfig
 from .wiring import open_keeper
 
-__all__ = ["CannotStart", "Server", "listen", "serve", "stop_signal"]
+__all__ = [
+    "CannotStart",
+    "Server",
+    "listen",
+    "raise_descriptor_limit",
+    "serve",
+    "stop_signal",
+]
 
 logger = logging.getLogger("xots")
 
-MAX_REQUEST_BYTES = 64 << 10
-"""The largest valid request is the form with the credentials: a few kilobytes."""
+MAX_DESCRIPTORS = 65536
+"""The descriptors that a server raises its limit to. Some systems permit a billion, and some
+libraries loop over all."""
+
+RESERVED_DESCRIPTORS = 100
+"""The descriptors that connections leave to the store, to requests to Xero and to files."""
+
+BACKLOG = 1024
+"""The connections that the system keeps until they are accepted. It drops others, and their clients
+retry after a second."""
 
 MAX_FREE_PORT_ATTEMPTS = 20
 """With port 0, a port that is free on 127.0.0.1 may be taken on ::1. One of these attempts finds a
@@ -71,7 +86,7 @@ class Server:
         self.port = settings.port
         self._clock = clock
         self._observers = observers
-        self._http: HTTPServer | None = None
+        self._acceptor: Acceptor | None = None
         self._opened = AsyncExitStack()
         self._in_flight = InFlight()
 
@@ -103,11 +118,27 @@ class Server:
             undo.pop_all()
         self.rotation = Rotation(self.keeper)
         app = make_app(self.keeper, sealer, self._web_config(), self._in_flight)
-        self._http = HTTPServer(
-            app, max_body_size=MAX_REQUEST_BYTES, max_buffer_size=MAX_REQUEST_BYTES * 2
-        )
-        self._http.add_sockets(sockets)
+        self._acceptor = Acceptor(sockets, app, self._limits(), clock=self._clock)
+        self._acceptor.start()
         self.rotation.start()
+
+    def _limits(self) -> Limits:
+        settings = self.settings
+        possible = max_connections_possible()
+        if settings.max_connections > possible and "max_connections" in settings.sources:
+            logger.warning(
+                "max_connections is %d, but the limit on open files permits only %d connections; "
+                "raise that limit, or lower the setting",
+                settings.max_connections,
+                possible,
+            )
+        return Limits(
+            max_connections=min(settings.max_connections, possible),
+            head_timeout=settings.head_timeout,
+            body_timeout=settings.body_timeout,
+            idle_timeout=settings.idle_timeout,
+            write_timeout=settings.write_timeout,
+        )
 
     def _web_config(self) -> WebConfig:
         settings, redirect_uri = self.settings, self.redirect_uri
@@ -131,16 +162,16 @@ class Server:
         Raises:
             StoreUnavailable: the store did not take a token that only this process holds.
         """
-        if self._http is None:
+        if self._acceptor is None:
             return
         self.rotation.stop()
-        self._http.stop()
+        self._acceptor.stop()
         try:
             await self._opened.aclose()
         finally:
             # A caller that waited for the token just stored gets it before its connection closes.
             await self._in_flight.none(within_seconds=DRAIN_TIMEOUT_SECONDS)
-            await self._http.close_all_connections()
+            await self._acceptor.close()
 
 
 def listen(address: str, port: int) -> list[socket.socket]:
@@ -170,7 +201,7 @@ def _bind(addresses: Sequence[str], port: int) -> list[socket.socket]:
         for address in addresses:
             family = socket.AF_INET6 if ip_address(address).version == 6 else socket.AF_INET
             try:
-                bound = socket.create_server((address, port), family=family, backlog=128)
+                bound = socket.create_server((address, port), family=family, backlog=BACKLOG)
             except OSError as error:
                 if sockets and error.errno in NO_IPV6:
                     continue  # without IPv6, no other program can listen on ::1 either
@@ -202,6 +233,23 @@ def _bind_problem(address: str, port: int, error: OSError) -> str:
             )
 
 
+def raise_descriptor_limit() -> None:
+    """Raise this process's soft limit on open descriptors to the hard one, up to a bound."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    raised = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < raised:
+        with suppress(OSError, ValueError):  # macOS permits fewer than its hard limit
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+
+
+def max_connections_possible() -> int:
+    """Return the number of connections that the limit on open descriptors permits."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return MAX_DESCRIPTORS
+    return max(limit - RESERVED_DESCRIPTORS, limit // 2)
+
+
 def stop_signal() -> asyncio.Event:
     """Return an event that the first SIGINT or SIGTERM sets.
 
@@ -219,6 +267,7 @@ async def serve(settings: Settings) -> None:
     Raises:
         CannotStart, SettingsError, StoreError, SealError: as for ``Server.start`` and ``stop``.
     """
+    raise_descriptor_limit()
     stop = stop_signal()
     for warning in settings.warnings:
         logger.warning("%s", warning)

@@ -16,6 +16,7 @@ from xots.lifecycle.schedule import State
 from xots.settings import declared, default_shown, load
 from xots.web.app import ROUTES as ROUTE_TABLE
 from xots.web.problems import PROBLEM_TYPES
+from xots.web.refusals import REFUSALS
 
 __all__ = [
     "COMMANDS",
@@ -57,6 +58,7 @@ PROBLEMS = {slug: status for status, slug, _ in PROBLEM_TYPES.values()} | {
     "method-not-allowed": HTTPStatus.METHOD_NOT_ALLOWED,
     "misdirected-request": HTTPStatus.MISDIRECTED_REQUEST,
     "not-found": HTTPStatus.NOT_FOUND,
+    **{refusal.name: refusal.status for refusal in REFUSALS},
 }
 """The status of each problem, by the last part of its ``type``."""
 

@@ -1,4 +1,4 @@
-"""The inside of a keeper. Tests reach past the public names of a keeper in this file only.
+"""The inside of a keeper and a server. Tests reach past their public names in this file only.
 
 A test needs it to end a keeper as the death of its process does, and to let two operations of one
 keeper overlap at a certain moment.
@@ -12,6 +12,8 @@ from typing import Any
 from xots.keeping.context import Context
 from xots.keeping.keeper import TokenKeeper
 from xots.keeping.replica import Replica
+from xots.server import Server
+from xots.web.acceptor import Acceptor
 
 
 def context_of(keeper: TokenKeeper) -> Context:
@@ -37,3 +39,9 @@ def watch_of(keeper: TokenKeeper) -> asyncio.Task[None] | None:
 async def settle(keeper: TokenKeeper) -> None:
     """Read the record under the lease, as a tick does after a failure of the store."""
     await keeper._following.settle()
+
+
+def acceptor_of(server: Server) -> Acceptor:
+    """Return the accept loop of a started server."""
+    assert server._acceptor is not None
+    return server._acceptor

@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -239,6 +239,7 @@ async def fleet(
     life: int = LONG_LIFE_SECONDS,
     seed: int | None = None,
     siblings: SiblingMode = SiblingMode.ALL_VALID,
+    command: Sequence[str] = (sys.executable, "-m", "xots"),
     **settings: str,
 ) -> AsyncIterator[Fleet]:
     """Start ``count`` processes on one Redis or one folder, with a login. End all afterwards."""
@@ -273,7 +274,7 @@ async def fleet(
         for number in range(count):
             with (folder / f"log-{number}").open("wb") as log:
                 process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "xots"), env=environment, stdout=log, stderr=log
+                    *command, env=environment, stdout=log, stderr=log
                 )
             running.push_async_callback(ended, process)
             processes.append(Process(process, folder / f"log-{number}"))

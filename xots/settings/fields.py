@@ -190,6 +190,33 @@ class Settings:
         "further values of the Host header to accept, such as the host name of a reverse proxy",
         metavar="HOSTS",
     )
+    max_connections: int = _setting(
+        1000, parsing.integer(10, 60000), "upper bound on open connections", metavar="NUMBER"
+    )
+    head_timeout: float = _setting(
+        10.0,
+        parsing.seconds(0.1, 3600),
+        "time for the headers of a request, in seconds",
+        metavar="SECONDS",
+    )
+    body_timeout: float = _setting(
+        20.0,
+        parsing.seconds(0.1, 3600),
+        "time for the body of a request, in seconds",
+        metavar="SECONDS",
+    )
+    idle_timeout: float = _setting(
+        30.0,
+        parsing.seconds(0.1, 3600),
+        "time until the next request on an open connection, in seconds",
+        metavar="SECONDS",
+    )
+    write_timeout: float = _setting(
+        20.0,
+        parsing.seconds(0.1, 3600),
+        "time for a client to take a response, in seconds",
+        metavar="SECONDS",
+    )
     ca_file: Path | None = _setting(
         None,
         parsing.certificates,

@@ -1,0 +1,217 @@
+"""One connection: its phase, and the way it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections import Counter, OrderedDict
+from enum import Enum, auto
+from typing import Any
+
+from tornado.concurrent import Future
+from tornado.iostream import IOStream, UnsatisfiableReadError
+
+from ..clock import Clock
+from .refusals import BAD_REQUEST, HEAD_TOO_LARGE, MAX_BODY_BYTES, MAX_HEAD_BYTES, Refusal
+
+__all__ = ["MAX_LINGERING", "TLS", "Connection", "Connections", "Phase"]
+
+TORNADO_BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\n\r\n"
+"""Tornado's response to a malformed request: ``HTTP1Connection`` writes it, then closes."""
+
+TLS_HANDSHAKE = 0x16
+"""The first byte that a TLS client sends (RFC 8446 section 5.1). No HTTP method begins with it."""
+
+TLS = "TLS on the plain port"
+"""The reason of a close, beside the refusals and the phases."""
+
+MAX_LINGERING = 30
+"""Upper bound on the refused connections that linger. The oldest one is closed for a further
+one."""
+
+MAX_DISCARDED_BYTES = 8 << 20
+"""Upper bound on the bytes that a refused connection may still send. Clients such as
+``requests`` read the response only after they have sent their whole body."""
+
+
+class Phase(Enum):
+    """The phase of a connection: what it waits for."""
+
+    OPENED = auto()
+    """The first byte."""
+    HEAD = auto()
+    """The rest of the request line and the headers."""
+    BODY = auto()
+    """The rest of the body."""
+    HANDLING = auto()
+    """The handler's response."""
+    WRITE = auto()
+    """The client, which has not taken the whole response yet."""
+    IDLE = auto()
+    """The first byte of a further request."""
+    LINGER = auto()
+    """The client's close, after a refusal. What it sends until then is discarded."""
+
+
+class Connections:
+    """The open connections by phase, in each the one that entered it first at the front.
+
+    Args:
+        clock: this host's clock.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._entered_at: dict[Phase, OrderedDict[Connection, float]] = {
+            phase: OrderedDict() for phase in Phase
+        }
+        self.ended: Counter[str] = Counter()
+        """The connections that this server ended, by reason, since the last report."""
+
+    def __len__(self) -> int:
+        return sum(map(len, self._entered_at.values()))
+
+    def count(self, phase: Phase) -> int:
+        """Return the number of connections in a phase."""
+        return len(self._entered_at[phase])
+
+    def move(self, connection: Connection, phase: Phase | None) -> None:
+        """Let a connection enter a phase; None if it is closed."""
+        if connection.phase is not None:
+            del self._entered_at[connection.phase][connection]
+        if phase is not None:
+            self._entered_at[phase][connection] = self._clock.elapsed()
+        connection.phase = phase
+
+    def first(self, *phases: Phase) -> Connection | None:
+        """Return the connection that has been in its phase the longest, of those in ``phases``."""
+        fronts = [next(iter(self._entered_at[phase].items()), None) for phase in phases]
+        found = [(entered_at, one) for one, entered_at in filter(None, fronts)]
+        return min(found, key=lambda pair: pair[0])[1] if found else None
+
+    def longer_than(self, phase: Phase, seconds: float) -> Connection | None:
+        """Return the first connection of a phase, if it entered it ``seconds`` ago or earlier."""
+        first = self.first(phase)
+        if first is None or self._entered_at[phase][first] + seconds > self._clock.elapsed():
+            return None
+        return first
+
+
+class Connection(IOStream):
+    """The stream of one connection. It keeps its own phase, and can end with a refusal.
+
+    After a refusal, Tornado sees a closed stream, while the socket lingers: the client could lose
+    the response to a reset otherwise, because a socket that is closed with unread data sends one.
+
+    Args:
+        accepted: the socket.
+        connections: all connections, which it joins.
+    """
+
+    phase: Phase | None = None
+    """None once it is closed."""
+    was_ended = False
+    """True once this server has refused or ended it."""
+
+    def __init__(self, accepted: socket.socket, connections: Connections) -> None:
+        super().__init__(accepted, max_buffer_size=2 * max(MAX_HEAD_BYTES, MAX_BODY_BYTES))
+        self._connections = connections
+        self._refusal: Refusal | None = None
+        self._lingering: socket.socket | None = None
+        self._discarded_bytes = 0
+        connections.move(self, Phase.OPENED)
+
+    def enter(self, phase: Phase) -> None:
+        """Enter a phase, unless the connection has ended."""
+        if not self.closed():
+            self._connections.move(self, phase)
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Send a refusal in place of any response to a request, and close."""
+        if not self.closed():
+            self.was_ended = True
+            self._refusal = refusal
+            self.close()
+
+    def end(self) -> None:
+        """Close at once, in any phase."""
+        self.was_ended = True
+        if self._lingering is not None:
+            self._stop_lingering(self._lingering)
+        else:
+            self.close()
+
+    # ---------- called by Tornado
+
+    def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
+        """Read, and notice the first byte of a request."""
+        received = super().read_from_fd(buf)
+        if received and self.phase in (Phase.OPENED, Phase.IDLE):
+            if self.phase is Phase.OPENED and buf[0] == TLS_HANDSHAKE:
+                self._connections.ended[TLS] += 1
+                return 0  # as at the end of the stream: Tornado closes it
+            self.enter(Phase.HEAD)
+        return received
+
+    def write(self, data: bytes | memoryview) -> Future[None]:
+        """Write, and notice a client that does not read."""
+        if data == TORNADO_BAD_REQUEST:
+            self._refusal = self._refusal or BAD_REQUEST  # Tornado closes the stream next
+            replaced: Future[None] = Future()
+            replaced.set_result(None)
+            return replaced
+        written = super().write(data)
+        if self.phase is Phase.HANDLING and self.writing():
+            self.enter(Phase.WRITE)
+        return written
+
+    def close(self, exc_info: Any = False) -> None:
+        """Close. A head that is too large is refused."""
+        if isinstance(exc_info, UnsatisfiableReadError) and self._refusal is None:
+            self._refusal = BAD_REQUEST if self.phase is Phase.BODY else HEAD_TOO_LARGE
+        super().close(exc_info)
+
+    def close_fd(self) -> None:
+        """Close the socket, or let it linger after a refusal."""
+        refusal = self._refusal
+        # In the middle of another response, the client would read the refusal as a part of it.
+        if refusal is None or self.writing() or not _send_last(self.socket, refusal.response()):
+            self._connections.move(self, None)
+            super().close_fd()
+            return
+        self._connections.ended[refusal.name] += 1
+        oldest = self._connections.first(Phase.LINGER)
+        if oldest is not None and self._connections.count(Phase.LINGER) >= MAX_LINGERING:
+            oldest.end()
+        self._connections.move(self, Phase.LINGER)
+        self._lingering, self.socket = self.socket, None  # type: ignore[assignment]
+        self.io_loop.add_handler(self._lingering, self._discard, self.io_loop.READ)
+
+    # ---------- after a refusal
+
+    def _discard(self, lingering: socket.socket, events: int) -> None:
+        """Read and forget, until the client closes or has sent too much."""
+        try:
+            received = len(lingering.recv(MAX_HEAD_BYTES))
+        except BlockingIOError:
+            return
+        except OSError:
+            received = 0
+        self._discarded_bytes += received
+        if received == 0 or self._discarded_bytes > MAX_DISCARDED_BYTES:
+            self._stop_lingering(lingering)
+
+    def _stop_lingering(self, lingering: socket.socket) -> None:
+        self.io_loop.remove_handler(lingering)
+        lingering.close()
+        self._lingering = None
+        self._connections.move(self, None)
+
+
+def _send_last(connected: socket.socket, data: bytes) -> bool:
+    """Send a short response, and no more after it. Return False if the socket does not take it."""
+    with contextlib.suppress(OSError):
+        if connected.send(data) == len(data):
+            connected.shutdown(socket.SHUT_WR)
+            return True
+    return False
