@@ -59,11 +59,12 @@ def check(headers: Any) -> None:
     assert "default-src 'none'" in policy
     assert "frame-ancestors 'none'" in policy
     assert "script" not in policy
+    # Also of JSON: a window that shows it can be read by the tab that opened it.
+    assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
     assert "Server" not in headers
     assert "Etag" not in headers
     assert not [name for name in headers if name.lower().startswith("access-control-")]
     if headers.get("Content-Type", "").startswith("text/html"):
-        assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
         # Never "cookies": browsers clear those of every port of localhost.
         assert headers["Clear-Site-Data"] == '"storage"'
     else:
@@ -75,6 +76,12 @@ def check(headers: Any) -> None:
     old="for name, value in SECURITY_HEADERS.items():",
     new="for name, value in ():",
     protects_from="a foreign page that frames a page, or reads a response by a side channel",
+)
+@pytest.mark.safeguard(
+    file="web/headers.py",
+    old='"Cross-Origin-Opener-Policy": "same-origin",',
+    new="",
+    protects_from="a tab that another program on this port left, which opens a window at /token",
 )
 @pytest.mark.safeguard(
     file="web/handler.py",

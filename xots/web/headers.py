@@ -11,6 +11,9 @@ SECURITY_HEADERS: Mapping[str, str] = MappingProxyType(
     {
         "Cache-Control": "no-store",
         "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+        # A tab that another program on this port has left is of the same origin: it could open a
+        # window at /token and read it.
+        "Cross-Origin-Opener-Policy": "same-origin",
         "Cross-Origin-Resource-Policy": "same-origin",
         # With "no-referrer", browsers send "Origin: null" with this server's own forms too.
         "Referrer-Policy": "same-origin",
@@ -25,7 +28,6 @@ PAGE_HEADERS: Mapping[str, str] = MappingProxyType(
         # Another program that had this port before may have left a service worker. Never "cookies":
         # browsers share those among all ports of a host.
         "Clear-Site-Data": '"storage"',
-        "Cross-Origin-Opener-Policy": "same-origin",
     }
 )
 """The additional headers of HTML pages."""
