@@ -18,7 +18,7 @@ help:
 	@echo '              options: make demo ARGS="--port 6001 --access-token-life 30"'
 	@echo 'make test     run the tests'
 	@echo '              some of them: make test ARGS="tests/house/test_floors.py -v"'
-	@echo 'make test-all run these, and those that need more: the documents, foreign software, systemd'
+	@echo 'make test-all run these, and those that need more: the documents, foreign software, Chromium'
 	@echo 'make test-lowest'
 	@echo '              run them with the lowest versions of the libraries that setup.cfg permits'
 	@echo 'make simulate run the keepers against a simulated store, Xero and clock'
@@ -43,7 +43,7 @@ test: $(VENV)/installed-dev
 
 test-all: test $(VENV)/installed-all
 	@tests/debian-packages all
-	@exec $(VENV)/bin/python -m pytest tests/documents tests/foreign
+	@exec $(VENV)/bin/python -m pytest tests/documents tests/foreign tests/browser
 
 # Style and types are checked with the newest libraries only: the hints of older ones differ. The
 # blocking client of redis-py 5, which only tests use, leaves a socket open when it cannot connect.
@@ -51,7 +51,7 @@ test-lowest: $(LOWEST)/installed
 	@tests/debian-packages all
 	@$(LOWEST)/bin/python -m pytest --ignore=tests/house/test_quality.py \
 	  -W default::pytest.PytestUnraisableExceptionWarning $(ARGS)
-	@exec $(LOWEST)/bin/python -m pytest tests/documents tests/foreign
+	@exec $(LOWEST)/bin/python -m pytest tests/documents tests/foreign tests/browser
 
 simulate: $(VENV)/installed-dev
 	@PYTHONPATH=tests exec $(VENV)/bin/python -m simulation $(ARGS)
@@ -96,7 +96,7 @@ $(VENV)/installed-dev: $(MADE)
 	@$(PIP) install -e '.[dev]'
 	@touch $(VENV)/installed $@
 
-# This includes what the tests of documents and foreign software need.
+# This includes what the tests of documents, foreign software and Chromium need.
 $(VENV)/installed-all: $(MADE)
 	@$(PIP) install -e '.[all]'
 	@touch $(VENV)/installed $(VENV)/installed-dev $@

@@ -15,7 +15,7 @@ from xots.secret import Secret
 from xots.server import Server
 from xots.settings import Settings
 
-__all__ = ["Loop", "ThreadServers", "sandbox_in_thread", "servers_in_thread"]
+__all__ = ["Loop", "ThreadServers", "sandbox_in_thread", "servers_in_thread", "started_server"]
 
 T = TypeVar("T")
 
@@ -83,25 +83,25 @@ def servers_in_thread() -> Iterator[ThreadServers]:
     credentials = {"client_id": DEFAULT_CLIENT_ID, "client_secret": Secret(DEFAULT_CLIENT_SECRET)}
     with sandbox_in_thread() as (loop, sandbox):
         servers = [
-            loop.run(_started(sandbox, **settings)) for settings in (credentials, credentials, {})
+            loop.run(started_server(sandbox, **settings))
+            for settings in (credentials, credentials, {})
         ]
         yield ThreadServers(loop, sandbox, *servers)
         for server in servers:
             loop.run(server.stop())
 
 
-async def _started(sandbox: Sandbox, **settings: Any) -> Server:
-    server = Server(
-        Settings(
-            port=0,
-            store="memory:",
-            authorize_url=sandbox.authorize_url,
-            token_url=sandbox.token_url,
-            revoke_url=sandbox.revoke_url,
-            connections_url=sandbox.connections_url,
-            **settings,
-        )
-    )
+async def started_server(sandbox: Sandbox, **settings: Any) -> Server:
+    """Start a server that uses the sandbox, and register it there; the arguments are settings."""
+    wired: dict[str, Any] = {
+        "port": 0,
+        "store": "memory:",
+        "authorize_url": sandbox.authorize_url,
+        "token_url": sandbox.token_url,
+        "revoke_url": sandbox.revoke_url,
+        "connections_url": sandbox.connections_url,
+    }
+    server = Server(Settings(**(wired | settings)))
     await server.start()
     client = sandbox.identity.clients[DEFAULT_CLIENT_ID]
     redirect_uris = (*client.redirect_uris, server.redirect_uri)

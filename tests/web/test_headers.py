@@ -65,6 +65,8 @@ def check(headers: Any, *, for_browser: bool = False) -> None:
     assert "default-src 'none'" in policy
     assert "frame-ancestors 'none'" in policy
     assert "script" not in policy
+    # Also of JSON: a window that shows it can be read by the tab that opened it.
+    assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
     assert "Server" not in headers
     assert "Etag" not in headers
     assert not [name for name in headers if name.lower().startswith("access-control-")]
@@ -80,6 +82,12 @@ def check(headers: Any, *, for_browser: bool = False) -> None:
     old="self._set_headers(SECURITY_HEADERS)",
     new="pass",
     protects_from="a foreign page that frames a page, or reads a response by a side channel",
+)
+@pytest.mark.safeguard(
+    file="web/headers.py",
+    old='"Cross-Origin-Opener-Policy": "same-origin",',
+    new="",
+    protects_from="a tab that another program on this port left, which opens a window at /token",
 )
 @pytest.mark.safeguard(
     file="web/handler.py",

@@ -11,6 +11,8 @@ SECURITY_HEADERS: Mapping[str, str] = MappingProxyType(
     {
         "Cache-Control": "no-store",
         "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+        # A tab that another program on this port has left is of the same origin: it could open a
+        # window at /token and read it.
         "Cross-Origin-Opener-Policy": "same-origin",
         "Cross-Origin-Resource-Policy": "same-origin",
         # With "no-referrer", browsers send "Origin: null" with this server's own forms too.
