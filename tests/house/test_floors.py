@@ -15,7 +15,10 @@ import xots
 PACKAGE = Path(xots.__file__).parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "clock", "secret", "tasks"),
+    ("safe_text", "secret"),
+    ("errors", "clock"),
+    ("log_filters",),
+    ("tasks",),
     # A package's __init__, which every import of one of its modules imports too.
     ("lifecycle",),
     ("lifecycle.account",),
@@ -94,7 +97,7 @@ FLOORS_ASIDE: tuple[tuple[str, ...], ...] = (
 """The floors inside the packages aside. Their own ``__init__`` exports their public names."""
 
 ASIDE: dict[str, frozenset[str]] = {
-    "client": frozenset({"errors"}),
+    "client": frozenset({"errors", "safe_text"}),
     "sandbox": frozenset({"errors", "sandbox"}),
     "testing": frozenset({"errors", "backends", "backends.base", "backends.memory", "testing"}),
 }
