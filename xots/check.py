@@ -18,6 +18,7 @@ from .keeping.reporting import clock_skew
 from .keys import sealer_for, store_url
 from .lifecycle.account import Account
 from .lifecycle.schedule import State, state_of
+from .safe_text import MAX_MESSAGE, safe_text
 from .settings import Settings
 from .wiring import mismatches, shown_store, xero_client
 from .wording import problem_text
@@ -40,7 +41,8 @@ class Finding:
     failed: bool = False
 
     def __str__(self) -> str:
-        return f"{'FAIL' if self.failed else 'ok':6}{self.subject:10}{self.text}"
+        text = safe_text(self.text, MAX_MESSAGE)
+        return f"{'FAIL' if self.failed else 'ok':6}{self.subject:10}{text}"
 
 
 async def check(settings: Settings) -> int:

@@ -68,7 +68,7 @@ def read_key_file(path: Path) -> KeyRing:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             ring = parsed(file.read())
     except OSError as error:
-        raise SealError(f"the key file {path} can't be read: {error.strerror}") from None
+        raise SealError(f"{_named(path)} can't be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise SealError(f"the key file {path} can't be read: it is not ASCII text") from None
     if mode & 0o077 and not _is_credential(path):
@@ -78,6 +78,16 @@ def read_key_file(path: Path) -> KeyRing:
     if not ring.keys:
         raise SealError(f"the key file {path} holds no key: xots key new prints one")
     return ring
+
+
+def _named(path: Path) -> str:
+    """Return the words for a key file. The path of one that does not exist may be a misplaced
+    key."""
+    try:
+        exists = path.exists()
+    except (OSError, ValueError):
+        exists = False
+    return f"the key file {path}" if exists else "the key file (setting key_file)"
 
 
 def _is_credential(path: Path) -> bool:

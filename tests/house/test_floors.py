@@ -59,7 +59,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("server",),
     ("demo", "check"),
     ("commands",),
-    ("commands.options", "commands.logs"),
+    ("commands.options", "commands.parser", "commands.process", "commands.repeats"),
+    ("commands.logs",),
     (
         "commands.serving",
         "commands.checking",

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import SettingsError
 from . import parsing
@@ -107,7 +107,7 @@ def _read_client_secret(
         values["client_secret"] = parsing.secret(_read_text(path).strip())
     except ValueError:
         problems.append(
-            f"{place}: {str(path)!r} does not hold a client secret: one line of printable text"
+            f"{place}: {path} does not hold a client secret: one line of printable text"
         )
 
 
@@ -173,24 +173,43 @@ def _from_credentials(directory: str | None, problems: list[str]) -> dict[str, G
     given = {}
     for name in SETTINGS:
         path = Path(directory, name)
-        if path.is_file():
+        try:
+            is_there = path.is_file()
+        except OSError as error:
+            problems.append(f"CREDENTIALS_DIRECTORY can't be read: {error.strerror}")
+            break
+        if is_there:
             with _collecting(problems):
                 given[name] = Given(_read_text(path).strip(), str(path))
     return given
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path, unnamed: str = "the file") -> str:
     """Return the text of a file.
 
+    Args:
+        path: the file.
+        unnamed: the words for a file that does not exist. Its path may be a misplaced secret.
+
     Raises:
-        ValueError: with the path and the reason. The message does not quote the file.
+        ValueError: with the file and the reason. The message does not quote its content.
     """
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ValueError(f"{path} can't be read: {error.strerror}") from None
+        shown = path if _exists(path) else unnamed
+        raise ValueError(f"{shown} can't be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not UTF-8 text") from None
+    except ValueError:  # a null character in the path
+        raise ValueError(f"{unnamed} can't be read: its path is malformed") from None
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 # ---------- the YAML file
@@ -201,13 +220,14 @@ def _from_yaml(path: Path | None, problems: list[str]) -> dict[str, Given]:
     if path is None:
         return {}
     given = {}
-    content: dict[Any, Any] = {}
+    entries: list[tuple[int, Any, Any]] = []
     with _collecting(problems):
-        content = _yaml_content(path)
-    for key, value in content.items():
+        entries = _yaml_entries(path)
+    for line, key, value in entries:
         place = f"{path}: {key}"
-        if key not in SETTINGS:
-            problems.append(f"{place}: {_no_such_setting(str(key))}")
+        if not isinstance(key, str) or key not in SETTINGS:
+            # The key may be a misplaced secret: do not repeat it.
+            problems.append(f"{path}, line {line}: {_no_such_setting(str(key))}")
         elif isinstance(value, dict):
             problems.append(f"{place}: this value is a mapping: give a single value")
         elif value is not None or SETTINGS[key].may_be_empty:
@@ -231,8 +251,11 @@ def _yaml_text(value: object) -> str:
             return str(value)
 
 
-def _yaml_content(path: Path) -> dict[Any, Any]:
-    """Return the keys and values of a YAML file.
+CONFIG = "the file that --config or XOTS_CONFIG names"
+
+
+def _yaml_entries(path: Path) -> list[tuple[int, Any, Any]]:
+    """Return the keys and values of a YAML file, each with its line.
 
     Raises:
         ValueError: with the path and the problem. The message does not quote the file, since a
@@ -240,22 +263,31 @@ def _yaml_content(path: Path) -> dict[Any, Any]:
     """
     import yaml  # here, since most starts need no YAML
 
-    text = _read_text(path)
+    text = _read_text(path, CONFIG)
     try:
-        content = yaml.load(text, Loader=_text_loader())  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, ValueError) as error:
+        loader = _text_loader()(text)
+        root: Any = loader.get_single_node()
+        content = None if root is None else loader.construct_document(root)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}, line {mark.line + 1}" if mark else f"{path}"
         raise ValueError(
             f"{place}: this is not YAML: put quotes around values with special characters"
         ) from None
     if content is None:
-        return {}
+        return []
     if not isinstance(content, dict):
         raise ValueError(  # noqa: TRY004 - all problems of a source are ValueErrors
             f"{path}: this is not a list of settings: write one 'name: value' on each line"
         )
-    return content
+    lines = {str(key.value): key.start_mark.line + 1 for key, _ in root.value}
+    first = root.start_mark.line + 1
+    return [(lines.get(str(key), first), key, value) for key, value in content.items()]
+
+
+TEXT_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("map", "null", "seq", "str"))
+"""The YAML types that settings consist of. The other types are refused: their constructors fail
+with errors of all kinds."""
 
 
 def _text_loader() -> type[yaml.SafeLoader]:
@@ -264,7 +296,11 @@ def _text_loader() -> type[yaml.SafeLoader]:
     import yaml
 
     class TextLoader(yaml.SafeLoader):
-        pass
+        yaml_constructors: ClassVar = {
+            tag: construct
+            for tag, construct in yaml.SafeLoader.yaml_constructors.items()
+            if tag in TEXT_TAGS or tag is None
+        }
 
     null = re.compile(r"(~|null|Null|NULL|)\Z")
     TextLoader.yaml_implicit_resolvers = {}

@@ -16,7 +16,8 @@ from tornado.web import HTTPError
 from ..errors import LoginFailed, XotsError
 from ..keeping.login import LOGIN_TIMEOUT, LoginAttempt
 from ..lifecycle.account import Account
-from ..secret import Secret
+from ..safe_text import safe_text
+from ..secret import Secret, redacted
 from ..wording import span_text, time_text
 from ..xero.protocol import SCOPE_SETS, Connection, Credentials, authorize_url, new_code_verifier
 from . import login_cookie
@@ -364,11 +365,8 @@ def _error_of_xero(error: str, description: str) -> str:
             )
         case "invalid_scope":
             return f"Xero does not permit these scopes for this app: {GRANULAR}"
-    return f"Xero responded with an error: {_printable(error)} {_printable(description)}".rstrip()
-
-
-def _printable(text: str) -> str:
-    return "".join(filter(str.isprintable, text[:200]))
+    words = f"{safe_text(redacted(error))} {safe_text(redacted(description))}"
+    return f"Xero responded with an error: {words}".rstrip()
 
 
 ROUTES = [
