@@ -14,7 +14,6 @@ from collections.abc import Iterator
 
 from .errors import XotsError
 from .safe_text import safe_text
-from .secret import redacted
 
 __all__ = ["MAX_TRACEBACK_LINES", "error_text", "hush_libraries", "traceback_text"]
 
@@ -33,7 +32,7 @@ def error_text(error: BaseException) -> str:
     """Return the type of an exception, with its text if that quotes no data."""
     kind = type(error).__qualname__
     if isinstance(error, NAMES_ONLY):
-        return f"{kind}: {safe_text(redacted(str(error)), 1000)}"
+        return f"{kind}: {safe_text(str(error), 1000)}"
     if isinstance(error, OSError) and error.errno is not None:
         return f"{kind}: [Errno {error.errno}] {safe_text(error.strerror)}"  # without its file
     return kind

@@ -1,13 +1,14 @@
-"""``safe_text``: text from outside, made safe to show in the log, on a terminal and on a page.
+"""``safe_text``: text, made safe to show in the log, on a terminal and on a page.
 
 Text from outside is all that another program or user wrote: request paths, organisation names,
 error texts of the identity server, of Redis and of the system, host names. It may hold control
-characters that forge a line of the log, drive a terminal or reorder the text around them.
+characters that forge a line of the log, drive a terminal or reorder the text around them. It may
+also quote a secret.
 """
 
 from __future__ import annotations
 
-import re
+from .secret import redacted
 
 __all__ = ["MAX_MESSAGE", "safe_text"]
 
@@ -17,14 +18,17 @@ have some thousands."""
 
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 
-INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\uffa0]")
+INVISIBLE = frozenset(
+    "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180e\u180f\u2800\u3164\uffa0"
+)
 """Characters without a shape that Python counts as printable: fillers and joiners."""
 
 SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
 def safe_text(text: object, limit: int = 200) -> str:
-    r"""Return a text with visible characters only, on one line. It never raises.
+    r"""Return a text with visible characters only, on one line, without the values of live secrets.
+    It never raises.
 
     Everything else is escaped as Python writes it: ``\n``, ``\x1b``, ``\u202e``. That includes
     control characters, surrogates, bidirectional controls, zero-width characters and spaces other
@@ -35,10 +39,13 @@ def safe_text(text: object, limit: int = 200) -> str:
         limit: upper bound on the characters of the result. A longer one is cut, and ends with an
             ellipsis.
     """
-    shown = text if isinstance(text, str) else _str(text)
+    # A secret that is cut or escaped would not be recognised: redact first.
+    shown = redacted(text if isinstance(text, str) else _str(text), limit)
     if len(shown) <= limit and _is_visible(shown):
         return shown
     # No character becomes shorter, so the rest of a long text need not be looked at.
+    if len(shown) > limit and _is_visible(shown[:limit]):
+        return shown[: limit - 1] + ELLIPSIS
     parts, room = [], limit
     for character in shown[: limit + 1]:
         part = character if _is_visible(character) else _escaped(character)
@@ -57,7 +64,7 @@ def _str(value: object) -> str:
 
 
 def _is_visible(text: str) -> bool:
-    return text.isprintable() and not INVISIBLE.search(text)
+    return text.isprintable() and (text.isascii() or INVISIBLE.isdisjoint(text))
 
 
 def _escaped(character: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import sys
 import weakref
 from base64 import b64encode
 from collections.abc import Iterator
@@ -62,21 +63,31 @@ class Secret:
         raise TypeError("a Secret is not pickled: seal it instead")
 
 
-def redacted(text: str) -> str:
+def redacted(text: str, limit: int = sys.maxsize) -> str:
     """Return a text without the values of live secrets, also where they are escaped as in JSON,
-    percent-encoded, or in base64."""
+    percent-encoded, or in base64.
+
+    Args:
+        text: the text.
+        limit: only so many characters of the result are searched, since the caller cuts it there.
+    """
     starts = _registry.starts()
-    if not starts:
-        return text
-    found = {
-        form
-        for at in range(len(text) - MIN_LENGTH + 1)
-        for form in starts.get(text[at : at + MIN_LENGTH], ())
-        if text.startswith(form, at)
-    }
-    for form in sorted(found, key=len, reverse=True):  # one may be a part of another
-        text = text.replace(form, REPLACEMENT)
-    return text
+    places = range(min(len(text) - MIN_LENGTH, limit) + 1)
+    if starts.keys().isdisjoint([text[at : at + MIN_LENGTH] for at in places]):
+        return text  # as nearly always
+    parts: list[str] = []
+    at = shown = copied = 0
+    last = len(text) - MIN_LENGTH
+    while at <= last and shown <= limit:
+        found = [f for f in starts.get(text[at : at + MIN_LENGTH], ()) if text.startswith(f, at)]
+        if found:
+            parts += [text[copied:at], REPLACEMENT]
+            copied = at = at + max(map(len, found))  # one may be the beginning of another
+            shown += len(REPLACEMENT)
+        else:
+            at += 1
+            shown += 1
+    return "".join([*parts, text[copied:]])
 
 
 class _Registry:

@@ -15,7 +15,8 @@ import xots
 PACKAGE = Path(xots.__file__).parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("safe_text", "secret"),
+    ("secret",),
+    ("safe_text",),
     ("errors", "clock"),
     ("log_filters",),
     ("tasks",),

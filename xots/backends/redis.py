@@ -42,7 +42,6 @@ from ..clock import SystemClock
 from ..errors import StoreUnavailable
 from ..log_filters import hush_libraries
 from ..safe_text import safe_text
-from ..secret import redacted
 from ..tasks import cancel_until_done
 from . import redis_url
 from .base import (
@@ -360,7 +359,7 @@ def _explanation(error: Exception) -> str:
 def _shown(error: Exception) -> str:
     """Return the text of an error. That of a server may quote the command that it refused."""
     words = error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else error
-    return safe_text(redacted(str(words)))
+    return safe_text(str(words))
 
 
 def _tls_error(error: BaseException | None) -> ssl.SSLError | None:

@@ -49,7 +49,12 @@ class LogHandler(logging.StreamHandler[TextIO]):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the records that are due."""
-        for one in self._repeats.admitted(record):
+        try:
+            due = self._repeats.admitted(record)
+        except Exception:  # noqa: BLE001 - a message that cannot be formatted
+            self.handleError(record)
+            return
+        for one in due:
             super().emit(one)
 
     def close(self) -> None:
@@ -68,7 +73,6 @@ class LogHandler(logging.StreamHandler[TextIO]):
 
 
 def _message(record: logging.LogRecord) -> str:
-    # A cut secret would not be recognised: redact first.
     return safe_text(redacted(record.getMessage()), MAX_MESSAGE)
 
 

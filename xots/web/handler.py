@@ -19,7 +19,6 @@ from ..errors import NoToken, XotsError
 from ..keeping.keeper import TokenKeeper
 from ..safe_text import MAX_MESSAGE, safe_text
 from ..sealing import Sealer
-from ..secret import redacted
 from ..wording import time_text
 from . import guard, problems
 
@@ -153,8 +152,9 @@ class Handler(RequestHandler):
     @property
     def shown_target(self) -> str:
         """Method and path for the log. The query string may hold a code or a state."""
-        request = self.request
-        return f"{safe_text(request.method, 20)} {safe_text(redacted(request.path))}"
+        method, path = self.request.method, self.request.path
+        shown = method if method in self.SUPPORTED_METHODS else "(unknown method)"
+        return f"{shown} {safe_text(path) if path.startswith('/') else '(no path)'}"
 
     def decode_argument(self, value: bytes, name: str | None = None) -> str:
         """Return a parameter as text. Tornado's own error quotes the value.

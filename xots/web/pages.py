@@ -17,7 +17,7 @@ from ..errors import LoginFailed, XotsError
 from ..keeping.login import LOGIN_TIMEOUT, LoginAttempt
 from ..lifecycle.account import Account
 from ..safe_text import safe_text
-from ..secret import Secret, redacted
+from ..secret import Secret
 from ..wording import span_text, time_text
 from ..xero.protocol import SCOPE_SETS, Connection, Credentials, authorize_url, new_code_verifier
 from . import login_cookie
@@ -365,7 +365,7 @@ def _error_of_xero(error: str, description: str) -> str:
             )
         case "invalid_scope":
             return f"Xero does not permit these scopes for this app: {GRANULAR}"
-    words = f"{safe_text(redacted(error))} {safe_text(redacted(description))}"
+    words = f"{safe_text(error)} {safe_text(description)}"
     return f"Xero responded with an error: {words}".rstrip()
 
 

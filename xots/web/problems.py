@@ -29,7 +29,6 @@ from ..errors import (
     XotsError,
 )
 from ..safe_text import safe_text
-from ..secret import redacted
 
 __all__ = [
     "CHALLENGE",
@@ -121,7 +120,7 @@ def http_reason(error: HTTPError) -> str | None:
     if error.__cause__ is not None:
         return "the body of the request is malformed"
     message = error.get_message()
-    return safe_text(redacted(message), 1000) if message else None
+    return safe_text(message, 1000) if message else None
 
 
 def _response(

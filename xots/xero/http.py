@@ -19,7 +19,7 @@ from ..errors import SettingsError, UpstreamFailed
 from ..lifecycle.outcomes import Failure, NotSent, Outcome, Unknown
 from ..log_filters import hush_libraries
 from ..safe_text import safe_text
-from ..secret import Secret, redacted
+from ..secret import Secret
 from .protocol import (
     XERO,
     Credentials,
@@ -230,7 +230,7 @@ def _reason(error: Exception) -> str:
     """Return the cause in the words of the library or the system; for any other error its type
     alone, since its text may quote the request."""
     words = getattr(error, "message", None) or getattr(error, "strerror", None)
-    return safe_text(redacted(words)) if isinstance(words, str) else type(error).__name__
+    return safe_text(words) if isinstance(words, str) else type(error).__name__
 
 
 def _simple_client() -> AsyncHTTPClient:

@@ -92,14 +92,13 @@ MAX_RETRY_AFTER_SECONDS = 10**6
 """Upper bound on ``Retry-After``, about 12 days. A fault of a server stops refreshes no longer."""
 
 TOKEN = re.compile(r"[!-~]{1,16384}")
-"""A token: visible ASCII characters (RFC 6749 sections A.12 and A.17, without the space). Xero's
-have less than 2,000; a header with more than 16,384 is refused by most servers."""
+"""A token: visible ASCII (RFC 6749 sections A.12 and A.17, without the space). Xero's are 2,000."""
 
 TOKEN_TYPE = re.compile(r"[A-Za-z]{1,64}")
 """A token type: the name of an authentication scheme (RFC 6749 section A.13, letters only)."""
 
 SCOPE = re.compile(r"[ -~]{0,8192}")
-"""Scopes, separated by spaces (RFC 6749 section A.4). All of Xero's have about 3,000 characters."""
+"""Scopes, separated by spaces (RFC 6749 section A.4)."""
 
 Id = Annotated[str, msgspec.Meta(pattern=r"\A[!-~]{1,128}\Z")]
 """An id of an organisation, which is kept and shown: visible ASCII. Xero's are UUIDs."""
@@ -302,8 +301,7 @@ def read_connections(response: Response) -> list[Connection]:
         raise UpstreamFailed(f"the connections endpoint responded with status {response.status}")
     try:
         return msgspec.json.decode(response.body, type=list[Connection])
-    # Bytes that are not UTF-8 raise a ValueError that is none of msgspec's.
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+    except (msgspec.MsgspecError, ValueError, RecursionError):  # ValueError: not UTF-8
         raise UpstreamFailed(
             "the response of the connections endpoint is not a list of connections, each with ids "
             "of up to 128 printable characters"
