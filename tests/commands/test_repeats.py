@@ -57,6 +57,14 @@ def test_lines_below_warning_are_not_limited() -> None:
     assert len(lines(repeats, *[record(level=logging.INFO) for _ in range(500)])) == 500
 
 
+def test_lines_that_say_so_are_limited_at_every_level() -> None:
+    """A program that polls before a login is refused at INFO."""
+    repeats, records = Repeats(), [record(level=logging.INFO) for _ in range(500)]
+    for one in records:
+        one.limited = True
+    assert len(lines(repeats, *records)) == MAX_LINES
+
+
 def test_kinds_are_limited_apart() -> None:
     """A flood of one kind hides no other: message, level, logger and kind tell them apart."""
     repeats = Repeats()

@@ -11,6 +11,7 @@ import json
 import socket
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import pytest
 from support import inside
 from support.canaries import CANARY, Sinks, leaks, listening
 from support.command_line import process
+from support.running import running
 from support.web import BROWSER, origin
 
 from xots.errors import SettingsError, StoreUnavailable
@@ -497,6 +499,40 @@ def test_a_secret_in_place_of_a_file_is_not_repeated(name: str) -> None:
 
 
 # ---------- processes
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+async def test_the_output_of_a_server_is_visible_and_holds_no_secret(log_format: str) -> None:
+    """At DEBUG, from start to stop: each line of its log is one message."""
+    environment = {
+        "XOTS_PORT": "0",
+        "XOTS_STORE": "memory:",
+        "XOTS_CLIENT_ID": "C",
+        "XOTS_CLIENT_SECRET": CANARY,
+        "XOTS_LOG_LEVEL": "debug",
+        "XOTS_LOG_FORMAT": log_format,
+        "PYTHONASYNCIODEBUG": "1",
+    }
+    async with running("serve", **environment) as server:
+        found = await server.until("stderr", r"serving on http://127.0.0.1:(\d+)")
+        for path in (b"/\x1b[2J\x9b31m\xe2\x80\xae", b"/%0aforged", CANARY.encode()):
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(found[1]))
+            headers = b"Host: localhost:%b\r\nAuthorization: Basic %b\r\nConnection: close"
+            credentials = b64encode(b"C:" + CANARY.encode())
+            writer.write(
+                b"GET %b HTTP/1.1\r\n%b\r\n\r\n"
+                % (path, headers % (found[1].encode(), credentials))
+            )
+            await reader.read()
+            writer.close()
+        server.process.terminate()
+        assert await server.ended() == 0
+    lines = server.output.splitlines()
+    assert any("GET /" in line for line in lines)
+    assert all(line.isprintable() for line in lines)
+    assert leaks(server.output, [CANARY]) == []
+    if log_format == "json":
+        assert all("message" in json.loads(line) for line in lines)
 
 
 def test_an_unexpected_exception_of_a_command_quotes_nothing() -> None:

@@ -39,8 +39,8 @@ class Repeats:
     """Decides which records of a log are written.
 
     Records of one kind have the same logger, level and message template, and the same attribute
-    ``kind`` if they have one (``extra={"kind": …}``). Only records at WARNING or above are limited.
-    The time is that of the records.
+    ``kind`` if they have one (``extra={"kind": …}``). Records at WARNING or above are limited, and
+    those with ``extra={"limited": True}``. The time is that of the records.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Repeats:
         """Return the records to write now: a count for each kind whose window has ended, and the
         record itself unless there were too many of its kind."""
         due = self._ended(record.created)
-        if record.levelno < logging.WARNING:
+        if record.levelno < logging.WARNING and not getattr(record, "limited", False):
             return [*due, record]
         kind = (
             record.name,

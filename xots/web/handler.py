@@ -213,7 +213,7 @@ class Handler(RequestHandler):
         match value:
             case NoToken():
                 # A program that polls before a login is no fault of the server.
-                logger.info("%s: %s", where, value)
+                logger.info("%s: %s", where, value, extra={"limited": True})
             case HTTPError():
                 reason = problems.http_reason(value) or f"HTTP {value.status_code}"
                 logger.warning("%s: %s", where, reason, extra={"kind": value.status_code})
