@@ -42,7 +42,7 @@ QUOTING["a note"].add_note(CANARY)
 
 @pytest.mark.parametrize("error", QUOTING.values(), ids=QUOTING)
 @pytest.mark.safeguard(
-    file="xots/log_filters.py",
+    file="log_filters.py",
     old="        yield error_text(one)",
     new="        yield str(one)",
     protects_from="data that the text of an exception quotes in the log",

@@ -88,7 +88,7 @@ def test_an_object_that_cannot_be_shown_is_named() -> None:
 
 
 @pytest.mark.safeguard(
-    file="xots/errors.py",
+    file="errors.py",
     old="return safe_text(super().__str__(), MAX_MESSAGE)",
     new="return super().__str__()",
     protects_from="control characters of another program in a page, a response or a terminal",

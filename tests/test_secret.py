@@ -61,7 +61,7 @@ def test_a_live_secret_is_redacted_in_every_form(text: str) -> None:
 
 
 @pytest.mark.safeguard(
-    file="xots/secret.py",
+    file="secret.py",
     old="self._live[key] = weakref.ref(secret, forget)",
     new="self._live[hash(secret)] = weakref.ref(secret, forget)",
     protects_from="a secret in the log because an equal one was forgotten",

@@ -56,7 +56,7 @@ def text_log() -> Log:
 
 
 @pytest.mark.safeguard(
-    file="xots/commands/logs.py",
+    file="commands/logs.py",
     old="return safe_text(record.getMessage(), MAX_MESSAGE)",
     new="return record.getMessage()",
     protects_from="a forged line of the log, and control characters on a terminal",
@@ -97,7 +97,7 @@ def test_an_exception_in_json_is_a_field() -> None:
 
 
 @pytest.mark.safeguard(
-    file="xots/safe_text.py",
+    file="safe_text.py",
     old="shown = redacted(text if isinstance(text, str) else _str(text), limit)",
     new="shown = text if isinstance(text, str) else _str(text)",
     protects_from="a secret in the log that a library or a mistake quotes",

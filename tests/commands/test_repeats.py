@@ -24,7 +24,7 @@ def lines(repeats: Repeats, *records: logging.LogRecord) -> list[str]:
 
 
 @pytest.mark.safeguard(
-    file="xots/commands/repeats.py",
+    file="commands/repeats.py",
     old="return due if window.left_out > 0 else [*due, record]",
     new="return [*due, record]",
     protects_from="a disk that a flood of refused requests fills",

@@ -217,13 +217,13 @@ MALFORMED = {
 
 
 @pytest.mark.safeguard(
-    file="xots/web/handler.py",
+    file="web/handler.py",
     old='raise HTTPError(400, f"{what} is not UTF-8 text") from None',
     new='raise HTTPError(400, f"{what} is not UTF-8 text: {value!r}") from None',
     protects_from="a secret in the log and the response because its encoding is malformed",
 )
 @pytest.mark.safeguard(
-    file="xots/web/problems.py",
+    file="web/problems.py",
     old="if error.__cause__ is not None:",
     new="if False:",
     protects_from="a secret that Tornado's parsers quote in the log and the response",
@@ -550,7 +550,7 @@ def test_an_unexpected_exception_of_a_command_quotes_nothing() -> None:
 
 
 @pytest.mark.safeguard(
-    file="xots/commands/process.py",
+    file="commands/process.py",
     old="resource.setrlimit(resource.RLIMIT_CORE, (0, hard))",
     new="",
     protects_from="a core dump that holds tokens and keys",
@@ -573,7 +573,7 @@ def test_no_command_leaves_a_core_dump(command: list[str]) -> None:
 
 
 @pytest.mark.safeguard(
-    file="xots/commands/requesting.py",
+    file="commands/requesting.py",
     old='if not name.startswith("XOTS_") and name not in dropped',
     new="if name not in dropped",
     protects_from="the settings of xots, with their secrets, in a program that exec runs",

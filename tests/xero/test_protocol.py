@@ -328,7 +328,7 @@ def test_connections_are_read_as_xero_sends_them() -> None:
     "value", ["", "a b", "a\nb", "\x1b[2J", "\x9b", "\u202e", "é", "a\n", "x" * 129], ids=ascii
 )
 @pytest.mark.safeguard(
-    file="xots/xero/protocol.py",
+    file="xero/protocol.py",
     old='msgspec.Meta(pattern=r"\\A[!-~]{1,128}\\Z")',
     new='msgspec.Meta(pattern=r"")',
     protects_from="an id in the record that forges a line of the log or drives a terminal",

@@ -1,7 +1,7 @@
 """The log of a server: lines on stderr, as text or as JSON.
 
 Each record is one line of visible characters; the lines of an exception follow it, indented. So no
-text from outside can forge a line. Live secrets are redacted, as the last line of defence.
+text from outside can forge a line. ``safe_text`` also redacts live secrets.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import TextIO
 
 from ..log_filters import hush_libraries, traceback_text
 from ..safe_text import MAX_MESSAGE, safe_text
-from ..secret import redacted
 from .repeats import Repeats
 
 __all__ = ["LogHandler", "log_to_stderr"]
@@ -73,7 +72,7 @@ class LogHandler(logging.StreamHandler[TextIO]):
 
 
 def _message(record: logging.LogRecord) -> str:
-    return safe_text(redacted(record.getMessage()), MAX_MESSAGE)
+    return safe_text(record.getMessage(), MAX_MESSAGE)
 
 
 def _exception(record: logging.LogRecord) -> str:
@@ -81,7 +80,7 @@ def _exception(record: logging.LogRecord) -> str:
     if record.exc_info and record.exc_info[1] is not None:
         return traceback_text(record.exc_info[1])
     lines = (record.exc_text or "").splitlines()
-    return "\n".join(safe_text(redacted(line)) for line in lines)
+    return "\n".join(safe_text(line) for line in lines)
 
 
 class _TextLines(logging.Formatter):

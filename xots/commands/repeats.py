@@ -24,10 +24,14 @@ MAX_KINDS = 1000
 
 @dataclass
 class _Window:
-    """The lines of one kind, from the first one on."""
+    """The lines of one kind, from the first one on. It does not keep the records: an exception of
+    theirs would keep its frames alive."""
 
     began_at: float
-    first: logging.LogRecord
+    name: str
+    level: int
+    first: str
+    """The message of the first line."""
     count: int = 0
 
     @property
@@ -60,7 +64,11 @@ class Repeats:
         )
         if kind not in self._windows and len(self._windows) >= MAX_KINDS:
             due += self.counts()
-        window = self._windows.setdefault(kind, _Window(record.created, record))
+        if kind not in self._windows:
+            self._windows[kind] = _Window(
+                record.created, record.name, record.levelno, safe_text(record.getMessage())
+            )
+        window = self._windows[kind]
         window.count += 1
         return due if window.left_out > 0 else [*due, record]
 
@@ -81,14 +89,12 @@ class Repeats:
 
 def _count(window: _Window) -> logging.LogRecord:
     """Return the record that counts the lines of a window that were not written."""
-    first = window.first
-    message = "%d more lines like this one were counted in %d seconds: %s"
     return logging.LogRecord(
-        name=first.name,
-        level=first.levelno,
-        pathname=first.pathname,
-        lineno=first.lineno,
-        msg=message,
-        args=(window.left_out, WINDOW_SECONDS, safe_text(first.getMessage())),
+        name=window.name,
+        level=window.level,
+        pathname=__file__,
+        lineno=0,
+        msg="%d more lines like this one were counted in %d seconds: %s",
+        args=(window.left_out, WINDOW_SECONDS, window.first),
         exc_info=None,
     )
