@@ -34,15 +34,17 @@ class Finding:
         subject: the subject in one word.
         text: its state or, if it is not in order, the problem.
         failed: True if it is not in order.
+        warned: True if it works, but should be changed.
     """
 
     subject: str
     text: str
     failed: bool = False
+    warned: bool = False
 
     def __str__(self) -> str:
-        text = safe_text(self.text, MAX_MESSAGE)
-        return f"{'FAIL' if self.failed else 'ok':6}{self.subject:10}{text}"
+        state = "FAIL" if self.failed else "warn" if self.warned else "ok"
+        return f"{state:6}{self.subject:10}{safe_text(self.text, MAX_MESSAGE)}"
 
 
 async def check(settings: Settings) -> int:
@@ -61,6 +63,8 @@ async def check(settings: Settings) -> int:
 async def findings(settings: Settings) -> AsyncIterator[Finding]:
     """Yield a finding for each subject, in the order in which a start meets them."""
     yield _settings_finding(settings)
+    for warning in settings.warnings:
+        yield Finding("files", warning, warned=True)
     yield _client_finding(settings)
     yield Finding(
         "redirect", f"register exactly this redirect URI at Xero: {settings.redirect_uri}"
@@ -94,6 +98,8 @@ async def _store_findings(settings: Settings) -> AsyncIterator[Finding]:
             await store.check()
             names = await store.names()
             yield Finding(subject, shown_store(settings))
+            for warning in await store.warnings():
+                yield Finding(subject, warning, warned=True)
 
             subject = "key"
             account = await _open_records(settings, store, names)

@@ -9,11 +9,17 @@ from __future__ import annotations
 
 import os
 import secrets
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import SealError
+from .file_access import (
+    folder_problems,
+    make_folder,
+    open_folder,
+    restore_owner_rights,
+    secret_file_problems,
+)
 from .secret import Secret
 
 __all__ = ["KeyRing", "read_key_file", "write_key_file"]
@@ -57,64 +63,62 @@ def formatted(ring: KeyRing) -> str:
     return "\n".join([*lines, ""])
 
 
-def read_key_file(path: Path) -> KeyRing:
+def read_key_file(path: Path, place: str = "key_file") -> KeyRing:
     """Return the keys of a key file, at least one.
 
+    Args:
+        path: the file.
+        place: where the path was set. The messages name it instead of a path that cannot be opened,
+            since that text may be a key.
+
     Raises:
-        SealError: it can't be read, other users can read it, or it holds no key.
+        SealError: it can't be read, other users may know or replace it, or it holds no key.
     """
     try:
-        with path.open(encoding="ascii") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            ring = parsed(file.read())
-    except OSError as error:
-        raise SealError(f"{_named(path)} can't be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise SealError(f"the key file {path} can't be read: it is not ASCII text") from None
-    if mode & 0o077 and not _is_credential(path):
+        with path.open("rb") as file:
+            problems = secret_file_problems(path, file.fileno())
+            content = file.read()
+    except FileNotFoundError:
         raise SealError(
-            f"the key file {path} is open to other users (mode {mode:04o}): chmod 600 {path}"
-        )
+            f"{place}: no such file: name a file of sealing keys; xots key new prints a key"
+        ) from None
+    except OSError as error:
+        raise SealError(f"{place}: the key file can't be read: {error.strerror}") from None
+    except ValueError:
+        raise SealError(f"{place}: this is not the path of a file") from None
+    if problems:
+        raise SealError(f"{place}: the key file is not safe: {'; '.join(problems)}")
+    if not content.isascii():
+        raise SealError(f"{place}: the key file {path} can't be read: it is not ASCII text")
+    ring = parsed(content.decode("ascii"))
     if not ring.keys:
-        raise SealError(f"the key file {path} holds no key: xots key new prints one")
+        raise SealError(f"{place}: the key file {path} holds no key: xots key new prints one")
     return ring
-
-
-def _named(path: Path) -> str:
-    """Return the words for a key file. The path of one that does not exist may be a misplaced
-    key."""
-    try:
-        exists = path.exists()
-    except (OSError, ValueError):
-        exists = False
-    return f"the key file {path}" if exists else "the key file (setting key_file)"
-
-
-def _is_credential(path: Path) -> bool:
-    """Tell if systemd passed the file. Then its folder protects it, and the service's group may be
-    able to read it."""
-    folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    return folder is not None and path.resolve().is_relative_to(Path(folder).resolve())
 
 
 def write_key_file(path: Path, ring: KeyRing, *, new: bool = False) -> None:
     """Write a key file of mode 0600, completely or not at all.
 
     Args:
-        path: the file. A symbolic link stays, and the file that it names is written.
+        path: the file. A symbolic link stays, and the file that it names is written. A missing
+            folder is created.
         ring: the keys.
         new: refuse to replace a file.
 
     Raises:
-        SealError: it can't be written, belongs to another user, or exists although ``new`` is set.
+        SealError: it can't be written, belongs to another user, is in a folder that others can
+            write to, or exists although ``new`` is set.
     """
-    path = path.resolve()
+    real = path.resolve()
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _check_owner(path)
-        _write(path, formatted(ring), new=new)
+        make_folder(real.parent)
+        problems = folder_problems(path)
+        if problems:
+            raise SealError(f"the key file can't be written safely: {'; '.join(problems)}")
+        _check_owner(real)
+        _write(real, formatted(ring), new=new)
     except OSError as error:
-        raise SealError(f"the key file {path} can't be written: {error.strerror}") from None
+        raise SealError(f"the key file {real} can't be written: {error.strerror}") from None
 
 
 def _check_owner(path: Path) -> None:
@@ -129,6 +133,7 @@ def _write(path: Path, text: str, *, new: bool) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     try:
         with os.fdopen(os.open(draft, flags, 0o600), "w") as file:
+            restore_owner_rights(file.fileno())
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -136,14 +141,7 @@ def _write(path: Path, text: str, *, new: bool) -> None:
             os.link(draft, path)  # fails if the file exists, unlike a rename
         else:
             draft.rename(path)
-        _sync_folder(path.parent)
+        with open_folder(path.parent) as folder:
+            os.fsync(folder)
     finally:
         draft.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

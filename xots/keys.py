@@ -64,7 +64,7 @@ async def sealer_for(store: TokenStore, settings: Settings, *, make: bool = True
     if settings.key:
         return Sealer(settings.key)
     if settings.key_file is not None:
-        return _sealer_from(settings.key_file)
+        return _sealer_from(settings.key_file, settings.sources.get("key_file", "key_file"))
     if not store.durable and not store.shared:
         return Sealer.for_this_process()
     if not store.may_generate_key:
@@ -78,7 +78,7 @@ async def sealer_for(store: TokenStore, settings: Settings, *, make: bool = True
 async def _sealer_from_default(store: TokenStore, *, make: bool) -> Sealer:
     path = default_key_file()
     if path.exists():
-        return _sealer_from(path)
+        return _sealer_from(path, str(path))
     if names := await store.names():
         raise SealError(
             f"the store holds sealed logins ({', '.join(names)}), but their key is missing: {path} "
@@ -87,7 +87,7 @@ async def _sealer_from_default(store: TokenStore, *, make: bool) -> Sealer:
     if not make:
         return Sealer.for_this_process()  # the store is empty, and nothing will be sealed
     _generate_key_file(path)
-    return _sealer_from(path)
+    return _sealer_from(path, str(path))
 
 
 def _generate_key_file(path: Path) -> None:
@@ -105,15 +105,15 @@ def _generate_key_file(path: Path) -> None:
         )
 
 
-def _sealer_from(path: Path) -> Sealer:
+def _sealer_from(path: Path, place: str) -> Sealer:
     """Return a sealer with the keys of a file. It reads the file again when the keys change."""
-    return Sealer(read_key_file(path).keys, reload=lambda: _reread(path))
+    return Sealer(read_key_file(path, place).keys, reload=lambda: _reread(path, place))
 
 
-def _reread(path: Path) -> Sequence[Secret]:
+def _reread(path: Path, place: str) -> Sequence[Secret]:
     """Return the keys of a file; none if it can't be read, so that the sealer keeps its keys."""
     try:
-        return read_key_file(path).keys
+        return read_key_file(path, place).keys
     except SealError as error:
         logger.warning("the sealing keys can't be read again; the known ones stay: %s", error)
         return ()
@@ -122,13 +122,17 @@ def _reread(path: Path) -> Sequence[Secret]:
 # ---------- changes of a key file
 
 
-def add_key(path: Path) -> None:
+def add_key(path: Path, place: str = "key_file") -> None:
     """Add a new key to a key file. It opens from now on, and seals once it is promoted.
+
+    Args:
+        path: the file.
+        place: where the path was set, for messages.
 
     Raises:
         SealError: the file can't be read or written, or holds a key that waits to be promoted.
     """
-    ring = read_key_file(path)
+    ring = read_key_file(path, place)
     if ring.waiting is not None:
         raise SealError(
             f"the key file {path} holds a key that is not promoted yet: run xots key promote first"
@@ -136,13 +140,17 @@ def add_key(path: Path) -> None:
     write_key_file(path, replace(ring, waiting=new_key()))
 
 
-def promote_key(path: Path) -> bool:
+def promote_key(path: Path, place: str = "key_file") -> bool:
     """Make the waiting key of a key file the one that seals. Return False if none waits.
+
+    Args:
+        path: the file.
+        place: where the path was set, for messages.
 
     Raises:
         SealError: the file can't be read or written.
     """
-    ring = read_key_file(path)
+    ring = read_key_file(path, place)
     if ring.waiting is None:
         return False
     write_key_file(path, KeyRing((ring.waiting, *ring.promoted)))

@@ -220,6 +220,8 @@ async def serve(settings: Settings) -> None:
         CannotStart, SettingsError, StoreError, SealError: as for ``Server.start`` and ``stop``.
     """
     stop = stop_signal()
+    for warning in settings.warnings:
+        logger.warning("%s", warning)
     server = Server(settings)
     await server.start()
     if not is_loopback(settings.address):

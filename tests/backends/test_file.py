@@ -25,6 +25,7 @@ from support.store_programs import (
     python,
 )
 
+from xots import file_access
 from xots.backends import base
 from xots.backends import file as file_module
 from xots.backends.file import FileStore
@@ -105,7 +106,7 @@ async def test_nothing_is_created_before_the_first_use(folder: Path) -> None:
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o777])
 async def test_only_the_owner_has_rights(tmp_path: Path, umask: int) -> None:
     """The folder, the parents created with it and every file are closed, whatever the umask."""
     old = os.umask(umask)
@@ -244,7 +245,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "a pipe": (make_pipe, "is not a regular file"),
     "readable by the group": (
         lambda path: path.chmod(0o640),
-        r"is open to other users \(mode 0640\): .* chmod 0600",
+        r"is open to other users \(mode 0640\): chmod 600 /",
     ),
     "writable by all": (lambda path: path.chmod(0o602), r"is open to other users \(mode 0602\)"),
     "executable": (lambda path: path.chmod(0o700), r"is open to other users \(mode 0700\)"),
@@ -317,10 +318,16 @@ def give_away(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
 
 
 @pytest.mark.safeguard(
-    file="backends/file.py",
+    file="file_access.py",
     old="if found.st_uid not in owners:",
     new="if False:",
     protects_from="a record that another user owns",
+)
+@pytest.mark.safeguard(
+    file="file_access.py",
+    old="if found.st_uid not in _trusted_owners():",
+    new="if False:",
+    protects_from="a store or key in a folder that another user owns",
 )
 @pytest.mark.parametrize("file", ["default.sealed", ""])
 async def test_a_record_or_folder_of_another_user_is_refused(
@@ -331,16 +338,16 @@ async def test_a_record_or_folder_of_another_user_is_refused(
     for operation in (store.read("default"), store.swap("default", b"new", expected=version)):
         with pytest.raises(
             StoreUnavailable,
-            match=r"belongs to user \d+, but xots runs as user \d+: run it as the owner",
+            match=r"belongs to user \d+, but xots runs as user \d+: run xots as the owner",
         ):
             await operation
     assert (folder / "default.sealed").read_bytes() == b"old"
 
 
 @pytest.mark.safeguard(
-    file="backends/file.py",
-    old="forbidden=0o022",
-    new="forbidden=0",
+    file="file_access.py",
+    old="if mode & 0o022:",
+    new="if False:",
     protects_from="another user that replaces the record",
 )
 @pytest.mark.parametrize("mode", [0o770, 0o702, 0o1777])
@@ -357,7 +364,7 @@ async def test_a_folder_that_other_users_can_write_to_is_refused(
     ):
         with pytest.raises(
             StoreUnavailable,
-            match=rf"{folder} is open to other users \(mode {mode:04o}\): close it with",
+            match=rf"{folder} is open to other users \(mode {mode:04o}\), .* chmod go-w {folder}",
         ):
             await operation
     assert (folder / "default.sealed").read_bytes() == b"old"
@@ -584,7 +591,7 @@ async def test_a_network_file_system_causes_a_warning(
             f"36 35 {number} / /mnt/a\\040b rw,noatime shared:1 master:2 - {kind} "
             "host:/export rw,vers=4.2\n"
         )
-    monkeypatch.setattr(file_module, "MOUNTS", mounts)
+    monkeypatch.setattr(file_access, "MOUNTS", mounts)
     warnings = await store.warnings()
     assert len(warnings) == network
     assert not network or f"is on a network file system ({kind})" in warnings[0]

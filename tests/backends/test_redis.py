@@ -10,6 +10,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from support.redis_servers import (
@@ -418,6 +420,28 @@ async def test_warnings_name_possible_losses(own_server: RedisServer, open_store
     admin.config_set("maxmemory-policy", "allkeys-lru")
     (warning,) = await store.warnings()
     assert "deletes keys when its memory is full (maxmemory-policy allkeys-lru)" in warning
+
+
+@pytest.mark.safeguard(
+    file="backends/redis.py",
+    old="return self._file_warnings() + ",
+    new="return [] + ",
+    protects_from="a file of the Redis password that other users read unnoticed",
+)
+async def test_a_password_file_that_is_open_to_others_is_warned_about(
+    server: RedisServer, open_store: Opener, tmp_path: Path
+) -> None:
+    """The warning names the option and the remedy, also without the right to INFO."""
+    file = tmp_path / "password"
+    url = urlsplit(set_user(server, ACL_LINE.replace(" +info", "")))
+    file.write_text(url.password or "")
+    file.chmod(0o640)
+    named = f"redis://{url.username}@{url.hostname}:{url.port}/?password_file={file}"
+    assert await open_store(named).warnings() == [
+        f"password_file: {file} is open to other users (mode 0640): chmod 600 {file}"
+    ]
+    file.chmod(0o600)
+    assert await open_store(named).warnings() == []
 
 
 async def test_there_are_no_warnings_without_the_right_to_info(

@@ -175,6 +175,7 @@ async def test_a_fail_over_is_survived(
         )
         password = sentinel.folder / "password"
         password.write_text("secret\n")
+        password.chmod(0o600)
         url = (
             f"sentinel://127.0.0.1:{free_port()},127.0.0.1:{sentinel.port}/books/0"
             f"?password_file={password}&sentinel_password_file={password}"

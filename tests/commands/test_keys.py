@@ -57,6 +57,25 @@ def test_a_second_key_is_not_added_before_the_first_is_promoted(xots: Xots, key_
     assert key_file.read_text() == before
 
 
+@pytest.mark.parametrize("action", ["add", "promote"])
+def test_a_key_file_that_is_not_safe_or_not_there_is_refused(
+    xots: Xots, key_file: Path, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    """The message names the place and the remedy, and the status is 2. A key that stands in the
+    place of a path is not repeated."""
+    monkeypatch.setenv("XOTS_STORE", f"file://{key_file.parent}/store")
+    monkeypatch.setenv("XOTS_KEY_FILE", str(key_file))
+    key_file.chmod(0o644)
+    reason = xots("key", action).reason(status=2)
+    assert reason.startswith("xots: XOTS_KEY_FILE: ")
+    assert f"chmod 600 {key_file}" in reason
+    [key] = keys_in(key_file)
+    monkeypatch.setenv("XOTS_KEY_FILE", key)
+    reason = xots("key", action).reason(status=2)
+    assert reason.startswith("xots: XOTS_KEY_FILE: no such file")
+    assert key not in reason
+
+
 def test_add_refuses_to_change_a_file_while_the_keys_are_set(
     xots: Xots, key_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 from datetime import timedelta
 
 import pytest
-from support.bench import START, WEB_APP, Bench
+from support.bench import START, WEB_APP, Bench, eventually
 
 from xots.errors import NoCredentials, NotLoggedIn, StoreUnavailable, TokenUnavailable
 from xots.events import Refreshed
@@ -45,14 +45,65 @@ async def test_a_new_keeper_continues_with_the_stored_login(bench: Bench) -> Non
 
 
 async def test_a_check_of_the_store_says_why_it_cannot_be_used(bench: Bench) -> None:
-    """It finds a new failure, and does not repeat the check for a known one."""
+    """It finds a new failure, at most a second later."""
     keeper = await bench.keeper()
     assert await keeper.check_store() is None
     bench.store.fail("check", reason="the disk is broken")
+    bench.clock.advance(1)
     assert await keeper.check_store() == "the disk is broken"
     assert keeper.store_problem is None
     bench.store.repair()
+    bench.clock.advance(1)
     assert await keeper.check_store() is None
+
+
+@pytest.mark.safeguard(
+    file="keeping/checking.py",
+    old=" or age >= CHECK_INTERVAL_SECONDS",
+    new=" or age >= 0",
+    protects_from="a check of the store for each of a flood of /ready",
+)
+async def test_the_store_is_checked_at_most_once_a_second(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests at the same time, and those within the second after them, share one check."""
+    keeper, checks, check = await bench.keeper(), [], bench.store.check
+    go_on = asyncio.Event()
+
+    async def slow_check() -> None:
+        checks.append(bench.clock.elapsed())
+        await go_on.wait()
+        await check()
+
+    monkeypatch.setattr(bench.store, "check", slow_check)
+    callers = [asyncio.create_task(keeper.check_store()) for _ in range(100)]
+    await eventually(lambda: bool(checks))
+    go_on.set()
+    assert await asyncio.gather(*callers) == [None] * 100
+    bench.clock.advance(0.9)
+    assert await keeper.check_store() is None
+    assert len(checks) == 1
+    bench.clock.advance(0.1)
+    assert await keeper.check_store() is None
+    assert len(checks) == 2
+
+
+async def test_a_caller_that_disconnects_cancels_no_check_of_the_store(bench: Bench) -> None:
+    """The others still wait for it."""
+    keeper = await bench.keeper()
+    impatient = asyncio.create_task(keeper.check_store())
+    patient = asyncio.create_task(keeper.check_store())
+    await asyncio.sleep(0)
+    impatient.cancel()
+    assert await patient is None
+
+
+async def test_a_closed_keeper_checks_no_store(bench: Bench) -> None:
+    """The store may be closed already."""
+    keeper = await bench.keeper()
+    await keeper.close()
+    bench.store.fail("check", reason="the store is closed")
+    assert await keeper.check_store() == "the server is stopping"
 
 
 # ---------- tokens

@@ -199,7 +199,7 @@ async def test_a_wrong_or_missing_key_is_refused_and_overwrites_nothing(house: H
     (house.folder / "key").unlink()
     status, _, err = await house.command("serve")
     assert status == 2
-    assert "key_file" in err
+    assert "XOTS_KEY_FILE: no such file" in err
     (house.folder / "key").write_text(right)
     (house.folder / "key").chmod(0o644)
     status, _, err = await house.command("serve")

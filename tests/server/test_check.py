@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from support.command_line import Ended, process
@@ -55,6 +56,27 @@ def test_check_reports_each_subject_that_is_in_order(sandbox: Sandbox) -> None:
     assert "--token-url" in found["settings"]
     assert sandbox.token_url in found["xero"]
     assert not [one for one in sandbox.log[before:] if one.grant_type]
+
+
+def test_check_warns_of_a_secret_that_other_users_can_read(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """The line has the remedy, and the status stays 0."""
+    secret = tmp_path / "secret"
+    secret.write_text("hunter2")
+    secret.chmod(0o644)
+    ended = process(
+        "check",
+        "--token-url",
+        sandbox.token_url,
+        XOTS_CLIENT_ID="C",
+        XOTS_CLIENT_SECRET_FILE=str(secret),
+        XOTS_STORE="memory:",
+    )
+    assert (ended.status, ended.err) == (0, "")
+    [warning] = [line for line in ended.out.splitlines() if not line.startswith("ok")]
+    assert warning.split()[:2] == ["warn", "files"]
+    assert warning.endswith(f"chmod 600 {secret}")
 
 
 def test_check_reports_an_unreachable_token_url() -> None:

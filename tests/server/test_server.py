@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -105,6 +106,31 @@ async def test_a_signal_before_the_first_request_stops_it(started: Started) -> N
     async with started() as xots:
         xots.process.terminate()
         assert await xots.ended() == 0
+
+
+@pytest.mark.safeguard(
+    file="server.py",
+    old="    for warning in settings.warnings:",
+    new="    for warning in ():",
+    protects_from="a secret that other users read unnoticed",
+)
+async def test_a_start_warns_of_a_secret_that_other_users_can_read(tmp_path: Path) -> None:
+    """The warning comes first, with the remedy, and the server serves."""
+    secret = tmp_path / "secret"
+    secret.write_text("hunter2")
+    secret.chmod(0o644)
+    environment = {
+        "XOTS_CLIENT_ID": "C",
+        "XOTS_CLIENT_SECRET_FILE": str(secret),
+        "XOTS_STORE": "memory:",
+        "XOTS_LOG_LEVEL": "info",
+    }
+    async with running("-p", "0", **environment) as xots:
+        await xots.until("stderr", "serving on")
+    assert "WARNING" in xots.lines[0]
+    assert f"XOTS_CLIENT_SECRET_FILE: {secret} is open to other users" in xots.lines[0]
+    assert f"chmod 600 {secret}" in xots.lines[0]
+    assert "hunter2" not in xots.output
 
 
 @pytest.mark.parametrize("fault", ["hold-before", "hold-after"])

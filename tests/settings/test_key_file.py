@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from support.store_programs import AM_ROOT, OTHER_USER
 
 from xots.errors import SealError
 from xots.key_file import KeyRing, read_key_file, write_key_file
@@ -67,6 +68,7 @@ def test_a_credential_of_systemd_may_be_open_to_its_group(
 ) -> None:
     """The credentials directory protects it."""
     write(path, ONE.reveal(), 0o440)
+    path.parent.chmod(0o550)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(path.parent))
     assert read_key_file(path).keys == (ONE,)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(path.parent / "other"))
@@ -77,20 +79,71 @@ def test_a_credential_of_systemd_may_be_open_to_its_group(
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (None, "No such file"),
         ("", "holds no key"),
         ("# nothing yet\n", "holds no key"),
         (f"{ONE.reveal()}\xff", "not ASCII"),
     ],
 )
-def test_a_key_file_without_keys_is_refused(path: Path, text: str | None, says: str) -> None:
-    """The message names the file if it exists, and does not show its content."""
-    if text is not None:
-        write(path, text)
+def test_a_key_file_without_keys_is_refused(path: Path, text: str, says: str) -> None:
+    """The message names the file, and does not show its content."""
+    write(path, text)
     with pytest.raises(SealError, match=says) as caught:
         read_key_file(path)
-    assert (str(path) in str(caught.value)) == (text is not None)
+    assert str(path) in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (ONE.reveal(), "no such file"),
+        (f"/no/such/{ONE.reveal()}", "no such file"),
+        (ONE.reveal() * 99, "too long"),
+        (f"{ONE.reveal()}\0", "not the path of a file"),
+        (f"/etc/passwd/{ONE.reveal()}", "Not a directory"),
+    ],
+)
+def test_a_path_that_can_not_be_opened_is_not_repeated(text: str, says: str) -> None:
+    """It may be a key, in the wrong setting. The message names the place where it was set."""
+    with pytest.raises(SealError, match=f"^XOTS_KEY_FILE: .*{says}") as caught:
+        read_key_file(Path(text), "XOTS_KEY_FILE")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.safeguard(
+    file="key_file.py",
+    old="""        if problems:
+            raise""",
+    new="""        if False:
+            raise""",
+    protects_from="a new key that another user replaces",
+)
+@pytest.mark.parametrize("mode", [0o770, 0o777, 0o1777])
+def test_a_key_is_not_read_or_written_where_others_can_replace_it(path: Path, mode: int) -> None:
+    """This holds for the folder of a link too, and a refused write leaves nothing behind."""
+    write(path, ONE.reveal())
+    links = path.parent.with_name("links")
+    links.mkdir()
+    (links / "key").symlink_to(path)
+    for folder, name in ((path.parent, path), (links, links / "key")):
+        folder.chmod(mode)
+        with pytest.raises(SealError, match=f"{folder} is open to other users"):
+            read_key_file(name)
+        for target in (name, folder / "new"):
+            with pytest.raises(SealError, match=f"{folder} is open to other users"):
+                write_key_file(target, KeyRing((TWO,)))
+        folder.chmod(0o700)
+        assert len(list(folder.iterdir())) == 1
+    assert read_key_file(path).keys == (ONE,)
+
+
+@pytest.mark.skipif(not AM_ROOT, reason="only root can give files to other users")
+def test_a_key_file_of_another_user_is_not_read(path: Path) -> None:
+    """That user could replace the keys at any time."""
+    write(path, ONE.reveal())
+    os.chown(path, OTHER_USER, OTHER_USER)
+    with pytest.raises(SealError, match=f"belongs to user {OTHER_USER}.* chown 0 {path}"):
+        read_key_file(path)
 
 
 def test_a_new_key_file_replaces_none(path: Path) -> None:

@@ -196,6 +196,90 @@ def test_a_file_can_hold_the_client_secret(tmp_path: Path) -> None:
     assert settings.sources["client_secret"] == "--client-secret-file"
 
 
+@pytest.mark.safeguard(
+    file="settings/sources.py",
+    old='warnings += (f"{place}: {danger}" for danger in dangers)',
+    new="pass",
+    protects_from="a file of the client secret that other users read unnoticed",
+)
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o620, 0o602])
+def test_a_client_secret_file_that_is_open_to_others_is_warned_about(
+    tmp_path: Path, mode: int
+) -> None:
+    """The secret is used all the same. The warning names the place and the remedy."""
+    path = tmp_path / "secret"
+    path.write_text(SECRET)
+    path.chmod(mode)
+    arguments = {"client_id": "C", "client_secret_file": str(path)}
+    settings = load(arguments, {})
+    assert settings.client_secret == Secret(SECRET)
+    [warning] = settings.warnings
+    assert warning == (
+        f"--client-secret-file: {path} is open to other users (mode {mode:04o}): chmod 600 {path}"
+    )
+    path.chmod(0o600)
+    assert load(arguments, {}).warnings == ()
+    tmp_path.chmod(0o777)
+    assert len(load(arguments, {}).warnings) == 1
+
+
+@pytest.mark.safeguard(
+    file="settings/sources.py",
+    old="    if any(_is_secret(name, found.text) for name, found in given.items()):",
+    new="    if False:",
+    protects_from="secrets in a YAML file that other users read unnoticed",
+)
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"client_secret: {SECRET}",
+        f"key: {SECRET}",
+        f"store: redis://u:{SECRET}@localhost",
+        f"proxy: http://u:{SECRET}@proxy.example",
+    ],
+)
+def test_a_yaml_file_with_a_secret_that_is_open_to_others_is_warned_about(
+    config: Path, line: str
+) -> None:
+    """A source that wins over the file does not make the secret in it less readable."""
+    config.write_text(f"client_id: C\n{line}\n")
+    config.chmod(0o644)
+    name = line.partition(":")[0]
+    stronger = {f"XOTS_{name.upper()}": "http://proxy" if name == "proxy" else "memory:"}
+    for environment in ({}, stronger):
+        [warning] = load({}, environment, config).warnings
+        assert warning == f"{config} is open to other users (mode 0644): chmod 600 {config}"
+        assert SECRET not in warning
+    config.chmod(0o600)
+    assert load({}, {}, config).warnings == ()
+
+
+def test_a_yaml_file_without_a_secret_may_be_open_to_others(config: Path) -> None:
+    """Client id, proxy and store without a password, and paths of secret files, are no secrets."""
+    config.write_text(
+        "client_id: C\nkey_file: /no/key\nproxy: http://proxy.example:3128\n"
+        "store: redis://user@localhost:6379/0\n"
+    )
+    config.chmod(0o644)
+    assert load({}, {}, config).warnings == ()
+
+
+def test_a_secret_credential_that_is_open_to_others_is_warned_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd's folder keeps other users out; a folder that only has the name does not."""
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    for name, text in (("client_id", "C"), ("client_secret", SECRET)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o444)
+    environment = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    tmp_path.chmod(0o500)
+    assert load({}, environment).warnings == ()
+    tmp_path.chmod(0o755)
+    [warning] = load({}, environment).warnings
+    assert warning.startswith(f"{tmp_path}/client_secret is open to other users")
+
+
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", f"{SECRET}\nand more\n".encode()])
 def test_a_file_without_a_client_secret_is_a_problem(tmp_path: Path, content: bytes) -> None:
     """The problem names the file, and does not show its content."""

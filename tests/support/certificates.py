@@ -75,6 +75,7 @@ def make_certificates(folder: Path) -> Certificates:
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain
         )
         (folder / f"{name}.key").write_bytes(pem)
+        (folder / f"{name}.key").chmod(0o600)
         return subject, key
 
     ca = make("ca", None)

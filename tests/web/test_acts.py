@@ -32,7 +32,7 @@ async def test_the_button_of_a_page_acts_once(
         "POST", origin(server) + page.form.action, headers, urlencode(page.form.fields)
     )
     if path == "/refresh":
-        assert (response.status, response.headers["Location"]) == (303, "/token")
+        assert (response.status, response.headers["Location"]) == (303, "/home")
         assert [one.outcome for one in sandbox.refreshes()] == [Outcome.ISSUED]
         return
     if path == "/logout":

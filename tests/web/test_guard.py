@@ -1,4 +1,4 @@
-"""The guard: Host, request target, Fetch Metadata and Origin, sent over real sockets."""
+"""The guard: each of its rules over real sockets, and the cases of each as a pure decision."""
 
 from __future__ import annotations
 
@@ -14,7 +14,16 @@ from tornado.httputil import HTTPHeaders
 
 from xots.sandbox import DEFAULT_CLIENT_ID
 from xots.server import Server
-from xots.web.guard import allowed_hosts, is_loopback_name, looks_like_browser, refusal
+from xots.web.guard import (
+    Decision,
+    Refusal,
+    Request,
+    allowed_hosts,
+    decide,
+    is_loopback_name,
+    is_opened_by_user,
+    looks_like_browser,
+)
 
 PATHS = (
     "/",
@@ -36,12 +45,39 @@ PATHS = (
     "/token?min_ttl=5",
 )
 LANDING = ("/", "/login", "/home", "/code")
+PROBES = ("/ping", "/ready")
 REFUSED = r"WARNING xots\.web: "
+EVIL = "http://evil.example"
+
+
+def without(condition: str, *, protects_from: str) -> pytest.MarkDecorator:
+    """Return the mark of the rule with this condition."""
+    return pytest.mark.safeguard(
+        file="web/guard.py",
+        old=f"Rule({condition}, " if condition in ONE_LINE else f"        {condition},\n",
+        new="Rule(lambda _: False, " if condition in ONE_LINE else "        lambda _: False,\n",
+        protects_from=protects_from,
+    )
+
+
+ONE_LINE = frozenset(
+    {
+        "_is_no_path",
+        "_has_no_single_host",
+        "_has_foreign_origin",
+        "_comes_from_other_site",
+        "_loads_service_worker",
+        "_has_foreign_referer",
+        "_is_navigation_preload",
+        "_is_not_top_level",
+    }
+)
+"""The conditions whose rules have one line in the source."""
 
 
 @dataclass(frozen=True)
 class Raw:
-    """An response as it came: status 0 if the connection was closed without one."""
+    """A response as it came: status 0 if the connection was closed without one."""
 
     status: int
     head: str
@@ -160,6 +196,11 @@ HOSTS: dict[str, Callable[[int], list[str]]] = {
 }
 
 
+MALFORMED = ("empty", "missing", "twice the same", "ours then another", "another then ours")
+"""Of these, a request to a probe's path is refused too."""
+
+
+@without("_is_for_unknown_host", protects_from="a page that reads the token by DNS rebinding")
 @pytest.mark.parametrize("lines", HOSTS.values(), ids=HOSTS.keys())
 async def test_another_host_is_refused_on_every_path(
     logged_in: Server, unserved: Any, expected_log: Any, lines: Callable[[int], list[str]]
@@ -168,9 +209,37 @@ async def test_another_host_is_refused_on_every_path(
     expected_log.perhaps(REFUSED)
     port = logged_in.port
     for path, method in product(PATHS, ("GET", "POST")):
-        unserved(await speak(port, request(path, lines(port), method=method)))
+        if path not in PROBES:
+            unserved(await speak(port, request(path, lines(port), method=method)))
 
 
+@pytest.mark.parametrize("path", PROBES)
+async def test_a_probe_may_use_any_one_host(
+    logged_in: Server, unserved: Any, expected_log: Any, path: str
+) -> None:
+    """A load balancer connects by address, and the response says one bit."""
+    expected_log.perhaps(REFUSED)
+    port = logged_in.port
+    for host in ("10.0.0.7", f"10.0.0.7:{port}", "evil.example", f"0.0.0.0:{port}"):
+        response = await speak(port, request(path, [f"Host: {host}"]))
+        assert (response.status, response.body) == (200, b'{"ready":true}\n')
+    for name in MALFORMED:
+        unserved(await speak(port, request(path, HOSTS[name](port))))
+    lines = ["Host: evil.example", "Origin: http://other.example"]
+    assert (await speak(port, request(path, lines))).status == 403
+
+
+async def test_a_refused_host_is_told_which_setting_adds_it(
+    logged_in: Server, get: Any, expected_log: Any
+) -> None:
+    """In one sentence."""
+    expected_log(REFUSED)
+    response = await get(f"{logged_in.url}/token", Host="proxy.example")
+    assert response.status == 421
+    assert "add the name to the setting allowed_hosts" in response.json["detail"]
+
+
+@without("_has_no_single_host", protects_from="taking HTTP/1.0 without Host for loopback")
 @pytest.mark.parametrize("version", ["HTTP/1.0", "HTTP/1.1"])
 @pytest.mark.parametrize("lines", [[], ["Host:"], ["Host: \t "]], ids=["missing", "empty", "blank"])
 async def test_a_request_without_host_is_refused_in_every_version(
@@ -219,89 +288,10 @@ async def test_a_refusal_does_not_repeat_the_host(logged_in: Server, expected_lo
     assert b"evil.example" not in response.body
 
 
-# ---------- Fetch Metadata
-
-SITES = ("cross-site", "same-site", "unheard-of", "", "none, cross-site")
-MODES = ("navigate", "no-cors", "cors", "same-origin", "websocket")
-METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")
-
-
-def permitted(path: str, method: str, mode: str, destination: str) -> bool:
-    """True for a top-level navigation to a path at which a user may arrive from elsewhere."""
-    landing = path.partition("?")[0] in LANDING
-    return (
-        landing and method in ("GET", "HEAD") and mode == "navigate" and destination == "document"
-    )
-
-
-@pytest.mark.parametrize("site", SITES)
-async def test_pages_of_other_sites_reach_only_the_landing_paths(
-    logged_in: Server, unserved: Any, expected_log: Any, site: str
-) -> None:
-    """Every route, method and mode. Another port of localhost is same-site, and foreign too."""
-    expected_log(REFUSED)
-    port = logged_in.port
-    for path, method, mode in product(PATHS, METHODS, MODES):
-        destination = "document" if mode == "navigate" else "empty"
-        lines = [
-            f"Host: localhost:{port}",
-            f"Sec-Fetch-Site: {site}",
-            f"Sec-Fetch-Mode: {mode}",
-            f"Sec-Fetch-Dest: {destination}",
-        ]
-        response = await speak(port, request(path, lines, method=method))
-        if not permitted(path, method, mode, destination):
-            unserved(response)
-        elif path != "/code":  # which refuses for want of a login
-            assert response.status in (200, 303)
-
-
-@pytest.mark.parametrize("destination", ["iframe", "frame", "embed", "object", "fencedframe"])
-async def test_frames_of_other_sites_reach_no_landing_path(
-    logged_in: Server, unserved: Any, expected_log: Any, destination: str
-) -> None:
-    """Only a top-level navigation is the user's own."""
-    expected_log(REFUSED)
-    port = logged_in.port
-    for path, site in product(LANDING, ("cross-site", "same-site")):
-        lines = [
-            f"Host: localhost:{port}",
-            f"Sec-Fetch-Site: {site}",
-            "Sec-Fetch-Mode: navigate",
-            f"Sec-Fetch-Dest: {destination}",
-        ]
-        unserved(await speak(port, request(path, lines)))
-
-
-async def test_a_foreign_request_without_a_mode_reaches_no_landing_path(
-    logged_in: Server, unserved: Any, expected_log: Any
-) -> None:
-    """Without Sec-Fetch-Mode it does not count as a navigation."""
-    expected_log(REFUSED)
-    port = logged_in.port
-    for path in PATHS:
-        unserved(
-            await speak(
-                port, request(path, [f"Host: localhost:{port}", "Sec-Fetch-Site: cross-site"])
-            )
-        )
-
-
-@pytest.mark.parametrize("site", ["same-origin", "none"])
-async def test_the_servers_own_pages_and_the_address_bar_are_served(
-    logged_in: Server, site: str
-) -> None:
-    """A click on a page of this server, and a typed address."""
-    port = logged_in.port
-    for path in ("/home", "/login", "/status", "/livez", "/style.css"):
-        lines = [f"Host: localhost:{port}", f"Sec-Fetch-Site: {site}", "Sec-Fetch-Mode: navigate"]
-        assert (await speak(port, request(path, lines))).status == 200
-
-
 # ---------- Origin
 
 ORIGINS: dict[str, Callable[[int], str]] = {
-    "another site": lambda port: "http://evil.example",
+    "another site": lambda port: EVIL,
     "null": lambda port: "null",
     "another port": lambda port: f"http://localhost:{port + 1}",
     "another name of loopback": lambda port: f"http://127.0.0.1:{port}",
@@ -309,39 +299,26 @@ ORIGINS: dict[str, Callable[[int], str]] = {
     "no port": lambda port: "http://localhost",
     "ours within another": lambda port: f"http://localhost:{port}.evil.example",
     "empty": lambda port: "",
-    "a list": lambda port: f"http://localhost:{port} http://evil.example",
+    "a list": lambda port: f"http://localhost:{port} {EVIL}",
+    "two headers": lambda port: f"http://localhost:{port}\r\nOrigin: {EVIL}",
 }
+METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "BREW")
 
 
+@without("_has_foreign_origin", protects_from="a foreign page's WebSocket handshake or fetch")
 @pytest.mark.parametrize("origin", ORIGINS.values(), ids=ORIGINS.keys())
-@pytest.mark.parametrize("path", ["/login", "/home"])
-async def test_a_post_of_another_origin_changes_nothing(
-    logged_in: Server, unserved: Any, expected_log: Any, path: str, origin: Callable[[int], str]
+async def test_another_origin_is_refused_on_every_path_and_method(
+    logged_in: Server, unserved: Any, expected_log: Any, origin: Callable[[int], str]
 ) -> None:
-    """A browser without Fetch Metadata sends Origin. It must be exactly this server's own."""
+    """It must be exactly this server's own. Same-origin beside it does not help."""
     expected_log(REFUSED)
     port = logged_in.port
-    lines = [
-        f"Host: localhost:{port}",
-        f"Origin: {origin(port)}",
-        "Content-Type: application/x-www-form-urlencoded",
-    ]
-    unserved(await speak(port, request(path, lines, method="POST", body=b"client_id=evil")))
-
-
-async def test_a_foreign_origin_is_refused_even_beside_same_origin(
-    logged_in: Server, unserved: Any, expected_log: Any
-) -> None:
-    """No browser sends such a contradiction. The stricter header decides."""
-    expected_log(REFUSED)
-    port = logged_in.port
-    lines = [
-        f"Host: localhost:{port}",
-        "Origin: http://evil.example",
-        "Sec-Fetch-Site: same-origin",
-    ]
-    for path in ("/login", "/home"):
-        unserved(await speak(port, request(path, lines, method="POST", body=b"client_id=evil")))
+    lines = [f"Host: localhost:{port}", f"Origin: {origin(port)}", "Sec-Fetch-Site: same-origin"]
+    for path, method in product(PATHS, METHODS):
+        for sent in (lines, lines[:2]):
+            response = await speak(port, request(path, sent, method=method))
+            unserved(response)
+            assert response.status == 403
 
 
 async def test_a_post_of_this_servers_origin_is_accepted(logged_in: Server) -> None:
@@ -350,6 +327,7 @@ async def test_a_post_of_this_servers_origin_is_accepted(logged_in: Server) -> N
     lines = [
         f"Host: localhost:{port}",
         f"Origin: http://localhost:{port}",
+        "Accept: text/html",
         "Content-Type: application/x-www-form-urlencoded",
     ]
     response = await speak(port, request("/login", lines, method="POST", body=b"client_id=mine"))
@@ -369,26 +347,378 @@ async def test_same_origin_does_not_excuse_a_foreign_host(
         "Sec-Fetch-Site: same-origin",
     ]
     for path, method in product(PATHS, METHODS):
-        unserved(await speak(port, request(path, lines, method=method)))
+        if path not in PROBES:
+            unserved(await speak(port, request(path, lines, method=method)))
 
 
-async def test_a_websocket_handshake_is_refused(
-    logged_in: Server, unserved: Any, expected_log: Any
+# ---------- prefetch and WebSocket
+
+HIDDEN = {
+    "speculation rules": ["Sec-Purpose: prefetch;prerender"],
+    "any other purpose": ["Sec-Purpose: "],
+    "an older browser": ["Purpose: prefetch"],
+    "Safari": ["X-Purpose: preview"],
+    "Firefox": ["X-Moz: prefetch"],
+}
+
+
+@without("_is_prefetch", protects_from="a foreign page's prefetch, which looks like the user's own")
+@pytest.mark.parametrize("lines", HIDDEN.values(), ids=HIDDEN.keys())
+async def test_a_prefetch_is_refused_on_every_path(
+    logged_in: Server, unserved: Any, expected_log: Any, lines: list[str]
 ) -> None:
-    """There is no WebSocket here. A foreign page's handshake is refused as any request."""
+    """It arrives with ``Sec-Fetch-Site: none``, as if the user had typed the address."""
+    expected_log(REFUSED)
+    port = logged_in.port
+    own = [f"Host: localhost:{port}", "Sec-Fetch-Site: none", "Sec-Fetch-Mode: navigate"]
+    for path in PATHS:
+        unserved(await speak(port, request(path, own + lines)))
+
+
+@without("_is_websocket", protects_from="a WebSocket handshake that counts as a GET")
+@pytest.mark.parametrize("upgrade", ["websocket", "WebSocket", "h2c, websocket", "websocket/13"])
+async def test_a_websocket_handshake_is_refused(
+    logged_in: Server, unserved: Any, expected_log: Any, upgrade: str
+) -> None:
+    """There is no WebSocket here. A handshake carries no Fetch Metadata."""
     expected_log(REFUSED)
     port = logged_in.port
     lines = [
         f"Host: localhost:{port}",
-        "Upgrade: websocket",
-        "Origin: http://evil.example",
-        "Sec-Fetch-Site: cross-site",
-        "Sec-Fetch-Mode: websocket",
+        f"Upgrade: {upgrade}",
         "Sec-WebSocket-Version: 13",
         "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
     ]
     for path in PATHS:
         unserved(await speak(port, request(path, lines)))
+
+
+async def test_an_upgrade_to_http_2_is_served_as_usual(logged_in: Server) -> None:
+    """``curl --http2`` offers one with each request."""
+    lines = [f"Host: localhost:{logged_in.port}", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"]
+    response = await speak(logged_in.port, request("/token", lines))
+    assert response.status == 200
+
+
+# ---------- Fetch Metadata
+
+SITES = ("cross-site", "same-site", "unheard-of", "", "none, cross-site")
+MODES = ("navigate", "no-cors", "cors", "same-origin", "websocket")
+
+
+def permitted(path: str, method: str, mode: str) -> bool:
+    """True for a navigation to a path at which a user may arrive from elsewhere."""
+    landing = path.partition("?")[0] in LANDING
+    return landing and method in ("GET", "HEAD") and mode == "navigate"
+
+
+@without("_comes_from_other_site", protects_from="requests of a foreign page")
+@pytest.mark.parametrize("site", SITES)
+async def test_pages_of_other_sites_reach_only_the_landing_paths(
+    logged_in: Server, unserved: Any, expected_log: Any, site: str
+) -> None:
+    """Every route, method and mode. Another port of localhost is same-site, and foreign too."""
+    expected_log(REFUSED)
+    port = logged_in.port
+    for path, method, mode in product(PATHS, METHODS, MODES):
+        lines = [
+            f"Host: localhost:{port}",
+            f"Sec-Fetch-Site: {site}",
+            f"Sec-Fetch-Mode: {mode}",
+            f"Sec-Fetch-Dest: {'document' if mode == 'navigate' else 'empty'}",
+        ]
+        response = await speak(port, request(path, lines, method=method))
+        if not permitted(path, method, mode):
+            unserved(response)
+        elif path != "/code":  # which refuses for want of a login
+            assert response.status in (200, 303)
+
+
+@without("_is_not_top_level", protects_from="frames, and service workers that pass navigations on")
+@pytest.mark.parametrize(
+    "destination", ["iframe", "frame", "embed", "object", "fencedframe", "empty", ""]
+)
+async def test_frames_and_service_workers_reach_no_path(
+    logged_in: Server, unserved: Any, expected_log: Any, destination: str
+) -> None:
+    """Only a top-level navigation is the user's own, from this server's pages too."""
+    expected_log(REFUSED)
+    port = logged_in.port
+    for path, site in product(PATHS, ("cross-site", "same-site", "same-origin", "none")):
+        lines = [
+            f"Host: localhost:{port}",
+            f"Sec-Fetch-Site: {site}",
+            "Sec-Fetch-Mode: navigate",
+            f"Sec-Fetch-Dest: {destination}",
+        ]
+        unserved(await speak(port, request(path, lines)))
+
+
+@without("_is_navigation_preload", protects_from="service workers that read the user's navigation")
+@pytest.mark.parametrize("value", ["true", "", "other"])
+async def test_a_navigation_preload_reaches_no_path(
+    logged_in: Server, unserved: Any, expected_log: Any, value: str
+) -> None:
+    """The browser sends the user's own navigation, and a service worker reads the response. The
+    worker chooses the value (Service Workers, "navigation preload")."""
+    expected_log(REFUSED)
+    port = logged_in.port
+    for path in PATHS:
+        lines = [
+            f"Host: localhost:{port}",
+            "Sec-Fetch-Site: none",
+            "Sec-Fetch-Mode: navigate",
+            "Sec-Fetch-Dest: document",
+            f"Service-Worker-Navigation-Preload: {value}",
+        ]
+        unserved(await speak(port, request(path, lines)))
+
+
+async def test_a_foreign_request_without_a_mode_reaches_no_landing_path(
+    logged_in: Server, unserved: Any, expected_log: Any
+) -> None:
+    """Without Sec-Fetch-Mode it does not count as a navigation."""
+    expected_log(REFUSED)
+    port = logged_in.port
+    for path in PATHS:
+        lines = [f"Host: localhost:{port}", "Sec-Fetch-Site: cross-site"]
+        unserved(await speak(port, request(path, lines)))
+
+
+@pytest.mark.parametrize("site", ["same-origin", "none"])
+async def test_the_servers_own_pages_and_the_address_bar_are_served(
+    logged_in: Server, site: str
+) -> None:
+    """A click on a page of this server, and a typed address."""
+    port = logged_in.port
+    for path in ("/home", "/login", "/status", "/livez", "/style.css"):
+        lines = [f"Host: localhost:{port}", f"Sec-Fetch-Site: {site}", "Sec-Fetch-Mode: navigate"]
+        assert (await speak(port, request(path, lines))).status == 200
+
+
+@without("_comes_from_script", protects_from="a token that a left service worker fetches")
+@pytest.mark.parametrize("mode", ["cors", "same-origin", "no-cors", ""])
+async def test_a_script_of_this_origin_reaches_only_style_and_status(
+    logged_in: Server, unserved: Any, expected_log: Any, mode: str
+) -> None:
+    """A service worker of another program that had this port is same-origin."""
+    expected_log(REFUSED)
+    port = logged_in.port
+    lines = [f"Host: localhost:{port}", "Sec-Fetch-Site: same-origin", f"Sec-Fetch-Mode: {mode}"]
+    for path in PATHS:
+        response = await speak(port, request(path, lines))
+        if path in ("/style.css", "/status"):
+            assert response.status == 200
+        else:
+            unserved(response)
+
+
+async def test_a_mode_without_a_site_is_that_of_a_program(logged_in: Server) -> None:
+    """Node's fetch sends it."""
+    lines = [f"Host: localhost:{logged_in.port}", "Sec-Fetch-Mode: cors", "Accept-Language: *"]
+    assert (await speak(logged_in.port, request("/token", lines))).status == 200
+
+
+# ---------- service workers
+
+
+@without("_loads_service_worker", protects_from="a service worker that stays on this port")
+@pytest.mark.parametrize("path", ["/sw.js", "/nowhere", "/token", "/home", "/"])
+async def test_the_script_of_a_service_worker_is_one_that_unregisters_itself(
+    logged_in: Server, path: str
+) -> None:
+    """On every path: the one that the other program used is not known."""
+    port = logged_in.port
+    lines = [
+        f"Host: localhost:{port}",
+        "Service-Worker: script",
+        "Sec-Fetch-Site: same-origin",
+        "Sec-Fetch-Mode: same-origin",
+        "Sec-Fetch-Dest: serviceworker",
+    ]
+    response = await speak(port, request(path, lines))
+    assert response.status == 200
+    assert "Content-Type: text/javascript" in response.head
+    assert "Service-Worker-Allowed: /" in response.head
+    assert b"self.registration.unregister()" in response.body
+    assert b"eyJ" not in response.body
+
+
+async def test_a_foreign_page_receives_no_service_worker(
+    logged_in: Server, unserved: Any, expected_log: Any
+) -> None:
+    """The rules before it hold."""
+    expected_log(REFUSED)
+    port = logged_in.port
+    for lines in (
+        [f"Host: localhost:{port}", "Sec-Fetch-Site: cross-site"],
+        [f"Host: localhost:{port}", f"Origin: {EVIL}"],
+        ["Host: evil.example"],
+    ):
+        unserved(await speak(port, request("/sw.js", [*lines, "Service-Worker: script"])))
+
+
+# ---------- Referer and forms
+
+
+@without("_has_foreign_referer", protects_from="a foreign page in a browser without Fetch Metadata")
+@pytest.mark.parametrize("referer", [f"{EVIL}/page", "http://localhost:1/", "about:blank", "http:"])
+async def test_a_foreign_referer_reaches_only_the_landing_paths(
+    logged_in: Server, unserved: Any, expected_log: Any, referer: str
+) -> None:
+    """One that cannot be parsed counts as foreign."""
+    expected_log(REFUSED)
+    port = logged_in.port
+    lines = [f"Host: localhost:{port}", f"Referer: {referer}"]
+    for path, method in product(PATHS, METHODS):
+        response = await speak(port, request(path, lines, method=method))
+        if not permitted(path, method, "navigate"):
+            unserved(response)
+        elif path != "/code":
+            assert response.status in (200, 303)
+
+
+@without("_is_form_without_proof", protects_from="a form of a foreign page that hides its origin")
+@pytest.mark.parametrize("path", ["/login", "/home", "/refresh", "/revoke", "/logout", "/token"])
+async def test_a_browsers_post_must_prove_its_origin(
+    logged_in: Server, unserved: Any, expected_log: Any, path: str
+) -> None:
+    """By one of three headers. Nothing else that a browser sends is a proof."""
+    expected_log.perhaps(REFUSED)
+    port, account = logged_in.port, logged_in.keeper.account
+    for more in (
+        [],
+        ["Cookie: a=b"],
+        ["Sec-Fetch-Site: none", "Sec-Fetch-Mode: navigate"],
+        ["Referer: "],
+    ):
+        lines = [f"Host: localhost:{port}", "Accept: application/json, text/html;q=0.1", *more]
+        response = await speak(port, request(path, lines, method="POST", body=b"client_id=evil"))
+        unserved(response)
+        assert response.status == 403
+    assert logged_in.keeper.account == account
+
+
+PROOFS: dict[str, Callable[[int], str]] = {
+    "its origin": lambda port: f"Origin: http://localhost:{port}",
+    "Fetch Metadata": lambda port: "Sec-Fetch-Site: same-origin",
+    "its page": lambda port: f"Referer: http://localhost:{port}/login?x=y",
+}
+
+
+@pytest.mark.parametrize("proof", PROOFS.values(), ids=PROOFS.keys())
+async def test_each_of_three_headers_proves_an_own_form(
+    logged_in: Server, proof: Callable[[int], str]
+) -> None:
+    """No browser needs to send all of them."""
+    port = logged_in.port
+    lines = [
+        f"Host: localhost:{port}",
+        "Accept: text/html",
+        "Content-Type: application/x-www-form-urlencoded",
+        proof(port),
+    ]
+    response = await speak(port, request("/login", lines, method="POST", body=b"client_id=mine"))
+    assert response.status == 303
+
+
+@pytest.mark.parametrize("accept", ["*/*", "application/json", "text/*", "text/html;q=0"])
+async def test_a_programs_post_needs_no_proof(brought_to: Any, send: Any, accept: str) -> None:
+    """curl and Node's fetch accept anything, and no page in particular."""
+    server = await brought_to("connected")
+    response = await send("POST", f"{server.url}/revoke", {"Accept": accept}, "")
+    assert (response.status, response.json) == (200, {"status": "revoked"})
+
+
+# ---------- acts
+
+SIGNS = {
+    "Node's fetch": {"Sec-Fetch-Mode": "cors", "Accept-Language": "*", "Accept": "*/*"},
+    "PowerShell": {"User-Agent": "Mozilla/5.0 (Windows NT; Windows NT 10.0; en-NZ) PowerShell/5.1"},
+    "a Session with cookies": {"Cookie": "a=b", "Accept": "*/*"},
+    "a page refused": {"Accept-Language": "en", "Accept": "text/html;q=0, */*"},
+}
+
+
+@pytest.mark.safeguard(
+    file="web/acts.py",
+    old="            raise HTTPError(405, USE_POST)",
+    new="            self._confirm()",
+    protects_from="telling a program 200 for an act that did not happen",
+)
+@pytest.mark.parametrize("headers", SIGNS.values(), ids=SIGNS.keys())
+@pytest.mark.parametrize("path", ["/refresh", "/revoke", "/logout"])
+async def test_a_get_that_looks_like_a_browsers_is_told_to_use_post(
+    logged_in: Server, send: Any, expected_log: Any, path: str, headers: dict[str, str]
+) -> None:
+    """A program that cannot show a page never gets a 200 for an act that did not happen."""
+    expected_log(rf"WARNING xots\.web: GET {path}: ")
+    account = logged_in.keeper.account
+    response = await send("GET", logged_in.url + path, headers)
+    assert (response.status, response.headers["Allow"]) == (405, "GET, POST")
+    assert response.json["type"] == "urn:xots:method-not-allowed"
+    assert "use POST" in response.json["detail"]
+    assert logged_in.keeper.account == account
+
+
+@pytest.mark.parametrize("headers", SIGNS.values(), ids=SIGNS.keys())
+async def test_a_program_that_looks_like_a_browser_acts_by_post(
+    brought_to: Any, send: Any, headers: dict[str, str]
+) -> None:
+    """As the 405 says."""
+    server = await brought_to("connected")
+    response = await send("POST", f"{server.url}/revoke", headers, "")
+    assert (response.status, response.json) == (200, {"status": "revoked"})
+
+
+@pytest.mark.safeguard(
+    file="web/handler.py",
+    old="        if self.request.method not in _supported_methods(type(self)):",
+    new="        if not hasattr(self, self.request.method.lower()):",
+    protects_from="calling any method of a handler whose name a request gives",
+)
+@pytest.mark.parametrize("method", ["TRACE", "CONNECT", "BREW", "get", "PREPARE", "FINISH", "_LOG"])
+async def test_an_unknown_method_is_refused_on_every_path(
+    logged_in: Server, expected_log: Any, method: str
+) -> None:
+    """By a status from 400 to 499: it never reaches another method of the handler."""
+    expected_log.perhaps(REFUSED)
+    port = logged_in.port
+    for path in PATHS:
+        response = await speak(port, request(path, [f"Host: localhost:{port}"], method=method))
+        assert response.status in (400, 404, 405)
+        if response.status == 405:
+            assert "Allow: GET" in response.head
+    response = await speak(port, request("evil.example:443", ["Host: a:443"], method=method))
+    assert response.status == 400
+
+
+async def test_an_unknown_method_passes_the_guard_first(
+    logged_in: Server, unserved: Any, expected_log: Any
+) -> None:
+    """A foreign host does not learn which paths exist."""
+    expected_log(REFUSED)
+    for path in ("/token", "/nowhere"):
+        response = await speak(logged_in.port, request(path, ["Host: evil.example"], method="BREW"))
+        assert response.status == 421
+
+
+# ---------- the log
+
+
+async def test_a_refused_request_has_one_line_in_the_log(
+    logged_in: Server, get: Any, expected_log: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With status, method and path, without the query, and no line of the access log."""
+    expected_log.perhaps(REFUSED)
+    caplog.set_level("INFO")
+    caplog.clear()
+    await get(f"{logged_in.url}/token?secret=1", Origin=EVIL)
+    [line] = [record.getMessage() for record in caplog.records if record.name.startswith("xots")]
+    assert line.startswith("GET /token: refused with status 403: ")
+    caplog.clear()
+    await get(f"{logged_in.url}/token")
+    assert [record.name for record in caplog.records] == ["xots.access"]
 
 
 # ---------- at other addresses
@@ -591,54 +921,122 @@ def test_a_program_is_not_taken_for_a_browser(headers: dict[str, str]) -> None:
     assert not looks_like_browser(HTTPHeaders(headers))
 
 
-def test_a_permitted_request_is_not_refused() -> None:
-    """A path, one permitted Host, and no sign of another site."""
-    allowed = frozenset({"localhost:5001"})
-    assert refusal("/token", ["localhost:5001"], HTTPHeaders(), allowed, navigation=True) is None
-    assert refusal("/token", ["LOCALHOST:5001"], HTTPHeaders(), allowed, navigation=False) is None
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"Sec-Fetch-Site": "none"}, True),
+        ({"Sec-Fetch-Site": "same-origin"}, True),
+        ({"Sec-Fetch-Site": "cross-site"}, False),
+        ({"Sec-Fetch-Site": "same-site"}, False),
+        ({}, False),
+    ],
+)
+def test_only_fetch_metadata_shows_that_the_user_opened_a_page(
+    headers: dict[str, str], expected: bool
+) -> None:
+    """A request without it may come from any page."""
+    assert is_opened_by_user(HTTPHeaders(headers)) is expected
+
+
+def decision(
+    target: str = "/token", *, method: str = "GET", host: str | None = None, **headers: str
+) -> Refusal | Decision:
+    """Return the decision on a request to localhost:5001; underscores in names are hyphens."""
+    return decide(
+        Request(
+            method=method,
+            target=target,
+            hosts=["localhost:5001"] if host is None else [host],
+            headers=HTTPHeaders({name.replace("_", "-"): value for name, value in headers.items()}),
+            allowed_hosts=frozenset({"localhost:5001", "localhost", "xots.example"}),
+            redirect_uri="https://xots.example/code",
+        )
+    )
 
 
 @pytest.mark.parametrize(
-    ("path", "hosts", "headers", "navigation", "status"),
+    ("target", "given"),
     [
-        ("http://localhost:5001/token", ["localhost:5001"], {}, True, 400),
-        ("*", ["localhost:5001"], {}, True, 400),
-        ("", ["localhost:5001"], {}, True, 400),
-        ("/token", [], {}, True, 400),
-        ("/token", ["localhost:5001", "localhost:5001"], {}, True, 400),
-        ("/token", ["evil.example"], {}, True, 421),
-        ("/token", [""], {}, True, 421),
-        ("/token", ["localhost:5001"], {"Sec-Fetch-Site": "cross-site"}, True, 403),
-        (
-            "/home",
-            ["localhost:5001"],
-            {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"},
-            False,
-            403,
-        ),
-        (
-            "/token",
-            ["localhost:5001"],
-            {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"},
-            True,
-            403,
-        ),
-        (
-            "/home/x",
-            ["localhost:5001"],
-            {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "navigate"},
-            True,
-            403,
-        ),
+        ("/token", {}),
+        ("/token", {"host": "LOCALHOST:5001"}),
+        ("/token", {"Origin": "http://localhost:5001"}),
+        ("/token", {"host": "LOCALHOST:5001", "Origin": "http://localhost:5001"}),
+        ("/token", {"host": "localhost", "Origin": "http://localhost"}),
+        ("/token", {"host": "xots.example", "Origin": "https://xots.example"}),
+        ("/token", {"Referer": "http://localhost:5001/home"}),
+        ("/token", {"Referer": "https://xots.example:443/home"}),
+        ("/token", {"Referer": ""}),
+        ("/token", {"Sec_Fetch_Site": "none", "Sec_Fetch_Mode": "navigate"}),
+        ("/token", {"Purpose": "testing", "X_Moz": "microsummary", "X_Purpose": "prefetched"}),
+        ("/token", {"Upgrade": "h2c", "Connection": "Upgrade, HTTP2-Settings"}),
+        ("/home?a=b", {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate"}),
+        ("/home", {"Referer": "https://login.xero.com/"}),
+        ("/sw.js", {"Service_Worker": "script", "method": "POST"}),
+        ("/revoke", {"method": "POST", "Accept": "*/*"}),
     ],
 )
-def test_a_refusal_has_its_status(
-    path: str, hosts: list[str], headers: dict[str, str], navigation: bool, status: int
-) -> None:
+def test_these_requests_are_permitted(target: str, given: dict[str, str]) -> None:
+    """Programs, the user's own navigations, and a user who arrives from Xero."""
+    assert decision(target, **given) is Decision.PERMIT
+
+
+def test_the_worker_is_a_decision_of_its_own() -> None:
+    """Before the rules on scripts, which would refuse it."""
+    assert decision("/sw.js", Service_Worker="script") is Decision.SEND_WORKER
+
+
+@pytest.mark.parametrize(
+    ("target", "given", "status"),
+    [
+        pytest.param(
+            "http://localhost:5001/token",
+            {},
+            400,
+            id="an absolute target",
+            marks=without("_is_no_path", protects_from="absolute targets, which are for proxies"),
+        ),
+        ("*", {}, 400),
+        ("", {}, 400),
+        ("*", {"host": ""}, 400),
+        ("/token", {"host": "evil.example"}, 421),
+        ("/token", {"host": ""}, 400),
+        ("/token", {"host": " "}, 400),
+        ("/token", {"host": "evil.example", "Origin": EVIL}, 421),
+        ("/ping", {"host": "[", "Referer": "http://[/"}, 403),
+        ("/token", {"Origin": "http://localhost"}, 403),
+        ("/token", {"Origin": "http://xots.example"}, 403),
+        ("/token", {"Purpose": "x, Prefetch"}, 403),
+        ("/token", {"Sec_Fetch_Site": "cross-site"}, 403),
+        ("/token", {"Referer": "http://localhost:5001@evil.example/"}, 403),
+        ("/home", {"method": "POST", "Referer": EVIL}, 403),
+        ("/home/x", {"Sec_Fetch_Site": "same-site", "Sec_Fetch_Mode": "navigate"}, 403),
+        ("/home", {"method": "POST", "Accept": "text/html", "Sec_Fetch_Site": "none"}, 403),
+    ],
+)
+def test_a_refusal_has_its_status(target: str, given: dict[str, str], status: int) -> None:
     """400 for malformed requests, 421 for foreign hosts, 403 for foreign pages; with a sentence."""
-    refused = refusal(
-        path, hosts, HTTPHeaders(headers), frozenset({"localhost:5001"}), navigation=navigation
-    )
-    assert refused is not None
-    assert refused[0] == status
-    assert refused[1]
+    refused = decision(target, **given)
+    assert isinstance(refused, Refusal)
+    assert refused.status == status
+    assert refused.detail
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"Origin": EVIL},
+        {"Sec_Purpose": "prefetch"},
+        {"Upgrade": "websocket"},
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Sec_Fetch_Site": "none", "Sec_Fetch_Mode": "cors"},
+        {"Sec_Fetch_Site": "none", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "iframe"},
+        {"Referer": EVIL},
+        {"method": "POST", "Accept": "text/html"},
+    ],
+)
+def test_a_refusal_says_what_to_do(given: dict[str, str]) -> None:
+    """The second part of its sentence."""
+    refused = decision(**given)
+    assert isinstance(refused, Refusal)
+    what_to_do = refused.detail.partition("; ")[2]
+    assert what_to_do.split()[0] in ("open", "send", "reload", "let")

@@ -493,9 +493,9 @@ class Diarist(Person):
         super().__init__()
         self.addresses: list[str] = []
 
-    def _headers(self, url: str, site: str, origin: str | None) -> dict[str, str]:
+    def _headers(self, url: str) -> dict[str, str]:
         self.addresses.append(url)
-        return super()._headers(url, site, origin)
+        return super()._headers(url)
 
 
 async def test_no_address_and_no_log_line_holds_a_secret(

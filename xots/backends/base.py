@@ -231,7 +231,8 @@ class TokenStore(ABC):
         return (host, timedelta(seconds=at - time.time())) if at > time.time() else None
 
     async def warnings(self) -> list[str]:
-        """Return the ways in which this store may lose an acknowledged record, a sentence each.
+        """Return the ways in which this store may lose an acknowledged record, or reveal a secret
+        of its URL, a sentence each.
 
         Raises:
             StoreUnavailable: the store cannot be read now.

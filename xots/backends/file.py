@@ -32,6 +32,14 @@ from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from ..errors import StoreUnavailable
+from ..file_access import (
+    file_problem,
+    folder_problem,
+    make_folder,
+    mounts,
+    open_folder,
+    restore_owner_rights,
+)
 from .base import (
     LEASE_PREFIX,
     Lease,
@@ -61,9 +69,6 @@ TOO_LONG = (
 )
 
 LINKED = "it is a symbolic link, which is not followed: put the file that it names in its place"
-
-MOUNTS = Path("/proc/self/mountinfo")
-"""Linux's list of mounted file systems. Other systems have none, so there is no warning there."""
 
 NETWORK_FILE_SYSTEM = re.compile(
     r"(fuse\.)?(9p|afs|beegfs|ceph|cifs|davfs|gfs2|glusterfs|lustre|nfs4?|ocfs2|rclone|s3fs|smb3"
@@ -235,13 +240,12 @@ class FileStore(TokenStore):
             StoreUnavailable: another user owns the folder or can write to it.
         """
         if not self._ready:
-            _make_folder(self._folder)
+            make_folder(self._folder)
             self._folder = Path(os.path.realpath(self._folder, strict=True))
             self._ready = True
-        with _open_folder(self._folder) as folder:
-            owners = (0, os.geteuid())
-            if danger := _danger(os.fstat(folder), stat.S_IFDIR, owners, forbidden=0o022):
-                raise StoreUnavailable(f"{self._folder} {danger}")
+        with open_folder(self._folder) as folder:
+            if problem := folder_problem(self._folder, os.fstat(folder)):
+                raise StoreUnavailable(problem)
             yield folder
 
     def _open(self, folder: int, file: str, flags: int) -> int:
@@ -254,10 +258,15 @@ class FileStore(TokenStore):
         opened = os.open(
             file, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600, dir_fd=folder
         )
-        owners = (os.geteuid(),)
-        if danger := _danger(os.fstat(opened), stat.S_IFREG, owners, forbidden=0o7177):
+        found, path = os.fstat(opened), self._folder / file
+        problem = file_problem(path, found, owners=(os.geteuid(),), forbidden=0o7177)
+        if not stat.S_ISREG(found.st_mode):
+            problem = f"{path} is not a regular file: move it away"
+        if problem:
             os.close(opened)
-            raise StoreUnavailable(f"{self._folder / file} {danger}")
+            raise StoreUnavailable(problem)
+        if flags & os.O_CREAT:
+            restore_owner_rights(opened)
         return opened
 
     def _stored(self, folder: int, file: str) -> Stored | None:
@@ -342,53 +351,7 @@ class _FileLock:
                 self._file = None
 
 
-def _danger(
-    found: os.stat_result, kind: int, owners: tuple[int, ...], forbidden: int
-) -> str | None:
-    """Return why a file or folder is not safe to use, and the remedy; None if it is safe.
-
-    Args:
-        found: its status.
-        kind: the file type that it must have.
-        owners: the user ids that may own it.
-        forbidden: the mode bits that it must not have.
-    """
-    mode = stat.S_IMODE(found.st_mode)
-    if stat.S_IFMT(found.st_mode) != kind:
-        return "is not a regular file: move it away"
-    if found.st_uid not in owners:
-        return (
-            f"belongs to user {found.st_uid}, but xots runs as user {os.geteuid()}: run it as "
-            "the owner"
-        )
-    if mode & forbidden:
-        closed = mode & ~forbidden
-        return f"is open to other users (mode {mode:04o}): close it with chmod {closed:04o}"
-    return None
-
-
 def _file_system(device: int) -> str:
     """Return the type of the file system on a device; empty if the system does not tell."""
-    # A line is "36 35 98:0 /root /mnt rw,noatime master:1 - ext4 /dev/root rw", after proc(5).
-    mounts = os.fsdecode(MOUNTS.read_bytes()).splitlines() if MOUNTS.exists() else []
-    types = {mount.split()[2]: mount.partition(" - ")[2].split()[0] for mount in mounts}
-    return types.get(f"{os.major(device)}:{os.minor(device)}", "")
-
-
-@contextmanager
-def _open_folder(path: Path) -> Iterator[int]:
-    opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield opened
-    finally:
-        os.close(opened)
-
-
-def _make_folder(folder: Path) -> None:
-    """Create the folder and its missing parents, for this user alone. A power cut does not undo
-    it."""
-    missing = [one for one in (folder, *folder.parents) if not os.path.lexists(one)]
-    for one in reversed(missing):
-        one.mkdir(mode=0o700, exist_ok=True)
-        with _open_folder(one.parent) as above:
-            os.fsync(above)
+    kinds = {mount.device: mount.kind for mount in mounts()}
+    return kinds.get(f"{os.major(device)}:{os.minor(device)}", "")

@@ -14,8 +14,8 @@ So a Redis user needs only the rights in ``deploy/redis-users.acl``, which are t
         +get +set +del +pttl +pexpire +scan +evalsha +script|load +publish +subscribe +ping
         +info +time
 
-A database other than 0 also needs ``+select``. Without ``+info`` there are no warnings at start,
-and without ``+time`` no comparison of clocks.
+A database other than 0 also needs ``+select``. Without ``+info`` there are no warnings about
+the server at start, and without ``+time`` no comparison of clocks.
 
 Redis acknowledges a write before a replica has it and, with ``appendfsync everysec``, up to a
 second before its disk has it. A fail-over or a power cut may lose such a write.
@@ -137,6 +137,7 @@ class RedisStore(TokenStore):
     def __init__(self, url: redis_url.RedisUrl) -> None:
         hush_libraries()
         self._server = url.server
+        self._file_warnings = url.file_warnings
         self._redis, self._sentinels = url.connect()
         self._swap = self._redis.register_script(SWAP)
 
@@ -235,9 +236,9 @@ class RedisStore(TokenStore):
         return self._server, timedelta(seconds=server - here)
 
     async def warnings(self) -> list[str]:
-        """See ``TokenStore.warnings``. There are none without the right to read them (INFO)."""
+        """See ``TokenStore.warnings``. Those about the server need the right INFO."""
         info: dict[str, Any] | None = await self._permitted(self._redis.info)
-        return _warnings(self._server, info) if info else []
+        return self._file_warnings() + (_warnings(self._server, info) if info else [])
 
     async def close(self) -> None:
         """See ``TokenStore.close``."""

@@ -37,6 +37,7 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
 
+from ..file_access import secret_file_problems
 from ..secret import Secret
 
 __all__ = ["RedisUrl"]
@@ -55,6 +56,9 @@ DEFAULT_PORTS: Mapping[str, int] = {"redis": 6379, "rediss": 6379, "unix": 0, "s
 """The default ports by scheme; a socket has none."""
 
 CERTIFICATES = frozenset({"ca_file", "cert_file", "key_file"})
+
+SECRET_FILES = frozenset({"password_file", "sentinel_password_file", "key_file"})
+"""The options that name a file with a secret."""
 
 OPTIONS: Mapping[str, frozenset[str]] = {
     "redis": frozenset({"username", "password_file"}),
@@ -151,6 +155,19 @@ class RedisUrl:
         for option in sorted(name for name in self.options if name.endswith("_file")):
             if problem := _read_problem(self.options[option]):
                 raise ValueError(f"{option}: {problem}")
+
+    def file_warnings(self) -> list[str]:
+        """Return why other users may know or replace the secrets in files that the URL names."""
+        found = []
+        for option in sorted(self.options.keys() & SECRET_FILES):
+            path = Path(self.options[option])
+            try:
+                with path.open("rb") as file:
+                    problems = secret_file_problems(path, file.fileno())
+            except OSError as error:
+                problems = [f"{path} cannot be read: {error.strerror}"]
+            found += [f"{option}: {problem}" for problem in problems]
+        return found
 
     @property
     def tls(self) -> bool:

@@ -51,8 +51,8 @@ def _add(settings: Settings) -> None:
         raise SettingsError(
             [f"{where}: keys are set here, so xots reads no key file. No key was added"]
         )
-    path = _key_file(settings)
-    add_key(path)
+    path, place = _key_file(settings)
+    add_key(path, place)
     show(
         f"added a key to {path}; it opens records from now on. Once every process has this file, "
         "run: xots key promote"
@@ -66,8 +66,8 @@ def _promote(settings: Settings) -> None:
     def promote() -> None:
         if settings.key:
             return  # the operator has put the new key before the others
-        path = _key_file(settings)
-        if not promote_key(path):
+        path, place = _key_file(settings)
+        if not promote_key(path, place):
             show(
                 f"no key in {path} waits to be promoted; checking that all records are sealed with "
                 "the first key"
@@ -77,10 +77,12 @@ def _promote(settings: Settings) -> None:
     print(f"{done} of {count} records were sealed anew; all are sealed with the first key now")
 
 
-def _key_file(settings: Settings) -> Path:
+def _key_file(settings: Settings) -> tuple[Path, str]:
+    """Return the path of the key file, and the place where it was set."""
     from ..keys import default_key_file
 
-    return settings.key_file or default_key_file()
+    path = settings.key_file or default_key_file()
+    return path, settings.sources.get("key_file", str(path))
 
 
 ACTIONS: tuple[tuple[str, Callable[[Settings], None], str], ...] = (

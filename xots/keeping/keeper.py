@@ -33,6 +33,7 @@ from ..tasks import Closed, Tasks
 from ..xero.http import XeroClient
 from ..xero.protocol import Connection, Credentials, Response, read_connections
 from . import tenants
+from .checking import StoreCheck
 from .context import Context
 from .ending import end_login, is_revocation_due, resume_revocation
 from .following import RETRY_INTERVAL_SECONDS, Following
@@ -99,6 +100,7 @@ class TokenKeeper:
         self._tasks = Tasks()
         self._refreshing = Refreshing(self._context, self._tasks)
         self._following = Following(self._context, self._tasks)
+        self._store_check = StoreCheck(self._context, self._tasks)
         self._login_until = NO_LOGIN_STARTED
         """Time until which a started login may return from Xero."""
         self._ends_running = 0
@@ -178,6 +180,11 @@ class TokenKeeper:
         """Send every event from now on to ``observer`` too."""
         self._observers.append(observer)
 
+    @property
+    def known_connections(self) -> list[Connection] | None:
+        """The organisations as Xero listed them last; None if it has not listed them here."""
+        return None  # nothing remembers them yet
+
     # ---------- lifetime
 
     async def start(self) -> None:
@@ -234,13 +241,8 @@ class TokenKeeper:
         await self._following.look()
 
     async def check_store(self) -> str | None:
-        """Return why the store cannot be read and written now; None if it can."""
-        if self._replica.problem is None:
-            try:
-                await self._context.store.check()
-            except StoreUnavailable as error:
-                return str(error)
-        return self._replica.problem
+        """Return why the store cannot be used, as of a second ago at most; None if it can."""
+        return await self._store_check.problem()
 
     # ---------- tokens
 

@@ -22,7 +22,10 @@ _HEADERS = {
     "User-Agent": "Mozilla/5.0 (a simulated user of the xots sandbox)",
     "Sec-Fetch-Mode": "navigate",
     "Sec-Fetch-Dest": "document",
+    "Sec-Fetch-User": "?1",
 }
+
+DEFAULT_REFERRER_POLICY = "strict-origin-when-cross-origin"
 
 
 @dataclass
@@ -40,6 +43,7 @@ class Page:
     url: str
     status: int
     text: str
+    referrer_policy: str = DEFAULT_REFERRER_POLICY
 
     @property
     def form(self) -> Form:
@@ -48,26 +52,55 @@ class Page:
         Raises:
             LookupError: the page has no form.
         """
-        reader = _FormReader()
+        reader = _PageReader()
         reader.feed(self.text)
         if reader.form is None:
-            address = urlsplit(self.url)._replace(query="").geturl()
-            raise LookupError(f"no form on {address} (status {self.status})")
+            raise LookupError(f"no form on {self._address} (status {self.status})")
         return reader.form
 
+    def link(self, text: str) -> str:
+        """Return the target of the link with this text.
 
-class _FormReader(HTMLParser):
-    """Reads the last form of a page."""
+        Raises:
+            LookupError: the page has no such link.
+        """
+        reader = _PageReader()
+        reader.feed(self.text)
+        if text not in reader.links:
+            raise LookupError(f"no link {text!r} on {self._address} (status {self.status})")
+        return urljoin(self.url, reader.links[text])
+
+    @property
+    def _address(self) -> str:
+        return urlsplit(self.url)._replace(query="").geturl()
+
+
+class _PageReader(HTMLParser):
+    """Reads the links and the last form of a page."""
 
     def __init__(self) -> None:
         super().__init__()
         self.form: Form | None = None
+        self.links: dict[str, str] = {}
+        """Targets by text."""
         self._select = ""
         """The name of an open select element without a choice yet."""
+        self._target: str | None = None
+        """The target of an open link."""
+
+    def handle_data(self, data: str) -> None:
+        if self._target is not None:
+            self.links[data] = self._target
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "a":
+            self._target = None
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {name: value or "" for name, value in attrs}
-        if tag == "form":
+        if tag == "a":
+            self._target = given.get("href")
+        elif tag == "form":
             self.form = Form(given.get("action", ""))
         elif self.form is not None:
             self._read_field(self.form, tag, given)
@@ -99,7 +132,15 @@ class Person:
 
     async def open(self, url: str) -> Page:
         """Open an address, as if the user typed it."""
-        return await self._go("GET", url, None, site="none", origin=None)
+        return await self._go("GET", url, None, source=None)
+
+    async def follow(self, page: Page, text: str) -> Page:
+        """Click on the page's link with this text.
+
+        Raises:
+            LookupError: the page has no such link.
+        """
+        return await self._go("GET", page.link(text), None, source=page)
 
     async def submit(self, page: Page, **values: str) -> Page:
         """Submit the page's form. ``values`` replace the fields of the same names.
@@ -110,8 +151,7 @@ class Person:
         fields = [(name, value) for name, value in page.form.fields if name not in values]
         target = urljoin(page.url, page.form.action)
         body = urlencode(fields + list(values.items()))
-        site = "same-origin" if _origin(target) == _origin(page.url) else "cross-site"
-        return await self._go("POST", target, body, site=site, origin=_origin(page.url))
+        return await self._go("POST", target, body, source=page)
 
     async def log_in(
         self, url: str, client_id: str, client_secret: str = "", tenant_id: str = ""
@@ -127,18 +167,25 @@ class Person:
         """Allow the request on the simulated Xero's consent page."""
         return await self.submit(page, action="allow")
 
-    async def _go(
-        self, method: str, url: str, body: str | None, *, site: str, origin: str | None
-    ) -> Page:
+    async def _go(self, method: str, url: str, body: str | None, *, source: Page | None) -> Page:
+        """Navigate, and follow the redirects. ``source`` is the page that holds the form or the
+        link; None if the user typed the address."""
+        site, policy = "none", DEFAULT_REFERRER_POLICY
+        if source is not None:
+            site, policy = _site(source.url, url), source.referrer_policy
         for _ in range(MAX_REDIRECTS):
-            response = await self._fetch(method, url, body, self._headers(url, site, origin))
+            headers = self._headers(url) | {"Sec-Fetch-Site": site}
+            if source is not None:
+                headers |= _source_headers(source.url, url, method, policy)
+            response = await self._fetch(method, url, body, headers)
+            policy = response.headers.get("Referrer-Policy", policy)
             if response.code not in (301, 302, 303):
-                return Page(url, response.code, response.body.decode())
+                return Page(url, response.code, response.body.decode(), policy)
             target = urljoin(url, response.headers["Location"])
             # A chain of redirects is cross-site from its first cross-site step on (Fetch Metadata).
-            if site != "none" and _origin(target) != _origin(url):
-                site = "cross-site"
-            method, body, origin, url = "GET", None, None, target
+            if site == "same-origin":
+                site = _site(url, target)
+            method, body, url = "GET", None, target
         raise LookupError(f"more than {MAX_REDIRECTS} redirects")
 
     async def _fetch(
@@ -152,10 +199,8 @@ class Person:
             self._keep_cookies(url, header)
         return response
 
-    def _headers(self, url: str, site: str, origin: str | None) -> dict[str, str]:
-        headers = {**_HEADERS, "Sec-Fetch-Site": site}
-        if origin is not None:
-            headers["Origin"] = origin
+    def _headers(self, url: str) -> dict[str, str]:
+        headers = dict(_HEADERS)
         if kept := self.cookies.get(urlsplit(url).hostname or ""):
             headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in kept.items())
         return headers
@@ -167,6 +212,20 @@ class Person:
                 kept[name] = morsel.value
             else:
                 kept.pop(name, None)
+
+
+def _site(source: str, target: str) -> str:
+    return "same-origin" if _origin(source) == _origin(target) else "cross-site"
+
+
+def _source_headers(source: str, target: str, method: str, policy: str) -> dict[str, str]:
+    """Return Origin and Referer as a browser derives them from the page with the URL ``source``."""
+    headers = {} if method == "GET" else {"Origin": _origin(source)}
+    if _origin(source) == _origin(target):
+        headers["Referer"] = source
+    elif policy == DEFAULT_REFERRER_POLICY:
+        headers["Referer"] = f"{_origin(source)}/"
+    return headers
 
 
 def _origin(url: str) -> str:

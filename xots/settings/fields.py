@@ -211,6 +211,8 @@ class Settings:
 
     sources: Mapping[str, str] = field(default_factory=dict)
     """The place where each setting was set, by its name. A default has none."""
+    warnings: tuple[str, ...] = ()
+    """Why other users may know a secret of the settings or replace it, with the remedies."""
 
     @property
     def redirect_uri(self) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import SettingsError
+from ..file_access import secret_file_problems
 from . import parsing
 from .fields import Settings, declared
 
@@ -58,23 +59,24 @@ def load(
         SettingsError: with all problems of all sources.
     """
     problems: list[str] = []
+    warnings: list[str] = []
     sources = ChainMap(
         _from_command_line(arguments, problems),
         _from_environment(environment),
-        _from_credentials(environment.get("CREDENTIALS_DIRECTORY"), problems),
-        _from_yaml(config, problems),
+        _from_credentials(environment.get("CREDENTIALS_DIRECTORY"), problems, warnings),
+        _from_yaml(config, problems, warnings),
     )
     wanted = SETTINGS if only is None else only
     given = {name: sources[name] for name in wanted if name in sources}
     values = _values(given, problems)
     places = {name: found.place for name, found in given.items()}
     problems += _set_twice(places)
-    _read_client_secret(values, places, problems)
+    _read_client_secret(values, places, problems, warnings)
     if only is None:
         problems += _missing(values, places)
     if problems:
         raise SettingsError(problems)
-    return Settings(**values, sources=places)
+    return Settings(**values, sources=places, warnings=tuple(warnings))
 
 
 def _values(given: Mapping[str, Given], problems: list[str]) -> dict[str, Any]:
@@ -96,7 +98,7 @@ def _collecting(problems: list[str], prefix: str = "") -> Iterator[None]:
 
 
 def _read_client_secret(
-    values: dict[str, Any], places: dict[str, str], problems: list[str]
+    values: dict[str, Any], places: dict[str, str], problems: list[str], warnings: list[str]
 ) -> None:
     """Set ``client_secret`` from ``client_secret_file``, unless a source gives it itself."""
     path = values.get("client_secret_file")
@@ -104,7 +106,9 @@ def _read_client_secret(
         return
     place = places["client_secret"] = places["client_secret_file"]
     try:
-        values["client_secret"] = parsing.secret(_read_text(path).strip())
+        text, dangers = _read_text(path)
+        values["client_secret"] = parsing.secret(text.strip())
+        warnings += (f"{place}: {danger}" for danger in dangers)
     except ValueError:
         problems.append(
             f"{place}: {path} does not hold a client secret: one line of printable text"
@@ -148,7 +152,7 @@ def _from_command_line(arguments: Mapping[str, str], problems: list[str]) -> dic
     given = {}
     for name, text in arguments.items():
         setting = SETTINGS[name]
-        if setting.secret or parsing.holds_password(text):
+        if _is_secret(name, text):
             problems.append(f"{setting.option}: {NOT_ON_THE_COMMAND_LINE}")
         else:
             given[name] = Given(text, setting.option)
@@ -165,7 +169,9 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Given]:
     return given
 
 
-def _from_credentials(directory: str | None, problems: list[str]) -> dict[str, Given]:
+def _from_credentials(
+    directory: str | None, problems: list[str], warnings: list[str]
+) -> dict[str, Given]:
     """Return the texts of the files in systemd's credentials directory that are named like a
     setting."""
     if not directory:
@@ -180,12 +186,19 @@ def _from_credentials(directory: str | None, problems: list[str]) -> dict[str, G
             break
         if is_there:
             with _collecting(problems):
-                given[name] = Given(_read_text(path).strip(), str(path))
+                text, dangers = _read_text(path)
+                given[name] = Given(text.strip(), str(path))
+                warnings += dangers if _is_secret(name, text) else []
     return given
 
 
-def _read_text(path: Path, unnamed: str = "the file") -> str:
-    """Return the text of a file.
+def _is_secret(name: str, text: str) -> bool:
+    """Tell if the text of a setting is a secret or holds one."""
+    return SETTINGS[name].secret or parsing.holds_password(text)
+
+
+def _read_text(path: Path, unnamed: str = "the file") -> tuple[str, list[str]]:
+    """Return the text of a file, and why other users may know or replace it.
 
     Args:
         path: the file.
@@ -195,7 +208,8 @@ def _read_text(path: Path, unnamed: str = "the file") -> str:
         ValueError: with the file and the reason. The message does not quote its content.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            return file.read(), secret_file_problems(path, file.fileno())
     except OSError as error:
         shown = path if _exists(path) else unnamed
         raise ValueError(f"{shown} can't be read: {error.strerror}") from None
@@ -215,14 +229,15 @@ def _exists(path: Path) -> bool:
 # ---------- the YAML file
 
 
-def _from_yaml(path: Path | None, problems: list[str]) -> dict[str, Given]:
+def _from_yaml(path: Path | None, problems: list[str], warnings: list[str]) -> dict[str, Given]:
     """Return the texts of the keys of a YAML file."""
     if path is None:
         return {}
     given = {}
     entries: list[tuple[int, Any, Any]] = []
+    dangers: list[str] = []
     with _collecting(problems):
-        entries = _yaml_entries(path)
+        entries, dangers = _yaml_entries(path)
     for line, key, value in entries:
         place = f"{path}: {key}"
         if not isinstance(key, str) or key not in SETTINGS:
@@ -232,6 +247,8 @@ def _from_yaml(path: Path | None, problems: list[str]) -> dict[str, Given]:
             problems.append(f"{place}: this value is a mapping: give a single value")
         elif value is not None or SETTINGS[key].may_be_empty:
             given[key] = Given(_yaml_text(value), place)
+    if any(_is_secret(name, found.text) for name, found in given.items()):
+        warnings += dangers
     return given
 
 
@@ -254,8 +271,9 @@ def _yaml_text(value: object) -> str:
 CONFIG = "the file that --config or XOTS_CONFIG names"
 
 
-def _yaml_entries(path: Path) -> list[tuple[int, Any, Any]]:
-    """Return the keys and values of a YAML file, each with its line.
+def _yaml_entries(path: Path) -> tuple[list[tuple[int, Any, Any]], list[str]]:
+    """Return the keys and values of a YAML file, each with its line, and why other users may know
+    or replace the file.
 
     Raises:
         ValueError: with the path and the problem. The message does not quote the file, since a
@@ -263,7 +281,7 @@ def _yaml_entries(path: Path) -> list[tuple[int, Any, Any]]:
     """
     import yaml  # here, since most starts need no YAML
 
-    text = _read_text(path, CONFIG)
+    text, dangers = _read_text(path, CONFIG)
     try:
         loader = _text_loader()(text)
         root: Any = loader.get_single_node()
@@ -275,14 +293,15 @@ def _yaml_entries(path: Path) -> list[tuple[int, Any, Any]]:
             f"{place}: this is not YAML: put quotes around values with special characters"
         ) from None
     if content is None:
-        return []
+        return [], dangers
     if not isinstance(content, dict):
         raise ValueError(  # noqa: TRY004 - all problems of a source are ValueErrors
             f"{path}: this is not a list of settings: write one 'name: value' on each line"
         )
     lines = {str(key.value): key.start_mark.line + 1 for key, _ in root.value}
     first = root.start_mark.line + 1
-    return [(lines.get(str(key), first), key, value) for key, value in content.items()]
+    entries = [(lines.get(str(key), first), key, value) for key, value in content.items()]
+    return entries, dangers
 
 
 TEXT_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("map", "null", "seq", "str"))

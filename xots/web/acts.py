@@ -1,7 +1,8 @@
 """The acts on a login: ``/refresh``, ``/revoke`` and ``/logout``; and ``/tenants``.
 
 A program's GET acts, as on the Go server. A browser's GET returns a page with a button instead,
-since a link, a prefetch or a hostile page can make a browser send a GET.
+since a link, a prefetch or a hostile page can make a browser send a GET. HEAD is not supported: it
+must not act, and a status without an act would be wrong.
 """
 
 from __future__ import annotations
@@ -12,10 +13,15 @@ from tornado.web import HTTPError
 from ..errors import NoCredentials, NotLoggedIn
 from ..lifecycle.schedule import State
 from ..xero.protocol import read_connections
-from . import guard
-from .handler import Handler
+from . import accept, guard
+from .handler import UNSUPPORTED, Handler
 
 __all__ = ["ROUTES"]
+
+USE_POST = (
+    "nothing was done: this request has a header of a browser (Accept-Language, Cookie, Origin, "
+    "Referer, Sec-... or a User-Agent with Mozilla/), and a browser's GET does not act; use POST"
+)
 
 REVOKED = "Xero has revoked the login. The credentials are kept; connect to log in again"
 PENDING = (
@@ -51,16 +57,21 @@ class ActHandler(Handler):
     question: str
     """The text of the page with the button."""
 
+    head = UNSUPPORTED  # type: ignore[assignment]  # Tornado marks a missing method so
+
     async def get(self) -> None:
-        """Act for a program; return the page with the button to a browser."""
-        if guard.looks_like_browser(self.request.headers):
+        """Act for a program; return the page with the button to a browser.
+
+        Raises:
+            HTTPError: a client that looks like a browser accepts no page. It must use POST.
+        """
+        headers = self.request.headers
+        if not guard.looks_like_browser(headers):
+            await self.act()
+        elif accept.names(headers.get("Accept", ""), "text/html"):
             self._confirm()
         else:
-            await self.act()
-
-    async def head(self) -> None:
-        """Respond as to a browser's GET. HEAD never acts."""
-        self._confirm()
+            raise HTTPError(405, USE_POST)
 
     async def post(self) -> None:
         """Act."""
@@ -83,9 +94,9 @@ class RefreshHandler(ActHandler):
     question = "Get a new access token from Xero now? The old one stays valid until it expires."
 
     async def act(self) -> None:
-        """Respond 303 to the new token."""
+        """Respond 303 to the new token, and to a browser 303 to ``/home``."""
         await self.keeper.refresh()
-        self.redirect("/token", status=303)
+        self.redirect("/home" if self.wants_page else "/token", status=303)
 
 
 class RevokeHandler(ActHandler):

@@ -49,13 +49,12 @@ class StyleHandler(Handler):
 class NotFoundHandler(Handler):
     """Every other path."""
 
-    def prepare(self) -> None:
-        """Respond 404, once the guard has permitted the request."""
-        super().prepare()
+    def check_method(self) -> None:
+        """Respond 404 to every method, once the guard has permitted the request."""
         raise HTTPError(404, "this path does not exist; /status shows the state of this server")
 
     async def get(self) -> None:
-        """Do nothing: ``prepare`` raises before."""
+        """Do nothing: ``check_method`` raises before."""
 
 
 def make_app(
@@ -74,7 +73,6 @@ def make_app(
     routes = [*ROUTES, (r"/style\.css", StyleHandler)]
     settings: dict[str, Any] = {
         "autoescape": "shown",
-        "cross_origin_protection": True,
         "default_handler_class": NotFoundHandler,
         "default_handler_args": arguments,
         "log_function": _log_access,
@@ -85,7 +83,9 @@ def make_app(
 
 
 def _log_access(handler: Handler) -> None:
-    """Log one line for a request."""
+    """Log one line for a request. A refused request has its line already."""
+    if handler.refused:
+        return
     request = handler.request
     access_log.info(
         "%d %s %s %.0fms",

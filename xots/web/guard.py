@@ -1,40 +1,60 @@
-"""The guard: decisions about a request's target and headers, before any handler sees it. Pure.
+"""The guard: decisions about a request's target, method and headers, before any handler acts. Pure.
 
-Every web page that the user visits can send requests to a token server on loopback. Two kinds of
-header tell these requests apart: Host, which a page cannot set (DNS rebinding), and Fetch Metadata,
-which a page cannot forge.
+Every web page that the user visits can send requests to a token server on loopback. ``RULES`` lists
+the signs by which such a request is recognised: Host, which a page cannot set (DNS rebinding), and
+the headers that browsers add and a page cannot forge.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
 from ipaddress import ip_address
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from . import accept
+
 __all__ = [
-    "FOREIGN_PAGE",
+    "RULES",
+    "Decision",
+    "Refusal",
+    "Request",
+    "Rule",
     "allowed_hosts",
     "browser_origin",
-    "foreign_origin",
+    "decide",
     "is_loopback_name",
+    "is_opened_by_user",
     "looks_like_browser",
-    "refusal",
 ]
 
 LANDING_PATHS = frozenset({"/", "/login", "/home", "/code"})
 """The paths at which a user may arrive from another site: by a link, a bookmark, or from Xero."""
 
-FOREIGN_PAGE = "requests from web pages of other sites are refused"
+PROBE_PATHS = frozenset({"/ping", "/ready"})
+"""The paths that a load balancer requests by address, or by a name of its own."""
 
-TOP_LEVEL = frozenset({("navigate", "document"), ("navigate", "")})
-"""Sec-Fetch-Mode and Sec-Fetch-Dest of a top-level navigation. Not every browser sends the
-latter."""
+SUBRESOURCE_PATHS = frozenset({"/style.css", "/status"})
+"""The paths that a page of this server may load: the pages' assets, and the state of the login."""
+
+OWN_SITES = frozenset({"same-origin", "none"})
+"""The values of Sec-Fetch-Site for this server's own pages and for the address bar. Another port of
+localhost is same-site, and foreign."""
+
+SIGNS_OF_PREFETCH = {
+    "Purpose": frozenset({"prefetch"}),
+    "X-Moz": frozenset({"prefetch"}),
+    "X-Purpose": frozenset({"prefetch", "preview"}),
+}
+"""The values of older headers than Sec-Purpose, which counts with any value."""
 
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 BROWSER_HEADER = re.compile(r"(?i)origin|referer|cookie|accept-language|sec-.*")
-"""The headers that browsers send and programs do not."""
+"""The headers that browsers send and most programs do not."""
 
 
 # ---------- host names
@@ -88,62 +108,257 @@ def browser_origin(uri: str) -> tuple[str, str]:
 # ---------- requests
 
 
-def refusal(
-    path: str,
-    hosts: Sequence[str],
-    headers: Mapping[str, str],
-    allowed: frozenset[str],
-    *,
-    navigation: bool,
-) -> tuple[int, str] | None:
-    """Return why a request is refused, as status and sentence; None if it is permitted.
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """The parts of a request by which the guard decides, and the names of this server."""
 
-    Args:
-        path: the request target as the client sent it.
-        hosts: every Host header of the request.
-        headers: all its headers.
-        allowed: the result of ``allowed_hosts``.
-        navigation: True for GET and HEAD.
-    """
-    if not path.startswith("/"):
-        return 400, "the request target must be a path"
-    if len(hosts) != 1:
-        return 400, "a request must have exactly one Host header"
-    if hosts[0].lower() not in allowed:
-        return 421, (
-            "the Host header names a host that this server does not serve; the setting "
-            "allowed_hosts adds one"
-        )
-    landing = navigation and path.partition("?")[0] in LANDING_PATHS
-    if _from_other_site(headers) and not (landing and _is_top_level(headers)):
-        return 403, FOREIGN_PAGE
-    return None
+    method: str
+    target: str
+    """The request target as the client sent it, with its query."""
+    hosts: Sequence[str]
+    """The values of all its Host headers."""
+    headers: Mapping[str, str]
+    """All its headers, by names without case. Repeated ones are joined by commas."""
+    allowed_hosts: frozenset[str]
+    """The result of ``allowed_hosts``."""
+    redirect_uri: str
+
+    @property
+    def path(self) -> str:
+        """The target without its query."""
+        return self.target.partition("?")[0]
+
+    @property
+    def is_read(self) -> bool:
+        """True if the method is GET or HEAD."""
+        return self.method in ("GET", "HEAD")
+
+    @property
+    def is_landing(self) -> bool:
+        """True if the request opens a page at which a user may arrive from another site."""
+        return self.is_read and self.path in LANDING_PATHS
+
+    def is_own_origin(self, origin: str) -> bool:
+        """True if this is an origin of this server. Behind a proxy that terminates TLS, it is that
+        of the redirect URI."""
+        served_at = f"http://{self.hosts[0].lower().removesuffix(':80')}"
+        return origin in (served_at, "://".join(browser_origin(self.redirect_uri)))
 
 
-def _from_other_site(headers: Mapping[str, str]) -> bool:
-    return headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none")
+class Refusal(NamedTuple):
+    """The response to a request that is refused."""
+
+    status: int
+    detail: str
+    """What is wrong, and what to do."""
+
+
+class Decision(Enum):
+    """The decisions other than a refusal."""
+
+    PERMIT = "permit"
+    SEND_WORKER = "send the service worker that unregisters itself"
+
+
+class Rule(NamedTuple):
+    """The decision on the requests to which it applies."""
+
+    applies: Callable[[Request], bool]
+    decision: Refusal | Decision
+
+
+# ---------- the conditions of the rules
+
+
+def _is_no_path(request: Request) -> bool:
+    return not request.target.startswith("/")
+
+
+def _has_no_single_host(request: Request) -> bool:
+    return len(request.hosts) != 1 or not request.hosts[0].strip()
+
+
+def _is_for_unknown_host(request: Request) -> bool:
+    is_probe = request.path in PROBE_PATHS
+    return not is_probe and request.hosts[0].lower() not in request.allowed_hosts
+
+
+def _has_foreign_origin(request: Request) -> bool:
+    origin = request.headers.get("Origin")
+    return origin is not None and not request.is_own_origin(origin.lower())
+
+
+def _is_prefetch(request: Request) -> bool:
+    headers = request.headers
+    return "Sec-Purpose" in headers or any(
+        _tokens(headers.get(name, "")) & signs for name, signs in SIGNS_OF_PREFETCH.items()
+    )
+
+
+def _is_navigation_preload(request: Request) -> bool:
+    return "Service-Worker-Navigation-Preload" in request.headers
+
+
+def _is_websocket(request: Request) -> bool:
+    return "websocket" in _tokens(request.headers.get("Upgrade", ""))
+
+
+def _tokens(value: str) -> set[str]:
+    """Return the words of a header's value: those of a list, their parameters and versions too."""
+    return {token.strip().lower() for token in re.split(r"[,;/]", value)}
+
+
+def _comes_from_other_site(request: Request) -> bool:
+    if request.headers.get("Sec-Fetch-Site", "none") in OWN_SITES:
+        return False
+    return not (request.is_landing and _is_top_level(request.headers))
 
 
 def _is_top_level(headers: Mapping[str, str]) -> bool:
-    """True if the browser opens the response as a page of its own, not inside another page."""
-    return (headers.get("Sec-Fetch-Mode"), headers.get("Sec-Fetch-Dest", "")) in TOP_LEVEL
+    """True if the browser opens the response as a page of its own, not inside another page. Not
+    every browser sends Sec-Fetch-Dest."""
+    is_navigation = headers.get("Sec-Fetch-Mode") == "navigate"
+    return is_navigation and headers.get("Sec-Fetch-Dest", "document") == "document"
 
 
-def foreign_origin(headers: Mapping[str, str], host: str, redirect_uri: str) -> bool:
-    """True if a request has an Origin header that names another origin than this server's.
+def _loads_service_worker(request: Request) -> bool:
+    sign = request.headers.get("Service-Worker", "")
+    return request.method == "GET" and sign.strip().lower() == "script"
 
-    A browser without Fetch Metadata sends no other sign of a foreign page. Behind a proxy that
-    terminates TLS, this server's origin is that of the redirect URI.
+
+def _comes_from_script(request: Request) -> bool:
+    headers = request.headers
+    if "Sec-Fetch-Site" not in headers or request.path in SUBRESOURCE_PATHS:
+        return False
+    return headers.get("Sec-Fetch-Mode", "navigate") != "navigate"
+
+
+def _is_not_top_level(request: Request) -> bool:
+    headers = request.headers
+    if "Sec-Fetch-Site" not in headers or headers.get("Sec-Fetch-Mode") != "navigate":
+        return False
+    return not _is_top_level(headers)
+
+
+def _has_foreign_referer(request: Request) -> bool:
+    has_referer = bool(request.headers.get("Referer"))
+    return has_referer and not _has_own_referer(request) and not request.is_landing
+
+
+def _has_own_referer(request: Request) -> bool:
+    try:
+        origin = browser_origin(request.headers.get("Referer", ""))
+    except (ValueError, KeyError):
+        return False
+    return request.is_own_origin("://".join(origin))
+
+
+def _is_form_without_proof(request: Request) -> bool:
+    """True if a browser seems to send a form, and no header proves that the form is this server's.
+
+    A permitted request has no Origin but this server's own.
     """
-    ours = (f"http://{host.lower()}", "://".join(browser_origin(redirect_uri)))
-    return headers.get("Origin", ours[0]).lower() not in ours
+    headers = request.headers
+    if request.is_read or not accept.names(headers.get("Accept", ""), "text/html"):
+        return False
+    is_from_own_page = headers.get("Sec-Fetch-Site") == "same-origin" or _has_own_referer(request)
+    return not (is_from_own_page or "Origin" in headers)
+
+
+# ---------- the rules
+
+FOREIGN_PAGE = (
+    "a web page of another site sent this request, and nothing was done; open this server's /home "
+    "in the address bar, or send the request from a program without the header {}"
+)
+
+FRAME_OR_WORKER = Refusal(
+    403,
+    "this server's pages are not shown inside other pages, and not read by service workers; reload "
+    "the page, or open it in a window of its own",
+)
+
+RULES: tuple[Rule, ...] = (
+    # An absolute target is for proxies; a handler would see a path that does not exist.
+    Rule(_is_no_path, Refusal(400, "the request target must be a path, such as /token")),
+    # HTTP/1.0 permits a request without Host, which must not count as one to loopback.
+    Rule(_has_no_single_host, Refusal(400, "a request must have exactly one Host header")),
+    # DNS rebinding: a hostile name that resolves to loopback makes a page same-origin.
+    Rule(
+        _is_for_unknown_host,
+        Refusal(
+            421,
+            "the Host header names a host that this server does not serve; use localhost with the "
+            "server's port, or add the name to the setting allowed_hosts",
+        ),
+    ),
+    # WebSocket handshakes, and browsers without Fetch Metadata, show a foreign page by Origin only.
+    Rule(_has_foreign_origin, Refusal(403, FOREIGN_PAGE.format("Origin"))),
+    # A prefetch by speculation rules arrives with "Sec-Fetch-Site: none", as if the user typed it.
+    Rule(
+        _is_prefetch,
+        Refusal(403, "a prefetch or preview is refused; open the address to see its page"),
+    ),
+    # The browser sends a navigation itself and hands the response to a service worker.
+    Rule(_is_navigation_preload, FRAME_OR_WORKER),
+    # A handshake needs no permission of this server, and its response can be read by any page.
+    Rule(
+        _is_websocket,
+        Refusal(403, "there is no WebSocket here; send the request without the header Upgrade"),
+    ),
+    # A page of another site, or of another port, may only lead the user to a landing path.
+    Rule(_comes_from_other_site, Refusal(403, FOREIGN_PAGE.format("Sec-Fetch-Site"))),
+    # A service worker of a program that had this port before is replaced at its next update.
+    Rule(_loads_service_worker, Decision.SEND_WORKER),
+    # Until then, such a worker could read what it fetches: no page here has a script that does.
+    Rule(
+        _comes_from_script,
+        Refusal(
+            403,
+            "a script or a service worker in the browser sent this request; open the address in "
+            "the address bar, or use a program without the header Sec-Fetch-Site",
+        ),
+    ),
+    # A frame, or a service worker that passes a navigation on, could show or read the response.
+    Rule(_is_not_top_level, FRAME_OR_WORKER),
+    # Speculation rules and old browsers show a foreign page by Referer only.
+    Rule(_has_foreign_referer, Refusal(403, FOREIGN_PAGE.format("Referer"))),
+    # A browser that sends none of these headers must not act for a foreign page's form.
+    Rule(
+        _is_form_without_proof,
+        Refusal(
+            403,
+            "no header shows that a page of this server sent this form, and nothing was done; let "
+            "the browser send Origin or Referer, or use a program without text/html in Accept",
+        ),
+    ),
+)
+"""The rules, each with its reason. The first that applies decides."""
+
+
+def decide(request: Request) -> Refusal | Decision:
+    """Return the decision on a request: permitted, refused, or the worker that unregisters
+    itself."""
+    decisions = (rule.decision for rule in RULES if rule.applies(request))
+    return next(decisions, Decision.PERMIT)
+
+
+# ---------- what handlers ask
+
+
+def is_opened_by_user(headers: Mapping[str, str]) -> bool:
+    """True if the user opened this page by the address bar or from another page of this server.
+
+    A link of a foreign page leads to a landing path too. That must cause no request to Xero.
+    """
+    return headers.get("Sec-Fetch-Site") in OWN_SITES
 
 
 def looks_like_browser(headers: Mapping[str, str]) -> bool:
     """True if a browser seems to have sent the request.
 
     Both mistakes matter: a browser that counts as a program acts on a mere link, and a program that
-    counts as a browser receives a page.
+    counts as a browser is told to use POST.
     """
     if any(map(BROWSER_HEADER.fullmatch, headers)):
         return True

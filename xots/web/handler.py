@@ -7,30 +7,46 @@ import asyncio
 import contextlib
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import msgspec
 from tornado.escape import xhtml_escape
-from tornado.web import HTTPError, RequestHandler
+from tornado.web import Finish, HTTPError, RequestHandler
 
 from ..errors import NoToken, XotsError
 from ..keeping.keeper import TokenKeeper
 from ..safe_text import MAX_MESSAGE, safe_text
 from ..sealing import Sealer
 from ..wording import time_text
-from . import guard, problems
+from . import accept, guard, problems
+from .headers import BROWSER_HEADERS, SECURITY_HEADERS
 
-__all__ = ["Handler", "InFlight", "WebConfig"]
+__all__ = ["UNSUPPORTED", "Handler", "InFlight", "WebConfig"]
 
 logger = logging.getLogger("xots.web")
 
-MEDIA_TYPES = frozenset({"application/json", "text/html", "text/plain"})
-"""The media types among which the Accept header chooses."""
-
 UNSUPPORTED = RequestHandler.post
 """Tornado's method in place of each method that a handler does not define."""
+
+WORKER = """\
+// This server has no service worker. This one replaces that of another program, and unregisters.
+self.addEventListener("install", () => self.skipWaiting());
+self.addEventListener("activate", (event) => event.waitUntil(self.registration.unregister()));
+"""
+
+
+class EveryMethod(tuple[str, ...]):
+    """Every method, as Tornado checks it before the guard. ``Handler.check_method`` follows it."""
+
+    def __contains__(self, method: object) -> bool:
+        return True
+
+
+class Refused(HTTPError):
+    """Raised for a request that the guard refuses."""
 
 
 class InFlight:
@@ -88,6 +104,11 @@ class Handler(RequestHandler):
     sealer: Sealer
     config: WebConfig
 
+    refused = False
+    """True once the guard has refused the request."""
+
+    SUPPORTED_METHODS = EveryMethod()
+
     def initialize(
         self, keeper: TokenKeeper, sealer: Sealer, config: WebConfig, in_flight: InFlight
     ) -> None:
@@ -100,31 +121,55 @@ class Handler(RequestHandler):
         self._in_flight.leave()
 
     def set_default_headers(self) -> None:
-        """Forbid browsers to cache, frame or sniff a response, or to give it to another origin."""
+        """Set the headers of every response. Tornado's type of an empty body is no page's."""
         self.clear_header("Server")
-        self.set_header("Cache-Control", "no-store")
-        self.set_header("Cross-Origin-Resource-Policy", "same-origin")
-        self.set_header("X-Content-Type-Options", "nosniff")
-        # With "no-referrer", browsers send "Origin: null" with this server's own forms too.
-        self.set_header("Referrer-Policy", "same-origin")
-        self.set_header("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+        self.clear_header("Content-Type")
+        self._set_headers(SECURITY_HEADERS)
+        if guard.looks_like_browser(self.request.headers):
+            self._set_headers(BROWSER_HEADERS)
+
+    def _set_headers(self, headers: Mapping[str, str]) -> None:
+        for name, value in headers.items():
+            self.set_header(name, value)
+
+    def compute_etag(self) -> None:
+        """Return None: a response that is never stored needs no ETag."""
 
     def prepare(self) -> None:
-        """Let the guard decide before any handler acts."""
-        request, config = self.request, self.config
-        refused = guard.refusal(
-            request.uri or "",
-            request.headers.get_list("Host"),
-            request.headers,
-            config.hosts,
-            navigation=self.is_read,
+        """Let the guard decide before any handler acts.
+
+        Raises:
+            HTTPError: the request is refused, or its method is not supported.
+            Finish: the response was written.
+        """
+        decision = guard.decide(self._guard_request())
+        if isinstance(decision, guard.Refusal):
+            self.refused = True
+            raise Refused(decision.status, decision.detail)
+        if decision is guard.Decision.SEND_WORKER:
+            self._write_worker()
+            raise Finish
+        self.check_method()
+
+    def _guard_request(self) -> guard.Request:
+        request = self.request
+        return guard.Request(
+            method=request.method or "",
+            target=request.uri or "",
+            hosts=request.headers.get_list("Host"),
+            headers=request.headers,
+            allowed_hosts=self.config.hosts,
+            redirect_uri=self.config.redirect_uri,
         )
-        if refused is not None:
-            raise HTTPError(*refused)
-        if self.is_read:
-            return
-        if guard.foreign_origin(request.headers, request.host, config.redirect_uri):
-            raise HTTPError(403, guard.FOREIGN_PAGE)
+
+    def check_method(self) -> None:
+        """Check that the path supports the method.
+
+        Raises:
+            HTTPError: it does not.
+        """
+        if self.request.method not in _supported_methods(type(self)):
+            raise HTTPError(405)
 
     async def head(self) -> None:
         """Respond as to GET. Tornado omits the body."""
@@ -143,17 +188,14 @@ class Handler(RequestHandler):
         return self.accepts("text/html")
 
     def accepts(self, media_type: str) -> bool:
-        """True if the Accept header names this media type, and no other of ``MEDIA_TYPES`` before
-        it."""
-        parts = self.request.headers.get("Accept", "").split(",")
-        named = (part.partition(";")[0].strip().lower() for part in parts)
-        return next(filter(MEDIA_TYPES.__contains__, named), None) == media_type
+        """True if the Accept header prefers this media type: see ``accept.preferred``."""
+        return accept.preferred(self.request.headers.get("Accept", "")) == media_type
 
     @property
     def shown_target(self) -> str:
         """Method and path for the log. The query string may hold a code or a state."""
         method, path = self.request.method, self.request.path
-        shown = method if method in self.SUPPORTED_METHODS else "(unknown method)"
+        shown = method if method in RequestHandler.SUPPORTED_METHODS else "(unknown method)"
         return f"{shown} {safe_text(path) if path.startswith('/') else '(no path)'}"
 
     def decode_argument(self, value: bytes, name: str | None = None) -> str:
@@ -188,9 +230,16 @@ class Handler(RequestHandler):
             f"form-action 'self' {_origins_of_xero(self.config.authorize_url)}; "
             "frame-ancestors 'none'; base-uri 'none'",
         )
+        self._set_headers(BROWSER_HEADERS)
         self.set_header("Content-Type", "text/html; charset=utf-8")
         names |= {"config": self.config, "now": self.keeper.clock.now(), "time_text": time_text}
         self.write(self.render_string(template, **names))
+
+    def _write_worker(self) -> None:
+        self.set_header("Content-Type", "text/javascript; charset=utf-8")
+        # Without it, a browser does not replace a worker that serves more than its own folder.
+        self.set_header("Service-Worker-Allowed", "/")
+        self.write(WORKER)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Write an error as a page or as a problem in JSON."""
@@ -214,6 +263,10 @@ class Handler(RequestHandler):
             case NoToken():
                 # A program that polls before a login is no fault of the server.
                 logger.info("%s: %s", where, value, extra={"limited": True})
+            case Refused():
+                message, kind = value.get_message(), {"kind": value.status_code}
+                text = "%s: refused with status %d: %s"
+                logger.warning(text, where, value.status_code, message, extra=kind)
             case HTTPError():
                 reason = problems.http_reason(value) or f"HTTP {value.status_code}"
                 logger.warning("%s: %s", where, reason, extra={"kind": value.status_code})

@@ -21,8 +21,8 @@ from ..secret import Secret
 from ..wording import span_text, time_text
 from ..xero.protocol import SCOPE_SETS, Connection, Credentials, authorize_url, new_code_verifier
 from . import login_cookie
-from .guard import browser_origin, is_loopback_name
-from .handler import Handler
+from .guard import browser_origin, is_loopback_name, is_opened_by_user
+from .handler import UNSUPPORTED, Handler
 from .health import health
 from .login_cookie import Form, Login
 
@@ -249,12 +249,18 @@ class HomeHandler(Page):
             )
         return logins
 
-    async def _connections(self) -> tuple[list[Connection], str | None]:
+    async def _connections(self) -> tuple[list[Connection] | None, str | None]:
         """Return the organisations to choose from, if none is chosen, and why they cannot be
-        listed."""
+        listed.
+
+        None: they are not known, and the user has to click for a request to Xero. A user arrives
+        here from Xero, but a foreign page can lead here too.
+        """
         may_choose = self.config.has_tenants and not self.keeper.account.tenant_id
         if not may_choose or not self.keeper.can_serve:
             return [], None
+        if not is_opened_by_user(self.request.headers):
+            return self.keeper.known_connections, None
         try:
             return await self.keeper.connections(), None
         except XotsError as error:
@@ -274,6 +280,8 @@ def _offers_granular(configured: tuple[str, ...], account: Account, pending: lis
 
 class CodeHandler(CookieHandler):
     """``/code``: the redirect URI, at which a browser returns from Xero."""
+
+    head = UNSUPPORTED  # type: ignore[assignment]  # Tornado marks a missing method so
 
     async def get(self) -> None:
         """Finish the login that this browser started, and redirect to ``/home``."""

@@ -98,7 +98,8 @@ def error_response(
     match error:
         case HTTPError(status_code=405):
             allowed = ", ".join(methods)
-            return _response(error, f"this path supports only {allowed}", {"Allow": allowed})
+            detail = error.get_message() or f"this path supports only {allowed}"
+            return _response(error, detail, {"Allow": allowed})
         case HTTPError():
             return _response(error, http_reason(error))
         case NoToken():

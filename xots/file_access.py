@@ -1,0 +1,265 @@
+"""Access to files: can other users read or replace a secret file, and new folders that are private.
+
+A *secrets mount* is a file system on which systemd or a container platform provides secrets. Its
+files often have mode 0440 or 0444, because the platform decides who sees the mount.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = [
+    "Mount",
+    "file_problem",
+    "folder_problem",
+    "folder_problems",
+    "is_secrets_mount",
+    "make_folder",
+    "mount_of",
+    "mounts",
+    "open_folder",
+    "parse_mounts",
+    "restore_owner_rights",
+    "secret_file_problems",
+]
+
+SECRETS_FOLDERS = (Path("/run/secrets"), Path("/var/run/secrets"))
+"""Docker, Podman and Kubernetes mount secrets here."""
+
+SHARED_FOLDERS = frozenset(
+    map(Path, ("/", "/dev", "/dev/shm", "/run", "/run/lock", "/tmp", "/var/tmp"))  # noqa: S108
+)
+"""Folders of the whole machine. Some are in memory, and systemd's ``ProtectSystem=strict`` makes
+them read-only for a service, although other users can still read them and write to them."""
+
+MOUNTS = Path("/proc/self/mountinfo")
+"""Linux's list of mounted file systems. Other systems have none."""
+
+MAX_LINKS = 40
+"""Linux follows no more symbolic links in one path."""
+
+
+# ---------- decisions
+
+
+def file_problem(
+    path: Path, found: os.stat_result, *, owners: Sequence[int], forbidden: int
+) -> str | None:
+    """Return why a file is not safe to use, with the remedy; None if it is safe.
+
+    Args:
+        path: its path.
+        found: its status.
+        owners: the user ids that may own it.
+        forbidden: the mode bits that it must not have.
+    """
+    mode = stat.S_IMODE(found.st_mode)
+    if found.st_uid not in owners:
+        return _owner_problem(path, found)
+    if mode & forbidden:
+        remedy = f"chmod {mode & ~forbidden:03o} {path}"
+        return f"{path} is open to other users (mode {mode:04o}): {remedy}"
+    return None
+
+
+def folder_problem(folder: Path, found: os.stat_result) -> str | None:
+    """Return why the files of a folder are not safe, with the remedy; None if they are safe.
+
+    A folder that others can write to is refused even with the sticky bit, such as ``/tmp``: another
+    user can put a file there before the owner does.
+
+    Args:
+        folder: its path.
+        found: its status.
+    """
+    mode = stat.S_IMODE(found.st_mode)
+    if found.st_uid not in _trusted_owners():
+        return _owner_problem(folder, found)
+    if mode & 0o022:
+        return (
+            f"{folder} is open to other users (mode {mode:04o}), who can replace the files in it: "
+            f"chmod go-w {folder}, or use another folder"
+        )
+    return None
+
+
+def _owner_problem(path: Path, found: os.stat_result) -> str:
+    user = os.geteuid()
+    return (
+        f"{path} belongs to user {found.st_uid}, but xots runs as user {user}: run xots as the "
+        f"owner, or chown {user} {path}"
+    )
+
+
+def _trusted_owners() -> tuple[int, int]:
+    """Return the user ids that can read and replace each file of this process anyway."""
+    return 0, os.geteuid()
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A mounted file system."""
+
+    point: Path
+    """The path at which it is mounted."""
+    device: str
+    """The numbers of its device: ``8:1``."""
+    kind: str
+    """The type of the file system: ``ext4``."""
+    read_only: bool
+    """True if this process cannot write to it, whatever the modes of its files."""
+
+
+def parse_mounts(text: str) -> list[Mount]:
+    """Return the mounts in a text in the format of ``/proc/self/mountinfo``.
+
+    A line is ``36 35 98:0 /root /mnt rw,noatime master:1 - ext4 /dev/root rw``, after
+    proc_pid_mountinfo(5).
+    """
+    found = []
+    for line in filter(None, text.split("\n")):  # a mount point may hold other line ends
+        of_mount, _, of_system = line.partition(" - ")
+        _, _, device, _, point, options, *_ = of_mount.split(" ")
+        kind, *_, system_options = of_system.split(" ")
+        read_only = "ro" in options.split(",") + system_options.split(",")
+        found.append(Mount(Path(_unescaped(point)), device, kind, read_only))
+    return found
+
+
+def _unescaped(text: str) -> str:
+    r"""Replace each octal escape, such as ``\040``, with its character."""
+    return re.sub(r"\\([0-7]{3})", lambda escape: chr(int(escape[1], 8)), text)
+
+
+def mount_of(path: Path, all_mounts: Sequence[Mount]) -> Mount | None:
+    """Return the mount that holds a path without symbolic links; None if none is known.
+
+    Of several mounts at one point, the last one hides the others.
+    """
+    above = [mount for mount in all_mounts if path.is_relative_to(mount.point)]
+    return max(reversed(above), key=lambda mount: len(mount.point.parts), default=None)
+
+
+def is_secrets_mount(mount: Mount) -> bool:
+    """Tell if a container platform provides secrets on a mount.
+
+    It does if the mount begins in a folder for secrets, or if it is in memory and read-only, as the
+    secret volumes of Kubernetes are. A folder of the whole machine is no secrets mount.
+    """
+    if any(mount.point.is_relative_to(folder) for folder in SECRETS_FOLDERS):
+        return True
+    in_memory = mount.kind in ("tmpfs", "ramfs")
+    return in_memory and mount.read_only and mount.point not in SHARED_FOLDERS
+
+
+# ---------- looking
+
+
+def secret_file_problems(path: Path, descriptor: int) -> list[str]:
+    """Return why other users may know or replace the content of an open file; empty if they cannot.
+
+    The file must belong to this user or root, who alone may have rights to it. On a secrets mount,
+    others may have the right to read it. ``folder_problems`` checks its folder.
+
+    Args:
+        path: the path at which it was opened.
+        descriptor: the open file. Its status is that of the content, even if the path changes.
+    """
+    found = os.fstat(descriptor)
+    others_read = found.st_mode & 0o044 and _on_secrets_mount(path, descriptor)
+    forbidden = 0o022 if others_read else 0o077
+    problem = file_problem(path, found, owners=_trusted_owners(), forbidden=forbidden)
+    return [problem] if problem else folder_problems(path)
+
+
+def _on_secrets_mount(path: Path, descriptor: int) -> bool:
+    """Tell if an open file is on a secrets mount, or in systemd's credentials directory."""
+    try:
+        real = Path(f"/proc/self/fd/{descriptor}").readlink()
+    except OSError:  # not on Linux
+        real = path.resolve()
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    if folder and real.is_relative_to(Path(folder).resolve()) and _keeps_others_out(Path(folder)):
+        return True
+    mount = mount_of(real, mounts())
+    return mount is not None and is_secrets_mount(mount)
+
+
+def _keeps_others_out(folder: Path) -> bool:
+    """Tell if only the owner and the group have rights to a folder, as systemd makes it."""
+    return folder.stat().st_mode & 0o007 == 0
+
+
+def folder_problems(path: Path) -> list[str]:
+    """Return why other users may replace a file; empty if they cannot.
+
+    The folder must belong to this user or root, and no other user may have the right to write to
+    it. If the path is a symbolic link, this holds for the folder of each link too. A folder on a
+    secrets mount that is read-only is safe: Kubernetes gives the mode 1777 to its volumes.
+    """
+    return [
+        problem
+        for folder in dict.fromkeys(_folders(path))
+        if (problem := folder_problem(folder, folder.stat()))
+        and not _on_read_only_secrets_mount(folder)
+    ]
+
+
+def _folders(path: Path) -> Iterator[Path]:
+    """Yield the folder of a path and, while the path is a symbolic link, that of its target."""
+    path = path.absolute()
+    yield path.parent
+    for _ in range(MAX_LINKS):
+        if not path.is_symlink():
+            break
+        path = path.parent / path.readlink()
+        yield path.parent
+
+
+def _on_read_only_secrets_mount(folder: Path) -> bool:
+    mount = mount_of(folder.resolve(), mounts())
+    return mount is not None and mount.read_only and is_secrets_mount(mount)
+
+
+def mounts() -> list[Mount]:
+    """Return the mounts that this process sees; empty if the system does not tell."""
+    return parse_mounts(os.fsdecode(MOUNTS.read_bytes())) if MOUNTS.exists() else []
+
+
+# ---------- new files and folders
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and its missing parents with mode 0700, whatever the umask. A power cut does
+    not undo it. Folders that exist stay as they are."""
+    missing = [one for one in (folder, *folder.parents) if not os.path.lexists(one)]
+    for one in reversed(missing):
+        try:
+            one.mkdir(mode=0o700)
+        except FileExistsError:
+            continue  # another process has just made it
+        one.chmod(0o700)  # the umask may have taken the owner's rights
+        with open_folder(one.parent) as above:
+            os.fsync(above)
+
+
+def restore_owner_rights(descriptor: int) -> None:
+    """Let the owner read and write a file that was created with mode 0600, whatever the umask."""
+    if os.fstat(descriptor).st_mode & 0o600 != 0o600:
+        os.fchmod(descriptor, 0o600)
+
+
+@contextmanager
+def open_folder(path: Path) -> Iterator[int]:
+    """Open a folder, yield its descriptor, and close it."""
+    opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield opened
+    finally:
+        os.close(opened)

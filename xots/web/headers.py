@@ -1,0 +1,32 @@
+"""The headers of every response, and those of every response to a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+__all__ = ["BROWSER_HEADERS", "SECURITY_HEADERS"]
+
+SECURITY_HEADERS: Mapping[str, str] = MappingProxyType(
+    {
+        "Cache-Control": "no-store",
+        "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Cross-Origin-Resource-Policy": "same-origin",
+        # With "no-referrer", browsers send "Origin: null" with this server's own forms too.
+        "Referrer-Policy": "same-origin",
+        "X-Content-Type-Options": "nosniff",
+        "X-Frame-Options": "DENY",
+    }
+)
+"""They forbid browsers to cache, frame or sniff a response, and to give it or its window to another
+page."""
+
+BROWSER_HEADERS: Mapping[str, str] = MappingProxyType(
+    {
+        # Another program that had this port before may have left a service worker. Never "cookies":
+        # browsers share those among all ports of a host.
+        "Clear-Site-Data": '"storage"',
+    }
+)
+"""The additional headers of every page, and of every other response to a browser."""
