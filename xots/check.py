@@ -18,6 +18,7 @@ from .keeping.reporting import clock_skew
 from .keys import sealer_for, store_url
 from .lifecycle.account import Account
 from .lifecycle.schedule import State, state_of
+from .safe_text import MAX_MESSAGE, safe_text
 from .settings import Settings
 from .wiring import mismatches, shown_store, xero_client
 from .wording import problem_text
@@ -43,7 +44,7 @@ class Finding:
 
     def __str__(self) -> str:
         state = "FAIL" if self.failed else "warn" if self.warned else "ok"
-        return f"{state:6}{self.subject:10}{self.text}"
+        return f"{state:6}{self.subject:10}{safe_text(self.text, MAX_MESSAGE)}"
 
 
 async def check(settings: Settings) -> int:

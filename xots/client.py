@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from .errors import ServerRefused, ServerUnreachable
 
 __all__ = ["Client"]
+
+WORD = re.compile("[!-~]+")
+"""A token or an id: visible ASCII."""
 
 REQUEST_TIMEOUT_SECONDS = 60.0
 """A request may wait for a whole refresh: its deadline, and the lease of a process that vanished in
@@ -52,6 +56,9 @@ class Client:
         """
         path = "/token" if min_ttl is None else f"/token?min_ttl={min_ttl}"
         content: dict[str, Any] = self.request("GET", path, "accessToken")
+        words = (content["accessToken"], content.get("tenantId") or "none")
+        if not all(isinstance(word, str) and WORD.fullmatch(word) for word in words):
+            raise self._not_xots()
         return content
 
     def tenants(self) -> list[dict[str, Any]]:
@@ -124,7 +131,7 @@ class Client:
 def _json(body: bytes) -> Any:
     try:
         return json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 
 from .errors import XotsError
 from .events import Event, LoggedIn, Refreshed
+from .safe_text import MAX_MESSAGE, safe_text
 from .sandbox import (
     DEFAULT_CLIENT_ID,
     DEFAULT_CLIENT_SECRET,
@@ -94,7 +95,7 @@ async def _log_in(server: Server, sandbox: Sandbox) -> None:
 
 def _show(event: Event) -> None:
     if isinstance(event, LoggedIn | Refreshed):
-        print(f"{event.at:%H:%M:%S}  {event}", flush=True)
+        print(f"{event.at:%H:%M:%S}  {safe_text(event, MAX_MESSAGE)}", flush=True)
 
 
 def _greeting(server: Server, sandbox: Sandbox) -> str:

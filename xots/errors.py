@@ -23,6 +23,8 @@
 
 from __future__ import annotations
 
+from .safe_text import MAX_MESSAGE, safe_text
+
 __all__ = [
     "ClientError",
     "ConsentLost",
@@ -45,7 +47,13 @@ __all__ = [
 
 
 class XotsError(Exception):
-    """Base of all exceptions that xots raises on purpose. No message holds a secret."""
+    """Base of all exceptions that xots raises on purpose. No message holds a secret.
+
+    A message may quote text from outside. So ``str`` returns it as safe text.
+    """
+
+    def __str__(self) -> str:
+        return safe_text(super().__str__(), MAX_MESSAGE)
 
 
 class SettingsError(XotsError):

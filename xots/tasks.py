@@ -7,6 +7,8 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from .log_filters import error_text
+
 __all__ = ["Closed", "SharedTask", "Tasks", "cancel_until_done"]
 
 logger = logging.getLogger("xots.tasks")
@@ -66,7 +68,7 @@ class Tasks:
         self._running.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             # A waiting caller receives the error itself. Log it in case none waits.
-            logger.debug("%s: %s", type(error).__name__, error)
+            logger.debug("a task ended with %s", error_text(error))
 
 
 class SharedTask:

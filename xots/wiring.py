@@ -6,6 +6,7 @@ The commands that work on the store itself use it as the server does.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ from .keeping.keeper import TokenKeeper
 from .keeping.replica import reseal_all
 from .keys import sealer_for, store_url
 from .lifecycle.account import Account
+from .safe_text import MAX_MESSAGE, safe_text
 from .sealing import Sealer
 from .settings import Settings
 from .xero.http import XeroClient
@@ -43,7 +45,8 @@ OTHER_LOGIN = (
 
 def log_event(event: Event) -> None:
     """Write an event to the log, as an observer of the keeper."""
-    logger.log(event.level, "%s: %s", event.account, event)
+    kind = {"kind": type(event).__name__}  # repeats are counted for each
+    logger.log(event.level, "%s: %s", event.account, safe_text(event, MAX_MESSAGE), extra=kind)
 
 
 def xero_client(settings: Settings, clock: Clock = SystemClock()) -> XeroClient:
@@ -99,7 +102,7 @@ async def open_keeper(
             clock=clock,
         )
         for warning in await store.warnings():
-            logger.warning("%s", warning)
+            logger.warning("%s", safe_text(warning, MAX_MESSAGE))
         await keeper.start()
         opened.push_async_callback(keeper.close)
         if problems := mismatches(settings, keeper.account, ignore_scopes=ignore_scopes):
@@ -198,6 +201,17 @@ def _token_url_mismatch(settings: Settings, account: Account) -> str | None:
     )
 
 
+SCOPE_NAME = re.compile(r"[a-z_]+([.][a-z_]+)*")
+"""The form of Xero's scopes. Another word may be a secret that was set by mistake."""
+
+
+def _shown_scopes(scopes: set[str]) -> str:
+    """Return the scopes that have the form of Xero's, and the number of the others."""
+    named = sorted(filter(SCOPE_NAME.fullmatch, scopes))
+    others = len(scopes) - len(named)
+    return " ".join([*named, f"({others} that are not named here)"] if others else named)
+
+
 def _scope_mismatch(settings: Settings, account: Account) -> str | None:
     """Compare the scopes if they are set explicitly.
 
@@ -208,7 +222,7 @@ def _scope_mismatch(settings: Settings, account: Account) -> str | None:
     if "scopes" not in settings.sources or wanted in (requested, set(account.scopes_configured)):
         return None
     names = {"added": wanted - requested, "removed": requested - wanted}
-    changes = [f"{kind}: {' '.join(sorted(scopes))}" for kind, scopes in names.items() if scopes]
+    changes = [f"{kind}: {_shown_scopes(scopes)}" for kind, scopes in names.items() if scopes]
     return (
         f"{settings.sources['scopes']}: these scopes are not those of the stored login "
         f"({'; '.join(changes)}). Nothing was changed. To change the scopes, end that login with "

@@ -58,15 +58,15 @@ def test_version_prints_the_version(xots: Xots) -> None:
         (["-o", "accounting.transactions"], "--scopes"),
         (["-m", "0"], "--refreshmins"),
         (["--token-url", "nonsense"], "--token-url"),
-        (["--config", "/nonexistent/xots.yaml"], "/nonexistent/xots.yaml"),
+        (["--config", "/nonexistent/xots.yaml"], "--config"),
         (["--prot", "5001"], "--prot"),
-        (["nosuchcommand"], "nosuchcommand"),
+        (["nosuchcommand"], "the first argument is no command"),
         (["-p"], "port"),
         (["demo", "--port", "x"], "--port"),
         (["demo", "--access-token-life", "0"], "--access-token-life"),
         (["sandbox", "--port", "70000"], "--port"),
         (["key"], "ACTION"),
-        (["key", "burn"], "burn"),
+        (["key", "burn"], "ACTION"),
     ],
 )
 def test_a_bad_value_is_reported_on_stderr_with_status_2(

@@ -121,10 +121,10 @@ def test_the_options_reach_the_sandbox() -> None:
     [
         (["--fault", "refresh:every:explode"], ", ".join(FaultKind)),
         (["--siblings", "nonsense"], ", ".join(SiblingMode)),
-        (["--port", "70000"], "'70000' is not a port"),
-        (["--redirect-uri", "localhost/code"], "is not a redirect URI"),
+        (["--port", "70000"], "must be a port"),
+        (["--redirect-uri", "localhost/code"], "must be a redirect URI"),
         (["--access-token-life", "0"], "seconds from 1 up"),
-        (["--grace-minutes", "soon"], "is not a number above 0"),
+        (["--grace-minutes", "soon"], "must be a number above 0"),
         (["--client-secret", ""], "must not be empty"),
     ],
 )

@@ -94,6 +94,13 @@ def test_a_missing_credentials_directory_is_no_problem(tmp_path: Path) -> None:
     assert load({}, {"CREDENTIALS_DIRECTORY": str(tmp_path / "none")}).port == 5001
 
 
+def test_a_credentials_directory_that_cannot_be_read_is_a_problem() -> None:
+    """The problem names the variable, not its value. (Root may read every folder, so the path of
+    this one is too long.)"""
+    [problem] = problems_of({}, {"CREDENTIALS_DIRECTORY": "/" + "y" * 300})
+    assert problem == "CREDENTIALS_DIRECTORY can't be read: File name too long"
+
+
 def test_a_credential_that_is_not_text_is_reported_with_its_path(tmp_path: Path) -> None:
     """The problem does not show its bytes."""
     (tmp_path / "client_secret").write_bytes(b"canary\xff\xfe")
@@ -117,11 +124,11 @@ def test_all_problems_are_reported_together_each_with_its_source(
     problems = problems_of({"port": "70000"}, environment, config)
     assert len(problems) == 5
     for words in (
-        ("--port", "70000"),
+        ("--port", "from 0 to 65535"),
         ("XOTS_TOKEN_URL",),
-        (str(folder / "tick"), "never"),
-        (str(config), "pkce", "perhaps"),
-        (str(config), "prot", "did you mean port"),
+        (str(folder / "tick"), "number of seconds"),
+        (str(config), "pkce", "true or false"),
+        (str(config), "line 2", "did you mean port"),
     ):
         assert len([one for one in problems if all(word in one for word in words)]) == 1, words
 
@@ -361,15 +368,13 @@ def test_an_empty_file_sets_nothing(config: Path) -> None:
 
 
 def test_the_problem_of_an_unknown_key_suggests_a_setting(config: Path) -> None:
-    """It suggests the most similar name, if one is similar."""
+    """It names the line and the most similar setting. It does not repeat the key, which may be a
+    misplaced secret."""
     config.write_text("client_idd: C\nzzz: 1\n3: 4\n")
     near, far, number = problems_of({}, {}, config)
-    assert str(config) in near
-    assert "client_idd" in near
-    assert "did you mean client_id?" in near
-    assert "zzz" in far
-    assert "did you mean" not in far
-    assert "3" in number
+    assert near == f"{config}, line 1: no such setting (did you mean client_id?)"
+    assert far == f"{config}, line 2: no such setting"
+    assert number == f"{config}, line 3: no such setting"
 
 
 @pytest.mark.parametrize(
@@ -426,14 +431,32 @@ def test_a_mapping_as_a_value_is_refused(config: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "not text"])
 def test_a_file_that_cannot_be_read_is_reported_with_its_path(tmp_path: Path, kind: str) -> None:
-    """A start without the file would ignore settings that the operator wrote."""
+    """A start without the file would ignore settings that the operator wrote. The path of a missing
+    one may be a misplaced secret."""
     path = tmp_path / "xots.yaml"
     if kind == "folder":
         path.mkdir()
     elif kind == "not text":
         path.write_bytes(b"port: \xff\n")
     [problem] = problems_of({}, {}, path)
-    assert str(path) in problem
+    assert ("--config" if kind == "missing" else str(path)) in problem
+    assert (str(path) in problem) == (kind != "missing")
+
+
+@pytest.mark.parametrize("tag", ["timestamp", "int", "float", "bool", "binary", "set", "omap"])
+@pytest.mark.parametrize("text", ["x", "''", "[x]", "{x: y}"])
+def test_a_value_of_another_yaml_type_is_a_problem(config: Path, tag: str, text: str) -> None:
+    """PyYAML fails at such values with errors of all kinds."""
+    config.write_text(f"port: 6001\nclient_id: !!{tag} {text}\n")
+    [problem] = problems_of({}, {}, config)
+    assert problem.startswith(f"{config}, line 2: this is not YAML")
+
+
+def test_yaml_that_is_nested_too_deep_is_a_problem(config: Path) -> None:
+    """It ends in no traceback."""
+    config.write_text("client_id: " + "[" * 5000 + "]" * 5000)
+    [problem] = problems_of({}, {}, config)
+    assert str(config) in problem
 
 
 def test_a_yaml_file_can_not_run_code(config: Path, tmp_path: Path) -> None:

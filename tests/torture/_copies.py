@@ -38,7 +38,7 @@ ROOT = Path(__file__).parents[2]
 RUN_TIMEOUT_SECONDS = 120.0
 """Upper bound on a run. The slowest test of a safeguard takes some seconds."""
 
-COPY = "XOTS_COPY"
+COPY = "TORTURE_COPY"
 """The environment variable that names the folder of the copy to the plug-ins of a run."""
 
 REPORTS = "reports"

@@ -93,15 +93,15 @@ async def test_a_program_refreshes_by_get_or_post(
 # ---------- tenants
 
 
-async def test_the_tenants_are_xeros_list_byte_for_byte(
+async def test_the_tenants_are_xeros_list_with_every_field(
     brought_to: Any, sandbox: Sandbox, get: Any
 ) -> None:
-    """The body is Xero's own, with its seven digits and nulls."""
+    """No field is dropped or converted: dates keep their seven digits."""
     server = await brought_to("connected")
     token = (await get(f"{server.url}/token")).json["accessToken"]
     direct = await get(sandbox.connections_url, Authorization=f"Bearer {token}")
     response = await get(f"{server.url}/tenants")
-    assert (response.status, response.body) == (200, direct.body)
+    assert (response.status, response.json) == (200, direct.json)
     assert response.headers["Content-Type"].split(";")[0] == "application/json"
     [tenant] = response.json
     assert tenant["tenantId"] in sandbox.world.accounting.organisations

@@ -318,3 +318,59 @@ def test_connections_are_read_as_xero_sends_them() -> None:
     ):
         with pytest.raises(UpstreamFailed):
             read_connections(bad)
+
+
+# ---------- what is kept
+
+
+@pytest.mark.parametrize("field", ["id", "tenantId", "tenantType"])
+@pytest.mark.parametrize(
+    "value", ["", "a b", "a\nb", "\x1b[2J", "\x9b", "\u202e", "é", "a\n", "x" * 129], ids=ascii
+)
+@pytest.mark.safeguard(
+    file="xero/protocol.py",
+    old='msgspec.Meta(pattern=r"\\A[!-~]{1,128}\\Z")',
+    new='msgspec.Meta(pattern=r"")',
+    protects_from="an id in the record that forges a line of the log or drives a terminal",
+)
+def test_a_strange_id_of_an_organisation_is_refused(field: str, value: str) -> None:
+    """It would be kept in the record, and shown. The message does not repeat it."""
+    content = [{"id": "1", "tenantId": "t", "tenantType": "ORGANISATION"} | {field: value}]
+    with pytest.raises(UpstreamFailed, match="printable characters") as caught:
+        read_connections(Response(200, {}, json.dumps(content).encode()))
+    assert len(value) < 2 or value not in str(caught.value)
+
+
+@pytest.mark.parametrize("body", [b"\xff", b'["\\ud800"]', b'[{"id":"\xed\xa0\x80"}]', b"[" * 9999])
+def test_a_list_that_is_no_text_is_refused(body: bytes) -> None:
+    """Bytes that are not UTF-8, lone surrogates and endless nesting raise the same error."""
+    with pytest.raises(UpstreamFailed, match="not a list of connections"):
+        read_connections(Response(200, {}, body))
+
+
+def test_a_strange_name_of_an_organisation_is_accepted() -> None:
+    """A name is not kept, so it costs no login."""
+    content = [{"id": "1", "tenantId": "t", "tenantName": "Acme\n\x1b[2J\u202e" * 100}]
+    [connection] = read_connections(Response(200, {}, json.dumps(content).encode()))
+    assert connection.tenant_id == "t"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("token_type", "x" * 65),
+        ("token_type", "Bearer\x1b"),
+        ("scope", "a " * 5000),
+        ("scope", "a\u202eb"),
+        ("refresh_token", "x" * 16385),
+        ("refresh_token", "x\ud800"),
+    ],
+    ids=ascii,
+)
+def test_a_field_of_a_token_response_is_bounded_and_printable(field: str, value: str) -> None:
+    """Otherwise it counts as missing; the access token is kept."""
+    content = {"access_token": "a", "expires_in": 1800, field: value}
+    outcome = read_token_response(Response(200, {}, json.dumps(content).encode()), NOW)
+    assert isinstance(outcome, Issued)
+    assert outcome.token_type == "Bearer"
+    assert (outcome.scopes, outcome.refresh_token) == (None, None)

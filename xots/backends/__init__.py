@@ -7,7 +7,6 @@ other packages. Only the chosen store is imported.
 
 from __future__ import annotations
 
-import re
 from importlib.metadata import EntryPoint, entry_points
 
 from ..errors import StoreError
@@ -36,10 +35,10 @@ def scheme_of(url: str) -> str:
 def _backend(url: str) -> EntryPoint:
     scheme, installed = url.partition(":")[0].lower(), installed_backends()
     if scheme not in installed:
-        # Text that does not look like a scheme may be a misplaced password: never quote it.
-        shown = repr(scheme) if re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme) else "this"
+        # The text may be a misplaced password: never quote it.
         raise StoreError(
-            f"no store is installed for {shown}; installed are: {', '.join(installed)}"
+            "no store is installed for the scheme of this URL; installed are: "
+            + ", ".join(installed)
         )
     return installed[scheme]
 

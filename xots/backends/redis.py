@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import secrets
 import ssl
 import time
@@ -39,6 +40,8 @@ from redis.asyncio.sentinel import MasterNotFoundError
 
 from ..clock import SystemClock
 from ..errors import StoreUnavailable
+from ..log_filters import hush_libraries
+from ..safe_text import safe_text
 from ..tasks import cancel_until_done
 from . import redis_url
 from .base import (
@@ -55,6 +58,9 @@ from .base import (
 __all__ = ["RedisStore"]
 
 RECORD, LEASE, CHANGES, CHECK = "xots:record:", "xots:lease:", "xots:changes:", "xots:check"
+
+IS_ACCOUNT = re.compile(rf"(?!{LEASE_PREFIX})[a-z0-9-]{{1,64}}").fullmatch
+"""True for a name that an account can have. Another program may have written other keys."""
 
 PING_INTERVAL_SECONDS = 10.0
 """Interval between pings on a quiet subscription: a broken network line reports nothing itself."""
@@ -91,7 +97,7 @@ EXPLANATIONS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], .
     ),
     (
         ssl.SSLCertVerificationError,
-        "its certificate is not trusted ({0.verify_message}): correct ca_file or the host name",
+        "its certificate is not trusted ({0}): correct ca_file or the host name",
     ),
     (
         ssl.SSLError,
@@ -109,7 +115,7 @@ EXPLANATIONS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], .
         "does",
     ),
 )
-"""Explanations of errors by type; the first that fits counts. ``{0}`` is the error."""
+"""Explanations of errors by type; the first that fits counts. ``{0}`` is the error's text."""
 
 REFUSALS = {
     "MISCONF": "it takes no writes because it cannot save to its disk (MISCONF): see its log",
@@ -129,6 +135,7 @@ class RedisStore(TokenStore):
     durable = True
 
     def __init__(self, url: redis_url.RedisUrl) -> None:
+        hush_libraries()
         self._server = url.server
         self._file_warnings = url.file_warnings
         self._redis, self._sentinels = url.connect()
@@ -163,8 +170,8 @@ class RedisStore(TokenStore):
         async with self._requesting():
             # A scan may return a key more than once.
             keys = {key async for key in self._redis.scan_iter(match=RECORD + "*", count=1000)}
-        names = sorted(key.decode().removeprefix(RECORD) for key in keys)
-        return [name for name in names if not name.startswith(LEASE_PREFIX)]
+        names = (key.decode(errors="replace").removeprefix(RECORD) for key in keys)
+        return sorted(filter(IS_ACCOUNT, names))
 
     @asynccontextmanager
     async def lease(self, name: str, ttl_seconds: float) -> AsyncIterator[Lease]:
@@ -346,8 +353,14 @@ def _explanation(error: Exception) -> str:
     causes = (error, _tls_error(error))
     for kind, explanation in EXPLANATIONS:
         if cause := next((cause for cause in causes if isinstance(cause, kind)), None):
-            return explanation.format(cause)
-    return REFUSALS.get(str(error).partition(" ")[0], f"it refused the request: {error}")
+            return explanation.format(_shown(cause))
+    return REFUSALS.get(str(error).partition(" ")[0], f"it refused the request: {_shown(error)}")
+
+
+def _shown(error: Exception) -> str:
+    """Return the text of an error. That of a server may quote the command that it refused."""
+    words = error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else error
+    return safe_text(str(words))
 
 
 def _tls_error(error: BaseException | None) -> ssl.SSLError | None:

@@ -20,6 +20,7 @@ Only the hosts, the path of the socket and the service are required.
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -142,8 +143,10 @@ class RedisUrl:
             ValueError: the first problem. The message quotes no part that may be a password.
         """
         if unknown := self.options.keys() - OPTIONS[self.scheme]:
+            near = difflib.get_close_matches(min(unknown), OPTIONS[self.scheme], n=1, cutoff=0.8)
+            hint = f" (did you mean {near[0]}?)" if near else ""
             raise ValueError(
-                f"{min(unknown)} is not an option of {self.scheme}:, which has "
+                f"it has an unknown option{hint}; those of {self.scheme}: are "
                 f"{', '.join(sorted(OPTIONS[self.scheme]))}"
             )
         for is_wrong, message in CHECKS:
@@ -290,7 +293,8 @@ class _Credentials(CredentialProvider):
     change the password while the server runs."""
 
     def __init__(self, username: str, password: Secret | None, password_file: str | None) -> None:
-        self._username, self._password, self._file = username, password, password_file
+        self._username, self._file = username, password_file
+        self._password = password or Secret("")
 
     def get_credentials(self) -> tuple[str] | tuple[str, str]:
         password = self._read_password()
@@ -300,12 +304,20 @@ class _Credentials(CredentialProvider):
         return self.get_credentials()
 
     def _read_password(self) -> str:
-        if self._file is None:
-            return self._password.reveal() if self._password else ""
-        try:
-            return Path(self._file).read_text().strip()
-        except (OSError, UnicodeError) as error:
-            raise exceptions.AuthenticationError(f"{self._file} cannot be read: {error}") from None
+        if self._file is not None:
+            # As long as it lives, the log does not show it.
+            self._password = Secret(_password_in(self._file))
+        return self._password.reveal()
+
+
+def _password_in(file: str) -> str:
+    try:
+        return Path(file).read_text().strip()
+    except OSError as error:
+        reason = error.strerror
+    except UnicodeError:
+        reason = "it is not text"
+    raise exceptions.AuthenticationError(f"{file} cannot be read: {reason}")
 
 
 def _address(host: str, default_port: int) -> tuple[str, int]:
@@ -319,7 +331,9 @@ def _read_problem(path: str) -> str | None:
     try:
         Path(path).open("rb").close()
     except OSError as error:
-        return f"{path} cannot be read: {error.strerror}"
+        return f"the file that it names cannot be read: {error.strerror}"
+    except ValueError:
+        return "the file that it names cannot be read: its path is malformed"
     return None
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from ..errors import SettingsError
 from ..settings import Settings
 from .options import add_settings, read_settings
+from .process import show
 
 __all__ = ["add_key_options", "key"]
 
@@ -52,7 +53,7 @@ def _add(settings: Settings) -> None:
         )
     path, place = _key_file(settings)
     add_key(path, place)
-    print(
+    show(
         f"added a key to {path}; it opens records from now on. Once every process has this file, "
         "run: xots key promote"
     )
@@ -67,7 +68,7 @@ def _promote(settings: Settings) -> None:
             return  # the operator has put the new key before the others
         path, place = _key_file(settings)
         if not promote_key(path, place):
-            print(
+            show(
                 f"no key in {path} waits to be promoted; checking that all records are sealed with "
                 "the first key"
             )

@@ -13,7 +13,10 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import SealError, SettingsError, XotsError
+from ..safe_text import MAX_MESSAGE, safe_text
 from .options import UsageError
+from .parser import Parser
+from .process import protect_process
 from .table import COMMANDS, DEFAULT, Command, overview
 
 __all__ = ["main"]
@@ -29,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the command line without the program's name; None for that of this process.
     """
+    protect_process()
     try:
         command, arguments = _command(sys.argv[1:] if argv is None else argv)
         status = command.run(_options(command, arguments))
@@ -37,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except XotsError as error:
         problems = error.problems if isinstance(error, SettingsError) else [str(error)]
         for problem in problems:
-            print(f"xots: {problem}", file=sys.stderr)
+            print(f"xots: {safe_text(problem, MAX_MESSAGE)}", file=sys.stderr)
         # systemd does not restart the server after status 2.
         return 2 if isinstance(error, WRONG_INPUT) else 1
     except KeyboardInterrupt:
@@ -58,7 +62,7 @@ def _command(argv: Sequence[str]) -> tuple[Command, Sequence[str]]:
         return COMMANDS[argv[0]], argv[1:]
     near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
-    raise UsageError(f"{argv[0]!r} is no command{hint}; see xots -h")
+    raise UsageError(f"the first argument is no command{hint}; see xots -h")
 
 
 def _options(command: Command, arguments: Sequence[str]) -> argparse.Namespace:
@@ -66,23 +70,24 @@ def _options(command: Command, arguments: Sequence[str]) -> argparse.Namespace:
     parser = _parser(command)
     command.add_options(parser)
     if not command.takes_program:
-        return parser.parse_args(arguments)
+        all_known: argparse.Namespace = parser.parse_args(arguments)
+        return all_known
     own, program = _split(arguments)
     options, others = parser.parse_known_args(own, argparse.Namespace(program=program))
     if others:
         raise UsageError(
-            f"xots {command.name} has no argument {' '.join(others)}; a program is named after two "
-            f"hyphens: xots {command.name} -- python3 report.py"
+            f"{parser.unexpected(others)}; a program is named after two hyphens: "
+            f"xots {command.name} -- python3 report.py"
         )
     return options
 
 
-def _parser(command: Command) -> argparse.ArgumentParser:
+def _parser(command: Command) -> Parser:
     if command is not DEFAULT:
-        return argparse.ArgumentParser(
+        return Parser(
             prog=f"xots {command.name}", description=command.description, allow_abbrev=False
         )
-    return argparse.ArgumentParser(
+    return Parser(
         prog="xots",
         description=DESCRIPTION,
         epilog=overview(),

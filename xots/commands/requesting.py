@@ -9,12 +9,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from ..client import Client
 from ..errors import XotsError
 from .options import UsageError, add_server_address, server_client
+from .process import show
 
 __all__ = [
     "add_exec_options",
@@ -38,7 +41,7 @@ def login(options: argparse.Namespace) -> int:
         # A login starts at the redirect URI's host, which is localhost unless it is set.
         is_loopback = server.host in ("127.0.0.1", "::1")
         url = f"http://localhost:{server.port}" if is_loopback else server.url
-        print(f"open {url}/home in a browser on this machine, and log in", flush=True)
+        show(f"open {url}/home in a browser on this machine, and log in")
         while not _is_healthy(server):
             time.sleep(LOGIN_POLL_INTERVAL_SECONDS)
     print("logged in")
@@ -69,10 +72,16 @@ def add_exec_options(parser: argparse.ArgumentParser) -> None:
     add_server_address(parser)
     parser.add_argument(
         "--min-ttl",
-        type=int,
+        type=_seconds,
         metavar="SECONDS",
         help="demand a token that lives at least this many seconds",
     )
+
+
+def _seconds(text: str) -> int:
+    if not re.fullmatch("-?[0-9]{1,9}", text):
+        raise argparse.ArgumentTypeError("must be a whole number of seconds")
+    return int(text)
 
 
 def run_program(options: argparse.Namespace) -> int:
@@ -82,9 +91,12 @@ def run_program(options: argparse.Namespace) -> int:
         raise UsageError(
             "no program is named; name it after two hyphens: xots exec -- python3 report.py"
         )
-    content = server_client(options).token(options.min_ttl)
-    environment = os.environ | {"XERO_ACCESS_TOKEN": content["accessToken"]}
-    environment.pop("XERO_TENANT_ID", None)  # it may be the tenant of another login
+    server = server_client(options)
+    content = server.token(options.min_ttl)
+    environment = _inherited(os.environ) | {
+        "XERO_ACCESS_TOKEN": content["accessToken"],
+        "XOTS_URL": server.url,
+    }
     if content.get("tenantId"):
         environment["XERO_TENANT_ID"] = content["tenantId"]
     try:
@@ -92,6 +104,17 @@ def run_program(options: argparse.Namespace) -> int:
         os.execvpe(program[0], program, environment)  # noqa: S606
     except OSError as error:
         raise XotsError(f"{program[0]} can't be run: {error.strerror}") from None
+
+
+def _inherited(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that a program may have: not the settings of xots, among which are
+    secrets, and not the organisation of another login."""
+    dropped = ("CREDENTIALS_DIRECTORY", "XERO_TENANT_ID")
+    return {
+        name: value
+        for name, value in environment.items()
+        if not name.startswith("XOTS_") and name not in dropped
+    }
 
 
 def add_json_options(parser: argparse.ArgumentParser) -> None:
@@ -111,16 +134,16 @@ def status(options: argparse.Namespace) -> int:
 
 
 def _print_status(content: dict[str, Any]) -> None:
-    for sentence in content.get("explanation", ()):
-        print(sentence)
+    for sentence in content.get("explanation") or ():
+        show(sentence)
     for name, value in content.items():
         if name != "explanation":
-            print(f"{name.replace('_', ' '):26}{_shown(value)}")
+            show(f"{name.replace('_', ' '):26}{_shown(value)}")
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, list):
-        return " ".join(value)
+        return " ".join(map(str, value))
     return "-" if value is None else str(value)
 
 
@@ -138,5 +161,5 @@ def tenants(options: argparse.Namespace) -> int:
         print(json.dumps(found))
         return 0
     for tenant in found:
-        print(tenant["tenantId"], tenant.get("tenantType") or "-", tenant.get("tenantName") or "-")
+        show(tenant["tenantId"], tenant.get("tenantType") or "-", tenant.get("tenantName") or "-")
     return 0

@@ -84,5 +84,5 @@ def _life(text: str) -> int:
 def _integer(text: str, low: int, high: int, noun: str) -> int:
     is_number = text.isascii() and text.isdecimal()
     if not is_number or not low <= int(text) <= high:
-        raise argparse.ArgumentTypeError(f"{text!r} is not {noun} from {low} to {high}")
+        raise argparse.ArgumentTypeError(f"must be {noun} from {low} to {high}")
     return int(text)

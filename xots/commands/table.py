@@ -123,7 +123,8 @@ ROWS = (
         help="run a program with a fresh access token in its environment",
         add_options=add_exec_options,
         run=run_program,
-        details="The token is in XERO_ACCESS_TOKEN and the tenant's id in XERO_TENANT_ID. The "
+        details="The token is in XERO_ACCESS_TOKEN, the tenant's id in XERO_TENANT_ID and the "
+        "server's URL in XOTS_URL. The settings of xots are taken out of its environment. The "
         "exit status is that of the program. Example: xots exec -- python3 report.py",
         takes_program=True,
     ),

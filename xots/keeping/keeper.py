@@ -27,6 +27,7 @@ from ..lifecycle.schedule import (
     min_servable,
     servable,
 )
+from ..safe_text import safe_text
 from ..sealing import Sealer
 from ..tasks import Closed, Tasks
 from ..xero.http import XeroClient
@@ -93,7 +94,7 @@ class TokenKeeper:
             configured=configured,
             clock=clock,
             rng=rng,
-            process=f"{socket.gethostname()}:{os.getpid()}",
+            process=f"{safe_text(socket.gethostname(), 64)}:{os.getpid()}",
             emit=self._emit,
         )
         self._tasks = Tasks()

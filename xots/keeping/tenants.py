@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from ..errors import LoginFailed, UnknownTenant, UpstreamFailed
 from ..events import TenantChosen
 from ..lifecycle.account import AccessToken
+from ..safe_text import safe_text
 from ..secret import Secret
 from ..xero.protocol import Connection, Response, read_connections
 from .context import Context
@@ -95,8 +96,8 @@ def matching_tenant(tenant_id: str, connected: list[Connection]) -> str:
     for connection in connected:
         if connection.tenant_id.lower() == tenant_id.lower():
             return connection.tenant_id
-    names = [f"{c.tenant_id} ({c.tenant_name or 'no name'})" for c in connected]
+    names = [f"{c.tenant_id} ({safe_text(c.tenant_name or 'no name', 80)})" for c in connected]
     raise UnknownTenant(
-        f"the tenant {tenant_id} is not among the connected organisations, which are: "
+        f"the tenant {safe_text(tenant_id)} is not among the connected organisations, which are: "
         + (", ".join(names) or "none")
     )

@@ -253,7 +253,9 @@ def decode(data: bytes) -> Account:
         current = json.dumps(_from_format_1(json.loads(data))) if found == 1 else data
         account = None if found > FORMAT else _decoded(current)
     except (msgspec.MsgspecError, AttributeError, TypeError, ValueError, RecursionError) as error:
-        raise UnknownFormat(f"not a record that this version of xots reads: {error}") from None
+        # The error's text may quote a token of the record.
+        kind = type(error).__name__
+        raise UnknownFormat(f"not a record that this version of xots reads ({kind})") from None
     if account is None:
         raise UnknownFormat(
             f"written by a newer version of xots (record format {found}, this process reads up to "

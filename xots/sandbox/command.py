@@ -122,7 +122,7 @@ def _greeting(sandbox: Sandbox) -> str:
 
 def _port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port: 0 to 65535")
+        raise argparse.ArgumentTypeError("must be a port from 0 to 65535")
     return int(text)
 
 
@@ -135,15 +135,13 @@ def _word(text: str) -> str:
 def _redirect_uri(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.fragment:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a redirect URI, such as {DEFAULT_REDIRECT_URI}"
-        )
+        raise argparse.ArgumentTypeError(f"must be a redirect URI, such as {DEFAULT_REDIRECT_URI}")
     return text
 
 
 def _seconds(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of seconds from 1 up")
+        raise argparse.ArgumentTypeError("must be a whole number of seconds from 1 up")
     return int(text)
 
 
@@ -153,7 +151,7 @@ def _amount(text: str) -> float:
     except ValueError:
         value = -1
     if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+        raise argparse.ArgumentTypeError("must be a number above 0")
     return value
 
 
@@ -162,14 +160,14 @@ def _sibling_mode(text: str) -> SiblingMode:
         return SiblingMode(text)
     except ValueError:
         modes = ", ".join(SiblingMode)
-        raise argparse.ArgumentTypeError(f"{text!r} is not one of: {modes}") from None
+        raise argparse.ArgumentTypeError(f"must be one of: {modes}") from None
 
 
 def _rule(text: str) -> Rule:
     try:
         return Rule.parse(text)
     except FaultSyntaxError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+        raise argparse.ArgumentTypeError(f"must be a rule: {error}") from None
 
 
 _OPTIONS: dict[str, dict[str, Any]] = {

@@ -1,8 +1,9 @@
 """Parsers of settings: each turns the text of one setting into its value.
 
-A parser raises ValueError if the text has no valid value. Its message never repeats a text that may
-hold a secret. Parsers are pure, with three exceptions: ``readable_file`` and ``certificates`` read
-the file that the text names, and ``store`` looks up the installed stores.
+A parser raises ValueError if the text has no valid value. Its message never repeats the text, since
+a secret may stand in any setting by mistake. Parsers are pure, with three exceptions:
+``readable_file`` and ``certificates`` read the file that the text names, and ``store`` looks up the
+installed stores.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 import re
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from ipaddress import ip_address
 from itertools import chain
 from pathlib import Path
@@ -53,7 +55,7 @@ def integer(low: int, high: int) -> Callable[[str], int]:
 
     def parse(text: str) -> int:
         if not re.fullmatch("[0-9]{1,19}", text) or not low <= int(text) <= high:
-            raise ValueError(f"{text!r} is not a whole number from {low} to {high}")
+            raise ValueError(f"the value must be a whole number from {low} to {high}")
         return int(text)
 
     return parse
@@ -63,12 +65,11 @@ def seconds(low: float, high: float) -> Callable[[str], float]:
     """Return a parser of numbers of seconds from ``low`` to ``high``."""
 
     def parse(text: str) -> float:
-        try:
+        number = math.nan  # which is in no range
+        with suppress(ValueError):
             number = float(text)
-        except ValueError:
-            number = math.nan  # which is in no range
         if not low <= number <= high:
-            raise ValueError(f"{text!r} is not a number of seconds from {low:g} to {high:g}")
+            raise ValueError(f"the value must be a number of seconds from {low:g} to {high:g}")
         return number
 
     return parse
@@ -83,7 +84,7 @@ BOOLEANS = {
 def boolean(text: str) -> bool:
     """Parse true or false. Upper and lower case are the same."""
     if text.lower() not in BOOLEANS:
-        raise ValueError(f"{text!r} is neither true nor false")
+        raise ValueError("the value must be true or false")
     return BOOLEANS[text.lower()]
 
 
@@ -92,16 +93,22 @@ def choice(*choices: str) -> Callable[[str], str]:
 
     def parse(text: str) -> str:
         if text.lower() not in choices:
-            raise ValueError(f"{text!r} is none of: {', '.join(choices)}")
+            raise ValueError(f"the value must be one of: {', '.join(choices)}")
         return text.lower()
 
     return parse
 
 
+MAX_WORD = 512
+"""Upper bound on an id or a secret. Xero's have less than 100 characters."""
+
+
 def printable(text: str) -> str:
-    """Parse one word of printable characters. The message does not repeat it."""
+    """Parse one word of printable characters."""
     if not text.isprintable() or text.split() != [text]:
         raise ValueError("the value is empty, or holds a space or a control character")
+    if len(text) > MAX_WORD:
+        raise ValueError(f"the value has more than {MAX_WORD} characters")
     return text
 
 
@@ -114,8 +121,8 @@ def account_name(text: str) -> str:
     return _matching(
         ACCOUNT_NAME,
         text,
-        "is not an account name: use up to 64 lower-case letters, digits and hyphens, and do not "
-        "begin with lease-",
+        "the value is not an account name: use up to 64 lower-case letters, digits and hyphens, "
+        "and do not begin with lease-",
     )
 
 
@@ -131,7 +138,7 @@ def scopes(text: str) -> tuple[str, ...]:
     sets = (SCOPE_SETS.get(word, (word,)) for word in _words(text))
     names = tuple(dict.fromkeys(chain.from_iterable(sets)))
     for name in names:
-        _matching(SCOPE, name, "is not a scope: it holds a character that no scope can have")
+        _matching(SCOPE, name, "one of the scopes holds a character that no scope can have")
     if "offline_access" not in names:
         raise ValueError(
             "offline_access is missing; without it Xero issues no refresh token: add it"
@@ -147,7 +154,7 @@ def _words(text: str) -> list[str]:
 def _matching(pattern: re.Pattern[str], text: str, problem: str) -> str:
     """Return the text if the pattern matches all of it. Otherwise raise ValueError."""
     if not pattern.fullmatch(text):
-        raise ValueError(f"{text!r} {problem}")
+        raise ValueError(problem)
     return text
 
 
@@ -184,7 +191,9 @@ def address(text: str) -> str:
     try:
         return str(ip_address(text.strip("[]")))
     except ValueError:
-        raise ValueError(f"{text!r} is not an IP address") from None
+        raise ValueError(
+            "the value must be an IP address, such as 127.0.0.1 or ::1, or localhost"
+        ) from None
 
 
 def is_loopback(address: str) -> bool:
@@ -198,7 +207,7 @@ HOST = re.compile(r"([\w.-]+|\[[0-9a-f:.]+\])(:[0-9]*)?")
 def hosts(text: str) -> tuple[str, ...]:
     """Parse host names with or without ports, separated by spaces or commas."""
     names = _words(text.lower())
-    problem = "is not a host name, with or without a port"
+    problem = "one of the values is not a host name, with or without a port"
     return tuple(_matching(HOST, name, problem) for name in names)
 
 
@@ -208,6 +217,7 @@ Rules = tuple[tuple[str, Callable[[SplitResult], bool]], ...]
 """Each rule is a statement about a URL, and the test that it is true."""
 
 URL_RULES: Rules = (
+    ("must not hold a space or a control character", lambda url: _is_word(url.geturl())),
     ("must not hold a user name or a password", lambda url: "@" not in url.geturl()),
     ("must begin with http:// or https://", lambda url: url.scheme in ("http", "https")),
     ("must have a host name", lambda url: bool(url.hostname)),
@@ -229,6 +239,10 @@ PROXY_RULES: Rules = (
     ("must have a host name", lambda url: bool(url.hostname)),
     ("must end after the port", lambda url: url.path in ("", "/") and not url.query + url.fragment),
 )
+
+
+def _is_word(text: str) -> bool:
+    return text.isprintable() and " " not in text
 
 
 def _split(text: str, rules: Rules) -> SplitResult:
@@ -297,7 +311,9 @@ def readable_file(text: str) -> Path:
         with path.open("rb"):
             return path
     except OSError as error:
-        raise ValueError(f"{text!r} can't be read: {error.strerror}") from None
+        raise ValueError(f"the file that it names can't be read: {error.strerror}") from None
+    except ValueError:  # a null character
+        raise ValueError("the value is not the path of a file") from None
 
 
 def certificates(text: str) -> Path:
@@ -306,5 +322,5 @@ def certificates(text: str) -> Path:
     try:
         ssl.create_default_context(cafile=path)
     except (OSError, ssl.SSLError):
-        raise ValueError(f"{text!r} holds no certificates in PEM format") from None
+        raise ValueError("the file that it names holds no certificates in PEM format") from None
     return path

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import SettingsError
 from ..file_access import secret_file_problems
@@ -111,7 +111,7 @@ def _read_client_secret(
         warnings += (f"{place}: {danger}" for danger in dangers)
     except ValueError:
         problems.append(
-            f"{place}: {str(path)!r} does not hold a client secret: one line of printable text"
+            f"{place}: {path} does not hold a client secret: one line of printable text"
         )
 
 
@@ -179,7 +179,12 @@ def _from_credentials(
     given = {}
     for name in SETTINGS:
         path = Path(directory, name)
-        if path.is_file():
+        try:
+            is_there = path.is_file()
+        except OSError as error:
+            problems.append(f"CREDENTIALS_DIRECTORY can't be read: {error.strerror}")
+            break
+        if is_there:
             with _collecting(problems):
                 text, dangers = _read_text(path)
                 given[name] = Given(text.strip(), str(path))
@@ -192,19 +197,33 @@ def _is_secret(name: str, text: str) -> bool:
     return SETTINGS[name].secret or parsing.holds_password(text)
 
 
-def _read_text(path: Path) -> tuple[str, list[str]]:
+def _read_text(path: Path, unnamed: str = "the file") -> tuple[str, list[str]]:
     """Return the text of a file, and why other users may know or replace it.
 
+    Args:
+        path: the file.
+        unnamed: the words for a file that does not exist. Its path may be a misplaced secret.
+
     Raises:
-        ValueError: with the path and the reason. The message does not quote the file.
+        ValueError: with the file and the reason. The message does not quote its content.
     """
     try:
         with path.open(encoding="utf-8") as file:
             return file.read(), secret_file_problems(path, file.fileno())
     except OSError as error:
-        raise ValueError(f"{path} can't be read: {error.strerror}") from None
+        shown = path if _exists(path) else unnamed
+        raise ValueError(f"{shown} can't be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not UTF-8 text") from None
+    except ValueError:  # a null character in the path
+        raise ValueError(f"{unnamed} can't be read: its path is malformed") from None
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 # ---------- the YAML file
@@ -215,14 +234,15 @@ def _from_yaml(path: Path | None, problems: list[str], warnings: list[str]) -> d
     if path is None:
         return {}
     given = {}
-    content: dict[Any, Any] = {}
+    entries: list[tuple[int, Any, Any]] = []
     dangers: list[str] = []
     with _collecting(problems):
-        content, dangers = _yaml_content(path)
-    for key, value in content.items():
+        entries, dangers = _yaml_entries(path)
+    for line, key, value in entries:
         place = f"{path}: {key}"
-        if key not in SETTINGS:
-            problems.append(f"{place}: {_no_such_setting(str(key))}")
+        if not isinstance(key, str) or key not in SETTINGS:
+            # The key may be a misplaced secret: do not repeat it.
+            problems.append(f"{path}, line {line}: {_no_such_setting(str(key))}")
         elif isinstance(value, dict):
             problems.append(f"{place}: this value is a mapping: give a single value")
         elif value is not None or SETTINGS[key].may_be_empty:
@@ -248,8 +268,12 @@ def _yaml_text(value: object) -> str:
             return str(value)
 
 
-def _yaml_content(path: Path) -> tuple[dict[Any, Any], list[str]]:
-    """Return the keys and values of a YAML file, and why other users may know or replace it.
+CONFIG = "the file that --config or XOTS_CONFIG names"
+
+
+def _yaml_entries(path: Path) -> tuple[list[tuple[int, Any, Any]], list[str]]:
+    """Return the keys and values of a YAML file, each with its line, and why other users may know
+    or replace the file.
 
     Raises:
         ValueError: with the path and the problem. The message does not quote the file, since a
@@ -257,22 +281,32 @@ def _yaml_content(path: Path) -> tuple[dict[Any, Any], list[str]]:
     """
     import yaml  # here, since most starts need no YAML
 
-    text, dangers = _read_text(path)
+    text, dangers = _read_text(path, CONFIG)
     try:
-        content = yaml.load(text, Loader=_text_loader())  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, ValueError) as error:
+        loader = _text_loader()(text)
+        root: Any = loader.get_single_node()
+        content = None if root is None else loader.construct_document(root)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}, line {mark.line + 1}" if mark else f"{path}"
         raise ValueError(
             f"{place}: this is not YAML: put quotes around values with special characters"
         ) from None
     if content is None:
-        return {}, dangers
+        return [], dangers
     if not isinstance(content, dict):
         raise ValueError(  # noqa: TRY004 - all problems of a source are ValueErrors
             f"{path}: this is not a list of settings: write one 'name: value' on each line"
         )
-    return content, dangers
+    lines = {str(key.value): key.start_mark.line + 1 for key, _ in root.value}
+    first = root.start_mark.line + 1
+    entries = [(lines.get(str(key), first), key, value) for key, value in content.items()]
+    return entries, dangers
+
+
+TEXT_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("map", "null", "seq", "str"))
+"""The YAML types that settings consist of. The other types are refused: their constructors fail
+with errors of all kinds."""
 
 
 def _text_loader() -> type[yaml.SafeLoader]:
@@ -281,7 +315,11 @@ def _text_loader() -> type[yaml.SafeLoader]:
     import yaml
 
     class TextLoader(yaml.SafeLoader):
-        pass
+        yaml_constructors: ClassVar = {
+            tag: construct
+            for tag, construct in yaml.SafeLoader.yaml_constructors.items()
+            if tag in TEXT_TAGS or tag is None
+        }
 
     null = re.compile(r"(~|null|Null|NULL|)\Z")
     TextLoader.yaml_implicit_resolvers = {}

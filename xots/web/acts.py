@@ -7,10 +7,12 @@ must not act, and a status without an act would be wrong.
 
 from __future__ import annotations
 
+import msgspec
 from tornado.web import HTTPError
 
 from ..errors import NoCredentials, NotLoggedIn
 from ..lifecycle.schedule import State
+from ..xero.protocol import read_connections
 from . import accept, guard
 from .handler import UNSUPPORTED, Handler
 
@@ -38,14 +40,14 @@ class TenantsHandler(Handler):
     """``GET /tenants``: the organisations that the login is connected to."""
 
     async def get(self) -> None:
-        """Return Xero's list as it is."""
+        """Return Xero's list with all its fields, as JSON in ASCII."""
         if not self.config.has_tenants:
             raise HTTPError(
                 404, "the identity server has no organisations: connections_url is empty"
             )
         response = await self.keeper.connections_response()
-        self.set_header("Content-Type", "application/json; charset=utf-8")
-        self.write(response.body)
+        read_connections(response)  # refuses any other content
+        self.write_json(msgspec.json.decode(response.body))
 
 
 class ActHandler(Handler):

@@ -10,6 +10,7 @@ from typing import Any
 from tornado.web import Application, HTTPError, RequestHandler
 
 from ..keeping.keeper import TokenKeeper
+from ..log_filters import hush_libraries
 from ..sealing import Sealer
 from . import acts, health, pages, status, tokens
 from .handler import Handler, InFlight, WebConfig
@@ -67,9 +68,11 @@ def make_app(
         config: the settings that the handlers use.
         in_flight: counts the requests without a response yet.
     """
+    hush_libraries()
     arguments = {"keeper": keeper, "sealer": sealer, "config": config, "in_flight": in_flight}
     routes = [*ROUTES, (r"/style\.css", StyleHandler)]
     settings: dict[str, Any] = {
+        "autoescape": "shown",
         "default_handler_class": NotFoundHandler,
         "default_handler_args": arguments,
         "log_function": _log_access,
@@ -79,19 +82,15 @@ def make_app(
     return Application([(path, handler, arguments) for path, handler in routes], **settings)
 
 
-def _log_access(handler: RequestHandler) -> None:
-    """Log one line for a request, without its query string: that may hold a code or a state.
-
-    A refused request has its line already.
-    """
-    if isinstance(handler, Handler) and handler.refused:
+def _log_access(handler: Handler) -> None:
+    """Log one line for a request. A refused request has its line already."""
+    if handler.refused:
         return
     request = handler.request
     access_log.info(
-        "%d %s %s %s %.0fms",
+        "%d %s %s %.0fms",
         handler.get_status(),
-        request.method,
-        request.path,
+        handler.shown_target,
         request.remote_ip or "unix",
         1000 * request.request_time(),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,10 +13,12 @@ from datetime import timedelta
 from typing import Any
 
 import msgspec
+from tornado.escape import xhtml_escape
 from tornado.web import Finish, HTTPError, RequestHandler
 
 from ..errors import NoToken, XotsError
 from ..keeping.keeper import TokenKeeper
+from ..safe_text import MAX_MESSAGE, safe_text
 from ..sealing import Sealer
 from ..wording import time_text
 from . import accept, guard, problems
@@ -188,12 +191,36 @@ class Handler(RequestHandler):
         """True if the Accept header prefers this media type: see ``accept.preferred``."""
         return accept.preferred(self.request.headers.get("Accept", "")) == media_type
 
+    @property
+    def shown_target(self) -> str:
+        """Method and path for the log. The query string may hold a code or a state."""
+        method, path = self.request.method, self.request.path
+        shown = method if method in RequestHandler.SUPPORTED_METHODS else "(unknown method)"
+        return f"{shown} {safe_text(path) if path.startswith('/') else '(no path)'}"
+
+    def decode_argument(self, value: bytes, name: str | None = None) -> str:
+        """Return a parameter as text. Tornado's own error quotes the value.
+
+        Raises:
+            HTTPError: it is not UTF-8.
+        """
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            what = f"the parameter {safe_text(name, 40)}" if name else "the path"
+            raise HTTPError(400, f"{what} is not UTF-8 text") from None
+
     # ---------- the response
 
     def write_json(self, content: Any, content_type: str = "application/json") -> None:
-        """Write a value as JSON."""
+        """Write a value as JSON in ASCII, so that no character of a name drives a terminal."""
         self.set_header("Content-Type", f"{content_type}; charset=utf-8")
-        self.write(msgspec.json.encode(content) + b"\n")
+        self.write(json.dumps(msgspec.to_builtins(content), separators=(",", ":")) + "\n")
+
+    def get_template_namespace(self) -> dict[str, Any]:
+        """Return the names of every page. Each value in it passes through ``shown``."""
+        names = {"safe_text": safe_text, "shown": _shown}
+        return super().get_template_namespace() | names
 
     def write_page(self, template: str, **names: Any) -> None:
         """Write a page: no script, this server's style sheet, forms that lead here or to Xero."""
@@ -230,21 +257,29 @@ class Handler(RequestHandler):
         self.finish()
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
-        """Log an error without the query string, which may hold a code or a state."""
-        where = f"{self.request.method} {self.request.path}"
+        """Log an error, its target and its reason. Repeats are counted for each kind."""
+        where = self.shown_target
         match value:
             case NoToken():
                 # A program that polls before a login is no fault of the server.
-                logger.info("%s: %s", where, value)
+                logger.info("%s: %s", where, value, extra={"limited": True})
             case Refused():
-                message = value.get_message()
-                logger.warning("%s: refused with status %d: %s", where, value.status_code, message)
+                message, kind = value.get_message(), {"kind": value.status_code}
+                text = "%s: refused with status %d: %s"
+                logger.warning(text, where, value.status_code, message, extra=kind)
             case HTTPError():
-                logger.warning("%s: %s", where, value.get_message() or value)
+                reason = problems.http_reason(value) or f"HTTP {value.status_code}"
+                logger.warning("%s: %s", where, reason, extra={"kind": value.status_code})
             case XotsError():
-                logger.warning("%s: %s", where, value)
+                logger.warning("%s: %s", where, value, extra={"kind": typ.__name__})
             case _:
                 logger.error("%s failed", where, exc_info=(typ, value, tb))
+
+
+def _shown(value: str | bytes) -> str:
+    """Return a value of a page as safe HTML."""
+    text = value if isinstance(value, str) else value.decode()
+    return xhtml_escape(safe_text(text, MAX_MESSAGE))
 
 
 def _supported_methods(handler: type[RequestHandler]) -> list[str]:

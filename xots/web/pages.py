@@ -16,6 +16,7 @@ from tornado.web import HTTPError
 from ..errors import LoginFailed, XotsError
 from ..keeping.login import LOGIN_TIMEOUT, LoginAttempt
 from ..lifecycle.account import Account
+from ..safe_text import safe_text
 from ..secret import Secret
 from ..wording import span_text, time_text
 from ..xero.protocol import SCOPE_SETS, Connection, Credentials, authorize_url, new_code_verifier
@@ -372,11 +373,8 @@ def _error_of_xero(error: str, description: str) -> str:
             )
         case "invalid_scope":
             return f"Xero does not permit these scopes for this app: {GRANULAR}"
-    return f"Xero responded with an error: {_printable(error)} {_printable(description)}".rstrip()
-
-
-def _printable(text: str) -> str:
-    return "".join(filter(str.isprintable, text[:200]))
+    words = f"{safe_text(error)} {safe_text(description)}"
+    return f"Xero responded with an error: {words}".rstrip()
 
 
 ROUTES = [

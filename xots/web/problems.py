@@ -28,8 +28,16 @@ from ..errors import (
     UpstreamFailed,
     XotsError,
 )
+from ..safe_text import safe_text
 
-__all__ = ["CHALLENGE", "PROBLEM_TYPES", "ErrorResponse", "ProblemDetails", "error_response"]
+__all__ = [
+    "CHALLENGE",
+    "PROBLEM_TYPES",
+    "ErrorResponse",
+    "ProblemDetails",
+    "error_response",
+    "http_reason",
+]
 
 CHALLENGE = 'Bearer realm="xots"'
 """The ``WWW-Authenticate`` header of every 401 (RFC 9110 section 15.5.2)."""
@@ -93,7 +101,7 @@ def error_response(
             detail = error.get_message() or f"this path supports only {allowed}"
             return _response(error, detail, {"Allow": allowed})
         case HTTPError():
-            return _response(error, error.get_message())
+            return _response(error, http_reason(error))
         case NoToken():
             detail = f"{error}; open {login_url} in a browser and log in"
             return _response(error, detail, {"WWW-Authenticate": CHALLENGE})
@@ -103,6 +111,17 @@ def error_response(
         case XotsError():
             return _response(error, str(error))
     return _response(error, "an unexpected error occurred; the server's log shows it")
+
+
+def http_reason(error: HTTPError) -> str | None:
+    """Return the reason of an ``HTTPError`` as safe text; None if it has none.
+
+    Tornado raises some of them from an error of its parsers, which quotes the request.
+    """
+    if error.__cause__ is not None:
+        return "the body of the request is malformed"
+    message = error.get_message()
+    return safe_text(message, 1000) if message else None
 
 
 def _response(

@@ -14,6 +14,7 @@ from ..keeping.replica import LEASE_SECONDS
 from ..lifecycle.account import AccessToken, Account, Intent, Problem, RefreshToken
 from ..lifecycle.outlook import Need, Outlook, Retrying, why_lost
 from ..lifecycle.schedule import XERO_REFRESH_LIFETIME, Policy, State
+from ..safe_text import MAX_MESSAGE, safe_text
 from ..wording import counted, problem_text, span_text, time_text
 from .handler import Handler, WebConfig
 from .health import health, if_known, store_health
@@ -31,10 +32,11 @@ class StatusHandler(Handler):
         """Respond with a page to a browser, and with JSON to a program."""
         keeper, outlook, now = self.keeper, self.keeper.outlook, self.keeper.clock.now()
         status = _fields(keeper, self.config, outlook, now)
-        sentences = [
+        found = [
             *explanation(keeper, outlook, now),
             *_identity_server(keeper.account, self.config.token_url),
         ]
+        sentences = [safe_text(sentence, MAX_MESSAGE) for sentence in found]
         if self.wants_page:
             self.write_page("status.html", title="Status", explanation=sentences, status=status)
         else:
@@ -58,7 +60,7 @@ def _fields(
         "scopes": account.scopes_granted,
         "consented_at": account.consented_at,
         "refreshed_at": account.refreshed_at,
-        "refreshed_by": account.refreshed_by,
+        "refreshed_by": if_known(account.refreshed_by, safe_text),
         "failed_attempts": account.failed_attempts,
         "last_problem": if_known(account.problem, problem_text),
         "last_problem_at": if_known(account.problem, lambda problem: problem.at),
@@ -72,7 +74,7 @@ def _fields(
         "revocation_pending": account.revocation is not None,
         "store": store_health(keeper.store_problem),
         "unsaved": keeper.unsaved,
-        "clock_skew": if_known(keeper.clock_skew, str),
+        "clock_skew": if_known(keeper.clock_skew, safe_text),
         "redirect_uri": config.redirect_uri,
         "version": __version__,
     }

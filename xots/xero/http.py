@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 from ..clock import Clock
 from ..errors import SettingsError, UpstreamFailed
 from ..lifecycle.outcomes import Failure, NotSent, Outcome, Unknown
+from ..log_filters import hush_libraries
+from ..safe_text import safe_text
 from ..secret import Secret
 from .protocol import (
     XERO,
@@ -83,6 +85,7 @@ class XeroClient:
         ca_file: str | None = None,
         proxy: Proxy | None = None,
     ) -> None:
+        hush_libraries()
         self.endpoints = endpoints
         self.deadline_seconds = deadline_seconds
         self._clock = clock
@@ -227,7 +230,7 @@ def _reason(error: Exception) -> str:
     """Return the cause in the words of the library or the system; for any other error its type
     alone, since its text may quote the request."""
     words = getattr(error, "message", None) or getattr(error, "strerror", None)
-    return words or type(error).__name__
+    return safe_text(words) if isinstance(words, str) else type(error).__name__
 
 
 def _simple_client() -> AsyncHTTPClient:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from typing import Annotated
 from urllib.parse import quote_plus, urlencode, urlsplit
 
 import msgspec
@@ -90,14 +91,17 @@ MAX_LIFETIME_SECONDS = 1e9
 MAX_RETRY_AFTER_SECONDS = 10**6
 """Upper bound on ``Retry-After``, about 12 days. A fault of a server stops refreshes no longer."""
 
-TOKEN = re.compile(r"[!-~]+")
-"""A token: visible ASCII characters (RFC 6749 sections A.12 and A.17, without the space)."""
+TOKEN = re.compile(r"[!-~]{1,16384}")
+"""A token: visible ASCII (RFC 6749 sections A.12 and A.17, without the space). Xero's are 2,000."""
 
-TOKEN_TYPE = re.compile(r"[A-Za-z]+")
+TOKEN_TYPE = re.compile(r"[A-Za-z]{1,64}")
 """A token type: the name of an authentication scheme (RFC 6749 section A.13, letters only)."""
 
-SCOPE = re.compile(r"[ -~]*")
+SCOPE = re.compile(r"[ -~]{0,8192}")
 """Scopes, separated by spaces (RFC 6749 section A.4)."""
+
+Id = Annotated[str, msgspec.Meta(pattern=r"\A[!-~]{1,128}\Z")]
+"""An id of an organisation, which is kept and shown: visible ASCII. Xero's are UUIDs."""
 
 DIGITS = re.compile(r"[0-9]+")
 
@@ -152,10 +156,11 @@ class Connection(msgspec.Struct, frozen=True, rename="camel"):
     Fields of the response that are not named here are ignored.
     """
 
-    id: str
-    tenant_id: str
-    tenant_type: str = "ORGANISATION"
+    id: Id
+    tenant_id: Id
+    tenant_type: Id = "ORGANISATION"
     tenant_name: str | None = None
+    """Any text. Show it with ``safe_text``."""
 
 
 # ---------- requests
@@ -290,16 +295,17 @@ def read_connections(response: Response) -> list[Connection]:
     """Return the organisations in a response of the connections endpoint.
 
     Raises:
-        UpstreamFailed: the response is not a list of connections.
+        UpstreamFailed: the response is not a list of connections, or an id in it is malformed.
     """
     if response.status != 200:
         raise UpstreamFailed(f"the connections endpoint responded with status {response.status}")
     try:
         return msgspec.json.decode(response.body, type=list[Connection])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError):  # ValueError: not UTF-8
         raise UpstreamFailed(
-            "the response of the connections endpoint is not a list of connections"
-        ) from error
+            "the response of the connections endpoint is not a list of connections, each with ids "
+            "of up to 128 printable characters"
+        ) from None
 
 
 def _refusal(code: object, status: int) -> Outcome:

@@ -1,0 +1,67 @@
+"""``Parser``: argparse without the values of arguments in its messages.
+
+A user may put a secret in the wrong place: ``--client-sercet=…``, or a token for a command. Its
+message ends in a terminal, a journal or a ticket, so it names the option and never the value.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+__all__ = ["Parser"]
+
+ABOUT_ARGUMENT = re.compile(r"(argument [^:]+): (.*)", re.DOTALL)
+
+OPTION = re.compile("--?[a-z]+(-[a-z]+)*")
+"""A word that looks like the name of an option. No digits: a token has some."""
+
+MAX_OPTION = 40
+"""Upper bound on the characters of an unknown option that is named."""
+
+QUOTES_NO_VALUE = ("expected ", "must ")
+"""The beginnings of problems that are shown as they are. Our own ones begin with ``must``."""
+
+PROBLEMS = {
+    "invalid choice": "must be one of those that -h lists",
+    "ignored explicit argument": "takes no value",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Parses a command's arguments. A wrong one ends the process with status 2."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse all arguments, as argparse does."""
+        options, others = self.parse_known_args(args, namespace)
+        if others:
+            self.error(self.unexpected(others))
+        return options
+
+    def unexpected(self, others: Sequence[str]) -> str:
+        """Return a sentence about arguments that the command does not have."""
+        for other in others:
+            name = other.partition("=")[0]
+            if name.startswith("-") and OPTION.fullmatch(name) and len(name) <= MAX_OPTION:
+                known = re.findall(r"--[a-z-]+", self.format_help())
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f" (did you mean {near[0]}?)" if near else ""
+                return f"{self.prog} has no option {name}{hint}"
+        return f"{self.prog} has no such argument: its options are listed by -h"
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the message without any value, and exit with status 2."""
+        if found := ABOUT_ARGUMENT.fullmatch(message):
+            argument, problem = found.groups()
+            message = f"{argument}: {_without_value(problem)}"
+        super().error(message)
+
+
+def _without_value(problem: str) -> str:
+    if problem.startswith(QUOTES_NO_VALUE):
+        return problem
+    words = (words for beginning, words in PROBLEMS.items() if problem.startswith(beginning))
+    return next(words, "this value is not valid, see -h")
