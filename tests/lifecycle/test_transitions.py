@@ -440,7 +440,7 @@ def test_no_history_without_a_refusal_loses_the_newest_token(
 
 
 @pytest.mark.safeguard(
-    file="lifecycle/transitions.py",
+    file="lifecycle/waits.py",
     old="return min(wait, policy.max_backoff)",
     new="return wait",
     protects_from="back-off that grows until one wait outlasts the grace period",
@@ -471,7 +471,7 @@ def test_retry_after_is_kept_but_capped_while_a_refresh_is_open() -> None:
 
 
 @pytest.mark.safeguard(
-    file="lifecycle/transitions.py",
+    file="lifecycle/waits.py",
     old="policy.first_backoff * 2 ** min(times, MAX_DOUBLINGS)",
     new="policy.first_backoff",
     protects_from="frequent requests to a server that is in trouble",

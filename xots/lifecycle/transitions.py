@@ -12,7 +12,8 @@ from msgspec.structs import replace
 from ..secret import Secret
 from .account import AccessToken, Account, Intent, Problem, ProblemKind, RefreshToken, Revocation
 from .outcomes import ClientRefused, Failure, Issued, NotSent, Outcome, Refused, Throttled, Unknown
-from .schedule import Policy, longest_wait, surely_within_grace, within_grace
+from .schedule import Policy, surely_within_grace, within_grace
+from .waits import backoff_wait, demanded_wait, doubled_wait, slow_wait
 
 __all__ = [
     "after",
@@ -29,9 +30,6 @@ MAX_LIFETIME = timedelta(days=1)
 
 ASSUMED_LIFETIME = timedelta(minutes=5)
 """Lifetime of an access token without a usable ``expires_in``, which RFC 6749 only recommends."""
-
-MAX_DOUBLINGS = 20
-"""Upper bound on the doublings of a wait. It keeps the arithmetic in range; the caps are lower."""
 
 
 # ---------- a refresh
@@ -74,7 +72,7 @@ def after(
         policy: the durations to decide by.
         jitter: a random number in [0, 1), for the wait before the next attempt.
     """
-    backoff = _backoff(account, policy, jitter)
+    backoff = backoff_wait(account, policy, jitter)
     match outcome:
         case Issued():
             return _after_issued(account, outcome, now=now, policy=policy)
@@ -86,10 +84,10 @@ def after(
             return _failed(_unspent(account), outcome, ProblemKind.NOT_SENT, now, backoff)
         case Throttled():
             account = _unspent(account)
-            wait = max(backoff, _demanded_wait(account, outcome, policy, jitter))
+            wait = max(backoff, demanded_wait(account, outcome, policy, jitter))
             return _failed(account, outcome, ProblemKind.THROTTLED, now, wait)
         case ClientRefused():
-            wait = _slow_wait(policy, jitter)
+            wait = slow_wait(policy, jitter)
             return _failed(_unspent(account), outcome, ProblemKind.CLIENT_REFUSED, now, wait)
 
 
@@ -162,7 +160,7 @@ def _without_refresh_token(
         return replace(
             account,
             responses_without_token=account.responses_without_token + 1,
-            retry_not_before=now + _doubled(policy, account.responses_without_token),
+            retry_not_before=now + doubled_wait(policy, account.responses_without_token),
         )
     fresh = replace(spent, obtained_at=now, first_spent_at=None)
     kept = tuple(t for t in others if _worth_keeping(t, spent, now, policy))
@@ -274,31 +272,6 @@ def _lifetime(issued: Issued) -> timedelta:
     return min(issued.lifetime, MAX_LIFETIME) if issued.lifetime else ASSUMED_LIFETIME
 
 
-def _backoff(account: Account, policy: Policy, jitter: float) -> timedelta:
-    """Return a random part of a wait that doubles with every attempt ("full jitter")."""
-    return _doubled(policy, account.failed_attempts) * jitter
-
-
-def _doubled(policy: Policy, times: int) -> timedelta:
-    wait: timedelta = policy.first_backoff * 2 ** min(times, MAX_DOUBLINGS)
-    return min(wait, policy.max_backoff)
-
-
-def _demanded_wait(
-    account: Account, throttled: Throttled, policy: Policy, jitter: float
-) -> timedelta:
-    """Return the wait that a 429 demands, with jitter on top: clients that were sent away together
-    do not return together."""
-    if throttled.retry_after is None:
-        return timedelta(0)
-    longest = longest_wait(account, policy)
-    return min(throttled.retry_after, longest) + jitter * policy.first_backoff
-
-
-def _slow_wait(policy: Policy, jitter: float) -> timedelta:
-    return policy.slow_wait * (0.5 + jitter / 2)
-
-
 # ---------- login and end
 
 
@@ -383,11 +356,11 @@ def after_revocation_failed(
     account: Account, failure: Failure, *, now: datetime, policy: Policy, jitter: float
 ) -> Account:
     """Return the account after a revocation that Xero did not confirm: all stays, for a retry."""
-    wait = _backoff(account, policy, jitter)
+    wait = backoff_wait(account, policy, jitter)
     if isinstance(failure, ClientRefused):
-        wait = _slow_wait(policy, jitter)
+        wait = slow_wait(policy, jitter)
     if isinstance(failure, Throttled):
-        wait = max(wait, _demanded_wait(account, failure, policy, jitter))
+        wait = max(wait, demanded_wait(account, failure, policy, jitter))
     return _failed(account, failure, ProblemKind.REVOCATION, now, wait)
 
 
