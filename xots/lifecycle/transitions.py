@@ -10,7 +10,16 @@ from datetime import datetime, timedelta
 from msgspec.structs import replace
 
 from ..secret import Secret
-from .account import AccessToken, Account, Intent, Problem, ProblemKind, RefreshToken, Revocation
+from .account import (
+    AccessToken,
+    Account,
+    Intent,
+    Problem,
+    ProblemKind,
+    RefreshToken,
+    Revocation,
+    bounded,
+)
 from .outcomes import ClientRefused, Failure, Issued, NotSent, Outcome, Refused, Throttled, Unknown
 from .schedule import Policy, surely_within_grace, within_grace
 from .waits import backoff_wait, demanded_wait, doubled_wait, slow_wait
@@ -31,6 +40,9 @@ MAX_LIFETIME = timedelta(days=1)
 ASSUMED_LIFETIME = timedelta(minutes=5)
 """Lifetime of an access token without a usable ``expires_in``, which RFC 6749 only recommends."""
 
+MAX_TOKENS_TO_REVOKE = 8
+"""Upper bound on the tokens that one revocation names. At Xero, one of them is enough."""
+
 
 # ---------- a refresh
 
@@ -39,16 +51,24 @@ def begin_refresh(account: Account, token: RefreshToken, *, by: str, now: dateti
     """Return the account with the intent to spend ``token``. It is written before the request.
 
     If the refresh of another token is open, the intent remembers that token too. Its refresh counts
-    as open again if this attempt spends nothing.
+    as open again if this attempt spends nothing. A request without a known outcome, of this token
+    or of the other one, may still be on its way to Xero.
     """
+    also_open = _also_open(account, token)
     intent = Intent(
         by=by,
         began_at=now,
         fingerprint=token.fingerprint,
         set_first_spent=token.first_spent_at is None,
-        also_open=_also_open(account, token),
+        also_open=also_open,
     )
-    spent = replace(token, first_spent_at=token.first_spent_at or now)
+    if other := account.token(also_open):
+        account = account.with_token(replace(other, may_be_in_flight=True))
+    spent = replace(
+        token,
+        first_spent_at=token.first_spent_at or now,
+        may_be_in_flight=token.first_spent_at is not None,
+    )
     return replace(account.with_token(spent), intent=intent)
 
 
@@ -110,7 +130,7 @@ def _after_issued(account: Account, issued: Issued, *, now: datetime, policy: Po
     kept = [t for t in others if t is not successor and _worth_keeping(t, spent, now, policy)]
     if issued.refresh_token != spent.value:  # a server that returns the same token does not rotate
         kept.insert(0, spent)
-    return _concluded(account, successor, tuple(kept), rotates=True)
+    return _concluded(account, successor, bounded(kept), rotates=True)
 
 
 def _successor(account: Account, spent: RefreshToken, value: Secret, now: datetime) -> RefreshToken:
@@ -162,9 +182,9 @@ def _without_refresh_token(
             responses_without_token=account.responses_without_token + 1,
             retry_not_before=now + doubled_wait(policy, account.responses_without_token),
         )
-    fresh = replace(spent, obtained_at=now, first_spent_at=None)
+    fresh = replace(spent, obtained_at=now, first_spent_at=None, may_be_in_flight=False)
     kept = tuple(t for t in others if _worth_keeping(t, spent, now, policy))
-    return _concluded(account, fresh, kept, rotates=False)
+    return _concluded(account, fresh, bounded(kept), rotates=False)
 
 
 def _after_refused(account: Account, refused: Refused, *, now: datetime) -> Account:
@@ -314,9 +334,15 @@ def after_end(account: Account, *, forget: bool, now: datetime) -> Account:
     """Return the account after a login's end: nothing is served from it any more. Its tokens stay
     until Xero has revoked them.
 
-    The cleared ``consent_id`` keeps a late response to a refresh from reviving the login.
+    The cleared ``consent_id`` keeps a late response to a refresh from reviving the login. A second
+    end keeps the wait before the next revocation.
     """
     forget = forget or account.revocation is Revocation.FORGET_CREDENTIALS
+    spending = account.spending
+    if spending is not None:  # its successor may be live, and is unknown
+        account = account.with_token(replace(spending, may_be_in_flight=True))
+    if account.revocation is None:
+        account = replace(account, failed_attempts=0, retry_not_before=None, problem=None)
     ended = replace(
         account,
         consent_id=None,
@@ -325,9 +351,6 @@ def after_end(account: Account, *, forget: bool, now: datetime) -> Account:
         scopes_granted=(),
         revocation=Revocation.FORGET_CREDENTIALS if forget else Revocation.KEEP_CREDENTIALS,
         intent=None,
-        failed_attempts=0,
-        retry_not_before=None,
-        problem=None,
     )
     return ended if account.tokens else after_revoked(ended)
 
@@ -367,9 +390,17 @@ def after_revocation_failed(
 def tokens_to_revoke(account: Account) -> tuple[RefreshToken, ...]:
     """Return the tokens to name in revocation requests, the likeliest live one first.
 
-    All are named: Xero responds 200 to a dead token too (RFC 7009 section 2.2).
+    They are the current token, the fallbacks that were never spent, and those that a request may
+    still spend: an open refresh is one of these. If there is none, it is the first spent one. Xero
+    responds 200 to a dead token too (RFC 7009 section 2.2), and ends the whole login for a live
+    one. So a spent token with a known successor needs no request of its own.
     """
-    return tuple(t for t in account.tokens if not t.refused_at)
+    live = [token for token in account.tokens if not token.refused_at]
+    in_flight = [token for token in live if token.may_be_in_flight]
+    unspent = [token for token in live if token.first_spent_at is None]
+    current = [token for token in live if token is account.current]
+    named = dict.fromkeys([*current, *unspent, *in_flight]) or live[:1]
+    return tuple(named)[:MAX_TOKENS_TO_REVOKE]
 
 
 def _after_epoch(account: Account, now: datetime) -> datetime:
