@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import os
 import random
 import socket
-import time
 from collections.abc import Coroutine, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -38,12 +36,9 @@ from .following import RETRY_INTERVAL_SECONDS, Following
 from .login import LOGIN_TIMEOUT, LoginAttempt, log_in
 from .refreshing import Refreshing
 from .replica import Replica, StoreChange
-from .reporting import loss_at_close, no_token, store_event
+from .reporting import no_token, store_event
 
 __all__ = ["TokenKeeper"]
-
-CLOSE_TIMEOUT_SECONDS = 20.0
-"""Time after which a closing keeper makes no further attempt to write an unsaved change."""
 
 NO_LOGIN_STARTED = datetime.min.replace(tzinfo=UTC)
 
@@ -197,17 +192,7 @@ class TokenKeeper:
         await self._following.stop()
         await self._tasks.drain()
         if self._replica.unsaved:
-            await self._write_unsaved()
-
-    async def _write_unsaved(self) -> None:
-        give_up_at = time.monotonic() + CLOSE_TIMEOUT_SECONDS
-        await self._following.settle()
-        while self._replica.unsaved:
-            if time.monotonic() > give_up_at:
-                message = loss_at_close(self.name, self.store_problem, rolled_back=self.rolled_back)
-                raise StoreUnavailable(message)
-            await asyncio.sleep(RETRY_INTERVAL_SECONDS)
-            await self._following.settle()
+            await self._following.write_unsaved()
 
     async def maintain(self) -> None:
         """Do what is due: write an unsaved change, refresh, revoke, compare clocks.
