@@ -37,7 +37,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("keeping.replica",),
     ("keeping.reporting",),
     ("keeping.context",),
-    ("keeping.refreshing", "keeping.tenants", "keeping.following"),
+    ("keeping.refreshing", "keeping.tenants", "keeping.following", "keeping.login_limit"),
     ("keeping.ending", "keeping.login"),
     ("keeping.keeper",),
     ("rotation",),

@@ -46,6 +46,7 @@ class House:
             "XOTS_TOKEN_URL": self.sandbox.token_url,
             "XOTS_REVOKE_URL": self.sandbox.revoke_url,
             "XOTS_CONNECTIONS_URL": self.sandbox.connections_url,
+            "XOTS_REFRESH_INTERVAL": "0",
             **more,
         }
 

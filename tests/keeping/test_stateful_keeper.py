@@ -27,6 +27,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from support.bench import UNLIMITED
 from support.inside import operations_of, replica_of
 from support.records import SETTINGS, issued, tokens_of
 
@@ -136,6 +137,7 @@ class Story(RuleBasedStateMachine):
             self.store,
             self.xero,  # type: ignore[arg-type]
             self.sealer,
+            policy=UNLIMITED,
             configured=CREDENTIALS,
             clock=self.clock,
             rng=self.rng,

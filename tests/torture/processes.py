@@ -267,6 +267,7 @@ async def fleet(
             "XOTS_TOKEN_URL": sandbox.token_url,
             "XOTS_REVOKE_URL": sandbox.revoke_url,
             "XOTS_CONNECTIONS_URL": sandbox.connections_url,
+            "XOTS_REFRESH_INTERVAL": "0",
             **settings,
         }
         processes = []

@@ -23,20 +23,22 @@ from ..lifecycle.schedule import (
     State,
     effective_min_ttl,
     min_servable,
+    pause_ends_at,
     servable,
 )
 from ..sealing import Sealer
 from ..tasks import Closed, Tasks
 from ..xero.http import XeroClient
-from ..xero.protocol import Connection, Credentials, Response, read_connections
-from . import tenants
+from ..xero.protocol import Connection, Credentials, Response
 from .context import Context
 from .ending import end_login, is_revocation_due, resume_revocation
 from .following import RETRY_INTERVAL_SECONDS, Following
 from .login import LOGIN_TIMEOUT, LoginAttempt, log_in
+from .login_limit import LoginLimit
 from .refreshing import Refreshing
 from .replica import Replica, StoreChange
 from .reporting import no_token, store_event
+from .tenants import TenantList, matching_tenant, write_tenant
 
 __all__ = ["TokenKeeper"]
 
@@ -93,6 +95,8 @@ class TokenKeeper:
         self._tasks = Tasks()
         self._refreshing = Refreshing(self._context, self._tasks)
         self._following = Following(self._context, self._tasks)
+        self._tenant_list = TenantList(self._context)
+        self._login_limit = LoginLimit()
         self._login_until = NO_LOGIN_STARTED
         """Time until which a started login may return from Xero."""
         self._ends_running = 0
@@ -168,6 +172,12 @@ class TokenKeeper:
         """The difference of clocks that was found last; None if no difference is known."""
         return self._following.skew
 
+    @property
+    def known_connections(self) -> list[Connection] | None:
+        """The organisations of the login as they were listed last, however long ago; None if they
+        were not listed since the login. It makes no request."""
+        return self._tenant_list.known
+
     def observe(self, observer: Observer) -> None:
         """Send every event from now on to ``observer`` too."""
         self._observers.append(observer)
@@ -204,7 +214,7 @@ class TokenKeeper:
             if self._replica.needs_settling:
                 await self._tasks.run(self._following.settle())
             if isinstance(self._context.next_step(), Spend):
-                await self._refreshing.join()
+                await self._refreshing.complete()
             if is_revocation_due(self._context):
                 await self._tasks.run(resume_revocation(self._context))
             await self._tasks.run(self._following.check_clocks())
@@ -258,7 +268,8 @@ class TokenKeeper:
         return access
 
     async def refresh(self) -> None:
-        """Refresh now, due or not. A wait that is running is kept, unless Xero refused the client.
+        """Refresh now, due or not, unless the token was issued within ``refresh_interval``. A wait
+        that is running is kept, unless Xero refused the client.
 
         Raises:
             NoCredentials, NotLoggedIn, ConsentLost: there is nothing to refresh.
@@ -266,12 +277,11 @@ class TokenKeeper:
         """
         before = self._replica.account
         if before.current is not None:
-            expected = before.current.fingerprint
-            while not await self._refreshing.join(expected_current=expected):
-                # The joined refresh may have been about to end. Then start another.
-                if not isinstance(self._context.next_step(expected_current=expected), Spend):
-                    break
-        if self.account.consent_id is None or self._replica.account.access == before.access:
+            await self._refreshing.complete(before.current.fingerprint)
+        account = self._replica.account
+        recent = pause_ends_at(account.refreshed_at, self.clock.now(), self.policy) is not None
+        is_new = account.access != before.access or (recent and self.can_serve)
+        if account.consent_id is None or not is_new:
             raise self._no_token()
 
     def _min_life(self, min_ttl: timedelta | None) -> timedelta:
@@ -319,9 +329,14 @@ class TokenKeeper:
 
         Raises:
             LoginFailed: it did not succeed; a login that was live before still is.
+            TooManyLogins: there were too many attempts before it, so the code was not spent.
             StoreUnavailable, SealError: the store cannot be used, so the code was not spent.
         """
-        await self._run(log_in(self._context, attempt))
+        await self._run(self._log_in(attempt))
+
+    async def _log_in(self, attempt: LoginAttempt) -> None:
+        with self._login_limit.admitted(self.clock.elapsed()):
+            await log_in(self._context, attempt, self._tenant_list)
 
     async def end(self, *, forget: bool) -> bool:
         """End the login: serve nothing more from it and revoke its tokens; ``forget`` the
@@ -350,12 +365,12 @@ class TokenKeeper:
             NoCredentials, NotLoggedIn, ConsentLost, TokenUnavailable: as ``token``.
             UpstreamFailed: Xero returned no list.
         """
-        return read_connections(await self.connections_response())
+        return (await self._tenant_list.read(await self.token())).connections
 
     async def connections_response(self) -> Response:
-        """Return the response of Xero's connections endpoint; raises as ``connections``."""
-        tenants.check_listed(self._context)
-        return await tenants.request_list(self._context, await self.token())
+        """Return Xero's response with the list, of some seconds ago at most; raises as
+        ``connections``."""
+        return (await self._tenant_list.read(await self.token())).response
 
     async def choose_tenant(self, tenant_id: str) -> None:
         """Use this organisation from now on.
@@ -366,8 +381,8 @@ class TokenKeeper:
             And the errors of ``connections``.
         """
         consent_id = self.account.consent_id
-        tenant_id = tenants.matching_tenant(tenant_id, await self.connections())
-        await self._run(tenants.write_tenant(self._context, tenant_id, consent_id))
+        tenant_id = matching_tenant(tenant_id, await self.connections())
+        await self._run(write_tenant(self._context, tenant_id, consent_id))
 
     # ---------- inside
 
