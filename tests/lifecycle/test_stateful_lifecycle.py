@@ -659,12 +659,16 @@ def test_a_response_to_a_process_that_slept_is_requested_again() -> None:
 )
 @pytest.mark.parametrize("mode", SiblingMode)
 def test_a_late_request_after_many_refreshes_does_not_cost_the_login(mode: SiblingMode) -> None:
-    """It invalidates every newer token, and its response is lost. The token that it spent is the
+    """It invalidates every newer token, and its process is dead. The token that it spent is the
     only one left."""
     story = a_story(mode)
-    story.others_refresh_while_one_sleeps("response lost", False, 30, SECOND)
+    story.a_process_falls_asleep_in_its_refresh("issued", False)
+    assert story.asleep is not None
+    (_, late, _, _), story.asleep = story.asleep, None
+    story.refreshes_follow_in_rapid_succession(30)
+    story.commit(late)
     story.all_promises_are_kept()
-    story.time_passes(31 * MINUTE)
+    story.refreshes_follow_in_rapid_succession(12)
     story.all_promises_are_kept()
 
 
@@ -675,15 +679,16 @@ def test_a_late_request_after_many_refreshes_does_not_cost_the_login(mode: Sibli
     protects_from="a merge that forgets a request on its way to Xero",
 )
 def test_a_late_request_is_remembered_by_a_process_that_missed_it() -> None:
-    """The process knew the token before, writes a late record, and many refreshes follow."""
+    """Its own record of the token is the base of a merge, and many refreshes follow."""
     story = a_story(SiblingMode.LAST_VALID_WITH_DESCENDANTS)
-    story.a_process_falls_asleep_in_its_refresh("response lost", False)
-    late = story.asleep
-    assert late is not None
+    story.a_process_falls_asleep_in_its_refresh("issued", False)
+    assert story.asleep is not None
+    (begun, late, _, _), story.asleep = story.asleep, None
     story.a_refresh_comes_to("issued", 0.5, None, True)
-    story.write(story.merged_record(late[0], story.record))
+    missed = replace(begun, intent=None)
+    story.write(story.merged_record(missed, story.record))
     story.refreshes_follow_in_rapid_succession(30)
-    story.the_process_wakes(0.5)
+    story.commit(late)
     story.all_promises_are_kept()
 
 
