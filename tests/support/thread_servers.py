@@ -99,6 +99,7 @@ async def _started(sandbox: Sandbox, **settings: Any) -> Server:
             token_url=sandbox.token_url,
             revoke_url=sandbox.revoke_url,
             connections_url=sandbox.connections_url,
+            refresh_interval=0,
             **settings,
         )
     )
