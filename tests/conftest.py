@@ -128,13 +128,17 @@ async def sandbox(clock: FakeClock) -> AsyncIterator[Sandbox]:
 async def new_server(
     sandbox: Sandbox, clock: FakeClock
 ) -> AsyncIterator[Callable[..., Awaitable[Server]]]:
-    """Start servers that use the sandbox and are registered there; the arguments are settings."""
+    """Start servers that use the sandbox and are registered there; the arguments are settings.
+
+    Programs can force refreshes without an interval, since most tests stop the clock.
+    """
     servers: list[Server] = []
 
     async def start(**settings: Any) -> Server:
         wired: dict[str, Any] = {
             "port": 0,
             "store": "memory:",
+            "refresh_interval": 0,
             "authorize_url": sandbox.authorize_url,
             "token_url": sandbox.token_url,
             "revoke_url": sandbox.revoke_url,

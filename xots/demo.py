@@ -79,6 +79,7 @@ def _settings(port: int, sandbox: Sandbox) -> Settings:
         token_url=sandbox.token_url,
         revoke_url=sandbox.revoke_url,
         connections_url=sandbox.connections_url,
+        refresh_interval=0,  # the simulated Xero has no quota to protect
     )
 
 

@@ -14,6 +14,7 @@
     │   └── ConsentLost          Xero has refused every refresh token of the login
     ├── TokenUnavailable         there is no access token now; retry after ``retry_after_seconds``
     ├── LoginFailed              a login has failed; nothing was changed
+    ├── TooManyLogins            a login was not attempted; retry after ``retry_after_seconds``
     ├── UnknownTenant            the organisation is not connected
     ├── UpstreamFailed           a request that spends no token has failed
     └── ClientError              a request of a program to a running xots server has failed
@@ -40,6 +41,7 @@ __all__ = [
     "StoreError",
     "StoreUnavailable",
     "TokenUnavailable",
+    "TooManyLogins",
     "UnknownTenant",
     "UpstreamFailed",
     "XotsError",
@@ -116,6 +118,18 @@ class TokenUnavailable(XotsError):
 
 class LoginFailed(XotsError):
     """A login has failed. Nothing was changed: an earlier login is still valid."""
+
+
+class TooManyLogins(XotsError):
+    """A login was not attempted, since too many were just before. Its code is not spent.
+
+    Attributes:
+        retry_after_seconds: the time to wait before the next attempt.
+    """
+
+    def __init__(self, message: str, retry_after_seconds: float) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class UnknownTenant(XotsError):

@@ -65,6 +65,7 @@ async def test_login_refresh_and_revoke_at_another_identity_server(
             token_url=f"{other}/o/token/",
             revoke_url=f"{other}/o/revoke_token/",
             connections_url="",
+            refresh_interval=0,
             scopes=("offline_access", "books"),
         )
     )

@@ -261,7 +261,7 @@ async def test_closing_raises_if_a_token_stays_unsaved(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process does not end silently with a token that only it knows."""
-    monkeypatch.setattr("xots.keeping.keeper.CLOSE_TIMEOUT_SECONDS", 0)
+    monkeypatch.setattr("xots.keeping.following.CLOSE_TIMEOUT_SECONDS", 0)
     keeper = await bench.logged_in()
     await bench.unsaved_refresh(keeper)
     bench.keepers.remove(keeper)

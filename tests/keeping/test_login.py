@@ -69,11 +69,8 @@ async def test_a_browser_that_disconnects_does_not_end_the_login(bench: Bench) -
             "read",
             marks=pytest.mark.safeguard(
                 file="keeping/login.py",
-                old=(
-                    "        lease = await held.enter_async_context(replica.locked())\n"
-                    "        await context.store.check()\n"
-                ),
-                new="        lease = None\n        await context.store.check()\n",
+                old="        await replica.peek()\n",
+                new="",
                 protects_from="a login that cannot be stored",
             ),
         ),
@@ -169,16 +166,23 @@ async def test_a_login_with_fewer_scopes_than_requested_fails(bench: Bench) -> N
 @pytest.mark.safeguard(
     file="keeping/login.py",
     old=(
+        "        if replica.account.revocation is not None:\n"
+        "            lease = await held.enter_async_context(replica.locked())\n"
+        "        await context.store.check()\n"
+        "        known, began_at = replica.account, context.clock.now()\n"
+        "        if known.revocation is None:\n"
         "            await held.aclose()\n"
         "\n"
         "        # 2. Exchange the code, and list the organisations of the login.\n"
         "        issued, token = await _exchange(context, attempt)\n"
     ),
     new=(
-        "            issued, token = await _exchange(context, attempt)\n"
+        "        lease = await held.enter_async_context(replica.locked())\n"
+        "        await context.store.check()\n"
+        "        known, began_at = replica.account, context.clock.now()\n"
+        "        issued, token = await _exchange(context, attempt)\n"
+        "        if known.revocation is None:\n"
         "            await held.aclose()\n"
-        "        else:\n"
-        "            issued, token = await _exchange(context, attempt)\n"
     ),
     protects_from="an invented code that delays a refresh, since its exchange holds the lease",
 )

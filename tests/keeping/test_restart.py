@@ -46,6 +46,7 @@ class House:
             "XOTS_TOKEN_URL": self.sandbox.token_url,
             "XOTS_REVOKE_URL": self.sandbox.revoke_url,
             "XOTS_CONNECTIONS_URL": self.sandbox.connections_url,
+            "XOTS_REFRESH_INTERVAL": "0",
             **more,
         }
 
@@ -403,7 +404,7 @@ async def test_a_lost_login_fails_the_check_and_the_log_is_in_utc(house: House) 
     ("body", "says"),
     [
         (b'{"generation": 9, "unknown": true}', "not a record that this version of xots reads"),
-        (b'{"format": 3, "generation": 9}', "upgrade this process"),
+        (b'{"format": 99, "generation": 9}', "upgrade this process"),
     ],
     ids=["unknown field", "newer format"],
 )

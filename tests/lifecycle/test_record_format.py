@@ -76,6 +76,13 @@ def test_a_record_of_format_1_is_written_back_in_this_format() -> None:
     assert decode(written) == account
 
 
+def test_a_record_of_format_2_is_read() -> None:
+    """Format 3 only adds a field to the refresh tokens, with a default."""
+    account = open_record(Sealer([KEY]), STORED, "default")
+    older = json.loads(encode(account)) | {"format": 2}
+    assert decode(json.dumps(older).encode()) == account
+
+
 def test_each_renamed_field_of_format_1_is_converted() -> None:
     """A field that was never written is dropped."""
     spent = {

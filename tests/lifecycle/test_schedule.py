@@ -21,13 +21,14 @@ from support.accounts import (
 
 from xots.clock import MAX_CLOCK_SKEW
 from xots.lifecycle.account import Account, RefreshToken
-from xots.lifecycle.outcomes import NotSent, Refused, Unknown
+from xots.lifecycle.outcomes import ClientRefused, NotSent, Refused, Unknown
 from xots.lifecycle.schedule import (
     Due,
     Idle,
     Policy,
     Spend,
     State,
+    Step,
     Wait,
     effective_min_ttl,
     good_for,
@@ -284,16 +285,88 @@ def test_a_demand_for_a_longer_lifetime_makes_a_refresh_due() -> None:
 
 def test_a_forced_refresh_is_void_when_another_token_is_current() -> None:
     """Another process has spent the expected token already."""
-    account = logged_in()
-    assert isinstance(
-        next_step(account, NOW, POLICY, expected_current=current(account).value.fingerprint), Spend
-    )
-    assert isinstance(next_step(account, NOW, POLICY, expected_current="000000000000"), Idle)
+    account, later = logged_in(), NOW + MINUTE
+    assert isinstance(forced(account, later), Spend)
+    assert isinstance(next_step(account, later, POLICY, expected_current="000000000000"), Idle)
+
+
+def forced(account: Account, at: datetime, policy: Policy = POLICY) -> Step:
+    """Return the next step for a caller that forces a refresh of the current token."""
+    return next_step(account, at, policy, expected_current=current(account).fingerprint)
+
+
+def refused_client(account: Account, at: datetime) -> Account:
+    """Return the record after an attempt to which Xero responded ``invalid_client``."""
+    refusal = ClientRefused(detail="invalid_client (400)", code="invalid_client")
+    return concluded(begun(account, at), refusal, at)
 
 
 @pytest.mark.safeguard(
     file="lifecycle/schedule.py",
-    old=("return Spend(choices[0]) if forced and client_refused(account) else Wait(until)"),
+    old="forced = forced and pause_ends_at(account.refreshed_at, now, policy) is None",
+    new="",
+    protects_from="a rotation for each call of a program that refreshes in a loop",
+)
+def test_a_refresh_is_forced_once_in_the_shortest_interval() -> None:
+    """It begins at the login, and again at each refresh. An interval of zero is none."""
+    account, interval = logged_in(), POLICY.refresh_interval
+    instant = timedelta(microseconds=1)
+    refreshed = concluded(begun(account, NOW + MINUTE), issued(), NOW + MINUTE)
+    for recent, at in ((account, NOW), (refreshed, NOW + MINUTE)):
+        assert isinstance(forced(recent, at), Idle)
+        assert isinstance(forced(recent, at + interval - instant), Idle)
+        assert isinstance(forced(recent, at + interval), Spend)
+        assert isinstance(forced(recent, at, Policy(refresh_interval=timedelta(0))), Spend)
+
+
+@pytest.mark.safeguard(
+    file="lifecycle/schedule.py",
+    old="until = pause  # it tries credentials that an operator may have corrected",
+    new="until = None",
+    protects_from="a request for each call of a program, while the client's secret is wrong",
+)
+def test_a_refresh_is_attempted_once_in_the_shortest_interval() -> None:
+    """After ``invalid_client`` a caller can try corrected credentials, but not at each call."""
+    at = NOW + MINUTE
+    account, interval = refused_client(logged_in(), at), POLICY.refresh_interval
+    assert forced(account, at) == Wait(at + interval)
+    assert isinstance(forced(account, at + interval), Spend)
+    account = concluded(begun(logged_in(), at), NotSent(detail="no route"), at, jitter=0)
+    assert forced(account, at) == Wait(at + interval)
+    assert isinstance(forced(account, at + interval), Spend)
+
+
+def test_the_shortest_interval_delays_no_refresh_that_is_due() -> None:
+    """A login with a short token, a lost response, and a caller that needs a longer lifetime."""
+    slow = Policy(refresh_interval=timedelta(seconds=300))
+    short = logged_in(life=timedelta(seconds=2))
+    assert isinstance(forced(short, NOW + timedelta(seconds=1), slow), Spend)
+    lost = concluded(begun(logged_in(), NOW + MINUTE), Unknown(detail="reset"), NOW + MINUTE)
+    assert isinstance(forced(lost, NOW + 2 * MINUTE, slow), Spend)
+    assert isinstance(next_step(logged_in(), NOW, slow, min_life=HALF_HOUR * 2), Spend)
+    away = refused_client(logged_in(), NOW + 26 * MINUTE)
+    away = replace(away, retry_not_before=NOW + 27 * MINUTE)
+    assert isinstance(forced(away, NOW + 28 * MINUTE, slow), Spend)
+
+
+@pytest.mark.safeguard(
+    file="lifecycle/schedule.py",
+    old="or not -MAX_CLOCK_SKEW <= now - at < interval",
+    new="or not now - at < interval",
+    protects_from="a clock that was set back by a day: no forced refresh until that day is over",
+)
+def test_a_clock_set_back_blocks_no_forced_refresh_for_long() -> None:
+    """A refresh dated in the future is no limit. One within the difference of clocks is."""
+    account = logged_in(NOW + timedelta(days=1))
+    assert isinstance(forced(replace(account, access=logged_in().access), NOW), Spend)
+    ahead = logged_in(NOW + MAX_CLOCK_SKEW)
+    assert isinstance(forced(ahead, NOW), Idle)
+    assert isinstance(forced(ahead, NOW + MAX_CLOCK_SKEW + POLICY.refresh_interval), Spend)
+
+
+@pytest.mark.safeguard(
+    file="lifecycle/schedule.py",
+    old="return Spend(choices[0]) if until is None else Wait(until)",
     new="return Spend(choices[0])",
     protects_from="a request to Xero at every tick and for every caller",
 )

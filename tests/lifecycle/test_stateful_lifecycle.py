@@ -14,6 +14,7 @@ from dataclasses import replace as with_fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -27,7 +28,13 @@ from msgspec.structs import replace
 from support.records import SETTINGS, issued, tokens_of
 
 from xots.clock import MAX_CLOCK_SKEW
-from xots.lifecycle.account import Account, RefreshToken, decode, encode
+from xots.lifecycle.account import (
+    MAX_SPENT_FALLBACKS,
+    Account,
+    RefreshToken,
+    decode,
+    encode,
+)
 from xots.lifecycle.merging import is_same_consent, merged
 from xots.lifecycle.outcomes import (
     ClientRefused,
@@ -53,6 +60,7 @@ from xots.lifecycle.schedule import (
     state_of,
 )
 from xots.lifecycle.transitions import (
+    MAX_TOKENS_TO_REVOKE,
     after,
     after_end,
     after_login,
@@ -65,7 +73,7 @@ from xots.sandbox import Client, Identity, OAuthError, Refusal, SiblingMode, Swi
 from xots.secret import Secret
 
 START = datetime(2026, 11, 23, 12, tzinfo=UTC)
-POLICY = Policy()
+POLICY = Policy(refresh_interval=timedelta(0))
 CLIENT = Client()
 SECOND, MINUTE, HOUR, DAY = (timedelta(seconds=s) for s in (1, 60, 3600, 86400))
 
@@ -144,7 +152,7 @@ class LifecycleStory(RuleBasedStateMachine):
             after_it = {t.value: t for t in tokens_of(account)}
             for token in tokens_of(before):
                 if token.value not in after_it:
-                    self.check_may_leave(token, proved)
+                    self.check_may_leave(token, proved, account)
                 elif token.first_spent_at is not None:
                     self.check_first_spent(token, after_it[token.value], account)
         self.record = replace(
@@ -153,15 +161,19 @@ class LifecycleStory(RuleBasedStateMachine):
         self.dumps = [*self.dumps[-9:], self.record]
         self.time += timedelta(milliseconds=1)  # no two writes have the same time
 
-    def check_may_leave(self, token: RefreshToken, proved: RefreshToken | None) -> None:
-        """Check that a spent token leaves only after its grace period and the use of another, a
-        fallback only after the later use of another, and any token after a refusal. No error
-        removes a token."""
+    def check_may_leave(
+        self, token: RefreshToken, proved: RefreshToken | None, account: Account
+    ) -> None:
+        """Check that a spent token leaves only after the use of another, and after its grace period
+        or many later refreshes, a fallback only after the later use of another, and any token after
+        a refusal. No error removes a token."""
         if token.refused_at is None:
             assert proved is not None, "a token left although none was proved"
             assert proved.value != token.value
             if token.first_spent_at is not None:
-                assert self.now - token.first_spent_at >= POLICY.grace
+                later = [t for t in account.fallbacks if t.first_spent_at]
+                many = len(later) >= MAX_SPENT_FALLBACKS and not token.may_be_in_flight
+                assert many or self.now - token.first_spent_at >= POLICY.grace
             else:
                 assert proved.first_spent_at is not None
                 assert token.obtained_at <= proved.first_spent_at
@@ -402,7 +414,9 @@ class LifecycleStory(RuleBasedStateMachine):
             self.conclude(begun, token, outcome, jitter)
 
     @precondition(lambda self: self.asleep is None and self.record.current is not None)
-    @rule(comes_to=COMES_TO, sent=st.booleans(), others=st.integers(1, 2), pause=DURATIONS)
+    @rule(
+        comes_to=COMES_TO, sent=st.booleans(), others=st.sampled_from([1, 2, 12]), pause=DURATIONS
+    )
     def others_refresh_while_one_sleeps(
         self, comes_to: str, sent: bool, others: int, pause: timedelta
     ) -> None:
@@ -414,6 +428,12 @@ class LifecycleStory(RuleBasedStateMachine):
                 self.time_passes(pause)
         if self.asleep is not None:
             self.the_process_wakes(0.5)
+
+    @rule(count=st.integers(2, 12))
+    def refreshes_follow_in_rapid_succession(self, count: int) -> None:
+        """A program calls ``/refresh`` again and again."""
+        for _ in range(count):
+            self.a_refresh_comes_to("issued", 0.5, None, True)
 
     @rule()
     def the_sleeping_process_dies(self) -> None:
@@ -466,8 +486,12 @@ class LifecycleStory(RuleBasedStateMachine):
             return  # the process died while it concluded the open refresh
         if self.record.consent_id is not None or self.record.revocation is not None or forget:
             held = {t.value for t in tokens_of(self.record) if not t.refused_at}
+            unspent = {t.value for t in tokens_of(self.record) if t.is_fresh}
             self.write(after_end(self.record, forget=forget, now=self.now))
-            assert {t.value for t in tokens_to_revoke(self.record)} == held
+            named = [t.value for t in tokens_to_revoke(self.record)]
+            assert bool(named) == bool(held)
+            assert held.issuperset(named)
+            assert unspent.issubset(named) or len(named) == MAX_TOKENS_TO_REVOKE
             self.xero_is_told_of_the_end(confirmed, False, 0.5)
 
     @rule(confirmed=st.booleans(), committed=st.booleans(), jitter=JITTER)
@@ -481,8 +505,9 @@ class LifecycleStory(RuleBasedStateMachine):
             for token in named:
                 self.identity.revoke(CLIENT, token.value.reveal())
         if confirmed:
+            held = tokens_of(self.record)
             self.write(after_revoked(self.record))
-            assert not any(self.identity.would_issue(t.value.reveal(), self.time) for t in named)
+            assert not any(self.identity.would_issue(t.value.reveal(), self.time) for t in held)
         else:
             failure: Failure = (
                 Unknown(detail="503")
@@ -624,6 +649,45 @@ def test_a_response_to_a_process_that_slept_is_requested_again() -> None:
     story.others_refresh_while_one_sleeps("response lost", False, 2, 6 * MINUTE)
     story.time_passes(31 * MINUTE)
     story.all_promises_are_kept()
+
+
+@pytest.mark.safeguard(
+    file="lifecycle/transitions.py",
+    old="        may_be_in_flight=token.first_spent_at is not None,\n",
+    new="",
+    protects_from="a late request after many refreshes that ends the login",
+)
+@pytest.mark.parametrize("mode", SiblingMode)
+def test_a_late_request_after_many_refreshes_does_not_cost_the_login(mode: SiblingMode) -> None:
+    """It invalidates every newer token, and its process is dead. The token that it spent is the
+    only one left."""
+    story = a_story(mode)
+    story.a_process_falls_asleep_in_its_refresh("issued", False)
+    assert story.asleep is not None
+    (_, late, _, _), story.asleep = story.asleep, None
+    story.refreshes_follow_in_rapid_succession(30)
+    story.commit(late)
+    story.all_promises_are_kept()
+    story.refreshes_follow_in_rapid_succession(12)
+    story.all_promises_are_kept()
+
+
+@pytest.mark.safeguard(
+    file="lifecycle/merging.py",
+    old="may_be_in_flight=token.may_be_in_flight or other.may_be_in_flight,",
+    new="",
+    protects_from="a merge that forgets a request on its way to Xero",
+)
+def test_a_late_request_is_remembered_by_a_process_that_missed_it() -> None:
+    """Both versions hold the token, and one of them does not know of the request."""
+    story = a_story(SiblingMode.LAST_VALID_WITH_DESCENDANTS)
+    story.a_process_falls_asleep_in_its_refresh("issued", False)
+    story.a_refresh_comes_to("issued", 0.5, None, True)
+    (late,) = story.record.fallbacks
+    assert late.may_be_in_flight
+    unaware = story.record.with_token(replace(late, may_be_in_flight=False))
+    for pair in ((unaware, story.record), (story.record, unaware)):
+        assert merged(*pair).fallbacks == (late,)
 
 
 def test_an_end_spends_no_token_whose_grace_is_over() -> None:

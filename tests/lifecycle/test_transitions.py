@@ -24,15 +24,25 @@ from support.accounts import (
     with_fallback,
 )
 
-from xots.lifecycle.account import AccessToken, Account, RefreshToken
+from xots.lifecycle.account import (
+    MAX_IN_FLIGHT_FALLBACKS,
+    MAX_SPENT_FALLBACKS,
+    AccessToken,
+    Account,
+    RefreshToken,
+    bounded,
+    encode,
+)
 from xots.lifecycle.outcomes import ClientRefused, NotSent, Outcome, Refused, Throttled, Unknown
 from xots.lifecycle.schedule import Spend, State, good_for, next_step, state_of
 from xots.lifecycle.transitions import (
+    MAX_TOKENS_TO_REVOKE,
     after_end,
     after_login,
     after_revocation_failed,
     after_revoked,
     begin_refresh,
+    tokens_to_revoke,
 )
 from xots.secret import Secret
 
@@ -53,6 +63,60 @@ def test_a_successor_becomes_current_and_the_spent_token_a_fallback() -> None:
     assert account.fallbacks[0].first_spent_at == NOW + 25 * MINUTE
     assert (account.intent, account.failed_attempts, account.problem) == (None, 0, None)
     assert account.refreshed_by == "host:1"
+
+
+def in_rapid_succession(account: Account, count: int) -> Account:
+    """Return the record after so many refreshes, one each second."""
+    for number in range(count):
+        at = NOW + 25 * MINUTE + timedelta(seconds=number)
+        account = begin_refresh(account, current(account), by="h:1", now=at)
+        account = concluded(account, issued(f"s{number}", f"a{number}"), at)
+    return account
+
+
+@pytest.mark.safeguard(
+    file="lifecycle/transitions.py",
+    old="return _concluded(account, successor, bounded(kept), rotates=True)",
+    new="return _concluded(account, successor, tuple(kept), rotates=True)",
+    protects_from="a record that grows with each call of a program that refreshes in a loop",
+)
+def test_the_newest_spent_fallbacks_stay_and_the_others_leave_tombstones() -> None:
+    """The number of both is bounded, so the record's size is."""
+    account = in_rapid_succession(logged_in(), 150)
+    assert [t.value.reveal() for t in account.fallbacks] == [f"s{n}" for n in range(148, 140, -1)]
+    assert len(account.fallbacks) == MAX_SPENT_FALLBACKS
+    assert account.tombstones[0] == Secret("s140").fingerprint
+    assert account.tombstones_ever == 150 - MAX_SPENT_FALLBACKS
+    sizes = {len(encode(in_rapid_succession(logged_in(), count))) for count in (120, 150, 199)}
+    assert max(sizes) - min(sizes) < 10
+
+
+def test_a_token_that_may_be_in_flight_stays_for_its_grace_however_many_refreshes_follow() -> None:
+    """A retry has succeeded. The first request may reach Xero late, and only this token helps."""
+    at = NOW + 20 * MINUTE
+    account = concluded(begun(logged_in(), at), Unknown(detail="reset"), at)
+    account = concluded(begun(account, at + MINUTE), issued(), at + MINUTE)
+    account = in_rapid_succession(account, 40)
+    assert account.fallbacks[-1].value.reveal() == "r0"
+    assert len(account.fallbacks) == MAX_SPENT_FALLBACKS + 1
+    late = at + HALF_HOUR
+    account = begin_refresh(account, current(account), by="h:1", now=late)
+    account = concluded(account, issued("last"), late)
+    assert "r0" not in {t.value.reveal() for t in account.fallbacks}
+
+
+def test_the_fallbacks_that_may_be_in_flight_are_bounded_too() -> None:
+    """The response to each refresh is lost once. Unspent fallbacks are never cut."""
+    account, at = logged_in(), NOW + 25 * MINUTE
+    for number in range(60):
+        at += timedelta(seconds=1)
+        account = begin_refresh(account, current(account), by="h:1", now=at)
+        account = concluded(account, Unknown(detail="reset"), at)
+        account = begin_refresh(account, current(account), by="h:1", now=at)
+        account = concluded(account, issued(f"s{number}", f"a{number}"), at)
+    assert len(account.fallbacks) == MAX_IN_FLIGHT_FALLBACKS
+    fresh = tuple(RefreshToken(value=Secret(f"f{n}"), obtained_at=at) for n in range(40))
+    assert bounded((*account.fallbacks, *fresh)) == (*account.fallbacks, *fresh)
 
 
 @pytest.mark.safeguard(
@@ -440,7 +504,7 @@ def test_no_history_without_a_refusal_loses_the_newest_token(
 
 
 @pytest.mark.safeguard(
-    file="lifecycle/transitions.py",
+    file="lifecycle/waits.py",
     old="return min(wait, policy.max_backoff)",
     new="return wait",
     protects_from="back-off that grows until one wait outlasts the grace period",
@@ -471,7 +535,7 @@ def test_retry_after_is_kept_but_capped_while_a_refresh_is_open() -> None:
 
 
 @pytest.mark.safeguard(
-    file="lifecycle/transitions.py",
+    file="lifecycle/waits.py",
     old="policy.first_backoff * 2 ** min(times, MAX_DOUBLINGS)",
     new="policy.first_backoff",
     protects_from="frequent requests to a server that is in trouble",
@@ -537,6 +601,49 @@ def test_a_revoke_does_not_cancel_a_pending_logout() -> None:
     account = after_end(logged_in(), forget=True, now=NOW)
     account = after_end(account, forget=False, now=NOW + MINUTE)
     assert after_revoked(account).client_id is None
+
+
+def test_a_second_end_keeps_the_wait_of_the_revocation() -> None:
+    """Otherwise each further call would be a request to Xero."""
+    account = after_end(logged_in(), forget=False, now=NOW)
+    failed = Unknown(detail="reset")
+    account = after_revocation_failed(account, failed, now=NOW, policy=POLICY, jitter=0.5)
+    again = after_end(account, forget=True, now=NOW)
+    assert (again.retry_not_before, again.problem, again.failed_attempts) == (
+        account.retry_not_before,
+        account.problem,
+        1,
+    )
+
+
+@pytest.mark.safeguard(
+    file="lifecycle/transitions.py",
+    old="named = dict.fromkeys([*current, *unspent, *in_flight]) or live[:1]",
+    new="named = live",
+    protects_from="a revocation of many requests",
+)
+def test_a_revocation_names_a_handful_of_tokens() -> None:
+    """The current token, the unspent ones, and that of an open refresh. Any of them may be live."""
+    account = in_rapid_succession(logged_in(), 40)
+    late = RefreshToken(value=Secret("late"), obtained_at=NOW + HALF_HOUR)
+    account = with_fallback(account, late)
+    opened = begin_refresh(account, late, by="h:1", now=NOW + HALF_HOUR)
+    ended = after_end(opened, forget=False, now=NOW + HALF_HOUR)
+    assert [t.value.reveal() for t in tokens_to_revoke(ended)] == ["s39", "late"]
+    many = replace(
+        account, fallbacks=tuple(replace(late, value=Secret(f"f{n}")) for n in range(40))
+    )
+    assert len(tokens_to_revoke(after_end(many, forget=False, now=NOW))) == MAX_TOKENS_TO_REVOKE
+    assert tokens_to_revoke(after_end(many, forget=False, now=NOW))[0] == many.current
+
+
+def test_a_revocation_names_a_spent_token_if_there_is_no_other() -> None:
+    """Xero refused the current one, and may still accept its predecessor."""
+    at = NOW + 25 * MINUTE
+    account = in_rapid_succession(logged_in(), 3)
+    account = replace(account, current=replace(current(account), refused_at=at))
+    ended = after_end(account, forget=False, now=at)
+    assert [t.value.reveal() for t in tokens_to_revoke(ended)] == ["s1"]
 
 
 def test_a_revocation_waits_as_long_as_a_429_demands() -> None:

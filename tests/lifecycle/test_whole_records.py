@@ -84,14 +84,17 @@ BEGUN = replace(LOGIN, current=SPENT, intent=INTENT)
 
 
 def test_the_start_of_a_refresh_changes_the_token_and_nothing_else() -> None:
-    """It sets the first-spent time. A retry keeps that time, and the intent records that."""
+    """It sets the first-spent time. A retry keeps that time, and the intent records that. The
+    earlier request may still be in flight."""
     assert begin_refresh(LOGIN, R0, by="h:1", now=AT) == BEGUN
     again = begin_refresh(BEGUN, SPENT, by="h:2", now=AT + MINUTE)
     retry = replace(INTENT, by="h:2", began_at=AT + MINUTE, set_first_spent=False)
-    assert again == replace(BEGUN, intent=retry)
+    in_flight = replace(SPENT, may_be_in_flight=True)
+    assert again == replace(BEGUN, current=in_flight, intent=retry)
     other = begin_refresh(BEGUN, FRESH, by="h:2", now=AT + MINUTE)
     assert other == replace(
         BEGUN,
+        current=in_flight,
         fallbacks=(replace(FRESH, first_spent_at=AT + MINUTE), RECENT, OLD),
         intent=Intent(
             by="h:2",
@@ -232,6 +235,7 @@ def test_a_failure_reopens_the_refresh_of_the_other_token() -> None:
 
 ENDED = replace(
     BEGUN,
+    current=replace(SPENT, may_be_in_flight=True),
     consent_id=None,
     ended_at=AT,
     revocation=Revocation.KEEP_CREDENTIALS,

@@ -150,6 +150,7 @@ async def start(
                 "XOTS_TOKEN_URL": sandbox.token_url,
                 "XOTS_REVOKE_URL": sandbox.revoke_url,
                 "XOTS_CONNECTIONS_URL": sandbox.connections_url,
+                "XOTS_REFRESH_INTERVAL": "0",
             }
             log = running.enter_context((tmp_path / "log").open("wb"))
 

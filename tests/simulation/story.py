@@ -51,7 +51,10 @@ class Story:
         self.lost: set[int] = set()
         """The processes that reported the loss of the login."""
         self.dumps: list[dict[str, Stored]] = []
-        self.policy = Policy(refresh_ahead=timedelta(seconds=world.climate.ahead_seconds))
+        self.policy = Policy(
+            refresh_ahead=timedelta(seconds=world.climate.ahead_seconds),
+            refresh_interval=timedelta(0),
+        )
         self._count = 0
         self._calm_until = 0.0
         self._restarts: set[asyncio.Task[None]] = set()
@@ -148,6 +151,7 @@ class Story:
             "token": 30,
             "refresh": 40,
             "refresh everywhere": 6,
+            "refresh in a row": 2,
             "death": 3 if climate.deaths else 0,
             "pause": 3 if climate.pauses else 0,
             "step": 2 if climate.steps else 0,
@@ -167,6 +171,8 @@ class Story:
             case "refresh everywhere":
                 for other in self.processes:
                     other.spawn(other.keeper.refresh())
+            case "refresh in a row":
+                process.spawn(self.refresh_in_a_row(process, rng.randint(2, 20)))
             case "death" if world.loop.time() >= process.safe_until:
                 process.die()
             case "pause" if world.loop.time() >= process.safe_until:
@@ -201,6 +207,12 @@ class Story:
         await process.step()
         token = await process.keeper.token()
         self.world.check_served(token.value.reveal(), process)
+
+    async def refresh_in_a_row(self, process: Process, count: int) -> None:
+        """Force many refreshes one after the other, as a program in a loop does."""
+        for _ in range(count):
+            await process.step()
+            await process.keeper.refresh()
 
     async def log_in(self) -> None:
         """Log in as a user does, and retry for longer than any outage lasts."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from msgspec.structs import replace
@@ -15,6 +15,7 @@ from xots.events import Event
 from xots.keeping.keeper import TokenKeeper
 from xots.keeping.login import LoginAttempt
 from xots.lifecycle.account import Account, decode, encode
+from xots.lifecycle.schedule import Policy
 from xots.sandbox import (
     DEFAULT_CLIENT_ID,
     DEFAULT_CLIENT_SECRET,
@@ -29,6 +30,8 @@ from xots.xero.http import XeroClient
 from xots.xero.protocol import Credentials, Endpoints
 
 START = datetime(2026, 11, 23, 12, tzinfo=UTC)
+UNLIMITED = Policy(refresh_interval=timedelta(0))
+"""The default policy without the shortest interval: most tests refresh twice at one instant."""
 SCOPES = ("offline_access", "accounting.transactions")
 WEB_APP = Credentials(client_id=DEFAULT_CLIENT_ID, client_secret=Secret(DEFAULT_CLIENT_SECRET))
 
@@ -84,7 +87,7 @@ class Bench:
             rng=random.Random(7),  # noqa: S311 - jitter
             observers=[self.events.append],
             clock=clock,
-            **options,
+            **({"policy": UNLIMITED} | options),
         )
         self.keepers.append(keeper)
         await keeper.start()

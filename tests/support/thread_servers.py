@@ -100,6 +100,7 @@ async def started_server(sandbox: Sandbox, **settings: Any) -> Server:
         "token_url": sandbox.token_url,
         "revoke_url": sandbox.revoke_url,
         "connections_url": sandbox.connections_url,
+        "refresh_interval": 0,
     }
     server = Server(Settings(**(wired | settings)))
     await server.start()

@@ -51,6 +51,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
+from support.bench import UNLIMITED
 from support.redis_servers import RedisServer
 from tornado.iostream import StreamClosedError
 
@@ -248,7 +249,8 @@ def new_store(url: str) -> TokenStore:
 def new_keeper(store: TokenStore, key: str, token_url: str, name: str, clock: Clock) -> TokenKeeper:
     """Return a keeper as the server makes it."""
     xero = XeroClient(Endpoints(token_url=token_url, connections_url=""), clock=clock)
-    return TokenKeeper(store, xero, Sealer([Secret(key)]), name=name, clock=clock)
+    sealer = Sealer([Secret(key)])
+    return TokenKeeper(store, xero, sealer, policy=UNLIMITED, name=name, clock=clock)
 
 
 # ------------------------------------------------------------------------------------------ Xero
@@ -714,6 +716,7 @@ def environment_of(lane: Lane) -> dict[str, str]:
         "XOTS_KEY_FILE": str(lane.key),
         "XOTS_TOKEN_URL": lane.sandbox.token_url,
         "XOTS_CONNECTIONS_URL": "",
+        "XOTS_REFRESH_INTERVAL": "0",
     }
 
 

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import redis as redis_client
+from support.bench import UNLIMITED
 from support.inside import context_of, operations_of, watch_of
 from support.redis_servers import RedisServer, free_port
 
@@ -189,6 +190,7 @@ class House:
             store or open_store(self.url),
             self.clients[-1],
             self._sealer,
+            policy=UNLIMITED,
             clock=clock or self.clock,
             rng=self.rng,
             observers=[self.events.append, log_event],

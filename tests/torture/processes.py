@@ -108,17 +108,22 @@ class Line:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def get(self, path: str) -> Response:
+        return await self.request("GET", path)
+
+    async def request(self, method: str, path: str, **headers: str) -> Response:
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._streams
         sent_at = self._clock()
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\n\r\n".encode())
+        sent = {"Host": f"127.0.0.1:{self._port}"} | headers
+        lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {sent[name]}" for name in sent)]
+        writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
         first, *rest = (await reader.readuntil(b"\r\n\r\n")).decode().splitlines()
-        headers = {
+        received = {
             name.lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)
         }
-        body = await reader.readexactly(int(headers.get("content-length", 0)))
-        return Response(int(first.split()[1]), headers, body, sent_at)
+        body = await reader.readexactly(int(received.get("content-length", 0)))
+        return Response(int(first.split()[1]), received, body, sent_at)
 
     def close(self) -> None:
         if self._streams is not None:
@@ -268,6 +273,7 @@ async def fleet(
             "XOTS_TOKEN_URL": sandbox.token_url,
             "XOTS_REVOKE_URL": sandbox.revoke_url,
             "XOTS_CONNECTIONS_URL": sandbox.connections_url,
+            "XOTS_REFRESH_INTERVAL": "0",
             **settings,
         }
         processes = []

@@ -38,6 +38,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from support.bench import UNLIMITED
 from support.inside import replica_of
 
 from xots.backends.file import FileStore
@@ -142,7 +143,8 @@ async def child(line: socket.socket) -> None:
     store = FileStore(Path(order["folder"]))
     store.shared = False  # no other process writes, so no watch reads at a random time
     sealer = Sealer([Secret(order["key"])])
-    keeper = TokenKeeper(store, Xero(send), sealer, observers=[observe])  # type: ignore[arg-type]
+    xero: Any = Xero(send)
+    keeper = TokenKeeper(store, xero, sealer, policy=UNLIMITED, observers=[observe])
     await keeper.start()
     _close_as_the_kernel_does()
     _allow_tracing()
@@ -241,6 +243,7 @@ class Stage:
             FileStore(self.folder),
             Xero(self.respond, self.clock),  # type: ignore[arg-type]
             self._sealer,
+            policy=UNLIMITED,
             clock=self.clock,
         )
 

@@ -9,9 +9,11 @@ from urllib.parse import urlencode
 import pytest
 from support.web import BROWSER, origin, revocations
 
+from xots.keeping.tenants import LIST_KEPT_SECONDS
 from xots.lifecycle.account import Account
 from xots.sandbox import DEFAULT_CLIENT_ID, Outcome, Sandbox
 from xots.sandbox.person import Page, Person
+from xots.testing import FakeClock
 
 XERO_LIFE = 1800
 ACTS = ("/refresh", "/revoke", "/logout")
@@ -108,11 +110,12 @@ async def test_the_tenants_are_xeros_list_with_every_field(
 
 
 async def test_tenants_are_502_while_xero_cannot_list_them(
-    brought_to: Any, sandbox: Sandbox, get: Any, expected_log: Any
+    brought_to: Any, sandbox: Sandbox, get: Any, expected_log: Any, clock: FakeClock
 ) -> None:
     """The problem names Xero's status. /token still returns the token."""
     expected_log(r"WARNING xots\.web: GET /tenants: ")
     server = await brought_to("connected")
+    clock.advance(LIST_KEPT_SECONDS)
     sandbox.add_fault("connections:every:503-html")
     response = await get(f"{server.url}/tenants")
     assert (response.status, response.json["type"]) == (502, "urn:xots:upstream-failed")

@@ -12,9 +12,11 @@ from urllib.parse import urlencode
 import pytest
 from support.web import BROWSER, begin, one_form, origin, query
 
+from xots.keeping.tenants import LIST_KEPT_SECONDS
 from xots.sandbox import Sandbox
 from xots.sandbox.person import Person
 from xots.server import Server
+from xots.testing import FakeClock
 
 NewServer = Callable[..., Awaitable[Server]]
 
@@ -168,7 +170,7 @@ async def test_an_organisation_that_is_not_connected_cannot_be_chosen(
 
 
 async def test_home_works_while_xero_cannot_list_the_organisations(
-    server: Server, sandbox: Sandbox, person: Person, decide: Any
+    server: Server, sandbox: Sandbox, person: Person, decide: Any, clock: FakeClock
 ) -> None:
     """The page says so, and shows the rest."""
     await person.open(
@@ -176,6 +178,7 @@ async def test_home_works_while_xero_cannot_list_the_organisations(
             await begin(person, server), tenants=tuple(sandbox.world.accounting.organisations)
         )
     )
+    clock.advance(LIST_KEPT_SECONDS)
     sandbox.add_fault("connections:every:503-html")
     home = await person.open(f"{origin(server)}/home")
     assert home.status == 200

@@ -139,7 +139,7 @@ ROWS = (
     Command(
         name="refresh",
         group=Group.RUNNING_SERVER,
-        help="refresh the token now",
+        help="refresh the token now, unless that was done just before",
         add_options=add_server_address,
         run=refresh,
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..backends.base import Lease
 from ..errors import SealError, StaleWrite, StoreUnavailable
 from ..events import LoginEnded, RevocationFailed, Revoked
-from ..lifecycle.schedule import candidates, revocation_due
+from ..lifecycle.schedule import candidates, pause_ends_at, revocation_due
 from ..lifecycle.transitions import (
     after_end,
     after_revocation_failed,
@@ -44,8 +44,13 @@ async def end_login(context: Context, *, forget: bool) -> bool:
             # Xero is told only after the end is stored. Otherwise a crash would leave a live login
             # in the store that Xero has ended.
             return False
-        # 3. Tell Xero.
-        return replica.account.revocation is None or await _revoke(context, lease)
+        # 3. Tell Xero, unless Xero has failed to confirm an earlier request just now.
+        if replica.account.revocation is None:
+            return True
+        failed_at = found.problem.at if found.problem and found.revocation else None
+        if pause_ends_at(failed_at, now, context.policy) is not None:
+            return False
+        return await _revoke(context, lease)
 
 
 def is_revocation_due(context: Context) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import suppress
 from datetime import timedelta
 
@@ -12,11 +13,14 @@ from ..events import ClockSkewed
 from ..tasks import Tasks, cancel_until_done
 from .context import Context
 from .replica import Peeked
-from .reporting import clock_skew, followed_event
+from .reporting import clock_skew, followed_event, loss_at_close
 
 __all__ = ["RETRY_INTERVAL_SECONDS", "Following"]
 
 logger = logging.getLogger("xots.keeper")
+
+CLOSE_TIMEOUT_SECONDS = 20.0
+"""Time after which a closing keeper makes no further attempt to write an unsaved change."""
 
 RETRY_INTERVAL_SECONDS = 1.0
 """Interval between attempts to use a store that failed."""
@@ -93,6 +97,23 @@ class Following:
                 replica.works()
         except (StoreUnavailable, SealError) as error:
             replica.failed(error)
+
+    async def write_unsaved(self) -> None:
+        """Write the change that memory holds, before the keeper closes.
+
+        Raises:
+            StoreUnavailable: the store did not take it in time.
+        """
+        replica, give_up_at = self._context.replica, time.monotonic() + CLOSE_TIMEOUT_SECONDS
+        await self.settle()
+        while replica.unsaved:
+            if time.monotonic() > give_up_at:
+                name, rolled_back = self._context.name, replica.rolled_back
+                raise StoreUnavailable(
+                    loss_at_close(name, replica.problem, rolled_back=rolled_back)
+                )
+            await asyncio.sleep(RETRY_INTERVAL_SECONDS)
+            await self.settle()
 
     async def check_clocks(self) -> None:
         """Compare this host's clock with the store's, from time to time, and with the record's

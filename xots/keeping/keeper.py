@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import os
 import random
 import socket
-import time
 from collections.abc import Coroutine, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -15,7 +13,7 @@ from typing import Any, TypeVar
 
 from ..backends.base import TokenStore
 from ..clock import Clock, SystemClock
-from ..errors import StoreUnavailable, TokenUnavailable, XotsError
+from ..errors import TokenUnavailable, XotsError
 from ..events import ClockSkewed, Event, Observer, TokenRead
 from ..lifecycle.account import AccessToken, Account
 from ..lifecycle.outlook import Outlook
@@ -25,27 +23,26 @@ from ..lifecycle.schedule import (
     State,
     effective_min_ttl,
     min_servable,
+    pause_ends_at,
     servable,
 )
 from ..safe_text import safe_text
 from ..sealing import Sealer
 from ..tasks import Closed, Tasks
 from ..xero.http import XeroClient
-from ..xero.protocol import Connection, Credentials, Response, read_connections
-from . import tenants
+from ..xero.protocol import Connection, Credentials, Response
 from .checking import StoreCheck
 from .context import Context
 from .ending import end_login, is_revocation_due, resume_revocation
 from .following import RETRY_INTERVAL_SECONDS, Following
 from .login import LOGIN_TIMEOUT, LoginAttempt, log_in
+from .login_limit import LoginLimit
 from .refreshing import Refreshing
 from .replica import Replica, StoreChange
-from .reporting import loss_at_close, no_token, store_event
+from .reporting import no_token, store_event
+from .tenants import TenantList, matching_tenant, write_tenant
 
 __all__ = ["TokenKeeper"]
-
-CLOSE_TIMEOUT_SECONDS = 20.0
-"""Time after which a closing keeper makes no further attempt to write an unsaved change."""
 
 NO_LOGIN_STARTED = datetime.min.replace(tzinfo=UTC)
 
@@ -101,6 +98,8 @@ class TokenKeeper:
         self._refreshing = Refreshing(self._context, self._tasks)
         self._following = Following(self._context, self._tasks)
         self._store_check = StoreCheck(self._context, self._tasks)
+        self._tenant_list = TenantList(self._context)
+        self._login_limit = LoginLimit()
         self._login_until = NO_LOGIN_STARTED
         """Time until which a started login may return from Xero."""
         self._ends_running = 0
@@ -176,14 +175,15 @@ class TokenKeeper:
         """The difference of clocks that was found last; None if no difference is known."""
         return self._following.skew
 
+    @property
+    def known_connections(self) -> list[Connection] | None:
+        """The organisations of the login as they were listed last, however long ago; None if they
+        were not listed since the login. It makes no request."""
+        return self._tenant_list.known
+
     def observe(self, observer: Observer) -> None:
         """Send every event from now on to ``observer`` too."""
         self._observers.append(observer)
-
-    @property
-    def known_connections(self) -> list[Connection] | None:
-        """The organisations as Xero listed them last; None if it has not listed them here."""
-        return None  # nothing remembers them yet
 
     # ---------- lifetime
 
@@ -205,17 +205,7 @@ class TokenKeeper:
         await self._following.stop()
         await self._tasks.drain()
         if self._replica.unsaved:
-            await self._write_unsaved()
-
-    async def _write_unsaved(self) -> None:
-        give_up_at = time.monotonic() + CLOSE_TIMEOUT_SECONDS
-        await self._following.settle()
-        while self._replica.unsaved:
-            if time.monotonic() > give_up_at:
-                message = loss_at_close(self.name, self.store_problem, rolled_back=self.rolled_back)
-                raise StoreUnavailable(message)
-            await asyncio.sleep(RETRY_INTERVAL_SECONDS)
-            await self._following.settle()
+            await self._following.write_unsaved()
 
     async def maintain(self) -> None:
         """Do what is due: write an unsaved change, refresh, revoke, compare clocks.
@@ -227,7 +217,7 @@ class TokenKeeper:
             if self._replica.needs_settling:
                 await self._tasks.run(self._following.settle())
             if isinstance(self._context.next_step(), Spend):
-                await self._refreshing.join()
+                await self._refreshing.complete()
             if is_revocation_due(self._context):
                 await self._tasks.run(resume_revocation(self._context))
             await self._tasks.run(self._following.check_clocks())
@@ -276,7 +266,8 @@ class TokenKeeper:
         return access
 
     async def refresh(self) -> None:
-        """Refresh now, due or not. A wait that is running is kept, unless Xero refused the client.
+        """Refresh now, due or not, unless the token was issued within ``refresh_interval``. A wait
+        that is running is kept, unless Xero refused the client.
 
         Raises:
             NoCredentials, NotLoggedIn, ConsentLost: there is nothing to refresh.
@@ -284,12 +275,11 @@ class TokenKeeper:
         """
         before = self._replica.account
         if before.current is not None:
-            expected = before.current.fingerprint
-            while not await self._refreshing.join(expected_current=expected):
-                # The joined refresh may have been about to end. Then start another.
-                if not isinstance(self._context.next_step(expected_current=expected), Spend):
-                    break
-        if self.account.consent_id is None or self._replica.account.access == before.access:
+            await self._refreshing.complete(before.current.fingerprint)
+        account = self._replica.account
+        recent = pause_ends_at(account.refreshed_at, self.clock.now(), self.policy) is not None
+        is_new = account.access != before.access or (recent and self.can_serve)
+        if account.consent_id is None or not is_new:
             raise self._no_token()
 
     def _min_life(self, min_ttl: timedelta | None) -> timedelta:
@@ -337,9 +327,14 @@ class TokenKeeper:
 
         Raises:
             LoginFailed: it did not succeed; a login that was live before still is.
+            TooManyLogins: there were too many attempts before it, so the code was not spent.
             StoreUnavailable, SealError: the store cannot be used, so the code was not spent.
         """
-        await self._run(log_in(self._context, attempt))
+        await self._run(self._log_in(attempt))
+
+    async def _log_in(self, attempt: LoginAttempt) -> None:
+        with self._login_limit.admitted(self.clock.elapsed()):
+            await log_in(self._context, attempt, self._tenant_list)
 
     async def end(self, *, forget: bool) -> bool:
         """End the login: serve nothing more from it and revoke its tokens; ``forget`` the
@@ -368,12 +363,12 @@ class TokenKeeper:
             NoCredentials, NotLoggedIn, ConsentLost, TokenUnavailable: as ``token``.
             UpstreamFailed: Xero returned no list.
         """
-        return read_connections(await self.connections_response())
+        return (await self._tenant_list.read(await self.token())).connections
 
     async def connections_response(self) -> Response:
-        """Return the response of Xero's connections endpoint; raises as ``connections``."""
-        tenants.check_listed(self._context)
-        return await tenants.request_list(self._context, await self.token())
+        """Return Xero's response with the list, of some seconds ago at most; raises as
+        ``connections``."""
+        return (await self._tenant_list.read(await self.token())).response
 
     async def choose_tenant(self, tenant_id: str) -> None:
         """Use this organisation from now on.
@@ -384,8 +379,8 @@ class TokenKeeper:
             And the errors of ``connections``.
         """
         consent_id = self.account.consent_id
-        tenant_id = tenants.matching_tenant(tenant_id, await self.connections())
-        await self._run(tenants.write_tenant(self._context, tenant_id, consent_id))
+        tenant_id = matching_tenant(tenant_id, await self.connections())
+        await self._run(write_tenant(self._context, tenant_id, consent_id))
 
     # ---------- inside
 

@@ -17,7 +17,7 @@ from ..lifecycle.transitions import after_login
 from ..secret import Secret
 from ..xero.protocol import Credentials
 from .context import Context
-from .tenants import tenant_of_login
+from .tenants import TenantList, tenant_of_login
 
 __all__ = ["LOGIN_TIMEOUT", "LoginAttempt", "log_in"]
 
@@ -42,31 +42,35 @@ class LoginAttempt:
     """The organisation that the user or the settings name."""
 
 
-async def log_in(context: Context, attempt: LoginAttempt) -> None:
+async def log_in(context: Context, attempt: LoginAttempt, organisations: TenantList) -> None:
     """Exchange the code and keep the tokens that Xero issues for it.
 
-    The exchange does not hold the lease, so that a forged code cannot delay a refresh. The
-    exception is an earlier login whose revocation Xero has not confirmed: it needs no refresh, and
-    its revocation would end the new login too. The lease keeps that request away until the new
-    login is recorded.
+    Neither the exchange nor the check before it holds the lease, so that an invented code cannot
+    delay a refresh. The exception is an earlier login whose revocation Xero has not confirmed: it
+    needs no refresh, and its revocation would end the new login too. The lease keeps that request
+    away until the new login is recorded. ``LoginLimit`` bounds the logins that hold it so.
 
     Raises:
         LoginFailed: the login did not succeed. This call ended no earlier login.
         StoreUnavailable, SealError: the store cannot be used, so the code was not spent.
     """
     try:
-        await _exchange_and_record(context, attempt)
+        await _exchange_and_record(context, attempt, organisations)
     except LoginFailed as error:
         at = context.clock.now()
         context.emit(LoginRefused(account=context.name, at=at, reason=str(error)))
         raise
 
 
-async def _exchange_and_record(context: Context, attempt: LoginAttempt) -> None:
+async def _exchange_and_record(
+    context: Context, attempt: LoginAttempt, organisations: TenantList
+) -> None:
     replica, credentials = context.replica, attempt.credentials
     async with AsyncExitStack() as held:
         # 1. Read the record and check the store: no code is spent for a login that cannot be kept.
-        lease = await held.enter_async_context(replica.locked())
+        await replica.peek()
+        if replica.account.revocation is not None:
+            lease = await held.enter_async_context(replica.locked())
         await context.store.check()
         known, began_at = replica.account, context.clock.now()
         if known.revocation is None:
@@ -74,11 +78,11 @@ async def _exchange_and_record(context: Context, attempt: LoginAttempt) -> None:
 
         # 2. Exchange the code, and list the organisations of the login.
         issued, token = await _exchange(context, attempt)
-        tenant_id = await tenant_of_login(
+        tenant_id, listed = await tenant_of_login(
             context, credentials.client_id, attempt.tenant_id, issued.access_token
         )
 
-        # 3. Take the lease again. If the store has failed meanwhile, memory holds the login.
+        # 3. Take the lease. If the store has failed meanwhile, memory holds the login.
         if known.revocation is None:
             with suppress(StoreUnavailable, SealError):
                 lease = await held.enter_async_context(replica.locked())
@@ -109,6 +113,7 @@ async def _exchange_and_record(context: Context, attempt: LoginAttempt) -> None:
             "another login, or the end of one, was recorded at the same time: see /status, and log "
             "in again if there is none"
         )
+    organisations.keep(listed)
     context.emit(
         LoggedIn(
             account=context.name,

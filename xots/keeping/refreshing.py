@@ -78,6 +78,18 @@ class Refreshing:
             ended.result()
         return started or not done
 
+    async def complete(self, expected_current: str | None = None) -> None:
+        """Join the refresh in progress, and make the one that is due or forced after it. Without
+        either, neither the lease is taken nor the store read: a flood of calls delays nothing."""
+        while self.in_progress or self._would_spend(expected_current):
+            # The joined refresh may have been about to end. Then start another.
+            if await self.join(expected_current=expected_current):
+                return
+
+    def _would_spend(self, expected_current: str | None) -> bool:
+        step = self._context.next_step(expected_current=expected_current)
+        return isinstance(step, Spend)
+
 
 async def refresh(
     context: Context, min_life: timedelta | None = None, expected_current: str | None = None

@@ -22,6 +22,8 @@ from ..secret import Secret
 
 __all__ = [
     "FORMAT",
+    "MAX_IN_FLIGHT_FALLBACKS",
+    "MAX_SPENT_FALLBACKS",
     "MAX_TOMBSTONES",
     "AccessToken",
     "Account",
@@ -31,15 +33,25 @@ __all__ = [
     "RefreshToken",
     "Revocation",
     "UnknownFormat",
+    "bounded",
     "decode",
     "encode",
 ]
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """The format that this version writes."""
 
 MAX_TOMBSTONES: Final = 100
 """Upper bound on tombstones: about two days of Xero rotations."""
+
+MAX_SPENT_FALLBACKS: Final = 8
+"""Upper bound on spent fallbacks whose requests all have a known outcome. Such a token is needed
+only if Xero has invalidated its successor without a sign, such as for a request that was delivered
+twice. The next refresh, or the one after it, shows that. Normal rotations keep two."""
+
+MAX_IN_FLIGHT_FALLBACKS: Final = 24
+"""Upper bound on fallbacks that a request may still spend (``RefreshToken.may_be_in_flight``). Each
+one follows a lost response or a process that was cut off, so even a bad half hour has fewer."""
 
 BEFORE_ALL_LOGINS: Final = datetime.fromtimestamp(0, UTC)
 
@@ -80,6 +92,10 @@ class RefreshToken(_Record, frozen=True, kw_only=True):
     it, so it is never moved later; it is cleared once the token is known to be unspent."""
     refused_at: datetime | None = None
     """When Xero responded ``invalid_grant`` to it. Only that condemns a token."""
+    may_be_in_flight: bool = False
+    """True if a request that spends it had no known outcome when the next one was sent. Xero may
+    carry that request out later, and invalidate the newer tokens then. This token is the way back,
+    so it stays until its grace period is over, however many refreshes follow."""
 
     @property
     def fingerprint(self) -> str:
@@ -230,6 +246,19 @@ class Account(_Record, frozen=True, kw_only=True, tag_field="format", tag=FORMAT
         )
 
 
+def bounded(fallbacks: Iterable[RefreshToken]) -> tuple[RefreshToken, ...]:
+    """Return the fallbacks without the spent ones that exceed the bounds: the last ones in the
+    record's order, which needs no clock."""
+    limits = {False: MAX_SPENT_FALLBACKS, True: MAX_IN_FLIGHT_FALLBACKS}
+    kept, spent = list[RefreshToken](), dict.fromkeys(limits, 0)
+    for token in fallbacks:
+        kind = token.may_be_in_flight
+        spent[kind] += token.first_spent_at is not None
+        if token.first_spent_at is None or spent[kind] <= limits[kind]:
+            kept.append(token)
+    return tuple(kept)
+
+
 class _Header(msgspec.Struct):
     """The number of the format. Records of format 1 had none."""
 
@@ -250,8 +279,8 @@ def decode(data: bytes) -> Account:
     """
     try:
         found = msgspec.json.decode(data, type=_Header).format
-        current = json.dumps(_from_format_1(json.loads(data))) if found == 1 else data
-        account = None if found > FORMAT else _decoded(current)
+        converted = CONVERSIONS[found](json.loads(data)) if found in CONVERSIONS else None
+        account = None if found > FORMAT else _decoded(json.dumps(converted) if converted else data)
     except (msgspec.MsgspecError, AttributeError, TypeError, ValueError, RecursionError) as error:
         # The error's text may quote a token of the record.
         kind = type(error).__name__
@@ -291,6 +320,15 @@ def _from_format_1(record: dict[str, Any]) -> dict[str, Any]:
     if "intent" in converted:
         converted["intent"] = _renamed(converted["intent"])
     return converted
+
+
+def _from_format_2(record: dict[str, Any]) -> dict[str, Any]:
+    """Format 3 has one more field, ``RefreshToken.may_be_in_flight``, with a default."""
+    return record | {"format": FORMAT}
+
+
+CONVERSIONS = {1: _from_format_1, 2: _from_format_2}
+"""What turns a record of each older format into one of this format."""
 
 
 def _renamed(fields: dict[str, Any]) -> dict[str, Any]:

@@ -11,11 +11,14 @@ A process that finds another version than the one it follows merges both. Each p
   3. tombstoned: held and dropped. An old dump of the store brings the unspent copy back;
   4. held, and spent. Xero may still accept it, so it is tried again.
 
-- **The first use** of a token is the earlier of the two times. A refusal by either counts.
+- **The first use** of a token is the earlier of the two times. A refusal by either counts, and so
+  does a request that may still be in flight.
 - **The access token** is the one that expires later.
 - **An open intent** stays, since its request may have invalidated the tokens of the other version.
-  If both versions have one, that of the first stays.
+  If both versions have one, that of the first stays; the other's request may be in flight.
 - **Everything else** is that of the first version.
+
+No token leaves in a merge because there are many. The next refresh that succeeds keeps the bounds.
 
 The set, its tombstones and the first uses do not depend on the order of the two versions. The order
 of the tokens does: the current token of the first version stays current, unless the second version
@@ -85,6 +88,9 @@ def _united(base: Account, other: Account) -> Account:
         fallbacks=_fallbacks_of_both(first, second),
         intent=base.intent or other.intent,
     )
+    if other.intent not in (None, united.intent) and other.spending is not None:
+        cut_off = united.token(other.spending.fingerprint) or other.spending
+        united = united.with_token(replace(cut_off, may_be_in_flight=True))
     united = united.with_tombstones(other.tombstones)
     return replace(united, tombstones_ever=max(united.tombstones_ever, other.tombstones_ever))
 
@@ -112,7 +118,12 @@ def _known_to_both(token: RefreshToken, account: Account) -> RefreshToken:
         return token
     uses = filter(None, (token.first_spent_at, other.first_spent_at))
     refused_at = token.refused_at or other.refused_at
-    return replace(token, first_spent_at=min(uses, default=None), refused_at=refused_at)
+    return replace(
+        token,
+        first_spent_at=min(uses, default=None),
+        refused_at=refused_at,
+        may_be_in_flight=token.may_be_in_flight or other.may_be_in_flight,
+    )
 
 
 def _descends_from(account: Account, base: Account) -> bool:

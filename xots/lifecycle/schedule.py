@@ -31,6 +31,7 @@ __all__ = [
     "longest_wait",
     "min_servable",
     "next_step",
+    "pause_ends_at",
     "promised_ttl",
     "refresh_due",
     "revocation_due",
@@ -87,6 +88,9 @@ class Policy:
     proving_wait: timedelta = timedelta(minutes=5)
     """A fresh fallback makes a refresh due this long after it was obtained, well within the grace
     period. The refresh shows which token is live."""
+    refresh_interval: timedelta = timedelta(seconds=5)
+    """Shortest interval between refreshes that callers force, and between their attempts that fail.
+    Zero: no limit. A refresh that is due by itself does not wait for it."""
 
 
 # ---------- the access token
@@ -352,6 +356,7 @@ def next_step(
         min_life: the time left that a caller needs. A token with less is refreshed early.
         expected_current: the fingerprint of the current token that a caller saw and wants refreshed
             now, due or not. If another is current, a refresh has happened, and nothing is forced.
+            Within ``refresh_interval`` of the last refresh or failure nothing is forced either.
     """
     due, choices = refresh_due(account, now, policy), candidates(account, now, policy)
     if due is Due.NEVER or not choices:
@@ -359,13 +364,28 @@ def next_step(
     is_due = due is Due.AT_ONCE or due <= now
     too_short = min_life is not None and good_for(account, now) < min_life
     forced = account.current is not None and account.current.fingerprint == expected_current
+    forced = forced and pause_ends_at(account.refreshed_at, now, policy) is None
     if not (is_due or too_short or forced):
         return Idle()
     until = _wait_ends_at(account, now, policy)
-    if until is None:
-        return Spend(choices[0])
-    # A forced refresh tries credentials that an operator may have corrected.
-    return Spend(choices[0]) if forced and client_refused(account) else Wait(until)
+    pause = pause_ends_at(account.problem.at if account.problem else None, now, policy)
+    if forced and until is not None and client_refused(account):
+        until = pause  # it tries credentials that an operator may have corrected
+    elif forced and not (is_due or too_short):
+        until = until or pause
+    return Spend(choices[0]) if until is None else Wait(until)
+
+
+def pause_ends_at(at: datetime | None, now: datetime, policy: Policy) -> datetime | None:
+    """Return until when callers can force no request after one at ``at``; None if they can.
+
+    A time far in the future, which a clock that was set back leaves behind, is no limit: it would
+    block callers for long.
+    """
+    interval = policy.refresh_interval
+    if at is None or not interval or not -MAX_CLOCK_SKEW <= now - at < interval:
+        return None
+    return at + interval
 
 
 def revocation_due(account: Account, now: datetime, policy: Policy) -> bool:

@@ -10,9 +10,19 @@ from datetime import datetime, timedelta
 from msgspec.structs import replace
 
 from ..secret import Secret
-from .account import AccessToken, Account, Intent, Problem, ProblemKind, RefreshToken, Revocation
+from .account import (
+    AccessToken,
+    Account,
+    Intent,
+    Problem,
+    ProblemKind,
+    RefreshToken,
+    Revocation,
+    bounded,
+)
 from .outcomes import ClientRefused, Failure, Issued, NotSent, Outcome, Refused, Throttled, Unknown
-from .schedule import Policy, longest_wait, surely_within_grace, within_grace
+from .schedule import Policy, surely_within_grace, within_grace
+from .waits import backoff_wait, demanded_wait, doubled_wait, slow_wait
 
 __all__ = [
     "after",
@@ -30,8 +40,8 @@ MAX_LIFETIME = timedelta(days=1)
 ASSUMED_LIFETIME = timedelta(minutes=5)
 """Lifetime of an access token without a usable ``expires_in``, which RFC 6749 only recommends."""
 
-MAX_DOUBLINGS = 20
-"""Upper bound on the doublings of a wait. It keeps the arithmetic in range; the caps are lower."""
+MAX_TOKENS_TO_REVOKE = 8
+"""Upper bound on the tokens that one revocation names. At Xero, one of them is enough."""
 
 
 # ---------- a refresh
@@ -41,16 +51,24 @@ def begin_refresh(account: Account, token: RefreshToken, *, by: str, now: dateti
     """Return the account with the intent to spend ``token``. It is written before the request.
 
     If the refresh of another token is open, the intent remembers that token too. Its refresh counts
-    as open again if this attempt spends nothing.
+    as open again if this attempt spends nothing. A request without a known outcome, of this token
+    or of the other one, may still be on its way to Xero.
     """
+    also_open = _also_open(account, token)
     intent = Intent(
         by=by,
         began_at=now,
         fingerprint=token.fingerprint,
         set_first_spent=token.first_spent_at is None,
-        also_open=_also_open(account, token),
+        also_open=also_open,
     )
-    spent = replace(token, first_spent_at=token.first_spent_at or now)
+    if other := account.token(also_open):
+        account = account.with_token(replace(other, may_be_in_flight=True))
+    spent = replace(
+        token,
+        first_spent_at=token.first_spent_at or now,
+        may_be_in_flight=token.first_spent_at is not None,
+    )
     return replace(account.with_token(spent), intent=intent)
 
 
@@ -74,7 +92,7 @@ def after(
         policy: the durations to decide by.
         jitter: a random number in [0, 1), for the wait before the next attempt.
     """
-    backoff = _backoff(account, policy, jitter)
+    backoff = backoff_wait(account, policy, jitter)
     match outcome:
         case Issued():
             return _after_issued(account, outcome, now=now, policy=policy)
@@ -86,10 +104,10 @@ def after(
             return _failed(_unspent(account), outcome, ProblemKind.NOT_SENT, now, backoff)
         case Throttled():
             account = _unspent(account)
-            wait = max(backoff, _demanded_wait(account, outcome, policy, jitter))
+            wait = max(backoff, demanded_wait(account, outcome, policy, jitter))
             return _failed(account, outcome, ProblemKind.THROTTLED, now, wait)
         case ClientRefused():
-            wait = _slow_wait(policy, jitter)
+            wait = slow_wait(policy, jitter)
             return _failed(_unspent(account), outcome, ProblemKind.CLIENT_REFUSED, now, wait)
 
 
@@ -112,7 +130,7 @@ def _after_issued(account: Account, issued: Issued, *, now: datetime, policy: Po
     kept = [t for t in others if t is not successor and _worth_keeping(t, spent, now, policy)]
     if issued.refresh_token != spent.value:  # a server that returns the same token does not rotate
         kept.insert(0, spent)
-    return _concluded(account, successor, tuple(kept), rotates=True)
+    return _concluded(account, successor, bounded(kept), rotates=True)
 
 
 def _successor(account: Account, spent: RefreshToken, value: Secret, now: datetime) -> RefreshToken:
@@ -162,11 +180,11 @@ def _without_refresh_token(
         return replace(
             account,
             responses_without_token=account.responses_without_token + 1,
-            retry_not_before=now + _doubled(policy, account.responses_without_token),
+            retry_not_before=now + doubled_wait(policy, account.responses_without_token),
         )
-    fresh = replace(spent, obtained_at=now, first_spent_at=None)
+    fresh = replace(spent, obtained_at=now, first_spent_at=None, may_be_in_flight=False)
     kept = tuple(t for t in others if _worth_keeping(t, spent, now, policy))
-    return _concluded(account, fresh, kept, rotates=False)
+    return _concluded(account, fresh, bounded(kept), rotates=False)
 
 
 def _after_refused(account: Account, refused: Refused, *, now: datetime) -> Account:
@@ -274,31 +292,6 @@ def _lifetime(issued: Issued) -> timedelta:
     return min(issued.lifetime, MAX_LIFETIME) if issued.lifetime else ASSUMED_LIFETIME
 
 
-def _backoff(account: Account, policy: Policy, jitter: float) -> timedelta:
-    """Return a random part of a wait that doubles with every attempt ("full jitter")."""
-    return _doubled(policy, account.failed_attempts) * jitter
-
-
-def _doubled(policy: Policy, times: int) -> timedelta:
-    wait: timedelta = policy.first_backoff * 2 ** min(times, MAX_DOUBLINGS)
-    return min(wait, policy.max_backoff)
-
-
-def _demanded_wait(
-    account: Account, throttled: Throttled, policy: Policy, jitter: float
-) -> timedelta:
-    """Return the wait that a 429 demands, with jitter on top: clients that were sent away together
-    do not return together."""
-    if throttled.retry_after is None:
-        return timedelta(0)
-    longest = longest_wait(account, policy)
-    return min(throttled.retry_after, longest) + jitter * policy.first_backoff
-
-
-def _slow_wait(policy: Policy, jitter: float) -> timedelta:
-    return policy.slow_wait * (0.5 + jitter / 2)
-
-
 # ---------- login and end
 
 
@@ -341,9 +334,15 @@ def after_end(account: Account, *, forget: bool, now: datetime) -> Account:
     """Return the account after a login's end: nothing is served from it any more. Its tokens stay
     until Xero has revoked them.
 
-    The cleared ``consent_id`` keeps a late response to a refresh from reviving the login.
+    The cleared ``consent_id`` keeps a late response to a refresh from reviving the login. A second
+    end keeps the wait before the next revocation.
     """
     forget = forget or account.revocation is Revocation.FORGET_CREDENTIALS
+    spending = account.spending
+    if spending is not None:  # its successor may be live, and is unknown
+        account = account.with_token(replace(spending, may_be_in_flight=True))
+    if account.revocation is None:
+        account = replace(account, failed_attempts=0, retry_not_before=None, problem=None)
     ended = replace(
         account,
         consent_id=None,
@@ -352,9 +351,6 @@ def after_end(account: Account, *, forget: bool, now: datetime) -> Account:
         scopes_granted=(),
         revocation=Revocation.FORGET_CREDENTIALS if forget else Revocation.KEEP_CREDENTIALS,
         intent=None,
-        failed_attempts=0,
-        retry_not_before=None,
-        problem=None,
     )
     return ended if account.tokens else after_revoked(ended)
 
@@ -383,20 +379,28 @@ def after_revocation_failed(
     account: Account, failure: Failure, *, now: datetime, policy: Policy, jitter: float
 ) -> Account:
     """Return the account after a revocation that Xero did not confirm: all stays, for a retry."""
-    wait = _backoff(account, policy, jitter)
+    wait = backoff_wait(account, policy, jitter)
     if isinstance(failure, ClientRefused):
-        wait = _slow_wait(policy, jitter)
+        wait = slow_wait(policy, jitter)
     if isinstance(failure, Throttled):
-        wait = max(wait, _demanded_wait(account, failure, policy, jitter))
+        wait = max(wait, demanded_wait(account, failure, policy, jitter))
     return _failed(account, failure, ProblemKind.REVOCATION, now, wait)
 
 
 def tokens_to_revoke(account: Account) -> tuple[RefreshToken, ...]:
     """Return the tokens to name in revocation requests, the likeliest live one first.
 
-    All are named: Xero responds 200 to a dead token too (RFC 7009 section 2.2).
+    They are the current token, the fallbacks that were never spent, and those that a request may
+    still spend: an open refresh is one of these. If there is none, it is the first spent one. Xero
+    responds 200 to a dead token too (RFC 7009 section 2.2), and ends the whole login for a live
+    one. So a spent token with a known successor needs no request of its own.
     """
-    return tuple(t for t in account.tokens if not t.refused_at)
+    live = [token for token in account.tokens if not token.refused_at]
+    in_flight = [token for token in live if token.may_be_in_flight]
+    unspent = [token for token in live if token.first_spent_at is None]
+    current = [token for token in live if token is account.current]
+    named = dict.fromkeys([*current, *unspent, *in_flight]) or live[:1]
+    return tuple(named)[:MAX_TOKENS_TO_REVOKE]
 
 
 def _after_epoch(account: Account, now: datetime) -> datetime:

@@ -184,6 +184,12 @@ class Settings:
         "interval between checks for a due refresh, in seconds",
         metavar="SECONDS",
     )
+    refresh_interval: float = _setting(
+        5.0,
+        parsing.seconds(0, 300),
+        "programs can force a refresh at most this often, in seconds; 0: no limit",
+        metavar="SECONDS",
+    )
     allowed_hosts: tuple[str, ...] = _setting(
         (),
         parsing.hosts,
@@ -271,6 +277,7 @@ class Settings:
             min_ttl=timedelta(seconds=self.min_ttl),
             refresh_lifetime=timedelta(minutes=self.refreshmins),
             tick=timedelta(seconds=self.tick),
+            refresh_interval=timedelta(seconds=self.refresh_interval),
         )
 
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from tornado.web import HTTPError
 
-from ..errors import LoginFailed, XotsError
+from ..errors import LoginFailed, TooManyLogins, XotsError
 from ..keeping.login import LOGIN_TIMEOUT, LoginAttempt
 from ..lifecycle.account import Account
 from ..safe_text import safe_text
@@ -294,7 +294,12 @@ class CodeHandler(CookieHandler):
             raise LoginFailed(
                 "Xero's response holds neither a code nor an error; start again at /home"
             )
-        await self.keeper.login(_attempt(login, code))
+        try:
+            await self.keeper.login(_attempt(login, code))
+        except TooManyLogins:
+            # A reload of this page can finish the login, as long as Xero accepts its code.
+            self.keep_cookie(login_cookie.cookie_name(login.state.reveal()), login)
+            raise
         self.clear_cookie(login_cookie.FORM_COOKIE)
         self.redirect("/home", status=303)
 

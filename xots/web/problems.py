@@ -24,6 +24,7 @@ from ..errors import (
     SealError,
     StoreUnavailable,
     TokenUnavailable,
+    TooManyLogins,
     UnknownTenant,
     UpstreamFailed,
     XotsError,
@@ -60,6 +61,7 @@ PROBLEM_TYPES: Mapping[type[XotsError], ProblemType] = {
     StoreUnavailable: ProblemType(503, "store-unavailable", "The token store cannot be used now"),
     SealError: ProblemType(503, "record-unreadable", "The stored login cannot be opened"),
     LoginFailed: ProblemType(400, "login-failed", "The login failed"),
+    TooManyLogins: ProblemType(429, "too-many-logins", "Too many logins were attempted"),
     UnknownTenant: ProblemType(400, "unknown-tenant", "The organisation is not connected"),
     UpstreamFailed: ProblemType(502, "upstream-failed", "Xero returned no usable response"),
 }
@@ -105,7 +107,7 @@ def error_response(
         case NoToken():
             detail = f"{error}; open {login_url} in a browser and log in"
             return _response(error, detail, {"WWW-Authenticate": CHALLENGE})
-        case TokenUnavailable():
+        case TokenUnavailable() | TooManyLogins():
             seconds = max(1, ceil(error.retry_after_seconds))
             return _response(error, str(error), {"Retry-After": str(seconds)})
         case XotsError():
