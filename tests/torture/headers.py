@@ -503,16 +503,18 @@ def faults_of(
     if response.status not in decision.statuses:
         yield f"status {response.status}"
         return
-    if response.status == 400 and not response.headers and not response.body:
-        return  # the HTTP library's own refusal of a request that it cannot read
     yield from _header_faults(case, response)
+    # A request that is no valid HTTP is refused before its headers are known.
+    is_malformed = response.status == 400 and response.value("connection") == "close"
+    if not is_malformed:
+        yield from _faults_for_browsers(case, response)
     if decision.verdict not in (Verdict.SERVED, Verdict.ACTED):
         yield from (f"shows {text[:6]}..." for text in secrets if response.shows(text))
         if response.value("set-cookie") or response.value("location"):
             yield "sets a cookie or redirects"
     if decision.verdict is Verdict.ACTED and case.path == "/refresh":
         yield from _redirect_faults(case, response)
-    if case.method != "HEAD":
+    if case.method != "HEAD" and not is_malformed:
         yield from _body_faults(case, decision, response)
 
 
@@ -526,6 +528,9 @@ def _header_faults(case: Case, response: RawResponse) -> Iterator[str]:
     for name, _ in response.headers:
         if name == "server" or name.startswith("access-control-"):
             yield f"has {name}"
+
+
+def _faults_for_browsers(case: Case, response: RawResponse) -> Iterator[str]:
     # A service worker of another program may have passed the request on: the response ends it.
     ends_worker = response.media_type == "text/html" or looks_like_browser(case)
     clears = response.value("clear-site-data")
