@@ -156,7 +156,7 @@ async def revoke(fleet: Fleet) -> list[str]:
     return wrong + ["a refresh token is live after /revoke"] * bool(live)
 
 
-async def codes_while_due(fleet: Fleet, codes: int, rotations: int = 3) -> list[str]:
+async def codes_while_due(fleet: Fleet, codes: int, rotations: int) -> list[str]:
     """Send invented codes, which Xero refuses slowly, until some refreshes have fallen due. Print
     the lateness of these. Return the errors."""
     sandbox, (path, cookie) = fleet.sandbox, await started_login(fleet)
@@ -188,7 +188,7 @@ async def codes_while_due(fleet: Fleet, codes: int, rotations: int = 3) -> list[
     return [f"a due refresh was {late:.2f} s late"] if late > MAX_LATENESS_SECONDS else []
 
 
-async def run(calls: int, parallel: int, codes: int) -> list[str]:
+async def run(calls: int, parallel: int, codes: int, *, rotations: int = 3) -> list[str]:
     """Run all floods. Return the errors."""
     wrong: list[str] = []
     async with fleet("file", 1, XOTS_REFRESH_INTERVAL="") as servers:
@@ -196,7 +196,7 @@ async def run(calls: int, parallel: int, codes: int) -> list[str]:
             wrong += await flood_one(servers, flood, calls, parallel)
         wrong += await revoke(servers)
     async with fleet("file", 1, life=LIFE_SECONDS, XOTS_REFRESH_INTERVAL="") as servers:
-        wrong += await codes_while_due(servers, codes)
+        wrong += await codes_while_due(servers, codes, rotations)
     return wrong
 
 
