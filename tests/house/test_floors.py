@@ -22,10 +22,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("tasks",),
     # A package's __init__, which every import of one of its modules imports too.
     ("lifecycle",),
-    ("lifecycle.account",),
+    ("lifecycle.account", "lifecycle.policy"),
     ("lifecycle.outcomes", "wording"),
+    ("lifecycle.waits",),
     ("lifecycle.schedule",),
-    ("lifecycle.waits", "lifecycle.outlook", "lifecycle.expiry"),
+    ("lifecycle.outlook", "lifecycle.expiry"),
     ("lifecycle.transitions",),
     ("lifecycle.merging",),
     ("events",),

@@ -28,7 +28,8 @@ from xots.keeping.login_limit import (
 )
 from xots.keeping.tenants import LIST_KEPT_SECONDS
 from xots.lifecycle.account import MAX_SPENT_FALLBACKS
-from xots.lifecycle.schedule import Policy, State
+from xots.lifecycle.policy import Policy
+from xots.lifecycle.schedule import State
 from xots.sandbox import Endpoint
 from xots.secret import Secret
 

@@ -51,7 +51,8 @@ from xots.keeping.reporting import (
 from xots.lifecycle.account import AccessToken, Account, Intent, Problem, ProblemKind, RefreshToken
 from xots.lifecycle.outcomes import Issued, Refused, Unknown
 from xots.lifecycle.outlook import Need, Outlook, Retrying
-from xots.lifecycle.schedule import Policy, State, scheduled_refresh_at
+from xots.lifecycle.policy import Policy
+from xots.lifecycle.schedule import State, scheduled_refresh_at
 from xots.sandbox import DEFAULT_CLIENT_ID, fingerprint
 from xots.secret import Secret
 from xots.web.status import explanation

@@ -55,7 +55,8 @@ from xots.lifecycle.outcomes import (
     Throttled,
     Unknown,
 )
-from xots.lifecycle.schedule import Policy, State
+from xots.lifecycle.policy import Policy
+from xots.lifecycle.schedule import State
 from xots.sandbox import Client, Identity, OAuthError, Refusal, SiblingMode, Switches
 from xots.sealing import Sealer
 from xots.secret import Secret

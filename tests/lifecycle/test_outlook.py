@@ -20,7 +20,8 @@ from xots.lifecycle.outcomes import (
     Unknown,
 )
 from xots.lifecycle.outlook import Need, Retrying, outlook, why_lost
-from xots.lifecycle.schedule import Policy, candidates
+from xots.lifecycle.policy import Policy
+from xots.lifecycle.schedule import candidates
 from xots.lifecycle.transitions import (
     after,
     after_end,

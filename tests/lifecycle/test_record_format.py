@@ -25,7 +25,13 @@ from xots.lifecycle.account import (
     decode,
     encode,
 )
-from xots.lifecycle.schedule import Policy, Spend, State, next_step, state_of
+from xots.lifecycle.policy import Policy
+from xots.lifecycle.schedule import (
+    Spend,
+    State,
+    next_step,
+    state_of,
+)
 from xots.sealing import Sealer
 from xots.secret import Secret
 from xots.testing import FakeClock

@@ -22,10 +22,10 @@ from support.accounts import (
 from xots.clock import MAX_CLOCK_SKEW
 from xots.lifecycle.account import Account, RefreshToken
 from xots.lifecycle.outcomes import ClientRefused, NotSent, Refused, Unknown
+from xots.lifecycle.policy import Policy
 from xots.lifecycle.schedule import (
     Due,
     Idle,
-    Policy,
     Spend,
     State,
     Step,
@@ -303,8 +303,8 @@ def refused_client(account: Account, at: datetime) -> Account:
 
 @pytest.mark.safeguard(
     file="lifecycle/schedule.py",
-    old="forced = forced and pause_ends_at(account.refreshed_at, now, policy) is None",
-    new="",
+    old="if forced and pause_ends_at(account.refreshed_at, now, policy) is None:",
+    new="if forced:",
     protects_from="a rotation for each call of a program that refreshes in a loop",
 )
 def test_a_refresh_is_forced_once_in_the_shortest_interval() -> None:
@@ -321,8 +321,8 @@ def test_a_refresh_is_forced_once_in_the_shortest_interval() -> None:
 
 @pytest.mark.safeguard(
     file="lifecycle/schedule.py",
-    old="until = pause  # it tries credentials that an operator may have corrected",
-    new="until = None",
+    old="return pause  # it tries credentials that an operator may have corrected",
+    new="return None",
     protects_from="a request for each call of a program, while the client's secret is wrong",
 )
 def test_a_refresh_is_attempted_once_in_the_shortest_interval() -> None:
@@ -350,7 +350,7 @@ def test_the_shortest_interval_delays_no_refresh_that_is_due() -> None:
 
 
 @pytest.mark.safeguard(
-    file="lifecycle/schedule.py",
+    file="lifecycle/waits.py",
     old="or not -MAX_CLOCK_SKEW <= now - at < interval",
     new="or not now - at < interval",
     protects_from="a clock that was set back by a day: no forced refresh until that day is over",
@@ -390,7 +390,7 @@ def test_the_longest_wait_is_kept_and_a_longer_one_is_ignored() -> None:
 
 
 @pytest.mark.safeguard(
-    file="lifecycle/schedule.py",
+    file="lifecycle/waits.py",
     old="    return until if until - now <= longest else None\n",
     new="    return until\n",
     protects_from="a clock that was set back by a day: no refresh until that day is over",
@@ -403,7 +403,7 @@ def test_a_wait_dated_by_a_clock_since_set_back_is_over() -> None:
 
 @pytest.mark.safeguard(
     file="lifecycle/schedule.py",
-    old=("return account.revocation is not None and _wait_ends_at(account, now, policy) is None"),
+    old=("return account.revocation is not None and wait_ends_at(account, now, policy) is None"),
     new=("return account.revocation is not None and (account.retry_not_before or now) <= now"),
     protects_from="a clock that was set back by a day: no revocation until that day is over",
 )

@@ -46,9 +46,9 @@ from xots.lifecycle.outcomes import (
     Throttled,
     Unknown,
 )
+from xots.lifecycle.policy import Policy
 from xots.lifecycle.schedule import (
     Idle,
-    Policy,
     Spend,
     State,
     Wait,

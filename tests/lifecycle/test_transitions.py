@@ -519,7 +519,7 @@ def test_a_wait_after_an_unknown_outcome_is_a_minute_at_most(attempts: int, jitt
 
 
 @pytest.mark.safeguard(
-    file="lifecycle/schedule.py",
+    file="lifecycle/waits.py",
     old="return policy.slow_wait if account.intent else policy.max_wait",
     new="return policy.max_wait",
     protects_from="a wait of an hour that outlasts the grace period",

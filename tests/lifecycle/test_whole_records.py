@@ -27,7 +27,7 @@ from xots.lifecycle.outcomes import (
     Throttled,
     Unknown,
 )
-from xots.lifecycle.schedule import Policy
+from xots.lifecycle.policy import Policy
 from xots.lifecycle.transitions import (
     after,
     after_end,

@@ -13,7 +13,7 @@ from xots import rotation
 from xots.events import Event, StoreDegraded
 from xots.keeping.keeper import TokenKeeper
 from xots.lifecycle.account import Account
-from xots.lifecycle.schedule import Policy
+from xots.lifecycle.policy import Policy
 from xots.rotation import Rotation
 
 LONG_SECONDS = 300.0

@@ -11,7 +11,14 @@ from xots.errors import ConsentLost, StoreUnavailable, XotsError
 from xots.events import ConsentWasLost, Event
 from xots.keeping.keeper import TokenKeeper
 from xots.keeping.login import LoginAttempt
-from xots.lifecycle.schedule import Idle, Policy, State, Wait, next_step, scheduled_refresh_at
+from xots.lifecycle.policy import Policy
+from xots.lifecycle.schedule import (
+    Idle,
+    State,
+    Wait,
+    next_step,
+    scheduled_refresh_at,
+)
 from xots.secret import Secret
 
 from .loop import JumpingLoop

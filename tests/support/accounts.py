@@ -9,7 +9,8 @@ from msgspec.structs import replace
 from xots.lifecycle.account import AccessToken, Account, Intent, Problem, ProblemKind, RefreshToken
 from xots.lifecycle.merging import merged
 from xots.lifecycle.outcomes import Issued, Outcome
-from xots.lifecycle.schedule import Policy, Spend, candidates, next_step
+from xots.lifecycle.policy import Policy
+from xots.lifecycle.schedule import Spend, candidates, next_step
 from xots.lifecycle.transitions import after, after_end, after_login, after_revoked, begin_refresh
 from xots.secret import Secret
 

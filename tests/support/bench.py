@@ -15,7 +15,7 @@ from xots.events import Event
 from xots.keeping.keeper import TokenKeeper
 from xots.keeping.login import LoginAttempt
 from xots.lifecycle.account import Account, decode, encode
-from xots.lifecycle.schedule import Policy
+from xots.lifecycle.policy import Policy
 from xots.sandbox import (
     DEFAULT_CLIENT_ID,
     DEFAULT_CLIENT_SECRET,

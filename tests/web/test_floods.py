@@ -10,7 +10,7 @@ from support.web import WANTS_PAGE, begin, changed
 
 from xots.keeping.login_limit import LOGIN_INTERVAL_SECONDS, MAX_LOGINS_IN_A_ROW
 from xots.keeping.tenants import LIST_KEPT_SECONDS
-from xots.lifecycle.schedule import Policy
+from xots.lifecycle.policy import Policy
 from xots.sandbox import Endpoint, Sandbox
 from xots.sandbox.person import Person
 from xots.server import Server

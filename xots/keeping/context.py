@@ -15,7 +15,14 @@ from ..events import Event
 from ..lifecycle.account import Account, RefreshToken
 from ..lifecycle.outcomes import ClientRefused
 from ..lifecycle.outlook import Outlook, outlook
-from ..lifecycle.schedule import Idle, Policy, State, Step, next_step, state_of
+from ..lifecycle.policy import Policy
+from ..lifecycle.schedule import (
+    Idle,
+    State,
+    Step,
+    next_step,
+    state_of,
+)
 from ..secret import Secret
 from ..xero.http import XeroClient
 from ..xero.protocol import Credentials

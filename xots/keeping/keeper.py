@@ -17,15 +17,15 @@ from ..errors import TokenUnavailable, XotsError
 from ..events import ClockSkewed, Event, Observer, TokenRead
 from ..lifecycle.account import AccessToken, Account
 from ..lifecycle.outlook import Outlook
+from ..lifecycle.policy import Policy
 from ..lifecycle.schedule import (
-    Policy,
     Spend,
     State,
     effective_min_ttl,
     min_servable,
-    pause_ends_at,
     servable,
 )
+from ..lifecycle.waits import pause_ends_at
 from ..safe_text import safe_text
 from ..sealing import Sealer
 from ..tasks import Closed, Tasks

@@ -26,8 +26,8 @@ from ..events import (
 from ..lifecycle.account import Account, Problem, RefreshToken
 from ..lifecycle.outcomes import Failure, Issued, Outcome
 from ..lifecycle.outlook import Outlook, Retrying, unresolved_intent, why_lost
+from ..lifecycle.policy import Policy
 from ..lifecycle.schedule import (
-    Policy,
     State,
     min_servable,
     scheduled_refresh_at,

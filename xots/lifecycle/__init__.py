@@ -3,6 +3,8 @@
 ==============  ==================================================================================
 ``account``     the record, and its JSON
 ``outcomes``    the outcomes of a request to the token endpoint
+``policy``      the durations that the decisions depend on
+``waits``       the time before the next attempt
 ``schedule``    the login's state, what is due, the token to spend: ``next_step``
 ``transitions`` the next record after a refresh, a login or its end: ``begin_refresh``, ``after``
 ``merging``     the merge of two versions of the record: ``merged``

@@ -7,9 +7,9 @@ from datetime import datetime
 from enum import StrEnum
 
 from .account import Account, Intent, RefreshToken
+from .policy import Policy
 from .schedule import (
     XERO_REFRESH_LIFETIME,
-    Policy,
     Spend,
     Wait,
     candidates,

@@ -13,12 +13,13 @@ from enum import Enum, IntEnum, StrEnum
 
 from ..clock import MAX_CLOCK_SKEW
 from .account import AccessToken, Account, ProblemKind, RefreshToken
+from .policy import Policy
+from .waits import pause_ends_at, wait_ends_at
 
 __all__ = [
     "XERO_REFRESH_LIFETIME",
     "Due",
     "Idle",
-    "Policy",
     "Rank",
     "Spend",
     "State",
@@ -28,10 +29,8 @@ __all__ = [
     "client_refused",
     "effective_min_ttl",
     "good_for",
-    "longest_wait",
     "min_servable",
     "next_step",
-    "pause_ends_at",
     "promised_ttl",
     "refresh_due",
     "revocation_due",
@@ -58,39 +57,6 @@ every token too old soon after its issue."""
 
 MIN_TICK_SECONDS = 0.25
 """Lower bound on the interval between checks, however short the tokens live."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Policy:
-    """The durations that the decisions depend on."""
-
-    refresh_ahead: timedelta = timedelta(seconds=300)
-    """Refresh this long before the access token expires (at most half its lifetime before), so that
-    no caller waits."""
-    min_ttl: timedelta = timedelta(seconds=60)
-    """Callers are promised a token that lives at least this long."""
-    refresh_lifetime: timedelta = timedelta(minutes=72000)
-    """Rotate a refresh token before it reaches this age: 50 days, since Xero's die after 60."""
-    tick: timedelta = timedelta(seconds=15)
-    """Interval between checks for a due refresh. A retry waits for such a check too."""
-    grace: timedelta = timedelta(minutes=30)
-    """Time in which Xero accepts a spent refresh token again (Xero: "Token types")."""
-    first_backoff: timedelta = timedelta(seconds=1)
-    """Upper bound of the first retry's wait. It doubles with each failed attempt."""
-    max_backoff: timedelta = timedelta(seconds=60)
-    """Upper bound of the back-off: some 30 attempts fit into the grace period, and the service
-    recovers within this time and a tick of Xero's return."""
-    slow_wait: timedelta = timedelta(minutes=5)
-    """Wait after ``invalid_client``, which only an operator can resolve. Also the longest wait that
-    a 429 can demand during an open refresh: several attempts must fit into the grace period."""
-    max_wait: timedelta = timedelta(hours=1)
-    """The longest wait that a 429 can demand while no refresh is open."""
-    proving_wait: timedelta = timedelta(minutes=5)
-    """A fresh fallback makes a refresh due this long after it was obtained, well within the grace
-    period. The refresh shows which token is live."""
-    refresh_interval: timedelta = timedelta(seconds=5)
-    """Shortest interval between refreshes that callers force, and between their attempts that fail.
-    Zero: no limit. A refresh that is due by itself does not wait for it."""
 
 
 # ---------- the access token
@@ -364,46 +330,24 @@ def next_step(
     is_due = due is Due.AT_ONCE or due <= now
     too_short = min_life is not None and good_for(account, now) < min_life
     forced = account.current is not None and account.current.fingerprint == expected_current
-    forced = forced and pause_ends_at(account.refreshed_at, now, policy) is None
-    if not (is_due or too_short or forced):
+    if forced and pause_ends_at(account.refreshed_at, now, policy) is None:
+        until = _forced_at(account, now, policy, needed=is_due or too_short)
+    elif is_due or too_short:
+        until = wait_ends_at(account, now, policy)
+    else:
         return Idle()
-    until = _wait_ends_at(account, now, policy)
-    pause = pause_ends_at(account.problem.at if account.problem else None, now, policy)
-    if forced and until is not None and client_refused(account):
-        until = pause  # it tries credentials that an operator may have corrected
-    elif forced and not (is_due or too_short):
-        until = until or pause
     return Spend(choices[0]) if until is None else Wait(until)
 
 
-def pause_ends_at(at: datetime | None, now: datetime, policy: Policy) -> datetime | None:
-    """Return until when callers can force no request after one at ``at``; None if they can.
-
-    A time far in the future, which a clock that was set back leaves behind, is no limit: it would
-    block callers for long.
-    """
-    interval = policy.refresh_interval
-    if at is None or not interval or not -MAX_CLOCK_SKEW <= now - at < interval:
-        return None
-    return at + interval
+def _forced_at(account: Account, now: datetime, policy: Policy, *, needed: bool) -> datetime | None:
+    """Return the end of the wait before a forced refresh; None if there is none."""
+    until = wait_ends_at(account, now, policy)
+    pause = pause_ends_at(account.problem.at if account.problem else None, now, policy)
+    if until is not None and client_refused(account):
+        return pause  # it tries credentials that an operator may have corrected
+    return until if needed else until or pause
 
 
 def revocation_due(account: Account, now: datetime, policy: Policy) -> bool:
     """Tell if a revocation is to be requested at Xero now."""
-    return account.revocation is not None and _wait_ends_at(account, now, policy) is None
-
-
-def _wait_ends_at(account: Account, now: datetime, policy: Policy) -> datetime | None:
-    """Return the end of the wait before the next attempt; None if there is none. An end later than
-    the longest possible wait shows that the clock was set back: that wait counts as over."""
-    until = account.retry_not_before
-    if until is None or until <= now:
-        return None
-    longest = longest_wait(account, policy) + policy.first_backoff + MAX_CLOCK_SKEW
-    return until if until - now <= longest else None
-
-
-def longest_wait(account: Account, policy: Policy) -> timedelta:
-    """Return the longest wait between attempts. Several attempts must fit into the grace period
-    while a refresh is open."""
-    return policy.slow_wait if account.intent else policy.max_wait
+    return account.revocation is not None and wait_ends_at(account, now, policy) is None

@@ -21,7 +21,8 @@ from .account import (
     bounded,
 )
 from .outcomes import ClientRefused, Failure, Issued, NotSent, Outcome, Refused, Throttled, Unknown
-from .schedule import Policy, surely_within_grace, within_grace
+from .policy import Policy
+from .schedule import surely_within_grace, within_grace
 from .waits import backoff_wait, demanded_wait, doubled_wait, slow_wait
 
 __all__ = [

@@ -1,14 +1,26 @@
-"""The waits before the next attempt after a failure. Pure: ``jitter`` is an argument in [0, 1)."""
+"""The waits before the next attempt: how long each is, and when it ends.
+
+Every function is pure: ``now`` and ``jitter``, a number in [0, 1), are arguments.
+"""
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
+from ..clock import MAX_CLOCK_SKEW
 from .account import Account
 from .outcomes import Throttled
-from .schedule import Policy, longest_wait
+from .policy import Policy
 
-__all__ = ["backoff_wait", "demanded_wait", "doubled_wait", "slow_wait"]
+__all__ = [
+    "backoff_wait",
+    "demanded_wait",
+    "doubled_wait",
+    "longest_wait",
+    "pause_ends_at",
+    "slow_wait",
+    "wait_ends_at",
+]
 
 MAX_DOUBLINGS = 20
 """Upper bound on the doublings of a wait. It keeps the arithmetic in range; the caps are lower."""
@@ -39,3 +51,31 @@ def demanded_wait(
 def slow_wait(policy: Policy, jitter: float) -> timedelta:
     """Return the wait after a failure that only an operator can resolve."""
     return policy.slow_wait * (0.5 + jitter / 2)
+
+
+def wait_ends_at(account: Account, now: datetime, policy: Policy) -> datetime | None:
+    """Return the end of the wait before the next attempt; None if there is none. An end later than
+    the longest possible wait shows that the clock was set back: that wait counts as over."""
+    until = account.retry_not_before
+    if until is None or until <= now:
+        return None
+    longest = longest_wait(account, policy) + policy.first_backoff + MAX_CLOCK_SKEW
+    return until if until - now <= longest else None
+
+
+def longest_wait(account: Account, policy: Policy) -> timedelta:
+    """Return the longest wait between attempts. Several attempts must fit into the grace period
+    while a refresh is open."""
+    return policy.slow_wait if account.intent else policy.max_wait
+
+
+def pause_ends_at(at: datetime | None, now: datetime, policy: Policy) -> datetime | None:
+    """Return until when callers can force no request after one at ``at``; None if they can.
+
+    A time far in the future, which a clock that was set back leaves behind, is no limit: it would
+    block callers for long.
+    """
+    interval = policy.refresh_interval
+    if at is None or not interval or not -MAX_CLOCK_SKEW <= now - at < interval:
+        return None
+    return at + interval

@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..lifecycle.schedule import Policy
+from ..lifecycle.policy import Policy
 from ..secret import Secret
 from ..xero.http import Proxy
 from ..xero.protocol import SCOPE_SETS, XERO, Credentials, Endpoints

@@ -13,7 +13,8 @@ from ..keeping.keeper import TokenKeeper
 from ..keeping.replica import LEASE_SECONDS
 from ..lifecycle.account import AccessToken, Account, Intent, Problem, RefreshToken
 from ..lifecycle.outlook import Need, Outlook, Retrying, why_lost
-from ..lifecycle.schedule import XERO_REFRESH_LIFETIME, Policy, State
+from ..lifecycle.policy import Policy
+from ..lifecycle.schedule import XERO_REFRESH_LIFETIME, State
 from ..safe_text import MAX_MESSAGE, safe_text
 from ..wording import counted, problem_text, span_text, time_text
 from .handler import Handler, WebConfig

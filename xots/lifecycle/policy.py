@@ -1,0 +1,41 @@
+"""``Policy``: the durations that the decisions about a login depend on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+__all__ = ["Policy"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """The durations that the decisions depend on."""
+
+    refresh_ahead: timedelta = timedelta(seconds=300)
+    """Refresh this long before the access token expires (at most half its lifetime before), so that
+    no caller waits."""
+    min_ttl: timedelta = timedelta(seconds=60)
+    """Callers are promised a token that lives at least this long."""
+    refresh_lifetime: timedelta = timedelta(minutes=72000)
+    """Rotate a refresh token before it reaches this age: 50 days, since Xero's die after 60."""
+    tick: timedelta = timedelta(seconds=15)
+    """Interval between checks for a due refresh. A retry waits for such a check too."""
+    grace: timedelta = timedelta(minutes=30)
+    """Time in which Xero accepts a spent refresh token again (Xero: "Token types")."""
+    first_backoff: timedelta = timedelta(seconds=1)
+    """Upper bound of the first retry's wait. It doubles with each failed attempt."""
+    max_backoff: timedelta = timedelta(seconds=60)
+    """Upper bound of the back-off: some 30 attempts fit into the grace period, and the service
+    recovers within this time and a tick of Xero's return."""
+    slow_wait: timedelta = timedelta(minutes=5)
+    """Wait after ``invalid_client``, which only an operator can resolve. Also the longest wait that
+    a 429 can demand during an open refresh: several attempts must fit into the grace period."""
+    max_wait: timedelta = timedelta(hours=1)
+    """The longest wait that a 429 can demand while no refresh is open."""
+    proving_wait: timedelta = timedelta(minutes=5)
+    """A fresh fallback makes a refresh due this long after it was obtained, well within the grace
+    period. The refresh shows which token is live."""
+    refresh_interval: timedelta = timedelta(seconds=5)
+    """Shortest interval between refreshes that callers force, and between their attempts that fail.
+    Zero: no limit. A refresh that is due by itself does not wait for it."""
