@@ -82,10 +82,10 @@ def folder_problem(folder: Path, found: os.stat_result) -> str | None:
     if found.st_uid not in _trusted_owners():
         return _owner_problem(folder, found)
     if mode & 0o022:
-        return (
-            f"{folder} is open to other users (mode {mode:04o}), who can replace the files in it: "
-            f"chmod go-w {folder}, or use another folder"
-        )
+        is_shared = mode & stat.S_ISVTX  # such as /tmp: its mode must stay
+        remedy = "use another folder" if is_shared else f"chmod go-w {folder}"
+        danger = f"is open to other users (mode {mode:04o}), who can put files into it"
+        return f"{folder} {danger}: {remedy}"
     return None
 
 

@@ -80,11 +80,13 @@ def test_any_right_of_other_users_is_a_problem(path: Path, mode: int) -> None:
 )
 @pytest.mark.parametrize("mode", [0o770, 0o702, 0o777, 0o1777])
 def test_a_folder_that_others_can_write_to_is_a_problem(path: Path, mode: int) -> None:
-    """They could replace the file. The sticky bit does not help: they could make it first."""
+    """They could replace the file. The sticky bit does not help: they could make it first. The mode
+    of such a shared folder has to stay."""
     path.parent.chmod(mode)
     [problem] = problems(path)
     assert problem.startswith(f"{path.parent} is open to other users (mode {mode:04o})")
-    assert f"chmod go-w {path.parent}" in problem
+    remedy = "use another folder" if mode & 0o1000 else f"chmod go-w {path.parent}"
+    assert problem.endswith(f": {remedy}")
 
 
 def test_the_folder_of_a_link_counts_too(path: Path, tmp_path: Path) -> None:

@@ -268,8 +268,8 @@ def _is_form_without_proof(request: Request) -> bool:
 # ---------- the rules
 
 FOREIGN_PAGE = (
-    "a web page of another site sent this request, and nothing was done; open this server's /home "
-    "in the address bar, or send the request from a program without the header {}"
+    "a web page of another site may have sent this request, and nothing was done; open this "
+    "server's /home in the address bar, or send the request from a program without the header {}"
 )
 
 FRAME_OR_WORKER = Refusal(
