@@ -247,6 +247,43 @@ def test_exec_names_no_tenant_that_was_not_chosen(servers: ThreadServers, xots: 
     assert ended.out == "None\n"
 
 
+@pytest.mark.safeguard(
+    file="commands/options.py",
+    old="        return _client_at(url)\n",
+    new="        pass\n",
+    protects_from="a script under xots exec that uses the login of another company",
+)
+@pytest.mark.parametrize("command", ["token", "revoke"])
+def test_a_command_under_exec_requests_from_the_same_server(
+    connected: Server, xots: Xots, command: str
+) -> None:
+    """The program gets no setting, but a script in it may run xots: its server is that of exec,
+    unless the script names another one."""
+    access = connected.keeper.account.access
+    assert access is not None
+    ended = process("exec", *at(connected), "--", XOTS, command)
+    assert ended.status == 0, ended.err
+    if command == "token":
+        assert ended.out == f"{access.value.reveal()}\n"
+    else:
+        assert connected.keeper.account.consent_id is None
+
+
+def test_the_server_of_exec_is_reported_if_it_is_away(xots: Xots, free_port: int) -> None:
+    """A command that works on the store otherwise does not choose another login."""
+    url = f"http://127.0.0.1:{free_port}"
+    for command in ("token", "revoke", "logout"):
+        assert url.removeprefix("http://") in process(command, XOTS_URL=url).reason()
+
+
+@pytest.mark.parametrize("url", ["https://localhost:5001", "localhost:5001", "http://a:b", "k3y"])
+def test_a_malformed_url_of_the_server_is_not_repeated(url: str) -> None:
+    """The message shows the form."""
+    reason = process("token", XOTS_URL=url).reason(status=2)
+    assert "XOTS_URL: must be http://HOST:PORT" in reason
+    assert url not in reason
+
+
 @pytest.mark.parametrize("arguments", [[], ["--"]], ids=str)
 def test_exec_without_a_program_says_how(
     xots: Xots, connected: Server, arguments: list[str]
@@ -312,6 +349,9 @@ STRANGERS = {
     b"Content-Length: 0\r\n\r\n",
     "an empty object": response("200 OK", "application/json", b"{}"),
     "a list": response("200 OK", "application/json", b"[[1]]"),
+    "another explanation": response(
+        "200 OK", "application/json", b'{"healthy": true, "state": 1, "explanation": 5}'
+    ),
     "a number": response("200 OK", "application/json", b"42"),
     "a JSON error": response("404 Not Found", "application/json", b'{"a": 1}'),
     "not UTF-8": response("200 OK", "application/json", b"\xff\xfe"),
@@ -358,6 +398,7 @@ def strangers(servers: ThreadServers) -> Iterator[dict[str, int]]:
         for c in COMMANDS
         for k in STRANGERS
         if c not in ENDING or k not in ("no HTTP", "nothing")
+        if c not in ("login", "status") or k != "another explanation"
     ],
 )
 def test_another_program_at_the_port_is_not_taken_for_xots(
@@ -366,6 +407,12 @@ def test_another_program_at_the_port_is_not_taken_for_xots(
     """There is no success and no traceback: one sentence with the address, and status 1."""
     reason = xots(*arguments_of(command, strangers[kind])).reason()
     assert f"127.0.0.1:{strangers[kind]}" in reason
+
+
+def test_a_strange_explanation_is_left_out(xots: Xots, strangers: dict[str, int]) -> None:
+    """The status of a program that imitates xots ends in no traceback."""
+    ended = xots("status", "--port", str(strangers["another explanation"]))
+    assert (ended.status, ended.err) == (0, "")
 
 
 # ---------- imports

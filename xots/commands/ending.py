@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 
 from ..client import Client
 from ..errors import ServerUnreachable, XotsError
 from ..settings import Settings
-from .options import client_for, read_settings
+from .options import SERVER_URL, client_for, read_settings
 
 __all__ = ["logout", "revoke"]
 
@@ -38,6 +39,8 @@ def _serves(server: Client, account: str) -> bool:
     try:
         content = server.request("GET", "/status", "account")
     except ServerUnreachable:
+        if SERVER_URL in os.environ:  # under xots exec, the settings of the store are unknown
+            raise
         return False
     return bool(content["account"] == account)
 

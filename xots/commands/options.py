@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 from collections.abc import Collection
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from .._version import __version__
 from ..client import Client
-from ..errors import XotsError
+from ..errors import SettingsError, XotsError
 from ..settings import Setting, Settings, declared, default_shown, load
 
 __all__ = [
+    "SERVER_URL",
     "UsageError",
     "add_server_address",
     "add_settings",
@@ -23,6 +26,9 @@ __all__ = [
 
 SERVER_ADDRESS = ("address", "port")
 """The settings that a command for a running server needs."""
+
+SERVER_URL = "XOTS_URL"
+"""The variable in which ``xots exec`` passes the server's URL on."""
 
 
 class UsageError(XotsError):
@@ -63,9 +69,25 @@ def server_client(options: argparse.Namespace) -> Client:
 
 
 def client_for(settings: Settings) -> Client:
-    """Return a client for the server with these settings, as seen from this machine."""
+    """Return a client for the server with these settings, as seen from this machine.
+
+    If they name no server, it is the one whose token ``xots exec`` gave to this process.
+
+    Raises:
+        SettingsError: ``XOTS_URL`` is malformed.
+    """
+    if not settings.sources.keys() & set(SERVER_ADDRESS) and (url := os.environ.get(SERVER_URL)):
+        return _client_at(url)
     wildcards = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - not bound to
     return Client(wildcards.get(settings.address, settings.address), settings.port)
+
+
+def _client_at(url: str) -> Client:
+    parts = urlsplit(url)
+    with contextlib.suppress(ValueError):  # a malformed port
+        if parts.scheme == "http" and parts.hostname and parts.port:
+            return Client(parts.hostname, parts.port)
+    raise SettingsError([f"{SERVER_URL}: must be http://HOST:PORT, as xots exec sets it"])
 
 
 def _all_names() -> list[str]:

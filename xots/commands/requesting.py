@@ -16,7 +16,7 @@ from typing import Any
 
 from ..client import Client
 from ..errors import XotsError
-from .options import UsageError, add_server_address, server_client
+from .options import SERVER_URL, UsageError, add_server_address, server_client
 from .process import show
 
 __all__ = [
@@ -95,7 +95,7 @@ def run_program(options: argparse.Namespace) -> int:
     content = server.token(options.min_ttl)
     environment = _inherited(os.environ) | {
         "XERO_ACCESS_TOKEN": content["accessToken"],
-        "XOTS_URL": server.url,
+        SERVER_URL: server.url,
     }
     if content.get("tenantId"):
         environment["XERO_TENANT_ID"] = content["tenantId"]
@@ -134,7 +134,8 @@ def status(options: argparse.Namespace) -> int:
 
 
 def _print_status(content: dict[str, Any]) -> None:
-    for sentence in content.get("explanation") or ():
+    sentences = content.get("explanation")
+    for sentence in sentences if isinstance(sentences, list) else ():
         show(sentence)
     for name, value in content.items():
         if name != "explanation":
