@@ -126,6 +126,7 @@ def test_the_loggers_of_libraries_keep_constant_words(
     assert record.getMessage().startswith(words)
     assert "ValueError" in (record.exc_text or "")
     assert CANARY not in logging.Formatter().format(record)
+    assert record.limited  # type: ignore[attr-defined]  # a client can cause any number of them
 
 
 def test_loggers_below_that_of_redis_are_hushed_once_they_exist(

@@ -17,7 +17,7 @@ HIDDEN = [
     *map(chr, range(0x20)),
     *map(chr, range(0x7F, 0xA0)),
     *"\u061c\u200b\u200c\u200d\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e",
-    *"\u2060\u2066\u2067\u2068\u2069\ufeff\u00ad\u00a0\u3164\u115f\u2800",
+    *"\u2060\u2066\u2067\u2068\u2069\ufeff\u00ad\u3164\u115f\u2800",
     "\ud800",
     "\udfff",
     "\ue000",
@@ -34,6 +34,12 @@ def test_a_character_without_a_shape_is_escaped(character: str) -> None:
     assert shown.endswith("b")
     assert shown.isprintable()
     assert shown.isascii()
+
+
+@pytest.mark.parametrize("space", [" ", "\u00a0", "\u2003", "\u3000"], ids=ascii)
+def test_each_space_is_shown_as_one(space: str) -> None:
+    """Names of companies have them: in Japan the ideographic one."""
+    assert safe_text(f"a{space}b") == "a b"
 
 
 @pytest.mark.parametrize(

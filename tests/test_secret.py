@@ -6,6 +6,7 @@ import copy
 import gc
 import json
 import pickle
+import re
 import timeit
 from base64 import b64encode, urlsafe_b64encode
 from urllib.parse import quote, quote_plus, urlencode
@@ -36,6 +37,9 @@ TEXTS = {
     "as it is": VALUE,
     "JSON": json.dumps({"secret": VALUE}),
     "percent-encoded": urlencode({"client_secret": VALUE}),
+    "percent-encoded in lower case": re.sub(
+        "%..", lambda code: code[0].lower(), urlencode({"s": VALUE})
+    ),
     "percent-encoded space": quote(VALUE, safe=""),
     **{
         f"base64 after {before} bytes": b64encode(b"x" * before + VALUE.encode() + b":").decode()

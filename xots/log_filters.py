@@ -84,7 +84,10 @@ VARIABLE = re.compile(r"""[%:'"`<({\[\n0-9]""")
 
 
 class _ConstantWords(logging.Filter):
-    """Keeps the words before the first value, and the exception without its text."""
+    """Keeps the words before the first value, and the exception without its text.
+
+    A client can cause many of these records, so ``commands.repeats`` limits them at each level.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         words = VARIABLE.split(str(record.msg), maxsplit=1)[0].strip()
@@ -93,6 +96,7 @@ class _ConstantWords(logging.Filter):
         if record.exc_info and record.exc_info[1] is not None:
             record.exc_text = traceback_text(record.exc_info[1])
         record.exc_info = None
+        record.limited = True
         return True
 
 

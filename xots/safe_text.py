@@ -8,6 +8,8 @@ also quote a secret.
 
 from __future__ import annotations
 
+import unicodedata
+
 from .secret import redacted
 
 __all__ = ["MAX_MESSAGE", "safe_text"]
@@ -31,8 +33,8 @@ def safe_text(text: object, limit: int = 200) -> str:
     It never raises.
 
     Everything else is escaped as Python writes it: ``\n``, ``\x1b``, ``\u202e``. That includes
-    control characters, surrogates, bidirectional controls, zero-width characters and spaces other
-    than the ASCII one. A safe text is returned as it is.
+    control characters, surrogates, bidirectional controls and zero-width characters. Each other
+    space is shown as the ASCII one. A safe text is returned as it is.
 
     Args:
         text: the text; another object stands for its ``str``.
@@ -68,6 +70,8 @@ def _is_visible(text: str) -> bool:
 
 
 def _escaped(character: str) -> str:
+    if unicodedata.category(character) == "Zs":  # Japanese names of companies have U+3000
+        return " "
     code = ord(character)
     if code < 0x100:
         return SHORT.get(character, f"\\x{code:02x}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import re
 import sys
 import weakref
 from base64 import b64encode
@@ -23,6 +24,8 @@ MIN_LENGTH = 8
 """Shorter values are not looked for: they are no good secrets, and occur in words by chance."""
 
 REPLACEMENT = "[secret]"
+
+PERCENT_CODE = re.compile("%[0-9A-F]{2}")
 
 
 class Secret:
@@ -142,7 +145,8 @@ def _forms(value: str) -> Iterator[str]:
     """Yield the forms of a value that a text may hold: as it is, escaped, and encoded."""
     data = value.encode(errors="surrogatepass")
     escaped = {json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
-    quoted = {quote(data, safe=""), quote_plus(data), quote(data, safe="").lower()}
+    quoted = {quote(data, safe=""), quote_plus(data)}
+    quoted |= {PERCENT_CODE.sub(lambda code: code[0].lower(), text) for text in quoted}
     yield from {value, *escaped, *quoted}
     for content in {data, quote_plus(data).encode()}:
         yield from _in_base64(content)

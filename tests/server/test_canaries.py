@@ -24,6 +24,7 @@ from support.command_line import process
 from support.running import running
 from support.web import BROWSER, origin
 
+from xots.commands.repeats import MAX_LINES
 from xots.errors import SettingsError, StoreUnavailable
 from xots.key_file import read_key_file
 from xots.keys import default_key_file
@@ -379,6 +380,42 @@ async def test_requests_with_long_paths_make_a_short_log(server: Server, sinks: 
         assert all(one.startswith(b"HTTP/1.1 404 ") for one in responses)
     assert len(sinks.log) < 1_000_000
     assert all(line.isprintable() for line in sinks.log.splitlines())
+
+
+@pytest.mark.safeguard(
+    file="web/app.py",
+    old='"limited": handler.get_status() >= 400',
+    new='"limited": False',
+    protects_from="a log that a program fills by requests of no path, or of a wrong method",
+)
+async def test_a_flood_of_failing_requests_makes_a_short_log(server: Server, sinks: Sinks) -> None:
+    """Unknown paths, wrong methods and malformed requests are counted, as refusals are."""
+    port = str(server.port).encode()
+    malformed = b"GET / HTTP/1.1\r\nHost: localhost:PORT\r\nno header\r\n\r\n"
+    kinds = (get(b"/nowhere"), get(b"/token?min_ttl=x"), get(b"/code"), malformed)
+    for kind in kinds:
+        request = kind.replace(b"PORT", port)
+        await asyncio.gather(*(raw(server, request) for _ in range(100)))
+    assert len(sinks.log.splitlines()) < 4 * 2 * 2 * MAX_LINES + 20
+
+
+async def test_repeats_of_one_bug_do_not_hide_another(
+    server: Server, send: Any, sinks: Sinks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The type of the exception and the handler make a kind of their own."""
+
+    def fail(error: type[Exception]) -> Any:
+        def raise_it(*_: object) -> None:
+            raise error
+
+        return raise_it
+
+    for error, times in ((ValueError, MAX_LINES + 5), (AssertionError, 1), (LookupError, 1)):
+        monkeypatch.setattr(server.keeper, "token", fail(error))
+        for _ in range(times):
+            await send("GET", f"{server.url}/token")
+    for error in (ValueError, AssertionError, LookupError):
+        assert f"    {error.__name__}" in sinks.log
 
 
 # ---------- settings and command lines

@@ -6,6 +6,7 @@ text from outside can forge a line. ``safe_text`` also redacts live secrets.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
@@ -65,10 +66,9 @@ class LogHandler(logging.StreamHandler[TextIO]):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """Name the place of a record that cannot be written. Python would print its arguments."""
         place = f"{record.name}, line {record.lineno}"
-        try:
-            print(f"xots: a message of {place} could not be logged", file=sys.stderr)
-        except (OSError, ValueError):
-            return  # stderr is closed
+        if sys.stderr is not None:  # a service may run with stderr closed
+            with contextlib.suppress(OSError, ValueError):
+                print(f"xots: a message of {place} could not be logged", file=sys.stderr)
 
 
 def _message(record: logging.LogRecord) -> str:

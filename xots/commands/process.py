@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
 from types import TracebackType
 
 from ..safe_text import MAX_MESSAGE, safe_text
@@ -16,6 +17,8 @@ def protect_process() -> None:
     make its output fail."""
     _forbid_core_dumps()
     sys.excepthook = _print_exception
+    threading.excepthook = _print_exception_of_thread
+    sys.unraisablehook = _print_unraisable
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A locale may have no byte for a character of a name. For stderr, this is the default.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -44,3 +47,14 @@ def _print_exception(
     from ..log_filters import traceback_text  # here, since most commands need it never
 
     print(traceback_text(error), file=sys.stderr)
+
+
+def _print_exception_of_thread(found: threading.ExceptHookArgs) -> None:
+    if found.exc_value is not None:
+        _print_exception(found.exc_type, found.exc_value, found.exc_traceback)
+
+
+def _print_unraisable(found: sys.UnraisableHookArgs) -> None:
+    """Print an exception of a finaliser. The object itself may quote data."""
+    if found.exc_value is not None:
+        _print_exception(found.exc_type, found.exc_value, found.exc_traceback)

@@ -179,6 +179,6 @@ def matching_tenant(tenant_id: str, connected: list[Connection]) -> str:
             return connection.tenant_id
     names = [f"{c.tenant_id} ({safe_text(c.tenant_name or 'no name', 80)})" for c in connected]
     raise UnknownTenant(
-        f"the tenant {safe_text(tenant_id)} is not among the connected organisations, which are: "
+        "the chosen tenant is not among the connected organisations, which are: "
         + (", ".join(names) or "none")
     )

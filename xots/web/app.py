@@ -83,7 +83,8 @@ def make_app(
 
 
 def _log_access(handler: Handler) -> None:
-    """Log one line for a request. A refused request has its line already."""
+    """Log one line for a request. A refused request has its line already, and other errors are
+    limited: a program can cause them as often as it likes."""
     if handler.refused:
         return
     request = handler.request
@@ -93,4 +94,5 @@ def _log_access(handler: Handler) -> None:
         handler.shown_target,
         request.remote_ip or "unix",
         1000 * request.request_time(),
+        extra={"limited": handler.get_status() >= 400, "kind": handler.get_status()},
     )

@@ -264,16 +264,17 @@ class Handler(RequestHandler):
                 # A program that polls before a login is no fault of the server.
                 logger.info("%s: %s", where, value, extra={"limited": True})
             case Refused():
-                message, kind = value.get_message(), {"kind": value.status_code}
-                text = "%s: refused with status %d: %s"
-                logger.warning(text, where, value.status_code, message, extra=kind)
+                text, message = "%s: refused with status %d: %s", value.get_message()
+                extra = {"kind": value.status_code}
+                logger.warning(text, where, value.status_code, message, extra=extra)
             case HTTPError():
                 reason = problems.http_reason(value) or f"HTTP {value.status_code}"
                 logger.warning("%s: %s", where, reason, extra={"kind": value.status_code})
             case XotsError():
                 logger.warning("%s: %s", where, value, extra={"kind": typ.__name__})
             case _:
-                logger.error("%s failed", where, exc_info=(typ, value, tb))
+                kind = {"kind": f"{typ.__name__} in {type(self).__name__}"}
+                logger.error("%s failed", where, exc_info=(typ, value, tb), extra=kind)
 
 
 def _shown(value: str | bytes) -> str:
