@@ -117,8 +117,10 @@ class Server:
             self.keeper, sealer = await self._opened.enter_async_context(opening)
             undo.pop_all()
         self.rotation = Rotation(self.keeper)
-        app = make_app(self.keeper, sealer, self._web_config(), self._in_flight)
-        self._acceptor = Acceptor(sockets, app, self._limits(), clock=self._clock)
+        limits = self._limits()
+        config = self._web_config(max_waiting=limits.max_connections // 2)
+        app = make_app(self.keeper, sealer, config, self._in_flight)
+        self._acceptor = Acceptor(sockets, app, limits, clock=self._clock)
         self._acceptor.start()
         self.rotation.start()
 
@@ -140,7 +142,7 @@ class Server:
             write_timeout=settings.write_timeout,
         )
 
-    def _web_config(self) -> WebConfig:
+    def _web_config(self, *, max_waiting: int) -> WebConfig:
         settings, redirect_uri = self.settings, self.redirect_uri
         own_hosts = allowed_hosts(settings.address, [self.port], redirect_uri)
         return WebConfig(
@@ -151,7 +153,9 @@ class Server:
             tenant_id=settings.tenant_id,
             pkce=settings.pkce,
             has_tenants=bool(settings.connections_url),
+            can_revoke=bool(settings.revoke_url),
             refresh_lifetime=settings.policy.refresh_lifetime,
+            max_waiting=max_waiting,
             hosts=own_hosts | frozenset(settings.allowed_hosts),
         )
 

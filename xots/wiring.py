@@ -45,8 +45,9 @@ OTHER_LOGIN = (
 
 def log_event(event: Event) -> None:
     """Write an event to the log, as an observer of the keeper."""
-    kind = {"kind": type(event).__name__}  # repeats are counted for each
-    logger.log(event.level, "%s: %s", event.account, safe_text(event, MAX_MESSAGE), extra=kind)
+    # Callers can cause many of some kinds, such as choices of an organisation.
+    extra = {"kind": f"{type(event).__name__} of {event.account}", "limited": True}
+    logger.log(event.level, "%s: %s", event.account, safe_text(event, MAX_MESSAGE), extra=extra)
 
 
 def xero_client(settings: Settings, clock: Clock = SystemClock()) -> XeroClient:

@@ -48,6 +48,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "keeping.following",
         "keeping.checking",
         "keeping.login_limit",
+        "keeping.acts",
     ),
     ("keeping.ending", "keeping.login"),
     ("keeping.keeper",),

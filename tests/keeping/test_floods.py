@@ -18,7 +18,8 @@ from xots.errors import (
     UpstreamFailed,
     XotsError,
 )
-from xots.events import LoginRefused
+from xots.events import LoginRefused, TenantChosen
+from xots.keeping.acts import MAX_ACTS_AT_ONCE
 from xots.keeping.keeper import TokenKeeper
 from xots.keeping.login_limit import (
     LOGIN_INTERVAL_SECONDS,
@@ -328,3 +329,37 @@ async def test_a_flood_of_everything_leaves_the_login_live(bench: Bench) -> None
     assert requests(bench, Endpoint.CONNECTIONS) <= 2
     assert requests(bench, Endpoint.TOKEN) <= 1 + MAX_LOGINS_IN_A_ROW + 1
     assert bench.xero_would_issue()
+
+
+# ---------- acts
+
+
+@pytest.mark.safeguard(
+    file="keeping/acts.py",
+    old="if len(self.running) >= MAX_ACTS_AT_ONCE:",
+    new="if False:",
+    protects_from="a due refresh that waits behind hundreds of changes that a program requests",
+)
+async def test_a_flood_of_choices_does_not_delay_a_refresh(bench: Bench) -> None:
+    """A few wait for the lease. The others are refused at once."""
+    keeper = await limited(bench)
+    tenant_id = keeper.account.tenant_id
+    assert tenant_id is not None
+    await keeper.connections()
+    refresh = await bench.held_refresh(keeper)
+    choices = [asyncio.create_task(keeper.choose_tenant(tenant_id)) for _ in range(100)]
+    await eventually(lambda: sum(choice.done() for choice in choices) == 100 - MAX_ACTS_AT_ONCE)
+    assert {type(choice.exception()) for choice in choices if choice.done()} == {TokenUnavailable}
+    bench.sandbox.release()
+    await refresh
+    await asyncio.gather(*[choice for choice in choices if not choice.done()])
+
+
+async def test_the_choice_of_the_chosen_organisation_writes_nothing(bench: Bench) -> None:
+    """Nor does it report anything."""
+    keeper = await limited(bench)
+    tenant_id, before, events = keeper.account.tenant_id, bench.record(), len(bench.events)
+    assert tenant_id is not None
+    await keeper.choose_tenant(tenant_id)
+    assert bench.record() == before
+    assert not any(isinstance(event, TenantChosen) for event in bench.events[events:])

@@ -14,6 +14,7 @@ from xots.keeping.keeper import TokenKeeper
 from xots.keeping.replica import Replica
 from xots.server import Server
 from xots.web.acceptor import Acceptor
+from xots.web.handler import InFlight
 
 
 def context_of(keeper: TokenKeeper) -> Context:
@@ -28,7 +29,7 @@ def replica_of(keeper: TokenKeeper) -> Replica:
 
 def operations_of(keeper: TokenKeeper) -> frozenset[asyncio.Task[Any]]:
     """Return the tasks of the operations that the keeper has not concluded."""
-    return keeper._tasks.running
+    return keeper._tasks.running | keeper._acts.running
 
 
 def watch_of(keeper: TokenKeeper) -> asyncio.Task[None] | None:
@@ -39,6 +40,11 @@ def watch_of(keeper: TokenKeeper) -> asyncio.Task[None] | None:
 async def settle(keeper: TokenKeeper) -> None:
     """Read the record under the lease, as a tick does after a failure of the store."""
     await keeper._following.settle()
+
+
+def in_flight_of(server: Server) -> InFlight:
+    """Return the count of a server's requests without a response."""
+    return server._in_flight
 
 
 def acceptor_of(server: Server) -> Acceptor:

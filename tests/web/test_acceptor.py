@@ -15,11 +15,12 @@ from typing import Any
 import msgspec
 import pytest
 from support.bench import eventually
-from support.inside import acceptor_of
+from support.inside import acceptor_of, in_flight_of
 
 from xots.server import Server
 from xots.testing import FakeClock
 from xots.web.connection import MAX_LINGERING, Phase
+from xots.web.handler import Handler
 from xots.web.headers import SECURITY_HEADERS
 from xots.web.refusals import MAX_BODY_BYTES, MAX_HEAD_BYTES, REFUSALS, TOO_MANY_CONNECTIONS
 
@@ -322,8 +323,10 @@ async def test_a_new_client_gets_a_503_if_all_connections_have_a_request_in_prog
     connect: Connect,
     get: Any,
     expected_log: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """None of these requests is lost. Accepting goes on afterwards."""
+    monkeypatch.setattr(Handler, "is_crowded", False)  # or else only one of them could wait
     expected_log("refused connections, because max_connections are open")
     server = await new_server(max_connections=3, **credentials)
     await log_in(server)
@@ -584,7 +587,7 @@ async def test_a_refused_client_that_sends_without_end_is_closed(
 
 @pytest.mark.safeguard(
     file="web/acceptor.py",
-    old="if self._connection.was_ended:",
+    old="if self._connection.closed():",
     new="if False:",
     protects_from="an act of a request that was refused after its last byte had arrived",
 )
@@ -673,3 +676,45 @@ async def test_a_stop_closes_idle_connections_and_finishes_requests(
     await stopping
     assert_refusal(await lingering.rest(), 400)
     assert count(logged_in) == 0
+
+
+LONG_TOKEN = b"GET /token?min_ttl=1500 HTTP/1.1\r\nHost: localhost:%d\r\n\r\n"
+LOGOUT = b"POST /logout HTTP/1.1\r\nHost: localhost:%d\r\nContent-Length: 0\r\n\r\n"
+
+
+@pytest.mark.safeguard(
+    file="web/acceptor.py",
+    old="if self.is_stopping:",
+    new="if False:",
+    protects_from="clients that delay a stop by the requests that they have sent already",
+)
+async def test_a_stop_serves_one_request_of_each_connection(
+    logged_in: Server, sandbox: Any, clock: FakeClock, connect: Connect
+) -> None:
+    """Requests that the client has sent behind it have no response, and do nothing."""
+    clock.advance(600)
+    sandbox.add_fault("refresh:nth=1:hold-before")
+    client = await connect(logged_in, LONG_TOKEN + LOGOUT + PING * 500)
+    await sandbox.held()
+    stopping = asyncio.create_task(logged_in.stop())
+    await eventually(lambda: acceptor_of(logged_in).is_stopping)
+    sandbox.release()
+    assert (await client.response())[0] == 200
+    assert await client.rest() == b""
+    await stopping
+    assert logged_in.keeper.account.consent_id is not None
+
+
+async def test_requests_of_a_client_that_is_gone_do_nothing(
+    logged_in: Server, sandbox: Any, clock: FakeClock, connect: Connect
+) -> None:
+    """It has sent several at once, and left before the response to the first."""
+    clock.advance(600)
+    sandbox.add_fault("refresh:nth=1:hold-before")
+    client = await connect(logged_in, LONG_TOKEN + LOGOUT)
+    await sandbox.held()
+    client.reset()
+    await eventually(lambda: count(logged_in) == 0)
+    sandbox.release()
+    await eventually(lambda: in_flight_of(logged_in).count == 0)
+    assert logged_in.keeper.account.consent_id is not None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from support.bench import eventually
+from support.inside import in_flight_of
 from support.web import WANTS_PAGE, begin, changed
 
 from xots.keeping.login_limit import LOGIN_INTERVAL_SECONDS, MAX_LOGINS_IN_A_ROW
@@ -108,3 +111,46 @@ async def test_a_login_that_was_refused_for_a_flood_finishes_by_a_reload(
     clock.advance(LOGIN_INTERVAL_SECONDS)
     assert (await person.open(callback)).status == 200
     assert server.keeper.can_serve
+
+
+# ---------- requests that wait
+
+
+@pytest.mark.safeguard(
+    file="web/handler.py",
+    old="if self.waits and self.is_crowded:",
+    new="if False:",
+    protects_from="memory that grows with each client that sends a request and leaves",
+)
+@pytest.mark.safeguard(
+    file="web/tokens.py",
+    old="may_wait=not self.is_crowded",
+    new="may_wait=True",
+    protects_from="a program that takes all connections by requests for a longer lifetime",
+)
+async def test_requests_that_wait_leave_room_for_those_that_need_not(
+    new_server: Any,
+    credentials: dict[str, Any],
+    log_in: LogIn,
+    sandbox: Sandbox,
+    get: Any,
+    clock: FakeClock,
+    expected_log: Any,
+) -> None:
+    """While Xero does not respond, half of the connections wait for it at most. The others receive
+    the token in memory, or a 503 at once."""
+    expected_log(r"WARNING xots\.web: GET /(refresh|tenants|token): many|GET /token: ")
+    server = await new_server(max_connections=10, **credentials)
+    await log_in(server)
+    clock.advance(600)
+    sandbox.add_fault("refresh:nth=1:hold-before")
+    callers = [asyncio.create_task(get(f"{server.url}/token?min_ttl=1700")) for _ in range(5)]
+    await sandbox.held()
+    await eventually(lambda: in_flight_of(server).count == len(callers))
+    for path in ("/refresh", "/tenants", "/home", "/token?min_ttl=1700"):
+        response = await get(f"{server.url}{path}")
+        assert (response.status, response.headers["Retry-After"]) == (503, "1"), path
+    for path in ("/token", "/status", "/livez", "/ping", "/ready"):
+        assert (await get(f"{server.url}{path}")).status == 200
+    sandbox.release()
+    assert {response.status for response in await asyncio.gather(*callers)} == {200}

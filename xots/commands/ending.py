@@ -28,8 +28,8 @@ def _end(settings: Settings, *, forget: bool, done: str) -> int:
     server = client_for(settings)
     if not _serves(server, settings.account):
         _end_in_store(settings, forget=forget)
-    elif not _end_by_request(server, forget=forget):
-        done += " here. Xero has not confirmed the revocation; the server retries until it does"
+    else:
+        done += _end_by_request(server, forget=forget)
     print(done)
     return 0
 
@@ -45,13 +45,15 @@ def _serves(server: Client, account: str) -> bool:
     return bool(content["account"] == account)
 
 
-def _end_by_request(server: Client, *, forget: bool) -> bool:
-    """Let the server end the login. Return True once Xero has revoked the tokens."""
+def _end_by_request(server: Client, *, forget: bool) -> str:
+    """Let the server end the login. Return the rest of the sentence about the outcome."""
     if forget:
         server.request("POST", "/logout", done_at="/")
-    else:
-        server.request("POST", "/revoke", "status")
-    return not server.request("GET", "/status", "revocation_pending")["revocation_pending"]
+    elif server.request("POST", "/revoke", "status")["status"] == "ended":
+        return " here; the identity server revokes no tokens (revoke_url is empty)"
+    if server.request("GET", "/status", "revocation_pending")["revocation_pending"]:
+        return " here. Xero has not confirmed the revocation; the server retries until it does"
+    return ""
 
 
 def _end_in_store(settings: Settings, *, forget: bool) -> None:

@@ -8,6 +8,7 @@
 ``login``      a login, step by step
 ``ending``     a login's end, step by step
 ``tenants``    the organisations of a login
+``acts``       the changes of a login that callers request, a few at a time
 ``following``  other processes' writes, the store's health, differences of clocks
 ``keeper``     ``TokenKeeper``: the operations of one account, for its callers
 =============  ===================================================================================

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import os
 import random
 import socket
-from collections.abc import Coroutine, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
 
 from ..backends.base import TokenStore
 from ..clock import Clock, SystemClock
-from ..errors import TokenUnavailable, XotsError
+from ..errors import XotsError
 from ..events import ClockSkewed, Event, Observer, TokenRead
 from ..lifecycle.account import AccessToken, Account
 from ..lifecycle.outlook import Outlook
@@ -31,10 +31,11 @@ from ..sealing import Sealer
 from ..tasks import Closed, Tasks
 from ..xero.http import XeroClient
 from ..xero.protocol import Connection, Credentials, Response
+from .acts import Acts, stopping
 from .checking import StoreCheck
 from .context import Context
 from .ending import end_login, is_revocation_due, resume_revocation
-from .following import RETRY_INTERVAL_SECONDS, Following
+from .following import Following
 from .login import LOGIN_TIMEOUT, LoginAttempt, log_in
 from .login_limit import LoginLimit
 from .refreshing import Refreshing
@@ -45,8 +46,6 @@ from .tenants import TenantList, matching_tenant, write_tenant
 __all__ = ["TokenKeeper"]
 
 NO_LOGIN_STARTED = datetime.min.replace(tzinfo=UTC)
-
-T = TypeVar("T")
 
 
 class TokenKeeper:
@@ -95,6 +94,7 @@ class TokenKeeper:
             emit=self._emit,
         )
         self._tasks = Tasks()
+        self._acts = Acts()
         self._refreshing = Refreshing(self._context, self._tasks)
         self._following = Following(self._context, self._tasks)
         self._store_check = StoreCheck(self._context, self._tasks)
@@ -203,7 +203,7 @@ class TokenKeeper:
             StoreUnavailable: the store did not take an unsaved change in time.
         """
         await self._following.stop()
-        await self._tasks.drain()
+        await asyncio.gather(self._tasks.drain(), self._acts.drain())
         if self._replica.unsaved:
             await self._following.write_unsaved()
 
@@ -236,12 +236,15 @@ class TokenKeeper:
 
     # ---------- tokens
 
-    async def token(self, min_ttl: timedelta | None = None) -> AccessToken:
+    async def token(
+        self, min_ttl: timedelta | None = None, *, may_wait: bool = True
+    ) -> AccessToken:
         """Return an access token that lives at least ``min_ttl`` (None: as the policy promises).
 
         If the token in memory lives shorter, it is refreshed first. If that fails or takes long, a
         caller without a ``min_ttl`` receives the old token. A token that was issued since the call
-        began is returned, even if the response took so long that it lives shorter.
+        began is returned, even if the response took so long that it lives shorter. Without
+        ``may_wait`` no refresh is waited for.
 
         Raises:
             NoCredentials, NotLoggedIn, ConsentLost: a user has to act.
@@ -249,7 +252,7 @@ class TokenKeeper:
         """
         started, requested_at = False, self.clock.now()
         access = self._servable(self._min_life(min_ttl))
-        while access is None and not started and self._refresh_could_help(min_ttl):
+        while may_wait and access is None and not started and self._refresh_could_help(min_ttl):
             # A refresh of another caller may have been started for a shorter lifetime.
             started = await self._refreshing.join(
                 min_life=self._min_life(min_ttl),
@@ -303,7 +306,7 @@ class TokenKeeper:
 
     def _no_token(self) -> XotsError:
         if self._tasks.closed and self.account.consent_id is not None:
-            return _stopping()
+            return stopping()
         return no_token(
             dataclasses.replace(self._context.situation(), state=self.state),
             ending=bool(self._ends_running),
@@ -330,7 +333,7 @@ class TokenKeeper:
             TooManyLogins: there were too many attempts before it, so the code was not spent.
             StoreUnavailable, SealError: the store cannot be used, so the code was not spent.
         """
-        await self._run(self._log_in(attempt))
+        await self._acts.run(self._log_in(attempt))
 
     async def _log_in(self, attempt: LoginAttempt) -> None:
         with self._login_limit.admitted(self.clock.elapsed()):
@@ -347,7 +350,7 @@ class TokenKeeper:
             StoreUnavailable, SealError: the store cannot be read; nothing was changed.
         """
         self.login_returned()
-        return await self._run(self._end(forget))
+        return await self._acts.run(self._end(forget))
 
     async def _end(self, forget: bool) -> bool:
         self._ends_running += 1  # serving stops at once, whatever has to be waited for
@@ -380,16 +383,9 @@ class TokenKeeper:
         """
         consent_id = self.account.consent_id
         tenant_id = matching_tenant(tenant_id, await self.connections())
-        await self._run(write_tenant(self._context, tenant_id, consent_id))
+        await self._acts.run(write_tenant(self._context, tenant_id, consent_id))
 
     # ---------- inside
-
-    async def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run ``work`` to its end even if its caller is cancelled; ``close`` waits for it."""
-        try:
-            return await self._tasks.run(work)
-        except Closed:
-            raise _stopping() from None
 
     def _store_changed(self, change: StoreChange) -> None:
         self._emit(store_event(self._context.situation(), change))
@@ -397,7 +393,3 @@ class TokenKeeper:
     def _emit(self, event: Event) -> None:
         for observer in self._observers:
             observer(event)
-
-
-def _stopping() -> TokenUnavailable:
-    return TokenUnavailable("the server is stopping; retry once it is back", RETRY_INTERVAL_SECONDS)

@@ -125,7 +125,8 @@ async def _request_list(context: Context, access_token: Secret) -> Listed:
 
 
 async def write_tenant(context: Context, tenant_id: str, consent_id: str | None) -> None:
-    """Write the organisation to use into the record of the login ``consent_id``.
+    """Write the organisation to use into the record of the login ``consent_id``, if it is another
+    one than before.
 
     Raises:
         UnknownTenant: another login was recorded meanwhile, or this one was ended.
@@ -134,6 +135,8 @@ async def write_tenant(context: Context, tenant_id: str, consent_id: str | None)
     async with context.replica.locked():
         if context.replica.account.consent_id != consent_id:
             raise UnknownTenant("the login has changed meanwhile: choose the organisation again")
+        if context.replica.account.tenant_id == tenant_id:
+            return
         await context.replica.update(lambda account: replace(account, tenant_id=tenant_id))
     at = context.clock.now()
     context.emit(TenantChosen(account=context.name, at=at, tenant_id=tenant_id))

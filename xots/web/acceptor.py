@@ -133,13 +133,20 @@ class Acceptor:
         self._sweeping = PeriodicCallback(self.sweep, SWEEP_INTERVAL_SECONDS * 1000)
         self._resuming: asyncio.TimerHandle | None = None
 
+    @property
+    def is_stopping(self) -> bool:
+        """True once ``stop`` was called."""
+        return self._http.is_stopping
+
     def start(self) -> None:
         """Accept, and keep the limits, in the running event loop."""
         self._sweeping.start()
         self._resume()
 
     def stop(self) -> None:
-        """Accept no more, and close the idle connections. The others go on."""
+        """Accept no more, and close the idle connections. The others close after the response to
+        their present request."""
+        self._http.is_stopping = True
         if self._resuming is None:
             self._ignore_listening()
         else:
@@ -261,12 +268,17 @@ class Acceptor:
 class _HTTPServer(HTTPServer):
     """Tornado's server, which lets each connection know its phase."""
 
+    is_stopping = False
+    """True once no connection may have a further request."""
+
     def start_request(
         self, server_conn: object, request_conn: HTTPConnection
     ) -> HTTPMessageDelegate:
         connection = request_conn.stream  # type: ignore[attr-defined]  # an HTTP1Connection
         if connection.phase is not Phase.OPENED:
             connection.enter(Phase.IDLE)
+            if self.is_stopping:  # the client may have sent further requests already
+                connection.end()
         return _Request(super().start_request(server_conn, request_conn), connection)
 
 
@@ -298,8 +310,9 @@ class _Request(HTTPMessageDelegate):
         return self._delegate.data_received(chunk)
 
     def finish(self) -> None:
-        if self._connection.was_ended:
-            # It was refused or evicted after its last byte had arrived. Nothing may be done then.
+        if self._connection.closed():
+            # It was refused or evicted after its last byte had arrived, or the client that sent
+            # several requests at once is gone. Nothing may be done then.
             self._delegate.on_connection_close()
             return
         self._connection.enter(Phase.HANDLING)

@@ -7,6 +7,8 @@ must not act, and a status without an act would be wrong.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 from tornado.web import HTTPError
 
@@ -29,15 +31,32 @@ PENDING = (
     "request until Xero confirms it"
 )
 
-OUTCOMES: dict[bool, tuple[int, str, dict[str, str]]] = {
-    True: (200, REVOKED, {"status": "revoked"}),
-    False: (202, PENDING, {"status": "revocation-pending", "detail": PENDING}),
-}
-"""The responses once Xero has revoked the login, and before: status, words of the page, JSON."""
+ENDED = (
+    "the login is ended here; the identity server revokes no tokens (revoke_url is empty), so they "
+    "stay valid there until they expire"
+)
+
+
+class Outcome(NamedTuple):
+    """The response to a revocation."""
+
+    status: int
+    title: str
+    detail: str
+    """The words of the page."""
+    content: dict[str, str]
+    """The JSON for a program."""
+
+
+CONFIRMED = Outcome(200, "Revoked", REVOKED, {"status": "revoked"})
+UNCONFIRMED = Outcome(202, "Revoked", PENDING, {"status": "revocation-pending", "detail": PENDING})
+NOT_REVOCABLE = Outcome(200, "Ended", ENDED, {"status": "ended", "detail": ENDED})
 
 
 class TenantsHandler(Handler):
     """``GET /tenants``: the organisations that the login is connected to."""
+
+    waits = True
 
     async def get(self) -> None:
         """Return Xero's list with all its fields, as JSON in ASCII."""
@@ -53,6 +72,7 @@ class TenantsHandler(Handler):
 class ActHandler(Handler):
     """An act on the login: by POST, or by a program's GET."""
 
+    waits = True
     title: str
     question: str
     """The text of the page with the button."""
@@ -111,13 +131,14 @@ class RevokeHandler(ActHandler):
     async def act(self) -> None:
         """Respond 200 once Xero has revoked the login, and 202 if Xero has not confirmed it yet."""
         self._check_login()
-        revoked = await self.keeper.end(forget=False)
-        status, detail, content = OUTCOMES[revoked]
-        self.set_status(status)
+        outcome = CONFIRMED if await self.keeper.end(forget=False) else UNCONFIRMED
+        if not self.config.can_revoke:
+            outcome = NOT_REVOCABLE
+        self.set_status(outcome.status)
         if self.wants_page:
-            self.write_page("message.html", title="Revoked", detail=detail, good=True)
+            self.write_page("message.html", title=outcome.title, detail=outcome.detail, good=True)
         else:
-            self.write_json(content)
+            self.write_json(outcome.content)
 
     def _check_login(self) -> None:
         """Check that there is a login to revoke.

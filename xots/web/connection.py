@@ -110,8 +110,6 @@ class Connection(IOStream):
 
     phase: Phase | None = None
     """None once it is closed."""
-    was_ended = False
-    """True once this server has refused or ended it."""
 
     def __init__(self, accepted: socket.socket, connections: Connections) -> None:
         super().__init__(accepted, max_buffer_size=2 * max(MAX_HEAD_BYTES, MAX_BODY_BYTES))
@@ -129,13 +127,11 @@ class Connection(IOStream):
     def refuse(self, refusal: Refusal) -> None:
         """Send a refusal in place of any response to a request, and close."""
         if not self.closed():
-            self.was_ended = True
             self._refusal = refusal
             self.close()
 
     def end(self) -> None:
         """Close at once, in any phase."""
-        self.was_ended = True
         if self._lingering is not None:
             self._stop_lingering(self._lingering)
         else:

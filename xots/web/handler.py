@@ -16,7 +16,7 @@ import msgspec
 from tornado.escape import xhtml_escape
 from tornado.web import Finish, HTTPError, RequestHandler
 
-from ..errors import NoToken, XotsError
+from ..errors import NoToken, TokenUnavailable, XotsError
 from ..keeping.keeper import TokenKeeper
 from ..safe_text import MAX_MESSAGE, safe_text
 from ..sealing import Sealer
@@ -57,6 +57,12 @@ class InFlight:
         self._none = asyncio.Event()
         self._none.set()
 
+    @property
+    def count(self) -> int:
+        """Their number. Most are requests that wait for Xero or the store, since the others have
+        their response at once."""
+        return self._count
+
     def enter(self) -> None:
         """Count a request that has arrived."""
         self._count += 1
@@ -86,7 +92,12 @@ class WebConfig:
     pkce: bool
     has_tenants: bool
     """True if the identity server lists connected organisations."""
+    can_revoke: bool
+    """True if the identity server revokes tokens."""
     refresh_lifetime: timedelta
+    max_waiting: int
+    """Upper bound on the requests that wait for Xero or the store, those of clients that are gone
+    among them. It leaves connections to the requests that need not wait."""
     hosts: frozenset[str]
     """The permitted values of the Host header: see ``guard.allowed_hosts``."""
 
@@ -106,6 +117,9 @@ class Handler(RequestHandler):
 
     refused = False
     """True once the guard has refused the request."""
+
+    waits = False
+    """True if the response may have to wait for Xero or the store."""
 
     SUPPORTED_METHODS = EveryMethod()
 
@@ -140,6 +154,7 @@ class Handler(RequestHandler):
 
         Raises:
             HTTPError: the request is refused, or its method is not supported.
+            TokenUnavailable: it may have to wait, and too many others do.
             Finish: the response was written.
         """
         decision = guard.decide(self._guard_request())
@@ -150,6 +165,8 @@ class Handler(RequestHandler):
             self._write_worker()
             raise Finish
         self.check_method()
+        if self.waits and self.is_crowded:
+            raise TokenUnavailable("many requests wait for Xero already; retry", 1.0)
 
     def _guard_request(self) -> guard.Request:
         request = self.request
@@ -176,6 +193,11 @@ class Handler(RequestHandler):
         await self.get()  # type: ignore[misc]  # every handler here has a GET, which is a coroutine
 
     # ---------- the request
+
+    @property
+    def is_crowded(self) -> bool:
+        """True if so many requests wait that no other one may."""
+        return self._in_flight.count > self.config.max_waiting
 
     @property
     def is_read(self) -> bool:

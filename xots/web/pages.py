@@ -143,6 +143,8 @@ class HomeHandler(Page):
     """``/home``: the state of the login, and the buttons to log in and to choose an
     organisation."""
 
+    waits = True
+
     async def get(self) -> None:
         """Show the page. Without any credentials, redirect to the form."""
         client = self._client()
@@ -281,6 +283,7 @@ def _offers_granular(configured: tuple[str, ...], account: Account, pending: lis
 class CodeHandler(CookieHandler):
     """``/code``: the redirect URI, at which a browser returns from Xero."""
 
+    waits = True
     head = UNSUPPORTED  # type: ignore[assignment]  # Tornado marks a missing method so
 
     async def get(self) -> None:

@@ -21,7 +21,8 @@ class TokenHandler(Handler):
     async def get(self) -> None:
         """Respond 200 with the token, 401 before a login, or 503 with Retry-After if there is no
         token now."""
-        access = await self.keeper.token(_min_ttl(self.get_query_arguments("min_ttl")))
+        min_ttl = _min_ttl(self.get_query_arguments("min_ttl"))
+        access = await self.keeper.token(min_ttl, may_wait=not self.is_crowded)
         if self.accepts("text/plain"):
             self.set_header("Content-Type", "text/plain; charset=utf-8")
             self.write(access.value.reveal())
