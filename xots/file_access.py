@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -53,6 +54,8 @@ def file_problem(
 ) -> str | None:
     """Return why a file is not safe to use, with the remedy; None if it is safe.
 
+    The remedy never takes this user's right to read the file.
+
     Args:
         path: its path.
         found: its status.
@@ -60,15 +63,18 @@ def file_problem(
         forbidden: the mode bits that it must not have.
     """
     mode = stat.S_IMODE(found.st_mode)
+    chmod = _command(f"chmod {mode & ~forbidden:03o}", path)
     if found.st_uid not in owners:
-        return _owner_problem(path, found)
+        return _owner_problem(path, found, chmod if mode & forbidden else None)
     if mode & forbidden:
-        remedy = f"chmod {mode & ~forbidden:03o} {path}"
+        # This user may read a file of root by the rights of group and others only.
+        needs_rights = found.st_uid != os.geteuid() and forbidden & 0o044
+        remedy = f"{_take_over(path)} && {chmod}" if needs_rights else chmod
         return f"{path} is open to other users (mode {mode:04o}): {remedy}"
     return None
 
 
-def folder_problem(folder: Path, found: os.stat_result) -> str | None:
+def folder_problem(folder: Path, found: os.stat_result, *, for_writing: bool = False) -> str | None:
     """Return why the files of a folder are not safe, with the remedy; None if they are safe.
 
     A folder that others can write to is refused even with the sticky bit, such as ``/tmp``: another
@@ -77,24 +83,38 @@ def folder_problem(folder: Path, found: os.stat_result) -> str | None:
     Args:
         folder: its path.
         found: its status.
+        for_writing: this process writes to the folder, so the remedy keeps its right to do so.
     """
-    mode = stat.S_IMODE(found.st_mode)
+    mode, chmod = stat.S_IMODE(found.st_mode), _command("chmod go-w", folder)
     if found.st_uid not in _trusted_owners():
-        return _owner_problem(folder, found)
+        return _owner_problem(folder, found, chmod if mode & 0o022 else None)
     if mode & 0o022:
-        is_shared = mode & stat.S_ISVTX  # such as /tmp: its mode must stay
-        remedy = "use another folder" if is_shared else f"chmod go-w {folder}"
+        needs_rights = for_writing and found.st_uid != os.geteuid()
+        remedy = f"{_take_over(folder)} && {chmod}" if needs_rights else chmod
+        if mode & stat.S_ISVTX:  # such as /tmp: its owner and mode must stay
+            remedy = "use another folder"
         danger = f"is open to other users (mode {mode:04o}), who can put files into it"
         return f"{folder} {danger}: {remedy}"
     return None
 
 
-def _owner_problem(path: Path, found: os.stat_result) -> str:
+def _owner_problem(path: Path, found: os.stat_result, chmod: str | None) -> str:
+    """Return the problem of a wrong owner. ``chmod`` is the command that corrects the mode too."""
     user = os.geteuid()
+    remedy = f"{_take_over(path)} && {chmod}" if chmod else _take_over(path)
     return (
         f"{path} belongs to user {found.st_uid}, but xots runs as user {user}: run xots as the "
-        f"owner, or chown {user} {path}"
+        f"owner, or {remedy}"
     )
+
+
+def _take_over(path: Path) -> str:
+    return _command(f"chown {os.geteuid()}", path)
+
+
+def _command(words: str, path: Path) -> str:
+    """Return a command that an operator can copy into a shell."""
+    return f"{words} {shlex.quote(str(path))}"
 
 
 def _trusted_owners() -> tuple[int, int]:

@@ -125,6 +125,7 @@ PREFACE = """
 import asyncio, os, sys
 from pathlib import Path
 from xots.backends.file import FileStore
+from xots.errors import StoreUnavailable
 from xots.file_access import secret_file_problems
 from xots.key_file import KeyRing, read_key_file, write_key_file
 from xots.secret import Secret
@@ -187,6 +188,61 @@ def test_a_user_trusts_itself_and_root_only(open_place: Path) -> None:
         file.chmod(0o600 if owner == OTHER_USER else 0o440)
     printed = as_other_user(BECOME + READ, *(open_place / str(owner) for owner in expected))
     assert all(part in line for part, line in zip(expected.values(), printed, strict=True))
+
+
+SHOW = READ.replace("print(", "print(*")
+
+READ_AGAIN = READ + "        assert file.read() == b'hunter2'\n"
+
+
+@needs_root
+@pytest.mark.safeguard(
+    file="file_access.py",
+    old='remedy = f"{_take_over(path)} && {chmod}" if needs_rights else chmod',
+    new="remedy = chmod",
+    protects_from="a message that tells the operator to lock xots out of its key",
+)
+@pytest.mark.parametrize("owner", [0, OTHER_USER, THIRD_USER])
+@pytest.mark.parametrize("mode", [0o640, 0o644, 0o666])
+def test_the_remedy_lets_this_user_read_the_file(open_place: Path, owner: int, mode: int) -> None:
+    """It is one line for root's shell, also for a path with spaces and a file of root: after it the
+    file is safe, and the user can read it."""
+    file = open_place / "the key's file"
+    file.write_text("hunter2")
+    os.chown(file, owner, OTHER_USER)
+    file.chmod(mode)
+    [problem] = as_other_user(BECOME + SHOW, file)
+    remedy = problem.rpartition(": ")[2].removeprefix("run xots as the owner, or ")
+    subprocess.run(["sh", "-euc", remedy], check=True)
+    assert as_other_user(BECOME + READ_AGAIN, file) == ["[]"]
+    assert file.stat().st_mode & 0o077 == 0
+
+
+WRITE_TO_STORE = f"""
+async def use(place):
+    try:
+        await FileStore(place).swap("default", b"one", expected=None)
+    except StoreUnavailable as error:
+        print(error)
+asyncio.run(use(Path(sys.argv[4])))  # imports the modules that are imported late
+{BECOME}
+asyncio.run(use(Path(sys.argv[3])))
+"""
+
+
+@needs_root
+@pytest.mark.parametrize("owner", [0, OTHER_USER, THIRD_USER])
+def test_the_remedy_lets_this_user_write_to_the_store(
+    open_place: Path, tmp_path: Path, owner: int
+) -> None:
+    """A folder of root that all may write to becomes one of this user."""
+    os.chown(open_place, owner, OTHER_USER)
+    open_place.chmod(0o777)
+    [problem] = as_other_user(WRITE_TO_STORE, open_place, tmp_path)
+    remedy = problem.rpartition(": ")[2].removeprefix("run xots as the owner, or ")
+    subprocess.run(["sh", "-euc", remedy], check=True)
+    tmp_path.joinpath("default.sealed").unlink()
+    assert as_other_user(WRITE_TO_STORE, open_place, tmp_path) == []
 
 
 # ---------- new folders
