@@ -74,7 +74,13 @@ def file_problem(
     return None
 
 
-def folder_problem(folder: Path, found: os.stat_result, *, for_writing: bool = False) -> str | None:
+def folder_problem(
+    folder: Path,
+    found: os.stat_result,
+    *,
+    owners: Sequence[int] | None = None,
+    for_writing: bool = False,
+) -> str | None:
     """Return why the files of a folder are not safe, with the remedy; None if they are safe.
 
     A folder that others can write to is refused even with the sticky bit, such as ``/tmp``: another
@@ -83,10 +89,11 @@ def folder_problem(folder: Path, found: os.stat_result, *, for_writing: bool = F
     Args:
         folder: its path.
         found: its status.
+        owners: the user ids that may own it; None for this user and root.
         for_writing: this process writes to the folder, so the remedy keeps its right to do so.
     """
     mode, chmod = stat.S_IMODE(found.st_mode), _command("chmod go-w", folder)
-    if found.st_uid not in _trusted_owners():
+    if found.st_uid not in (_trusted_owners() if owners is None else owners):
         return _owner_problem(folder, found, chmod if mode & 0o022 else None)
     if mode & 0o022:
         needs_rights = for_writing and found.st_uid != os.geteuid()
@@ -172,10 +179,16 @@ def is_secrets_mount(mount: Mount) -> bool:
     It does if the mount begins in a folder for secrets, or if it is in memory and read-only, as the
     secret volumes of Kubernetes are. A folder of the whole machine is no secrets mount.
     """
-    if any(mount.point.is_relative_to(folder) for folder in SECRETS_FOLDERS):
+    if is_in_secrets_folder(mount):
         return True
     in_memory = mount.kind in ("tmpfs", "ramfs")
     return in_memory and mount.read_only and mount.point not in SHARED_FOLDERS
+
+
+def is_in_secrets_folder(mount: Mount) -> bool:
+    """Tell if a mount begins in a folder for secrets. There the owner of a file means nothing:
+    Docker Compose mounts a file of the host with the host's user id."""
+    return any(mount.point.is_relative_to(folder) for folder in SECRETS_FOLDERS)
 
 
 # ---------- looking
@@ -185,30 +198,41 @@ def secret_file_problems(path: Path, descriptor: int) -> list[str]:
     """Return why other users may know or replace the content of an open file; empty if they cannot.
 
     The file must belong to this user or root, who alone may have rights to it. On a secrets mount,
-    others may have the right to read it. ``folder_problems`` checks its folder.
+    others may have the right to read it, and in a folder for secrets any user may own it.
+    ``folder_problems`` checks its folder.
 
     Args:
         path: the path at which it was opened.
         descriptor: the open file. Its status is that of the content, even if the path changes.
     """
-    found = os.fstat(descriptor)
-    others_read = found.st_mode & 0o044 and _on_secrets_mount(path, descriptor)
-    forbidden = 0o022 if others_read else 0o077
-    problem = file_problem(path, found, owners=_trusted_owners(), forbidden=forbidden)
+    found, real = os.fstat(descriptor), _real_path(path, descriptor)
+    mount = mount_of(real, mounts())
+    provided = _in_credentials_directory(real) or (mount is not None and is_secrets_mount(mount))
+    forbidden = 0o022 if provided else 0o077
+    owners = (*_trusted_owners(), *_owners_on(mount, found))
+    problem = file_problem(path, found, owners=owners, forbidden=forbidden)
     return [problem] if problem else folder_problems(path)
 
 
-def _on_secrets_mount(path: Path, descriptor: int) -> bool:
-    """Tell if an open file is on a secrets mount, or in systemd's credentials directory."""
+def _owners_on(mount: Mount | None, found: os.stat_result) -> tuple[int, ...]:
+    """Return the owner of a file or folder if the platform that mounts it decides on the owner."""
+    return (found.st_uid,) if mount is not None and is_in_secrets_folder(mount) else ()
+
+
+def _real_path(path: Path, descriptor: int) -> Path:
+    """Return the path of an open file without symbolic links."""
     try:
-        real = Path(f"/proc/self/fd/{descriptor}").readlink()
+        return Path(f"/proc/self/fd/{descriptor}").readlink()
     except OSError:  # not on Linux
-        real = path.resolve()
+        return path.resolve()
+
+
+def _in_credentials_directory(real: Path) -> bool:
+    """Tell if a path is in systemd's credentials directory, which other users cannot enter."""
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    if folder and real.is_relative_to(Path(folder).resolve()) and _keeps_others_out(Path(folder)):
-        return True
-    mount = mount_of(real, mounts())
-    return mount is not None and is_secrets_mount(mount)
+    return bool(
+        folder and real.is_relative_to(Path(folder).resolve()) and _keeps_others_out(Path(folder))
+    )
 
 
 def _keeps_others_out(folder: Path) -> bool:
@@ -220,15 +244,20 @@ def folder_problems(path: Path) -> list[str]:
     """Return why other users may replace a file; empty if they cannot.
 
     The folder must belong to this user or root, and no other user may have the right to write to
-    it. If the path is a symbolic link, this holds for the folder of each link too. A folder on a
-    secrets mount that is read-only is safe: Kubernetes gives the mode 1777 to its volumes.
+    it. If the path is a symbolic link, this holds for the folder of each link too. On a mount in a
+    folder for secrets, any user may own it. A folder on a secrets mount that is read-only is safe:
+    Kubernetes gives the mode 1777 to its volumes.
     """
-    return [
-        problem
-        for folder in dict.fromkeys(_folders(path))
-        if (problem := folder_problem(folder, folder.stat()))
-        and not _on_read_only_secrets_mount(folder)
-    ]
+    all_mounts = mounts()
+    found = []
+    for folder in dict.fromkeys(_folders(path)):
+        mount = mount_of(folder.resolve(), all_mounts)
+        if mount is not None and mount.read_only and is_secrets_mount(mount):
+            continue
+        status = folder.stat()
+        owners = (*_trusted_owners(), *_owners_on(mount, status))
+        found.append(folder_problem(folder, status, owners=owners))
+    return list(filter(None, found))
 
 
 def _folders(path: Path) -> Iterator[Path]:
@@ -240,11 +269,6 @@ def _folders(path: Path) -> Iterator[Path]:
             break
         path = path.parent / path.readlink()
         yield path.parent
-
-
-def _on_read_only_secrets_mount(folder: Path) -> bool:
-    mount = mount_of(folder.resolve(), mounts())
-    return mount is not None and mount.read_only and is_secrets_mount(mount)
 
 
 def mounts() -> list[Mount]:

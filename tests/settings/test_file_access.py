@@ -58,8 +58,8 @@ def test_a_file_for_its_owner_only_is_safe(path: Path, mode: int) -> None:
 
 @pytest.mark.safeguard(
     file="file_access.py",
-    old="else 0o077",
-    new="else 0",
+    old="0o022 if provided else 0o077",
+    new="0",
     protects_from="a secret file that other users can read or write",
 )
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o444, 0o440, 0o620, 0o602, 0o610])
@@ -409,6 +409,17 @@ echo hunter2 > "$1/key.d/key"
 chmod 0440 "$1/key.d/key"
 """
 
+HOST_FILE = (
+    ORDINARY
+    + f"""
+chown -R {THIRD_USER} "$1/key.d"
+"""
+)
+
+MOUNT_OF_HOST_FILE = (
+    HOST_FILE + 'touch /run/secrets/key; mount --bind "$1/key.d/key" /run/secrets/key\n'
+)
+
 REAL_MOUNTS: dict[str, tuple[str, str, str]] = {
     "a secret volume of Kubernetes": (
         KUBERNETES_VOLUME + 'mount -o remount,bind,ro "$1/v v"',
@@ -441,6 +452,37 @@ REAL_MOUNTS: dict[str, tuple[str, str, str]] = {
         "/run/secrets/key",
         "[]",
     ),
+    "a file of the host's user that Compose mounts": (
+        RUN + MOUNT_OF_HOST_FILE + 'chmod 0400 "$1/key.d/key"',
+        "/run/secrets/key",
+        "[]",
+    ),
+    "a file of the host's user that its group can write": (
+        RUN + MOUNT_OF_HOST_FILE + 'chmod 0660 "$1/key.d/key"',
+        "/run/secrets/key",
+        "mode 0660): chmod 640 ",
+    ),
+    "a folder of the host's user": (
+        RUN + HOST_FILE + 'mount --bind "$1/key.d" /run/secrets',
+        "/run/secrets/key",
+        "[]",
+    ),
+    "a folder of the host's user that its group can write to": (
+        RUN + HOST_FILE + 'chmod 0770 "$1/key.d"; mount --bind "$1/key.d" /run/secrets',
+        "/run/secrets/key",
+        "/run/secrets is open to other users (mode 0770)",
+    ),
+    "a file of the host's user that is mounted elsewhere": (
+        HOST_FILE + 'mount --bind "$1/key.d" "$1/key.d"; mount -o remount,bind,ro "$1/key.d"',
+        "{}/key.d/key",
+        f"belongs to user {THIRD_USER}",
+    ),
+    "a file of the host's user in memory, on a mount that is read-only": (
+        'mkdir "$1/m"; mount -t tmpfs tmpfs "$1/m"; echo hunter2 > "$1/m/key"\n'
+        + f'chown {THIRD_USER} "$1/m/key"; mount -o remount,bind,ro "$1/m"',
+        "{}/m/key",
+        f"belongs to user {THIRD_USER}",
+    ),
     "a folder of that name without a mount": (
         RUN + SECRET_IN_RUN,
         "/run/secrets/key",
@@ -461,6 +503,12 @@ REAL_MOUNTS: dict[str, tuple[str, str, str]] = {
 
 
 @needs_root
+@pytest.mark.safeguard(
+    file="file_access.py",
+    old="(found.st_uid,) if mount is not None and is_in_secrets_folder(mount) else ()",
+    new="(found.st_uid,)",
+    protects_from="a secret file that any user owns and can replace",
+)
 @pytest.mark.parametrize("case", REAL_MOUNTS)
 def test_a_real_mount_is_recognised(tmp_path: Path, case: str) -> None:
     """In a mount namespace of its own, each file is safe only if a platform provides it."""
