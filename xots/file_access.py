@@ -6,6 +6,7 @@ files often have mode 0440 or 0444, because the platform decides who sees the mo
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 __all__ = [
     "Mount",
@@ -26,6 +28,7 @@ __all__ = [
     "mounts",
     "open_folder",
     "parse_mounts",
+    "read_bounded",
     "restore_owner_rights",
     "secret_file_problems",
 ]
@@ -41,6 +44,10 @@ them read-only for a service, although other users can still read them and write
 
 MOUNTS = Path("/proc/self/mountinfo")
 """Linux's list of mounted file systems. Other systems have none."""
+
+MAX_BYTES = 64 * 1024
+"""Upper bound on a file of settings or secrets: more than a hundred times what one needs. It ends
+the reading of a path such as ``/dev/zero``."""
 
 MAX_LINKS = 40
 """Linux follows no more symbolic links in one path."""
@@ -212,6 +219,18 @@ def secret_file_problems(path: Path, descriptor: int) -> list[str]:
     owners = (*_trusted_owners(), *_owners_on(mount, found))
     problem = file_problem(path, found, owners=owners, forbidden=forbidden)
     return [problem] if problem else folder_problems(path)
+
+
+def read_bounded(file: BinaryIO) -> bytes:
+    """Return the content of an open file of settings or secrets, which may be a pipe.
+
+    Raises:
+        OSError: it can't be read, or holds more than ``MAX_BYTES``.
+    """
+    content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise OSError(errno.EFBIG, f"it is larger than {MAX_BYTES // 1024} KiB")
+    return content
 
 
 def _owners_on(mount: Mount | None, found: os.stat_result) -> tuple[int, ...]:

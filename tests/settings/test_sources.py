@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -302,6 +303,35 @@ def test_a_secret_and_its_file_exclude_each_other(tmp_path: Path, name: str, oth
     assert problem.startswith(f"--{name.replace('_', '-')}: ")
     assert f"XOTS_{other.upper()}" in problem
     assert SECRET not in problem
+
+
+# ---------- large files
+
+
+@pytest.mark.parametrize("source", ["client_secret_file", "config", "credential"])
+def test_a_source_that_is_too_large_is_a_problem(tmp_path: Path, config: Path, source: str) -> None:
+    """The files take no space: reading all of one would fail. The message gives the bound."""
+    credentials = tmp_path / "credentials"
+    credentials.mkdir(mode=0o700)
+    path = {"config": config, "credential": credentials / "tenant_id"}.get(source, tmp_path / "s")
+    path.touch(mode=0o600)
+    os.truncate(path, 1 << 43)
+    [problem] = problems_of(
+        {"client_id": "C"} | ({source: str(path)} if source == "client_secret_file" else {}),
+        {"CREDENTIALS_DIRECTORY": str(credentials)},
+        config if source == "config" else None,
+    )
+    assert "64 KiB" in problem
+    assert str(path) in problem
+
+
+def test_settings_can_come_through_a_pipe() -> None:
+    """The shell's process substitution gives the path of one."""
+    reader, writer = os.pipe()
+    with os.fdopen(reader), os.fdopen(writer, "wb") as file:
+        file.write(b"port: 6001\n")
+        file.close()
+        assert load({}, {}, Path(f"/dev/fd/{reader}")).port == 6001
 
 
 # ---------- YAML

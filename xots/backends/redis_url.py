@@ -37,7 +37,7 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
 
-from ..file_access import secret_file_problems
+from ..file_access import read_bounded, secret_file_problems
 from ..secret import Secret
 
 __all__ = ["RedisUrl"]
@@ -312,7 +312,8 @@ class _Credentials(CredentialProvider):
 
 def _password_in(file: str) -> str:
     try:
-        return Path(file).read_text().strip()
+        with Path(file).open("rb") as opened:
+            return read_bounded(opened).decode().strip()
     except OSError as error:
         reason = error.strerror
     except UnicodeError:

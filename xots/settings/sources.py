@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import SettingsError
-from ..file_access import secret_file_problems
+from ..file_access import read_bounded, secret_file_problems
 from . import parsing
 from .fields import Settings, declared
 
@@ -105,14 +105,15 @@ def _read_client_secret(
     if path is None or "client_secret" in places:
         return
     place = places["client_secret"] = places["client_secret_file"]
-    try:
+    with _collecting(problems, f"{place}: "):
         text, dangers = _read_text(path)
-        values["client_secret"] = parsing.secret(text.strip())
         warnings += (f"{place}: {danger}" for danger in dangers)
-    except ValueError:
-        problems.append(
-            f"{place}: {path} does not hold a client secret: one line of printable text"
-        )
+        try:
+            values["client_secret"] = parsing.secret(text.strip())
+        except ValueError:
+            raise ValueError(
+                f"{path} does not hold a client secret: one line of printable text"
+            ) from None
 
 
 # ---------- settings that depend on each other
@@ -208,8 +209,9 @@ def _read_text(path: Path, unnamed: str = "the file") -> tuple[str, list[str]]:
         ValueError: with the file and the reason. The message does not quote its content.
     """
     try:
-        with path.open(encoding="utf-8") as file:
-            return file.read(), secret_file_problems(path, file.fileno())
+        with path.open("rb") as file:
+            problems = secret_file_problems(path, file.fileno())
+            return read_bounded(file).decode("utf-8"), problems
     except OSError as error:
         shown = path if _exists(path) else unnamed
         raise ValueError(f"{shown} can't be read: {error.strerror}") from None
