@@ -28,6 +28,7 @@ __all__ = [
     "mounts",
     "open_folder",
     "parse_mounts",
+    "public_file_problems",
     "read_bounded",
     "restore_owner_rights",
     "secret_file_problems",
@@ -212,10 +213,20 @@ def secret_file_problems(path: Path, descriptor: int) -> list[str]:
         path: the path at which it was opened.
         descriptor: the open file. Its status is that of the content, even if the path changes.
     """
+    return _problems(path, descriptor, others_may_read=False)
+
+
+def public_file_problems(path: Path, descriptor: int) -> list[str]:
+    """Return why other users may replace the content of an open file that holds no secret; empty if
+    they cannot. It is like ``secret_file_problems``, except that others may read the file."""
+    return _problems(path, descriptor, others_may_read=True)
+
+
+def _problems(path: Path, descriptor: int, *, others_may_read: bool) -> list[str]:
     found, real = os.fstat(descriptor), _real_path(path, descriptor)
     mount = mount_of(real, mounts())
     provided = _in_credentials_directory(real) or (mount is not None and is_secrets_mount(mount))
-    forbidden = 0o022 if provided else 0o077
+    forbidden = 0o022 if provided or others_may_read else 0o077
     owners = (*_trusted_owners(), *_owners_on(mount, found))
     problem = file_problem(path, found, owners=owners, forbidden=forbidden)
     return [problem] if problem else folder_problems(path)

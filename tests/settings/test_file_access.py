@@ -58,7 +58,7 @@ def test_a_file_for_its_owner_only_is_safe(path: Path, mode: int) -> None:
 
 @pytest.mark.safeguard(
     file="file_access.py",
-    old="0o022 if provided else 0o077",
+    old="0o022 if provided or others_may_read else 0o077",
     new="0",
     protects_from="a secret file that other users can read or write",
 )
