@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from support.certificates import make_certificates
 from support.settings_problems import SECRET, problems_of
 from support.store_programs import AM_ROOT, OTHER_USER
 
@@ -297,6 +298,24 @@ def test_a_yaml_file_of_another_user_is_warned_about(config: Path) -> None:
     os.chown(config, OTHER_USER, OTHER_USER)
     [warning] = load({}, {}, config).warnings
     assert warning.endswith(f"chown 0 {config}")
+
+
+@pytest.mark.safeguard(
+    file="settings/sources.py",
+    old='warnings += (f"{place}: {danger}" for danger in dangers)',
+    new="pass",
+    protects_from="an authority that another user adds unnoticed",
+)
+def test_authorities_that_others_can_write_are_warned_about(tmp_path: Path) -> None:
+    """They could add one of theirs, which vouches for a false Xero. All may read them."""
+    path = make_certificates(tmp_path).ca
+    for mode, count in ((0o644, 0), (0o664, 1)):
+        path.chmod(mode)
+        warnings = load({"ca_file": str(path)}, {}).warnings
+        assert len(warnings) == count
+    assert warnings[0] == (
+        f"--ca-file: {path} is open to other users (mode 0664): chmod 644 {path}"
+    )
 
 
 def test_a_credential_that_others_can_write_is_warned_about(tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ def load(
     places = {name: found.place for name, found in given.items()}
     problems += _set_twice(places)
     _read_client_secret(values, places, problems, warnings)
+    _check_authorities(values, places, problems, warnings)
     if only is None:
         problems += _missing(values, places)
     if problems:
@@ -114,6 +115,22 @@ def _read_client_secret(
             raise ValueError(
                 f"{path} does not hold a client secret: one line of printable text"
             ) from None
+
+
+def _check_authorities(
+    values: Mapping[str, Any], places: Mapping[str, str], problems: list[str], warnings: list[str]
+) -> None:
+    """Warn if other users can replace the authorities that xots trusts."""
+    if "ca_file" not in values:
+        return
+    path, place = values["ca_file"], places["ca_file"]
+    try:
+        with path.open("rb") as file:
+            dangers = public_file_problems(path, file.fileno())
+    except OSError as error:
+        problems.append(f"{place}: the file that it names can't be read: {error.strerror}")
+    else:
+        warnings += (f"{place}: {danger}" for danger in dangers)
 
 
 # ---------- settings that depend on each other
