@@ -6,13 +6,16 @@ files often have mode 0440 or 0444, because the platform decides who sees the mo
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import shlex
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 __all__ = [
     "Mount",
@@ -25,6 +28,8 @@ __all__ = [
     "mounts",
     "open_folder",
     "parse_mounts",
+    "public_file_problems",
+    "read_bounded",
     "restore_owner_rights",
     "secret_file_problems",
 ]
@@ -41,6 +46,10 @@ them read-only for a service, although other users can still read them and write
 MOUNTS = Path("/proc/self/mountinfo")
 """Linux's list of mounted file systems. Other systems have none."""
 
+MAX_BYTES = 64 * 1024
+"""Upper bound on a file of settings or secrets: more than a hundred times what one needs. It ends
+the reading of a path such as ``/dev/zero``."""
+
 MAX_LINKS = 40
 """Linux follows no more symbolic links in one path."""
 
@@ -53,6 +62,8 @@ def file_problem(
 ) -> str | None:
     """Return why a file is not safe to use, with the remedy; None if it is safe.
 
+    The remedy never takes this user's right to read the file.
+
     Args:
         path: its path.
         found: its status.
@@ -60,15 +71,24 @@ def file_problem(
         forbidden: the mode bits that it must not have.
     """
     mode = stat.S_IMODE(found.st_mode)
+    chmod = _command(f"chmod {mode & ~forbidden:03o}", path)
     if found.st_uid not in owners:
-        return _owner_problem(path, found)
+        return _owner_problem(path, found, chmod if mode & forbidden else None)
     if mode & forbidden:
-        remedy = f"chmod {mode & ~forbidden:03o} {path}"
+        # This user may read a file of root by the rights of group and others only.
+        needs_rights = found.st_uid != os.geteuid() and forbidden & 0o044
+        remedy = f"{_take_over(path)} && {chmod}" if needs_rights else chmod
         return f"{path} is open to other users (mode {mode:04o}): {remedy}"
     return None
 
 
-def folder_problem(folder: Path, found: os.stat_result) -> str | None:
+def folder_problem(
+    folder: Path,
+    found: os.stat_result,
+    *,
+    owners: Sequence[int] | None = None,
+    for_writing: bool = False,
+) -> str | None:
     """Return why the files of a folder are not safe, with the remedy; None if they are safe.
 
     A folder that others can write to is refused even with the sticky bit, such as ``/tmp``: another
@@ -77,24 +97,39 @@ def folder_problem(folder: Path, found: os.stat_result) -> str | None:
     Args:
         folder: its path.
         found: its status.
+        owners: the user ids that may own it; None for this user and root.
+        for_writing: this process writes to the folder, so the remedy keeps its right to do so.
     """
-    mode = stat.S_IMODE(found.st_mode)
-    if found.st_uid not in _trusted_owners():
-        return _owner_problem(folder, found)
+    mode, chmod = stat.S_IMODE(found.st_mode), _command("chmod go-w", folder)
+    if found.st_uid not in (_trusted_owners() if owners is None else owners):
+        return _owner_problem(folder, found, chmod if mode & 0o022 else None)
     if mode & 0o022:
-        is_shared = mode & stat.S_ISVTX  # such as /tmp: its mode must stay
-        remedy = "use another folder" if is_shared else f"chmod go-w {folder}"
+        needs_rights = for_writing and found.st_uid != os.geteuid()
+        remedy = f"{_take_over(folder)} && {chmod}" if needs_rights else chmod
+        if mode & stat.S_ISVTX:  # such as /tmp: its owner and mode must stay
+            remedy = "use another folder"
         danger = f"is open to other users (mode {mode:04o}), who can put files into it"
         return f"{folder} {danger}: {remedy}"
     return None
 
 
-def _owner_problem(path: Path, found: os.stat_result) -> str:
+def _owner_problem(path: Path, found: os.stat_result, chmod: str | None) -> str:
+    """Return the problem of a wrong owner. ``chmod`` is the command that corrects the mode too."""
     user = os.geteuid()
+    remedy = f"{_take_over(path)} && {chmod}" if chmod else _take_over(path)
     return (
         f"{path} belongs to user {found.st_uid}, but xots runs as user {user}: run xots as the "
-        f"owner, or chown {user} {path}"
+        f"owner, or {remedy}"
     )
+
+
+def _take_over(path: Path) -> str:
+    return _command(f"chown {os.geteuid()}", path)
+
+
+def _command(words: str, path: Path) -> str:
+    """Return a command that an operator can copy into a shell."""
+    return f"{words} {shlex.quote(str(path))}"
 
 
 def _trusted_owners() -> tuple[int, int]:
@@ -152,10 +187,16 @@ def is_secrets_mount(mount: Mount) -> bool:
     It does if the mount begins in a folder for secrets, or if it is in memory and read-only, as the
     secret volumes of Kubernetes are. A folder of the whole machine is no secrets mount.
     """
-    if any(mount.point.is_relative_to(folder) for folder in SECRETS_FOLDERS):
+    if is_in_secrets_folder(mount):
         return True
     in_memory = mount.kind in ("tmpfs", "ramfs")
     return in_memory and mount.read_only and mount.point not in SHARED_FOLDERS
+
+
+def is_in_secrets_folder(mount: Mount) -> bool:
+    """Tell if a mount begins in a folder for secrets. There the owner of a file means nothing:
+    Docker Compose mounts a file of the host with the host's user id."""
+    return any(mount.point.is_relative_to(folder) for folder in SECRETS_FOLDERS)
 
 
 # ---------- looking
@@ -165,30 +206,63 @@ def secret_file_problems(path: Path, descriptor: int) -> list[str]:
     """Return why other users may know or replace the content of an open file; empty if they cannot.
 
     The file must belong to this user or root, who alone may have rights to it. On a secrets mount,
-    others may have the right to read it. ``folder_problems`` checks its folder.
+    others may have the right to read it, and in a folder for secrets any user may own it.
+    ``folder_problems`` checks its folder.
 
     Args:
         path: the path at which it was opened.
         descriptor: the open file. Its status is that of the content, even if the path changes.
     """
-    found = os.fstat(descriptor)
-    others_read = found.st_mode & 0o044 and _on_secrets_mount(path, descriptor)
-    forbidden = 0o022 if others_read else 0o077
-    problem = file_problem(path, found, owners=_trusted_owners(), forbidden=forbidden)
+    return _problems(path, descriptor, others_may_read=False)
+
+
+def public_file_problems(path: Path, descriptor: int) -> list[str]:
+    """Return why other users may replace the content of an open file that holds no secret; empty if
+    they cannot. It is like ``secret_file_problems``, except that others may read the file."""
+    return _problems(path, descriptor, others_may_read=True)
+
+
+def _problems(path: Path, descriptor: int, *, others_may_read: bool) -> list[str]:
+    found, real = os.fstat(descriptor), _real_path(path, descriptor)
+    mount = mount_of(real, mounts())
+    provided = _in_credentials_directory(real) or (mount is not None and is_secrets_mount(mount))
+    forbidden = 0o022 if provided or others_may_read else 0o077
+    owners = (*_trusted_owners(), *_owners_on(mount, found))
+    problem = file_problem(path, found, owners=owners, forbidden=forbidden)
     return [problem] if problem else folder_problems(path)
 
 
-def _on_secrets_mount(path: Path, descriptor: int) -> bool:
-    """Tell if an open file is on a secrets mount, or in systemd's credentials directory."""
+def read_bounded(file: BinaryIO) -> bytes:
+    """Return the content of an open file of settings or secrets, which may be a pipe.
+
+    Raises:
+        OSError: it can't be read, or holds more than ``MAX_BYTES``.
+    """
+    content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise OSError(errno.EFBIG, f"it is larger than {MAX_BYTES // 1024} KiB")
+    return content
+
+
+def _owners_on(mount: Mount | None, found: os.stat_result) -> tuple[int, ...]:
+    """Return the owner of a file or folder if the platform that mounts it decides on the owner."""
+    return (found.st_uid,) if mount is not None and is_in_secrets_folder(mount) else ()
+
+
+def _real_path(path: Path, descriptor: int) -> Path:
+    """Return the path of an open file without symbolic links."""
     try:
-        real = Path(f"/proc/self/fd/{descriptor}").readlink()
+        return Path(f"/proc/self/fd/{descriptor}").readlink()
     except OSError:  # not on Linux
-        real = path.resolve()
+        return path.resolve()
+
+
+def _in_credentials_directory(real: Path) -> bool:
+    """Tell if a path is in systemd's credentials directory, which other users cannot enter."""
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    if folder and real.is_relative_to(Path(folder).resolve()) and _keeps_others_out(Path(folder)):
-        return True
-    mount = mount_of(real, mounts())
-    return mount is not None and is_secrets_mount(mount)
+    return bool(
+        folder and real.is_relative_to(Path(folder).resolve()) and _keeps_others_out(Path(folder))
+    )
 
 
 def _keeps_others_out(folder: Path) -> bool:
@@ -200,15 +274,20 @@ def folder_problems(path: Path) -> list[str]:
     """Return why other users may replace a file; empty if they cannot.
 
     The folder must belong to this user or root, and no other user may have the right to write to
-    it. If the path is a symbolic link, this holds for the folder of each link too. A folder on a
-    secrets mount that is read-only is safe: Kubernetes gives the mode 1777 to its volumes.
+    it. If the path is a symbolic link, this holds for the folder of each link too. On a mount in a
+    folder for secrets, any user may own it. A folder on a secrets mount that is read-only is safe:
+    Kubernetes gives the mode 1777 to its volumes.
     """
-    return [
-        problem
-        for folder in dict.fromkeys(_folders(path))
-        if (problem := folder_problem(folder, folder.stat()))
-        and not _on_read_only_secrets_mount(folder)
-    ]
+    all_mounts = mounts()
+    found = []
+    for folder in dict.fromkeys(_folders(path)):
+        mount = mount_of(folder.resolve(), all_mounts)
+        if mount is not None and mount.read_only and is_secrets_mount(mount):
+            continue
+        status = folder.stat()
+        owners = (*_trusted_owners(), *_owners_on(mount, status))
+        found.append(folder_problem(folder, status, owners=owners))
+    return list(filter(None, found))
 
 
 def _folders(path: Path) -> Iterator[Path]:
@@ -220,11 +299,6 @@ def _folders(path: Path) -> Iterator[Path]:
             break
         path = path.parent / path.readlink()
         yield path.parent
-
-
-def _on_read_only_secrets_mount(folder: Path) -> bool:
-    mount = mount_of(folder.resolve(), mounts())
-    return mount is not None and mount.read_only and is_secrets_mount(mount)
 
 
 def mounts() -> list[Mount]:

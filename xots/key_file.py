@@ -17,6 +17,7 @@ from .file_access import (
     folder_problems,
     make_folder,
     open_folder,
+    read_bounded,
     restore_owner_rights,
     secret_file_problems,
 )
@@ -72,12 +73,13 @@ def read_key_file(path: Path, place: str = "key_file") -> KeyRing:
             since that text may be a key.
 
     Raises:
-        SealError: it can't be read, other users may know or replace it, or it holds no key.
+        SealError: it can't be read, other users may know or replace it, it is larger than 64 KiB,
+            or it holds no key.
     """
     try:
         with path.open("rb") as file:
             problems = secret_file_problems(path, file.fileno())
-            content = file.read()
+            content = b"" if problems else read_bounded(file)
     except FileNotFoundError:
         raise SealError(
             f"{place}: no such file: name a file of sealing keys; xots key new prints a key"

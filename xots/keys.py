@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import platformdirs
 
 from .backends import TokenStore
-from .errors import SealError
+from .errors import SealError, SettingsError
 from .key_file import KeyRing, read_key_file, write_key_file
 from .sealing import Sealer, new_key
 from .secret import Secret
@@ -28,18 +29,39 @@ logger = logging.getLogger("xots.keys")
 
 def store_url(settings: Settings, environment: Mapping[str, str] = os.environ) -> str:
     """Return the URL of the store: the setting, else a folder in systemd's state directory, else
-    one of the user's."""
+    one of the user's.
+
+    Raises:
+        SettingsError: there is no default, because the user has no home folder.
+    """
     if settings.store is not None:
         return settings.store
     if folders := environment.get("STATE_DIRECTORY"):  # separated by colons
         return Path(folders.partition(":")[0]).absolute().as_uri()
-    return platformdirs.user_state_path("xots").absolute().as_uri()
+    return _user_folder(platformdirs.user_state_path).as_uri()
 
 
 def default_key_file() -> Path:
     """Return the path of the key file that the file store generates. It is not in the store's
-    folder, so that a copy of that folder does not hold the key."""
-    return platformdirs.user_config_path("xots") / "key"
+    folder, so that a copy of that folder does not hold the key.
+
+    Raises:
+        SettingsError: as ``store_url``.
+    """
+    return _user_folder(platformdirs.user_config_path) / "key"
+
+
+def _user_folder(folder_of: Callable[[str], Path]) -> Path:
+    with suppress(RuntimeError):
+        folder = folder_of("xots")
+        if not str(folder).startswith("~"):  # older versions leave the tilde
+            return folder.absolute()
+    raise SettingsError(
+        [
+            f"user {os.geteuid()} has no home folder, so there is no default place for the store "
+            "and its key: set store and key_file, or HOME"
+        ]
+    )
 
 
 # ---------- the sealer of a store
@@ -59,6 +81,7 @@ async def sealer_for(store: TokenStore, settings: Settings, *, make: bool = True
 
     Raises:
         SealError: there is no key, or it can't be read or is malformed.
+        SettingsError: as ``default_key_file``.
         StoreUnavailable: the store can't be read, so it is not known to be empty.
     """
     if settings.key:

@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from support.certificates import Certificates
 from support.redis_servers import (
     ACL_LINE,
     Opener,
@@ -442,6 +443,25 @@ async def test_a_password_file_that_is_open_to_others_is_warned_about(
     ]
     file.chmod(0o600)
     assert await open_store(named).warnings() == []
+
+
+async def test_authorities_that_others_can_write_are_warned_about(
+    certificates: Certificates, tls_url: str, server: RedisServer, open_store: Opener
+) -> None:
+    """They could add one of theirs, which vouches for a false server. All may read them."""
+    mode = certificates.ca.stat().st_mode & 0o777
+    for certificate in (certificates.ca, certificates.client_key):
+        certificate.chmod(0o600)
+    before = await open_store(tls_url).warnings()
+    certificates.ca.chmod(0o644)
+    assert await open_store(tls_url).warnings() == before
+    certificates.ca.chmod(0o664)
+    [warning] = set(await open_store(tls_url).warnings()) - set(before)
+    certificates.ca.chmod(mode)
+    assert warning == (
+        f"ca_file: {certificates.ca} is open to other users (mode 0664): "
+        f"chmod 644 {certificates.ca}"
+    )
 
 
 async def test_there_are_no_warnings_without_the_right_to_info(

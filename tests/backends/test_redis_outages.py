@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from contextlib import suppress
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from support.redis_servers import (
@@ -18,6 +20,8 @@ from support.redis_servers import (
 from xots.backends import redis as redis_store
 from xots.backends import redis_url
 from xots.backends.redis import RedisStore
+from xots.errors import StoreUnavailable
+from xots.log_filters import traceback_text
 
 
 async def test_a_missing_server_is_reported_soon(open_store: Opener, tmp_path: Path) -> None:
@@ -52,6 +56,72 @@ async def test_a_wrong_password_or_user_is_reported(
         assert "authentication failed" in await refusal(call)
     assert "correct user and password" in await refusal(anext(store.changes("a")))
     assert "correct user and password" in await refusal(store.lease("a", 1).__aenter__())
+
+
+@pytest.mark.parametrize("password", ["hunter2", "pw", "hunter2" * 40, "it's hunter2", "get"])
+async def test_a_password_that_the_server_quotes_is_not_shown(
+    password: str, open_store: Opener, tmp_path: Path
+) -> None:
+    """A server without AUTH repeats the refused request. The message names the command only, and no
+    traceback shows more. This holds for a sentinel too."""
+    file = tmp_path / "password"
+    file.write_text(password)
+    file.chmod(0o600)
+    no_auth = ('rename-command AUTH ""',)
+    monitor = "sentinel monitor books 127.0.0.1 1 1"
+    with (
+        RedisServer(*no_auth, password="") as server,
+        RedisServer(*no_auth, monitor, command="redis-sentinel", password="") as sentinel,
+    ):
+        for url in (
+            f"redis://127.0.0.1:{server.port}?password_file={file}",
+            f"redis://{quote(password, safe='')}@127.0.0.1:{server.port}?password_file={file}",
+            f"redis://:{quote(password, safe='')}@127.0.0.1:{server.port}",
+            f"unix://{server.socket}?password_file={file}",
+            f"sentinel://127.0.0.1:{sentinel.port}/books?sentinel_password_file={file}",
+        ):
+            with pytest.raises(StoreUnavailable) as caught:
+                await open_store(url).check()
+            assert str(caught.value).endswith(": it refused the request: unknown command 'AUTH'")
+            shown = traceback_text(caught.value)
+            assert "AUTH" in shown
+            assert "with args beginning" not in shown
+
+
+@pytest.mark.safeguard(
+    file="backends/redis.py",
+    old="found = UP_TO_QUOTATION.match(str(error))",
+    new='found = re.match(".*", str(error))',
+    protects_from="a password of Redis in the log, because the server quotes it",
+)
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("-ERR unknown command `GET`, with args beginning with: `pw`, ", "unknown command `GET`"),
+        ("-ERR unknown command 'pw', with args beginning with: ", "unknown command"),
+        ('-ERR broken request "pw"', "broken request"),
+        ("-NOPERM this user may not run the 'get' command 'pw'", "may not run the 'get' command"),
+        ("-NOAUTH 'pw'", "authentication failed ()"),
+        ("-WRONGPASS wrong: 'pw'", "authentication failed (wrong)"),
+        ("HTTP/1.1 400 'pw'", "not one of Redis"),
+    ],
+)
+async def test_no_quotation_of_another_server_is_shown(
+    line: str, shown: str, open_store: Opener
+) -> None:
+    """Each server has its own texts, and a wrong port may lead to no Redis at all."""
+
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while await reader.read(1000):
+                writer.write(line.encode() + b"\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(respond, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        message = await refusal(open_store(f"redis://127.0.0.1:{port}").read("a"))
+    assert shown in message
+    assert "pw" not in message
 
 
 async def test_a_request_that_fails_loses_no_cancellation(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -95,6 +96,17 @@ def test_opening_a_url_connects_to_no_server() -> None:
         "sentinel://a,b:1,[::1]:2/service/3",
     ):
         assert RedisStore.from_url(url).shared
+
+
+async def test_a_password_file_that_is_too_large_is_not_read(
+    server: RedisServer, tmp_path: Path, open_store: Opener
+) -> None:
+    """The file takes no space: reading all of it would fail. The message gives the bound."""
+    file = tmp_path / "password"
+    file.touch(mode=0o600)
+    os.truncate(file, 1 << 43)
+    store = open_store(f"redis://127.0.0.1:{server.port}/?password_file={file}")
+    assert f"{file} cannot be read: it is larger than 64 KiB" in await refusal(store.check())
 
 
 async def test_user_and_password_come_from_options_and_files(

@@ -58,8 +58,8 @@ def test_a_file_for_its_owner_only_is_safe(path: Path, mode: int) -> None:
 
 @pytest.mark.safeguard(
     file="file_access.py",
-    old="else 0o077",
-    new="else 0",
+    old="0o022 if provided or others_may_read else 0o077",
+    new="0",
     protects_from="a secret file that other users can read or write",
 )
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o444, 0o440, 0o620, 0o602, 0o610])
@@ -125,6 +125,7 @@ PREFACE = """
 import asyncio, os, sys
 from pathlib import Path
 from xots.backends.file import FileStore
+from xots.errors import StoreUnavailable
 from xots.file_access import secret_file_problems
 from xots.key_file import KeyRing, read_key_file, write_key_file
 from xots.secret import Secret
@@ -187,6 +188,61 @@ def test_a_user_trusts_itself_and_root_only(open_place: Path) -> None:
         file.chmod(0o600 if owner == OTHER_USER else 0o440)
     printed = as_other_user(BECOME + READ, *(open_place / str(owner) for owner in expected))
     assert all(part in line for part, line in zip(expected.values(), printed, strict=True))
+
+
+SHOW = READ.replace("print(", "print(*")
+
+READ_AGAIN = READ + "        assert file.read() == b'hunter2'\n"
+
+
+@needs_root
+@pytest.mark.safeguard(
+    file="file_access.py",
+    old='remedy = f"{_take_over(path)} && {chmod}" if needs_rights else chmod',
+    new="remedy = chmod",
+    protects_from="a message that tells the operator to lock xots out of its key",
+)
+@pytest.mark.parametrize("owner", [0, OTHER_USER, THIRD_USER])
+@pytest.mark.parametrize("mode", [0o640, 0o644, 0o666])
+def test_the_remedy_lets_this_user_read_the_file(open_place: Path, owner: int, mode: int) -> None:
+    """It is one line for root's shell, also for a path with spaces and a file of root: after it the
+    file is safe, and the user can read it."""
+    file = open_place / "the key's file"
+    file.write_text("hunter2")
+    os.chown(file, owner, OTHER_USER)
+    file.chmod(mode)
+    [problem] = as_other_user(BECOME + SHOW, file)
+    remedy = problem.rpartition(": ")[2].removeprefix("run xots as the owner, or ")
+    subprocess.run(["sh", "-euc", remedy], check=True)
+    assert as_other_user(BECOME + READ_AGAIN, file) == ["[]"]
+    assert file.stat().st_mode & 0o077 == 0
+
+
+WRITE_TO_STORE = f"""
+async def use(place):
+    try:
+        await FileStore(place).swap("default", b"one", expected=None)
+    except StoreUnavailable as error:
+        print(error)
+asyncio.run(use(Path(sys.argv[4])))  # imports the modules that are imported late
+{BECOME}
+asyncio.run(use(Path(sys.argv[3])))
+"""
+
+
+@needs_root
+@pytest.mark.parametrize("owner", [0, OTHER_USER, THIRD_USER])
+def test_the_remedy_lets_this_user_write_to_the_store(
+    open_place: Path, tmp_path: Path, owner: int
+) -> None:
+    """A folder of root that all may write to becomes one of this user."""
+    os.chown(open_place, owner, OTHER_USER)
+    open_place.chmod(0o777)
+    [problem] = as_other_user(WRITE_TO_STORE, open_place, tmp_path)
+    remedy = problem.rpartition(": ")[2].removeprefix("run xots as the owner, or ")
+    subprocess.run(["sh", "-euc", remedy], check=True)
+    tmp_path.joinpath("default.sealed").unlink()
+    assert as_other_user(WRITE_TO_STORE, open_place, tmp_path) == []
 
 
 # ---------- new folders
@@ -353,6 +409,17 @@ echo hunter2 > "$1/key.d/key"
 chmod 0440 "$1/key.d/key"
 """
 
+HOST_FILE = (
+    ORDINARY
+    + f"""
+chown -R {THIRD_USER} "$1/key.d"
+"""
+)
+
+MOUNT_OF_HOST_FILE = (
+    HOST_FILE + 'touch /run/secrets/key; mount --bind "$1/key.d/key" /run/secrets/key\n'
+)
+
 REAL_MOUNTS: dict[str, tuple[str, str, str]] = {
     "a secret volume of Kubernetes": (
         KUBERNETES_VOLUME + 'mount -o remount,bind,ro "$1/v v"',
@@ -385,6 +452,37 @@ REAL_MOUNTS: dict[str, tuple[str, str, str]] = {
         "/run/secrets/key",
         "[]",
     ),
+    "a file of the host's user that Compose mounts": (
+        RUN + MOUNT_OF_HOST_FILE + 'chmod 0400 "$1/key.d/key"',
+        "/run/secrets/key",
+        "[]",
+    ),
+    "a file of the host's user that its group can write": (
+        RUN + MOUNT_OF_HOST_FILE + 'chmod 0660 "$1/key.d/key"',
+        "/run/secrets/key",
+        "mode 0660): chmod 640 ",
+    ),
+    "a folder of the host's user": (
+        RUN + HOST_FILE + 'mount --bind "$1/key.d" /run/secrets',
+        "/run/secrets/key",
+        "[]",
+    ),
+    "a folder of the host's user that its group can write to": (
+        RUN + HOST_FILE + 'chmod 0770 "$1/key.d"; mount --bind "$1/key.d" /run/secrets',
+        "/run/secrets/key",
+        "/run/secrets is open to other users (mode 0770)",
+    ),
+    "a file of the host's user that is mounted elsewhere": (
+        HOST_FILE + 'mount --bind "$1/key.d" "$1/key.d"; mount -o remount,bind,ro "$1/key.d"',
+        "{}/key.d/key",
+        f"belongs to user {THIRD_USER}",
+    ),
+    "a file of the host's user in memory, on a mount that is read-only": (
+        'mkdir "$1/m"; mount -t tmpfs tmpfs "$1/m"; echo hunter2 > "$1/m/key"\n'
+        + f'chown {THIRD_USER} "$1/m/key"; mount -o remount,bind,ro "$1/m"',
+        "{}/m/key",
+        f"belongs to user {THIRD_USER}",
+    ),
     "a folder of that name without a mount": (
         RUN + SECRET_IN_RUN,
         "/run/secrets/key",
@@ -405,6 +503,12 @@ REAL_MOUNTS: dict[str, tuple[str, str, str]] = {
 
 
 @needs_root
+@pytest.mark.safeguard(
+    file="file_access.py",
+    old="(found.st_uid,) if mount is not None and is_in_secrets_folder(mount) else ()",
+    new="(found.st_uid,)",
+    protects_from="a secret file that any user owns and can replace",
+)
 @pytest.mark.parametrize("case", REAL_MOUNTS)
 def test_a_real_mount_is_recognised(tmp_path: Path, case: str) -> None:
     """In a mount namespace of its own, each file is safe only if a platform provides it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,48 @@ def test_a_key_file_of_another_user_is_not_read(path: Path) -> None:
     os.chown(path, OTHER_USER, OTHER_USER)
     with pytest.raises(SealError, match=f"belongs to user {OTHER_USER}.* chown 0 {path}"):
         read_key_file(path)
+
+
+@pytest.mark.safeguard(
+    file="file_access.py",
+    old="file.read(MAX_BYTES + 1)",
+    new="file.read()",
+    protects_from="a start that fills the memory",
+)
+def test_a_large_key_file_is_refused_before_it_is_read(path: Path) -> None:
+    """The message gives the bound. The file takes no space: reading all of it would fail."""
+    write(path, ONE.reveal())
+    os.truncate(path, 1 << 43)
+    with pytest.raises(SealError, match=r"^here: .*: it is larger than 64 KiB$"):
+        read_key_file(path, "here")
+    os.truncate(path, 0)
+    write(path, "#" * (64 * 1024 - 99) + f"\n{ONE.reveal()}\n")
+    assert read_key_file(path).keys == (ONE,)
+
+
+def test_an_unsafe_key_file_is_not_read(path: Path) -> None:
+    """It is refused by its status: its size does not show."""
+    write(path, ONE.reveal(), 0o644)
+    os.truncate(path, 1 << 43)
+    with pytest.raises(SealError, match=f"{path} is open to other users"):
+        read_key_file(path)
+
+
+@pytest.mark.parametrize("size", [1, 5000])
+def test_a_key_can_come_through_a_pipe(size: int) -> None:
+    """The shell's process substitution gives the path of one, and so does /dev/stdin. Its writer
+    may pause."""
+    reader, writer = os.pipe()
+
+    def feed() -> None:
+        with os.fdopen(writer, "wb", buffering=0) as file:
+            for _ in range(3):
+                file.write(b"#" * size + b"\n")
+            file.write(ONE.reveal().encode())
+
+    with os.fdopen(reader), ThreadPoolExecutor(1) as pool:
+        pool.submit(feed)
+        assert read_key_file(Path(f"/dev/fd/{reader}")).keys == (ONE,)
 
 
 def test_a_new_key_file_replaces_none(path: Path) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.store_programs import AM_ROOT
 
 from xots.backends.file import FileStore
 from xots.backends.memory import MemoryStore
@@ -84,6 +88,36 @@ def test_a_user_keeps_logins_and_key_in_different_folders(
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     assert store_url(Settings(), {}) == (tmp_path / "state" / "xots").as_uri()
     assert default_key_file() == tmp_path / "config" / "xots" / "key"
+
+
+WITHOUT_HOME = """
+import os, sys
+import xots.commands.keys, xots.server, xots.wiring
+from xots.commands.main import main
+os.setgroups([])
+os.setresuid(54321, 54321, 54321)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(not AM_ROOT, reason="only root can become a user without a home folder")
+@pytest.mark.parametrize("arguments", [["serve", "-p", "0"], ["key", "add"], ["revoke"]])
+def test_a_user_without_a_home_is_told_which_settings_to_set(arguments: list[str]) -> None:
+    """The exit status is 2, which no restart corrects."""
+    unset = ("HOME", "STATE_DIRECTORY", "XDG_STATE_HOME", "XDG_CONFIG_HOME")
+    environment = {name: text for name, text in os.environ.items() if name not in unset}
+    ended = subprocess.run(
+        [sys.executable, "-c", WITHOUT_HOME, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+        env=environment,
+    )
+    [line] = ended.stderr.splitlines()
+    assert line.startswith("xots: user 54321 has no home folder")
+    assert line.endswith("set store and key_file, or HOME")
+    assert ended.returncode == 2
 
 
 # ---------- the sealer of a store

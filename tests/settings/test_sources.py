@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+from support.certificates import make_certificates
 from support.settings_problems import SECRET, problems_of
+from support.store_programs import AM_ROOT, OTHER_USER
 
 from xots.secret import Secret
 from xots.settings import Settings, load
@@ -198,7 +201,7 @@ def test_a_file_can_hold_the_client_secret(tmp_path: Path) -> None:
 
 @pytest.mark.safeguard(
     file="settings/sources.py",
-    old='warnings += (f"{place}: {danger}" for danger in dangers)',
+    old='warnings += (f"{place}: {danger}" for danger in file.dangers(secret=True))',
     new="pass",
     protects_from="a file of the client secret that other users read unnoticed",
 )
@@ -225,8 +228,8 @@ def test_a_client_secret_file_that_is_open_to_others_is_warned_about(
 
 @pytest.mark.safeguard(
     file="settings/sources.py",
-    old="    if any(_is_secret(name, found.text) for name, found in given.items()):",
-    new="    if False:",
+    old="any(_is_secret(name, found.text) for name, found in given.items())",
+    new="False",
     protects_from="secrets in a YAML file that other users read unnoticed",
 )
 @pytest.mark.parametrize(
@@ -262,6 +265,65 @@ def test_a_yaml_file_without_a_secret_may_be_open_to_others(config: Path) -> Non
     )
     config.chmod(0o644)
     assert load({}, {}, config).warnings == ()
+
+
+@pytest.mark.safeguard(
+    file="settings/sources.py",
+    old="warnings += file.dangers(secret=has_secret)",
+    new="warnings += file.secret_dangers if has_secret else []",
+    protects_from="a proxy that another user writes into the YAML file unnoticed",
+)
+@pytest.mark.parametrize("mode", [0o664, 0o646, 0o622])
+def test_a_yaml_file_that_others_can_write_is_warned_about(config: Path, mode: int) -> None:
+    """They could set a proxy of theirs. This holds for its folder and for an empty file too."""
+    for text in ("port: 6001\n", ""):
+        config.write_text(text)
+        config.chmod(mode)
+        [warning] = load({}, {}, config).warnings
+        assert warning == (
+            f"{config} is open to other users (mode {mode:04o}): chmod {mode & 0o755:03o} {config}"
+        )
+        config.chmod(0o644)
+        config.parent.chmod(0o770)
+        [warning] = load({}, {}, config).warnings
+        assert warning.startswith(f"{config.parent} is open to other users")
+        config.parent.chmod(0o755)
+        assert load({}, {}, config).warnings == ()
+
+
+@pytest.mark.skipif(not AM_ROOT, reason="only root can give files to other users")
+def test_a_yaml_file_of_another_user_is_warned_about(config: Path) -> None:
+    """Its owner can write to it at any time."""
+    config.write_text("port: 6001\n")
+    os.chown(config, OTHER_USER, OTHER_USER)
+    [warning] = load({}, {}, config).warnings
+    assert warning.endswith(f"chown 0 {config}")
+
+
+@pytest.mark.safeguard(
+    file="settings/sources.py",
+    old='warnings += (f"{place}: {danger}" for danger in dangers)',
+    new="pass",
+    protects_from="an authority that another user adds unnoticed",
+)
+def test_authorities_that_others_can_write_are_warned_about(tmp_path: Path) -> None:
+    """They could add one of theirs, which vouches for a false Xero. All may read them."""
+    path = make_certificates(tmp_path).ca
+    for mode, count in ((0o644, 0), (0o664, 1)):
+        path.chmod(mode)
+        warnings = load({"ca_file": str(path)}, {}).warnings
+        assert len(warnings) == count
+    assert warnings[0] == (
+        f"--ca-file: {path} is open to other users (mode 0664): chmod 644 {path}"
+    )
+
+
+def test_a_credential_that_others_can_write_is_warned_about(tmp_path: Path) -> None:
+    """It need not be a secret."""
+    (tmp_path / "proxy").write_text("http://proxy.example")
+    (tmp_path / "proxy").chmod(0o646)
+    [warning] = load({}, {"CREDENTIALS_DIRECTORY": str(tmp_path)}).warnings
+    assert warning.startswith(f"{tmp_path}/proxy is open to other users (mode 0646)")
 
 
 def test_a_secret_credential_that_is_open_to_others_is_warned_about(
@@ -302,6 +364,35 @@ def test_a_secret_and_its_file_exclude_each_other(tmp_path: Path, name: str, oth
     assert problem.startswith(f"--{name.replace('_', '-')}: ")
     assert f"XOTS_{other.upper()}" in problem
     assert SECRET not in problem
+
+
+# ---------- large files
+
+
+@pytest.mark.parametrize("source", ["client_secret_file", "config", "credential"])
+def test_a_source_that_is_too_large_is_a_problem(tmp_path: Path, config: Path, source: str) -> None:
+    """The files take no space: reading all of one would fail. The message gives the bound."""
+    credentials = tmp_path / "credentials"
+    credentials.mkdir(mode=0o700)
+    path = {"config": config, "credential": credentials / "tenant_id"}.get(source, tmp_path / "s")
+    path.touch(mode=0o600)
+    os.truncate(path, 1 << 43)
+    [problem] = problems_of(
+        {"client_id": "C"} | ({source: str(path)} if source == "client_secret_file" else {}),
+        {"CREDENTIALS_DIRECTORY": str(credentials)},
+        config if source == "config" else None,
+    )
+    assert "64 KiB" in problem
+    assert str(path) in problem
+
+
+def test_settings_can_come_through_a_pipe() -> None:
+    """The shell's process substitution gives the path of one."""
+    reader, writer = os.pipe()
+    with os.fdopen(reader), os.fdopen(writer, "wb") as file:
+        file.write(b"port: 6001\n")
+        file.close()
+        assert load({}, {}, Path(f"/dev/fd/{reader}")).port == 6001
 
 
 # ---------- YAML

@@ -244,7 +244,8 @@ class FileStore(TokenStore):
             self._folder = Path(os.path.realpath(self._folder, strict=True))
             self._ready = True
         with open_folder(self._folder) as folder:
-            if problem := folder_problem(self._folder, os.fstat(folder)):
+            problem = folder_problem(self._folder, os.fstat(folder), for_writing=True)
+            if problem:
                 raise StoreUnavailable(problem)
             yield folder
 

@@ -90,6 +90,10 @@ EXPLANATIONS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], .
         exceptions.ReadOnlyError,
         "it is a read-only replica: give the URL of the master, or use sentinel:",
     ),
+    (
+        exceptions.InvalidResponse,
+        "its response is not one of Redis: check host and port, and whether it demands TLS",
+    ),
     (exceptions.BusyLoadingError, "it has just started and still loads its data: wait for it"),
     (
         exceptions.OutOfMemoryError,
@@ -122,6 +126,14 @@ REFUSALS = {
     "NOREPLICAS": "it takes no writes because it reaches too few replicas (NOREPLICAS): start them",
 }
 """Explanations of errors for which redis-py has no type, by Redis's own code."""
+
+
+UP_TO_QUOTATION = re.compile(
+    r"""[^'"`]*(?:['`](?:auth|client|del|evalsha|get|hello|info|pexpire|ping|pttl|publish|scan"""
+    r"""|script(?:\|load)?|select|sentinel|set|subscribe|time)['`][^'"`]*)?""",
+    re.IGNORECASE,
+)
+"""The text of a server's error before it quotes anything but the name of a command of xots."""
 
 
 class RedisStore(TokenStore):
@@ -272,7 +284,8 @@ class RedisStore(TokenStore):
                 # The idle connections lead to the same server. Each would make one more call fail.
                 with suppress(exceptions.RedisError, OSError):
                     await self._redis.connection_pool.disconnect(inuse_connections=False)
-            raise StoreUnavailable(f"{self._server}: {_explanation(error)}") from error
+            # Without its cause: a traceback would show the server's text, which may quote a secret.
+            raise StoreUnavailable(f"{self._server}: {_explanation(error)}") from None
         finally:
             if _cancellations() > cancellations:
                 raise asyncio.CancelledError
@@ -350,17 +363,34 @@ def _warnings(server: str, info: dict[str, Any]) -> list[str]:
 
 def _explanation(error: Exception) -> str:
     """Return what happened, and what the operator can do."""
-    causes = (error, _tls_error(error))
+    own = _unwrapped(error)
+    causes = (own, _tls_error(error))
     for kind, explanation in EXPLANATIONS:
         if cause := next((cause for cause in causes if isinstance(cause, kind)), None):
             return explanation.format(_shown(cause))
-    return REFUSALS.get(str(error).partition(" ")[0], f"it refused the request: {_shown(error)}")
+    return REFUSALS.get(str(own).partition(" ")[0], f"it refused the request: {_shown(own)}")
+
+
+def _unwrapped(error: Exception) -> Exception:
+    """Return the error inside a ``ConnectionError`` that redis-py makes of it while it connects."""
+    while isinstance(error, exceptions.ConnectionError):
+        [inner] = error.args[:1] or [None]
+        if not isinstance(inner, Exception):
+            break
+        error = inner
+    return error
 
 
 def _shown(error: Exception) -> str:
-    """Return the text of an error. That of a server may quote the command that it refused."""
-    words = error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else error
-    return safe_text(str(words))
+    """Return the text of an error. That of a server is shown up to its first quotation, which may
+    be an argument of the refused request, such as the password."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return safe_text(error.verify_message)
+    # These come from the system and from redis-py. The servers' errors have types of their own.
+    if isinstance(error, OSError) or type(error) is exceptions.ConnectionError:
+        return safe_text(str(error))
+    found = UP_TO_QUOTATION.match(str(error))
+    return safe_text(found[0].partition(", with args")[0].strip(" ,:")) if found else ""
 
 
 def _tls_error(error: BaseException | None) -> ssl.SSLError | None:

@@ -37,7 +37,7 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
 
-from ..file_access import secret_file_problems
+from ..file_access import public_file_problems, read_bounded, secret_file_problems
 from ..secret import Secret
 
 __all__ = ["RedisUrl"]
@@ -157,13 +157,15 @@ class RedisUrl:
                 raise ValueError(f"{option}: {problem}")
 
     def file_warnings(self) -> list[str]:
-        """Return why other users may know or replace the secrets in files that the URL names."""
+        """Return why other users may know the secrets in files that the URL names, or replace the
+        secrets or the authorities."""
         found = []
-        for option in sorted(self.options.keys() & SECRET_FILES):
+        for option in sorted(self.options.keys() & (SECRET_FILES | {"ca_file"})):
             path = Path(self.options[option])
+            look = secret_file_problems if option in SECRET_FILES else public_file_problems
             try:
                 with path.open("rb") as file:
-                    problems = secret_file_problems(path, file.fileno())
+                    problems = look(path, file.fileno())
             except OSError as error:
                 problems = [f"{path} cannot be read: {error.strerror}"]
             found += [f"{option}: {problem}" for problem in problems]
@@ -312,7 +314,8 @@ class _Credentials(CredentialProvider):
 
 def _password_in(file: str) -> str:
     try:
-        return Path(file).read_text().strip()
+        with Path(file).open("rb") as opened:
+            return read_bounded(opened).decode().strip()
     except OSError as error:
         reason = error.strerror
     except UnicodeError:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import SettingsError
-from ..file_access import secret_file_problems
+from ..file_access import public_file_problems, read_bounded, secret_file_problems
 from . import parsing
 from .fields import Settings, declared
 
@@ -72,6 +72,7 @@ def load(
     places = {name: found.place for name, found in given.items()}
     problems += _set_twice(places)
     _read_client_secret(values, places, problems, warnings)
+    _check_authorities(values, places, problems, warnings)
     if only is None:
         problems += _missing(values, places)
     if problems:
@@ -105,14 +106,31 @@ def _read_client_secret(
     if path is None or "client_secret" in places:
         return
     place = places["client_secret"] = places["client_secret_file"]
+    with _collecting(problems, f"{place}: "):
+        file = _read_text(path)
+        warnings += (f"{place}: {danger}" for danger in file.dangers(secret=True))
+        try:
+            values["client_secret"] = parsing.secret(file.text.strip())
+        except ValueError:
+            raise ValueError(
+                f"{path} does not hold a client secret: one line of printable text"
+            ) from None
+
+
+def _check_authorities(
+    values: Mapping[str, Any], places: Mapping[str, str], problems: list[str], warnings: list[str]
+) -> None:
+    """Warn if other users can replace the authorities that xots trusts."""
+    if "ca_file" not in values:
+        return
+    path, place = values["ca_file"], places["ca_file"]
     try:
-        text, dangers = _read_text(path)
-        values["client_secret"] = parsing.secret(text.strip())
+        with path.open("rb") as file:
+            dangers = public_file_problems(path, file.fileno())
+    except OSError as error:
+        problems.append(f"{place}: the file that it names can't be read: {error.strerror}")
+    else:
         warnings += (f"{place}: {danger}" for danger in dangers)
-    except ValueError:
-        problems.append(
-            f"{place}: {path} does not hold a client secret: one line of printable text"
-        )
 
 
 # ---------- settings that depend on each other
@@ -186,9 +204,9 @@ def _from_credentials(
             break
         if is_there:
             with _collecting(problems):
-                text, dangers = _read_text(path)
-                given[name] = Given(text.strip(), str(path))
-                warnings += dangers if _is_secret(name, text) else []
+                file = _read_text(path)
+                given[name] = Given(file.text.strip(), str(path))
+                warnings += file.dangers(secret=_is_secret(name, file.text))
     return given
 
 
@@ -197,8 +215,24 @@ def _is_secret(name: str, text: str) -> bool:
     return SETTINGS[name].secret or parsing.holds_password(text)
 
 
-def _read_text(path: Path, unnamed: str = "the file") -> tuple[str, list[str]]:
-    """Return the text of a file, and why other users may know or replace it.
+@dataclass(frozen=True)
+class File:
+    """The text of a file, and what other users may do with it."""
+
+    text: str = field(repr=False)
+    secret_dangers: list[str]
+    """Why other users may know or replace the text."""
+    public_dangers: list[str]
+    """Why other users may replace it."""
+
+    def dangers(self, *, secret: bool) -> list[str]:
+        """Return the dangers for a text that is secret or not. Another user who can replace it can
+        change any setting: a proxy, for example, would receive all requests."""
+        return self.secret_dangers if secret else self.public_dangers
+
+
+def _read_text(path: Path, unnamed: str = "the file") -> File:
+    """Return the text of a file, with its dangers.
 
     Args:
         path: the file.
@@ -208,8 +242,10 @@ def _read_text(path: Path, unnamed: str = "the file") -> tuple[str, list[str]]:
         ValueError: with the file and the reason. The message does not quote its content.
     """
     try:
-        with path.open(encoding="utf-8") as file:
-            return file.read(), secret_file_problems(path, file.fileno())
+        with path.open("rb") as file:
+            secret_dangers = secret_file_problems(path, file.fileno())
+            public_dangers = public_file_problems(path, file.fileno())
+            return File(read_bounded(file).decode("utf-8"), secret_dangers, public_dangers)
     except OSError as error:
         shown = path if _exists(path) else unnamed
         raise ValueError(f"{shown} can't be read: {error.strerror}") from None
@@ -235,9 +271,10 @@ def _from_yaml(path: Path | None, problems: list[str], warnings: list[str]) -> d
         return {}
     given = {}
     entries: list[tuple[int, Any, Any]] = []
-    dangers: list[str] = []
+    file = File("", [], [])
     with _collecting(problems):
-        entries, dangers = _yaml_entries(path)
+        file = _read_text(path, CONFIG)
+        entries = _yaml_entries(path, file.text)
     for line, key, value in entries:
         place = f"{path}: {key}"
         if not isinstance(key, str) or key not in SETTINGS:
@@ -247,8 +284,8 @@ def _from_yaml(path: Path | None, problems: list[str], warnings: list[str]) -> d
             problems.append(f"{place}: this value is a mapping: give a single value")
         elif value is not None or SETTINGS[key].may_be_empty:
             given[key] = Given(_yaml_text(value), place)
-    if any(_is_secret(name, found.text) for name, found in given.items()):
-        warnings += dangers
+    has_secret = any(_is_secret(name, found.text) for name, found in given.items())
+    warnings += file.dangers(secret=has_secret)
     return given
 
 
@@ -271,9 +308,8 @@ def _yaml_text(value: object) -> str:
 CONFIG = "the file that --config or XOTS_CONFIG names"
 
 
-def _yaml_entries(path: Path) -> tuple[list[tuple[int, Any, Any]], list[str]]:
-    """Return the keys and values of a YAML file, each with its line, and why other users may know
-    or replace the file.
+def _yaml_entries(path: Path, text: str) -> list[tuple[int, Any, Any]]:
+    """Return the keys and values in the text of a YAML file, each with its line.
 
     Raises:
         ValueError: with the path and the problem. The message does not quote the file, since a
@@ -281,7 +317,6 @@ def _yaml_entries(path: Path) -> tuple[list[tuple[int, Any, Any]], list[str]]:
     """
     import yaml  # here, since most starts need no YAML
 
-    text, dangers = _read_text(path, CONFIG)
     try:
         loader = _text_loader()(text)
         root: Any = loader.get_single_node()
@@ -293,15 +328,14 @@ def _yaml_entries(path: Path) -> tuple[list[tuple[int, Any, Any]], list[str]]:
             f"{place}: this is not YAML: put quotes around values with special characters"
         ) from None
     if content is None:
-        return [], dangers
+        return []
     if not isinstance(content, dict):
         raise ValueError(  # noqa: TRY004 - all problems of a source are ValueErrors
             f"{path}: this is not a list of settings: write one 'name: value' on each line"
         )
     lines = {str(key.value): key.start_mark.line + 1 for key, _ in root.value}
     first = root.start_mark.line + 1
-    entries = [(lines.get(str(key), first), key, value) for key, value in content.items()]
-    return entries, dangers
+    return [(lines.get(str(key), first), key, value) for key, value in content.items()]
 
 
 TEXT_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("map", "null", "seq", "str"))
