@@ -110,20 +110,22 @@ class Line:
     async def get(self, path: str) -> Response:
         return await self.request("GET", path)
 
-    async def request(self, method: str, path: str, **headers: str) -> Response:
+    async def request(self, method: str, path: str, body: bytes = b"", **headers: str) -> Response:
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._streams
         sent_at = self._clock()
         sent = {"Host": f"127.0.0.1:{self._port}"} | headers
+        if body:
+            sent["Content-Length"] = str(len(body))
         lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {sent[name]}" for name in sent)]
-        writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
+        writer.write(("\r\n".join(lines) + "\r\n\r\n").encode() + body)
         first, *rest = (await reader.readuntil(b"\r\n\r\n")).decode().splitlines()
         received = {
             name.lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)
         }
-        body = await reader.readexactly(int(received.get("content-length", 0)))
-        return Response(int(first.split()[1]), received, body, sent_at)
+        content = await reader.readexactly(int(received.get("content-length", 0)))
+        return Response(int(first.split()[1]), received, content, sent_at)
 
     def close(self) -> None:
         if self._streams is not None:

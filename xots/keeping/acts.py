@@ -1,4 +1,5 @@
-"""``Acts``: the changes of a login that callers request, a few at a time."""
+"""``Acts``: the changes of a login that callers request, a few at a time. ``LoginLimit`` bounds the
+logins."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ T = TypeVar("T")
 
 
 class Acts(Tasks):
-    """The logins, ends and choices of an organisation in progress. They outlive their callers."""
+    """The ends of logins and choices of an organisation in progress. They outlive their callers."""
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run ``work`` to its end, even if its caller is cancelled, and return its result.

@@ -333,7 +333,10 @@ class TokenKeeper:
             TooManyLogins: there were too many attempts before it, so the code was not spent.
             StoreUnavailable, SealError: the store cannot be used, so the code was not spent.
         """
-        await self._acts.run(self._log_in(attempt))
+        try:
+            await self._tasks.run(self._log_in(attempt))  # its own limit bounds these
+        except Closed:
+            raise stopping() from None
 
     async def _log_in(self, attempt: LoginAttempt) -> None:
         with self._login_limit.admitted(self.clock.elapsed()):
