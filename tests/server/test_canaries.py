@@ -405,7 +405,7 @@ async def test_repeats_of_one_bug_do_not_hide_another(
     """The type of the exception and the handler make a kind of their own."""
 
     def fail(error: type[Exception]) -> Any:
-        def raise_it(*_: object) -> None:
+        def raise_it(*_: object, **__: object) -> None:
             raise error
 
         return raise_it
