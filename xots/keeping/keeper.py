@@ -31,7 +31,7 @@ from ..sealing import Sealer
 from ..tasks import Closed, Tasks
 from ..xero.http import XeroClient
 from ..xero.protocol import Connection, Credentials, Response
-from .acts import Acts, stopping
+from .acts import MAX_CHOICES_AT_ONCE, Acts, stopping
 from .checking import StoreCheck
 from .context import Context
 from .ending import end_login, is_revocation_due, resume_revocation
@@ -386,7 +386,8 @@ class TokenKeeper:
         """
         consent_id = self.account.consent_id
         tenant_id = matching_tenant(tenant_id, await self.connections())
-        await self._acts.run(write_tenant(self._context, tenant_id, consent_id))
+        choice = write_tenant(self._context, tenant_id, consent_id)
+        await self._acts.run(choice, at_most=MAX_CHOICES_AT_ONCE)
 
     # ---------- inside
 

@@ -56,14 +56,13 @@ NOT_REVOCABLE = Outcome(200, "Ended", ENDED, {"status": "ended", "detail": ENDED
 class TenantsHandler(Handler):
     """``GET /tenants``: the organisations that the login is connected to."""
 
-    waits = True
-
     async def get(self) -> None:
         """Return Xero's list with all its fields, as JSON in ASCII."""
         if not self.config.has_tenants:
             raise HTTPError(
                 404, "the identity server has no organisations: connections_url is empty"
             )
+        self.check_crowd()
         response = await self.keeper.connections_response()
         read_connections(response)  # refuses any other content
         self.write_json(msgspec.json.decode(response.body))
@@ -72,7 +71,6 @@ class TenantsHandler(Handler):
 class ActHandler(Handler):
     """An act on the login: by POST, or by a program's GET."""
 
-    waits = True
     title: str
     question: str
     """The text of the page with the button."""
@@ -115,6 +113,7 @@ class RefreshHandler(ActHandler):
 
     async def act(self) -> None:
         """Respond 303 to the new token, and to a browser 303 to ``/home``."""
+        self.check_crowd()
         await self.keeper.refresh()
         self.redirect("/home" if self.wants_page else "/token", status=303)
 

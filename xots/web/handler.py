@@ -118,9 +118,6 @@ class Handler(RequestHandler):
     refused = False
     """True once the guard has refused the request."""
 
-    waits = False
-    """True if the response may have to wait for Xero or the store."""
-
     SUPPORTED_METHODS = EveryMethod()
 
     def initialize(
@@ -154,7 +151,6 @@ class Handler(RequestHandler):
 
         Raises:
             HTTPError: the request is refused, or its method is not supported.
-            TokenUnavailable: it may have to wait, and too many others do.
             Finish: the response was written.
         """
         decision = guard.decide(self._guard_request())
@@ -165,8 +161,6 @@ class Handler(RequestHandler):
             self._write_worker()
             raise Finish
         self.check_method()
-        if self.waits and self.is_crowded:
-            raise TokenUnavailable("many requests wait for Xero already; retry", 1.0)
 
     def _guard_request(self) -> guard.Request:
         request = self.request
@@ -196,8 +190,18 @@ class Handler(RequestHandler):
 
     @property
     def is_crowded(self) -> bool:
-        """True if so many requests wait that no other one may."""
+        """True if so many requests wait that no other one may wait for a refresh or a list. Logins
+        and their ends have limits of their own."""
         return self._in_flight.count > self.config.max_waiting
+
+    def check_crowd(self) -> None:
+        """Check that this request may wait.
+
+        Raises:
+            TokenUnavailable: too many others do.
+        """
+        if self.is_crowded:
+            raise TokenUnavailable("many requests wait for Xero already; retry", 1.0)
 
     @property
     def is_read(self) -> bool:

@@ -143,8 +143,6 @@ class HomeHandler(Page):
     """``/home``: the state of the login, and the buttons to log in and to choose an
     organisation."""
 
-    waits = True
-
     async def get(self) -> None:
         """Show the page. Without any credentials, redirect to the form."""
         client = self._client()
@@ -172,6 +170,7 @@ class HomeHandler(Page):
         tenant_id = self.get_body_argument("tenant_id", "")
         client = self._client()
         if tenant_id:
+            self.check_crowd()
             await self.keeper.choose_tenant(tenant_id)
             self.redirect("/home", status=303)
         elif client is None:
@@ -261,7 +260,7 @@ class HomeHandler(Page):
         may_choose = self.config.has_tenants and not self.keeper.account.tenant_id
         if not may_choose or not self.keeper.can_serve:
             return [], None
-        if not is_opened_by_user(self.request.headers):
+        if not is_opened_by_user(self.request.headers) or self.is_crowded:
             return self.keeper.known_connections, None
         try:
             return await self.keeper.connections(), None
@@ -283,7 +282,6 @@ def _offers_granular(configured: tuple[str, ...], account: Account, pending: lis
 class CodeHandler(CookieHandler):
     """``/code``: the redirect URI, at which a browser returns from Xero."""
 
-    waits = True
     head = UNSUPPORTED  # type: ignore[assignment]  # Tornado marks a missing method so
 
     async def get(self) -> None:
