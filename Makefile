@@ -43,7 +43,7 @@ test: $(VENV)/installed-dev
 
 test-all: test $(VENV)/installed-all
 	@tests/debian-packages all
-	@exec $(VENV)/bin/python -m pytest tests/documents tests/foreign tests/browser
+	@exec $(VENV)/bin/python -m pytest tests/documents tests/foreign tests/browser tests/load
 
 # Style and types are checked with the newest libraries only: the hints of older ones differ. The
 # blocking client of redis-py 5, which only tests use, leaves a socket open when it cannot connect.
@@ -51,7 +51,7 @@ test-lowest: $(LOWEST)/installed
 	@tests/debian-packages all
 	@$(LOWEST)/bin/python -m pytest --ignore=tests/house/test_quality.py \
 	  -W default::pytest.PytestUnraisableExceptionWarning $(ARGS)
-	@exec $(LOWEST)/bin/python -m pytest tests/documents tests/foreign tests/browser
+	@exec $(LOWEST)/bin/python -m pytest tests/documents tests/foreign tests/browser tests/load
 
 simulate: $(VENV)/installed-dev
 	@PYTHONPATH=tests exec $(VENV)/bin/python -m simulation $(ARGS)
