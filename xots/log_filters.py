@@ -1,4 +1,4 @@
-"""What libraries log, without what they quote.
+"""The messages of libraries, without the data that they quote.
 
 Tornado, asyncio and redis-py quote header values, cookies, arguments, results of tasks and URLs in
 their messages. ``hush_libraries`` keeps the constant words of each message. ``traceback_text``

@@ -14,7 +14,6 @@ from tornado.web import HTTPError
 
 from ..errors import NoCredentials, NotLoggedIn
 from ..lifecycle.schedule import State
-from ..xero.protocol import read_connections
 from . import accept, guard
 from .handler import UNSUPPORTED, Handler
 
@@ -64,7 +63,6 @@ class TenantsHandler(Handler):
             )
         self.check_crowd()
         response = await self.keeper.connections_response()
-        read_connections(response)  # refuses any other content
         self.write_json(msgspec.json.decode(response.body))
 
 

@@ -35,7 +35,7 @@ MAX_DISCARDED_BYTES = 8 << 20
 
 
 class Phase(Enum):
-    """The phase of a connection: what it waits for."""
+    """The phase of a connection, by the event that it waits for."""
 
     OPENED = auto()
     """The first byte."""
@@ -50,7 +50,7 @@ class Phase(Enum):
     IDLE = auto()
     """The first byte of a further request."""
     LINGER = auto()
-    """The client's close, after a refusal. What it sends until then is discarded."""
+    """The client's close, after a refusal. Bytes that arrive until then are discarded."""
 
 
 class Connections:

@@ -150,7 +150,7 @@ class Refusal(NamedTuple):
 
     status: int
     detail: str
-    """What is wrong, and what to do."""
+    """The fault, and the remedy."""
 
 
 class Decision(Enum):
@@ -310,7 +310,7 @@ RULES: tuple[Rule, ...] = (
     Rule(_comes_from_other_site, Refusal(403, FOREIGN_PAGE.format("Sec-Fetch-Site"))),
     # A service worker of a program that had this port before is replaced at its next update.
     Rule(_loads_service_worker, Decision.SEND_WORKER),
-    # Until then, such a worker could read what it fetches: no page here has a script that does.
+    # Until then, such a worker could read its responses. No page here has a script of its own.
     Rule(
         _comes_from_script,
         Refusal(
