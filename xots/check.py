@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from .backends import TokenStore, open_store
 from .clock import SystemClock
 from .errors import XotsError
-from .keeping.replica import open_record
+from .keeping.record_store import open_record
 from .keeping.reporting import clock_skew
 from .keys import sealer_for, store_url
 from .lifecycle.account import Account

@@ -16,6 +16,12 @@
     ├── LoginFailed              a login has failed; nothing was changed
     ├── TooManyLogins            a login was not attempted; retry after ``retry_after_seconds``
     ├── UnknownTenant            the organisation is not connected
+    ├── AccountError
+    │   ├── UnknownAccount       there is no account of this name
+    │   ├── AccountExists        there is one already
+    │   ├── AccountFixed         the account stands in the configuration file
+    │   ├── TooManyAccounts      there are as many accounts as ``max_accounts`` permits
+    │   └── AccountUnusable      its settings, or its record, must be corrected first
     ├── UpstreamFailed           a request that spends no token has failed
     └── ClientError              a request of a program to a running xots server has failed
         ├── ServerUnreachable    no server responds
@@ -27,6 +33,10 @@ from __future__ import annotations
 from .safe_text import MAX_MESSAGE, safe_text
 
 __all__ = [
+    "AccountError",
+    "AccountExists",
+    "AccountFixed",
+    "AccountUnusable",
     "ClientError",
     "ConsentLost",
     "LoginFailed",
@@ -41,7 +51,9 @@ __all__ = [
     "StoreError",
     "StoreUnavailable",
     "TokenUnavailable",
+    "TooManyAccounts",
     "TooManyLogins",
+    "UnknownAccount",
     "UnknownTenant",
     "UpstreamFailed",
     "XotsError",
@@ -134,6 +146,31 @@ class TooManyLogins(XotsError):
 
 class UnknownTenant(XotsError):
     """The chosen organisation is not connected. The message lists the connected ones."""
+
+
+class AccountError(XotsError):
+    """Base of the exceptions about an account of a server that keeps several."""
+
+
+class UnknownAccount(AccountError):
+    """There is no account of this name."""
+
+
+class AccountExists(AccountError):
+    """An account of this name exists already. Nothing was changed."""
+
+
+class AccountFixed(AccountError):
+    """The account stands in the configuration file, so it cannot be removed at run time."""
+
+
+class TooManyAccounts(AccountError):
+    """There are as many accounts as the setting ``max_accounts`` permits. None was added."""
+
+
+class AccountUnusable(AccountError):
+    """The account cannot be used: its settings describe another login than its record, or the
+    record cannot be opened. Nothing was changed, and no other account is affected."""
 
 
 class UpstreamFailed(XotsError):

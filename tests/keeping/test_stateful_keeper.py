@@ -42,7 +42,7 @@ from xots.errors import (
 )
 from xots.keeping.keeper import TokenKeeper
 from xots.keeping.login import LoginAttempt
-from xots.keeping.replica import open_record
+from xots.keeping.record_store import open_record
 from xots.lifecycle.account import MAX_SPENT_FALLBACKS, AccessToken, Account
 from xots.lifecycle.merging import is_same_consent
 from xots.lifecycle.outcomes import (

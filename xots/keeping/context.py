@@ -26,8 +26,11 @@ from ..lifecycle.schedule import (
 from ..secret import Secret
 from ..xero.http import XeroClient
 from ..xero.protocol import Credentials
+from .changes import Changes
 from .replica import Replica
 from .reporting import Situation
+from .store_clock import StoreClock
+from .usage import Usage
 
 __all__ = ["Context"]
 
@@ -52,6 +55,9 @@ class Context:
     process: str
     """Host name and process id, for the record's ``by`` fields."""
     emit: Callable[[Event], None]
+    usage: Usage
+    changes: Changes
+    store_clock: StoreClock
 
     @property
     def account(self) -> Account:
@@ -91,7 +97,9 @@ class Context:
     def outlook(self) -> Outlook:
         """What is retried and when, and when a user must log in if nothing improves."""
         result_is_unsaved = self.replica.unsaved and not self.replica.rolled_back
-        found = outlook(self.account, self.clock.now(), self.policy, unsaved=result_is_unsaved)
+        now = self.clock.now()
+        ahead = self.usage.keeps_fresh(now)
+        found = outlook(self.account, now, self.policy, unsaved=result_is_unsaved, ahead=ahead)
         if self.is_foreign:  # tokens of another identity server are left alone
             return dataclasses.replace(found, retrying=None, next_attempt_at=None)
         return found
@@ -116,10 +124,12 @@ class Context:
         tokens."""
         if self.is_foreign:
             return Idle()
+        now = self.clock.now()
         return next_step(
             self.account,
-            self.clock.now(),
+            now,
             self.policy,
+            ahead=self.usage.keeps_fresh(now),
             min_life=min_life,
             expected_current=expected_current,
         )

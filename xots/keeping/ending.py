@@ -96,7 +96,8 @@ async def _revoke(context: Context, lease: Lease) -> bool:
     for token in tokens:
         if not context.may_send(lease):
             return False
-        _, failure = await context.authenticated(context.xero.revoke, token, lease)
+        async with context.xero.slot():
+            _, failure = await context.authenticated(context.xero.revoke, token, lease)
         if failure is not None:
             now, jitter = context.clock.now(), context.rng.random()
             failed = after_revocation_failed(

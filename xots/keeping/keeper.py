@@ -16,6 +16,7 @@ from ..clock import Clock, SystemClock
 from ..errors import XotsError
 from ..events import ClockSkewed, Event, Observer, TokenRead
 from ..lifecycle.account import AccessToken, Account
+from ..lifecycle.attention import attention_at
 from ..lifecycle.outlook import Outlook
 from ..lifecycle.policy import Policy
 from ..lifecycle.schedule import (
@@ -32,16 +33,20 @@ from ..tasks import Closed, Tasks
 from ..xero.http import XeroClient
 from ..xero.protocol import Connection, Credentials, Response
 from .acts import MAX_CHOICES_AT_ONCE, Acts, stopping
+from .changes import Changes
 from .checking import StoreCheck
 from .context import Context
 from .ending import end_login, is_revocation_due, resume_revocation
 from .following import Following
 from .login import LOGIN_TIMEOUT, LoginAttempt, log_in
 from .login_limit import LoginLimit
+from .record_store import RecordStore
 from .refreshing import Refreshing
 from .replica import Replica, StoreChange
 from .reporting import no_token, store_event
+from .store_clock import StoreClock
 from .tenants import TenantList, matching_tenant, write_tenant
+from .usage import Fresh, Usage
 
 __all__ = ["TokenKeeper"]
 
@@ -61,9 +66,12 @@ class TokenKeeper:
         policy: the durations that decide when a refresh is due.
         name: the account's name in the store.
         configured: the client's credentials in the settings, if they are there.
+        fresh: when the access token is refreshed ahead of its expiry.
         observers: receive every event.
         clock: this host's clock.
         rng: the source of jitter.
+        changes: the process's subscription to the store; None if the keeper is to have its own.
+        store_clock: the process's comparison of clocks; None likewise.
     """
 
     def __init__(
@@ -75,12 +83,16 @@ class TokenKeeper:
         policy: Policy = Policy(),
         name: str = "default",
         configured: Credentials | None = None,
+        fresh: Fresh = Fresh.ALWAYS,
         observers: Iterable[Observer] = (),
         clock: Clock = SystemClock(),
         rng: random.Random = random.SystemRandom(),
+        changes: Changes | None = None,
+        store_clock: StoreClock | None = None,
     ) -> None:
         self._observers = list(observers)
-        self._replica = Replica(store, sealer, name, clock=clock, report=self._store_changed)
+        record = RecordStore(store, sealer, name, self._attention_at)
+        self._replica = Replica(record, clock=clock, report=self._store_changed)
         self._context = Context(
             name=name,
             policy=policy,
@@ -92,6 +104,9 @@ class TokenKeeper:
             rng=rng,
             process=f"{safe_text(socket.gethostname(), 64)}:{os.getpid()}",
             emit=self._emit,
+            usage=Usage(fresh),
+            changes=changes or Changes(store),
+            store_clock=store_clock or StoreClock(store, clock),
         )
         self._tasks = Tasks()
         self._acts = Acts()
@@ -158,6 +173,11 @@ class TokenKeeper:
     def store_problem(self) -> str | None:
         """Why the store cannot be used now; None if it can."""
         return self._replica.problem
+
+    @property
+    def usage(self) -> Usage:
+        """The use of the account by callers of this process."""
+        return self._context.usage
 
     @property
     def unsaved(self) -> bool:
@@ -265,6 +285,7 @@ class TokenKeeper:
         if access is None:
             raise self._no_token()
         at, token = self.clock.now(), access.value.fingerprint
+        self._context.usage.note(at, access.lifetime)
         self._emit(TokenRead(account=self.name, at=at, token=token))
         return access
 
@@ -390,6 +411,12 @@ class TokenKeeper:
         await self._acts.run(choice, at_most=MAX_CHOICES_AT_ONCE)
 
     # ---------- inside
+
+    def _attention_at(self, account: Account) -> datetime | None:
+        """Return when a record needs attention, whether callers use it or not: the store's index
+        tells it to all processes."""
+        ahead = self._context.usage.fresh is Fresh.ALWAYS
+        return attention_at(account, self.clock.now(), self.policy, ahead=ahead)
 
     def _store_changed(self, change: StoreChange) -> None:
         self._emit(store_event(self._context.situation(), change))

@@ -131,12 +131,13 @@ async def _exchange(context: Context, attempt: LoginAttempt) -> tuple[Issued, Se
     Raises:
         LoginFailed: Xero issued none, no refresh token, or fewer scopes than requested.
     """
-    outcome = await context.xero.exchange(
-        attempt.credentials,
-        code=attempt.code,
-        redirect_uri=attempt.redirect_uri,
-        verifier=attempt.verifier,
-    )
+    async with context.xero.slot():
+        outcome = await context.xero.exchange(
+            attempt.credentials,
+            code=attempt.code,
+            redirect_uri=attempt.redirect_uri,
+            verifier=attempt.verifier,
+        )
     if not isinstance(outcome, Issued):
         raise LoginFailed(_exchange_error(outcome))
     if outcome.refresh_token is None:

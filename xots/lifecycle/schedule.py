@@ -247,18 +247,29 @@ class Due(Enum):
     AT_ONCE = "at-once"
 
 
-def refresh_due(account: Account, now: datetime, policy: Policy) -> datetime | Due:
+def refresh_due(
+    account: Account, now: datetime, policy: Policy, *, ahead: bool = True
+) -> datetime | Due:
     """Return when the next refresh is due, without regard to ``retry_not_before``.
 
     ``NEVER`` without a login. ``AT_ONCE`` for an open refresh, a current token that was spent or
     refused, and a missing access token or one whose expiry cannot be trusted. Otherwise the
     scheduled time.
+
+    Args:
+        account: the record.
+        now: the current time.
+        policy: the durations to decide by.
+        ahead: False for an account that is not in use. Its access token may expire or be missing:
+            only the refresh token is kept alive.
     """
     current, access = account.current, account.access
     if account.consent_id is None or current is None:
         return Due.NEVER
     if account.intent is not None or not current.is_fresh:
         return Due.AT_ONCE
+    if not ahead:
+        return min(_rotations(account, current, policy))
     if access is None or _issued_in_future(access, now):
         return Due.AT_ONCE
     return min(_scheduled(account, current, access, policy))
@@ -277,10 +288,13 @@ def _scheduled(
 ) -> list[datetime]:
     """Return the dates of the access token's expiry, of the rotation by age, and of proofs."""
     ahead = min(policy.refresh_ahead, access.lifetime / 2)
-    expiry = access.expires_at - ahead
-    rotation = current.obtained_at + policy.refresh_lifetime
+    return [access.expires_at - ahead, *_rotations(account, current, policy)]
+
+
+def _rotations(account: Account, current: RefreshToken, policy: Policy) -> list[datetime]:
+    """Return the dates of the rotation by age and of proofs: those that need no use."""
     proofs = [t.obtained_at + policy.proving_wait for t in account.fallbacks if t.is_fresh]
-    return [expiry, rotation, *proofs]
+    return [current.obtained_at + policy.refresh_lifetime, *proofs]
 
 
 @dataclass(frozen=True)
@@ -310,6 +324,7 @@ def next_step(
     now: datetime,
     policy: Policy,
     *,
+    ahead: bool = True,
     min_life: timedelta | None = None,
     expected_current: str | None = None,
 ) -> Step:
@@ -319,12 +334,14 @@ def next_step(
         account: the record.
         now: the current time.
         policy: the durations to decide by.
+        ahead: False for an account that is not in use: see ``refresh_due``.
         min_life: the time left that a caller needs. A token with less is refreshed early.
         expected_current: the fingerprint of the current token that a caller saw and wants refreshed
             now, due or not. If another is current, a refresh has happened, and nothing is forced.
             Within ``refresh_interval`` of the last refresh or failure nothing is forced either.
     """
-    due, choices = refresh_due(account, now, policy), candidates(account, now, policy)
+    due = refresh_due(account, now, policy, ahead=ahead)
+    choices = candidates(account, now, policy)
     if due is Due.NEVER or not choices:
         return Idle()
     is_due = due is Due.AT_ONCE or due <= now

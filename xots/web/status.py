@@ -10,7 +10,7 @@ from .._version import __version__
 from ..clock import MAX_CLOCK_SKEW
 from ..events import ClockSkewed
 from ..keeping.keeper import TokenKeeper
-from ..keeping.replica import LEASE_SECONDS
+from ..keeping.record_store import LEASE_SECONDS
 from ..lifecycle.account import AccessToken, Account, Intent, Problem, RefreshToken
 from ..lifecycle.outlook import Need, Outlook, Retrying, why_lost
 from ..lifecycle.policy import Policy

@@ -1,0 +1,341 @@
+"""``Accounts``: the accounts of one process, for the rest of the program."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
+from datetime import datetime
+
+from msgspec.structs import replace
+
+from ..backends.base import version_of
+from ..errors import (
+    AccountExists,
+    AccountFixed,
+    AccountUnusable,
+    SealError,
+    SettingsError,
+    StoreUnavailable,
+    TooManyAccounts,
+    UnknownAccount,
+)
+from ..keeping.keeper import TokenKeeper
+from ..keeping.record_store import RecordStore
+from ..keeping.replica import Replica
+from ..keeping.usage import Fresh
+from ..lifecycle.account import Account, Entry
+from ..lifecycle.attention import attention_at
+from ..lifecycle.schedule import tick_seconds
+from ..tasks import cancel_until_done
+from .config import AccountConfig, Configure
+from .directory import Directory, Glimpse, Summary, glimpse
+from .keepers import Keepers, Opened, Shared
+from .work import Work
+
+__all__ = ["Accounts"]
+
+logger = logging.getLogger("xots.accounts")
+
+SWEEP_INTERVAL_SECONDS = 3600.0
+"""Interval between sweeps, which read every record and correct the index."""
+
+SWEEP_PAUSE_SECONDS = 0.02
+"""Pause between two records of a sweep: it takes some minutes for 10,000, and delays nothing."""
+
+RETRY_INTERVAL_SECONDS = 1.0
+"""Interval between attempts to watch a store that failed."""
+
+
+class Accounts:
+    """All accounts of one process. ``start`` comes first, ``close`` last.
+
+    Args:
+        shared: the store, its sealer, and the other parts that all keepers share.
+        configure: returns the settings of an account.
+        default: the account that the paths without a name serve. Its keeper is always open.
+        declared: the accounts in the settings, with the place of each.
+        max_accounts: upper bound on the accounts that are added at run time.
+    """
+
+    default: TokenKeeper
+    """The keeper of the default account, set by ``start``."""
+
+    def __init__(
+        self,
+        shared: Shared,
+        configure: Configure,
+        *,
+        default: str = "default",
+        declared: Mapping[str, str] | None = None,
+        max_accounts: int = 1000,
+    ) -> None:
+        self._shared = shared
+        self._configure = configure
+        self._name_of_default = default
+        self._max_accounts = max_accounts
+        self._directory = Directory({default: "the default account"} | dict(declared or {}))
+        self._keepers = Keepers(shared, configure, self._observed)
+        self._work = Work(
+            default, self._due, self._maintain_one, clock=shared.clock, rng=shared.rng
+        )
+        self._watching: asyncio.Task[None] | None = None
+        self._sweeping: asyncio.Task[None] | None = None
+        self._sweep_at = float("-inf")
+        self._swept = asyncio.Event()
+        self._shortest_tick = float("inf")
+
+    # ---------- lifetime
+
+    async def start(self) -> None:
+        """Open the default account, learn the names of the others, and begin to watch the store.
+
+        Raises:
+            StoreUnavailable: the store cannot be read.
+            SealError: the default account's record cannot be opened. It stays as it is.
+        """
+        store, name = self._shared.store, self._name_of_default
+        record = RecordStore(store, self._shared.sealer, name)
+        entry = record.opened(await record.read()).entry
+        self.default = await self._keepers.pin(self._configure(name, entry))
+        self._directory.expect(await store.names())
+        if store.shared:
+            self._watching = asyncio.create_task(self._watch())
+
+    async def close(self) -> None:
+        """Start nothing new, and close every keeper once its operations are concluded and written.
+
+        Raises:
+            StoreUnavailable: the store did not take an unsaved change in time.
+        """
+        for task in (self._watching, self._sweeping):
+            if task is not None:
+                await cancel_until_done(task)
+        await self._work.close()
+        await self._keepers.close()
+
+    # ---------- the accounts
+
+    def names(self) -> list[str]:
+        """Return the names of the accounts, in order."""
+        return list(self._directory)
+
+    def summaries(self) -> list[Summary]:
+        """Return a summary of each account, in the order of their names. It makes no request."""
+        return self._directory.summaries()
+
+    def siblings(self, name: str) -> dict[str, Glimpse]:
+        """Return the other live accounts that share this one's fate at Xero, by name."""
+        return self._directory.siblings(name)
+
+    async def swept(self) -> None:
+        """Wait until every record was read once: before it, not all siblings are known."""
+        if not self._swept.is_set():
+            await self._sweep(pause_seconds=0)
+
+    @asynccontextmanager
+    async def opened(self, name: str) -> AsyncIterator[Opened]:
+        """Keep an account's keeper open for a request.
+
+        Raises:
+            UnknownAccount: there is none of this name. The store was not asked.
+            AccountUnusable: its settings describe another login than its record, or the record
+                cannot be opened.
+            StoreUnavailable: its record cannot be read now.
+            TokenUnavailable: the server is stopping.
+        """
+        if name not in self._directory:
+            raise UnknownAccount("there is no account of this name; /accounts lists them")
+        found = await self._enter(name, is_caller=True)
+        try:
+            yield found
+        finally:
+            self._keepers.leave(name)
+
+    async def add(self, name: str, entry: Entry) -> None:
+        """Add an account at run time. Its entry is kept in its record.
+
+        Raises:
+            AccountExists, TooManyAccounts: nothing was added.
+            StoreUnavailable, SealError: the store cannot be read or written.
+        """
+        if name in self._directory:
+            raise AccountExists(f"there is an account {name} already; remove it first")
+        if len(self._directory) >= self._max_accounts:
+            raise TooManyAccounts(
+                f"there are {len(self._directory)} accounts already, and max_accounts is "
+                f"{self._max_accounts}: remove one, or raise max_accounts"
+            )
+
+        def added(account: Account) -> Account:
+            if account.client_id is not None and not account.removed:
+                raise AccountExists(f"another process has added the account {name} meanwhile")
+            return replace(account, entry=entry, removed=False)
+
+        await self._update(name, added)
+
+    async def remove(self, name: str) -> None:
+        """End an account's login and hide the account. Its record stays, empty, so that adding the
+        name again continues its generations.
+
+        Raises:
+            UnknownAccount, AccountFixed: there is none, or it stands in the settings.
+            AccountUnusable, StoreUnavailable, SealError: as ``opened``.
+        """
+        async with self.opened(name) as found:
+            if found.config.is_fixed:
+                raise AccountFixed(
+                    f"the account {name} is declared in {found.config.source}: remove it there; "
+                    f"its login is ended by xots logout --account {name}"
+                )
+            await self.swept()
+            await found.keeper.end(forget=True)
+        await self._update(name, lambda account: replace(account, entry=None, removed=True))
+
+    # ---------- the tick
+
+    async def maintain(self) -> None:
+        """Start all that is due, in every account. ``Rotation`` calls this at every tick."""
+        elapsed = self._shared.clock.elapsed()
+        if elapsed >= self._sweep_at:
+            self._sweep_at = elapsed + SWEEP_INTERVAL_SECONDS
+            pause_seconds = SWEEP_PAUSE_SECONDS if self._swept.is_set() else 0
+            self._sweeping = asyncio.create_task(self._sweep(pause_seconds))
+        await self._work.tick()
+
+    @property
+    def tick_seconds(self) -> float:
+        """The interval between ticks that the tokens of the accounts demand."""
+        default = tick_seconds(self.default.account, self.default.policy)
+        return min(default, self._shortest_tick)
+
+    async def _due(self, limit: int) -> list[str]:
+        """Return due accounts: those that are open, and those of the store's index."""
+        now = self._shared.clock.now()
+        opened = self._keepers.due(now, limit)
+        indexed = await self._shared.store.due(now, limit)
+        names = dict.fromkeys([*opened, *indexed])
+        return [name for name in names if name != self._name_of_default]
+
+    async def _maintain_one(self, name: str) -> None:
+        """Maintain one account, and correct the index if there was nothing to do.
+
+        Raises:
+            AccountUnusable, SealError, StoreUnavailable, TokenUnavailable: as ``_enter``.
+        """
+        found = await self._enter(name, is_caller=False)
+        before = found.keeper.account.write_id
+        try:
+            await found.keeper.maintain()
+        finally:
+            self._keepers.leave(name)
+            self._keepers.schedule(name, acted=True)
+        account, config, now = found.keeper.account, found.config, self._shared.clock.now()
+        due_at = attention_at(account, now, config.policy, ahead=config.fresh is Fresh.ALWAYS)
+        if account.write_id == before and (due_at is None or due_at > now):
+            await self._shared.store.note_due(name, due_at)
+
+    # ---------- what is known of the accounts
+
+    async def _watch(self) -> None:
+        """Look at each record that another process writes. Open keepers follow by themselves."""
+        while True:
+            try:
+                async with aclosing(self._shared.changes.all()) as batches:
+                    async for names in batches:
+                        for name in names:
+                            if name is None:
+                                self._sweep_at = float("-inf")  # at the next tick
+                            else:
+                                await self._look(name)
+            except StoreUnavailable:
+                pass  # the open keepers report it
+            except Exception:  # the watch goes on, whatever a store raises
+                logger.exception("following the store failed")
+            await asyncio.sleep(RETRY_INTERVAL_SECONDS)
+
+    async def _sweep(self, pause_seconds: float) -> None:
+        """Read every record: correct the index, and what is known of the account."""
+        try:
+            names = await self._shared.store.names()
+            self._directory.keep_only(names)
+            self._shortest_tick = float("inf")
+            for name in names:
+                await self._look(name, is_sweep=True)
+                await asyncio.sleep(pause_seconds)
+            self._swept.set()
+        except StoreUnavailable:
+            self._sweep_at = float("-inf")
+
+    async def _look(self, name: str, *, is_sweep: bool = False) -> None:
+        """Read the record of an account that is not open, and note what it shows.
+
+        Raises:
+            StoreUnavailable: the store cannot be read.
+        """
+        if (found := self._keepers.get(name)) is not None and not is_sweep:
+            return
+        store = self._shared.store
+        record = RecordStore(store, self._shared.sealer, name)
+        stored = await record.read()
+        try:
+            account = record.opened(stored)
+            config = found.config if found else self._configure(name, account.entry)
+        except (SealError, SettingsError) as error:
+            self._note(name, Glimpse(source="the store", problem=str(error)))
+            return
+        now = self._shared.clock.now()
+        self._note(name, glimpse(config, account, now))
+        self._shortest_tick = min(self._shortest_tick, tick_seconds(account, config.policy))
+        if is_sweep or not store.shares_index:
+            due_at = attention_at(account, now, config.policy, ahead=config.fresh is Fresh.ALWAYS)
+            await store.note_due(name, due_at)
+            if version_of(await record.read()) != version_of(stored):
+                # Another process has written meanwhile, and its time may just have been replaced.
+                await self._look(name, is_sweep=is_sweep)
+
+    def _observed(self, found: Opened) -> None:
+        """Note what the record of an open keeper shows."""
+        account, config = found.keeper.account, found.config
+        self._note(config.name, glimpse(config, account, self._shared.clock.now()))
+        self._shortest_tick = min(self._shortest_tick, tick_seconds(account, config.policy))
+
+    def _note(self, name: str, found: Glimpse) -> None:
+        before = self._directory.note(name, found)
+        if found.problem is not None and (before is None or before.problem != found.problem):
+            logger.warning("%s: %s", name, found.problem)
+
+    # ---------- inside
+
+    async def _enter(self, name: str, *, is_caller: bool) -> Opened:
+        """Open an account's keeper, and note the problem if that fails.
+
+        Raises:
+            AccountUnusable, StoreUnavailable, TokenUnavailable: as ``opened``.
+        """
+        try:
+            return await self._keepers.enter(name, is_caller=is_caller)
+        except (SealError, SettingsError, AccountUnusable) as error:
+            self._note(name, Glimpse(source="the store", problem=str(error)))
+            raise AccountUnusable(str(error)) from None
+
+    async def _update(self, name: str, change: Callable[[Account], Account]) -> None:
+        """Write a change of an account's entry.
+
+        Raises:
+            StoreUnavailable, SealError: the store cannot be read or written.
+        """
+        config = self._configure(name, None)
+
+        def due_at(account: Account) -> datetime | None:
+            now, ahead = self._shared.clock.now(), config.fresh is Fresh.ALWAYS
+            return attention_at(account, now, config.policy, ahead=ahead)
+
+        record = RecordStore(self._shared.store, self._shared.sealer, name, due_at)
+        replica = Replica(record, clock=self._shared.clock, report=lambda _: None)
+        async with replica.locked():
+            await replica.update(change)
+        account = replica.account
+        config = self._configure(name, account.entry)
+        self._note(name, glimpse(config, account, self._shared.clock.now()))

@@ -1,0 +1,239 @@
+"""``Keepers``: the open keepers of a process, opened when they are needed and closed when idle."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from ..backends.base import TokenStore
+from ..backends.due_index import DueIndex
+from ..clock import Clock
+from ..errors import AccountUnusable
+from ..events import Event, Observer, TokenRead
+from ..keeping.acts import stopping
+from ..keeping.changes import Changes
+from ..keeping.keeper import TokenKeeper
+from ..keeping.login import LOGIN_TIMEOUT
+from ..keeping.record_store import RecordStore
+from ..keeping.store_clock import StoreClock
+from ..keeping.usage import NEVER
+from ..lifecycle.attention import attention_at
+from ..lifecycle.schedule import tick_seconds
+from ..sealing import Sealer
+from ..tasks import Tasks
+from .config import AccountConfig, Configure
+
+__all__ = ["Keepers", "Opened", "Shared"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """The parts that all keepers of a process share. The code that opened them closes them."""
+
+    store: TokenStore
+    sealer: Sealer
+    clock: Clock
+    rng: random.Random
+    observers: tuple[Observer, ...]
+    changes: Changes
+    store_clock: StoreClock
+
+
+@dataclass
+class Opened:
+    """An open keeper."""
+
+    config: AccountConfig
+    keeper: TokenKeeper
+    callers: int = 0
+    """Callers and operations that use the keeper now."""
+    kept_until: datetime = NEVER
+    """Until when the keeper stays open without a caller."""
+    was_fresh: bool = False
+    """True if the account counted as used when it was scheduled last."""
+
+    def is_idle(self, now: datetime) -> bool:
+        """True if nothing is lost when the keeper is closed."""
+        is_used = self.callers > 0 or self.keeper.usage.is_recent(now) or self.keeper.unsaved
+        return not is_used and now >= self.kept_until
+
+
+class Keepers:
+    """The open keepers.
+
+    Args:
+        shared: the parts that they share.
+        configure: returns the settings of an account.
+        observe: receives every event of an open keeper, with the keeper.
+    """
+
+    def __init__(
+        self,
+        shared: Shared,
+        configure: Configure,
+        observe: Callable[[Opened], None],
+    ) -> None:
+        self._shared = shared
+        self._configure = configure
+        self._observe = observe
+        self._open: dict[str, Opened] = {}
+        self._opening: dict[str, asyncio.Task[Opened]] = {}
+        self._pinned: set[str] = set()
+        self._due = DueIndex()
+        self._tasks = Tasks()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def get(self, name: str) -> Opened | None:
+        """Return an open keeper; None if the account is not open."""
+        return self._open.get(name)
+
+    async def pin(self, config: AccountConfig) -> TokenKeeper:
+        """Open a keeper that stays open, whatever its record holds.
+
+        Raises:
+            StoreUnavailable, SealError: as ``TokenKeeper.start``.
+        """
+        keeper = await self._start(config)
+        self._pinned.add(config.name)
+        self._added(config, keeper)
+        return keeper
+
+    async def enter(self, name: str, *, is_caller: bool) -> Opened:
+        """Return the open keeper of an account, and count one caller. ``leave`` ends that.
+
+        Args:
+            name: the account.
+            is_caller: True for a request, after which the keeper stays open for a while.
+
+        Raises:
+            AccountUnusable: its settings describe another login than its record.
+            StoreUnavailable, SealError: its record cannot be read or opened.
+            TokenUnavailable: the server is stopping.
+        """
+        if self._tasks.closed:
+            raise stopping()
+        while (found := self._open.get(name)) is None or self._is_outdated(found):
+            if found is not None:
+                self._close(name)
+            await self._opened(name)
+        found.callers += 1
+        if is_caller:
+            found.kept_until = self._shared.clock.now() + LOGIN_TIMEOUT
+        return found
+
+    def leave(self, name: str) -> None:
+        """End a use of the account. An idle keeper is closed."""
+        found = self._open[name]
+        found.callers -= 1
+        self.schedule(name)
+
+    def due(self, now: datetime, limit: int) -> list[str]:
+        """Return the open accounts that are due for a refresh ahead, or to be closed."""
+        return self._due.due(now, limit)
+
+    def schedule(self, name: str, *, acted: bool = False) -> None:
+        """Note when an open account is due next, or close it if it is idle.
+
+        Args:
+            name: the account.
+            acted: True if what was due has just been done or attempted.
+        """
+        found, now = self._open.get(name), self._shared.clock.now()
+        if found is None or name in self._pinned or self._tasks.closed:
+            return
+        if found.is_idle(now):
+            self._close(name)
+            return
+        keeper = found.keeper
+        account, policy = keeper.account, keeper.policy
+        found.was_fresh = keeper.usage.keeps_fresh(now)
+        times = [max(found.kept_until, keeper.usage.until)]
+        if (attention := attention_at(account, now, policy, ahead=found.was_fresh)) is not None:
+            times.append(attention)
+        if keeper.unsaved or keeper.store_problem is not None:
+            times.append(now)
+        not_before = now + timedelta(seconds=tick_seconds(account, policy)) if acted else now
+        self._due.note(name, max(not_before, min(times)))
+
+    async def close(self) -> None:
+        """Close all keepers, and wait until every operation is concluded and written.
+
+        Raises:
+            StoreUnavailable: the store did not take an unsaved change in time.
+        """
+        await self._tasks.drain()  # from now on nothing is opened
+        while self._opening:
+            await asyncio.wait(self._opening.values())
+        closing = [found.keeper.close() for found in self._open.values()]
+        outcomes = await asyncio.gather(*closing, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    # ---------- inside
+
+    def _is_outdated(self, found: Opened) -> bool:
+        """Tell if the account was added again with other settings since it was opened."""
+        is_free = found.callers == 0 and not found.keeper.unsaved
+        return is_free and found.keeper.account.entry != found.config.entry
+
+    async def _opened(self, name: str) -> Opened:
+        """Open a keeper, in one task that all callers share."""
+        task = self._opening.get(name)
+        if task is None:
+            task = self._opening[name] = asyncio.create_task(self._open_now(name))
+            task.add_done_callback(lambda _: self._opening.pop(name, None))
+        return await asyncio.shield(task)
+
+    async def _open_now(self, name: str) -> Opened:
+        record = RecordStore(self._shared.store, self._shared.sealer, name)
+        account = record.opened(await record.read())
+        config = self._configure(name, account.entry)
+        if problems := config.problems(account):
+            raise AccountUnusable("; ".join(problems))
+        return self._added(config, await self._start(config))
+
+    def _added(self, config: AccountConfig, keeper: TokenKeeper) -> Opened:
+        found = self._open[config.name] = Opened(config, keeper)
+        self._observe(found)
+        return found
+
+    async def _start(self, config: AccountConfig) -> TokenKeeper:
+        shared = self._shared
+        keeper = TokenKeeper(
+            shared.store,
+            config.xero,
+            shared.sealer,
+            policy=config.policy,
+            name=config.name,
+            configured=config.credentials,
+            fresh=config.fresh,
+            observers=[*shared.observers, self._noticed],
+            clock=shared.clock,
+            rng=shared.rng,
+            changes=shared.changes,
+            store_clock=shared.store_clock,
+        )
+        await keeper.start()
+        return keeper
+
+    def _noticed(self, event: Event) -> None:
+        """Schedule an account anew after an event, and tell the observer."""
+        found = self._open.get(event.account)
+        if found is None or (isinstance(event, TokenRead) and found.was_fresh):
+            return  # the due time of an account that is used already stays
+        self.schedule(event.account)
+        if not isinstance(event, TokenRead):
+            self._observe(found)
+
+    def _close(self, name: str) -> None:
+        """Close a keeper in the background."""
+        found = self._open.pop(name)
+        self._due.note(name, None)
+        self._tasks.start(found.keeper.close())
+
