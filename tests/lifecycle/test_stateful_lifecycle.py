@@ -28,13 +28,7 @@ from msgspec.structs import replace
 from support.records import SETTINGS, issued, tokens_of
 
 from xots.clock import MAX_CLOCK_SKEW
-from xots.lifecycle.account import (
-    MAX_SPENT_FALLBACKS,
-    Account,
-    RefreshToken,
-    decode,
-    encode,
-)
+from xots.lifecycle.account import MAX_SPENT_FALLBACKS, Account, RefreshToken
 from xots.lifecycle.merging import is_same_consent, merged
 from xots.lifecycle.outcomes import (
     ClientRefused,
@@ -47,6 +41,7 @@ from xots.lifecycle.outcomes import (
     Unknown,
 )
 from xots.lifecycle.policy import Policy
+from xots.lifecycle.record_json import decode, encode
 from xots.lifecycle.schedule import (
     Idle,
     Spend,

@@ -31,9 +31,9 @@ from xots.lifecycle.account import (
     Account,
     RefreshToken,
     bounded,
-    encode,
 )
 from xots.lifecycle.outcomes import ClientRefused, NotSent, Outcome, Refused, Throttled, Unknown
+from xots.lifecycle.record_json import encode
 from xots.lifecycle.schedule import Spend, State, good_for, next_step, state_of
 from xots.lifecycle.transitions import (
     MAX_TOKENS_TO_REVOKE,
