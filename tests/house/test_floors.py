@@ -28,6 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("lifecycle.schedule",),
     ("lifecycle.outlook", "lifecycle.expiry"),
     ("lifecycle.transitions",),
+    ("lifecycle.logins",),
     ("lifecycle.merging",),
     ("events",),
     ("sealing",),

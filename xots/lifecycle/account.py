@@ -1,7 +1,7 @@
 """``Account``: the one record of a login. Frozen, pure data; every change makes a new one.
 
-The record is written whole and read whole. ``transitions`` and ``merging`` say how it changes,
-``record_json`` is its JSON, ``keeping`` writes it. All times are aware datetimes in UTC.
+The record is written whole and read whole. ``transitions``, ``logins`` and ``merging`` say how it
+changes, ``record_json`` is its JSON, ``keeping`` writes it. All times are aware datetimes in UTC.
 """
 
 from __future__ import annotations
