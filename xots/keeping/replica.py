@@ -26,6 +26,7 @@ from ..errors import SealError, StaleWrite, StoreUnavailable
 from ..lifecycle.account import Account
 from ..lifecycle.expiry import Expiry
 from ..lifecycle.merging import diverged, merged
+from ..lifecycle.record_json import UnknownFormat, decode, encode
 from ..sealing import Sealer
 from .record_store import LEASE_SECONDS, PURPOSE, RecordStore
 
