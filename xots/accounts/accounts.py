@@ -21,6 +21,7 @@ from ..errors import (
     TooManyAccounts,
     UnknownAccount,
 )
+from ..events import Observer
 from ..keeping.keeper import TokenKeeper
 from ..keeping.record_store import RecordStore
 from ..keeping.replica import Replica
@@ -203,6 +204,15 @@ class Accounts:
             pause_seconds = SWEEP_PAUSE_SECONDS if self._swept.is_set() else 0
             self._sweeping = asyncio.create_task(self._sweep(pause_seconds))
         await self._work.tick()
+
+    def observe(self, observer: Observer) -> None:
+        """Send every event of every account from now on to ``observer`` too."""
+        self._shared.observers.append(observer)
+
+    @property
+    def store_problem(self) -> str | None:
+        """Why the store cannot be used now; None if it can."""
+        return self.default.store_problem
 
     @property
     def tick_seconds(self) -> float:

@@ -37,7 +37,8 @@ class Shared:
     sealer: Sealer
     clock: Clock
     rng: random.Random
-    observers: tuple[Observer, ...]
+    observers: list[Observer]
+    """They receive every event of every account."""
     changes: Changes
     store_clock: StoreClock
 
@@ -213,7 +214,7 @@ class Keepers:
             name=config.name,
             configured=config.credentials,
             fresh=config.fresh,
-            observers=[*shared.observers, self._noticed],
+            observers=[self._emit],
             clock=shared.clock,
             rng=shared.rng,
             changes=shared.changes,
@@ -222,8 +223,10 @@ class Keepers:
         await keeper.start()
         return keeper
 
-    def _noticed(self, event: Event) -> None:
-        """Schedule an account anew after an event, and tell the observer."""
+    def _emit(self, event: Event) -> None:
+        """Pass an event on, and schedule its account anew."""
+        for observer in self._shared.observers:
+            observer(event)
         found = self._open.get(event.account)
         if found is None or (isinstance(event, TokenRead) and found.was_fresh):
             return  # the due time of an account that is used already stays

@@ -8,7 +8,8 @@ from datetime import datetime
 
 from ..backends.base import Lease, Stored, TokenStore
 from ..errors import SealError, StaleWrite, StoreUnavailable
-from ..lifecycle.account import Account, UnknownFormat, decode, encode
+from ..lifecycle.account import Account
+from ..lifecycle.record_json import UnknownFormat, decode, encode
 from ..sealing import Sealer
 
 __all__ = ["LEASE_SECONDS", "PURPOSE", "RecordStore", "open_record"]
