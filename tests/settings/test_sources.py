@@ -200,7 +200,7 @@ def test_a_file_can_hold_the_client_secret(tmp_path: Path) -> None:
 
 
 @pytest.mark.safeguard(
-    file="settings/sources.py",
+    file="settings/reading.py",
     old='warnings += (f"{place}: {danger}" for danger in file.dangers(secret=True))',
     new="pass",
     protects_from="a file of the client secret that other users read unnoticed",
@@ -228,7 +228,7 @@ def test_a_client_secret_file_that_is_open_to_others_is_warned_about(
 
 @pytest.mark.safeguard(
     file="settings/sources.py",
-    old="any(_is_secret(name, found.text) for name, found in given.items())",
+    old="any(is_secret(name, found.text) for name, found in given.items())",
     new="False",
     protects_from="secrets in a YAML file that other users read unnoticed",
 )
@@ -301,7 +301,7 @@ def test_a_yaml_file_of_another_user_is_warned_about(config: Path) -> None:
 
 
 @pytest.mark.safeguard(
-    file="settings/sources.py",
+    file="settings/reading.py",
     old='warnings += (f"{place}: {danger}" for danger in dangers)',
     new="pass",
     protects_from="an authority that another user adds unnoticed",
