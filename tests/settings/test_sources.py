@@ -382,7 +382,7 @@ def test_a_source_that_is_too_large_is_a_problem(tmp_path: Path, config: Path, s
         {"CREDENTIALS_DIRECTORY": str(credentials)},
         config if source == "config" else None,
     )
-    assert "64 KiB" in problem
+    assert ("1024 KiB" if source == "config" else "64 KiB") in problem
     assert str(path) in problem
 
 
@@ -456,6 +456,23 @@ def test_an_empty_file_sets_nothing(config: Path) -> None:
     """A file of comments holds no settings."""
     config.write_text("# nothing yet\n")
     assert load({}, {}, config) == Settings()
+
+
+def test_a_key_that_occurs_twice_is_a_problem(config: Path) -> None:
+    """YAML itself takes the last of them. The problem names both lines, and no value."""
+    config.write_text(f"port: 6001\nclient_id: C\nport: {SECRET}\n")
+    [problem] = problems_of({}, {}, config)
+    assert problem == f"{config}, line 3: this key is in line 1 already: remove one of them"
+
+
+@pytest.mark.parametrize(
+    "text", ["[offline_access, {a: b}]", "[offline_access, ]]", "[[x]]", "[~]"]
+)
+def test_a_list_holds_words_only(config: Path, text: str) -> None:
+    """Its parts are not taken as words of a setting."""
+    config.write_text(f"scopes: {text}\n")
+    [problem] = problems_of({}, {}, config)
+    assert problem.startswith(str(config))
 
 
 def test_the_problem_of_an_unknown_key_suggests_a_setting(config: Path) -> None:

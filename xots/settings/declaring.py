@@ -33,6 +33,8 @@ class Setting:
     """True if the command line must not give it, since all users of the machine can see that."""
     may_be_empty: bool = False
     """True if an empty variable or YAML key sets an empty value. Otherwise it sets nothing."""
+    per_account: bool = False
+    """True if an account can have a value of its own."""
 
     @property
     def option(self) -> str:
@@ -55,6 +57,7 @@ def setting(
     default_text: str | None = None,
     secret: bool = False,
     may_be_empty: bool = False,
+    per_account: bool = False,
     in_repr: bool = True,
 ) -> T:
     """Declare a setting as a field of ``Settings``. mypy checks default and parser against the
@@ -68,6 +71,7 @@ def setting(
         default_text=default_text,
         secret=secret,
         may_be_empty=may_be_empty,
+        per_account=per_account,
     )
     return field(default=default, repr=in_repr, metadata={"setting": declaration})
 

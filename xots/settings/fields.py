@@ -12,6 +12,7 @@ from ..secret import Secret
 from ..xero.http import Proxy
 from ..xero.protocol import SCOPE_SETS, XERO, Credentials, Endpoints
 from . import parsing
+from .accounts import Entry, Layer, of_entry
 from .declaring import Setting, setting
 
 __all__ = ["Settings", "declared"]
@@ -36,27 +37,42 @@ class Settings:
         "oauth2 scopes; granular and classic stand for whole sets",
         letter="o",
         default_text=", ".join(SCOPE_SETS["classic"]),
+        per_account=True,
     )
     refreshmins: int = setting(
         72000,
         parsing.integer(1, 84960),  # 59 days: Xero's refresh tokens die after 60
         "set lifetime of refresh token (default 50 days)",
         letter="m",
+        per_account=True,
     )
     client_id: str | None = setting(
         None,
         parsing.printable,
         "client id of the app at Xero; without one, a form asks for it",
         metavar="ID",
+        per_account=True,
     )
     client_secret: Secret | None = setting(
-        None, parsing.secret, "client secret of the app at Xero", secret=True
+        None,
+        parsing.secret,
+        "client secret of the app at Xero",
+        secret=True,
+        per_account=True,
     )
     client_secret_file: Path | None = setting(
-        None, parsing.readable_file, "file that holds the client secret", metavar="FILE"
+        None,
+        parsing.readable_file,
+        "file that holds the client secret",
+        metavar="FILE",
+        per_account=True,
     )
     tenant_id: str | None = setting(
-        None, parsing.printable, "id of the organisation to use", metavar="ID"
+        None,
+        parsing.printable,
+        "id of the organisation to use",
+        metavar="ID",
+        per_account=True,
     )
     account: str = setting(
         "default", parsing.account_name, "name of the account in the store", metavar="NAME"
@@ -77,10 +93,18 @@ class Settings:
         None, Path, "file of sealing keys, one a line: the first seals, all open", metavar="FILE"
     )
     authorize_url: str = setting(
-        XERO.authorize_url, parsing.url, "URL at which the user logs in", metavar="URL"
+        XERO.authorize_url,
+        parsing.url,
+        "URL at which the user logs in",
+        metavar="URL",
+        per_account=True,
     )
     token_url: str = setting(
-        XERO.token_url, parsing.url, "URL of the token endpoint", metavar="URL"
+        XERO.token_url,
+        parsing.url,
+        "URL of the token endpoint",
+        metavar="URL",
+        per_account=True,
     )
     revoke_url: str = setting(
         XERO.revoke_url,
@@ -88,6 +112,7 @@ class Settings:
         "URL that revokes tokens; empty if there is none",
         metavar="URL",
         may_be_empty=True,
+        per_account=True,
     )
     connections_url: str = setting(
         XERO.connections_url,
@@ -95,6 +120,7 @@ class Settings:
         "URL that lists the connected organisations; empty if there is none",
         metavar="URL",
         may_be_empty=True,
+        per_account=True,
     )
     pkce: bool = setting(
         True,
@@ -102,18 +128,21 @@ class Settings:
         "whether a login uses PKCE",
         metavar="true|false",
         default_text="true",
+        per_account=True,
     )
     refresh_ahead: float = setting(
         300.0,
         parsing.seconds(0, 86400),
         "refresh this many seconds before the access token expires",
         metavar="SECONDS",
+        per_account=True,
     )
     min_ttl: float = setting(
         60.0,
         parsing.seconds(0, 86400),
         "callers get a token that lives at least this many seconds",
         metavar="SECONDS",
+        per_account=True,
     )
     tick: float = setting(
         15.0,
@@ -126,6 +155,27 @@ class Settings:
         parsing.seconds(0, 300),
         "programs can force a refresh at most this often, in seconds; 0: no limit",
         metavar="SECONDS",
+        per_account=True,
+    )
+    fresh: str | None = setting(
+        None,
+        parsing.choice("always", "used"),
+        "refresh access tokens ahead: always, or used: while callers use the account",
+        metavar="always|used",
+        default_text="always; for further accounts used",
+        per_account=True,
+    )
+    max_requests: int = setting(
+        10,
+        parsing.integer(1, 1000),
+        "upper bound on simultaneous requests to one identity server",
+        metavar="NUMBER",
+    )
+    max_accounts: int = setting(
+        1000,
+        parsing.integer(1, 100_000),
+        "upper bound on accounts, for those that are added at run time",
+        metavar="NUMBER",
     )
     allowed_hosts: tuple[str, ...] = setting(
         (),
@@ -165,9 +215,14 @@ class Settings:
         parsing.certificates,
         "certificates of the authorities to trust instead of the system's",
         metavar="FILE",
+        per_account=True,
     )
     proxy: Proxy | None = setting(
-        None, parsing.proxy, "URL of an HTTP proxy for requests to Xero", metavar="URL"
+        None,
+        parsing.proxy,
+        "URL of an HTTP proxy for requests to Xero",
+        metavar="URL",
+        per_account=True,
     )
     log_level: str = setting(
         "info",
@@ -179,10 +234,30 @@ class Settings:
         "text", parsing.choice("text", "json"), "format of the log's lines", metavar="FORMAT"
     )
 
+    accounts: Mapping[str, Layer] = field(default_factory=dict)
+    """The own settings of each account that the YAML file names."""
     sources: Mapping[str, str] = field(default_factory=dict)
     """The place where each setting was set, by its name. A default has none."""
     warnings: tuple[str, ...] = ()
     """Why other users may know a secret of the settings or replace it, with the remedies."""
+
+    def for_account(self, name: str, entry: Entry | None = None) -> Settings:
+        """Return the settings of one account: ``account`` is its name, and ``fresh`` is set.
+
+        Settings of its own in the YAML file win over those of its entry, and both over those of the
+        top level. ``accounts`` says which ones are inherited.
+
+        Args:
+            name: the name of the account, which need not be in ``accounts``.
+            entry: its settings if it was added at run time.
+        """
+        names = [setting.name for setting in declared() if setting.per_account]
+        top = Layer({name: getattr(self, name) for name in names}, self.sources)
+        own = self.accounts.get(name, Layer()).above(of_entry(entry).above(top))
+        values = dict(own.values)
+        if values["fresh"] is None:
+            values["fresh"] = "always" if name == self.account else "used"
+        return replace(self, **values, account=name, accounts={}, sources=own.places)
 
     @property
     def redirect_uri(self) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..file_access import public_file_problems, read_bounded, secret_file_problems
+from ..file_access import MAX_BYTES, public_file_problems, read_bounded, secret_file_problems
 from . import parsing
 from .fields import declared
 
@@ -127,12 +127,13 @@ class File:
         return self.secret_dangers if secret else self.public_dangers
 
 
-def read_text(path: Path, unnamed: str = "the file") -> File:
+def read_text(path: Path, unnamed: str = "the file", max_bytes: int = MAX_BYTES) -> File:
     """Return the text of a file, with its dangers.
 
     Args:
         path: the file.
         unnamed: the words for a file that does not exist. Its path may be a misplaced secret.
+        max_bytes: upper bound on the file.
 
     Raises:
         ValueError: with the file and the reason. The message does not quote its content.
@@ -141,7 +142,7 @@ def read_text(path: Path, unnamed: str = "the file") -> File:
         with path.open("rb") as file:
             secret_dangers = secret_file_problems(path, file.fileno())
             public_dangers = public_file_problems(path, file.fileno())
-            return File(read_bounded(file).decode("utf-8"), secret_dangers, public_dangers)
+            return File(read_bounded(file, max_bytes).decode(), secret_dangers, public_dangers)
     except OSError as error:
         shown = path if _exists(path) else unnamed
         raise ValueError(f"{shown} can't be read: {error.strerror}") from None

@@ -8,7 +8,6 @@ sources together, each with its source and key.
 
 from __future__ import annotations
 
-import difflib
 from collections import ChainMap
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -16,10 +15,11 @@ from typing import Any
 
 from ..errors import SettingsError
 from . import parsing
+from .account_sources import account_layers, account_texts
+from .accounts import Layer
 from .fields import Settings
 from .reading import (
     SETTINGS,
-    File,
     Given,
     check_authorities,
     collecting,
@@ -29,7 +29,7 @@ from .reading import (
     set_twice,
     values_of,
 )
-from .yaml_file import yaml_entries, yaml_text
+from .yaml_file import from_yaml
 
 __all__ = ["load"]
 
@@ -54,11 +54,13 @@ def load(
     """
     problems: list[str] = []
     warnings: list[str] = []
+    directory = environment.get("CREDENTIALS_DIRECTORY")
+    yaml = from_yaml(config, problems, warnings)
     sources = ChainMap(
         _from_command_line(arguments, problems),
         _from_environment(environment),
-        _from_credentials(environment.get("CREDENTIALS_DIRECTORY"), problems, warnings),
-        _from_yaml(config, problems, warnings),
+        _from_credentials(directory, problems, warnings),
+        yaml.given,
     )
     wanted = SETTINGS if only is None else only
     given = {name: sources[name] for name in wanted if name in sources}
@@ -67,11 +69,21 @@ def load(
     problems += set_twice(places)
     read_client_secret(values, places, problems, warnings)
     check_authorities(values, places, problems, warnings)
+    accounts = {}
     if only is None:
         problems += _missing(values, places)
+        names = {*yaml.accounts, values.get("account", SETTINGS["account"].default)}
+        texts = account_texts(names, yaml.accounts, directory, problems, warnings)
+        accounts = account_layers(texts, _top_layer(values, places), problems, warnings)
     if problems:
         raise SettingsError(problems)
-    return Settings(**values, sources=places, warnings=tuple(warnings))
+    return Settings(**values, accounts=accounts, sources=places, warnings=tuple(warnings))
+
+
+def _top_layer(values: Mapping[str, Any], places: Mapping[str, str]) -> Layer:
+    """Return the settings of the top level, with defaults, without those that have a problem."""
+    defaults = {name: setting.default for name, setting in SETTINGS.items() if name not in places}
+    return Layer({**defaults, **values}, places)
 
 
 # ---------- settings that depend on each other
@@ -140,37 +152,3 @@ def _from_credentials(
                 given[name] = Given(file.text.strip(), str(path))
                 warnings += file.dangers(secret=is_secret(name, file.text))
     return given
-
-
-# ---------- the YAML file
-
-CONFIG = "the file that --config or XOTS_CONFIG names"
-
-
-def _from_yaml(path: Path | None, problems: list[str], warnings: list[str]) -> dict[str, Given]:
-    """Return the texts of the keys of a YAML file."""
-    if path is None:
-        return {}
-    given = {}
-    entries: list[tuple[int, Any, Any]] = []
-    file = File("", [], [])
-    with collecting(problems):
-        file = read_text(path, CONFIG)
-        entries = yaml_entries(path, file.text)
-    for line, key, value in entries:
-        place = f"{path}: {key}"
-        if not isinstance(key, str) or key not in SETTINGS:
-            # The key may be a misplaced secret: do not repeat it.
-            problems.append(f"{path}, line {line}: {_no_such_setting(str(key))}")
-        elif isinstance(value, dict):
-            problems.append(f"{place}: this value is a mapping: give a single value")
-        elif value is not None or SETTINGS[key].may_be_empty:
-            given[key] = Given(yaml_text(value), place)
-    has_secret = any(is_secret(name, found.text) for name, found in given.items())
-    warnings += file.dangers(secret=has_secret)
-    return given
-
-
-def _no_such_setting(name: str) -> str:
-    near = difflib.get_close_matches(name, SETTINGS, n=1)
-    return f"no such setting (did you mean {near[0]}?)" if near else "no such setting"
