@@ -1,44 +1,48 @@
-"""``Account``: the one record of a login. Frozen, pure data; every change makes a new one.
+"""``Account``: the one record of an account and its login. Frozen; every change makes a new one.
 
-The record is written whole and read whole. ``transitions`` and ``merging`` say how it changes,
-``keeping`` writes it. All times are aware datetimes in UTC.
-
-Its JSON carries a format number. This version writes ``FORMAT`` and converts the older ones when it
-reads them. A newer format is refused, since writing it back would drop fields of the newer version.
+The record is written whole and read whole. ``transitions``, ``logins`` and ``merging`` say how it
+changes, ``record_json`` is its JSON, ``keeping`` writes it. All times are aware datetimes in UTC.
 """
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import force_setattr, replace
 
 from ..secret import Secret
 
 __all__ = [
     "FORMAT",
     "MAX_IN_FLIGHT_FALLBACKS",
+    "MAX_LOGIN_STATES",
+    "MAX_NOTICES",
+    "MAX_ORGANISATIONS",
+    "MAX_REFRESH_NOTES",
     "MAX_SPENT_FALLBACKS",
     "MAX_TOMBSTONES",
     "AccessToken",
     "Account",
+    "Entry",
     "Intent",
+    "LoginState",
+    "Notice",
+    "Organisation",
     "Problem",
     "ProblemKind",
+    "RefreshNote",
     "RefreshToken",
     "Revocation",
-    "UnknownFormat",
     "bounded",
-    "decode",
-    "encode",
+    "valid_id",
 ]
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 """The format that this version writes."""
 
 MAX_TOMBSTONES: Final = 100
@@ -53,11 +57,28 @@ MAX_IN_FLIGHT_FALLBACKS: Final = 24
 """Upper bound on fallbacks that a request may still spend (``RefreshToken.may_be_in_flight``). Each
 one follows a lost response or a process that was cut off, so even a bad half hour has fewer."""
 
+MAX_ORGANISATIONS: Final = 100
+"""Upper bound on the organisations of a login that are kept. A firm's user has some dozens."""
+
+MAX_REFRESH_NOTES: Final = 20
+"""Upper bound on the history of refreshes: ten hours of a token that is in use."""
+
+MAX_LOGIN_STATES: Final = 8
+"""Upper bound on the logins whose second callback is recognised: a browser repeats it at once."""
+
+MAX_NOTICES: Final = 16
+"""Upper bound on the notices that are not sent twice."""
+
+MAX_NAME_LENGTH: Final = 100
+"""Upper bound on the characters of an organisation's name. A longer one is cut."""
+
+MAX_LOGIN_PROBLEM_LENGTH: Final = 300
+"""Upper bound on the characters of a failed login's problem. A longer one is cut."""
+
+VALID_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
+"""An id of a Xero user, an authentication event or a connection. Xero's are UUIDs."""
+
 BEFORE_ALL_LOGINS: Final = datetime.fromtimestamp(0, UTC)
-
-
-class UnknownFormat(ValueError):
-    """The record is not one that this version reads. The message says why."""
 
 
 class _Record(
@@ -155,8 +176,77 @@ class Revocation(StrEnum):
     """The client's credentials are dropped once Xero has confirmed it."""
 
 
+class Entry(_Record, frozen=True, kw_only=True):
+    """The settings of an account that was added at run time.
+
+    A removed account keeps one without settings. ``added_at`` is the time of the removal then.
+    """
+
+    client_id: str | None = None
+    client_secret: Secret | None = None
+    tenant_id: str | None = None
+    scopes: tuple[str, ...] = ()
+    added_at: datetime
+
+
+class Organisation(_Record, frozen=True, kw_only=True):
+    """One organisation (tenant) of the login, as Xero listed it."""
+
+    connection_id: str | None = None
+    tenant_id: str
+    name: str | None = None
+    """Any text of up to ``MAX_NAME_LENGTH`` characters. Show it with ``safe_text``."""
+    kind: str | None = None
+    """Xero's ``tenantType``, such as ORGANISATION or PRACTICE."""
+    auth_event_id: str | None = None
+    """The login that connected it."""
+
+    def __post_init__(self) -> None:
+        """Cut the name to its bound."""
+        if self.name is not None:
+            force_setattr(self, "name", self.name[:MAX_NAME_LENGTH])
+
+
+class RefreshNote(_Record, frozen=True, kw_only=True):
+    """The outcome of one refresh, for the history."""
+
+    at: datetime
+    by: str
+    """The process that made it, as in ``Intent.by``."""
+    ok: bool
+    kind: ProblemKind | None = None
+    """The kind of failure; None if Xero issued an access token."""
+
+
+class LoginState(_Record, frozen=True, kw_only=True):
+    """The result of a login, by its ``state``, for a browser that calls back twice."""
+
+    digest: str
+    """The SHA-256 of the state, in hex."""
+    at: datetime
+    problem: str | None = None
+    """Why it failed, in up to ``MAX_LOGIN_PROBLEM_LENGTH`` characters; None if it succeeded."""
+
+    def __post_init__(self) -> None:
+        """Cut the problem to its bound."""
+        if self.problem is not None:
+            force_setattr(self, "problem", self.problem[:MAX_LOGIN_PROBLEM_LENGTH])
+
+
+class Notice(_Record, frozen=True, kw_only=True):
+    """A notice that was sent, so that no process sends it again."""
+
+    kind: str
+    key: str
+    """The occasion, such as the login that it concerns."""
+    at: datetime
+
+
 class Account(_Record, frozen=True, kw_only=True, tag_field="format", tag=FORMAT):
-    """The record of one login."""
+    """The record of one account and its login.
+
+    ``BOUNDS`` holds whatever makes a record: the longest lists are cut as it is made.
+    """
 
     generation: int = 0
     """Increases with every write. It never restarts, even for a forgotten account."""
@@ -206,6 +296,33 @@ class Account(_Record, frozen=True, kw_only=True, tag_field="format", tag=FORMAT
     refreshed_at: datetime | None = None
     refreshed_by: str | None = None
 
+    xero_userid: str | None = None
+    """The Xero user who logged in, by the claim of the access token; None if it has none."""
+    auth_event_id: str | None = None
+    """The login at Xero, by the claim ``authentication_event_id``; None if the token has none."""
+    organisations: tuple[Organisation, ...] | None = None
+    """The organisations of the login as they were listed last; None if they never were."""
+    listed_at: datetime | None = None
+    """When ``organisations`` were listed."""
+
+    removed: bool = False
+    """True if the account was removed at run time. ``entry`` then holds the time."""
+    entry: Entry | None = None
+    """The settings of an account that was added at run time; None for any other account."""
+    refreshes: tuple[RefreshNote, ...] = ()
+    """The outcomes of the last refreshes, the latest first, also those of earlier logins."""
+    login_states: tuple[LoginState, ...] = ()
+    """The results of the last logins, the latest first."""
+    notices: tuple[Notice, ...] = ()
+    """The notices that were sent, the latest first."""
+
+    def __post_init__(self) -> None:
+        """Cut each list to its bound. Every way to make a record leads here."""
+        for name, bound in BOUNDS.items():
+            found = getattr(self, name)
+            if found is not None and len(found) > bound:
+                force_setattr(self, name, found[:bound])
+
     @property
     def epoch(self) -> datetime:
         """When the last login, or its end, was recorded. The newer epoch wins a merge."""
@@ -246,6 +363,21 @@ class Account(_Record, frozen=True, kw_only=True, tag_field="format", tag=FORMAT
         )
 
 
+BOUNDS: Final = {
+    "organisations": MAX_ORGANISATIONS,
+    "refreshes": MAX_REFRESH_NOTES,
+    "login_states": MAX_LOGIN_STATES,
+    "notices": MAX_NOTICES,
+}
+"""The lists of the record that are cut at their end. ``bounded`` and ``with_tombstones`` cut the
+others, where the order decides what is lost."""
+
+
+def valid_id(value: object) -> str | None:
+    """Return the id from outside if it is a text that ``VALID_ID`` matches, else None."""
+    return value if isinstance(value, str) and VALID_ID.fullmatch(value) else None
+
+
 def bounded(fallbacks: Iterable[RefreshToken]) -> tuple[RefreshToken, ...]:
     """Return the fallbacks without the spent ones that exceed the bounds: the last ones in the
     record's order, which needs no clock."""
@@ -257,91 +389,3 @@ def bounded(fallbacks: Iterable[RefreshToken]) -> tuple[RefreshToken, ...]:
         if token.first_spent_at is None or spent[kind] <= limits[kind]:
             kept.append(token)
     return tuple(kept)
-
-
-class _Header(msgspec.Struct):
-    """The number of the format. Records of format 1 had none."""
-
-    format: int = 1
-
-
-def encode(account: Account) -> bytes:
-    """Return the record as JSON with its secrets in clear: for sealing, and for nothing else."""
-    return msgspec.json.encode(account, enc_hook=_reveal)
-
-
-def decode(data: bytes) -> Account:
-    """Return the record that ``encode`` wrote, in this format or an older one.
-
-    Raises:
-        UnknownFormat: a newer version wrote it, or it is no record. Unknown fields are refused
-            too: dropping them at the next write would lose them.
-    """
-    try:
-        found = msgspec.json.decode(data, type=_Header).format
-        converted = CONVERSIONS[found](json.loads(data)) if found in CONVERSIONS else None
-        account = None if found > FORMAT else _decoded(json.dumps(converted) if converted else data)
-    except (msgspec.MsgspecError, AttributeError, TypeError, ValueError, RecursionError) as error:
-        # The error's text may quote a token of the record.
-        kind = type(error).__name__
-        raise UnknownFormat(f"not a record that this version of xots reads ({kind})") from None
-    if account is None:
-        raise UnknownFormat(
-            f"written by a newer version of xots (record format {found}, this process reads up to "
-            f"{FORMAT}): upgrade this process"
-        )
-    return account
-
-
-def _decoded(data: bytes | str) -> Account:
-    return msgspec.json.decode(data, type=Account, dec_hook=_conceal)
-
-
-RENAMED_SINCE_1 = {
-    "rivals": "fallbacks",
-    "dropped": "tombstones",
-    "dropped_ever": "tombstones_ever",
-    "unrotated": "responses_without_token",
-    "tries": "failed_attempts",
-    "scopes_asked": "scopes_requested",
-    "scopes_set": "scopes_configured",
-    "stamped": "set_first_spent",
-    "doubted": "also_open",
-}
-"""The old and new names of fields, of the record and of its intent. ``notices_sent`` was
-dropped."""
-
-
-def _from_format_1(record: dict[str, Any]) -> dict[str, Any]:
-    converted = _renamed(record) | {"format": FORMAT}
-    converted.pop("notices_sent", None)
-    if converted.get("responses_without_token", 0) > 1 and "intent" not in converted:
-        converted |= {"responses_without_token": 0, "rotates": False}
-    if "intent" in converted:
-        converted["intent"] = _renamed(converted["intent"])
-    return converted
-
-
-def _from_format_2(record: dict[str, Any]) -> dict[str, Any]:
-    """Format 3 has one more field, ``RefreshToken.may_be_in_flight``, with a default."""
-    return record | {"format": FORMAT}
-
-
-CONVERSIONS = {1: _from_format_1, 2: _from_format_2}
-"""What turns a record of each older format into one of this format."""
-
-
-def _renamed(fields: dict[str, Any]) -> dict[str, Any]:
-    return {RENAMED_SINCE_1.get(name, name): value for name, value in fields.items()}
-
-
-def _reveal(value: object) -> str:
-    if isinstance(value, Secret):
-        return value.reveal()
-    raise NotImplementedError(f"{type(value).__name__} does not belong in a record")
-
-
-def _conceal(kind: type, value: object) -> Secret:
-    if kind is Secret and isinstance(value, str):
-        return Secret(value)
-    raise TypeError(f"{kind.__name__} is not written as {type(value).__name__}")
