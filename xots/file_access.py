@@ -232,15 +232,15 @@ def _problems(path: Path, descriptor: int, *, others_may_read: bool) -> list[str
     return [problem] if problem else folder_problems(path)
 
 
-def read_bounded(file: BinaryIO) -> bytes:
+def read_bounded(file: BinaryIO, max_bytes: int = MAX_BYTES) -> bytes:
     """Return the content of an open file of settings or secrets, which may be a pipe.
 
     Raises:
-        OSError: it can't be read, or holds more than ``MAX_BYTES``.
+        OSError: it can't be read, or holds more than ``max_bytes``.
     """
-    content = file.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise OSError(errno.EFBIG, f"it is larger than {MAX_BYTES // 1024} KiB")
+    content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise OSError(errno.EFBIG, f"it is larger than {max_bytes // 1024} KiB")
     return content
 
 

@@ -82,4 +82,16 @@ def test_the_settings_are_valid(path: Path) -> None:
 def test_a_line_in_a_comment_is_a_setting_too(path: Path) -> None:
     """A line that takes effect without its hash names a setting."""
     commented = set(re.findall(r"^# ([a-z_]+):(?: |$)", path.read_text(), re.MULTILINE))
-    assert commented <= set(SETTINGS)
+    assert commented <= {*SETTINGS, "accounts"}
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path.name == "xots.yaml"], ids=lambda path: path.parent.name
+)
+def test_the_accounts_in_a_comment_are_valid(path: Path, tmp_path: Path) -> None:
+    """Without their hashes, they are accounts with settings that accounts can have."""
+    [block] = re.findall(r"^# accounts:\n(?:#   .*\n)+", path.read_text(), re.MULTILINE)
+    (tmp_path / "secret").write_text("x")
+    text = re.sub("(?m)^# ", "", block).replace("/etc/xots/miller_secret", f"{tmp_path}/secret")
+    (tmp_path / "xots.yaml").write_text(text)
+    assert list(load({}, {}, tmp_path / "xots.yaml").accounts) == ["smith", "miller"]

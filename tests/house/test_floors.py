@@ -63,8 +63,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("web.tokens", "web.health", "web.acts"),
     ("web.status", "web.pages"),
     ("web.app",),
-    ("settings.parsing",),
+    ("settings.parsing", "settings.declaring", "settings.accounts"),
     ("settings.fields",),
+    ("settings.reading",),
+    ("settings.yaml_file", "settings.account_sources"),
     ("settings.sources",),
     ("settings",),
     ("key_file",),
@@ -135,7 +137,7 @@ EXEMPT = frozenset({"", "_version"})
 ONE_ROOM_ONLY = {
     "cryptography": ("sealing", "sandbox"),
     "redis": ("backends.redis_url", "backends.redis"),
-    "yaml": ("settings.sources",),
+    "yaml": ("settings.yaml_file",),
     "prometheus_client": (),  # no room has metrics yet
 }
 """Libraries that only these modules and rooms know."""
@@ -148,6 +150,7 @@ NEVER = {
     "wording": PURE,
     "events": PURE,
     "xero.protocol": PURE,
+    "settings.accounts": PURE,
     "settings.fields": PURE,
     "settings.parsing": PURE,
     "web.accept": PURE,
@@ -343,7 +346,7 @@ def test_a_forbidden_import_is_found(module: str, source: str, forbidden: str) -
         ("backends", "from .base import TokenStore\nimport tornado"),
         ("backends.redis", "import redis.asyncio\nfrom . import redis_url"),
         ("backends.redis_url", "import redis.asyncio"),
-        ("settings.sources", "def f():\n    import yaml"),
+        ("settings.yaml_file", "def f():\n    import yaml"),
         ("sealing", "from cryptography.fernet import Fernet"),
         (
             "sandbox.identity.signing",

@@ -2,129 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
 
 from ..lifecycle.policy import Policy
 from ..secret import Secret
 from ..xero.http import Proxy
 from ..xero.protocol import SCOPE_SETS, XERO, Credentials, Endpoints
 from . import parsing
+from .accounts import Entry, Layer, of_entry
+from .declaring import Setting, setting
 
-__all__ = ["Setting", "Settings", "declared", "default_shown"]
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """The declaration of one setting."""
-
-    name: str = ""
-    """Its attribute of ``Settings``, from which its names in all sources derive."""
-    default: Any
-    """The value without a source."""
-    parse: Callable[[str], Any]
-    """Return the value of a text; raise ValueError if it has none."""
-    help: str
-    """A sentence for the help, without the default."""
-    letter: str | None = None
-    """The short option, without its hyphen."""
-    metavar: str | None = None
-    """A word for the value in the help. None: the setting's name in upper case."""
-    default_text: str | None = None
-    """The default as the help shows it, if that is not ``str(default)``."""
-    secret: bool = False
-    """True if the command line must not give it, since all users of the machine can see that."""
-    may_be_empty: bool = False
-    """True if an empty variable or YAML key sets an empty value. Otherwise it sets nothing."""
-
-    @property
-    def option(self) -> str:
-        """The long option: ``--token-url``."""
-        return f"--{self.name.replace('_', '-')}"
-
-    @property
-    def variable(self) -> str:
-        """The environment variable: ``XOTS_TOKEN_URL``."""
-        return f"XOTS_{self.name.upper()}"
-
-
-def _setting(
-    default: T,
-    parse: Callable[[str], T],
-    help: str,  # noqa: A002 - the word of argparse
-    *,
-    letter: str | None = None,
-    metavar: str | None = None,
-    default_text: str | None = None,
-    secret: bool = False,
-    may_be_empty: bool = False,
-    in_repr: bool = True,
-) -> T:
-    """Declare a setting as a field of ``Settings``. mypy checks default and parser against the
-    field's type."""
-    setting = Setting(
-        default=default,
-        parse=parse,
-        help=help,
-        letter=letter,
-        metavar=metavar,
-        default_text=default_text,
-        secret=secret,
-        may_be_empty=may_be_empty,
-    )
-    return field(default=default, repr=in_repr, metadata={"setting": setting})
+__all__ = ["Settings", "declared"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """The settings of a server. Its repr shows no secret."""
 
-    port: int = _setting(5001, parsing.integer(0, 65535), "port to run on", letter="p")
-    address: str = _setting("127.0.0.1", parsing.address, "network address to run on", letter="n")
-    redirect: str | None = _setting(
+    port: int = setting(5001, parsing.integer(0, 65535), "port to run on", letter="p")
+    address: str = setting("127.0.0.1", parsing.address, "network address to run on", letter="n")
+    redirect: str | None = setting(
         None,
         parsing.redirect,
         "oauth2 redirect address",
         letter="r",
         default_text="http://localhost:5001/code",
     )
-    scopes: tuple[str, ...] = _setting(
+    scopes: tuple[str, ...] = setting(
         SCOPE_SETS["classic"],
         parsing.scopes,
         "oauth2 scopes; granular and classic stand for whole sets",
         letter="o",
         default_text=", ".join(SCOPE_SETS["classic"]),
+        per_account=True,
     )
-    refreshmins: int = _setting(
+    refreshmins: int = setting(
         72000,
         parsing.integer(1, 84960),  # 59 days: Xero's refresh tokens die after 60
         "set lifetime of refresh token (default 50 days)",
         letter="m",
+        per_account=True,
     )
-    client_id: str | None = _setting(
+    client_id: str | None = setting(
         None,
         parsing.printable,
         "client id of the app at Xero; without one, a form asks for it",
         metavar="ID",
+        per_account=True,
     )
-    client_secret: Secret | None = _setting(
-        None, parsing.secret, "client secret of the app at Xero", secret=True
+    client_secret: Secret | None = setting(
+        None,
+        parsing.secret,
+        "client secret of the app at Xero",
+        secret=True,
+        per_account=True,
     )
-    client_secret_file: Path | None = _setting(
-        None, parsing.readable_file, "file that holds the client secret", metavar="FILE"
+    client_secret_file: Path | None = setting(
+        None,
+        parsing.readable_file,
+        "file that holds the client secret",
+        metavar="FILE",
+        per_account=True,
     )
-    tenant_id: str | None = _setting(
-        None, parsing.printable, "id of the organisation to use", metavar="ID"
+    tenant_id: str | None = setting(
+        None,
+        parsing.printable,
+        "id of the organisation to use",
+        metavar="ID",
+        per_account=True,
     )
-    account: str = _setting(
+    account: str = setting(
         "default", parsing.account_name, "name of the account in the store", metavar="NAME"
     )
-    store: str | None = _setting(
+    store: str | None = setting(
         None,
         parsing.store,
         "URL of the store that keeps the login: file:///folder, redis://…, rediss://…, unix://…, "
@@ -133,119 +86,178 @@ class Settings:
         default_text="a folder of the user's own",
         in_repr=False,  # it may hold a password
     )
-    key: tuple[Secret, ...] = _setting(
+    key: tuple[Secret, ...] = setting(
         (), parsing.keys, "sealing keys: the first seals, all open", secret=True
     )
-    key_file: Path | None = _setting(
+    key_file: Path | None = setting(
         None, Path, "file of sealing keys, one a line: the first seals, all open", metavar="FILE"
     )
-    authorize_url: str = _setting(
-        XERO.authorize_url, parsing.url, "URL at which the user logs in", metavar="URL"
+    authorize_url: str = setting(
+        XERO.authorize_url,
+        parsing.url,
+        "URL at which the user logs in",
+        metavar="URL",
+        per_account=True,
     )
-    token_url: str = _setting(
-        XERO.token_url, parsing.url, "URL of the token endpoint", metavar="URL"
+    token_url: str = setting(
+        XERO.token_url,
+        parsing.url,
+        "URL of the token endpoint",
+        metavar="URL",
+        per_account=True,
     )
-    revoke_url: str = _setting(
+    revoke_url: str = setting(
         XERO.revoke_url,
         parsing.optional_url,
         "URL that revokes tokens; empty if there is none",
         metavar="URL",
         may_be_empty=True,
+        per_account=True,
     )
-    connections_url: str = _setting(
+    connections_url: str = setting(
         XERO.connections_url,
         parsing.optional_url,
         "URL that lists the connected organisations; empty if there is none",
         metavar="URL",
         may_be_empty=True,
+        per_account=True,
     )
-    pkce: bool = _setting(
+    pkce: bool = setting(
         True,
         parsing.boolean,
         "whether a login uses PKCE",
         metavar="true|false",
         default_text="true",
+        per_account=True,
     )
-    refresh_ahead: float = _setting(
+    refresh_ahead: float = setting(
         300.0,
         parsing.seconds(0, 86400),
         "refresh this many seconds before the access token expires",
         metavar="SECONDS",
+        per_account=True,
     )
-    min_ttl: float = _setting(
+    min_ttl: float = setting(
         60.0,
         parsing.seconds(0, 86400),
         "callers get a token that lives at least this many seconds",
         metavar="SECONDS",
+        per_account=True,
     )
-    tick: float = _setting(
+    tick: float = setting(
         15.0,
         parsing.seconds(0.1, 300),
         "interval between checks for a due refresh, in seconds",
         metavar="SECONDS",
     )
-    refresh_interval: float = _setting(
+    refresh_interval: float = setting(
         5.0,
         parsing.seconds(0, 300),
         "programs can force a refresh at most this often, in seconds; 0: no limit",
         metavar="SECONDS",
+        per_account=True,
     )
-    allowed_hosts: tuple[str, ...] = _setting(
+    fresh: str | None = setting(
+        None,
+        parsing.choice("always", "used"),
+        "refresh access tokens ahead: always, or used: while callers use the account",
+        metavar="always|used",
+        default_text="always; for further accounts used",
+        per_account=True,
+    )
+    max_requests: int = setting(
+        10,
+        parsing.integer(1, 1000),
+        "upper bound on simultaneous requests to one identity server",
+        metavar="NUMBER",
+    )
+    max_accounts: int = setting(
+        1000,
+        parsing.integer(1, 100_000),
+        "upper bound on accounts, for those that are added at run time",
+        metavar="NUMBER",
+    )
+    allowed_hosts: tuple[str, ...] = setting(
         (),
         parsing.hosts,
         "further values of the Host header to accept, such as the host name of a reverse proxy",
         metavar="HOSTS",
     )
-    max_connections: int = _setting(
+    max_connections: int = setting(
         1000, parsing.integer(10, 60000), "upper bound on open connections", metavar="NUMBER"
     )
-    head_timeout: float = _setting(
+    head_timeout: float = setting(
         10.0,
         parsing.seconds(0.1, 3600),
         "time for the headers of a request, in seconds",
         metavar="SECONDS",
     )
-    body_timeout: float = _setting(
+    body_timeout: float = setting(
         20.0,
         parsing.seconds(0.1, 3600),
         "time for the body of a request, in seconds",
         metavar="SECONDS",
     )
-    idle_timeout: float = _setting(
+    idle_timeout: float = setting(
         30.0,
         parsing.seconds(0.1, 3600),
         "time until the next request on an open connection, in seconds",
         metavar="SECONDS",
     )
-    write_timeout: float = _setting(
+    write_timeout: float = setting(
         20.0,
         parsing.seconds(0.1, 3600),
         "time for a client to take a response, in seconds",
         metavar="SECONDS",
     )
-    ca_file: Path | None = _setting(
+    ca_file: Path | None = setting(
         None,
         parsing.certificates,
         "certificates of the authorities to trust instead of the system's",
         metavar="FILE",
+        per_account=True,
     )
-    proxy: Proxy | None = _setting(
-        None, parsing.proxy, "URL of an HTTP proxy for requests to Xero", metavar="URL"
+    proxy: Proxy | None = setting(
+        None,
+        parsing.proxy,
+        "URL of an HTTP proxy for requests to Xero",
+        metavar="URL",
+        per_account=True,
     )
-    log_level: str = _setting(
+    log_level: str = setting(
         "info",
         parsing.choice("debug", "info", "warning", "error"),
         "lowest level of messages in the log",
         metavar="LEVEL",
     )
-    log_format: str = _setting(
+    log_format: str = setting(
         "text", parsing.choice("text", "json"), "format of the log's lines", metavar="FORMAT"
     )
 
+    accounts: Mapping[str, Layer] = field(default_factory=dict)
+    """The own settings of each account that the YAML file names."""
     sources: Mapping[str, str] = field(default_factory=dict)
     """The place where each setting was set, by its name. A default has none."""
     warnings: tuple[str, ...] = ()
     """Why other users may know a secret of the settings or replace it, with the remedies."""
+
+    def for_account(self, name: str, entry: Entry | None = None) -> Settings:
+        """Return the settings of one account: ``account`` is its name, and ``fresh`` is set.
+
+        Settings of its own in the YAML file win over those of its entry, and both over those of the
+        top level. ``accounts`` says which ones are inherited.
+
+        Args:
+            name: the name of the account, which need not be in ``accounts``.
+            entry: its settings if it was added at run time.
+        """
+        names = [setting.name for setting in declared() if setting.per_account]
+        top = Layer({name: getattr(self, name) for name in names}, self.sources)
+        own = self.accounts.get(name, Layer()).above(of_entry(entry).above(top))
+        values = dict(own.values)
+        if values["fresh"] is None:
+            values["fresh"] = "always" if name == self.account else "used"
+        return replace(self, **values, account=name, accounts={}, sources=own.places)
 
     @property
     def redirect_uri(self) -> str:
@@ -288,12 +300,3 @@ def declared() -> list[Setting]:
         for found in fields(Settings)
         if "setting" in found.metadata
     ]
-
-
-def default_shown(setting: Setting) -> str | None:
-    """Return a setting's default as the help and the documents show it; None if it has none."""
-    if setting.default_text is not None:
-        return setting.default_text
-    if setting.default in (None, ()):
-        return None
-    return str(setting.default).removesuffix(".0")
