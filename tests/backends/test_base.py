@@ -70,7 +70,7 @@ def test_a_lease_ends_with_its_lifetime_unless_it_is_extended() -> None:
 
 
 @pytest.mark.safeguard(
-    file="backends/base.py",
+    file="backends/leases.py",
     old="                lease.lose()\n",
     new="",
     protects_from="two holders at once, after another process has taken the lease",

@@ -130,7 +130,7 @@ def sqlite_example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.mark.safeguard(
-    file="backends/base.py",
+    file="backends/leases.py",
     old="if self._is_held(stored):",
     new="if False:",
     protects_from="two processes that refresh at once, on a store of another package",

@@ -23,7 +23,7 @@ from support.redis_servers import (
     set_user,
 )
 
-from xots.backends import base
+from xots.backends import leases
 from xots.backends.redis import RedisStore
 from xots.errors import StaleWrite
 from xots.lifecycle.account import AccessToken, Account, RefreshToken
@@ -268,7 +268,7 @@ async def soon(condition: Callable[[], bool], seconds: float) -> None:
 
 
 @pytest.mark.safeguard(
-    file="backends/redis.py",
+    file="backends/redis_lease.py",
     old="await lock.extend(ttl_seconds, replace_ttl=True)",
     new="pass",
     protects_from="a slow refresh that outlives its lease",
@@ -291,7 +291,7 @@ async def test_waiting_for_a_lease_ends(
     server: RedisServer, open_store: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the timeout the caller gets an error."""
-    monkeypatch.setattr(base, "LEASE_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(leases, "LEASE_TIMEOUT_SECONDS", 0.2)
     server.admin.set("xots:lease:a", "another holder")
     assert "held the lease of a for too long" in await refusal(
         open_store(server.url).lease("a", 1).__aenter__()
@@ -299,7 +299,7 @@ async def test_waiting_for_a_lease_ends(
 
 
 @pytest.mark.safeguard(
-    file="backends/redis.py",
+    file="backends/redis_lease.py",
     old="timeout=ttl_seconds)",
     new="timeout=None)",
     protects_from="a killed holder that excludes all others for ever",
@@ -324,7 +324,7 @@ async def test_the_lease_of_a_killed_holder_expires(
 
 
 @pytest.mark.safeguard(
-    file="backends/base.py",
+    file="backends/leases.py",
     old="self._ends_at is not None and SystemClock().elapsed() >= self._ends_at",
     new="False",
     protects_from="a stopped process that does not notice that its lease has expired",
@@ -345,7 +345,7 @@ async def test_a_stopped_holder_finds_its_lease_lost(
 
 
 @pytest.mark.safeguard(
-    file="backends/redis.py",
+    file="backends/redis_lease.py",
     old="            lease.lose()",
     new="            pass",
     protects_from="two holders at once, after a fail-over of Redis has lost the lease",

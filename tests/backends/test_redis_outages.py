@@ -89,7 +89,7 @@ async def test_a_password_that_the_server_quotes_is_not_shown(
 
 
 @pytest.mark.safeguard(
-    file="backends/redis.py",
+    file="backends/redis_requests.py",
     old="found = UP_TO_QUOTATION.match(str(error))",
     new='found = re.match(".*", str(error))',
     protects_from="a password of Redis in the log, because the server quotes it",

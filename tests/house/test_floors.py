@@ -35,8 +35,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("xero",),
     ("xero.protocol",),
     ("xero.http",),
+    ("backends.records",),
+    ("backends.leases",),
     ("backends.base",),
-    ("backends.memory", "backends.file", "backends.redis_url"),
+    ("backends.memory", "backends.file", "backends.redis_url", "backends.redis_requests"),
+    ("backends.redis_lease",),
     ("backends.redis",),
     ("backends",),
     ("keeping",),
@@ -136,7 +139,12 @@ EXEMPT = frozenset({"", "_version"})
 
 ONE_ROOM_ONLY = {
     "cryptography": ("sealing", "sandbox"),
-    "redis": ("backends.redis_url", "backends.redis"),
+    "redis": (
+        "backends.redis_url",
+        "backends.redis_requests",
+        "backends.redis_lease",
+        "backends.redis",
+    ),
     "yaml": ("settings.yaml_file",),
     "prometheus_client": (),  # no room has metrics yet
 }

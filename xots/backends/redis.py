@@ -23,37 +23,23 @@ second before its disk has it. A fail-over or a power cut may lose such a write.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import re
 import secrets
-import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, suppress
 from datetime import timedelta
 from typing import Any
 
 from redis import exceptions
-from redis.asyncio.lock import Lock
-from redis.asyncio.sentinel import MasterNotFoundError
 
-from ..clock import SystemClock
 from ..errors import StoreUnavailable
 from ..log_filters import hush_libraries
-from ..safe_text import safe_text
-from ..tasks import cancel_until_done
 from . import redis_url
-from .base import (
-    LEASE_PREFIX,
-    LEASE_TOO_LONG,
-    Lease,
-    Stored,
-    TokenStore,
-    checked_name,
-    stale_write,
-    wait_for_lease,
-)
+from .base import LEASE_PREFIX, Lease, Stored, TokenStore, checked_name, stale_write
+from .redis_lease import held
+from .redis_requests import Requests
 
 __all__ = ["RedisStore"]
 
@@ -75,66 +61,6 @@ return 1
 """Compares, writes and announces a record in one step. Its first key is the record; its arguments
 are the new bytes, the expected version and the channel."""
 
-EXPLANATIONS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
-    (  # the error's own text lists clients and differs by version
-        MasterNotFoundError,
-        "no sentinel names a master: check that the sentinels run, that they know this service by "
-        "this name, and that sentinel_password_file holds their password",
-    ),
-    (exceptions.AuthenticationError, "authentication failed ({0}): correct user and password"),
-    (
-        exceptions.NoPermissionError,
-        "the user lacks a right ({0}): deploy/redis-users.acl lists all that it needs",
-    ),
-    (
-        exceptions.ReadOnlyError,
-        "it is a read-only replica: give the URL of the master, or use sentinel:",
-    ),
-    (
-        exceptions.InvalidResponse,
-        "its response is not one of Redis: check host and port, and whether it demands TLS",
-    ),
-    (exceptions.BusyLoadingError, "it has just started and still loads its data: wait for it"),
-    (
-        exceptions.OutOfMemoryError,
-        "it takes no writes because its memory is full: raise maxmemory, or delete keys",
-    ),
-    (
-        ssl.SSLCertVerificationError,
-        "its certificate is not trusted ({0}): correct ca_file or the host name",
-    ),
-    (
-        ssl.SSLError,
-        "TLS failed ({0}): check that this port speaks TLS, and whether it demands cert_file "
-        "and key_file",
-    ),
-    (
-        (exceptions.TimeoutError, TimeoutError),
-        "no response arrived in time: check that it runs and can be reached, and that both sides "
-        "use TLS or neither does",
-    ),
-    (
-        (exceptions.ConnectionError, OSError),
-        "it cannot be reached ({0}): check that it runs, and that both sides use TLS or neither "
-        "does",
-    ),
-)
-"""Explanations of errors by type; the first that fits counts. ``{0}`` is the error's text."""
-
-REFUSALS = {
-    "MISCONF": "it takes no writes because it cannot save to its disk (MISCONF): see its log",
-    "NOREPLICAS": "it takes no writes because it reaches too few replicas (NOREPLICAS): start them",
-}
-"""Explanations of errors for which redis-py has no type, by Redis's own code."""
-
-
-UP_TO_QUOTATION = re.compile(
-    r"""[^'"`]*(?:['`](?:auth|client|del|evalsha|get|hello|info|pexpire|ping|pttl|publish|scan"""
-    r"""|script(?:\|load)?|select|sentinel|set|subscribe|time)['`][^'"`]*)?""",
-    re.IGNORECASE,
-)
-"""The text of a server's error before it quotes anything but the name of a command of xots."""
-
 
 class RedisStore(TokenStore):
     """Keeps records in Redis.
@@ -151,6 +77,7 @@ class RedisStore(TokenStore):
         self._server = url.server
         self._file_warnings = url.file_warnings
         self._redis, self._sentinels = url.connect()
+        self._requests = Requests(self._redis, url.server)
         self._swap = self._redis.register_script(SWAP)
 
     @classmethod
@@ -164,14 +91,14 @@ class RedisStore(TokenStore):
 
     async def read(self, name: str) -> Stored | None:
         """See ``TokenStore.read``."""
-        async with self._requesting():
+        async with self._requests.made():
             value: Any = await self._redis.get(RECORD + checked_name(name))
         return None if value is None else Stored(value, _version(value))
 
     async def swap(self, name: str, value: bytes, *, expected: str | None) -> str:
         """See ``TokenStore.swap``. It takes one round trip."""
         key = RECORD + checked_name(name)
-        async with self._requesting():
+        async with self._requests.made():
             written = await self._swap(keys=[key], args=[value, expected or "", CHANGES + name])
         if not written:
             raise stale_write(name)
@@ -179,32 +106,16 @@ class RedisStore(TokenStore):
 
     async def names(self) -> list[str]:
         """See ``TokenStore.names``."""
-        async with self._requesting():
+        async with self._requests.made():
             # A scan may return a key more than once.
             keys = {key async for key in self._redis.scan_iter(match=RECORD + "*", count=1000)}
         names = (key.decode(errors="replace").removeprefix(RECORD) for key in keys)
         return sorted(filter(IS_ACCOUNT, names))
 
-    @asynccontextmanager
-    async def lease(self, name: str, ttl_seconds: float) -> AsyncIterator[Lease]:
+    def lease(self, name: str, ttl_seconds: float) -> AbstractAsyncContextManager[Lease]:
         """See ``TokenStore.lease``. Redis frees it ``ttl_seconds`` after its last renewal."""
-        lock = Lock(self._redis, LEASE + checked_name(name), timeout=ttl_seconds)
-
-        async def take() -> Lease | None:
-            # It counts from before the request, so that it never outlives Redis's own count.
-            lease = Lease(ttl_seconds)
-            async with self._requesting():
-                return lease if await lock.acquire(blocking=False) else None
-
-        try:
-            lease = await wait_for_lease(take, LEASE_TOO_LONG.format(name))
-            renewal = asyncio.create_task(_renew(lock, lease, ttl_seconds))
-            try:
-                yield lease
-            finally:
-                await cancel_until_done(renewal)
-        finally:
-            await self._release(lock)
+        key = LEASE + checked_name(name)
+        return held(self._redis, self._requests, key, name, ttl_seconds)
 
     async def changes(self, name: str, every_seconds: float = 1.0) -> AsyncIterator[None]:
         """See ``TokenStore.changes``. Redis announces each write, so ``every_seconds`` is ignored.
@@ -214,12 +125,12 @@ class RedisStore(TokenStore):
         """
         subscription: Any = self._redis.pubsub()
         try:
-            async with self._requesting():
+            async with self._requests.made():
                 await subscription.subscribe(CHANGES + checked_name(name))
                 await _confirmed(subscription)
             yield
             while True:
-                async with self._requesting():
+                async with self._requests.made():
                     message = await _next_message(subscription)
                 if message["type"] in ("subscribe", "message"):
                     yield
@@ -228,7 +139,7 @@ class RedisStore(TokenStore):
 
     async def check(self) -> None:
         """See ``TokenStore.check``. It writes and reads a key that expires after a minute."""
-        async with self._requesting():
+        async with self._requests.made():
             await self._redis.set(CHECK, secrets.token_hex(8), ex=60)
             # The check of another process may have replaced the value: any value is good.
             if await self._redis.get(CHECK) is None:
@@ -238,7 +149,7 @@ class RedisStore(TokenStore):
         """See ``TokenStore.clock_skew``. It compares with the server's clock (TIME); None without
         the right to read it."""
         sent_at = time.time()
-        reading = await self._permitted(self._redis.time)
+        reading = await self._requests.permitted(self._redis.time)
         if reading is None:
             return None
         # The server read its clock at some moment between the request and the response.
@@ -249,7 +160,7 @@ class RedisStore(TokenStore):
 
     async def warnings(self) -> list[str]:
         """See ``TokenStore.warnings``. Those about the server need the right INFO."""
-        info: dict[str, Any] | None = await self._permitted(self._redis.info)
+        info: dict[str, Any] | None = await self._requests.permitted(self._redis.info)
         return self._file_warnings() + (_warnings(self._server, info) if info else [])
 
     async def close(self) -> None:
@@ -258,65 +169,6 @@ class RedisStore(TokenStore):
         for client in (self._redis, *self._sentinels):
             with suppress(exceptions.RedisError, OSError):
                 await client.aclose()
-
-    async def _release(self, lock: Lock) -> None:
-        """Release a lock that was taken. If that fails, or another holder has it, it expires."""
-        if lock.local.token is not None:
-            with suppress(StoreUnavailable):
-                async with self._requesting():
-                    await lock.release()
-
-    @asynccontextmanager
-    async def _requesting(self) -> AsyncIterator[None]:
-        """Raise ``StoreUnavailable`` with an explanation for each error of the requests inside.
-
-        In Python 3.11, ``asyncio.wait_for``, which redis-py uses, drops a cancellation that comes
-        just as its part of a request ends. The cancellation is then raised here, whether the
-        request succeeds or not.
-        """
-        cancellations = _cancellations()
-        try:
-            yield
-        except (exceptions.RedisError, OSError) as error:
-            if not isinstance(error, exceptions.ResponseError) or isinstance(
-                error, exceptions.ReadOnlyError
-            ):
-                # The idle connections lead to the same server. Each would make one more call fail.
-                with suppress(exceptions.RedisError, OSError):
-                    await self._redis.connection_pool.disconnect(inuse_connections=False)
-            # Without its cause: a traceback would show the server's text, which may quote a secret.
-            raise StoreUnavailable(f"{self._server}: {_explanation(error)}") from None
-        finally:
-            if _cancellations() > cancellations:
-                raise asyncio.CancelledError
-
-    async def _permitted(self, request: Callable[[], Awaitable[Any]]) -> Any:
-        """Return the response to a request; None if the user has no right to make it."""
-        async with self._requesting():
-            try:
-                return await request()
-            except exceptions.NoPermissionError:
-                return None
-
-
-def _cancellations() -> int:
-    """Return how often the current task was told to cancel."""
-    task = asyncio.current_task()
-    return task.cancelling() if task else 0
-
-
-async def _renew(lock: Lock, lease: Lease, ttl_seconds: float) -> None:
-    while not lease.lost:
-        await asyncio.sleep(ttl_seconds / 4)
-        requested_at = SystemClock().elapsed()
-        try:
-            await lock.extend(ttl_seconds, replace_ttl=True)
-        except exceptions.LockNotOwnedError:
-            lease.lose()
-        except (exceptions.RedisError, OSError):
-            continue  # the lease knows its own end
-        else:
-            lease.extend(ttl_seconds, since=requested_at)
 
 
 async def _confirmed(subscription: Any) -> dict[str, Any]:
@@ -359,42 +211,3 @@ def _warnings(server: str, info: dict[str, Any]) -> list[str]:
             "delete the login: set noeviction or one of the volatile policies"
         )
     return found
-
-
-def _explanation(error: Exception) -> str:
-    """Return what happened, and what the operator can do."""
-    own = _unwrapped(error)
-    causes = (own, _tls_error(error))
-    for kind, explanation in EXPLANATIONS:
-        if cause := next((cause for cause in causes if isinstance(cause, kind)), None):
-            return explanation.format(_shown(cause))
-    return REFUSALS.get(str(own).partition(" ")[0], f"it refused the request: {_shown(own)}")
-
-
-def _unwrapped(error: Exception) -> Exception:
-    """Return the error inside a ``ConnectionError`` that redis-py makes of it while it connects."""
-    while isinstance(error, exceptions.ConnectionError):
-        [inner] = error.args[:1] or [None]
-        if not isinstance(inner, Exception):
-            break
-        error = inner
-    return error
-
-
-def _shown(error: Exception) -> str:
-    """Return the text of an error. That of a server is shown up to its first quotation, which may
-    be an argument of the refused request, such as the password."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return safe_text(error.verify_message)
-    # These come from the system and from redis-py. The servers' errors have types of their own.
-    if isinstance(error, OSError) or type(error) is exceptions.ConnectionError:
-        return safe_text(str(error))
-    found = UP_TO_QUOTATION.match(str(error))
-    return safe_text(found[0].partition(", with args")[0].strip(" ,:")) if found else ""
-
-
-def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
-    """Return the error of TLS that led to this one; None if there is none."""
-    while error is not None and not isinstance(error, ssl.SSLError):
-        error = error.__cause__ or error.__context__
-    return error
