@@ -12,7 +12,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import replace as with_fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -498,6 +498,9 @@ class XeroClientOfStory:
     """A client of the simulated Xero whose calls have the outcomes of the story."""
 
     endpoints = Endpoints(connections_url="")
+
+    def slot(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
 
     def __init__(self, story: Story) -> None:
         self.story = story

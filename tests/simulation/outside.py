@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 import msgspec
 
@@ -144,6 +144,9 @@ class SimulatedXero:
     """One process's connection to Xero."""
 
     endpoints = Endpoints(connections_url="")
+
+    def slot(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
 
     def __init__(self, process: Process) -> None:
         self.process, self.world = process, process.world
