@@ -8,8 +8,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 
-from msgspec.structs import replace
-
 from ..backends.base import version_of
 from ..errors import (
     AccountExists,
@@ -28,6 +26,7 @@ from ..keeping.replica import Replica
 from ..keeping.usage import Fresh
 from ..lifecycle.account import Account, Entry
 from ..lifecycle.attention import attention_at
+from ..lifecycle.logins import after_added, after_removed
 from ..lifecycle.schedule import tick_seconds
 from ..tasks import cancel_until_done
 from .config import AccountConfig, Configure
@@ -122,6 +121,16 @@ class Accounts:
         """Return the names of the accounts, in order."""
         return list(self._directory)
 
+    @property
+    def open_now(self) -> list[str]:
+        """The names of the accounts whose keepers are open, in order."""
+        return self._keepers.names()
+
+    @property
+    def busy(self) -> frozenset[str]:
+        """The names of the accounts in maintenance."""
+        return self._work.busy
+
     def summaries(self) -> list[Summary]:
         """Return a summary of each account, in the order of their names. It makes no request."""
         return self._directory.summaries()
@@ -170,9 +179,9 @@ class Accounts:
             )
 
         def added(account: Account) -> Account:
-            if account.client_id is not None and not account.removed:
+            if not account.removed and (account.entry or account.client_id):
                 raise AccountExists(f"another process has added the account {name} meanwhile")
-            return replace(account, entry=entry, removed=False)
+            return after_added(account, entry)
 
         await self._update(name, added)
 
@@ -192,7 +201,8 @@ class Accounts:
                 )
             await self.swept()
             await found.keeper.end(forget=True)
-        await self._update(name, lambda account: replace(account, entry=None, removed=True))
+        now = self._shared.clock.now()
+        await self._update(name, lambda account: after_removed(account, now=now))
 
     # ---------- the tick
 

@@ -86,8 +86,9 @@ class Keepers:
         self._due = DueIndex()
         self._tasks = Tasks()
 
-    def __len__(self) -> int:
-        return len(self._open)
+    def names(self) -> list[str]:
+        """Return the names of the open accounts, in order."""
+        return sorted(self._open)
 
     def get(self, name: str) -> Opened | None:
         """Return an open keeper; None if the account is not open."""

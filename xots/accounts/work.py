@@ -66,6 +66,11 @@ class Work:
         self._paused: dict[str, float] = {}
         """Until when each account is left alone, by ``Clock.elapsed``."""
 
+    @property
+    def busy(self) -> frozenset[str]:
+        """The accounts in maintenance."""
+        return frozenset(self._busy)
+
     async def tick(self) -> None:
         """Start the maintenance of all accounts that are due, and wait a moment for it."""
         try:
