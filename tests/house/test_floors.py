@@ -57,6 +57,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "keeping.acts",
     ),
     ("keeping.ending", "keeping.login"),
+    ("keeping.logins",),
+    ("keeping.serving",),
     ("keeping.keeper",),
     ("accounts",),
     ("accounts.config", "accounts.work"),

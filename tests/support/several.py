@@ -61,9 +61,7 @@ class Several:
             changes=Changes(store),
             store_clock=StoreClock(store, self.clock),
         )
-        accounts = Accounts(
-            shared, self._configure(self._client()), max_accounts=max_accounts
-        )
+        accounts = Accounts(shared, self._configure(self._client()), max_accounts=max_accounts)
         self.managers.append(accounts)
         await accounts.start()
         return accounts
@@ -111,9 +109,9 @@ class Several:
             }
         )
         tenants = list(self.sandbox.world.accounting.organisations)[:1]
-        code = identity.consent(
-            request, self.sandbox.clock(), tenant_ids=tenants, user_id=user_id
-        )["code"]
+        code = identity.consent(request, self.sandbox.clock(), tenant_ids=tenants, user_id=user_id)[
+            "code"
+        ]
         return LoginAttempt(
             credentials=WEB_APP,
             code=Secret(code),

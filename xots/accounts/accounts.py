@@ -29,7 +29,7 @@ from ..lifecycle.attention import attention_at
 from ..lifecycle.logins import after_added, after_removed
 from ..lifecycle.schedule import tick_seconds
 from ..tasks import cancel_until_done
-from .config import AccountConfig, Configure
+from .config import Configure
 from .directory import Directory, Glimpse, Summary, glimpse
 from .keepers import Keepers, Opened, Shared
 from .work import Work

@@ -240,4 +240,3 @@ class Keepers:
         found = self._open.pop(name)
         self._due.note(name, None)
         self._tasks.start(found.keeper.close())
-

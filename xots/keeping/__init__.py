@@ -10,6 +10,8 @@
 ``context``      the parts of the keeper that every operation shares
 ``refreshing``   a refresh, step by step
 ``login``        a login, step by step
+``logins``       the logins in progress, and their bounds
+``serving``      the access tokens for callers
 ``ending``       a login's end, step by step
 ``tenants``      the organisations of a login
 ``acts``         the changes of a login that callers request, a few at a time

@@ -26,11 +26,11 @@ from ..errors import SealError, StaleWrite, StoreUnavailable
 from ..lifecycle.account import Account
 from ..lifecycle.expiry import Expiry
 from ..lifecycle.merging import diverged, merged
-from ..lifecycle.record_json import UnknownFormat, decode, encode
 from ..sealing import Sealer
 from .record_store import LEASE_SECONDS, PURPOSE, RecordStore
 
 __all__ = ["Peeked", "Replica", "StoreChange", "reseal_all"]
+
 
 class StoreChange(Enum):
     """The changes of the store's health that the replica reports."""

@@ -25,6 +25,7 @@ __all__ = [
     "State",
     "Step",
     "Wait",
+    "access_lifetime",
     "candidates",
     "client_refused",
     "effective_min_ttl",
@@ -84,7 +85,7 @@ def promised_ttl(account: Account, policy: Policy) -> timedelta:
     It is ``min_ttl``, but at most nine tenths of the token's lifetime, and at most a quarter of a
     lifetime that is shorter than Xero's.
     """
-    lifetime = _lifetime(account)
+    lifetime = access_lifetime(account)
     part = 1 / 4 if lifetime < XERO_ACCESS_LIFETIME else MAX_DEMANDED_PART
     return min(policy.min_ttl, lifetime * part)
 
@@ -108,18 +109,18 @@ def effective_min_ttl(account: Account, policy: Policy, requested: timedelta | N
     promised = promised_ttl(account, policy)
     if requested is None:
         return promised
-    return max(promised, min(requested, _lifetime(account) * MAX_DEMANDED_PART))
+    return max(promised, min(requested, access_lifetime(account) * MAX_DEMANDED_PART))
 
 
 def tick_seconds(account: Account, policy: Policy) -> float:
     """Return the interval between checks in seconds: ``tick``, or an eighth of a short lifetime."""
-    tick, lifetime = policy.tick.total_seconds(), _lifetime(account)
+    tick, lifetime = policy.tick.total_seconds(), access_lifetime(account)
     if lifetime >= XERO_ACCESS_LIFETIME:
         return tick
     return max(min(tick, lifetime.total_seconds() / 8), MIN_TICK_SECONDS)
 
 
-def _lifetime(account: Account) -> timedelta:
+def access_lifetime(account: Account) -> timedelta:
     """Return the lifetime of the access token; Xero's while there is none."""
     return account.access.lifetime if account.access else XERO_ACCESS_LIFETIME
 
