@@ -26,8 +26,8 @@ from support.store_programs import (
 )
 
 from xots import file_access
-from xots.backends import leases
 from xots.backends import file as file_module
+from xots.backends import leases
 from xots.backends.file import FileStore
 from xots.errors import StaleWrite, StoreUnavailable
 from xots.lifecycle.account import AccessToken, Account, RefreshToken

@@ -63,6 +63,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("accounts",),
     ("accounts.config", "accounts.work"),
     ("accounts.directory", "accounts.keepers"),
+    ("accounts.survey",),
     ("accounts.accounts",),
     ("rotation",),
     ("web",),

@@ -4,6 +4,7 @@
 ``config``     the settings of one account, as its keeper needs them
 ``directory``  the known accounts, with a summary of each that costs no request
 ``keepers``    the open keepers: opened when they are needed, closed when they are idle
+``survey``     what the records show, from sweeps and from the store's changes
 ``work``       the accounts that are due, a few at a time
 ``accounts``   ``Accounts``: all of these, for the rest of the program
 =============  ===================================================================================

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
-from datetime import datetime
+from contextlib import asynccontextmanager
 
-from ..backends.base import version_of
 from ..errors import (
     AccountExists,
     AccountFixed,
     AccountUnusable,
     SealError,
     SettingsError,
-    StoreUnavailable,
     TooManyAccounts,
     UnknownAccount,
 )
@@ -23,29 +18,16 @@ from ..events import Observer
 from ..keeping.keeper import TokenKeeper
 from ..keeping.record_store import RecordStore
 from ..keeping.replica import Replica
-from ..keeping.usage import Fresh
 from ..lifecycle.account import Account, Entry
-from ..lifecycle.attention import attention_at
 from ..lifecycle.logins import after_added, after_removed
 from ..lifecycle.schedule import tick_seconds
-from ..tasks import cancel_until_done
 from .config import Configure
 from .directory import Directory, Glimpse, Summary, glimpse
 from .keepers import Keepers, Opened, Shared
+from .survey import Survey
 from .work import Work
 
 __all__ = ["Accounts"]
-
-logger = logging.getLogger("xots.accounts")
-
-SWEEP_INTERVAL_SECONDS = 3600.0
-"""Interval between sweeps, which read every record and correct the index."""
-
-SWEEP_PAUSE_SECONDS = 0.02
-"""Pause between two records of a sweep: it takes some minutes for 10,000, and delays nothing."""
-
-RETRY_INTERVAL_SECONDS = 1.0
-"""Interval between attempts to watch a store that failed."""
 
 
 class Accounts:
@@ -76,15 +58,11 @@ class Accounts:
         self._name_of_default = default
         self._max_accounts = max_accounts
         self._directory = Directory({default: "the default account"} | dict(declared or {}))
-        self._keepers = Keepers(shared, configure, self._observed)
+        self._survey = Survey(shared, configure, self._directory, self._is_open)
+        self._keepers = Keepers(shared, configure, self._survey.observe)
         self._work = Work(
             default, self._due, self._maintain_one, clock=shared.clock, rng=shared.rng
         )
-        self._watching: asyncio.Task[None] | None = None
-        self._sweeping: asyncio.Task[None] | None = None
-        self._sweep_at = float("-inf")
-        self._swept = asyncio.Event()
-        self._shortest_tick = float("inf")
 
     # ---------- lifetime
 
@@ -99,9 +77,7 @@ class Accounts:
         record = RecordStore(store, self._shared.sealer, name)
         entry = record.opened(await record.read()).entry
         self.default = await self._keepers.pin(self._configure(name, entry))
-        self._directory.expect(await store.names())
-        if store.shared:
-            self._watching = asyncio.create_task(self._watch())
+        await self._survey.start()
 
     async def close(self) -> None:
         """Start nothing new, and close every keeper once its operations are concluded and written.
@@ -109,9 +85,7 @@ class Accounts:
         Raises:
             StoreUnavailable: the store did not take an unsaved change in time.
         """
-        for task in (self._watching, self._sweeping):
-            if task is not None:
-                await cancel_until_done(task)
+        await self._survey.stop()
         await self._work.close()
         await self._keepers.close()
 
@@ -141,8 +115,7 @@ class Accounts:
 
     async def swept(self) -> None:
         """Wait until every record was read once: before it, not all siblings are known."""
-        if not self._swept.is_set():
-            await self._sweep(pause_seconds=0)
+        await self._survey.complete()
 
     @asynccontextmanager
     async def opened(self, name: str) -> AsyncIterator[Opened]:
@@ -208,11 +181,7 @@ class Accounts:
 
     async def maintain(self) -> None:
         """Start all that is due, in every account. ``Rotation`` calls this at every tick."""
-        elapsed = self._shared.clock.elapsed()
-        if elapsed >= self._sweep_at:
-            self._sweep_at = elapsed + SWEEP_INTERVAL_SECONDS
-            pause_seconds = SWEEP_PAUSE_SECONDS if self._swept.is_set() else 0
-            self._sweeping = asyncio.create_task(self._sweep(pause_seconds))
+        self._survey.sweep_if_due()
         await self._work.tick()
 
     def observe(self, observer: Observer) -> None:
@@ -228,7 +197,7 @@ class Accounts:
     def tick_seconds(self) -> float:
         """The interval between ticks that the tokens of the accounts demand."""
         default = tick_seconds(self.default.account, self.default.policy)
-        return min(default, self._shortest_tick)
+        return min(default, self._survey.shortest_tick_seconds)
 
     async def _due(self, limit: int) -> list[str]:
         """Return due accounts: those that are open, and those of the store's index."""
@@ -252,81 +221,14 @@ class Accounts:
             self._keepers.leave(name)
             self._keepers.schedule(name, acted=True)
         account, config, now = found.keeper.account, found.config, self._shared.clock.now()
-        due_at = attention_at(account, now, config.policy, ahead=config.fresh is Fresh.ALWAYS)
+        due_at = config.indexed_at(account, now)
         if account.write_id == before and (due_at is None or due_at > now):
             await self._shared.store.note_due(name, due_at)
 
-    # ---------- what is known of the accounts
-
-    async def _watch(self) -> None:
-        """Look at each record that another process writes. Open keepers follow by themselves."""
-        while True:
-            try:
-                async with aclosing(self._shared.changes.all()) as batches:
-                    async for names in batches:
-                        for name in names:
-                            if name is None:
-                                self._sweep_at = float("-inf")  # at the next tick
-                            else:
-                                await self._look(name)
-            except StoreUnavailable:
-                pass  # the open keepers report it
-            except Exception:  # the watch goes on, whatever a store raises
-                logger.exception("following the store failed")
-            await asyncio.sleep(RETRY_INTERVAL_SECONDS)
-
-    async def _sweep(self, pause_seconds: float) -> None:
-        """Read every record: correct the index, and what is known of the account."""
-        try:
-            names = await self._shared.store.names()
-            self._directory.keep_only(names)
-            self._shortest_tick = float("inf")
-            for name in names:
-                await self._look(name, is_sweep=True)
-                await asyncio.sleep(pause_seconds)
-            self._swept.set()
-        except StoreUnavailable:
-            self._sweep_at = float("-inf")
-
-    async def _look(self, name: str, *, is_sweep: bool = False) -> None:
-        """Read the record of an account that is not open, and note what it shows.
-
-        Raises:
-            StoreUnavailable: the store cannot be read.
-        """
-        if (found := self._keepers.get(name)) is not None and not is_sweep:
-            return
-        store = self._shared.store
-        record = RecordStore(store, self._shared.sealer, name)
-        stored = await record.read()
-        try:
-            account = record.opened(stored)
-            config = found.config if found else self._configure(name, account.entry)
-        except (SealError, SettingsError) as error:
-            self._note(name, Glimpse(source="the store", problem=str(error)))
-            return
-        now = self._shared.clock.now()
-        self._note(name, glimpse(config, account, now))
-        self._shortest_tick = min(self._shortest_tick, tick_seconds(account, config.policy))
-        if is_sweep or not store.shares_index:
-            due_at = attention_at(account, now, config.policy, ahead=config.fresh is Fresh.ALWAYS)
-            await store.note_due(name, due_at)
-            if version_of(await record.read()) != version_of(stored):
-                # Another process has written meanwhile, and its time may just have been replaced.
-                await self._look(name, is_sweep=is_sweep)
-
-    def _observed(self, found: Opened) -> None:
-        """Note what the record of an open keeper shows."""
-        account, config = found.keeper.account, found.config
-        self._note(config.name, glimpse(config, account, self._shared.clock.now()))
-        self._shortest_tick = min(self._shortest_tick, tick_seconds(account, config.policy))
-
-    def _note(self, name: str, found: Glimpse) -> None:
-        before = self._directory.note(name, found)
-        if found.problem is not None and (before is None or before.problem != found.problem):
-            logger.warning("%s: %s", name, found.problem)
-
     # ---------- inside
+
+    def _is_open(self, name: str) -> bool:
+        return self._keepers.get(name) is not None
 
     async def _enter(self, name: str, *, is_caller: bool) -> Opened:
         """Open an account's keeper, and note the problem if that fails.
@@ -337,7 +239,7 @@ class Accounts:
         try:
             return await self._keepers.enter(name, is_caller=is_caller)
         except (SealError, SettingsError, AccountUnusable) as error:
-            self._note(name, Glimpse(source="the store", problem=str(error)))
+            self._survey.note_problem(name, str(error))
             raise AccountUnusable(str(error)) from None
 
     async def _update(self, name: str, change: Callable[[Account], Account]) -> None:
@@ -346,16 +248,16 @@ class Accounts:
         Raises:
             StoreUnavailable, SealError: the store cannot be read or written.
         """
-        config = self._configure(name, None)
-
-        def due_at(account: Account) -> datetime | None:
-            now, ahead = self._shared.clock.now(), config.fresh is Fresh.ALWAYS
-            return attention_at(account, now, config.policy, ahead=ahead)
-
-        record = RecordStore(self._shared.store, self._shared.sealer, name, due_at)
-        replica = Replica(record, clock=self._shared.clock, report=lambda _: None)
+        config, clock = self._configure(name, None), self._shared.clock
+        record = RecordStore(
+            self._shared.store,
+            self._shared.sealer,
+            name,
+            lambda account: config.indexed_at(account, clock.now()),
+        )
+        replica = Replica(record, clock=clock, report=lambda _: None)
         async with replica.locked():
             await replica.update(change)
         account = replica.account
         config = self._configure(name, account.entry)
-        self._note(name, glimpse(config, account, self._shared.clock.now()))
+        self._survey.note(name, glimpse(config, account, clock.now()))

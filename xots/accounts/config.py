@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 
 from ..keeping.usage import Fresh
 from ..lifecycle.account import Account, Entry
+from ..lifecycle.attention import attention_at
 from ..lifecycle.policy import Policy
 from ..xero.http import XeroClient
 from ..xero.protocol import Credentials, Endpoints
@@ -41,6 +43,11 @@ class AccountConfig:
     def endpoints(self) -> Endpoints:
         """The URLs of its identity server."""
         return self.xero.endpoints
+
+    def indexed_at(self, account: Account, now: datetime) -> datetime | None:
+        """Return when this record needs attention, whether callers use the account or not: the time
+        for the store's index."""
+        return attention_at(account, now, self.policy, ahead=self.fresh is Fresh.ALWAYS)
 
 
 Configure = Callable[[str, Entry | None], AccountConfig]

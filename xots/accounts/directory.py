@@ -113,6 +113,10 @@ class Directory:
         for name in names:
             self._seen.setdefault(name, Glimpse(source="the store"))
 
+    def get(self, name: str) -> Glimpse | None:
+        """Return what is remembered of an account; None if nothing is."""
+        return self._seen.get(name)
+
     def note(self, name: str, found: Glimpse) -> Glimpse | None:
         """Remember an account, and return what was remembered before."""
         before = self._seen.get(name)
