@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from .accounts.accounts import Accounts
 from .accounts.config import AccountConfig, Configure
+from .accounts.directory import Summary
 from .accounts.keepers import Shared
 from .backends import open_store
 from .clock import Clock, SystemClock
@@ -33,11 +34,14 @@ from .settings import Settings
 from .xero.http import XeroClient
 
 __all__ = [
+    "add_account",
     "end_login",
+    "list_accounts",
     "log_event",
     "mismatches",
     "open_accounts",
     "open_keeper",
+    "remove_account",
     "reseal",
     "shown_store",
     "xero_client",
@@ -179,8 +183,8 @@ async def open_accounts(
             logger.warning("%s", safe_text(warning, MAX_MESSAGE))
         opened.push_async_callback(accounts.close)
         await accounts.start()
-        default = settings.for_account(settings.account)
         account = accounts.default.account
+        default = settings.for_account(settings.account, account.entry)
         if problems := mismatches(default, account, ignore_scopes=ignore_scopes):
             raise SettingsError(problems)
         yield accounts, sealer
@@ -220,6 +224,27 @@ async def end_login(settings: Settings, *, forget: bool) -> bool:
             where = shown_store(settings)
             raise XotsError(f"no server runs, and the store holds no login: {where}")
         return await keeper.end(forget=forget)
+
+
+async def add_account(settings: Settings, name: str, entry: Entry) -> None:
+    """Add an account on the store itself, while no server runs; raises as ``Accounts.add``."""
+    async with open_accounts(settings) as (accounts, _):
+        await accounts.swept()
+        await accounts.add(name, entry)
+
+
+async def remove_account(settings: Settings, name: str) -> None:
+    """Remove an account on the store itself; raises as ``Accounts.remove``."""
+    async with open_accounts(settings) as (accounts, _):
+        await accounts.swept()
+        await accounts.remove(name)
+
+
+async def list_accounts(settings: Settings) -> list[Summary]:
+    """Return a summary of each account of the store and the settings."""
+    async with open_accounts(settings) as (accounts, _):
+        await accounts.swept()
+        return accounts.summaries()
 
 
 async def reseal(
