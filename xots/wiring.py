@@ -113,7 +113,7 @@ def _configure(settings: Settings, clients: _XeroClients) -> Configure:
             tenant_id=own.tenant_id,
             pkce=own.pkce,
             policy=own.policy if is_default else staggered(own.policy, name),
-            fresh=Fresh(own.fresh),
+            fresh=Fresh(own.fresh or Fresh.ALWAYS),
             xero=clients.of(own),
             entry=entry,
             problems=lambda account: mismatches(own, account),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from ..backends.base import TokenStore
@@ -30,7 +30,7 @@ class Changes:
         self._is_live = False
         """True once the store reports every change."""
 
-    async def of(self, name: str) -> AsyncIterator[None]:
+    async def of(self, name: str) -> AsyncGenerator[None, None]:
         """Yield whenever the record under ``name`` may have changed, and when the watch begins.
 
         Raises:
@@ -41,7 +41,7 @@ class Changes:
             async for _ in batches:
                 yield
 
-    async def all(self) -> AsyncIterator[set[str | None]]:
+    async def all(self) -> AsyncGenerator[set[str | None], None]:
         """Yield the names that have changed since the last batch. None among them: any record may
         have changed.
 
@@ -52,7 +52,7 @@ class Changes:
             async for names in batches:
                 yield names
 
-    async def _batches(self, listener: _Listener) -> AsyncIterator[set[str | None]]:
+    async def _batches(self, listener: _Listener) -> AsyncGenerator[set[str | None], None]:
         self._listeners.add(listener)
         try:
             if self._subscription is None or self._subscription.done():
