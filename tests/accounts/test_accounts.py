@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 
 import pytest
@@ -171,3 +172,59 @@ async def test_the_list_shows_state_organisation_and_need(several: Several) -> N
     assert found["smith"].login_needed_at == several.clock.now() + timedelta(days=60)
     assert found["jones"].state is State.NOT_LOGGED_IN
     assert len(several.sandbox.log) == requests
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+async def test_a_clock_that_is_set_delays_no_refresh(several: Several, days: int) -> None:
+    """The index holds times of day. They are corrected at the next tick."""
+    several.fresh = {"always": Fresh.ALWAYS}
+    accounts = await several.manager()
+    await several.add(accounts, "used", "always")
+    async with accounts.opened("used") as found:
+        await found.keeper.token()
+    several.clock.step(days=days)
+    await tick(several, accounts, seconds=15)
+    await accounts.swept()
+    async with accounts.opened("used") as found:
+        await found.keeper.token()
+    for _ in range(2):
+        await tick(several, accounts, minutes=13)
+    for name in ("used", "always"):
+        async with accounts.opened(name) as found:
+            assert await found.keeper.token(may_wait=False)
+
+
+async def test_callers_that_come_together_share_one_keeper(several: Several) -> None:
+    """Two keepers in one process would refresh behind each other's back."""
+    accounts = await several.manager()
+    await several.add(accounts, "smith")
+    for _ in range(3):
+        await tick(several, accounts, minutes=11)
+    assert accounts.open_now == ["default"]
+
+    async def keeper() -> object:
+        async with accounts.opened("smith") as found:
+            await found.keeper.token()
+            return found.keeper
+
+    keepers = await asyncio.gather(*(keeper() for _ in range(20)))
+    assert len(set(map(id, keepers))) == 1
+    assert several.refreshes() == 1
+
+
+async def test_a_caller_that_leaves_early_keeps_no_keeper_open(several: Several) -> None:
+    """A client that disconnects cancels nothing, and costs no memory."""
+    accounts = await several.manager()
+    await several.add(accounts, "smith")
+    for _ in range(3):
+        await tick(several, accounts, minutes=11)
+    hold = several.store.hold("read")  # type: ignore[attr-defined]
+    entering = accounts.opened("smith")
+    caller = asyncio.create_task(entering.__aenter__())
+    await hold.reached()
+    caller.cancel()
+    await asyncio.wait([caller])
+    hold.release()
+    await eventually(lambda: "smith" in accounts.open_now)
+    await tick(several, accounts, minutes=2)
+    await eventually(lambda: accounts.open_now == ["default"])

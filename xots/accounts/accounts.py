@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
+from ..clock import MAX_CLOCK_SKEW
 from ..errors import (
     AccountExists,
     AccountFixed,
@@ -60,6 +61,8 @@ class Accounts:
         self._directory = Directory({default: "the default account"} | dict(declared or {}))
         self._survey = Survey(shared, configure, self._directory, self._is_open)
         self._keepers = Keepers(shared, configure, self._survey.observe)
+        clock = shared.clock
+        self._clock_offset = clock.now().timestamp() - clock.elapsed()
         self._work = Work(
             default, self._due, self._maintain_one, clock=shared.clock, rng=shared.rng
         )
@@ -181,6 +184,13 @@ class Accounts:
 
     async def maintain(self) -> None:
         """Start all that is due, in every account. ``Rotation`` calls this at every tick."""
+        clock = self._shared.clock
+        offset = clock.now().timestamp() - clock.elapsed()
+        if abs(offset - self._clock_offset) > MAX_CLOCK_SKEW.total_seconds():
+            # The clock was set: the times in the index and of open accounts may be far off.
+            self._clock_offset = offset
+            self._keepers.schedule_all()
+            self._survey.demand_sweep()
         self._survey.sweep_if_due()
         await self._work.tick()
 

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from ..backends.base import TokenStore
 from ..backends.due_index import DueIndex
@@ -27,6 +27,12 @@ from ..tasks import Tasks
 from .config import AccountConfig, Configure
 
 __all__ = ["Keepers", "Opened", "Shared"]
+
+
+FOREVER = datetime.max.replace(tzinfo=UTC)
+
+UNCLAIMED_TIMEOUT = timedelta(seconds=60)
+"""Time after which a keeper is closed whose callers were all cancelled while it was opened."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +57,8 @@ class Opened:
     keeper: TokenKeeper
     callers: int = 0
     """Callers and operations that use the keeper now."""
-    kept_until: datetime = NEVER
-    """Until when the keeper stays open without a caller."""
+    kept_until: datetime = FOREVER
+    """Until when the keeper stays open without a caller. The first one sets it."""
     was_fresh: bool = False
     """True if the account counted as used when it was scheduled last."""
 
@@ -94,6 +100,11 @@ class Keepers:
         """Return an open keeper; None if the account is not open."""
         return self._open.get(name)
 
+    def schedule_all(self) -> None:
+        """Schedule all open accounts anew, after the clock was set."""
+        for name in tuple(self._open):
+            self.schedule(name)
+
     async def pin(self, config: AccountConfig) -> TokenKeeper:
         """Open a keeper that stays open, whatever its record holds.
 
@@ -103,6 +114,7 @@ class Keepers:
         keeper = await self._start(config)
         self._pinned.add(config.name)
         self._added(config, keeper)
+        self._due.note(config.name, None)  # it is maintained at every tick
         return keeper
 
     async def enter(self, name: str, *, is_caller: bool) -> Opened:
@@ -124,8 +136,9 @@ class Keepers:
                 self._close(name)
             await self._opened(name)
         found.callers += 1
-        if is_caller:
-            found.kept_until = self._shared.clock.now() + LOGIN_TIMEOUT
+        kept_until = self._shared.clock.now() + LOGIN_TIMEOUT if is_caller else NEVER
+        is_first = found.kept_until == FOREVER
+        found.kept_until = kept_until if is_first else max(found.kept_until, kept_until)
         return found
 
     def leave(self, name: str) -> None:
@@ -139,7 +152,8 @@ class Keepers:
         return self._due.due(now, limit)
 
     def schedule(self, name: str, *, acted: bool = False) -> None:
-        """Note when an open account is due next, or close it if it is idle.
+        """Note when an open account is due next, or close it if it is idle. It is called after
+        every event and every use.
 
         Args:
             name: the account.
@@ -181,7 +195,8 @@ class Keepers:
 
     def _is_outdated(self, found: Opened) -> bool:
         """Tell if the account was added again with other settings since it was opened."""
-        is_free = found.callers == 0 and not found.keeper.unsaved
+        is_pinned = found.config.name in self._pinned
+        is_free = found.callers == 0 and not found.keeper.unsaved and not is_pinned
         return is_free and found.keeper.account.entry != found.config.entry
 
     async def _opened(self, name: str) -> Opened:
@@ -202,6 +217,7 @@ class Keepers:
 
     def _added(self, config: AccountConfig, keeper: TokenKeeper) -> Opened:
         found = self._open[config.name] = Opened(config, keeper)
+        self._due.note(config.name, self._shared.clock.now() + UNCLAIMED_TIMEOUT)
         self._observe(found)
         return found
 
