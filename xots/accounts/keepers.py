@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from ..backends.base import TokenStore
 from ..backends.due_index import DueIndex
@@ -19,7 +20,6 @@ from ..keeping.keeper import TokenKeeper
 from ..keeping.login import LOGIN_TIMEOUT
 from ..keeping.record_store import RecordStore
 from ..keeping.store_clock import StoreClock
-from ..keeping.usage import NEVER
 from ..lifecycle.attention import attention_at
 from ..lifecycle.schedule import tick_seconds
 from ..sealing import Sealer
@@ -28,8 +28,6 @@ from .config import AccountConfig, Configure
 
 __all__ = ["Keepers", "Opened", "Shared"]
 
-
-FOREVER = datetime.max.replace(tzinfo=UTC)
 
 UNCLAIMED_TIMEOUT = timedelta(seconds=60)
 """Time after which a keeper is closed whose callers were all cancelled while it was opened."""
@@ -57,15 +55,21 @@ class Opened:
     keeper: TokenKeeper
     callers: int = 0
     """Callers and operations that use the keeper now."""
-    kept_until: datetime = FOREVER
-    """Until when the keeper stays open without a caller. The first one sets it."""
+    kept_until: float = math.inf
+    """Until when the keeper stays open without a caller, by ``Clock.elapsed``. The first caller
+    sets it."""
     was_fresh: bool = False
     """True if the account counted as used when it was scheduled last."""
 
-    def is_idle(self, now: datetime) -> bool:
+    @property
+    def open_until(self) -> float:
+        """Until when the keeper stays open, by ``Clock.elapsed``."""
+        return max(self.kept_until, self.keeper.usage.until)
+
+    def is_idle(self, elapsed: float) -> bool:
         """True if nothing is lost when the keeper is closed."""
-        is_used = self.callers > 0 or self.keeper.usage.is_recent(now) or self.keeper.unsaved
-        return not is_used and now >= self.kept_until
+        is_needed = self.callers > 0 or self.keeper.unsaved
+        return not is_needed and elapsed >= self.open_until
 
 
 class Keepers:
@@ -136,8 +140,9 @@ class Keepers:
                 self._close(name)
             await self._opened(name)
         found.callers += 1
-        kept_until = self._shared.clock.now() + LOGIN_TIMEOUT if is_caller else NEVER
-        is_first = found.kept_until == FOREVER
+        kept_seconds = LOGIN_TIMEOUT.total_seconds() if is_caller else 0
+        kept_until = self._shared.clock.elapsed() + kept_seconds
+        is_first = found.kept_until == math.inf
         found.kept_until = kept_until if is_first else max(found.kept_until, kept_until)
         return found
 
@@ -159,16 +164,17 @@ class Keepers:
             name: the account.
             acted: True if what was due has just been done or attempted.
         """
-        found, now = self._open.get(name), self._shared.clock.now()
+        found, clock = self._open.get(name), self._shared.clock
         if found is None or name in self._pinned or self._tasks.closed:
             return
-        if found.is_idle(now):
+        now, elapsed = clock.now(), clock.elapsed()
+        if found.is_idle(elapsed):
             self._close(name)
             return
         keeper = found.keeper
         account, policy = keeper.account, keeper.policy
-        found.was_fresh = keeper.usage.keeps_fresh(now)
-        times = [max(found.kept_until, keeper.usage.until)]
+        found.was_fresh = keeper.usage.keeps_fresh(elapsed)
+        times = [now + timedelta(seconds=max(found.open_until - elapsed, 0))]
         if (attention := attention_at(account, now, policy, ahead=found.was_fresh)) is not None:
             times.append(attention)
         if keeper.unsaved or keeper.store_problem is not None:

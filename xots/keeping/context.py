@@ -98,11 +98,17 @@ class Context:
         """What is retried and when, and when a user must log in if nothing improves."""
         result_is_unsaved = self.replica.unsaved and not self.replica.rolled_back
         now = self.clock.now()
-        ahead = self.usage.keeps_fresh(now)
-        found = outlook(self.account, now, self.policy, unsaved=result_is_unsaved, ahead=ahead)
+        found = outlook(
+            self.account, now, self.policy, unsaved=result_is_unsaved, ahead=self.keeps_fresh
+        )
         if self.is_foreign:  # tokens of another identity server are left alone
             return dataclasses.replace(found, retrying=None, next_attempt_at=None)
         return found
+
+    @property
+    def keeps_fresh(self) -> bool:
+        """True if the access token is to be refreshed ahead of its expiry."""
+        return self.usage.keeps_fresh(self.clock.elapsed())
 
     def situation(self) -> Situation:
         """Return a snapshot for events and errors."""
@@ -124,12 +130,11 @@ class Context:
         tokens."""
         if self.is_foreign:
             return Idle()
-        now = self.clock.now()
         return next_step(
             self.account,
-            now,
+            self.clock.now(),
             self.policy,
-            ahead=self.usage.keeps_fresh(now),
+            ahead=self.keeps_fresh,
             min_life=min_life,
             expected_current=expected_current,
         )

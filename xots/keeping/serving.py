@@ -72,7 +72,7 @@ class Serving:
         """
         context = self._context
         started, requested_at = False, context.clock.now()
-        context.usage.note(requested_at, access_lifetime(context.account))
+        context.usage.note(context.clock.elapsed(), access_lifetime(context.account))
         access = self._servable(self._min_life(min_ttl))
         while may_wait and access is None and not started and self._refresh_could_help(min_ttl):
             # A refresh of another caller may have been started for a shorter lifetime.
