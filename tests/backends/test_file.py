@@ -26,8 +26,8 @@ from support.store_programs import (
 )
 
 from xots import file_access
-from xots.backends import leases
 from xots.backends import file as file_module
+from xots.backends import leases
 from xots.backends.file import FileStore
 from xots.errors import StaleWrite, StoreUnavailable
 from xots.lifecycle.account import AccessToken, Account, RefreshToken, encode
@@ -540,7 +540,7 @@ async def test_a_change_is_reported_once(store: FileStore, version: str, folder:
 
     async def follow() -> None:
         nonlocal notices
-        async for _ in store.changes("default", every_seconds=0.01):
+        async for _ in store.changes(every_seconds=0.01):
             notices += 1
 
     async def until(count: int) -> None:

@@ -109,7 +109,13 @@ FLOORS_ASIDE: tuple[tuple[str, ...], ...] = (
     ("sandbox.http.server",),
     ("sandbox", "sandbox.command", "sandbox.person"),
     ("testing.clock", "testing.opening", "testing.flaky"),
-    ("testing.record_rules", "testing.lease_rules", "testing.change_rules"),
+    (
+        "testing.record_rules",
+        "testing.lease_rules",
+        "testing.change_rules",
+        "testing.index_rules",
+        "testing.fault_rules",
+    ),
     ("testing.contract",),
     ("testing",),
 )

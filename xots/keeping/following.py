@@ -153,8 +153,9 @@ class Following:
                     await self._tasks.run(self.settle())
                 if replica.problem is None:
                     await self.look()
-                    async for _ in self._context.store.changes(self._context.name):
-                        await self.look()
+                    async for name in self._context.store.changes():
+                        if name in (None, self._context.name):
+                            await self.look()
             except (StoreUnavailable, SealError) as error:
                 replica.failed(error)
             except Exception:  # the watch goes on, whatever a store raises
