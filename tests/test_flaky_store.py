@@ -16,6 +16,10 @@ class TestFlakyStore(TokenStoreContract):
     def opening(self) -> Opening:
         return FlakyStore
 
+    @pytest.fixture
+    def faults(self) -> None:
+        """It keeps its records in this process; the tests below make it fail."""
+
 
 @pytest.fixture
 def store() -> FlakyStore:
@@ -50,7 +54,9 @@ async def test_each_method_can_fail(store: FlakyStore, method: str) -> None:
 
 def test_an_unknown_method_is_refused(store: FlakyStore) -> None:
     """A misspelt name would make a test of a failure pass without one."""
-    with pytest.raises(ValueError, match="'write' is none of the methods check, lease, names"):
+    with pytest.raises(
+        ValueError, match="'write' is none of the methods changes, check, due, lease"
+    ):
         store.fail("write")
     with pytest.raises(ValueError, match="'write'"):
         store.hold("write")

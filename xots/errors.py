@@ -7,6 +7,7 @@
     ├── SealError                sealed text cannot be opened
     ├── StoreError
     │   ├── StoreUnavailable     the store cannot be read or written now
+    │   │   └── RecordUnusable   one record cannot be used; the other ones may work
     │   └── StaleWrite           another process has written first; nothing was written
     ├── NoToken                  there is no access token until a user acts
     │   ├── NoCredentials        no client id is known
@@ -43,6 +44,7 @@ __all__ = [
     "NoCredentials",
     "NoToken",
     "NotLoggedIn",
+    "RecordUnusable",
     "SealError",
     "ServerRefused",
     "ServerUnreachable",
@@ -94,6 +96,11 @@ class StoreError(XotsError):
 class StoreUnavailable(StoreError):
     """The store cannot be read or written now. Its content is not lost; a later attempt may
     succeed."""
+
+
+class RecordUnusable(StoreUnavailable):
+    """One record cannot be used until an operator acts on it. The message names it. The store
+    itself works, and its other records may be used."""
 
 
 class StaleWrite(StoreError):

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 
 import pytest
 
@@ -28,10 +29,12 @@ class StoreWithoutLocks(MemoryStore):
         async with TokenStore.lease(self, name, ttl_seconds) as lease:
             yield lease
 
-    async def swap(self, name: str, value: bytes, *, expected: str | None) -> str:
+    async def swap(
+        self, name: str, value: bytes, *, expected: str | None, due_at: datetime | None = None
+    ) -> str:
         if not self.available:
             raise StoreUnavailable("the store is away")
-        return await super().swap(name, value, expected=expected)
+        return await super().swap(name, value, expected=expected, due_at=due_at)
 
 
 async def soon(condition: Callable[[], bool]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import importlib
 import os
 import shutil
@@ -10,18 +11,46 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from support.redis_servers import ACL_LINE, RedisServer, set_user
+from support.redis_servers import ACL_LINE, OLD_ACL_LINE, RedisServer, faults_of, set_user
 
-from xots.backends import TokenStore, installed_backends, open_store
+from xots.backends import TokenStore, installed_backends, open_store, redis_stream
 from xots.backends.memory import MemoryStore
 from xots.errors import StoreUnavailable
-from xots.testing import Opening, TokenStoreContract
+from xots.testing import Faults, Opening, TokenStoreContract
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "xots-sqlite"
+
+
+@contextmanager
+def put_aside(path: Path) -> Iterator[None]:
+    """Rename a file or a folder inside the ``with``."""
+    aside = path.rename(path.with_name("aside"))
+    yield
+    aside.rename(path)
+
+
+def faults_of_folder(folder: Path) -> Faults:
+    """Return the faults of a file store."""
+
+    @contextmanager
+    def unreachable() -> Iterator[None]:
+        with put_aside(folder):
+            folder.write_bytes(b"no folder")
+            yield
+            folder.unlink()
+
+    @contextmanager
+    def busy() -> Iterator[None]:
+        with (folder / "default.lock").open("r+b") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    return Faults(unreachable, busy)
 
 
 @pytest.mark.safeguard(
@@ -43,6 +72,10 @@ class TestMemoryStore(TokenStoreContract):
     def opening(self) -> Opening:
         return lambda: open_store("memory:")
 
+    @pytest.fixture
+    def faults(self) -> None:
+        """Its records are in this process: no fault comes between."""
+
 
 @pytest.mark.safeguard(
     file="backends/file.py",
@@ -63,6 +96,10 @@ class TestFileStore(TokenStoreContract):
     def opening(self, tmp_path: Path) -> Opening:
         return lambda: open_store((tmp_path / "a folder").as_uri())
 
+    @pytest.fixture
+    def faults(self, tmp_path: Path) -> Faults:
+        return faults_of_folder(tmp_path / "a folder")
+
 
 class TestRedisOverTcp(TokenStoreContract):
     """Plain TCP, with the minimal rights."""
@@ -72,6 +109,31 @@ class TestRedisOverTcp(TokenStoreContract):
         url = set_user(server, ACL_LINE)
         return lambda: open_store(url)
 
+    @pytest.fixture
+    def faults(self, server: RedisServer) -> Faults:
+        return faults_of(server, "xots")
+
+    async def test_its_index_is_shared(self, opening: Opening) -> None:
+        """So all processes learn from one record when the account is due."""
+        store = opening()
+        await store.due(datetime.now(UTC), 1)
+        assert store.shares_index
+        await store.close()
+
+
+class TestRedisWithOldRights(TokenStoreContract):
+    """Plain TCP, with the rights before there was an index of due accounts."""
+
+    @pytest.fixture
+    def opening(self, server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Opening:
+        monkeypatch.setattr(redis_stream, "NAMES_INTERVAL_SECONDS", 0.1)
+        url = set_user(server, OLD_ACL_LINE)
+        return lambda: open_store(url)
+
+    @pytest.fixture
+    def faults(self, server: RedisServer) -> Faults:
+        return faults_of(server, "xots")
+
 
 class TestRedisOverTls(TokenStoreContract):
     """TLS with a client certificate."""
@@ -80,6 +142,10 @@ class TestRedisOverTls(TokenStoreContract):
     def opening(self, server: RedisServer, tls_url: str) -> Opening:
         return lambda: open_store(tls_url)
 
+    @pytest.fixture
+    def faults(self, server: RedisServer) -> Faults:
+        return faults_of(server)
+
 
 class TestRedisOverUnixSocket(TokenStoreContract):
     """A Unix socket."""
@@ -87,6 +153,10 @@ class TestRedisOverUnixSocket(TokenStoreContract):
     @pytest.fixture
     def opening(self, server: RedisServer) -> Opening:
         return lambda: open_store(server.unix_url)
+
+    @pytest.fixture
+    def faults(self, server: RedisServer) -> Faults:
+        return faults_of(server)
 
 
 # ---------- the example
@@ -129,6 +199,25 @@ def sqlite_example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     sys.modules.pop("xots_sqlite", None)
 
 
+def faults_of_database(file: Path) -> Faults:
+    """Return the faults of a store in a SQLite file."""
+
+    @contextmanager
+    def unreachable() -> Iterator[None]:
+        with put_aside(file):
+            file.mkdir()
+            yield
+            file.rmdir()
+
+    @contextmanager
+    def busy() -> Iterator[None]:
+        with closing(sqlite3.connect(file, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            yield
+
+    return Faults(unreachable, busy)
+
+
 @pytest.mark.safeguard(
     file="backends/leases.py",
     old="if self._is_held(stored):",
@@ -143,6 +232,10 @@ class TestSqliteExample(TokenStoreContract):
     @pytest.fixture
     def opening(self, sqlite_example: Path, tmp_path: Path) -> Opening:
         return lambda: open_store(f"sqlite://{tmp_path}/kept.db")
+
+    @pytest.fixture
+    def faults(self, tmp_path: Path) -> Faults:
+        return faults_of_database(tmp_path / "kept.db")
 
     async def test_it_is_the_installed_package(
         self, sqlite_example: Path, opening: Opening
@@ -229,8 +322,10 @@ def test_the_example_is_read_in_a_minute() -> None:
 class CountingStore(MemoryStore):
     """Breaks the contract: its versions are counters."""
 
-    async def swap(self, name: str, value: bytes, *, expected: str | None) -> str:
-        await super().swap(name, value, expected=expected)
+    async def swap(
+        self, name: str, value: bytes, *, expected: str | None, due_at: datetime | None = None
+    ) -> str:
+        await super().swap(name, value, expected=expected, due_at=due_at)
         kept = self._kept[name]
         self._kept[name] = type(kept)(value, version := str(int(expected or 0) + 1))
         return version

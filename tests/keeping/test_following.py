@@ -40,10 +40,10 @@ async def test_the_watch_continues_after_a_failure_of_the_store(
     monkeypatch.setattr("xots.keeping.following.RETRY_INTERVAL_SECONDS", 0)
     changes, errors = bench.store.changes, [StoreUnavailable("away"), KeyError("a bug")]
 
-    async def failing(name: str, every_seconds: float = 0.01) -> AsyncIterator[None]:
+    async def failing(every_seconds: float = 0.01) -> AsyncIterator[str | None]:
         if errors:
             raise errors.pop()
-        async for change in changes(name, every_seconds=every_seconds):
+        async for change in changes(every_seconds=every_seconds):
             yield change
 
     monkeypatch.setattr(bench.store, "changes", failing)

@@ -29,6 +29,9 @@ from .config import AccountConfig, Configure
 __all__ = ["Keepers", "Opened", "Shared"]
 
 
+MAX_KEPT_SECONDS = 3600.0
+"""Upper bound on the time until an open account is looked at again."""
+
 UNCLAIMED_TIMEOUT = timedelta(seconds=60)
 """Time after which a keeper is closed whose callers were all cancelled while it was opened."""
 
@@ -174,7 +177,8 @@ class Keepers:
         keeper = found.keeper
         account, policy = keeper.account, keeper.policy
         found.was_fresh = keeper.usage.keeps_fresh(elapsed)
-        times = [now + timedelta(seconds=max(found.open_until - elapsed, 0))]
+        kept = timedelta(seconds=min(max(found.open_until - elapsed, 0), MAX_KEPT_SECONDS))
+        times = [now + kept]
         if (attention := attention_at(account, now, policy, ahead=found.was_fresh)) is not None:
             times.append(attention)
         if keeper.unsaved or keeper.store_problem is not None:

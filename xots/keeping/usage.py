@@ -7,6 +7,7 @@ from enum import StrEnum
 
 __all__ = ["Fresh", "Usage"]
 
+
 class Fresh(StrEnum):
     """When an account's access token is refreshed ahead of its expiry."""
 
