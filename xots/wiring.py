@@ -116,7 +116,8 @@ def _configure(settings: Settings, clients: _XeroClients) -> Configure:
             fresh=Fresh(own.fresh or Fresh.ALWAYS),
             xero=clients.of(own),
             entry=entry,
-            problems=lambda account: mismatches(own, account),
+            # The start checks those of the default account.
+            problems=(lambda _: []) if is_default else (lambda account: mismatches(own, account)),
         )
 
     return configured

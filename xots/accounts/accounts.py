@@ -21,7 +21,6 @@ from ..keeping.record_store import RecordStore
 from ..keeping.replica import Replica
 from ..lifecycle.account import Account, Entry
 from ..lifecycle.logins import after_added, after_removed
-from ..lifecycle.schedule import tick_seconds
 from .config import Configure
 from .directory import Directory, Glimpse, Summary, glimpse
 from .keepers import Keepers, Opened, Shared
@@ -206,8 +205,7 @@ class Accounts:
     @property
     def tick_seconds(self) -> float:
         """The interval between ticks that the tokens of the accounts demand."""
-        default = tick_seconds(self.default.account, self.default.policy)
-        return min(default, self._survey.shortest_tick_seconds)
+        return min(self.default.tick_seconds, self._survey.shortest_tick_seconds)
 
     async def _due(self, limit: int) -> list[str]:
         """Return due accounts: those that are open, and those of the store's index."""

@@ -159,6 +159,11 @@ class TokenKeeper:
         return self._replica.problem
 
     @property
+    def tick_seconds(self) -> float:
+        """The interval between calls of ``maintain`` that the life of its tokens demands."""
+        return tick_seconds(self.account, self.policy)
+
+    @property
     def usage(self) -> Usage:
         """The use of the account by callers of this process."""
         return self._context.usage
