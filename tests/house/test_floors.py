@@ -34,6 +34,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("sealing",),
     ("xero",),
     ("xero.protocol",),
+    ("xero.connections",),
     ("xero.http",),
     ("backends.base",),
     ("backends.memory", "backends.file", "backends.redis_url"),
