@@ -33,6 +33,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("events",),
     ("sealing",),
     ("xero",),
+    ("xero.claims",),
     ("xero.protocol",),
     ("xero.connections",),
     ("xero.http",),

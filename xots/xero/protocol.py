@@ -27,6 +27,7 @@ from ..lifecycle.outcomes import (
     Unknown,
 )
 from ..secret import Secret
+from .claims import claims_of
 
 __all__ = [
     "SCOPE_SETS",
@@ -287,12 +288,15 @@ def _issued(content: Mapping[str, object]) -> Issued | None:
     if access_token is None:
         return None
     scope = _text(content.get("scope"), SCOPE)
+    xero_userid, auth_event_id = claims_of(access_token)
     return Issued(
         access_token=access_token,
         token_type=_text(content.get("token_type"), TOKEN_TYPE) or "Bearer",
         lifetime=_lifetime(content.get("expires_in")),
         refresh_token=_token(content.get("refresh_token")),
         scopes=None if scope is None else tuple(scope.split()),
+        xero_userid=xero_userid,
+        auth_event_id=auth_event_id,
     )
 
 
