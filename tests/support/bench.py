@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -94,8 +94,11 @@ class Bench:
         await keeper.start()
         return keeper
 
-    def attempt(self, **changes: object) -> LoginAttempt:
-        """Return an attempt with a code of its own; ``changes`` are other fields."""
+    def attempt(self, tenant_ids: Sequence[str] | None = None, **changes: object) -> LoginAttempt:
+        """Return an attempt with a code of its own; ``changes`` are other fields.
+
+        ``tenant_ids`` are the organisations that the user connects; None is the first one.
+        """
         identity = self.sandbox.identity
         request = identity.check_authorization(
             {
@@ -106,8 +109,9 @@ class Bench:
                 "state": "s",
             }
         )
-        tenants = list(self.sandbox.world.accounting.organisations)
-        code = identity.consent(request, self.sandbox.clock(), tenant_ids=tenants[:1])["code"]
+        if tenant_ids is None:
+            tenant_ids = list(self.sandbox.world.accounting.organisations)[:1]
+        code = identity.consent(request, self.sandbox.clock(), tenant_ids=tenant_ids)["code"]
         given = {
             "credentials": WEB_APP,
             "code": Secret(code),

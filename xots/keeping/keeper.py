@@ -13,19 +13,21 @@ from datetime import datetime, timedelta
 from ..backends.base import TokenStore
 from ..clock import Clock, SystemClock
 from ..events import ClockSkewed, Event, Observer
-from ..lifecycle.account import AccessToken, Account
+from ..lifecycle.account import AccessToken, Account, Organisation
 from ..lifecycle.attention import attention_at
 from ..lifecycle.outlook import Outlook
 from ..lifecycle.policy import Policy
 from ..lifecycle.schedule import (
     Spend,
     State,
+    tick_seconds,
 )
 from ..safe_text import safe_text
 from ..sealing import Sealer
 from ..tasks import Closed, Tasks
+from ..xero.connections import Connection
 from ..xero.http import XeroClient
-from ..xero.protocol import Connection, Credentials, Response
+from ..xero.protocol import Credentials, Response
 from .acts import MAX_CHOICES_AT_ONCE, Acts
 from .changes import Changes
 from .checking import StoreCheck
@@ -106,7 +108,7 @@ class TokenKeeper:
         self._refreshing = Refreshing(self._context, self._tasks)
         self._following = Following(self._context, self._tasks)
         self._store_check = StoreCheck(self._context, self._tasks)
-        self._tenant_list = TenantList(self._context)
+        self._tenant_list = TenantList(self._context, self._tasks)
         self._logins = Logins(self._context, self._tasks, self._tenant_list)
         self._serving = Serving(self._context, self._refreshing, self._logins, self._tasks)
 
@@ -185,9 +187,9 @@ class TokenKeeper:
         return self._following.skew
 
     @property
-    def known_connections(self) -> list[Connection] | None:
-        """The organisations of the login as they were listed last, however long ago; None if they
-        were not listed since the login. It makes no request."""
+    def known_organisations(self) -> tuple[Organisation, ...] | None:
+        """The organisations of the login as the record has them, however old; None if they were
+        never listed. It makes no request."""
         return self._tenant_list.known
 
     def observe(self, observer: Observer) -> None:
@@ -306,6 +308,15 @@ class TokenKeeper:
         """Return Xero's response with the list, of some seconds ago at most; raises as
         ``connections``."""
         return (await self._tenant_list.read(await self.token())).response
+
+    async def tenant(self, text: str, *, may_wait: bool = True) -> str:
+        """Return the tenant id of the login's organisation with this id or unique name.
+
+        Raises:
+            TenantNotFound, AmbiguousTenant: no organisation, or more than one, is meant.
+            And the errors of ``connections`` if the list of the record does not answer it.
+        """
+        return await self._tenant_list.find(text, lambda: self.token(may_wait=may_wait), may_wait)
 
     async def choose_tenant(self, tenant_id: str) -> None:
         """Use this organisation from now on.
