@@ -16,7 +16,7 @@ from .clock import Clock, SystemClock
 from .errors import SettingsError, XotsError
 from .events import Event, Observer
 from .keeping.keeper import TokenKeeper
-from .keeping.replica import reseal_all
+from .keeping.replica import Resealed, reseal_all
 from .keys import sealer_for, store_url
 from .lifecycle.account import Account
 from .safe_text import MAX_MESSAGE, safe_text
@@ -132,20 +132,16 @@ async def end_login(settings: Settings, *, forget: bool) -> bool:
         return await keeper.end(forget=forget)
 
 
-async def reseal(
-    settings: Settings, promote: Callable[[], object] = lambda: None
-) -> tuple[int, int]:
+async def reseal(settings: Settings, promote: Callable[[], object] = lambda: None) -> Resealed:
     """Seal every record of the store with the first key. It can be run again.
 
     Args:
         settings: the settings.
         promote: changes which key is the first; called after the store was checked.
 
-    Returns:
-        The number of records sealed anew, and the number of all records.
-
     Raises:
-        StoreError, SealError: some records could not be sealed anew; the others stay sealed anew.
+        StoreError: the store itself fails; records sealed so far stay sealed.
+        SealError: there is no key.
     """
     store = open_store(store_url(settings))
     try:

@@ -20,16 +20,24 @@ from enum import Enum, auto
 
 from msgspec.structs import replace
 
-from ..backends.base import Lease, Stored, TokenStore
+from ..backends.base import Lease, Stored, TokenStore, checked_name
 from ..clock import Clock
-from ..errors import SealError, StaleWrite, StoreUnavailable
+from ..errors import SealError, StaleWrite, StoreError, StoreUnavailable
 from ..lifecycle.account import Account
 from ..lifecycle.expiry import Expiry
 from ..lifecycle.merging import diverged, merged
 from ..lifecycle.record_json import UnknownFormat, decode, encode
 from ..sealing import Sealer
 
-__all__ = ["LEASE_SECONDS", "Peeked", "Replica", "StoreChange", "open_record", "reseal_all"]
+__all__ = [
+    "LEASE_SECONDS",
+    "Peeked",
+    "Replica",
+    "Resealed",
+    "StoreChange",
+    "open_record",
+    "reseal_all",
+]
 
 PURPOSE = "account"
 
@@ -333,24 +341,44 @@ def open_record(sealer: Sealer, stored: Stored, name: str) -> Account:
         raise SealError(f"the record of {name!r} cannot be read: {error}") from None
 
 
-async def reseal_all(store: TokenStore, sealer: Sealer) -> tuple[int, int]:
+@dataclass(frozen=True)
+class Resealed:
+    """The result of sealing all records of a store with the first key."""
+
+    done: int
+    """The number of records that were sealed anew."""
+    count: int
+    """The number of all records."""
+    failures: tuple[str, ...]
+    """The name of each record that stays as it is, with the reason."""
+
+
+async def reseal_all(store: TokenStore, sealer: Sealer) -> Resealed:
     """Seal every record of a store with the first key. It may be run again.
 
-    Returns:
-        The number of records that were sealed anew, and the number of all records.
+    A record that cannot be opened, read or written stays as it is, and the others follow.
 
     Raises:
-        StoreUnavailable: the store cannot be read or written; records sealed so far stay sealed.
-        SealError: a record cannot be opened; it stays as it is.
+        StoreUnavailable: the store itself fails; records sealed so far stay sealed.
     """
-    names, done = await store.names(), 0
+    names, done, failures = await store.names(), 0, []
     for name in names:
-        async with store.lease(name, LEASE_SECONDS):
-            stored = await store.read(name)
-            if stored is None or sealer.sealed_by_first(stored.value):
-                continue
-            body = sealer.open(stored.value, PURPOSE, {"name": name})
-            sealed = sealer.seal(body, PURPOSE, {"name": name})
-            await store.swap(name, sealed, expected=stored.version)
-            done += 1
-    return done, len(names)
+        try:
+            done += await _reseal(store, sealer, checked_name(name))
+        except (SealError, StoreError, ValueError) as error:
+            failures.append(f"{name}: {error}")
+            if isinstance(error, StoreUnavailable):
+                await store.check()  # if all of it fails, the other records would fail too
+    return Resealed(done, len(names), tuple(failures))
+
+
+async def _reseal(store: TokenStore, sealer: Sealer, name: str) -> bool:
+    """Seal one record with the first key. Return False if it is sealed with that already."""
+    async with store.lease(name, LEASE_SECONDS):
+        stored = await store.read(name)
+        if stored is None or sealer.sealed_by_first(stored.value):
+            return False
+        body = sealer.open(stored.value, PURPOSE, {"name": name})
+        sealed = sealer.seal(body, PURPOSE, {"name": name})
+        await store.swap(name, sealed, expected=stored.version)
+        return True
