@@ -20,13 +20,13 @@ from ..lifecycle.outcomes import Failure, NotSent, Outcome, Unknown
 from ..log_filters import hush_libraries
 from ..safe_text import safe_text
 from ..secret import Secret
+from .connections import connections_request
 from .protocol import (
     XERO,
     Credentials,
     Endpoints,
     Request,
     Response,
-    connections_request,
     exchange_request,
     read_revocation_response,
     read_token_response,
