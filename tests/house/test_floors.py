@@ -85,6 +85,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "commands.keys",
         "commands.requesting",
         "commands.ending",
+        "commands.accounts",
     ),
     ("commands.table",),
     ("commands.main",),
@@ -129,6 +130,7 @@ SEES_ASIDE = frozenset(
         "commands.serving",
         "commands.requesting",
         "commands.ending",
+        "commands.accounts",
     }
 )
 """Only these may import the rooms aside."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+from .accounts import account, add_account_options
 from .checking import check
 from .ending import add_revoke_options, logout, revoke
 from .keys import add_key_options, key
@@ -167,6 +168,14 @@ ROWS = (
         help="end the login, revoke it at Xero, and forget the credentials",
         add_options=add_settings,
         run=logout,
+        details="If no server runs, the command works on the store.",
+    ),
+    Command(
+        name="account",
+        group=Group.RUNNING_SERVER,
+        help="list, add or remove accounts (account list, account add, account remove)",
+        add_options=add_account_options,
+        run=account,
         details="If no server runs, the command works on the store.",
     ),
 )
