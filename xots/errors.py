@@ -215,4 +215,12 @@ class ServerUnreachable(ClientError):
 
 
 class ServerRefused(ClientError):
-    """The server has responded with an error, which is the message, or it is not a xots server."""
+    """The server has responded with an error, which is the message, or it is not a xots server.
+
+    Attributes:
+        kind: the name of the problem, the last part of its ``type``; None if it has none.
+    """
+
+    def __init__(self, message: str, kind: str | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind

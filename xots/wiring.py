@@ -22,7 +22,7 @@ from .errors import SettingsError, XotsError
 from .events import Event, Observer
 from .keeping.changes import Changes
 from .keeping.keeper import TokenKeeper
-from .keeping.replica import reseal_all
+from .keeping.resealing import Resealed, reseal_all
 from .keeping.store_clock import StoreClock
 from .keeping.usage import Fresh
 from .keys import sealer_for, store_url
@@ -248,20 +248,16 @@ async def list_accounts(settings: Settings) -> list[Summary]:
         return accounts.summaries()
 
 
-async def reseal(
-    settings: Settings, promote: Callable[[], object] = lambda: None
-) -> tuple[int, int]:
+async def reseal(settings: Settings, promote: Callable[[], object] = lambda: None) -> Resealed:
     """Seal every record of the store with the first key. It can be run again.
 
     Args:
         settings: the settings.
         promote: changes which key is the first; called after the store was checked.
 
-    Returns:
-        The number of records sealed anew, and the number of all records.
-
     Raises:
-        StoreError, SealError: some records could not be sealed anew; the others stay sealed anew.
+        StoreError: the store itself fails; records sealed so far stay sealed.
+        SealError: there is no key.
     """
     store = open_store(store_url(settings))
     try:

@@ -47,7 +47,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("backends",),
     ("keeping",),
     ("keeping.usage", "keeping.record_store", "keeping.changes", "keeping.store_clock"),
-    ("keeping.replica",),
+    ("keeping.replica", "keeping.resealing"),
     ("keeping.reporting",),
     ("keeping.context",),
     (
@@ -97,6 +97,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "commands.keys",
         "commands.requesting",
         "commands.ending",
+        "commands.accounts",
     ),
     ("commands.table",),
     ("commands.main",),
@@ -149,6 +150,7 @@ SEES_ASIDE = frozenset(
         "commands.serving",
         "commands.requesting",
         "commands.ending",
+        "commands.accounts",
     }
 )
 """Only these may import the rooms aside."""

@@ -420,7 +420,7 @@ async def test_a_record_of_another_version_fails_the_check_and_the_start(
     before = record.read_bytes()
     status, out, err = await house.command("check")
     assert (status, err) == (1, "")
-    assert re.search(rf"^FAIL +key .*{says}", out, re.MULTILINE)
+    assert re.search(rf"^FAIL +record .*{says}", out, re.MULTILINE)
     status, _, err = await house.command("serve")
     assert status == 2
     assert says in err

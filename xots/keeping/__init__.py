@@ -16,6 +16,7 @@
 ``tenants``      the organisations of a login
 ``acts``         the changes of a login that callers request, a few at a time
 ``following``    other processes' writes, the store's health, differences of clocks
+``resealing``    every record of a store, sealed anew
 ``keeper``       ``TokenKeeper``: the operations of one account, for its callers
 ===============  ===================================================================================
 """
