@@ -33,6 +33,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("sealing",),
     ("xero",),
     ("xero.protocol",),
+    ("xero.disconnecting",),
     ("xero.http",),
     ("backends.base",),
     ("backends.memory", "backends.file", "backends.redis_url"),
