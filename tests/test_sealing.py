@@ -6,7 +6,7 @@ import pytest
 from support.accounts import CANARY, FULL
 
 from xots.errors import SealError
-from xots.lifecycle.account import decode, encode
+from xots.lifecycle.record_json import decode, encode
 from xots.sealing import Sealer
 from xots.secret import Secret
 

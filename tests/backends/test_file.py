@@ -30,7 +30,8 @@ from xots.backends import base
 from xots.backends import file as file_module
 from xots.backends.file import FileStore
 from xots.errors import StaleWrite, StoreUnavailable
-from xots.lifecycle.account import AccessToken, Account, RefreshToken, encode
+from xots.lifecycle.account import AccessToken, Account, RefreshToken
+from xots.lifecycle.record_json import encode
 from xots.sealing import Sealer
 from xots.secret import Secret
 

@@ -26,7 +26,8 @@ from support.redis_servers import (
 from xots.backends import base
 from xots.backends.redis import RedisStore
 from xots.errors import StaleWrite
-from xots.lifecycle.account import AccessToken, Account, RefreshToken, encode
+from xots.lifecycle.account import AccessToken, Account, RefreshToken
+from xots.lifecycle.record_json import encode
 from xots.sealing import Sealer, new_key
 from xots.secret import Secret
 

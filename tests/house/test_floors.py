@@ -23,11 +23,12 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     # A package's __init__, which every import of one of its modules imports too.
     ("lifecycle",),
     ("lifecycle.account", "lifecycle.policy"),
-    ("lifecycle.outcomes", "wording"),
+    ("lifecycle.outcomes", "lifecycle.record_json", "wording"),
     ("lifecycle.waits",),
     ("lifecycle.schedule",),
     ("lifecycle.outlook", "lifecycle.expiry"),
     ("lifecycle.transitions",),
+    ("lifecycle.logins",),
     ("lifecycle.merging",),
     ("events",),
     ("sealing",),

@@ -22,7 +22,8 @@ from xots.errors import StoreUnavailable
 from xots.events import ClockSkewed, Event, Refreshed
 from xots.keeping.keeper import TokenKeeper
 from xots.keeping.reporting import clock_skew
-from xots.lifecycle.account import Account, Intent, Problem, ProblemKind, encode
+from xots.lifecycle.account import Account, Intent, Problem, ProblemKind
+from xots.lifecycle.record_json import encode
 from xots.sealing import Sealer
 from xots.secret import Secret
 from xots.testing import FakeClock

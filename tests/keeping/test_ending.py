@@ -60,7 +60,7 @@ async def test_an_end_ends_the_wait_for_a_login_that_was_started(bench: Bench) -
 
 
 @pytest.mark.safeguard(
-    file="lifecycle/transitions.py",
+    file="lifecycle/logins.py",
     old="return max(now, account.epoch + timedelta(microseconds=1))",
     new="return now",
     protects_from="a clock that was set back, and a merge in which the older login wins",

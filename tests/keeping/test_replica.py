@@ -200,7 +200,7 @@ async def test_a_late_response_does_not_overwrite_a_new_login(bench: Bench) -> N
 
 
 @pytest.mark.safeguard(
-    file="lifecycle/transitions.py",
+    file="lifecycle/logins.py",
     old="        consent_id=None,\n",
     new="",
     protects_from="a late response that revives a login which was ended",

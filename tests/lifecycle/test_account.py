@@ -6,7 +6,8 @@ import pytest
 from msgspec.structs import replace
 from support.accounts import CANARY, FULL, MINUTE, NOW
 
-from xots.lifecycle.account import AccessToken, Account, RefreshToken, UnknownFormat, decode, encode
+from xots.lifecycle.account import AccessToken, Account, RefreshToken
+from xots.lifecycle.record_json import UnknownFormat, decode, encode
 from xots.secret import Secret
 
 

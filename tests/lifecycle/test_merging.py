@@ -29,17 +29,11 @@ from support.accounts import (
 )
 
 from xots.lifecycle.account import MAX_TOMBSTONES, Account, RefreshToken
+from xots.lifecycle.logins import after_end, after_login, after_revoked, tokens_to_revoke
 from xots.lifecycle.merging import diverged, is_same_consent, merged
 from xots.lifecycle.outcomes import Issued, NotSent, Outcome, Refused, Unknown
 from xots.lifecycle.schedule import Spend, candidates, good_for, next_step
-from xots.lifecycle.transitions import (
-    after,
-    after_end,
-    after_login,
-    after_revoked,
-    begin_refresh,
-    tokens_to_revoke,
-)
+from xots.lifecycle.transitions import after, begin_refresh
 from xots.secret import Secret
 
 # ---------- one consent

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from support import accounts
 
 from xots.lifecycle.account import Account, ProblemKind, RefreshToken
+from xots.lifecycle.logins import after_end, after_login, after_revocation_failed, after_revoked
 from xots.lifecycle.outcomes import (
     ClientRefused,
     Issued,
@@ -22,14 +23,7 @@ from xots.lifecycle.outcomes import (
 from xots.lifecycle.outlook import Need, Retrying, outlook, why_lost
 from xots.lifecycle.policy import Policy
 from xots.lifecycle.schedule import candidates
-from xots.lifecycle.transitions import (
-    after,
-    after_end,
-    after_login,
-    after_revocation_failed,
-    after_revoked,
-    begin_refresh,
-)
+from xots.lifecycle.transitions import after, begin_refresh
 from xots.secret import Secret
 from xots.wording import problem_text
 

@@ -21,11 +21,9 @@ from xots.lifecycle.account import (
     ProblemKind,
     RefreshToken,
     Revocation,
-    UnknownFormat,
-    decode,
-    encode,
 )
 from xots.lifecycle.policy import Policy
+from xots.lifecycle.record_json import UnknownFormat, decode, encode
 from xots.lifecycle.schedule import (
     Spend,
     State,
@@ -151,7 +149,7 @@ def test_bytes_that_are_no_record_are_refused(data: bytes) -> None:
 
 
 @pytest.mark.safeguard(
-    file="lifecycle/account.py",
+    file="lifecycle/record_json.py",
     old="None if found > FORMAT else ",
     new="",
     protects_from="an error that does not say that this process is to be upgraded",

@@ -21,6 +21,7 @@ from support.accounts import (
 
 from xots.clock import MAX_CLOCK_SKEW
 from xots.lifecycle.account import Account, RefreshToken
+from xots.lifecycle.logins import after_end, after_revocation_failed
 from xots.lifecycle.outcomes import ClientRefused, NotSent, Refused, Unknown
 from xots.lifecycle.policy import Policy
 from xots.lifecycle.schedule import (
@@ -40,7 +41,7 @@ from xots.lifecycle.schedule import (
     state_of,
     tick_seconds,
 )
-from xots.lifecycle.transitions import after_end, after_revocation_failed, begin_refresh
+from xots.lifecycle.transitions import begin_refresh
 from xots.secret import Secret
 
 # ---------- lifetimes

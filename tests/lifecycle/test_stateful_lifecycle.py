@@ -28,12 +28,14 @@ from msgspec.structs import replace
 from support.records import SETTINGS, issued, tokens_of
 
 from xots.clock import MAX_CLOCK_SKEW
-from xots.lifecycle.account import (
-    MAX_SPENT_FALLBACKS,
-    Account,
-    RefreshToken,
-    decode,
-    encode,
+from xots.lifecycle.account import MAX_SPENT_FALLBACKS, Account, RefreshToken
+from xots.lifecycle.logins import (
+    MAX_TOKENS_TO_REVOKE,
+    after_end,
+    after_login,
+    after_revocation_failed,
+    after_revoked,
+    tokens_to_revoke,
 )
 from xots.lifecycle.merging import is_same_consent, merged
 from xots.lifecycle.outcomes import (
@@ -47,6 +49,7 @@ from xots.lifecycle.outcomes import (
     Unknown,
 )
 from xots.lifecycle.policy import Policy
+from xots.lifecycle.record_json import decode, encode
 from xots.lifecycle.schedule import (
     Idle,
     Spend,
@@ -59,16 +62,7 @@ from xots.lifecycle.schedule import (
     scheduled_refresh_at,
     state_of,
 )
-from xots.lifecycle.transitions import (
-    MAX_TOKENS_TO_REVOKE,
-    after,
-    after_end,
-    after_login,
-    after_revocation_failed,
-    after_revoked,
-    begin_refresh,
-    tokens_to_revoke,
-)
+from xots.lifecycle.transitions import after, begin_refresh
 from xots.sandbox import Client, Identity, OAuthError, Refusal, SiblingMode, Switches
 from xots.secret import Secret
 

@@ -31,19 +31,19 @@ from xots.lifecycle.account import (
     Account,
     RefreshToken,
     bounded,
-    encode,
 )
-from xots.lifecycle.outcomes import ClientRefused, NotSent, Outcome, Refused, Throttled, Unknown
-from xots.lifecycle.schedule import Spend, State, good_for, next_step, state_of
-from xots.lifecycle.transitions import (
+from xots.lifecycle.logins import (
     MAX_TOKENS_TO_REVOKE,
     after_end,
     after_login,
     after_revocation_failed,
     after_revoked,
-    begin_refresh,
     tokens_to_revoke,
 )
+from xots.lifecycle.outcomes import ClientRefused, NotSent, Outcome, Refused, Throttled, Unknown
+from xots.lifecycle.record_json import encode
+from xots.lifecycle.schedule import Spend, State, good_for, next_step, state_of
+from xots.lifecycle.transitions import begin_refresh
 from xots.secret import Secret
 
 # ---------- tokens were issued
@@ -361,9 +361,10 @@ def test_responses_without_a_refresh_token_are_counted_for_one_token() -> None:
 
 @pytest.mark.safeguard(
     file="lifecycle/transitions.py",
-    old="return _failed(account, outcome, ProblemKind.UNKNOWN, now, backoff)",
+    old="return after_failure(account, outcome, ProblemKind.UNKNOWN, now, backoff)",
     new=(
-        "return _failed(replace(account, intent=None), outcome, ProblemKind.UNKNOWN, now, backoff)"
+        "account = replace(account, intent=None)\n            "
+        "return after_failure(account, outcome, ProblemKind.UNKNOWN, now, backoff)"
     ),
     protects_from="a lost response that is forgotten",
 )
@@ -617,7 +618,7 @@ def test_a_second_end_keeps_the_wait_of_the_revocation() -> None:
 
 
 @pytest.mark.safeguard(
-    file="lifecycle/transitions.py",
+    file="lifecycle/logins.py",
     old="named = dict.fromkeys([*current, *unspent, *in_flight]) or live[:1]",
     new="named = live",
     protects_from="a revocation of many requests",

@@ -16,6 +16,7 @@ from xots.lifecycle.account import (
     RefreshToken,
     Revocation,
 )
+from xots.lifecycle.logins import after_end, after_revocation_failed, after_revoked
 from xots.lifecycle.merging import merged
 from xots.lifecycle.outcomes import (
     ClientRefused,
@@ -28,13 +29,7 @@ from xots.lifecycle.outcomes import (
     Unknown,
 )
 from xots.lifecycle.policy import Policy
-from xots.lifecycle.transitions import (
-    after,
-    after_end,
-    after_revocation_failed,
-    after_revoked,
-    begin_refresh,
-)
+from xots.lifecycle.transitions import after, begin_refresh
 from xots.secret import Secret
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)

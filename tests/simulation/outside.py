@@ -11,8 +11,9 @@ import msgspec
 
 from xots.backends.base import Lease, Stored, TokenStore
 from xots.errors import StaleWrite, StoreUnavailable
-from xots.lifecycle.account import Account, RefreshToken, decode
+from xots.lifecycle.account import Account, RefreshToken
 from xots.lifecycle.outcomes import Failure, NotSent, Outcome, Unknown
+from xots.lifecycle.record_json import decode
 from xots.sandbox import OAuthError, TokenResponse
 from xots.secret import Secret
 from xots.xero.protocol import Credentials, Endpoints, Response, read_token_response

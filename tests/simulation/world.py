@@ -15,7 +15,8 @@ from support.inside import operations_of, watch_of
 from xots.backends.base import Stored
 from xots.errors import XotsError
 from xots.keeping.keeper import TokenKeeper
-from xots.lifecycle.account import Account, decode
+from xots.lifecycle.account import Account
+from xots.lifecycle.record_json import decode
 from xots.sandbox import Client, Identity, SiblingMode, Switches
 from xots.secret import Secret
 from xots.xero.protocol import Credentials

@@ -7,11 +7,12 @@ from datetime import UTC, datetime, timedelta
 from msgspec.structs import replace
 
 from xots.lifecycle.account import AccessToken, Account, Intent, Problem, ProblemKind, RefreshToken
+from xots.lifecycle.logins import after_end, after_login, after_revoked
 from xots.lifecycle.merging import merged
 from xots.lifecycle.outcomes import Issued, Outcome
 from xots.lifecycle.policy import Policy
 from xots.lifecycle.schedule import Spend, candidates, next_step
-from xots.lifecycle.transitions import after, after_end, after_login, after_revoked, begin_refresh
+from xots.lifecycle.transitions import after, begin_refresh
 from xots.secret import Secret
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)

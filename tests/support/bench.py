@@ -14,8 +14,9 @@ from xots.backends.base import Stored
 from xots.events import Event
 from xots.keeping.keeper import TokenKeeper
 from xots.keeping.login import LoginAttempt
-from xots.lifecycle.account import Account, decode, encode
+from xots.lifecycle.account import Account
 from xots.lifecycle.policy import Policy
+from xots.lifecycle.record_json import decode, encode
 from xots.sandbox import (
     DEFAULT_CLIENT_ID,
     DEFAULT_CLIENT_SECRET,

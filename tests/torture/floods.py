@@ -24,8 +24,8 @@ from torture.processes import Fleet, Line, Response, fleet, until
 from xots.backends import open_store
 from xots.keeping.login_limit import LOGIN_INTERVAL_SECONDS, MAX_LOGINS_IN_A_ROW
 from xots.keeping.tenants import LIST_KEPT_SECONDS
+from xots.lifecycle.logins import MAX_TOKENS_TO_REVOKE
 from xots.lifecycle.policy import Policy
-from xots.lifecycle.transitions import MAX_TOKENS_TO_REVOKE
 from xots.sandbox import Endpoint
 
 REFRESH_INTERVAL_SECONDS = Policy().refresh_interval.total_seconds()

@@ -48,8 +48,8 @@ from xots.events import Event
 from xots.keeping.keeper import TokenKeeper
 from xots.keeping.replica import open_record
 from xots.lifecycle.account import Account
+from xots.lifecycle.logins import after_login
 from xots.lifecycle.outcomes import Failure, Issued, Outcome
-from xots.lifecycle.transitions import after_login
 from xots.sandbox import Client, Identity, OAuthError
 from xots.sandbox.identity.protocol import BearerRefused
 from xots.sealing import Sealer, new_key

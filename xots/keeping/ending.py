@@ -5,13 +5,8 @@ from __future__ import annotations
 from ..backends.base import Lease
 from ..errors import SealError, StaleWrite, StoreUnavailable
 from ..events import LoginEnded, RevocationFailed, Revoked
+from ..lifecycle.logins import after_end, after_revocation_failed, after_revoked, tokens_to_revoke
 from ..lifecycle.schedule import candidates, revocation_due
-from ..lifecycle.transitions import (
-    after_end,
-    after_revocation_failed,
-    after_revoked,
-    tokens_to_revoke,
-)
 from ..lifecycle.waits import pause_ends_at
 from .context import Context
 from .refreshing import spend

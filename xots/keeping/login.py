@@ -11,9 +11,9 @@ from msgspec.structs import replace
 
 from ..errors import LoginFailed, SealError, StoreUnavailable
 from ..events import LoggedIn, LoginRefused
+from ..lifecycle.logins import after_login
 from ..lifecycle.merging import merged
 from ..lifecycle.outcomes import ClientRefused, Failure, Issued, Refused
-from ..lifecycle.transitions import after_login
 from ..secret import Secret
 from ..xero.protocol import Credentials
 from .context import Context

@@ -23,9 +23,10 @@ from msgspec.structs import replace
 from ..backends.base import Lease, Stored, TokenStore
 from ..clock import Clock
 from ..errors import SealError, StaleWrite, StoreUnavailable
-from ..lifecycle.account import Account, UnknownFormat, decode, encode
+from ..lifecycle.account import Account
 from ..lifecycle.expiry import Expiry
 from ..lifecycle.merging import diverged, merged
+from ..lifecycle.record_json import UnknownFormat, decode, encode
 from ..sealing import Sealer
 
 __all__ = ["LEASE_SECONDS", "Peeked", "Replica", "StoreChange", "open_record", "reseal_all"]

@@ -1,19 +1,15 @@
 """``Account``: the one record of a login. Frozen, pure data; every change makes a new one.
 
-The record is written whole and read whole. ``transitions`` and ``merging`` say how it changes,
-``keeping`` writes it. All times are aware datetimes in UTC.
-
-Its JSON carries a format number. This version writes ``FORMAT`` and converts the older ones when it
-reads them. A newer format is refused, since writing it back would drop fields of the newer version.
+The record is written whole and read whole. ``transitions``, ``logins`` and ``merging`` say how it
+changes, ``record_json`` is its JSON, ``keeping`` writes it. All times are aware datetimes in UTC.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec.structs import replace
@@ -32,10 +28,7 @@ __all__ = [
     "ProblemKind",
     "RefreshToken",
     "Revocation",
-    "UnknownFormat",
     "bounded",
-    "decode",
-    "encode",
 ]
 
 FORMAT: Final = 3
@@ -54,10 +47,6 @@ MAX_IN_FLIGHT_FALLBACKS: Final = 24
 one follows a lost response or a process that was cut off, so even a bad half hour has fewer."""
 
 BEFORE_ALL_LOGINS: Final = datetime.fromtimestamp(0, UTC)
-
-
-class UnknownFormat(ValueError):
-    """The record is not one that this version reads. The message says why."""
 
 
 class _Record(
@@ -257,91 +246,3 @@ def bounded(fallbacks: Iterable[RefreshToken]) -> tuple[RefreshToken, ...]:
         if token.first_spent_at is None or spent[kind] <= limits[kind]:
             kept.append(token)
     return tuple(kept)
-
-
-class _Header(msgspec.Struct):
-    """The number of the format. Records of format 1 had none."""
-
-    format: int = 1
-
-
-def encode(account: Account) -> bytes:
-    """Return the record as JSON with its secrets in clear: for sealing, and for nothing else."""
-    return msgspec.json.encode(account, enc_hook=_reveal)
-
-
-def decode(data: bytes) -> Account:
-    """Return the record that ``encode`` wrote, in this format or an older one.
-
-    Raises:
-        UnknownFormat: a newer version wrote it, or it is no record. Unknown fields are refused
-            too: dropping them at the next write would lose them.
-    """
-    try:
-        found = msgspec.json.decode(data, type=_Header).format
-        converted = CONVERSIONS[found](json.loads(data)) if found in CONVERSIONS else None
-        account = None if found > FORMAT else _decoded(json.dumps(converted) if converted else data)
-    except (msgspec.MsgspecError, AttributeError, TypeError, ValueError, RecursionError) as error:
-        # The error's text may quote a token of the record.
-        kind = type(error).__name__
-        raise UnknownFormat(f"not a record that this version of xots reads ({kind})") from None
-    if account is None:
-        raise UnknownFormat(
-            f"written by a newer version of xots (record format {found}, this process reads up to "
-            f"{FORMAT}): upgrade this process"
-        )
-    return account
-
-
-def _decoded(data: bytes | str) -> Account:
-    return msgspec.json.decode(data, type=Account, dec_hook=_conceal)
-
-
-RENAMED_SINCE_1 = {
-    "rivals": "fallbacks",
-    "dropped": "tombstones",
-    "dropped_ever": "tombstones_ever",
-    "unrotated": "responses_without_token",
-    "tries": "failed_attempts",
-    "scopes_asked": "scopes_requested",
-    "scopes_set": "scopes_configured",
-    "stamped": "set_first_spent",
-    "doubted": "also_open",
-}
-"""The old and new names of fields, of the record and of its intent. ``notices_sent`` was
-dropped."""
-
-
-def _from_format_1(record: dict[str, Any]) -> dict[str, Any]:
-    converted = _renamed(record) | {"format": FORMAT}
-    converted.pop("notices_sent", None)
-    if converted.get("responses_without_token", 0) > 1 and "intent" not in converted:
-        converted |= {"responses_without_token": 0, "rotates": False}
-    if "intent" in converted:
-        converted["intent"] = _renamed(converted["intent"])
-    return converted
-
-
-def _from_format_2(record: dict[str, Any]) -> dict[str, Any]:
-    """Format 3 has one more field, ``RefreshToken.may_be_in_flight``, with a default."""
-    return record | {"format": FORMAT}
-
-
-CONVERSIONS = {1: _from_format_1, 2: _from_format_2}
-"""What turns a record of each older format into one of this format."""
-
-
-def _renamed(fields: dict[str, Any]) -> dict[str, Any]:
-    return {RENAMED_SINCE_1.get(name, name): value for name, value in fields.items()}
-
-
-def _reveal(value: object) -> str:
-    if isinstance(value, Secret):
-        return value.reveal()
-    raise NotImplementedError(f"{type(value).__name__} does not belong in a record")
-
-
-def _conceal(kind: type, value: object) -> Secret:
-    if kind is Secret and isinstance(value, str):
-        return Secret(value)
-    raise TypeError(f"{kind.__name__} is not written as {type(value).__name__}")

@@ -32,7 +32,7 @@ from datetime import datetime
 from msgspec.structs import replace
 
 from .account import Account, RefreshToken, Revocation
-from .transitions import after_end
+from .logins import after_end
 
 __all__ = ["diverged", "is_same_consent", "merged"]
 

@@ -1,4 +1,4 @@
-"""The transitions of the record: its next version after each event of a login's life.
+"""The transitions of the record in a refresh: its next version at the start and after each outcome.
 
 Every function takes the record and returns a new one. ``now`` and ``jitter`` are arguments.
 """
@@ -17,7 +17,6 @@ from .account import (
     Problem,
     ProblemKind,
     RefreshToken,
-    Revocation,
     bounded,
 )
 from .outcomes import ClientRefused, Failure, Issued, NotSent, Outcome, Refused, Throttled, Unknown
@@ -27,12 +26,9 @@ from .waits import backoff_wait, demanded_wait, doubled_wait, slow_wait
 
 __all__ = [
     "after",
-    "after_end",
-    "after_login",
-    "after_revocation_failed",
-    "after_revoked",
+    "after_failure",
     "begin_refresh",
-    "tokens_to_revoke",
+    "new_access_token",
 ]
 
 MAX_LIFETIME = timedelta(days=1)
@@ -40,12 +36,6 @@ MAX_LIFETIME = timedelta(days=1)
 
 ASSUMED_LIFETIME = timedelta(minutes=5)
 """Lifetime of an access token without a usable ``expires_in``, which RFC 6749 only recommends."""
-
-MAX_TOKENS_TO_REVOKE = 8
-"""Upper bound on the tokens that one revocation names. At Xero, one of them is enough."""
-
-
-# ---------- a refresh
 
 
 def begin_refresh(account: Account, token: RefreshToken, *, by: str, now: datetime) -> Account:
@@ -100,16 +90,16 @@ def after(
         case Refused():
             return _after_refused(account, outcome, now=now)
         case Unknown():
-            return _failed(account, outcome, ProblemKind.UNKNOWN, now, backoff)
+            return after_failure(account, outcome, ProblemKind.UNKNOWN, now, backoff)
         case NotSent():
-            return _failed(_unspent(account), outcome, ProblemKind.NOT_SENT, now, backoff)
+            return after_failure(_unspent(account), outcome, ProblemKind.NOT_SENT, now, backoff)
         case Throttled():
             account = _unspent(account)
             wait = max(backoff, demanded_wait(account, outcome, policy, jitter))
-            return _failed(account, outcome, ProblemKind.THROTTLED, now, wait)
+            return after_failure(account, outcome, ProblemKind.THROTTLED, now, wait)
         case ClientRefused():
             wait = slow_wait(policy, jitter)
-            return _failed(_unspent(account), outcome, ProblemKind.CLIENT_REFUSED, now, wait)
+            return after_failure(_unspent(account), outcome, ProblemKind.CLIENT_REFUSED, now, wait)
 
 
 def _after_issued(account: Account, issued: Issued, *, now: datetime, policy: Policy) -> Account:
@@ -158,7 +148,7 @@ def _access_after(account: Account, issued: Issued, now: datetime, policy: Polic
     if not intent.set_first_spent:  # a retry
         datable = surely_within_grace(spent, now, policy)
         began = min(spent.first_spent_at or began, began) if datable else began - _lifetime(issued)
-    access = _access_token(issued, began)
+    access = new_access_token(issued, began)
     if account.access is None or account.access.value != access.value:
         return access
     return min(account.access, access, key=lambda a: a.expires_at)  # a replay, as old as it was
@@ -202,9 +192,10 @@ def _after_refused(account: Account, refused: Refused, *, now: datetime) -> Acco
     )
 
 
-def _failed(
+def after_failure(
     account: Account, failure: Failure, kind: ProblemKind, now: datetime, wait: timedelta
 ) -> Account:
+    """Return the account with the failure as its problem, and the next attempt after ``wait``."""
     return replace(
         account,
         failed_attempts=account.failed_attempts + 1,
@@ -280,7 +271,8 @@ def _others(account: Account, token: RefreshToken) -> tuple[RefreshToken, ...]:
     return tuple(t for t in account.tokens if t.value != token.value)
 
 
-def _access_token(issued: Issued, began: datetime) -> AccessToken:
+def new_access_token(issued: Issued, began: datetime) -> AccessToken:
+    """Return the access token of a response to the request that was sent at ``began``."""
     return AccessToken(
         value=issued.access_token,
         token_type=issued.token_type,
@@ -291,119 +283,3 @@ def _access_token(issued: Issued, began: datetime) -> AccessToken:
 
 def _lifetime(issued: Issued) -> timedelta:
     return min(issued.lifetime, MAX_LIFETIME) if issued.lifetime else ASSUMED_LIFETIME
-
-
-# ---------- login and end
-
-
-def after_login(
-    account: Account,
-    issued: Issued,
-    *,
-    consent_id: str,
-    client_id: str,
-    client_secret: Secret | None,
-    token_url: str,
-    tenant_id: str | None,
-    scopes_requested: tuple[str, ...],
-    scopes_configured: tuple[str, ...] = (),
-    began_at: datetime,
-) -> Account:
-    """Return the account after a code exchange that was requested at ``began_at``. It keeps nothing
-    of the login before but the time of its end."""
-    token = issued.refresh_token
-    return Account(
-        generation=account.generation,
-        write_id=account.write_id,
-        client_id=client_id,
-        client_secret=client_secret,
-        token_url=token_url,
-        tenant_id=tenant_id,
-        consent_id=consent_id,
-        consented_at=_after_epoch(account, began_at),
-        ended_at=account.ended_at,
-        scopes_requested=scopes_requested,
-        scopes_configured=scopes_configured,
-        scopes_granted=scopes_requested if issued.scopes is None else issued.scopes,
-        access=_access_token(issued, began_at),
-        current=RefreshToken(value=token, obtained_at=began_at) if token else None,
-        refreshed_at=began_at,
-    )
-
-
-def after_end(account: Account, *, forget: bool, now: datetime) -> Account:
-    """Return the account after a login's end: nothing is served from it any more. Its tokens stay
-    until Xero has revoked them.
-
-    The cleared ``consent_id`` keeps a late response to a refresh from reviving the login. A second
-    end keeps the wait before the next revocation.
-    """
-    forget = forget or account.revocation is Revocation.FORGET_CREDENTIALS
-    spending = account.spending
-    if spending is not None:  # its successor may be live, and is unknown
-        account = account.with_token(replace(spending, may_be_in_flight=True))
-    if account.revocation is None:
-        account = replace(account, failed_attempts=0, retry_not_before=None, problem=None)
-    ended = replace(
-        account,
-        consent_id=None,
-        ended_at=_after_epoch(account, now),
-        access=None,
-        scopes_granted=(),
-        revocation=Revocation.FORGET_CREDENTIALS if forget else Revocation.KEEP_CREDENTIALS,
-        intent=None,
-    )
-    return ended if account.tokens else after_revoked(ended)
-
-
-def after_revoked(account: Account) -> Account:
-    """Return the account once Xero has revoked the tokens. The credentials stay, or go too.
-
-    A forgotten account is an empty record, not a missing one, so that generations never restart.
-    """
-    if account.revocation is Revocation.FORGET_CREDENTIALS:
-        return Account(
-            generation=account.generation, write_id=account.write_id, ended_at=account.ended_at
-        )
-    return replace(
-        account,
-        current=None,
-        fallbacks=(),
-        revocation=None,
-        failed_attempts=0,
-        retry_not_before=None,
-        problem=None,
-    )
-
-
-def after_revocation_failed(
-    account: Account, failure: Failure, *, now: datetime, policy: Policy, jitter: float
-) -> Account:
-    """Return the account after a revocation that Xero did not confirm: all stays, for a retry."""
-    wait = backoff_wait(account, policy, jitter)
-    if isinstance(failure, ClientRefused):
-        wait = slow_wait(policy, jitter)
-    if isinstance(failure, Throttled):
-        wait = max(wait, demanded_wait(account, failure, policy, jitter))
-    return _failed(account, failure, ProblemKind.REVOCATION, now, wait)
-
-
-def tokens_to_revoke(account: Account) -> tuple[RefreshToken, ...]:
-    """Return the tokens to name in revocation requests, the likeliest live one first.
-
-    They are the current token, the fallbacks that were never spent, and those that a request may
-    still spend: an open refresh is one of these. If there is none, it is the first spent one. Xero
-    responds 200 to a dead token too (RFC 7009 section 2.2), and ends the whole login for a live
-    one. So a spent token with a known successor needs no request of its own.
-    """
-    live = [token for token in account.tokens if not token.refused_at]
-    in_flight = [token for token in live if token.may_be_in_flight]
-    unspent = [token for token in live if token.first_spent_at is None]
-    current = [token for token in live if token is account.current]
-    named = dict.fromkeys([*current, *unspent, *in_flight]) or live[:1]
-    return tuple(named)[:MAX_TOKENS_TO_REVOKE]
-
-
-def _after_epoch(account: Account, now: datetime) -> datetime:
-    """Return the time of a new login or end: always later than ``account.epoch``."""
-    return max(now, account.epoch + timedelta(microseconds=1))

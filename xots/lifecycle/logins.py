@@ -1,0 +1,146 @@
+"""The transitions of the record at a login and at its end.
+
+Every function takes the record and returns a new one. ``now`` and ``jitter`` are arguments.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from msgspec.structs import replace
+
+from ..secret import Secret
+from .account import (
+    Account,
+    ProblemKind,
+    RefreshToken,
+    Revocation,
+)
+from .outcomes import ClientRefused, Failure, Issued, Throttled
+from .policy import Policy
+from .transitions import after_failure, new_access_token
+from .waits import backoff_wait, demanded_wait, slow_wait
+
+__all__ = [
+    "after_end",
+    "after_login",
+    "after_revocation_failed",
+    "after_revoked",
+    "tokens_to_revoke",
+]
+
+MAX_TOKENS_TO_REVOKE = 8
+"""Upper bound on the tokens that one revocation names. At Xero, one of them is enough."""
+
+
+def after_login(
+    account: Account,
+    issued: Issued,
+    *,
+    consent_id: str,
+    client_id: str,
+    client_secret: Secret | None,
+    token_url: str,
+    tenant_id: str | None,
+    scopes_requested: tuple[str, ...],
+    scopes_configured: tuple[str, ...] = (),
+    began_at: datetime,
+) -> Account:
+    """Return the account after a code exchange that was requested at ``began_at``. It keeps nothing
+    of the login before but the time of its end."""
+    token = issued.refresh_token
+    return Account(
+        generation=account.generation,
+        write_id=account.write_id,
+        client_id=client_id,
+        client_secret=client_secret,
+        token_url=token_url,
+        tenant_id=tenant_id,
+        consent_id=consent_id,
+        consented_at=_after_epoch(account, began_at),
+        ended_at=account.ended_at,
+        scopes_requested=scopes_requested,
+        scopes_configured=scopes_configured,
+        scopes_granted=scopes_requested if issued.scopes is None else issued.scopes,
+        access=new_access_token(issued, began_at),
+        current=RefreshToken(value=token, obtained_at=began_at) if token else None,
+        refreshed_at=began_at,
+    )
+
+
+def after_end(account: Account, *, forget: bool, now: datetime) -> Account:
+    """Return the account after a login's end: nothing is served from it any more. Its tokens stay
+    until Xero has revoked them.
+
+    The cleared ``consent_id`` keeps a late response to a refresh from reviving the login. A second
+    end keeps the wait before the next revocation.
+    """
+    forget = forget or account.revocation is Revocation.FORGET_CREDENTIALS
+    spending = account.spending
+    if spending is not None:  # its successor may be live, and is unknown
+        account = account.with_token(replace(spending, may_be_in_flight=True))
+    if account.revocation is None:
+        account = replace(account, failed_attempts=0, retry_not_before=None, problem=None)
+    ended = replace(
+        account,
+        consent_id=None,
+        ended_at=_after_epoch(account, now),
+        access=None,
+        scopes_granted=(),
+        revocation=Revocation.FORGET_CREDENTIALS if forget else Revocation.KEEP_CREDENTIALS,
+        intent=None,
+    )
+    return ended if account.tokens else after_revoked(ended)
+
+
+def after_revoked(account: Account) -> Account:
+    """Return the account once Xero has revoked the tokens. The credentials stay, or go too.
+
+    A forgotten account is an empty record, not a missing one, so that generations never restart.
+    """
+    if account.revocation is Revocation.FORGET_CREDENTIALS:
+        return Account(
+            generation=account.generation, write_id=account.write_id, ended_at=account.ended_at
+        )
+    return replace(
+        account,
+        current=None,
+        fallbacks=(),
+        revocation=None,
+        failed_attempts=0,
+        retry_not_before=None,
+        problem=None,
+    )
+
+
+def after_revocation_failed(
+    account: Account, failure: Failure, *, now: datetime, policy: Policy, jitter: float
+) -> Account:
+    """Return the account after a revocation that Xero did not confirm: all stays, for a retry."""
+    wait = backoff_wait(account, policy, jitter)
+    if isinstance(failure, ClientRefused):
+        wait = slow_wait(policy, jitter)
+    if isinstance(failure, Throttled):
+        wait = max(wait, demanded_wait(account, failure, policy, jitter))
+    return after_failure(account, failure, ProblemKind.REVOCATION, now, wait)
+
+
+def tokens_to_revoke(account: Account) -> tuple[RefreshToken, ...]:
+    """Return the tokens to name in revocation requests, the likeliest live one first.
+
+    They are the current token, the fallbacks that were never spent, and those that a request may
+    still spend: an open refresh is one of these. If there is none, it is the first spent one. Xero
+    responds 200 to a dead token too (RFC 7009 section 2.2), and ends the whole login for a live
+    one. So a spent token with a known successor needs no request of its own.
+    """
+    live = [token for token in account.tokens if not token.refused_at]
+    in_flight = [token for token in live if token.may_be_in_flight]
+    unspent = [token for token in live if token.first_spent_at is None]
+    current = [token for token in live if token is account.current]
+    named = dict.fromkeys([*current, *unspent, *in_flight]) or live[:1]
+    return tuple(named)[:MAX_TOKENS_TO_REVOKE]
+
+
+def _after_epoch(account: Account, now: datetime) -> datetime:
+    """Return the time of a new login or end: always later than ``account.epoch``."""
+    return max(now, account.epoch + timedelta(microseconds=1))
