@@ -28,8 +28,25 @@ from support.accounts import (
     with_fallback,
 )
 
-from xots.lifecycle.account import MAX_TOMBSTONES, Account, RefreshToken
-from xots.lifecycle.logins import after_end, after_login, after_revoked, tokens_to_revoke
+from xots.lifecycle.account import (
+    MAX_TOMBSTONES,
+    Account,
+    Entry,
+    LoginState,
+    Notice,
+    Organisation,
+    RefreshNote,
+    RefreshToken,
+    Revocation,
+)
+from xots.lifecycle.logins import (
+    after_added,
+    after_end,
+    after_login,
+    after_removed,
+    after_revoked,
+    tokens_to_revoke,
+)
 from xots.lifecycle.merging import diverged, is_same_consent, merged
 from xots.lifecycle.outcomes import Issued, NotSent, Outcome, Refused, Unknown
 from xots.lifecycle.schedule import Spend, candidates, good_for, next_step
@@ -432,3 +449,125 @@ def test_tombstones_are_bounded_and_counted(count: int) -> None:
     revived = replace(account, current=RefreshToken(value=Secret("s"), obtained_at=NOW))
     buried = revived.with_tombstones([Secret("other").fingerprint])
     assert buried.tombstones[0] == Secret("other").fingerprint
+
+
+# ---------- the account itself
+
+
+def dated(minutes: int) -> datetime:
+    return NOW + minutes * MINUTE
+
+
+def test_notes_of_both_versions_are_kept_the_latest_first() -> None:
+    """Each process notes its own refreshes and logins. The later of two on one subject counts."""
+    base = Account(
+        refreshes=(RefreshNote(at=dated(3), by="a", ok=True), RefreshNote(at=NOW, by="a", ok=True)),
+        login_states=(LoginState(digest="1", at=dated(1)), LoginState(digest="2", at=NOW)),
+        notices=(Notice(kind="k", key="x", at=dated(5)), Notice(kind="k", key="y", at=NOW)),
+    )
+    other = Account(
+        refreshes=(
+            *(RefreshNote(at=dated(n), by="b", ok=False) for n in (3, 2)),
+            RefreshNote(at=NOW, by="a", ok=True),
+        ),
+        login_states=(LoginState(digest="2", at=dated(2), problem="refused"),),
+        notices=(Notice(kind="j", key="x", at=dated(4)), Notice(kind="k", key="y", at=dated(6))),
+    )
+    for first, second in ((base, other), (other, base)):
+        found = merged(first, second)
+        assert sorted((n.at, n.by) for n in found.refreshes) == [
+            *[(NOW, "a"), (dated(2), "b"), (dated(3), "a"), (dated(3), "b")],
+        ]
+        assert [n.at for n in found.refreshes] == [dated(3), dated(3), dated(2), NOW]
+        assert [(n.digest, n.problem) for n in found.login_states] == [
+            *[("2", "refused"), ("1", None)],
+        ]
+        assert [(n.kind, n.key) for n in found.notices] == [("k", "y"), ("k", "x"), ("j", "x")]
+        assert merged(found, found) == found
+
+
+@pytest.mark.parametrize("consent", ["c1", "c2"])
+def test_notes_are_kept_whatever_login_wins(consent: str) -> None:
+    """They belong to the account: a second callback of the login that lost is recognised too."""
+    ours = replace(logged_in(), login_states=(LoginState(digest="1", at=NOW),))
+    theirs = replace(
+        logged_in(NOW + MINUTE),
+        consent_id=consent,
+        login_states=(LoginState(digest="2", at=NOW + MINUTE),),
+    )
+    for pair in ((ours, theirs), (theirs, ours)):
+        assert [state.digest for state in merged(*pair).login_states] == ["2", "1"]
+
+
+def test_united_notes_stay_within_their_bound() -> None:
+    """The oldest ones leave."""
+    ours, theirs = (
+        Account(
+            refreshes=tuple(RefreshNote(at=dated(-2 * n - odd), by="a", ok=True) for n in range(20))
+        )
+        for odd in (0, 1)
+    )
+    assert [n.at for n in merged(ours, theirs).refreshes] == [dated(-n) for n in range(20)]
+
+
+def test_the_later_list_of_organisations_counts() -> None:
+    """A version without a list never hides the other's, and each claim is known to both."""
+    old = replace(
+        logged_in(),
+        organisations=(Organisation(tenant_id="a"), Organisation(tenant_id="b")),
+        listed_at=NOW,
+        xero_userid="user",
+    )
+    new = replace(
+        logged_in(),
+        organisations=(Organisation(tenant_id="a"),),
+        listed_at=NOW + MINUTE,
+        auth_event_id="event",
+    )
+    for pair in ((old, new), (new, old)):
+        found = merged(*pair)
+        assert (found.organisations, found.listed_at) == (new.organisations, new.listed_at)
+        assert (found.xero_userid, found.auth_event_id) == ("user", "event")
+    assert merged(logged_in(), old).organisations == old.organisations
+
+
+def test_a_new_login_does_not_inherit_the_organisations_of_another() -> None:
+    """Another user may have logged in."""
+    old = replace(
+        logged_in(), organisations=(Organisation(tenant_id="a"),), listed_at=NOW, xero_userid="user"
+    )
+    new = replace(logged_in(NOW + MINUTE), consent_id="c2")
+    for pair in ((old, new), (new, old)):
+        found = merged(*pair)
+        assert (found.organisations, found.listed_at, found.xero_userid) == (None, None, None)
+
+
+def test_the_later_decision_about_the_account_counts() -> None:
+    """Its settings and its removal are one decision, whatever login wins."""
+    login = after_added(logged_in(), Entry(client_id="client", added_at=NOW))
+    removed = after_removed(login, now=NOW + MINUTE)
+    gone = after_revoked(removed)
+    again = after_added(gone, Entry(client_id="other", added_at=NOW + 2 * MINUTE))
+    for later, earlier in (
+        *[(removed, login), (gone, login), (again, removed), (again, login), (login, logged_in())],
+    ):
+        for pair in ((earlier, later), (later, earlier)):
+            found = merged(*pair)
+            assert (found.removed, found.entry) == (later.removed, later.entry)
+
+
+@pytest.mark.safeguard(
+    file="lifecycle/merging.py",
+    old="if later.removed and login.consent_id is not None:",
+    new="if False:",
+    protects_from="a live login of a removed account, which nothing refreshes or revokes",
+)
+def test_a_login_that_meets_a_removal_is_ended() -> None:
+    """The process that logged in did not know of the removal, and its login is the later one."""
+    removed = after_revoked(after_removed(logged_in(), now=NOW + MINUTE))
+    login = replace(logged_in(NOW + 2 * MINUTE), consent_id="c2")
+    for pair in ((removed, login), (login, removed)):
+        found = merged(*pair)
+        assert (found.removed, found.consent_id, found.access) == (True, None, None)
+        assert found.revocation is Revocation.FORGET_CREDENTIALS
+        assert tokens_to_revoke(found) == (current(login),)

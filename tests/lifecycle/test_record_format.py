@@ -1,4 +1,4 @@
-"""Formats of the record: format 1, which has no number, is read; a newer one is not."""
+"""Formats of the record: each older one is read; a newer one is not."""
 
 from __future__ import annotations
 
@@ -44,6 +44,10 @@ STORED = Stored((DATA / "record-format-1.sealed").read_bytes(), "v1")
 """A file of the file store, as the last version without format numbers left it: after a login, four
 refreshes, and one whose response was lost."""
 
+STORED_3 = Stored((DATA / "record-format-3.sealed").read_bytes(), "v1")
+"""A record as the last version with format 3 sealed it: after a login, three refreshes, and one
+whose response was lost and that was started again."""
+
 AT = datetime(2026, 11, 25, 11, 29, tzinfo=UTC)
 """When the refresh with the lost response was started."""
 
@@ -85,6 +89,34 @@ def test_a_record_of_format_2_is_read() -> None:
     account = open_record(Sealer([KEY]), STORED, "default")
     older = json.loads(encode(account)) | {"format": 2}
     assert decode(json.dumps(older).encode()) == account
+
+
+def test_a_stored_record_of_format_3_is_read() -> None:
+    """The login continues, and the fields of format 4 have their defaults."""
+    account = open_record(Sealer([KEY]), STORED_3, "default")
+    at = datetime(2026, 11, 27, 10, 40, tzinfo=UTC)
+    assert (account.generation, account.client_id) == (14, "C0FFEE00C0FFEE00C0FFEE00C0FFEE00")
+    assert account.tenant_id == "fe79f7dd-b6d4-4a92-ba7b-538af6289c58"
+    assert account.current is not None
+    assert account.current.first_spent_at == at
+    assert account.current.may_be_in_flight
+    assert [token.may_be_in_flight for token in account.fallbacks] == [False, False]
+    assert account.intent == Intent(
+        by="books-1:4711",
+        began_at=at + timedelta(minutes=1),
+        fingerprint=account.current.fingerprint,
+        set_first_spent=False,
+    )
+    assert (account.tombstones, account.tombstones_ever) == (("6bcd92e0a280",), 1)
+    assert (account.xero_userid, account.auth_event_id, account.organisations) == (None, None, None)
+    assert (account.listed_at, account.entry, account.removed) == (None, None, False)
+    assert (account.refreshes, account.login_states, account.notices) == ((), (), ())
+    step = next_step(account, at + timedelta(minutes=2), Policy())
+    assert isinstance(step, Spend)
+    assert step.token == account.current
+    written = encode(account)
+    assert json.loads(written)["format"] == FORMAT
+    assert decode(written) == account
 
 
 def test_each_renamed_field_of_format_1_is_converted() -> None:

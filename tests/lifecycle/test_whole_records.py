@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -10,13 +11,25 @@ from msgspec.structs import replace
 from xots.lifecycle.account import (
     AccessToken,
     Account,
+    Entry,
     Intent,
+    LoginState,
+    Notice,
+    Organisation,
     Problem,
     ProblemKind,
+    RefreshNote,
     RefreshToken,
     Revocation,
 )
-from xots.lifecycle.logins import after_end, after_revocation_failed, after_revoked
+from xots.lifecycle.logins import (
+    after_added,
+    after_end,
+    after_login,
+    after_removed,
+    after_revocation_failed,
+    after_revoked,
+)
 from xots.lifecycle.merging import merged
 from xots.lifecycle.outcomes import (
     ClientRefused,
@@ -47,6 +60,8 @@ RECENT = RefreshToken(
 FRESH = RefreshToken(value=Secret("fresh"), obtained_at=NOW - 9 * MINUTE)
 PROBLEM = Problem(kind=ProblemKind.UNKNOWN, detail="reset", at=NOW - MINUTE)
 
+NOTE = RefreshNote(at=NOW - 25 * MINUTE, by="h:0", ok=True)
+
 LOGIN = Account(
     generation=5,
     write_id="w",
@@ -71,6 +86,14 @@ LOGIN = Account(
     problem=PROBLEM,
     refreshed_at=NOW - 25 * MINUTE,
     refreshed_by="h:0",
+    xero_userid="user",
+    auth_event_id="event",
+    organisations=(Organisation(tenant_id="tenant", name="Demo"),),
+    listed_at=NOW - 80 * MINUTE,
+    entry=Entry(client_id="client", added_at=NOW - 100 * MINUTE),
+    refreshes=(NOTE,),
+    login_states=(LoginState(digest="0" * 64, at=NOW - 90 * MINUTE),),
+    notices=(Notice(kind="k", key="c", at=NOW),),
 )
 AT = NOW + 2 * MINUTE
 SPENT = replace(R0, first_spent_at=AT)
@@ -127,6 +150,7 @@ def test_a_response_with_tokens_replaces_access_token_and_current_token() -> Non
         problem=None,
         refreshed_at=AT + SECOND,
         refreshed_by="h:1",
+        refreshes=(RefreshNote(at=AT + SECOND, by="h:1", ok=True), NOTE),
     )
     silent = Issued(access_token=Secret("a1"), refresh_token=Secret("r1"))
     found = after(BEGUN, silent, now=AT, policy=POLICY, jitter=0.5)
@@ -149,6 +173,7 @@ def test_a_response_without_refresh_token_leaves_the_refresh_open() -> None:
         problem=None,
         refreshed_at=AT,
         refreshed_by="h:1",
+        refreshes=(RefreshNote(at=AT, by="h:1", ok=True), NOTE),
     )
 
 
@@ -168,6 +193,7 @@ def test_a_second_response_without_refresh_token_concludes_the_refresh() -> None
         problem=None,
         refreshed_at=AT,
         refreshed_by="h:1",
+        refreshes=(RefreshNote(at=AT, by="h:1", ok=True), NOTE),
     )
 
 
@@ -182,6 +208,7 @@ def test_a_refused_token_is_condemned_and_the_next_one_is_due() -> None:
         responses_without_token=0,
         retry_not_before=None,
         problem=Problem(kind=ProblemKind.REFUSED, detail="invalid_grant", at=AT),
+        refreshes=(RefreshNote(at=AT, by="h:1", ok=False, kind=ProblemKind.REFUSED), NOTE),
     )
 
 
@@ -215,6 +242,7 @@ def test_a_failure_sets_problem_wait_and_count(
         failed_attempts=3,
         retry_not_before=AT + wait,
         problem=Problem(kind=kind, detail="d", at=AT),
+        refreshes=(RefreshNote(at=AT, by="h:1", ok=False, kind=kind), NOTE),
     )
 
 
@@ -259,13 +287,118 @@ def test_an_end_is_always_newer_than_the_login_before_it() -> None:
 
 
 def test_a_revoked_login_leaves_its_credentials_or_nothing() -> None:
-    """A forgotten account keeps its generation and the time of its end."""
+    """A forgotten account keeps its generation, the time of its end, its settings and its notes."""
     waiting = replace(ENDED, failed_attempts=3, retry_not_before=AT, problem=PROBLEM)
-    assert after_revoked(waiting) == replace(ENDED, current=None, fallbacks=(), revocation=None)
+    assert after_revoked(waiting) == replace(
+        ENDED,
+        current=None,
+        fallbacks=(),
+        revocation=None,
+        xero_userid=None,
+        auth_event_id=None,
+        organisations=None,
+        listed_at=None,
+    )
     forgotten = replace(waiting, revocation=Revocation.FORGET_CREDENTIALS)
-    assert after_revoked(forgotten) == Account(generation=5, write_id="w", ended_at=AT)
+    left = Account(
+        generation=5,
+        write_id="w",
+        ended_at=AT,
+        entry=LOGIN.entry,
+        refreshes=LOGIN.refreshes,
+        login_states=LOGIN.login_states,
+        notices=LOGIN.notices,
+    )
+    assert after_revoked(forgotten) == left
     empty = replace(LOGIN, current=None, fallbacks=())
-    assert after_end(empty, forget=True, now=AT) == Account(generation=5, write_id="w", ended_at=AT)
+    assert after_end(empty, forget=True, now=AT) == left
+
+
+def test_a_new_login_keeps_what_belongs_to_the_account() -> None:
+    """The user and the organisations are those of the new login; its settings and notes stay."""
+    issued = Issued(
+        access_token=Secret("b0"),
+        lifetime=10 * MINUTE,
+        refresh_token=Secret("s0"),
+        scopes=("a",),
+        xero_userid="another",
+        auth_event_id="later",
+    )
+    known = replace(LOGIN, removed=True)
+    login: dict[str, Any] = {
+        "consent_id": "d",
+        "client_id": "client",
+        "client_secret": None,
+        "token_url": "https://id.example/token",
+        "tenant_id": "t",
+        "scopes_requested": ("a",),
+    }
+    listed = (Organisation(tenant_id="t"),)
+    found = after_login(known, issued, **login, organisations=listed, began_at=AT)
+    assert found == Account(
+        **login,
+        generation=5,
+        write_id="w",
+        consented_at=AT,
+        ended_at=LOGIN.ended_at,
+        scopes_granted=("a",),
+        access=AccessToken(value=Secret("b0"), issued_at=AT, expires_at=AT + 10 * MINUTE),
+        current=RefreshToken(value=Secret("s0"), obtained_at=AT),
+        refreshed_at=AT,
+        xero_userid="another",
+        auth_event_id="later",
+        organisations=listed,
+        listed_at=AT,
+        removed=True,
+        entry=LOGIN.entry,
+        refreshes=LOGIN.refreshes,
+        login_states=LOGIN.login_states,
+        notices=LOGIN.notices,
+    )
+    unlisted = after_login(known, issued, **login, began_at=AT)
+    assert (unlisted.organisations, unlisted.listed_at) == (None, None)
+
+
+@pytest.mark.parametrize("revoked", [False, True])
+def test_a_removal_forgets_the_settings_and_an_addition_continues_the_record(revoked: bool) -> None:
+    """The login is ended. Its revocation continues even if the account is added meanwhile."""
+    removed = after_removed(LOGIN, now=AT)
+    assert removed == replace(
+        after_end(LOGIN, forget=True, now=AT), removed=True, entry=Entry(added_at=AT)
+    )
+    removed = after_revoked(removed) if revoked else removed
+    entry = Entry(client_id="new", added_at=AT - MINUTE)
+    dated = replace(entry, added_at=AT + timedelta(microseconds=1))
+    added = after_added(removed, entry)
+    assert added == replace(removed, removed=False, entry=dated)
+    assert (added.generation, added.refreshes) == (5, (NOTE,))
+    assert after_revoked(added).entry == dated
+    assert after_added(Account(), entry) == Account(entry=entry)
+
+
+def test_a_refresh_tells_the_user_of_a_record_that_did_not_know() -> None:
+    """The record was written in format 3. A known user is never replaced."""
+    issued = Issued(
+        access_token=Secret("a1"),
+        refresh_token=Secret("r1"),
+        xero_userid="claimed",
+        auth_event_id="at-claimed",
+    )
+    unknown = replace(BEGUN, xero_userid=None, auth_event_id=None)
+    for begun, expected in ((unknown, ("claimed", "at-claimed")), (BEGUN, ("user", "event"))):
+        found = after(begun, issued, now=AT, policy=POLICY, jitter=0.5)
+        assert (found.xero_userid, found.auth_event_id) == expected
+
+
+def test_the_history_keeps_the_last_outcomes() -> None:
+    """A process that fails for a day does not make the record larger."""
+    account = BEGUN
+    for second in range(30):
+        at = AT + second * SECOND
+        account = after(account, Unknown(detail="d"), now=at, policy=POLICY, jitter=0.5)
+    assert [note.at for note in account.refreshes] == [
+        AT + second * SECOND for second in range(29, 9, -1)
+    ]
 
 
 @pytest.mark.parametrize(

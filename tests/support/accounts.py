@@ -6,7 +6,19 @@ from datetime import UTC, datetime, timedelta
 
 from msgspec.structs import replace
 
-from xots.lifecycle.account import AccessToken, Account, Intent, Problem, ProblemKind, RefreshToken
+from xots.lifecycle.account import (
+    AccessToken,
+    Account,
+    Entry,
+    Intent,
+    LoginState,
+    Notice,
+    Organisation,
+    Problem,
+    ProblemKind,
+    RefreshNote,
+    RefreshToken,
+)
 from xots.lifecycle.logins import after_end, after_login, after_revoked
 from xots.lifecycle.merging import merged
 from xots.lifecycle.outcomes import Issued, Outcome
@@ -52,6 +64,32 @@ FULL = Account(
     problem=Problem(kind=ProblemKind.UNKNOWN, detail="reset", at=PRECISELY),
     refreshed_at=PRECISELY,
     refreshed_by="host:1",
+    xero_userid="user-1",
+    auth_event_id="event-1",
+    organisations=(
+        Organisation(
+            connection_id="connection-1",
+            tenant_id="tenant",
+            name="Demo",
+            kind="ORGANISATION",
+            auth_event_id="event-1",
+        ),
+    ),
+    listed_at=PRECISELY,
+    removed=True,
+    entry=Entry(
+        client_id="client",
+        client_secret=Secret(CANARY + "-entry"),
+        tenant_id="tenant",
+        scopes=("offline_access",),
+        added_at=PRECISELY,
+    ),
+    refreshes=(
+        RefreshNote(at=PRECISELY, by="host:1", ok=False, kind=ProblemKind.UNKNOWN),
+        RefreshNote(at=PRECISELY - MINUTE, by="host:2", ok=True),
+    ),
+    login_states=(LoginState(digest="d" * 64, at=PRECISELY, problem="refused"),),
+    notices=(Notice(kind="login-needed", key="consent", at=PRECISELY),),
 )
 """A record in which every field is set."""
 

@@ -1,4 +1,4 @@
-"""``Account``: the one record of a login. Frozen, pure data; every change makes a new one.
+"""``Account``: the one record of an account and its login. Frozen; every change makes a new one.
 
 The record is written whole and read whole. ``transitions``, ``logins`` and ``merging`` say how it
 changes, ``record_json`` is its JSON, ``keeping`` writes it. All times are aware datetimes in UTC.
@@ -6,32 +6,43 @@ changes, ``record_json`` is its JSON, ``keeping`` writes it. All times are aware
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import force_setattr, replace
 
 from ..secret import Secret
 
 __all__ = [
     "FORMAT",
     "MAX_IN_FLIGHT_FALLBACKS",
+    "MAX_LOGIN_STATES",
+    "MAX_NOTICES",
+    "MAX_ORGANISATIONS",
+    "MAX_REFRESH_NOTES",
     "MAX_SPENT_FALLBACKS",
     "MAX_TOMBSTONES",
     "AccessToken",
     "Account",
+    "Entry",
     "Intent",
+    "LoginState",
+    "Notice",
+    "Organisation",
     "Problem",
     "ProblemKind",
+    "RefreshNote",
     "RefreshToken",
     "Revocation",
     "bounded",
+    "valid_id",
 ]
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 """The format that this version writes."""
 
 MAX_TOMBSTONES: Final = 100
@@ -45,6 +56,27 @@ twice. The next refresh, or the one after it, shows that. Normal rotations keep 
 MAX_IN_FLIGHT_FALLBACKS: Final = 24
 """Upper bound on fallbacks that a request may still spend (``RefreshToken.may_be_in_flight``). Each
 one follows a lost response or a process that was cut off, so even a bad half hour has fewer."""
+
+MAX_ORGANISATIONS: Final = 100
+"""Upper bound on the organisations of a login that are kept. A firm's user has some dozens."""
+
+MAX_REFRESH_NOTES: Final = 20
+"""Upper bound on the history of refreshes: ten hours of a token that is in use."""
+
+MAX_LOGIN_STATES: Final = 8
+"""Upper bound on the logins whose second callback is recognised: a browser repeats it at once."""
+
+MAX_NOTICES: Final = 16
+"""Upper bound on the notices that are not sent twice."""
+
+MAX_NAME_LENGTH: Final = 100
+"""Upper bound on the characters of an organisation's name. A longer one is cut."""
+
+MAX_LOGIN_PROBLEM_LENGTH: Final = 300
+"""Upper bound on the characters of a failed login's problem. A longer one is cut."""
+
+VALID_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
+"""An id of a Xero user, an authentication event or a connection. Xero's are UUIDs."""
 
 BEFORE_ALL_LOGINS: Final = datetime.fromtimestamp(0, UTC)
 
@@ -144,8 +176,77 @@ class Revocation(StrEnum):
     """The client's credentials are dropped once Xero has confirmed it."""
 
 
+class Entry(_Record, frozen=True, kw_only=True):
+    """The settings of an account that was added at run time.
+
+    A removed account keeps one without settings. ``added_at`` is the time of the removal then.
+    """
+
+    client_id: str | None = None
+    client_secret: Secret | None = None
+    tenant_id: str | None = None
+    scopes: tuple[str, ...] = ()
+    added_at: datetime
+
+
+class Organisation(_Record, frozen=True, kw_only=True):
+    """One organisation (tenant) of the login, as Xero listed it."""
+
+    connection_id: str | None = None
+    tenant_id: str
+    name: str | None = None
+    """Any text of up to ``MAX_NAME_LENGTH`` characters. Show it with ``safe_text``."""
+    kind: str | None = None
+    """Xero's ``tenantType``, such as ORGANISATION or PRACTICE."""
+    auth_event_id: str | None = None
+    """The login that connected it."""
+
+    def __post_init__(self) -> None:
+        """Cut the name to its bound."""
+        if self.name is not None:
+            force_setattr(self, "name", self.name[:MAX_NAME_LENGTH])
+
+
+class RefreshNote(_Record, frozen=True, kw_only=True):
+    """The outcome of one refresh, for the history."""
+
+    at: datetime
+    by: str
+    """The process that made it, as in ``Intent.by``."""
+    ok: bool
+    kind: ProblemKind | None = None
+    """The kind of failure; None if Xero issued an access token."""
+
+
+class LoginState(_Record, frozen=True, kw_only=True):
+    """The result of a login, by its ``state``, for a browser that calls back twice."""
+
+    digest: str
+    """The SHA-256 of the state, in hex."""
+    at: datetime
+    problem: str | None = None
+    """Why it failed, in up to ``MAX_LOGIN_PROBLEM_LENGTH`` characters; None if it succeeded."""
+
+    def __post_init__(self) -> None:
+        """Cut the problem to its bound."""
+        if self.problem is not None:
+            force_setattr(self, "problem", self.problem[:MAX_LOGIN_PROBLEM_LENGTH])
+
+
+class Notice(_Record, frozen=True, kw_only=True):
+    """A notice that was sent, so that no process sends it again."""
+
+    kind: str
+    key: str
+    """The occasion, such as the login that it concerns."""
+    at: datetime
+
+
 class Account(_Record, frozen=True, kw_only=True, tag_field="format", tag=FORMAT):
-    """The record of one login."""
+    """The record of one account and its login.
+
+    ``BOUNDS`` holds whatever makes a record: the longest lists are cut as it is made.
+    """
 
     generation: int = 0
     """Increases with every write. It never restarts, even for a forgotten account."""
@@ -195,6 +296,33 @@ class Account(_Record, frozen=True, kw_only=True, tag_field="format", tag=FORMAT
     refreshed_at: datetime | None = None
     refreshed_by: str | None = None
 
+    xero_userid: str | None = None
+    """The Xero user who logged in, by the claim of the access token; None if it has none."""
+    auth_event_id: str | None = None
+    """The login at Xero, by the claim ``authentication_event_id``; None if the token has none."""
+    organisations: tuple[Organisation, ...] | None = None
+    """The organisations of the login as they were listed last; None if they never were."""
+    listed_at: datetime | None = None
+    """When ``organisations`` were listed."""
+
+    removed: bool = False
+    """True if the account was removed at run time. ``entry`` then holds the time."""
+    entry: Entry | None = None
+    """The settings of an account that was added at run time; None for any other account."""
+    refreshes: tuple[RefreshNote, ...] = ()
+    """The outcomes of the last refreshes, the latest first, also those of earlier logins."""
+    login_states: tuple[LoginState, ...] = ()
+    """The results of the last logins, the latest first."""
+    notices: tuple[Notice, ...] = ()
+    """The notices that were sent, the latest first."""
+
+    def __post_init__(self) -> None:
+        """Cut each list to its bound. Every way to make a record leads here."""
+        for name, bound in BOUNDS.items():
+            found = getattr(self, name)
+            if found is not None and len(found) > bound:
+                force_setattr(self, name, found[:bound])
+
     @property
     def epoch(self) -> datetime:
         """When the last login, or its end, was recorded. The newer epoch wins a merge."""
@@ -233,6 +361,21 @@ class Account(_Record, frozen=True, kw_only=True, tag_field="format", tag=FORMAT
             tombstones=tuple([*new, *old][:MAX_TOMBSTONES]),
             tombstones_ever=self.tombstones_ever + len(new),
         )
+
+
+BOUNDS: Final = {
+    "organisations": MAX_ORGANISATIONS,
+    "refreshes": MAX_REFRESH_NOTES,
+    "login_states": MAX_LOGIN_STATES,
+    "notices": MAX_NOTICES,
+}
+"""The lists of the record that are cut at their end. ``bounded`` and ``with_tombstones`` cut the
+others, where the order decides what is lost."""
+
+
+def valid_id(value: object) -> str | None:
+    """Return the id from outside if it is a text that ``VALID_ID`` matches, else None."""
+    return value if isinstance(value, str) and VALID_ID.fullmatch(value) else None
 
 
 def bounded(fallbacks: Iterable[RefreshToken]) -> tuple[RefreshToken, ...]:

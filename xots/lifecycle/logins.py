@@ -1,4 +1,4 @@
-"""The transitions of the record at a login and at its end.
+"""The transitions of the record at a login and its end, and at the end of the account itself.
 
 Every function takes the record and returns a new one. ``now`` and ``jitter`` are arguments.
 """
@@ -12,6 +12,8 @@ from msgspec.structs import replace
 from ..secret import Secret
 from .account import (
     Account,
+    Entry,
+    Organisation,
     ProblemKind,
     RefreshToken,
     Revocation,
@@ -22,8 +24,10 @@ from .transitions import after_failure, new_access_token
 from .waits import backoff_wait, demanded_wait, slow_wait
 
 __all__ = [
+    "after_added",
     "after_end",
     "after_login",
+    "after_removed",
     "after_revocation_failed",
     "after_revoked",
     "tokens_to_revoke",
@@ -44,33 +48,36 @@ def after_login(
     tenant_id: str | None,
     scopes_requested: tuple[str, ...],
     scopes_configured: tuple[str, ...] = (),
+    organisations: tuple[Organisation, ...] | None = None,
     began_at: datetime,
 ) -> Account:
     """Return the account after a code exchange that was requested at ``began_at``. It keeps nothing
-    of the login before but the time of its end."""
+    of the login before but the time of its end. ``organisations``: None if they were not listed."""
     token = issued.refresh_token
-    return Account(
-        generation=account.generation,
-        write_id=account.write_id,
+    return replace(
+        _without_login(account),
         client_id=client_id,
         client_secret=client_secret,
         token_url=token_url,
         tenant_id=tenant_id,
         consent_id=consent_id,
         consented_at=_after_epoch(account, began_at),
-        ended_at=account.ended_at,
         scopes_requested=scopes_requested,
         scopes_configured=scopes_configured,
         scopes_granted=scopes_requested if issued.scopes is None else issued.scopes,
         access=new_access_token(issued, began_at),
         current=RefreshToken(value=token, obtained_at=began_at) if token else None,
         refreshed_at=began_at,
+        xero_userid=issued.xero_userid,
+        auth_event_id=issued.auth_event_id,
+        organisations=organisations,
+        listed_at=None if organisations is None else began_at,
     )
 
 
 def after_end(account: Account, *, forget: bool, now: datetime) -> Account:
     """Return the account after a login's end: nothing is served from it any more. Its tokens stay
-    until Xero has revoked them.
+    until Xero has revoked them, and so do the user and the organisations that they belong to.
 
     The cleared ``consent_id`` keeps a late response to a refresh from reviving the login. A second
     end keeps the wait before the next revocation.
@@ -99,9 +106,7 @@ def after_revoked(account: Account) -> Account:
     A forgotten account is an empty record, not a missing one, so that generations never restart.
     """
     if account.revocation is Revocation.FORGET_CREDENTIALS:
-        return Account(
-            generation=account.generation, write_id=account.write_id, ended_at=account.ended_at
-        )
+        return _without_login(account)
     return replace(
         account,
         current=None,
@@ -110,6 +115,50 @@ def after_revoked(account: Account) -> Account:
         failed_attempts=0,
         retry_not_before=None,
         problem=None,
+        xero_userid=None,
+        auth_event_id=None,
+        organisations=None,
+        listed_at=None,
+    )
+
+
+def after_added(account: Account, entry: Entry) -> Account:
+    """Return the account once it was added with the settings ``entry``, anew after a removal or for
+    the first time. A revocation that Xero has not confirmed continues."""
+    return replace(account, entry=_after_entry(account, entry), removed=False)
+
+
+def after_removed(account: Account, *, now: datetime) -> Account:
+    """Return the account after its removal: its login is ended, and its settings are forgotten.
+
+    The record stays, so that generations never restart if the account is added again.
+    """
+    ended = after_end(account, forget=True, now=now)
+    return replace(ended, entry=_after_entry(account, Entry(added_at=now)), removed=True)
+
+
+def _after_entry(account: Account, entry: Entry) -> Entry:
+    """Return ``entry`` with a time later than that of the account's: the later one wins a merge."""
+    if account.entry is None:
+        return entry
+    earliest = account.entry.added_at + timedelta(microseconds=1)
+    return replace(entry, added_at=max(entry.added_at, earliest))
+
+
+def _without_login(account: Account) -> Account:
+    """Return the account with nothing of its login but the time of its end.
+
+    The rest belongs to the account itself: its settings, its history and its generation.
+    """
+    return Account(
+        generation=account.generation,
+        write_id=account.write_id,
+        ended_at=account.ended_at,
+        removed=account.removed,
+        entry=account.entry,
+        refreshes=account.refreshes,
+        login_states=account.login_states,
+        notices=account.notices,
     )
 
 

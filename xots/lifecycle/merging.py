@@ -16,6 +16,14 @@ A process that finds another version than the one it follows merges both. Each p
 - **The access token** is the one that expires later.
 - **An open intent** stays, since its request may have invalidated the tokens of the other version.
   If both versions have one, that of the first stays; the other's request may be in flight.
+- **The Xero user** and the login at Xero never change within a consent: the version that knows them
+  tells the other. **The organisations** are those of the later list.
+- **The account's settings and its removal** are one decision: the version with the later
+  ``entry.added_at`` has both. A live login that meets a removal is ended, since nothing would
+  refresh or revoke it.
+- **The notes** (refreshes, results of logins, notices) are united by what each is about, the latest
+  first, and cut to their bounds. They belong to the account, so both versions count whatever login
+  wins.
 - **Everything else** is that of the first version.
 
 No token leaves in a merge because there are many. The next refresh that succeeds keeps the bounds.
@@ -27,11 +35,21 @@ descends from the first.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Iterable
 from datetime import datetime
+from typing import TypeVar
 
 from msgspec.structs import replace
 
-from .account import Account, RefreshToken, Revocation
+from .account import (
+    BEFORE_ALL_LOGINS,
+    Account,
+    LoginState,
+    Notice,
+    RefreshNote,
+    RefreshToken,
+    Revocation,
+)
 from .logins import after_end
 
 __all__ = ["diverged", "is_same_consent", "merged"]
@@ -43,6 +61,22 @@ def merged(base: Account, other: Account) -> Account:
     If one version is the end of the other's login, the tokens of that login are revoked with it.
     Generation and write id are those of one of the two; the caller sets new ones.
     """
+    login = _login_of_both(base, other)
+    later = max((base, other), key=_entry_time)
+    if later.removed and login.consent_id is not None:
+        login = after_end(login, forget=True, now=login.epoch)
+    return replace(
+        login,
+        entry=later.entry,
+        removed=later.removed,
+        refreshes=_united_notes(base.refreshes, other.refreshes, lambda n: (n.at, n.by)),
+        login_states=_united_notes(base.login_states, other.login_states, lambda n: n.digest),
+        notices=_united_notes(base.notices, other.notices, lambda n: (n.kind, n.key)),
+    )
+
+
+def _login_of_both(base: Account, other: Account) -> Account:
+    """Return the account with the login of both versions."""
     if is_same_consent(base, other):
         return _united(base, other)
     winner, loser = (other, base) if other.epoch > base.epoch else (base, other)
@@ -71,6 +105,24 @@ def diverged(theirs: Account, ours: Account) -> bool:
     return not known.issuperset(t.fingerprint for t in ours.tokens if not t.refused_at)
 
 
+_Note = TypeVar("_Note", bound=RefreshNote | LoginState | Notice)
+
+
+def _united_notes(
+    base: Iterable[_Note], other: Iterable[_Note], subject: Callable[[_Note], Hashable]
+) -> tuple[_Note, ...]:
+    """Return the notes of both, the latest first, with the latest one of each subject only."""
+    latest_first = sorted([*base, *other], key=lambda note: note.at, reverse=True)
+    found = dict[Hashable, _Note]()
+    for note in latest_first:
+        found.setdefault(subject(note), note)
+    return tuple(found.values())
+
+
+def _entry_time(account: Account) -> datetime:
+    return account.entry.added_at if account.entry else BEFORE_ALL_LOGINS
+
+
 def _end_of(login: Account, end: Account) -> datetime | None:
     """Return when ``end`` was recorded, if it is the end of a login and ``login`` a live one."""
     is_end = end.consent_id is None and login.consent_id is not None
@@ -80,6 +132,7 @@ def _end_of(login: Account, end: Account) -> datetime | None:
 def _united(base: Account, other: Account) -> Account:
     """Return ``base`` with the tokens of both versions."""
     first, second = (other, base) if _descends_from(other, base) else (base, other)
+    lister = max((base, other), key=lambda account: account.listed_at or BEFORE_ALL_LOGINS)
     access_tokens = [account.access for account in (base, other) if account.access is not None]
     united = replace(
         base,
@@ -87,6 +140,10 @@ def _united(base: Account, other: Account) -> Account:
         current=first.current and _known_to_both(first.current, second),
         fallbacks=_fallbacks_of_both(first, second),
         intent=base.intent or other.intent,
+        xero_userid=base.xero_userid or other.xero_userid,
+        auth_event_id=base.auth_event_id or other.auth_event_id,
+        organisations=lister.organisations,
+        listed_at=lister.listed_at,
     )
     if other.intent not in (None, united.intent) and other.spending is not None:
         cut_off = united.token(other.spending.fingerprint) or other.spending

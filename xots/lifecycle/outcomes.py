@@ -34,6 +34,10 @@ class Issued:
     refresh_token: Secret | None = None
     scopes: tuple[str, ...] | None = None
     """None when the response named none: RFC 6749 section 5.1 then means the requested scopes."""
+    xero_userid: str | None = None
+    """The Xero user, by the claim of the access token; None if it has no such claim."""
+    auth_event_id: str | None = None
+    """The login, by the claim ``authentication_event_id``; None if there is no such claim."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,12 +84,13 @@ def _from_format_1(record: dict[str, Any]) -> dict[str, Any]:
     return converted
 
 
-def _from_format_2(record: dict[str, Any]) -> dict[str, Any]:
-    """Format 3 has one more field, ``RefreshToken.may_be_in_flight``, with a default."""
+def _with_new_fields(record: dict[str, Any]) -> dict[str, Any]:
+    """Formats 3 and 4 only add fields, with defaults: format 3 ``RefreshToken.may_be_in_flight``,
+    format 4 those of ``Account`` from ``xero_userid`` on."""
     return record | {"format": FORMAT}
 
 
-CONVERSIONS = {1: _from_format_1, 2: _from_format_2}
+CONVERSIONS = {1: _from_format_1, 2: _with_new_fields, 3: _with_new_fields}
 """What turns a record of each older format into one of this format."""
 
 

@@ -16,6 +16,7 @@ from .account import (
     Intent,
     Problem,
     ProblemKind,
+    RefreshNote,
     RefreshToken,
     bounded,
 )
@@ -83,6 +84,17 @@ def after(
         policy: the durations to decide by.
         jitter: a random number in [0, 1), for the wait before the next attempt.
     """
+    intent, _ = _open_refresh(account)
+    found = _after_outcome(account, outcome, now=now, policy=policy, jitter=jitter)
+    kind = found.problem.kind if found.problem else None
+    note = RefreshNote(at=now, by=intent.by, ok=kind is None, kind=kind)
+    return replace(found, refreshes=(note, *account.refreshes))
+
+
+def _after_outcome(
+    account: Account, outcome: Outcome, *, now: datetime, policy: Policy, jitter: float
+) -> Account:
+    """Return what ``after`` returns, without the note in the history."""
     backoff = backoff_wait(account, policy, jitter)
     match outcome:
         case Issued():
@@ -110,6 +122,8 @@ def _after_issued(account: Account, issued: Issued, *, now: datetime, policy: Po
         scopes_granted=account.scopes_granted if issued.scopes is None else issued.scopes,
         refreshed_at=now,
         refreshed_by=intent.by,
+        xero_userid=account.xero_userid or issued.xero_userid,  # a record of format 3 has none
+        auth_event_id=account.auth_event_id or issued.auth_event_id,
         failed_attempts=0,
         problem=None,
         retry_not_before=None,
