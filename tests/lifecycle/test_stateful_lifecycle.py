@@ -28,11 +28,13 @@ from msgspec.structs import replace
 from support.records import SETTINGS, issued, tokens_of
 
 from xots.clock import MAX_CLOCK_SKEW
-from xots.lifecycle.account import MAX_SPENT_FALLBACKS, Account, RefreshToken
+from xots.lifecycle.account import MAX_SPENT_FALLBACKS, Account, Entry, Organisation, RefreshToken
 from xots.lifecycle.logins import (
     MAX_TOKENS_TO_REVOKE,
+    after_added,
     after_end,
     after_login,
+    after_removed,
     after_revocation_failed,
     after_revoked,
     tokens_to_revoke,
@@ -294,6 +296,7 @@ class LifecycleStory(RuleBasedStateMachine):
             token_url="https://id.example/token",
             tenant_id=None,
             scopes_requested=("offline_access",),
+            organisations=(Organisation(tenant_id=f"t{self.logins}"),),
             began_at=self.now,
         )
         if known is None:
@@ -441,7 +444,7 @@ class LifecycleStory(RuleBasedStateMachine):
         self.rolled_back = True
         assert self.record.consent_id == consent
 
-    @precondition(lambda self: not self.clock_was_wrong)
+    @precondition(lambda self: not self.clock_was_wrong and not self.record.removed)
     @rule(age=st.integers(0, 9), forget=st.booleans(), logs_in=st.booleans())
     def the_newest_consent_wins_over_a_roll_back(
         self, age: int, forget: bool, logs_in: bool
@@ -459,6 +462,18 @@ class LifecycleStory(RuleBasedStateMachine):
         self.rolled_back = True
         assert self.record.consent_id == theirs.consent_id
 
+    @rule(confirmed=st.booleans())
+    def the_account_is_removed(self, confirmed: bool) -> None:
+        self.write(after_removed(self.record, now=self.now))
+        self.xero_is_told_of_the_end(confirmed, False, 0.5)
+
+    @rule()
+    def the_account_is_added(self) -> None:
+        """It is added anew after a removal, or its settings change."""
+        self.write(after_added(self.record, Entry(client_id="client", added_at=self.now)))
+        assert not self.record.removed
+
+    @precondition(lambda self: not self.record.removed)
     @rule()
     def a_user_logs_in(self) -> None:
         self.log_in()
@@ -529,7 +544,27 @@ class LifecycleStory(RuleBasedStateMachine):
         self.a_consent_is_lost_only_when_xero_refused_every_candidate()
         self.the_next_step_is_always_a_sensible_one()
         self.nothing_dead_is_served_by_a_right_clock()
+        self.the_account_keeps_what_is_its_own()
         assert decode(encode(self.record)) == self.record
+
+    def the_account_keeps_what_is_its_own(self) -> None:
+        """Its settings and its removal are the latest ones. The organisations are those of the
+        login that is live or not yet revoked."""
+        record = self.record
+        assert not (record.removed and record.consent_id)
+        assert record.entry == max(
+            (dump.entry for dump in self.dumps if dump.entry),
+            key=lambda entry: entry.added_at,
+            default=None,
+        )
+        if record.removed:
+            assert record.entry is not None
+            assert record.entry == Entry(added_at=record.entry.added_at)
+        if record.consent_id is not None:
+            expected = f"t{record.consent_id.removeprefix('c')}"
+            assert record.organisations == (Organisation(tenant_id=expected),)
+        elif record.revocation is None:
+            assert record.organisations is None
 
     def the_record_holds_a_token_from_which_xero_will_issue(self) -> None:
         if self.record.consent_id is not None and not self.ended_by_xero:

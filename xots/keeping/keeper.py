@@ -29,8 +29,9 @@ from ..lifecycle.waits import pause_ends_at
 from ..safe_text import safe_text
 from ..sealing import Sealer
 from ..tasks import Closed, Tasks
+from ..xero.connections import Connection
 from ..xero.http import XeroClient
-from ..xero.protocol import Connection, Credentials, Response
+from ..xero.protocol import Credentials, Response
 from .acts import MAX_CHOICES_AT_ONCE, Acts, stopping
 from .checking import StoreCheck
 from .context import Context

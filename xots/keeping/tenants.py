@@ -13,7 +13,8 @@ from ..events import TenantChosen
 from ..lifecycle.account import AccessToken
 from ..safe_text import safe_text
 from ..secret import Secret
-from ..xero.protocol import Connection, Response, read_connections
+from ..xero.connections import Connection, read_connections
+from ..xero.protocol import Response
 from .context import Context
 
 __all__ = ["Listed", "TenantList", "matching_tenant", "tenant_of_login", "write_tenant"]

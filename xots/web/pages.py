@@ -19,7 +19,8 @@ from ..lifecycle.account import Account
 from ..safe_text import safe_text
 from ..secret import Secret
 from ..wording import span_text, time_text
-from ..xero.protocol import SCOPE_SETS, Connection, Credentials, authorize_url, new_code_verifier
+from ..xero.connections import Connection
+from ..xero.protocol import SCOPE_SETS, Credentials, authorize_url, new_code_verifier
 from . import login_cookie
 from .guard import browser_origin, is_loopback_name, is_opened_by_user
 from .handler import UNSUPPORTED, Handler

@@ -20,6 +20,7 @@ from ..lifecycle.outcomes import Failure, NotSent, Outcome, Unknown
 from ..log_filters import hush_libraries
 from ..safe_text import safe_text
 from ..secret import Secret
+from .connections import connections_request
 from .disconnecting import disconnect_request, read_disconnect_response
 from .protocol import (
     XERO,
@@ -27,7 +28,6 @@ from .protocol import (
     Endpoints,
     Request,
     Response,
-    connections_request,
     exchange_request,
     read_revocation_response,
     read_token_response,
