@@ -35,7 +35,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("xero",),
     ("xero.claims",),
     ("xero.protocol",),
-    ("xero.connections", "xero.disconnecting"),
+    ("xero.connections",),
     ("xero.http",),
     ("backends.base",),
     ("backends.memory", "backends.file", "backends.redis_url"),

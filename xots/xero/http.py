@@ -20,8 +20,7 @@ from ..lifecycle.outcomes import Failure, NotSent, Outcome, Unknown
 from ..log_filters import hush_libraries
 from ..safe_text import safe_text
 from ..secret import Secret
-from .connections import connections_request
-from .disconnecting import disconnect_request, read_disconnect_response
+from .connections import connections_request, disconnect_request, read_disconnect_response
 from .protocol import (
     XERO,
     Credentials,

@@ -10,7 +10,7 @@ from xots.clock import SystemClock
 from xots.lifecycle.outcomes import Failure
 from xots.sandbox import DEFAULT_CLIENT_ID, Sandbox, SandboxOptions
 from xots.secret import Secret
-from xots.xero.disconnecting import disconnect_request, read_disconnect_response
+from xots.xero.connections import disconnect_request, read_disconnect_response
 from xots.xero.http import XeroClient
 from xots.xero.protocol import Endpoints, Response
 
@@ -53,7 +53,7 @@ def test_the_id_follows_the_path_of_the_list(listed: str, deleted: str) -> None:
 
 
 @pytest.mark.safeguard(
-    file="xero/disconnecting.py",
+    file="xero/connections.py",
     old="if not CONNECTION_ID.fullmatch(connection_id):",
     new="if not connection_id:",
     protects_from="a DELETE to another resource, whose path a hostile list of connections names",
