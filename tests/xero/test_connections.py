@@ -54,7 +54,7 @@ def test_the_id_follows_the_path_of_the_list(listed: str, deleted: str) -> None:
 
 @pytest.mark.safeguard(
     file="xero/connections.py",
-    old="if not CONNECTION_ID.fullmatch(connection_id):",
+    old="if valid_id(connection_id) is None:",
     new="if not connection_id:",
     protects_from="a DELETE to another resource, whose path a hostile list of connections names",
 )

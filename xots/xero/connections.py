@@ -6,13 +6,13 @@ the user disconnects one organisation; the status is 204, and 404 from then on.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 from urllib.parse import urlsplit
 
 import msgspec
 
 from ..errors import UpstreamFailed
+from ..lifecycle.account import valid_id
 from ..lifecycle.outcomes import Failure, Unknown
 from ..secret import Secret
 from .protocol import Request, Response
@@ -28,9 +28,6 @@ __all__ = [
 Id = Annotated[str, msgspec.Meta(pattern=r"\A[!-~]{1,128}\Z")]
 """An id of an organisation, which is kept and shown: visible ASCII. Xero's are UUIDs."""
 
-CONNECTION_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
-"""The id of a connection that may stand in a URL. Xero's are UUIDs."""
-
 
 class Connection(msgspec.Struct, frozen=True, rename="camel"):
     """One organisation that the login is connected to (Xero: "Connections").
@@ -43,6 +40,7 @@ class Connection(msgspec.Struct, frozen=True, rename="camel"):
     tenant_type: Id = "ORGANISATION"
     tenant_name: str | None = None
     """Any text. Show it with ``safe_text``."""
+    auth_event_id: Id | None = None
 
 
 def connections_request(url: str, access_token: Secret) -> Request:
@@ -57,7 +55,7 @@ def disconnect_request(url: str, access_token: Secret, connection_id: str) -> Re
     Raises:
         ValueError: the id may not stand in a URL: it could name another resource.
     """
-    if not CONNECTION_ID.fullmatch(connection_id):
+    if valid_id(connection_id) is None:
         raise ValueError("the id of the connection is not made of letters, digits and hyphens")
     parts = urlsplit(url)
     path = f"{parts.path.rstrip('/')}/{connection_id}"
