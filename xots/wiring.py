@@ -15,8 +15,10 @@ from .backends import open_store
 from .clock import Clock, SystemClock
 from .errors import SettingsError, XotsError
 from .events import Event, Observer
+from .keeping.ending import EndOutcome
 from .keeping.keeper import TokenKeeper
 from .keeping.replica import reseal_all
+from .keeping.siblings import siblings_in
 from .keys import sealer_for, store_url
 from .lifecycle.account import Account
 from .safe_text import MAX_MESSAGE, safe_text
@@ -101,6 +103,7 @@ async def open_keeper(
             configured=settings.credentials,
             observers=[log_event, *observers],
             clock=clock,
+            siblings=siblings_in(store, sealer, settings.account),
         )
         for warning in await store.warnings():
             logger.warning("%s", safe_text(warning, MAX_MESSAGE))
@@ -111,15 +114,12 @@ async def open_keeper(
         yield keeper, sealer
 
 
-async def end_login(settings: Settings, *, forget: bool) -> bool:
+async def end_login(settings: Settings, *, forget: bool) -> EndOutcome:
     """End the login on the store itself, while no server runs.
 
     Args:
         settings: the settings.
         forget: drop the stored credentials too.
-
-    Returns:
-        True once Xero has revoked the tokens; False if it has not confirmed that yet.
 
     Raises:
         XotsError: the store holds no login.

@@ -7,6 +7,8 @@
 ``refreshing`` a refresh, step by step
 ``login``      a login, step by step
 ``ending``     a login's end, step by step
+``disconnecting`` the end of a login that shares its Xero user: its own connections
+``siblings``   the accounts that share a Xero user, found in the store
 ``tenants``    the organisations of a login
 ``acts``       the changes of a login that callers request, a few at a time
 ``following``  other processes' writes, the store's health, differences of clocks

@@ -28,6 +28,7 @@ from ..xero.http import XeroClient
 from ..xero.protocol import Credentials
 from .replica import Replica
 from .reporting import Situation
+from .siblings import FindSiblings
 
 __all__ = ["Context"]
 
@@ -52,6 +53,8 @@ class Context:
     process: str
     """Host name and process id, for the record's ``by`` fields."""
     emit: Callable[[Event], None]
+    siblings: FindSiblings
+    """Finds the other accounts that a revocation of this one's tokens would end too."""
 
     @property
     def account(self) -> Account:

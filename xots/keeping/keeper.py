@@ -35,13 +35,14 @@ from ..xero.protocol import Credentials, Response
 from .acts import MAX_CHOICES_AT_ONCE, Acts, stopping
 from .checking import StoreCheck
 from .context import Context
-from .ending import end_login, is_revocation_due, resume_revocation
+from .ending import EndOutcome, end_login, is_revocation_due, resume_revocation
 from .following import Following
 from .login import LOGIN_TIMEOUT, LoginAttempt, log_in
 from .login_limit import LoginLimit
 from .refreshing import Refreshing
 from .replica import Replica, StoreChange
 from .reporting import no_token, store_event
+from .siblings import FindSiblings, no_siblings
 from .tenants import TenantList, matching_tenant, write_tenant
 
 __all__ = ["TokenKeeper"]
@@ -65,6 +66,7 @@ class TokenKeeper:
         observers: receive every event.
         clock: this host's clock.
         rng: the source of jitter.
+        siblings: finds the accounts that a revocation would end too; by default there are none.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class TokenKeeper:
         observers: Iterable[Observer] = (),
         clock: Clock = SystemClock(),
         rng: random.Random = random.SystemRandom(),
+        siblings: FindSiblings = no_siblings,
     ) -> None:
         self._observers = list(observers)
         self._replica = Replica(store, sealer, name, clock=clock, report=self._store_changed)
@@ -93,6 +96,7 @@ class TokenKeeper:
             rng=rng,
             process=f"{safe_text(socket.gethostname(), 64)}:{os.getpid()}",
             emit=self._emit,
+            siblings=siblings,
         )
         self._tasks = Tasks()
         self._acts = Acts()
@@ -343,23 +347,23 @@ class TokenKeeper:
         with self._login_limit.admitted(self.clock.elapsed()):
             await log_in(self._context, attempt, self._tenant_list)
 
-    async def end(self, *, forget: bool) -> bool:
+    async def end(self, *, forget: bool, everywhere: bool = False) -> EndOutcome:
         """End the login: serve nothing more from it and revoke its tokens; ``forget`` the
         credentials too. An account without a login stays as it is, apart from its credentials.
 
-        Returns:
-            True if nothing is left to revoke; False if Xero is still to be told.
+        If a revocation would end siblings too, it is made only with ``everywhere``, for a caller
+        that ends each of them. Otherwise the login's own connections are deleted instead.
 
         Raises:
             StoreUnavailable, SealError: the store cannot be read; nothing was changed.
         """
         self.login_returned()
-        return await self._acts.run(self._end(forget))
+        return await self._acts.run(self._end(forget, everywhere))
 
-    async def _end(self, forget: bool) -> bool:
+    async def _end(self, forget: bool, everywhere: bool) -> EndOutcome:
         self._ends_running += 1  # serving stops at once, whatever has to be waited for
         try:
-            return await end_login(self._context, forget=forget)
+            return await end_login(self._context, forget=forget, everywhere=everywhere)
         finally:
             self._ends_running -= 1
 
