@@ -26,11 +26,11 @@ def logout(options: argparse.Namespace) -> int:
 
 def _end(settings: Settings, *, forget: bool, done: str) -> int:
     server = client_for(settings)
-    if not _serves(server, settings.account):
-        _end_in_store(settings, forget=forget)
+    if _serves(server, settings.account):
+        special = _end_by_request(server, forget=forget)
     else:
-        done += _end_by_request(server, forget=forget)
-    print(done)
+        special = _end_in_store(settings, forget=forget)
+    print(special or done)
     return 0
 
 
@@ -45,27 +45,37 @@ def _serves(server: Client, account: str) -> bool:
     return bool(content["account"] == account)
 
 
-def _end_by_request(server: Client, *, forget: bool) -> str:
-    """Let the server end the login. Return the rest of the sentence about the outcome."""
+def _end_by_request(server: Client, *, forget: bool) -> str | None:
+    """Let the server end the login. Return the sentence about the outcome, if it is a special
+    one."""
     if forget:
         server.request("POST", "/logout", done_at="/")
-    elif server.request("POST", "/revoke", "status")["status"] == "ended":
-        return " here; the identity server revokes no tokens (revoke_url is empty)"
+    else:
+        content = server.request("POST", "/revoke", "status")
+        if content["status"] == "ended":
+            return "revoked here; the identity server revokes no tokens (revoke_url is empty)"
+        if content["status"] == "disconnected":
+            return str(content["detail"])
     if server.request("GET", "/status", "revocation_pending")["revocation_pending"]:
-        return " here. Xero has not confirmed the revocation; the server retries until it does"
-    return ""
+        done = "logged out" if forget else "revoked"
+        return (
+            f"{done} here. Xero has not confirmed the revocation; the server retries until it does"
+        )
+    return None
 
 
-def _end_in_store(settings: Settings, *, forget: bool) -> None:
-    """End the login in the store.
+def _end_in_store(settings: Settings, *, forget: bool) -> str | None:
+    """End the login in the store. Return the sentence about the outcome, if it is a special one.
 
     Raises:
         XotsError: Xero has not confirmed it, or one of the errors of ``wiring.end_login``.
     """
     from ..wiring import end_login  # here, because a request to a server needs no Tornado
 
-    if not asyncio.run(end_login(settings, forget=forget)):
+    ended = asyncio.run(end_login(settings, forget=forget))
+    if not ended:
         raise XotsError(
             "the login is ended here, and no token of it is served any more. Xero has not "
             "confirmed the revocation; run this command again later"
         )
+    return ended.explanation if ended.shared_with else None
