@@ -54,7 +54,7 @@ async def logged_in(bench: Bench, name: str, *ticked: Organisation, **options: A
 
 async def log_in(bench: Bench, keeper: TokenKeeper, *ticked: Organisation, **options: Any) -> None:
     chosen = {"tenant_id": ticked[0].tenant_id} | options
-    await keeper.login(bench.attempt(ticked=[one.tenant_id for one in ticked], **chosen))
+    await keeper.login(bench.attempt([one.tenant_id for one in ticked], **chosen))
 
 
 async def three(bench: Bench) -> tuple[TokenKeeper, TokenKeeper, TokenKeeper]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -101,14 +101,17 @@ class Bench:
 
     def attempt(
         self,
+        tenant_ids: Sequence[str] | None = None,
         *,
-        ticked: Iterable[str] | None = None,
         user_id: str | None = None,
         client: Credentials = WEB_APP,
         **changes: object,
     ) -> LoginAttempt:
-        """Return an attempt with a code of its own: the consent of a user (the first one by
-        default) to organisations (likewise). ``changes`` are other fields."""
+        """Return an attempt with a code of its own; ``changes`` are other fields.
+
+        ``tenant_ids`` are the organisations that the user connects; None is the first one. So is
+        ``user_id``, the user.
+        """
         identity = self.sandbox.identity
         request = identity.check_authorization(
             {
@@ -119,7 +122,8 @@ class Bench:
                 "state": "s",
             }
         )
-        tenant_ids = list(ticked or [next(iter(self.sandbox.world.accounting.organisations))])
+        if tenant_ids is None:
+            tenant_ids = list(self.sandbox.world.accounting.organisations)[:1]
         now = self.sandbox.clock()
         code = identity.consent(request, now, tenant_ids=tenant_ids, user_id=user_id)["code"]
         given = {

@@ -6,7 +6,7 @@ connections that no other login uses are deleted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..backends.base import Lease
@@ -17,10 +17,11 @@ from ..lifecycle.schedule import candidates
 from ..lifecycle.sharing import is_use_known, own_organisations
 from ..safe_text import safe_text
 from ..secret import Secret
-from ..xero.connections import Connection, read_connections
+from ..xero.connections import read_connections
 from .context import Context
 from .refreshing import spend
 from .siblings import Siblings
+from .tenants import organisations_of
 
 __all__ = ["Disconnection", "delete_connections"]
 
@@ -121,15 +122,3 @@ async def _delete(
         return "another process has the account"
     failure: Failure | None = await context.xero.disconnect(token, organisation.connection_id)
     return None if failure is None else safe_text(failure.detail)
-
-
-def organisations_of(connections: Iterable[Connection]) -> list[Organisation]:  # PLACEHOLDER
-    return [
-        Organisation(
-            connection_id=c.id,
-            tenant_id=c.tenant_id,
-            name=c.tenant_name,
-            auth_event_id=c.auth_event_id,
-        )
-        for c in connections
-    ]

@@ -15,7 +15,7 @@ from ..backends.base import TokenStore
 from ..clock import Clock, SystemClock
 from ..errors import XotsError
 from ..events import ClockSkewed, Event, Observer, TokenRead
-from ..lifecycle.account import AccessToken, Account
+from ..lifecycle.account import AccessToken, Account, Organisation
 from ..lifecycle.outlook import Outlook
 from ..lifecycle.policy import Policy
 from ..lifecycle.schedule import (
@@ -103,7 +103,7 @@ class TokenKeeper:
         self._refreshing = Refreshing(self._context, self._tasks)
         self._following = Following(self._context, self._tasks)
         self._store_check = StoreCheck(self._context, self._tasks)
-        self._tenant_list = TenantList(self._context)
+        self._tenant_list = TenantList(self._context, self._tasks)
         self._login_limit = LoginLimit()
         self._login_until = NO_LOGIN_STARTED
         """Time until which a started login may return from Xero."""
@@ -181,9 +181,9 @@ class TokenKeeper:
         return self._following.skew
 
     @property
-    def known_connections(self) -> list[Connection] | None:
-        """The organisations of the login as they were listed last, however long ago; None if they
-        were not listed since the login. It makes no request."""
+    def known_organisations(self) -> tuple[Organisation, ...] | None:
+        """The organisations of the login as the record has them, however old; None if they were
+        never listed. It makes no request."""
         return self._tenant_list.known
 
     def observe(self, observer: Observer) -> None:

@@ -15,11 +15,11 @@ from tornado.web import HTTPError
 
 from ..errors import LoginFailed, TooManyLogins, XotsError
 from ..keeping.login import LOGIN_TIMEOUT, LoginAttempt
-from ..lifecycle.account import Account
+from ..keeping.tenants import organisations_of
+from ..lifecycle.account import Account, Organisation
 from ..safe_text import safe_text
 from ..secret import Secret
 from ..wording import span_text, time_text
-from ..xero.connections import Connection
 from ..xero.protocol import SCOPE_SETS, Credentials, authorize_url, new_code_verifier
 from . import login_cookie
 from .guard import browser_origin, is_loopback_name, is_opened_by_user
@@ -152,7 +152,7 @@ class HomeHandler(Page):
             return
         client_id, known = client.credentials.client_id, self.keeper.credentials
         account, pending = self.keeper.account, self._pending()
-        connections, trouble = await self._connections()
+        organisations, trouble = await self._organisations()
         self.write_page(
             "home.html",
             title="Xero connection",
@@ -162,7 +162,7 @@ class HomeHandler(Page):
             new_client=known is None or client_id != known.client_id,
             pending=pending[-1] if pending else None,
             offer_granular=_offers_granular(self.config.scopes, account, pending),
-            connections=connections,
+            organisations=organisations,
             trouble=trouble,
         )
 
@@ -251,7 +251,7 @@ class HomeHandler(Page):
             )
         return logins
 
-    async def _connections(self) -> tuple[list[Connection] | None, str | None]:
+    async def _organisations(self) -> tuple[tuple[Organisation, ...] | None, str | None]:
         """Return the organisations to choose from, if none is chosen, and why they cannot be
         listed.
 
@@ -260,13 +260,13 @@ class HomeHandler(Page):
         """
         may_choose = self.config.has_tenants and not self.keeper.account.tenant_id
         if not may_choose or not self.keeper.can_serve:
-            return [], None
+            return (), None
         if not is_opened_by_user(self.request.headers) or self.is_crowded:
-            return self.keeper.known_connections, None
+            return self.keeper.known_organisations, None
         try:
-            return await self.keeper.connections(), None
+            return organisations_of(await self.keeper.connections()), None
         except XotsError as error:
-            return [], str(error)
+            return (), str(error)
 
 
 def _offers_granular(configured: tuple[str, ...], account: Account, pending: list[Login]) -> bool:

@@ -40,7 +40,8 @@ class Connection(msgspec.Struct, frozen=True, rename="camel"):
     tenant_type: Id = "ORGANISATION"
     tenant_name: str | None = None
     """Any text. Show it with ``safe_text``."""
-    auth_event_id: Id | None = None
+    auth_event_id: object = None
+    """The login that connected it. Read it with ``valid_id``."""
 
 
 def connections_request(url: str, access_token: Secret) -> Request:
