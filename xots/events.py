@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import ClassVar
 
 from .lifecycle.account import Problem, ProblemKind
-from .wording import counted, listing, problem_text, remaining_text, span_text, time_text
+from .wording import counted, problem_text, remaining_text, shared_text, span_text, time_text
 
 __all__ = [
     "ClockSkewed",
@@ -270,14 +270,15 @@ class Disconnected(Event):
 
     shared_with: tuple[str, ...]
     """The names of the accounts that a revocation would have ended too."""
+    user_unknown: tuple[str, ...]
+    """Those of them that may have another Xero user."""
     deleted: int
     """Number of connections that Xero has deleted."""
 
     def __str__(self) -> str:
         return (
             f"the login's tokens are forgotten, and {counted(self.deleted, 'connection')} of its "
-            "own deleted at Xero. Nothing was revoked, since that would end other logins of the "
-            f"same Xero user too: {listing(self.shared_with)}"
+            f"own deleted at Xero. {shared_text(self.shared_with, self.user_unknown)}"
         )
 
 

@@ -270,7 +270,10 @@ async def test_an_unknown_user_may_be_the_same_one(bench: Bench, unknown: str) -
     b = await logged_in(bench, "b", TWO)
     bench.overwrite(lambda account: replace(account, xero_userid=None), unknown)
     a = await bench.keeper(name="a")
-    assert (await a.end(forget=False)).shared_with == ("b",)
+    outcome = await a.end(forget=False)
+    assert outcome.shared_with == outcome.user_unknown == ("b",)
+    assert "not known if the Xero user of b is the same one" in outcome.explanation
+    assert "not known if the Xero user of b is the same one" in str(bench.events[-1])
     assert connected(bench) == ["Two Ltd"]
     await assert_alive(b)
 

@@ -19,9 +19,10 @@ from ..events import ConnectionsRemain, Disconnected, LoginEnded, RevocationFail
 from ..lifecycle.account import AccessToken, Organisation
 from ..lifecycle.logins import after_end, after_revocation_failed, after_revoked, tokens_to_revoke
 from ..lifecycle.schedule import candidates, min_servable, revocation_due, servable
+from ..lifecycle.sharing import is_user_known
 from ..lifecycle.waits import pause_ends_at
 from ..safe_text import safe_text
-from ..wording import listing, remaining_text
+from ..wording import remaining_text, shared_text
 from .context import Context
 from .disconnecting import Disconnection, delete_connections
 from .refreshing import spend
@@ -51,6 +52,8 @@ class EndOutcome:
     result: EndResult
     shared_with: tuple[str, ...] = ()
     """If ``DISCONNECTED``: the accounts that a revocation would have ended too."""
+    user_unknown: tuple[str, ...] = ()
+    """Those of them that may have another Xero user."""
     remaining: tuple[Organisation, ...] = ()
     """If ``DISCONNECTED``: organisations of this login whose connections may remain at Xero."""
     problem: str | None = None
@@ -62,11 +65,8 @@ class EndOutcome:
     @property
     def explanation(self) -> str:
         """If ``DISCONNECTED``: the outcome in words for a user."""
-        text = (
-            "the login is ended here and its tokens are forgotten. Nothing was revoked at Xero, "
-            "since that would end other logins of the same Xero user too: "
-            + listing(self.shared_with)
-        )
+        shared = shared_text(self.shared_with, self.user_unknown)
+        text = f"the login is ended here and its tokens are forgotten. {shared}"
         return text if self.problem is None else f"{text}. However, {self.problem}"
 
 
@@ -166,18 +166,25 @@ async def _conclude(
         return PENDING
     if lease.lost:
         return PENDING
-    return await _forget_tokens(context, tuple(siblings), done)
+    return await _forget_tokens(context, siblings, done)
 
 
-async def _forget_tokens(
-    context: Context, shared_with: tuple[str, ...], done: Disconnection
-) -> EndOutcome:
+async def _forget_tokens(context: Context, siblings: Siblings, done: Disconnection) -> EndOutcome:
     """Write the account without the tokens of the ended login, whether or not Xero has deleted all
     of its connections."""
-    known = context.replica.account
+    known, shared_with = context.replica.account, tuple(siblings)
+    user_unknown = tuple(n for n, sibling in siblings.items() if not is_user_known(known, sibling))
     await context.replica.commit(after_revoked(known), after=known)
     name, at = context.name, context.clock.now()
-    context.emit(Disconnected(account=name, at=at, shared_with=shared_with, deleted=done.deleted))
+    context.emit(
+        Disconnected(
+            account=name,
+            at=at,
+            shared_with=shared_with,
+            user_unknown=user_unknown,
+            deleted=done.deleted,
+        )
+    )
     problem = None
     if done.problem is not None:
         shown = tuple(safe_text(one.name or one.tenant_id, MAX_NAME) for one in done.remaining)
@@ -188,6 +195,7 @@ async def _forget_tokens(
     return EndOutcome(
         result=EndResult.DISCONNECTED,
         shared_with=shared_with,
+        user_unknown=user_unknown,
         remaining=done.remaining,
         problem=problem,
     )

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from .account import Account, Organisation
 
-__all__ = ["is_use_known", "own_organisations", "shares_fate"]
+__all__ = ["is_use_known", "is_user_known", "own_organisations", "shares_fate"]
 
 
 def shares_fate(account: Account, other: Account) -> bool:
@@ -31,6 +31,12 @@ def shares_fate(account: Account, other: Account) -> bool:
 
 def _may_be_same(one: str | None, other: str | None) -> bool:
     return one is None or other is None or one == other
+
+
+def is_user_known(account: Account, sibling: Account | None) -> bool:
+    """Tell if a sibling surely has the same Xero user; None is one that cannot be read."""
+    users = {account.xero_userid, sibling.xero_userid if sibling else None}
+    return None not in users
 
 
 def own_organisations(

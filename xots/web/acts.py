@@ -59,6 +59,7 @@ def _disconnected(ended: EndOutcome) -> Outcome:
         "status": ended.result,
         "detail": ended.explanation,
         "shared_with": list(ended.shared_with),
+        "user_unknown": list(ended.user_unknown),
         "remaining": remaining,
     }
     return Outcome(200, "Ended", ended.explanation, content)
