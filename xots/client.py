@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 from .errors import ServerRefused, ServerUnreachable
 
@@ -44,17 +45,21 @@ class Client:
         """The server's URL."""
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
-    def token(self, min_ttl: int | None = None) -> dict[str, Any]:
+    def token(self, min_ttl: int | None = None, tenant: str | None = None) -> dict[str, Any]:
         """Return the response of ``/token``, with ``accessToken``, ``expiresIn`` and ``tenantId``.
 
         Args:
             min_ttl: the least life of the token in seconds; None leaves it to the server.
+            tenant: the id or the unique name of the organisation whose id ``tenantId`` is to be;
+                None leaves it to the server.
 
         Raises:
             ServerUnreachable: no server responds.
             ServerRefused: it gave no token; the message gives its reason and the remedy.
         """
-        path = "/token" if min_ttl is None else f"/token?min_ttl={min_ttl}"
+        given = {"min_ttl": min_ttl, "tenant": tenant}
+        query = urlencode({name: value for name, value in given.items() if value is not None})
+        path = f"/token?{query}" if query else "/token"
         content: dict[str, Any] = self.request("GET", path, "accessToken")
         words = (content["accessToken"], content.get("tenantId") or "none")
         if not all(isinstance(word, str) and WORD.fullmatch(word) for word in words):

@@ -16,6 +16,8 @@
     ├── LoginFailed              a login has failed; nothing was changed
     ├── TooManyLogins            a login was not attempted; retry after ``retry_after_seconds``
     ├── UnknownTenant            the organisation is not connected
+    │   └── TenantNotFound       no organisation of the login has this id or name
+    │       └── AmbiguousTenant  several organisations of the login have this name
     ├── UpstreamFailed           a request that spends no token has failed
     └── ClientError              a request of a program to a running xots server has failed
         ├── ServerUnreachable    no server responds
@@ -27,6 +29,7 @@ from __future__ import annotations
 from .safe_text import MAX_MESSAGE, safe_text
 
 __all__ = [
+    "AmbiguousTenant",
     "ClientError",
     "ConsentLost",
     "LoginFailed",
@@ -40,6 +43,7 @@ __all__ = [
     "StaleWrite",
     "StoreError",
     "StoreUnavailable",
+    "TenantNotFound",
     "TokenUnavailable",
     "TooManyLogins",
     "UnknownTenant",
@@ -134,6 +138,23 @@ class TooManyLogins(XotsError):
 
 class UnknownTenant(XotsError):
     """The chosen organisation is not connected. The message lists the connected ones."""
+
+
+class TenantNotFound(UnknownTenant):
+    """No organisation of the login has the id or name that a caller gave.
+
+    Attributes:
+        organisations: the ids of those to choose from, with their names as Xero lists them, which
+            may be any text.
+    """
+
+    def __init__(self, message: str, organisations: list[tuple[str, str | None]]) -> None:
+        super().__init__(message)
+        self.organisations = organisations
+
+
+class AmbiguousTenant(TenantNotFound):
+    """Several organisations of the login have the name that a caller gave: ``organisations``."""
 
 
 class UpstreamFailed(XotsError):

@@ -11,10 +11,18 @@ from msgspec.structs import replace
 from support.bench import Bench, eventually
 from support.inside import replica_of
 
+from xots.errors import (
+    AmbiguousTenant,
+    NoCredentials,
+    NotLoggedIn,
+    TenantNotFound,
+    TokenUnavailable,
+    UpstreamFailed,
+)
 from xots.keeping.keeper import TokenKeeper
 from xots.keeping.tenants import LIST_KEPT_SECONDS
 from xots.lifecycle.account import MAX_NAME_LENGTH, MAX_ORGANISATIONS, Organisation
-from xots.sandbox import Switches
+from xots.sandbox import Endpoint, Switches
 from xots.sandbox.accounting import Organisation as Listed
 
 
@@ -194,3 +202,108 @@ async def test_a_list_is_never_written_for_another_login(bench: Bench, lapsed: b
     hold.release()
     await keeper.close()
     assert (bench.record().consent_id, bench.record().organisations) == ("another", None)
+
+
+# ---------- one of them for a caller
+
+
+ID = "7b5f8f3e-1111-4111-8111-00000000000a"
+OTHER_ID = "7b5f8f3e-1111-4111-8111-00000000000b"
+
+
+def lists(bench: Bench) -> int:
+    """Return the number of lists that Xero was asked for."""
+    return sum(request.endpoint is Endpoint.CONNECTIONS for request in bench.sandbox.log)
+
+
+@pytest.mark.parametrize(
+    "text", [ID, ID.upper(), "Straße & Söhne", "STRASSE & söhne", " Straße & Söhne "]
+)
+async def test_an_organisation_is_found_by_its_id_or_name_in_any_case(
+    bench: Bench, text: str
+) -> None:
+    """The id is written as Xero writes it. Xero is not asked again, and nothing is chosen."""
+    keeper = await logged_in(bench, Listed("Straße & Söhne", ID), Listed("Other", OTHER_ID))
+    before = bench.record()
+    assert await keeper.tenant(text, may_wait=False) == ID
+    assert lists(bench) == 1
+    assert bench.record() == before
+
+
+async def test_an_id_comes_before_a_name(bench: Bench) -> None:
+    """A user at Xero may give an organisation the id of another one as its name."""
+    keeper = await logged_in(bench, Listed(OTHER_ID, ID), Listed("Other", OTHER_ID))
+    assert await keeper.tenant(OTHER_ID) == OTHER_ID
+
+
+@pytest.mark.safeguard(
+    file="keeping/tenants.py",
+    old="if len(same) > 1:",
+    new="if False:",
+    protects_from="a program that posts to the wrong one of two organisations of one name",
+)
+async def test_a_name_of_two_organisations_is_refused_with_their_ids(bench: Bench) -> None:
+    """The case of a name does not tell them apart. Each id still does."""
+    keeper = await logged_in(
+        bench, Listed("Acme", ID), Listed("ACME", OTHER_ID), Listed("Third"), Listed(None)
+    )
+    with pytest.raises(AmbiguousTenant, match=f"{ID}.*{OTHER_ID}|{OTHER_ID}.*{ID}") as caught:
+        await keeper.tenant("acme")
+    assert sorted(caught.value.organisations) == [(ID, "Acme"), (OTHER_ID, "ACME")]
+    assert await keeper.tenant(OTHER_ID) == OTHER_ID
+
+
+@pytest.mark.parametrize("text", ["Nobody", "Acm", "   ", "no name", "\x1b[2J\u202e" * 5000])
+async def test_an_unknown_organisation_is_refused_with_the_list(bench: Bench, text: str) -> None:
+    """The message is safe to show. A flood of names costs one list in some seconds."""
+    keeper = await logged_in(bench, Listed("Acme", ID), Listed(None, OTHER_ID))
+    bench.clock.advance(LIST_KEPT_SECONDS)
+    for _ in range(50):
+        with pytest.raises(TenantNotFound, match=f"{OTHER_ID} .no name., {ID} .Acme.") as caught:
+            await keeper.tenant(text)
+    assert str(caught.value).isprintable()
+    assert caught.value.organisations == [(OTHER_ID, None), (ID, "Acme")]
+    assert lists(bench) == 2
+
+
+async def test_an_organisation_beyond_the_records_bound_is_found(bench: Bench) -> None:
+    """A firm may have more of them. Xero's list has them all."""
+    listed = [Listed(f"Company {n:03}") for n in range(MAX_ORGANISATIONS + 20)]
+    keeper = await logged_in(bench, *listed)
+    assert await keeper.tenant("company 119") == listed[119].tenant_id
+    assert await keeper.tenant(listed[118].tenant_id) == listed[118].tenant_id
+    assert lists(bench) == 1  # the login's, which is kept for some seconds
+
+
+async def test_organisations_that_were_never_listed_are_listed_for_a_caller(bench: Bench) -> None:
+    """Callers at the same time share one list, and the record has it afterwards."""
+    keeper = await logged_in(bench, Listed("Acme", ID), Listed("Other", OTHER_ID))
+    await replica_of(keeper).update(lambda account: replace(account, organisations=None))
+    bench.clock.advance(LIST_KEPT_SECONDS)
+    with pytest.raises(TokenUnavailable, match="many requests"):
+        await keeper.tenant("Acme", may_wait=False)
+    found = await asyncio.gather(*(keeper.tenant("Acme") for _ in range(20)))
+    assert (set(found), lists(bench)) == ({ID}, 2)
+    await eventually(lambda: names(bench) == ["Acme", "Other"])
+    assert await keeper.tenant("Acme", may_wait=False) == ID
+
+
+async def test_a_login_without_a_list_has_the_organisation_that_is_used(bench: Bench) -> None:
+    """Another identity server may have none."""
+    keeper = await bench.keeper(xero=bench.client(connections_url=""))
+    with pytest.raises(NoCredentials):
+        await keeper.tenant("a-tenant")
+    await keeper.login(bench.attempt(tenant_id="a-tenant"))
+    assert await keeper.tenant("A-Tenant") == "a-tenant"
+    with pytest.raises(UpstreamFailed, match="connections_url is empty"):
+        await keeper.tenant("another")
+
+
+async def test_an_organisation_of_an_ended_login_is_not_served(bench: Bench) -> None:
+    """The record keeps the list until Xero has confirmed the end."""
+    keeper = await logged_in(bench, Listed("Acme", ID))
+    bench.sandbox.add_fault("revocation:every:503-html")
+    await keeper.end(forget=False)
+    with pytest.raises(NotLoggedIn):
+        await keeper.tenant("Acme")
+    bench.sandbox.faults.clear()

@@ -381,6 +381,15 @@ class TokenKeeper:
         ``connections``."""
         return (await self._tenant_list.read(await self.token())).response
 
+    async def tenant(self, text: str, *, may_wait: bool = True) -> str:
+        """Return the tenant id of the login's organisation with this id or unique name.
+
+        Raises:
+            TenantNotFound, AmbiguousTenant: no organisation, or more than one, is meant.
+            And the errors of ``connections`` if the list of the record does not answer it.
+        """
+        return await self._tenant_list.find(text, lambda: self.token(may_wait=may_wait), may_wait)
+
     async def choose_tenant(self, tenant_id: str) -> None:
         """Use this organisation from now on.
 

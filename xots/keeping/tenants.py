@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
 from msgspec.structs import replace
 
-from ..errors import LoginFailed, SealError, StoreUnavailable, UnknownTenant, UpstreamFailed
+from ..errors import (
+    AmbiguousTenant,
+    LoginFailed,
+    SealError,
+    StoreUnavailable,
+    TenantNotFound,
+    TokenUnavailable,
+    UnknownTenant,
+    UpstreamFailed,
+)
 from ..events import TenantChosen
 from ..lifecycle.account import (
+    MAX_NAME_LENGTH,
     MAX_ORGANISATIONS,
     AccessToken,
     Account,
@@ -104,6 +114,41 @@ class TenantList:
         if isinstance(outcome, UpstreamFailed):
             raise UpstreamFailed(str(outcome))
         return outcome
+
+    async def find(
+        self, text: str, token: Callable[[], Awaitable[AccessToken]], may_wait: bool
+    ) -> str:
+        """Return the tenant id of the organisation with this id, in any case, or this unique name.
+
+        If the record knows none, Xero is asked: the record's list is cut, and may be old.
+
+        Args:
+            text: the id or the name.
+            token: returns the login's access token.
+            may_wait: False if no request to Xero may be waited for.
+
+        Raises:
+            TenantNotFound, AmbiguousTenant: no organisation, or more than one, is meant.
+            UpstreamFailed: as ``read``.
+            TokenUnavailable: the list is needed, and the caller may not wait. And those of
+                ``token``.
+        """
+        account = self._context.account
+        used = account.tenant_id if account.consent_id is not None else None
+        if self.known is None and used is not None and used.lower() == text.lower():
+            return used  # an identity server without a list, or a record of format 3
+        if found := named(text, self.known or ()):
+            return found
+        if not may_wait:
+            raise TokenUnavailable("many requests wait for Xero already; retry", 1.0)
+        listed = organisations_of((await self.read(await token())).connections)
+        if found := named(text, listed):
+            return found
+        raise TenantNotFound(
+            f"no organisation of this login has the id or name {safe_text(text, 80)!r}; they are: "
+            + _in_words(listed),
+            [(one.tenant_id, one.name) for one in listed],
+        )
 
     def keep(self, listed: Listed | None) -> None:
         """Keep the list that was read with the access token of the login in the record, if it was
@@ -250,8 +295,39 @@ def matching_tenant(tenant_id: str, connected: list[Connection]) -> str:
     for connection in connected:
         if connection.tenant_id.lower() == tenant_id.lower():
             return connection.tenant_id
-    names = [f"{c.tenant_id} ({safe_text(c.tenant_name or 'no name', 80)})" for c in connected]
     raise UnknownTenant(
         "the chosen tenant is not among the connected organisations, which are: "
-        + (", ".join(names) or "none")
+        + _in_words(organisations_of(connected))
     )
+
+
+def named(text: str, organisations: Iterable[Organisation]) -> str | None:
+    """Return the tenant id of the organisation with this id, or with this name if it is the only
+    one; None if there is none. The case of both does not matter. An id comes before a name.
+
+    Raises:
+        AmbiguousTenant: several organisations have this name.
+    """
+    organisations = tuple(organisations)
+    for one in organisations:
+        if one.tenant_id.lower() == text.lower():
+            return one.tenant_id
+    name = _name(text)
+    same = {one.tenant_id: one for one in organisations if name and _name(one.name) == name}
+    if len(same) > 1:
+        raise AmbiguousTenant(
+            f"several organisations of this login have the name {safe_text(text, 80)!r}: give the "
+            f"id of one. They are: {_in_words(same.values())}",
+            [(one.tenant_id, one.name) for one in same.values()],
+        )
+    return next(iter(same), None)
+
+
+def _name(name: str | None) -> str:
+    """Return a name as it is compared: cut as in the record, without regard to its case."""
+    return (name or "")[:MAX_NAME_LENGTH].strip().casefold()
+
+
+def _in_words(organisations: Iterable[Organisation]) -> str:
+    names = [f"{one.tenant_id} ({safe_text(one.name or 'no name', 80)})" for one in organisations]
+    return ", ".join(names) or "none"
