@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import random
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,6 +25,7 @@ from ..lifecycle.schedule import (
     next_step,
     state_of,
 )
+from ..safe_text import safe_text
 from ..secret import Secret
 from ..xero.http import XeroClient
 from ..xero.protocol import Credentials
@@ -30,9 +33,14 @@ from .replica import Replica
 from .reporting import Situation
 from .siblings import FindSiblings
 
-__all__ = ["Context"]
+__all__ = ["Context", "this_process"]
 
 T = TypeVar("T")
+
+
+def this_process() -> str:
+    """Return host name and process id, for the record's ``by`` fields."""
+    return f"{safe_text(socket.gethostname(), 64)}:{os.getpid()}"
 
 
 @dataclass(frozen=True, kw_only=True)

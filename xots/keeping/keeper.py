@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
 import random
-import socket
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -22,11 +20,11 @@ from ..lifecycle.schedule import (
     Spend,
     State,
     effective_min_ttl,
+    issued_since,
     min_servable,
     servable,
 )
 from ..lifecycle.waits import pause_ends_at
-from ..safe_text import safe_text
 from ..sealing import Sealer
 from ..tasks import Closed, Tasks
 from ..xero.connections import Connection
@@ -34,7 +32,7 @@ from ..xero.http import XeroClient
 from ..xero.protocol import Credentials, Response
 from .acts import MAX_CHOICES_AT_ONCE, Acts, stopping
 from .checking import StoreCheck
-from .context import Context
+from .context import Context, this_process
 from .ending import EndOutcome, end_login, is_revocation_due, resume_revocation
 from .following import Following
 from .login import LOGIN_TIMEOUT, LoginAttempt, log_in
@@ -94,7 +92,7 @@ class TokenKeeper:
             configured=configured,
             clock=clock,
             rng=rng,
-            process=f"{safe_text(socket.gethostname(), 64)}:{os.getpid()}",
+            process=this_process(),
             emit=self._emit,
             siblings=siblings,
         )
@@ -264,7 +262,7 @@ class TokenKeeper:
                 stale_ok=lambda: min_ttl is None and self.can_serve,
             )
             access = self._servable(self._min_life(min_ttl))
-        issued_for_caller = started and self._issued_since(requested_at)
+        issued_for_caller = started and issued_since(self.account, requested_at)
         if access is None and (min_ttl is None or issued_for_caller):
             access = self._servable(min_servable(self.account, self.policy))
         if access is None:
@@ -304,10 +302,6 @@ class TokenKeeper:
             return False
         step = self._context.next_step(min_life=self._min_life(min_ttl))
         return self._refreshing.in_progress or isinstance(step, Spend)
-
-    def _issued_since(self, requested_at: datetime) -> bool:
-        access = self.account.access
-        return access is not None and access.issued_at >= requested_at
 
     def _no_token(self) -> XotsError:
         if self._tasks.closed and self.account.consent_id is not None:
