@@ -16,6 +16,7 @@ from ..errors import (
     UnknownAccount,
 )
 from ..events import Observer
+from ..keeping.ending import EndOutcome
 from ..keeping.keeper import TokenKeeper
 from ..keeping.record_store import RecordStore
 from ..keeping.replica import Replica
@@ -178,6 +179,19 @@ class Accounts:
             await found.keeper.end(forget=True)
         now = self._shared.clock.now()
         await self._update(name, lambda account: after_removed(account, now=now))
+
+    async def end_all(self, name: str, *, forget: bool) -> list[EndOutcome]:
+        """End the logins of an account and of all that share its client and Xero user.
+
+        Raises:
+            As ``opened`` and ``TokenKeeper.end``. The logins that were ended before stay ended.
+        """
+        await self.swept()
+        outcomes = []
+        for each in (*self.siblings(name), name):
+            async with self.opened(each) as found:
+                outcomes.append(await found.keeper.end(forget=forget, everywhere=True))
+        return outcomes
 
     # ---------- the tick
 
