@@ -20,16 +20,20 @@ from ..safe_text import safe_text
 from ..secret import Secret
 from ..wording import span_text, time_text
 from ..xero.protocol import SCOPE_SETS, Connection, Credentials, authorize_url, new_code_verifier
-from . import login_cookie
 from .guard import browser_origin, is_loopback_name, is_opened_by_user
 from .handler import UNSUPPORTED, Handler
 from .health import health
-from .login_cookie import Form, Login
+from .login_cookie import Form, Login, LoginCookies
 
 __all__ = ["ROUTES"]
 
 FIELD = re.compile(r"\S{0,512}")
 """A field of the form: one word. Xero's ids and secrets have less than 100 characters."""
+
+TOO_LONG = (
+    "the client id, the secret, the tenant id and the scopes are too long together for a cookie of "
+    "4096 bytes, which carries them to Xero and back. Nothing was changed; check each of them"
+)
 
 GRANULAR = "start xots with -o granular, or use the button for the granular scopes on /home"
 
@@ -39,11 +43,20 @@ logger = logging.getLogger("xots.web")
 class CookieHandler(Handler):
     """A handler that reads and writes the cookies of a login."""
 
-    def keep_cookie(self, name: str, content: Form | Login) -> None:
-        """Seal ``content`` into a cookie that expires with the login."""
+    def keep_cookie(self, content: Form | Login) -> None:
+        """Seal ``content`` into a cookie that expires with the login.
+
+        Raises:
+            HTTPError: the cookie would be so large that browsers drop it.
+        """
+        cookie = self.login_cookies().new(self.keeper.name, content)
+        if cookie is None:
+            raise HTTPError(400, TOO_LONG)
+        for name in cookie.replaced:
+            self.clear_cookie(name)
         self.set_cookie(
-            name,
-            login_cookie.seal(self.sealer, name, content),
+            cookie.name,
+            cookie.value,
             path="/",
             max_age=int(LOGIN_TIMEOUT.total_seconds()),
             httponly=True,
@@ -51,16 +64,30 @@ class CookieHandler(Handler):
             secure=self.config.origin.startswith("https:"),
         )
 
-    def form(self) -> Form | None:
-        """Return the content of the form, if the user sent it within ``LOGIN_TIMEOUT``."""
-        return login_cookie.open_form(self.sealer, self._cookie_values(), self.keeper.clock.now())
+    def login_cookies(self) -> LoginCookies:
+        """Return the cookies of this request."""
+        return LoginCookies(
+            sealer=self.sealer,
+            redirect_uri=self.config.redirect_uri,
+            values={name: morsel.value for name, morsel in self.cookies.items()},
+            now=self.keeper.clock.now(),
+        )
 
-    def logins(self) -> dict[str, Login]:
-        """Return the logins in progress in this browser, by cookie name, the oldest first."""
-        return login_cookie.open_logins(self.sealer, self._cookie_values(), self.keeper.clock.now())
-
-    def _cookie_values(self) -> dict[str, str]:
-        return {name: morsel.value for name, morsel in self.cookies.items()}
+    def new_login(
+        self, client: Form, scopes: tuple[str, ...], scopes_configured: tuple[str, ...] = ()
+    ) -> Login:
+        """Return a login with these credentials and scopes, that starts now."""
+        return Login(
+            state=Secret(secrets.token_urlsafe(32)),
+            verifier=Secret(new_code_verifier()) if self.config.pkce else None,
+            credentials=client.credentials,
+            tenant_id=client.tenant_id,
+            scopes=scopes,
+            scopes_configured=scopes_configured,
+            redirect_uri=self.config.redirect_uri,
+            replaces=self.keeper.account.consent_id,
+            at=self.keeper.clock.now(),
+        )
 
 
 class Page(CookieHandler):
@@ -97,11 +124,6 @@ class FormHandler(Page):
         client_id = self.get_body_argument("client_id", "")
         client_secret = self.get_body_argument("client_secret", "")
         tenant_id = self.get_body_argument("tenant_id", "")
-        problems = _form_problems(client_id, client_secret, tenant_id, pkce=self.config.pkce)
-        if problems:
-            self.set_status(400)
-            self._write_form(problems, client_id, tenant_id)
-            return
         form = Form(
             credentials=Credentials(
                 client_id=client_id,
@@ -110,8 +132,20 @@ class FormHandler(Page):
             tenant_id=tenant_id or self.config.tenant_id,
             at=self.keeper.clock.now(),
         )
-        self.keep_cookie(login_cookie.FORM_COOKIE, form)
-        self.redirect("/home", status=303)
+        problems = _form_problems(client_id, client_secret, tenant_id, pkce=self.config.pkce)
+        if not problems and not self._fits_cookies(form):
+            problems = [f"{TOO_LONG[0].upper()}{TOO_LONG[1:]}."]
+        if problems:
+            self.set_status(400)
+            self._write_form(problems, client_id, tenant_id)
+        else:
+            self.keep_cookie(form)
+            self.redirect("/home", status=303)
+
+    def _fits_cookies(self, form: Form) -> bool:
+        """True if browsers keep the cookie of a login with this form. The form's is smaller."""
+        login = self.new_login(form, self.config.scopes)
+        return self.login_cookies().new(self.keeper.name, login) is not None
 
     def _write_form(self, problems: list[str], client_id: str = "", tenant_id: str = "") -> None:
         self.write_page(
@@ -176,14 +210,11 @@ class HomeHandler(Page):
         elif client is None:
             self.redirect("/", status=303)
         else:
-            self._start(self._new_login(client))
+            self._start(self.new_login(client, *self._scopes()))
 
     def _start(self, login: Login) -> None:
         """Keep the login in a cookie and redirect to Xero."""
-        for name in login_cookie.superseded(self.logins()):
-            self.clear_cookie(name)
-        state = login.state.reveal()
-        self.keep_cookie(login_cookie.cookie_name(state), login)
+        self.keep_cookie(login)
         self.keeper.login_started()
         self.redirect(
             authorize_url(
@@ -191,23 +222,10 @@ class HomeHandler(Page):
                 client_id=login.credentials.client_id,
                 redirect_uri=login.redirect_uri,
                 scopes=login.scopes,
-                state=state,
+                state=login.state.reveal(),
                 verifier=login.verifier.reveal() if login.verifier else None,
             ),
             status=303,
-        )
-
-    def _new_login(self, client: Form) -> Login:
-        scopes, scopes_configured = self._scopes()
-        return Login(
-            state=Secret(secrets.token_urlsafe(32)),
-            verifier=Secret(new_code_verifier()) if self.config.pkce else None,
-            credentials=client.credentials,
-            tenant_id=client.tenant_id,
-            scopes=scopes,
-            scopes_configured=scopes_configured,
-            redirect_uri=self.config.redirect_uri,
-            at=self.keeper.clock.now(),
         )
 
     def _scopes(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -225,7 +243,8 @@ class HomeHandler(Page):
 
     def _client(self) -> Form | None:
         """Return the credentials to log in with: those of the form, or else the known ones."""
-        form, credentials = self.form(), self.keeper.credentials
+        form = self.login_cookies().form(self.keeper.name)
+        credentials = self.keeper.credentials
         if form is not None or credentials is None:
             return form
         now = self.keeper.clock.now()
@@ -234,12 +253,12 @@ class HomeHandler(Page):
     def _pending(self) -> list[Login]:
         """Return the logins that have not returned from Xero, and log each.
 
-        A login that started before the live one needs no hint any more.
+        A login that started before the live one needs no hint. Times of day cannot tell.
         """
-        account, now = self.keeper.account, self.keeper.clock.now()
-        logins = list(self.logins().values())
-        if account.consent_id is not None:
-            logins = [login for login in logins if login.at > account.epoch]
+        consent_id, now = self.keeper.account.consent_id, self.keeper.clock.now()
+        logins = self.login_cookies().logins(self.keeper.name)
+        if consent_id is not None:
+            logins = [login for login in logins if login.replaces == consent_id]
         for login in logins:
             logger.info(
                 "a login started at %s has not returned from Xero; if Xero showed an error page, "
@@ -299,9 +318,9 @@ class CodeHandler(CookieHandler):
             await self.keeper.login(_attempt(login, code))
         except TooManyLogins:
             # A reload of this page can finish the login, as long as Xero accepts its code.
-            self.keep_cookie(login_cookie.cookie_name(login.state.reveal()), login)
+            self.keep_cookie(login)
             raise
-        self.clear_cookie(login_cookie.FORM_COOKIE)
+        self.clear_cookie(self.login_cookies().form_name(self.keeper.name))
         self.redirect("/home", status=303)
 
     def _started_login(self, state: str) -> Login:
@@ -310,15 +329,15 @@ class CodeHandler(CookieHandler):
         Raises:
             LoginFailed: this browser started none, or it took too long.
         """
-        name = login_cookie.cookie_name(state)
-        login = self.logins().get(name)
-        if login is None or login.state != Secret(state):
+        cookies = self.login_cookies()
+        account, login = cookies.started(Secret(state)) or (None, None)
+        if login is None or account != self.keeper.name:
             raise LoginFailed(
                 "no login that was started in this browser within the last "
                 f"{span_text(LOGIN_TIMEOUT)} belongs to this response. Start again at "
                 f"{self.config.origin}/home and finish in the same browser"
             )
-        self.clear_cookie(name)
+        self.clear_cookie(cookies.login_name(account, login.state))
         return login
 
     def _single(self, name: str) -> str:
