@@ -23,14 +23,20 @@ __all__ = [
     "names_page",
 ]
 
-LANDING_PATHS = frozenset({"/", "/login", "/home", "/code"})
-"""The paths that a link on another site may open."""
+LANDING_PATHS = frozenset({"/", "/login", "/home", "/code", "/accounts"})
+"""The paths that a link on another site may open, apart from those of an account."""
+
+ACCOUNT_LANDING_PATHS = frozenset({"/", "/login", "/home"})
+"""The same for the paths of an account, after ``/accounts/NAME``."""
+
+NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 ANY_HOST_PATHS = frozenset({"/ping", "/ready"})
 """The paths that a container's probe requests by an IP address."""
 
 ASSET_PATHS = frozenset({"/style.css", "/status"})
-"""The paths that the pages themselves load: the style sheet, and the state for a script."""
+"""The paths that the pages themselves load: the style sheet, and the state for a script. The state
+of an account too."""
 
 ACTS = frozenset({"/refresh", "/revoke", "/logout"})
 
@@ -95,6 +101,19 @@ class Case:
     @property
     def path(self) -> str:
         return self.target.partition("?")[0]
+
+    @property
+    def account_path(self) -> str | None:
+        """The part of the path after ``/accounts/NAME``; None if it names no account."""
+        match self.path.split("/", 3):
+            case ["", "accounts", name, rest] if NAME_CHARACTERS.issuperset(name):
+                return f"/{rest}" if 0 < len(name) <= 64 else None
+        return None
+
+    @property
+    def is_landing(self) -> bool:
+        """True if a link on another site may open the path."""
+        return self.path in LANDING_PATHS or self.account_path in ACCOUNT_LANDING_PATHS
 
     @property
     def is_read(self) -> bool:
@@ -211,7 +230,7 @@ class Oracle:
         opens_a_page = case.value("Sec-Fetch-Mode") == "navigate" and case.value(
             "Sec-Fetch-Dest"
         ) in (None, "document")
-        opens_landing_page = opens_a_page and case.is_read and case.path in LANDING_PATHS
+        opens_landing_page = opens_a_page and case.is_read and case.is_landing
         return set() if opens_landing_page else {403}
 
     def _not_a_navigation(self, case: Case) -> set[int]:
@@ -221,7 +240,8 @@ class Oracle:
             return set()
         mode = case.value("Sec-Fetch-Mode")
         if mode not in (None, "navigate"):
-            return set() if case.path in ASSET_PATHS else {403}
+            is_asset = case.path in ASSET_PATHS or case.account_path == "/status"
+            return set() if is_asset else {403}
         in_page = mode == "navigate" and case.value("Sec-Fetch-Dest") not in (None, "document")
         return {403} if in_page else set()
 
@@ -229,7 +249,7 @@ class Oracle:
         """A Referer of another origin, other than at a landing path."""
         if not case.value("Referer") or self._has_own_referer(case):
             return set()
-        return set() if case.is_read and case.path in LANDING_PATHS else {403}
+        return set() if case.is_read and case.is_landing else {403}
 
     def _page_without_proof_of_origin(self, case: Case) -> set[int]:
         """A form's POST, from a browser that sends none of the three proofs of its origin."""
