@@ -14,7 +14,7 @@ from xots.keeping.keeper import TokenKeeper
 from xots.keeping.replica import Replica
 from xots.server import Server
 from xots.web.acceptor import Acceptor
-from xots.web.handler import InFlight
+from xots.web.in_flight import InFlight
 
 
 def context_of(keeper: TokenKeeper) -> Context:

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from . import accept
 
 __all__ = [
+    "ACCOUNT_NAME",
     "RULES",
     "Decision",
     "Refusal",
@@ -31,8 +32,10 @@ __all__ = [
     "looks_like_browser",
 ]
 
-ACCOUNT = "/accounts/[a-z0-9-]{1,64}"
-"""The prefix of the paths of one account."""
+ACCOUNT_NAME = "[a-z0-9-]{1,64}"
+"""The name of an account in a path."""
+
+ACCOUNT = f"/accounts/{ACCOUNT_NAME}"
 
 LANDING_PATH = re.compile(rf"(?:{ACCOUNT})?/(?:login|home)?|/code|/accounts")
 """The paths at which a user may arrive from another site: by a link, a bookmark, or from Xero."""

@@ -16,15 +16,21 @@ import msgspec
 from tornado.web import HTTPError
 
 from ..errors import (
+    AccountExists,
+    AccountFixed,
+    AccountUnusable,
     ConsentLost,
     LoginFailed,
     NoCredentials,
     NotLoggedIn,
     NoToken,
     SealError,
+    SettingsError,
     StoreUnavailable,
     TokenUnavailable,
+    TooManyAccounts,
     TooManyLogins,
+    UnknownAccount,
     UnknownTenant,
     UpstreamFailed,
     XotsError,
@@ -63,6 +69,12 @@ PROBLEM_TYPES: Mapping[type[XotsError], ProblemType] = {
     LoginFailed: ProblemType(400, "login-failed", "The login failed"),
     TooManyLogins: ProblemType(429, "too-many-logins", "Too many logins were attempted"),
     UnknownTenant: ProblemType(400, "unknown-tenant", "The organisation is not connected"),
+    UnknownAccount: ProblemType(404, "unknown-account", "There is no such account"),
+    AccountExists: ProblemType(409, "account-exists", "The account exists already"),
+    AccountFixed: ProblemType(409, "account-fixed", "The account is declared in the settings"),
+    TooManyAccounts: ProblemType(409, "too-many-accounts", "No account can be added"),
+    AccountUnusable: ProblemType(503, "account-unusable", "The account cannot be used"),
+    SettingsError: ProblemType(400, "invalid-settings", "The settings of the account are wrong"),
     UpstreamFailed: ProblemType(502, "upstream-failed", "Xero returned no usable response"),
 }
 """The problem type of each error."""
