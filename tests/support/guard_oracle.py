@@ -39,6 +39,10 @@ ASSET_PATHS = frozenset({"/style.css", "/status"})
 of an account too."""
 
 ACTS = frozenset({"/refresh", "/revoke", "/logout"})
+"""The paths at which a program's GET acts, and a browser's shows a button; of each account."""
+
+REMOVAL = "/accounts/default/remove"
+"""Acts by POST only. A browser's GET shows a button; the default account cannot be removed."""
 
 HOST = re.compile(r"(\[[0-9a-f:.]+\]|[\w.-]+)(:[0-9]+)?", re.IGNORECASE)
 
@@ -60,9 +64,19 @@ STATUSES = {
     "/ping": {"GET": {200}, "HEAD": {200}},
     "/ready": {"GET": {200}, "HEAD": {200}},
     "/style.css": {"GET": {200}, "HEAD": {200}},
+    "/accounts": {"GET": {200}, "HEAD": {200}, "POST": {400}},  # the form without any field
 }
 """The statuses of a served request while a user is logged in, by path and method. ``/login`` and
 ``/home`` redirect a browser to the redirect URI's host name."""
+
+ONCE = frozenset({"/code", "/ping", "/ready", "/style.css", "/accounts"})
+"""The paths that no account has of its own."""
+
+STATUSES |= {
+    f"/accounts/default{target}": statuses
+    for target, statuses in STATUSES.items()
+    if target not in ONCE
+} | {REMOVAL: {"GET": {200}, "POST": {409}}}
 
 METHODS = {target: frozenset(statuses) for target, statuses in STATUSES.items()}
 
@@ -109,6 +123,11 @@ class Case:
             case ["", "accounts", name, rest] if NAME_CHARACTERS.issuperset(name):
                 return f"/{rest}" if 0 < len(name) <= 64 else None
         return None
+
+    @property
+    def own_path(self) -> str:
+        """The path without the account that it names."""
+        return self.account_path or self.path
 
     @property
     def is_landing(self) -> bool:
@@ -267,11 +286,17 @@ class Oracle:
     def _permitted(self, case: Case) -> Decision:
         row = STATUSES.get(case.target, STATUSES.get(case.path))
         if row is None:
-            return Decision(Verdict.NOT_FOUND, "not found", frozenset({404}))
+            # A method that no account's path supports needs no account.
+            unknown = {404, 405} if case.account_path in STATUSES else {404}
+            return Decision(Verdict.NOT_FOUND, "not found", frozenset(unknown))
         if case.method not in row:
             return Decision(Verdict.WRONG_METHOD, "method of the path", frozenset({405}))
         statuses = frozenset(row[case.method])
-        if case.path in ACTS:
+        if case.path == REMOVAL and case.method == "GET" and not names_page(case):
+            return Decision(Verdict.WRONG_METHOD, "GET of a removal", frozenset({405}))
+        if case.path == REMOVAL and case.method == "GET":
+            return Decision(Verdict.BUTTON, "GET of a removal", statuses)
+        if case.own_path in ACTS:
             if case.method == "GET" and looks_like_browser(case):
                 if names_page(case):
                     return Decision(Verdict.BUTTON, "browser's GET", frozenset({200}))
@@ -283,7 +308,7 @@ class Oracle:
             "/tenants": True,
             "/token": "?" in case.target,
         }
-        return Decision(Verdict.SERVED, "served", statuses, may_call.get(case.path, False))
+        return Decision(Verdict.SERVED, "served", statuses, may_call.get(case.own_path, False))
 
     # ---------- the headers
 

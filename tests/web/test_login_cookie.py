@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -18,7 +19,7 @@ from xots.sealing import Sealer
 from xots.secret import Secret
 from xots.server import Server
 from xots.testing import FakeClock
-from xots.web.login_cookie import MAX_TOTAL_BYTES, Form, Login, LoginCookies
+from xots.web.login_cookie import MAX_LOGINS, MAX_TOTAL_BYTES, Form, Login, LoginCookies
 from xots.web.refusals import MAX_HEAD_BYTES
 from xots.xero.protocol import Credentials
 
@@ -347,6 +348,27 @@ async def test_a_cookie_of_another_server_or_name_is_refused(
     renamed = name.replace(query(callback)["state"][:16], "B" * 16)
     person.cookies["localhost"] = {renamed: sealed}
     assert (await person.open(changed(callback, state=state))).status == 400
+
+
+async def test_servers_with_one_store_and_key_never_share_forms_and_logins(
+    new_server: NewServer, person: Person, tmp_path: Path, decide: Any
+) -> None:
+    """A second process on another port, with the same settings, is another redirect URI at Xero."""
+    settings = {"store": f"file:{tmp_path}/store"}
+    one, other = await new_server(**settings), await new_server(**settings)
+    form = await person.open(f"{origin(one)}/login")
+    home = await person.submit(
+        form, client_id=DEFAULT_CLIENT_ID, client_secret=DEFAULT_CLIENT_SECRET
+    )
+    assert (await person.open(f"{origin(other)}/home")).url == f"{origin(other)}/"
+    consent = await person.submit(home)
+    form = await person.open(f"{origin(other)}/login")
+    wrong = await person.submit(form, client_id="wrong", client_secret="wrong")
+    assert "has not come back" not in wrong.text
+    for _ in range(MAX_LOGINS + 1):
+        await person.submit(wrong)
+    page = await person.open(await decide(consent))
+    assert (page.status, page.url) == (200, f"{origin(one)}/home")
 
 
 # ---------- attributes and content
