@@ -16,7 +16,7 @@ from xots.lifecycle.account import Account
 from xots.lifecycle.record_json import encode
 from xots.server import Server
 from xots.web.acceptor import Acceptor
-from xots.web.handler import InFlight
+from xots.web.in_flight import InFlight
 
 
 def context_of(keeper: TokenKeeper) -> Context:
@@ -46,7 +46,7 @@ async def settle(keeper: TokenKeeper) -> None:
 
 async def put_beside(keeper: TokenKeeper, name: str, account: Account) -> None:
     """Write the record of another account into the keeper's store."""
-    sealed = keeper._replica._sealer.seal(encode(account), "account", {"name": name})
+    sealed = keeper._replica._record._sealer.seal(encode(account), "account", {"name": name})
     await keeper._context.store.swap(name, sealed, expected=None)
 
 

@@ -78,8 +78,8 @@ async def test_a_response_that_is_no_list_is_not_passed_on(
 
 @pytest.mark.safeguard(
     file="web/pages.py",
-    old="            self.keep_cookie(login_cookie.cookie_name(login.state.reveal()), login)\n",
-    new="",
+    old="            self.keep_cookie(login)\n            raise\n",
+    new="            raise\n",
     protects_from="a flood that makes users start their logins again",
 )
 async def test_a_login_that_was_refused_for_a_flood_finishes_by_a_reload(

@@ -22,7 +22,7 @@ from ..keeping.record_store import RecordStore
 from ..keeping.replica import Replica
 from ..lifecycle.account import Account, Entry
 from ..lifecycle.logins import after_added, after_removed
-from .config import Configure
+from .config import AccountConfig, Configure
 from .directory import Directory, Glimpse, Summary, glimpse
 from .keepers import Keepers, Opened, Shared
 from .survey import Survey
@@ -44,6 +44,8 @@ class Accounts:
 
     default: TokenKeeper
     """The keeper of the default account, set by ``start``."""
+    default_config: AccountConfig
+    """Its settings, set by ``start``."""
 
     def __init__(
         self,
@@ -79,7 +81,8 @@ class Accounts:
         store, name = self._shared.store, self._name_of_default
         record = RecordStore(store, self._shared.sealer, name)
         entry = record.opened(await record.read()).entry
-        self.default = await self._keepers.pin(self._configure(name, entry))
+        self.default_config = self._configure(name, entry)
+        self.default = await self._keepers.pin(self.default_config)
         await self._survey.start()
 
     async def close(self) -> None:

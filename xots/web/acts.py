@@ -70,7 +70,7 @@ class TenantsHandler(Handler):
 
     async def get(self) -> None:
         """Return Xero's list with all its fields, as JSON in ASCII."""
-        if not self.config.has_tenants:
+        if not self.account_config.endpoints.connections_url:
             raise HTTPError(
                 404, "the identity server has no organisations: connections_url is empty"
             )
@@ -126,7 +126,7 @@ class RefreshHandler(ActHandler):
         """Respond 303 to the new token, and to a browser 303 to ``/home``."""
         self.check_crowd()
         await self.keeper.refresh()
-        self.redirect("/home" if self.wants_page else "/token", status=303)
+        self.redirect(self.url("/home" if self.wants_page else "/token"), status=303)
 
 
 class RevokeHandler(ActHandler):
@@ -145,11 +145,17 @@ class RevokeHandler(ActHandler):
         outcome = CONFIRMED if ended else UNCONFIRMED
         if ended.result is EndResult.DISCONNECTED:
             outcome = _disconnected(ended)
-        elif not self.config.can_revoke:
+        elif not self.account_config.endpoints.revoke_url:
             outcome = NOT_REVOCABLE
         self.set_status(outcome.status)
         if self.wants_page:
-            self.write_page("message.html", title=outcome.title, detail=outcome.detail, good=True)
+            self.write_page(
+                "message.html",
+                title=outcome.title,
+                detail=outcome.detail,
+                good=True,
+                in_list=False,
+            )
         else:
             self.write_json(outcome.content)
 
@@ -181,7 +187,7 @@ class LogoutHandler(ActHandler):
     async def act(self) -> None:
         """Respond 303 to the form."""
         await self.keeper.end(forget=True)
-        self.redirect("/", status=303)
+        self.redirect(self.url("/"), status=303)
 
 
 ROUTES = [
