@@ -71,8 +71,8 @@ REFUSALS = {
 
 UP_TO_QUOTATION = re.compile(
     r"""[^'"`]*(?:['`](?:auth|client|del|evalsha|get|hello|info|pexpire|ping|psubscribe|pttl"""
-    r"""|publish|scan|script(?:\|load)?|select|sentinel|set|subscribe|time|zadd|zrangebyscore|zrem)['`]"""
-    r"""[^'"`]*)?""",
+    r"""|publish|scan|script(?:\|load)?|select|sentinel|set|subscribe|time|zadd|zrangebyscore"""
+    r"""|zrem)['`][^'"`]*)?""",
     re.IGNORECASE,
 )
 """The text of a server's error before it quotes anything but the name of a command of xots."""
