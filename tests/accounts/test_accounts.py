@@ -109,8 +109,8 @@ async def test_a_new_process_finds_what_is_due_in_the_records(several: Several) 
     await several.add(first, "smith")
     await first.close()
     several.managers.clear()
-    several.store._due_index._due_at.clear()  # type: ignore[attr-defined]
-    several.store._due_index._order.clear()  # type: ignore[attr-defined]
+    several.store._due_index._due_at.clear()
+    several.store._due_index._order.clear()
     accounts = await several.manager()
     several.clock.advance(days=51)
     await accounts.maintain()

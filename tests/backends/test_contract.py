@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import importlib
 import os
 import shutil
@@ -17,40 +16,13 @@ from pathlib import Path
 
 import pytest
 from support.redis_servers import ACL_LINE, OLD_ACL_LINE, RedisServer, faults_of, set_user
+from support.stores import faults_of_folder, put_aside
 
-from xots.backends import TokenStore, installed_backends, open_store, redis_stream
-from xots.backends.memory import MemoryStore
+from xots.backends import installed_backends, open_store, redis_stream
 from xots.errors import StoreUnavailable
 from xots.testing import Faults, Opening, TokenStoreContract
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "xots-sqlite"
-
-
-@contextmanager
-def put_aside(path: Path) -> Iterator[None]:
-    """Rename a file or a folder inside the ``with``."""
-    aside = path.rename(path.with_name("aside"))
-    yield
-    aside.rename(path)
-
-
-def faults_of_folder(folder: Path) -> Faults:
-    """Return the faults of a file store."""
-
-    @contextmanager
-    def unreachable() -> Iterator[None]:
-        with put_aside(folder):
-            folder.write_bytes(b"no folder")
-            yield
-            folder.unlink()
-
-    @contextmanager
-    def busy() -> Iterator[None]:
-        with (folder / "default.lock").open("r+b") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
-    return Faults(unreachable, busy)
 
 
 @pytest.mark.safeguard(
@@ -314,27 +286,3 @@ asyncio.run(main())
 def test_the_example_is_read_in_a_minute() -> None:
     """A store is small: the example shows no more than a good store needs."""
     assert len((EXAMPLE / "xots_sqlite.py").read_text(encoding="utf-8").splitlines()) < 100
-
-
-# ---------- the suite itself
-
-
-class CountingStore(MemoryStore):
-    """Breaks the contract: its versions are counters."""
-
-    async def swap(
-        self, name: str, value: bytes, *, expected: str | None, due_at: datetime | None = None
-    ) -> str:
-        await super().swap(name, value, expected=expected, due_at=due_at)
-        kept = self._kept[name]
-        self._kept[name] = type(kept)(value, version := str(int(expected or 0) + 1))
-        return version
-
-
-async def test_the_suite_finds_a_counter() -> None:
-    """The suite itself finds versions that begin anew for each name."""
-    made: list[TokenStore] = []
-    with pytest.raises(AssertionError, match="versions begin anew"):
-        await TokenStoreContract().test_a_version_never_stands_for_two_values(
-            lambda: made.append(CountingStore()) or made[0]  # type: ignore[func-returns-value]
-        )

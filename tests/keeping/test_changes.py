@@ -96,7 +96,7 @@ async def test_a_failed_subscription_reaches_every_listener(store: Announcing) -
     store.announced.put_nowait(StoreUnavailable("away"))
     for listener in (one, every):
         with pytest.raises(StoreUnavailable, match="away"):
-            await anext(listener)  # type: ignore[arg-type]
+            await anext(listener)
     again = changes.of("one")
     await anext(again)
     assert store.subscriptions == 2

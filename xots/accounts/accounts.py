@@ -16,12 +16,12 @@ from ..errors import (
     UnknownAccount,
 )
 from ..events import Observer
+from ..keeping.ending import EndOutcome
 from ..keeping.keeper import TokenKeeper
 from ..keeping.record_store import RecordStore
 from ..keeping.replica import Replica
 from ..lifecycle.account import Account, Entry
 from ..lifecycle.logins import after_added, after_removed
-from ..lifecycle.schedule import tick_seconds
 from .config import AccountConfig, Configure
 from .directory import Directory, Glimpse, Summary, glimpse
 from .keepers import Keepers, Opened, Shared
@@ -183,6 +183,19 @@ class Accounts:
         now = self._shared.clock.now()
         await self._update(name, lambda account: after_removed(account, now=now))
 
+    async def end_all(self, name: str, *, forget: bool) -> list[EndOutcome]:
+        """End the logins of an account and of all that share its client and Xero user.
+
+        Raises:
+            As ``opened`` and ``TokenKeeper.end``. The logins that were ended before stay ended.
+        """
+        await self.swept()
+        outcomes = []
+        for each in (*self.siblings(name), name):
+            async with self.opened(each) as found:
+                outcomes.append(await found.keeper.end(forget=forget, everywhere=True))
+        return outcomes
+
     # ---------- the tick
 
     async def maintain(self) -> None:
@@ -209,8 +222,7 @@ class Accounts:
     @property
     def tick_seconds(self) -> float:
         """The interval between ticks that the tokens of the accounts demand."""
-        default = tick_seconds(self.default.account, self.default.policy)
-        return min(default, self._survey.shortest_tick_seconds)
+        return min(self.default.tick_seconds, self._survey.shortest_tick_seconds)
 
     async def _due(self, limit: int) -> list[str]:
         """Return due accounts: those that are open, and those of the store's index."""

@@ -19,9 +19,9 @@ from ..keeping.changes import Changes
 from ..keeping.keeper import TokenKeeper
 from ..keeping.login import LOGIN_TIMEOUT
 from ..keeping.record_store import RecordStore
+from ..keeping.siblings import siblings_in
 from ..keeping.store_clock import StoreClock
 from ..lifecycle.attention import attention_at
-from ..lifecycle.schedule import tick_seconds
 from ..sealing import Sealer
 from ..tasks import Tasks
 from .config import AccountConfig, Configure
@@ -183,7 +183,7 @@ class Keepers:
             times.append(attention)
         if keeper.unsaved or keeper.store_problem is not None:
             times.append(now)
-        not_before = now + timedelta(seconds=tick_seconds(account, policy)) if acted else now
+        not_before = now + timedelta(seconds=keeper.tick_seconds) if acted else now
         self._due.note(name, max(not_before, min(times)))
 
     async def close(self) -> None:
@@ -246,6 +246,7 @@ class Keepers:
             rng=shared.rng,
             changes=shared.changes,
             store_clock=shared.store_clock,
+            siblings=siblings_in(shared.store, shared.sealer, config.name),
         )
         await keeper.start()
         return keeper

@@ -70,9 +70,9 @@ REFUSALS = {
 """Explanations of errors for which redis-py has no type, by Redis's own code."""
 
 UP_TO_QUOTATION = re.compile(
-    r"""[^'"`]*(?:['`](?:auth|client|del|evalsha|get|hello|info|pexpire|ping|psubscribe|pttl|publish"""
-    r"""|scan|script(?:\|load)?|select|sentinel|set|subscribe|time|zadd|zrangebyscore|zrem)['`]"""
-    r"""[^'"`]*)?""",
+    r"""[^'"`]*(?:['`](?:auth|client|del|evalsha|get|hello|info|pexpire|ping|psubscribe|pttl"""
+    r"""|publish|scan|script(?:\|load)?|select|sentinel|set|subscribe|time|zadd|zrangebyscore"""
+    r"""|zrem)['`][^'"`]*)?""",
     re.IGNORECASE,
 )
 """The text of a server's error before it quotes anything but the name of a command of xots."""

@@ -27,10 +27,12 @@ class IndexRules:
             assert await store.due(at(9), 10) == []
             for name, due_at in (("c", at(3)), ("a", at(2)), ("b", at(1)), ("never", None)):
                 await store.swap(name, b"value", expected=None, due_at=due_at)
-            assert await store.due(at(1) - timedelta(microseconds=1), 10) == []
-            assert await store.due(at(1), 10) == ["b"]
-            assert await store.due(at(2), 10) == ["b", "a"], "swap or due ignores due_at"
-            assert await store.due(at(9), 10) == ["b", "a", "c"]
+            assert await store.due(at(1) - timedelta(microseconds=1), 10) == [], "it is too early"
+            assert await store.due(at(1), 10) == ["b"], "swap or due ignores due_at"
+            assert await store.due(at(2), 10) == ["b", "a"], (
+                "due removes names, or does not order them"
+            )
+            assert await store.due(at(9), 10) == ["b", "a", "c"], "due removes names"
             assert await store.due(at(9), 2) == ["b", "a"], "the limit is not that of the earliest"
             assert await store.due(at(9), 10) == ["b", "a", "c"], "due removes names"
 
@@ -57,7 +59,7 @@ class IndexRules:
             assert await store.due(at(9), 10) == ["b", "a"], "note_due moves no name"
             await store.note_due("b", None)
             assert await store.due(at(9), 10) == ["a"], "note_due removes no name"
-            assert await store.names() == ["b"]
+            assert await store.names() == ["b"], "note_due writes a record"
             stored = await store.read("b")
             assert stored is not None
             assert stored.version == version

@@ -13,6 +13,7 @@ import msgspec
 from tornado.web import HTTPError
 
 from ..errors import NoCredentials, NotLoggedIn
+from ..keeping.ending import EndOutcome, EndResult
 from ..lifecycle.schedule import State
 from . import accept, guard
 from .handler import UNSUPPORTED, Handler
@@ -43,13 +44,25 @@ class Outcome(NamedTuple):
     title: str
     detail: str
     """The words of the page."""
-    content: dict[str, str]
+    content: dict[str, object]
     """The JSON for a program."""
 
 
 CONFIRMED = Outcome(200, "Revoked", REVOKED, {"status": "revoked"})
 UNCONFIRMED = Outcome(202, "Revoked", PENDING, {"status": "revocation-pending", "detail": PENDING})
 NOT_REVOCABLE = Outcome(200, "Ended", ENDED, {"status": "ended", "detail": ENDED})
+
+
+def _disconnected(ended: EndOutcome) -> Outcome:
+    remaining = [{"tenant_id": one.tenant_id, "name": one.name} for one in ended.remaining]
+    content: dict[str, object] = {
+        "status": ended.result,
+        "detail": ended.explanation,
+        "shared_with": list(ended.shared_with),
+        "user_unknown": list(ended.user_unknown),
+        "remaining": remaining,
+    }
+    return Outcome(200, "Ended", ended.explanation, content)
 
 
 class TenantsHandler(Handler):
@@ -128,8 +141,11 @@ class RevokeHandler(ActHandler):
     async def act(self) -> None:
         """Respond 200 once Xero has revoked the login, and 202 if Xero has not confirmed it yet."""
         self._check_login()
-        outcome = CONFIRMED if await self.keeper.end(forget=False) else UNCONFIRMED
-        if not self.account_config.endpoints.revoke_url:
+        ended = await self.keeper.end(forget=False)
+        outcome = CONFIRMED if ended else UNCONFIRMED
+        if ended.result is EndResult.DISCONNECTED:
+            outcome = _disconnected(ended)
+        elif not self.account_config.endpoints.revoke_url:
             outcome = NOT_REVOCABLE
         self.set_status(outcome.status)
         if self.wants_page:

@@ -15,10 +15,11 @@ from urllib.parse import urlsplit
 from tornado.web import HTTPError
 
 from ..errors import XotsError
-from ..lifecycle.account import Account
+from ..keeping.tenants import organisations_of
+from ..lifecycle.account import Account, Organisation
 from ..secret import Secret
 from ..wording import time_text
-from ..xero.protocol import SCOPE_SETS, Connection, Credentials, authorize_url, new_code_verifier
+from ..xero.protocol import SCOPE_SETS, Credentials, authorize_url, new_code_verifier
 from .cookie_handler import TOO_LONG, CookieHandler
 from .guard import browser_origin, is_loopback_name, is_opened_by_user
 from .health import health
@@ -149,7 +150,7 @@ class HomeHandler(Page):
             return
         client_id, known = client.credentials.client_id, self.keeper.credentials
         account, pending = self.keeper.account, self._pending()
-        connections, trouble = await self._connections()
+        organisations, trouble = await self._organisations()
         self.write_page(
             "home.html",
             title="Xero connection",
@@ -159,7 +160,7 @@ class HomeHandler(Page):
             new_client=known is None or client_id != known.client_id,
             pending=pending[-1] if pending else None,
             offer_granular=_offers_granular(self.account_config.scopes, account, pending),
-            connections=connections,
+            organisations=organisations,
             trouble=trouble,
         )
 
@@ -233,7 +234,7 @@ class HomeHandler(Page):
             )
         return logins
 
-    async def _connections(self) -> tuple[list[Connection] | None, str | None]:
+    async def _organisations(self) -> tuple[tuple[Organisation, ...] | None, str | None]:
         """Return the organisations to choose from, if none is chosen, and why they cannot be
         listed.
 
@@ -244,13 +245,13 @@ class HomeHandler(Page):
             self.account_config.endpoints.connections_url and not self.keeper.account.tenant_id
         )
         if not may_choose or not self.keeper.can_serve:
-            return [], None
+            return (), None
         if not is_opened_by_user(self.request.headers) or self.is_crowded:
-            return self.keeper.known_connections, None
+            return self.keeper.known_organisations, None
         try:
-            return await self.keeper.connections(), None
+            return organisations_of(await self.keeper.connections()), None
         except XotsError as error:
-            return [], str(error)
+            return (), str(error)
 
 
 def _offers_granular(configured: tuple[str, ...], account: Account, pending: list[Login]) -> bool:

@@ -19,6 +19,7 @@ from ..errors import (
     AccountExists,
     AccountFixed,
     AccountUnusable,
+    AmbiguousTenant,
     ConsentLost,
     LoginFailed,
     NoCredentials,
@@ -27,6 +28,7 @@ from ..errors import (
     SealError,
     SettingsError,
     StoreUnavailable,
+    TenantNotFound,
     TokenUnavailable,
     TooManyAccounts,
     TooManyLogins,
@@ -68,6 +70,8 @@ PROBLEM_TYPES: Mapping[type[XotsError], ProblemType] = {
     SealError: ProblemType(503, "record-unreadable", "The stored login cannot be opened"),
     LoginFailed: ProblemType(400, "login-failed", "The login failed"),
     TooManyLogins: ProblemType(429, "too-many-logins", "Too many logins were attempted"),
+    AmbiguousTenant: ProblemType(409, "ambiguous-tenant", "Several organisations have this name"),
+    TenantNotFound: ProblemType(404, "tenant-not-found", "No organisation has this id or name"),
     UnknownTenant: ProblemType(400, "unknown-tenant", "The organisation is not connected"),
     UnknownAccount: ProblemType(404, "unknown-account", "There is no such account"),
     AccountExists: ProblemType(409, "account-exists", "The account exists already"),
@@ -77,10 +81,21 @@ PROBLEM_TYPES: Mapping[type[XotsError], ProblemType] = {
     SettingsError: ProblemType(400, "invalid-settings", "The settings of the account are wrong"),
     UpstreamFailed: ProblemType(502, "upstream-failed", "Xero returned no usable response"),
 }
-"""The problem type of each error."""
+"""The problem type of each error: that of the first class which the error is an instance of."""
+
+MAX_SHOWN = 100
+"""Upper bound on the organisations in a problem. ``/tenants`` lists all of them."""
 
 INTERNAL_ERROR = ProblemType(500, "internal-error", "Internal error")
 """The problem type of every other exception."""
+
+
+class Organisation(msgspec.Struct, frozen=True):
+    """An organisation that a caller may choose."""
+
+    id: str
+    name: str | None
+    """Safe text; None if it has no name."""
 
 
 class ProblemDetails(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -90,6 +105,8 @@ class ProblemDetails(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     title: str
     status: int
     detail: str | None = None
+    organisations: list[Organisation] | None = None
+    """The organisations to choose from, for a request that chose none of them."""
 
 
 class ErrorResponse(NamedTuple):
@@ -119,6 +136,8 @@ def error_response(
         case NoToken():
             detail = f"{error}; open {login_url} in a browser and log in"
             return _response(error, detail, {"WWW-Authenticate": CHALLENGE})
+        case TenantNotFound():
+            return _response(error, str(error), organisations=_shown(error.organisations))
         case TokenUnavailable() | TooManyLogins():
             seconds = max(1, ceil(error.retry_after_seconds))
             return _response(error, str(error), {"Retry-After": str(seconds)})
@@ -142,10 +161,25 @@ def _response(
     error: BaseException | None,
     detail: str | None,
     headers: Mapping[str, str] = MappingProxyType({}),
+    organisations: list[Organisation] | None = None,
 ) -> ErrorResponse:
     status, name, title = _problem_type(error)
-    problem = ProblemDetails(type=f"urn:xots:{name}", title=title, status=status, detail=detail)
+    problem = ProblemDetails(
+        type=f"urn:xots:{name}",
+        title=title,
+        status=status,
+        detail=detail,
+        organisations=organisations,
+    )
     return ErrorResponse(headers, problem)
+
+
+def _shown(organisations: list[tuple[str, str | None]]) -> list[Organisation]:
+    """Return the organisations with names that are safe to show, up to ``MAX_SHOWN``."""
+    return [
+        Organisation(tenant_id, None if name is None else safe_text(name, 100))
+        for tenant_id, name in organisations[:MAX_SHOWN]
+    ]
 
 
 def _problem_type(error: BaseException | None) -> ProblemType:
