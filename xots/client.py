@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 from .errors import ServerRefused, ServerUnreachable
 
@@ -53,17 +54,20 @@ class Client:
         """The path of the account, which stands before that of each of its endpoints."""
         return f"/accounts/{self.account}" if self.account else ""
 
-    def token(self, min_ttl: int | None = None) -> dict[str, Any]:
+    def token(self, min_ttl: int | None = None, tenant: str | None = None) -> dict[str, Any]:
         """Return the response of ``/token``, with ``accessToken``, ``expiresIn`` and ``tenantId``.
 
         Args:
             min_ttl: the least life of the token in seconds; None leaves it to the server.
+            tenant: the id or the unique name of the organisation; None leaves it to the server.
 
         Raises:
             ServerUnreachable: no server responds.
             ServerRefused: it gave no token; the message gives its reason and the remedy.
         """
-        path = "/token" if min_ttl is None else f"/token?min_ttl={min_ttl}"
+        named = {"min_ttl": min_ttl, "tenant": tenant}
+        query = urlencode({name: value for name, value in named.items() if value is not None})
+        path = f"/token?{query}" if query else "/token"
         content: dict[str, Any] = self.request("GET", path, "accessToken")
         words = (content["accessToken"], content.get("tenantId") or "none")
         if not all(isinstance(word, str) and WORD.fullmatch(word) for word in words):

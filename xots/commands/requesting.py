@@ -62,7 +62,7 @@ def add_token_options(parser: argparse.ArgumentParser) -> None:
 
 def token(options: argparse.Namespace) -> int:
     """Print an access token."""
-    content = server_client(options).token(options.min_ttl)
+    content = server_client(options).token(options.min_ttl, options.tenant)
     print(json.dumps(content) if options.json else content["accessToken"])
     return 0
 
@@ -75,6 +75,11 @@ def add_exec_options(parser: argparse.ArgumentParser) -> None:
         type=_seconds,
         metavar="SECONDS",
         help="demand a token that lives at least this many seconds",
+    )
+    parser.add_argument(
+        "--tenant",
+        metavar="ORGANISATION",
+        help="id or unique name of an organisation of the login (default: the one that was chosen)",
     )
 
 
@@ -92,7 +97,7 @@ def run_program(options: argparse.Namespace) -> int:
             "no program is named; name it after two hyphens: xots exec -- python3 report.py"
         )
     server = server_client(options)
-    content = server.token(options.min_ttl)
+    content = server.token(options.min_ttl, options.tenant)
     environment = _inherited(os.environ) | {
         "XERO_ACCESS_TOKEN": content["accessToken"],
         SERVER_URL: server.url,
