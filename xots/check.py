@@ -14,7 +14,7 @@ from .backends import TokenStore, open_store
 from .backends.base import checked_name
 from .clock import SystemClock
 from .errors import SealError, StoreError, StoreUnavailable, XotsError
-from .keeping.replica import open_record
+from .keeping.record_store import open_record
 from .keeping.reporting import clock_skew
 from .keys import sealer_for, store_url
 from .lifecycle.account import Account

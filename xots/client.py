@@ -59,14 +59,15 @@ class Client:
 
         Args:
             min_ttl: the least life of the token in seconds; None leaves it to the server.
-            tenant: the id or the unique name of the organisation; None leaves it to the server.
+            tenant: the id or the unique name of the organisation whose id ``tenantId`` is to be;
+                None leaves it to the server.
 
         Raises:
             ServerUnreachable: no server responds.
             ServerRefused: it gave no token; the message gives its reason and the remedy.
         """
-        named = {"min_ttl": min_ttl, "tenant": tenant}
-        query = urlencode({name: value for name, value in named.items() if value is not None})
+        given = {"min_ttl": min_ttl, "tenant": tenant}
+        query = urlencode({name: value for name, value in given.items() if value is not None})
         path = f"/token?{query}" if query else "/token"
         content: dict[str, Any] = self.request("GET", path, "accessToken")
         words = (content["accessToken"], content.get("tenantId") or "none")

@@ -7,6 +7,7 @@
     ├── SealError                sealed text cannot be opened
     ├── StoreError
     │   ├── StoreUnavailable     the store cannot be read or written now
+    │   │   └── RecordUnusable   one record cannot be used; the other ones may work
     │   └── StaleWrite           another process has written first; nothing was written
     ├── NoToken                  there is no access token until a user acts
     │   ├── NoCredentials        no client id is known
@@ -16,6 +17,14 @@
     ├── LoginFailed              a login has failed; nothing was changed
     ├── TooManyLogins            a login was not attempted; retry after ``retry_after_seconds``
     ├── UnknownTenant            the organisation is not connected
+    │   └── TenantNotFound       no organisation of the login has this id or name
+    │       └── AmbiguousTenant  several organisations of the login have this name
+    ├── AccountError
+    │   ├── UnknownAccount       there is no account of this name
+    │   ├── AccountExists        there is one already
+    │   ├── AccountFixed         the account stands in the configuration file
+    │   ├── TooManyAccounts      there are as many accounts as ``max_accounts`` permits
+    │   └── AccountUnusable      its settings, or its record, must be corrected first
     ├── UpstreamFailed           a request that spends no token has failed
     └── ClientError              a request of a program to a running xots server has failed
         ├── ServerUnreachable    no server responds
@@ -27,12 +36,18 @@ from __future__ import annotations
 from .safe_text import MAX_MESSAGE, safe_text
 
 __all__ = [
+    "AccountError",
+    "AccountExists",
+    "AccountFixed",
+    "AccountUnusable",
+    "AmbiguousTenant",
     "ClientError",
     "ConsentLost",
     "LoginFailed",
     "NoCredentials",
     "NoToken",
     "NotLoggedIn",
+    "RecordUnusable",
     "SealError",
     "ServerRefused",
     "ServerUnreachable",
@@ -40,8 +55,11 @@ __all__ = [
     "StaleWrite",
     "StoreError",
     "StoreUnavailable",
+    "TenantNotFound",
     "TokenUnavailable",
+    "TooManyAccounts",
     "TooManyLogins",
+    "UnknownAccount",
     "UnknownTenant",
     "UpstreamFailed",
     "XotsError",
@@ -82,6 +100,11 @@ class StoreError(XotsError):
 class StoreUnavailable(StoreError):
     """The store cannot be read or written now. Its content is not lost; a later attempt may
     succeed."""
+
+
+class RecordUnusable(StoreUnavailable):
+    """One record cannot be used until an operator acts on it. The message names it. The store
+    itself works, and its other records may be used."""
 
 
 class StaleWrite(StoreError):
@@ -134,6 +157,48 @@ class TooManyLogins(XotsError):
 
 class UnknownTenant(XotsError):
     """The chosen organisation is not connected. The message lists the connected ones."""
+
+
+class AccountError(XotsError):
+    """Base of the exceptions about an account of a server that keeps several."""
+
+
+class UnknownAccount(AccountError):
+    """There is no account of this name."""
+
+
+class AccountExists(AccountError):
+    """An account of this name exists already. Nothing was changed."""
+
+
+class AccountFixed(AccountError):
+    """The account stands in the configuration file, so it cannot be removed at run time."""
+
+
+class TooManyAccounts(AccountError):
+    """There are as many accounts as the setting ``max_accounts`` permits. None was added."""
+
+
+class AccountUnusable(AccountError):
+    """The account cannot be used: its settings describe another login than its record, or the
+    record cannot be opened. Nothing was changed, and no other account is affected."""
+
+
+class TenantNotFound(UnknownTenant):
+    """No organisation of the login has the id or name that a caller gave.
+
+    Attributes:
+        organisations: the ids of those to choose from, with their names as Xero lists them, which
+            may be any text.
+    """
+
+    def __init__(self, message: str, organisations: list[tuple[str, str | None]]) -> None:
+        super().__init__(message)
+        self.organisations = organisations
+
+
+class AmbiguousTenant(TenantNotFound):
+    """Several organisations of the login have the name that a caller gave: ``organisations``."""
 
 
 class UpstreamFailed(XotsError):

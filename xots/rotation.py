@@ -1,4 +1,4 @@
-"""The tick: a ``PeriodicCallback`` that lets the keeper carry out due operations.
+"""The tick: a ``PeriodicCallback`` that lets the accounts carry out due operations.
 
 Each tick compares wall-clock times. Nothing sleeps until an expiry, so the next tick notices a
 suspended machine or a stepped clock.
@@ -6,32 +6,50 @@ suspended machine or a stepped clock.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from tornado.ioloop import IOLoop, PeriodicCallback
 
-from .events import Event, LoggedIn, RecordFollowed, StoreDegraded
-from .keeping.keeper import TokenKeeper
-from .lifecycle.schedule import tick_seconds
+from .events import Event, LoggedIn, Observer, RecordFollowed, StoreDegraded
 
 __all__ = ["Rotation"]
 
 DEGRADED_INTERVAL_SECONDS = 2.0
-"""Upper bound on the interval while the store fails: the keeper recovers soon after the store."""
+"""Upper bound on the interval while the store fails: the keepers recover soon after the store."""
 
 JITTER = 0.1
 """Each interval varies by this fraction, so that processes started together tick apart."""
 
 
+class Maintained(Protocol):
+    """All accounts of a process, or the keeper of one."""
+
+    @property
+    def tick_seconds(self) -> float:
+        """The interval between ticks that the tokens demand."""
+
+    @property
+    def store_problem(self) -> str | None:
+        """Why the store cannot be used now; None if it can."""
+
+    async def maintain(self) -> None:
+        """Carry out what is due."""
+
+    def observe(self, observer: Observer) -> None:
+        """Send every event from now on to ``observer`` too."""
+
+
 class Rotation:
-    """Calls ``keeper.maintain()`` at every tick. A tick is skipped while the one before runs.
+    """Calls ``accounts.maintain()`` at every tick. A tick is skipped while the one before runs.
 
     Args:
-        keeper: the keeper of one account.
+        accounts: what to maintain.
     """
 
-    def __init__(self, keeper: TokenKeeper) -> None:
-        self._keeper = keeper
+    def __init__(self, accounts: Maintained) -> None:
+        self._accounts = accounts
         self._callback = self._new_callback()
-        keeper.observe(self._shorten)
+        accounts.observe(self._shorten)
 
     def start(self) -> None:
         """Start to tick in the running event loop. The first tick comes at once, since a refresh
@@ -40,12 +58,13 @@ class Rotation:
         IOLoop.current().add_callback(self.tick)
 
     def stop(self) -> None:
-        """Stop ticking. The keeper finishes the operations of the last tick."""
+        """Stop ticking. The keepers finish the operations of the last tick."""
         self._callback.stop()
 
     async def tick(self) -> None:
-        """Tick now. The life of the token held afterwards decides when the next tick comes."""
-        await self._keeper.maintain()
+        """Tick now. The shortest life of a token held afterwards decides when the next tick
+        comes."""
+        await self._accounts.maintain()
         self._callback.callback_time = self._interval_milliseconds()
 
     def _shorten(self, event: Event) -> None:
@@ -63,7 +82,7 @@ class Rotation:
         return PeriodicCallback(self.tick, self._interval_milliseconds(), jitter=JITTER)
 
     def _interval_milliseconds(self) -> float:
-        seconds = tick_seconds(self._keeper.account, self._keeper.policy)
-        if self._keeper.store_problem:
+        seconds = self._accounts.tick_seconds
+        if self._accounts.store_problem:
             seconds = min(seconds, DEGRADED_INTERVAL_SECONDS)
         return 1000 * seconds

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack, ExitStack, suppress
 from ipaddress import ip_address
 
+from .accounts.accounts import Accounts
 from .clock import Clock, SystemClock
 from .errors import XotsError
 from .events import Observer
@@ -21,8 +22,9 @@ from .settings import Settings, is_loopback
 from .web.acceptor import Acceptor, Limits
 from .web.app import make_app
 from .web.guard import allowed_hosts
-from .web.handler import InFlight, WebConfig
-from .wiring import open_keeper
+from .web.handler import WebConfig
+from .web.in_flight import InFlight
+from .wiring import open_accounts
 
 __all__ = [
     "CannotStart",
@@ -71,8 +73,8 @@ class Server:
         observers: receive every event, as the log does.
     """
 
-    keeper: TokenKeeper
-    """The keeper it serves from, set by ``start``."""
+    accounts: Accounts
+    """The accounts that it serves, set by ``start``."""
     rotation: Rotation
 
     def __init__(
@@ -91,6 +93,11 @@ class Server:
         self._in_flight = InFlight()
 
     @property
+    def keeper(self) -> TokenKeeper:
+        """The keeper of the default account."""
+        return self.accounts.default
+
+    @property
     def url(self) -> str:
         """The URL at which programs reach it."""
         host = self.settings.address
@@ -106,20 +113,20 @@ class Server:
 
         Raises:
             CannotStart: the address can't be listened on.
-            SettingsError, StoreError, SealError: as for ``open_keeper``.
+            SettingsError, StoreError, SealError: as for ``open_accounts``.
         """
         with ExitStack() as undo:
             sockets = listen(self.settings.address, self.settings.port)
             for listening in sockets:
                 undo.callback(listening.close)
             self.port = sockets[0].getsockname()[1]
-            opening = open_keeper(self.settings, clock=self._clock, observers=self._observers)
-            self.keeper, sealer = await self._opened.enter_async_context(opening)
+            opening = open_accounts(self.settings, clock=self._clock, observers=self._observers)
+            self.accounts, sealer = await self._opened.enter_async_context(opening)
             undo.pop_all()
-        self.rotation = Rotation(self.keeper)
+        self.rotation = Rotation(self.accounts)
         limits = self._limits()
         config = self._web_config(max_waiting=limits.max_connections // 2)
-        app = make_app(self.keeper, sealer, config, self._in_flight)
+        app = make_app(self.accounts, sealer, config, self._in_flight)
         self._acceptor = Acceptor(sockets, app, limits, clock=self._clock)
         self._acceptor.start()
         self.rotation.start()
@@ -147,14 +154,6 @@ class Server:
         own_hosts = allowed_hosts(settings.address, [self.port], redirect_uri)
         return WebConfig(
             redirect_uri=redirect_uri,
-            authorize_url=settings.authorize_url,
-            token_url=settings.token_url,
-            scopes=settings.scopes,
-            tenant_id=settings.tenant_id,
-            pkce=settings.pkce,
-            has_tenants=bool(settings.connections_url),
-            can_revoke=bool(settings.revoke_url),
-            refresh_lifetime=settings.policy.refresh_lifetime,
             max_waiting=max_waiting,
             hosts=own_hosts | frozenset(settings.allowed_hosts),
         )

@@ -6,29 +6,43 @@ The commands that work on the store itself use it as the server does.
 from __future__ import annotations
 
 import logging
+import random
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from urllib.parse import urlsplit
 
+from .accounts.accounts import Accounts
+from .accounts.config import AccountConfig, Configure
+from .accounts.directory import Summary
+from .accounts.keepers import Shared
 from .backends import open_store
 from .clock import Clock, SystemClock
 from .errors import SettingsError, XotsError
 from .events import Event, Observer
+from .keeping.changes import Changes
+from .keeping.ending import EndOutcome
 from .keeping.keeper import TokenKeeper
-from .keeping.replica import Resealed, reseal_all
+from .keeping.resealing import Resealed, reseal_all
+from .keeping.store_clock import StoreClock
+from .keeping.usage import Fresh
 from .keys import sealer_for, store_url
-from .lifecycle.account import Account
+from .lifecycle.account import Account, Entry
+from .lifecycle.policy import staggered
 from .safe_text import MAX_MESSAGE, safe_text
 from .sealing import Sealer
 from .settings import Settings
 from .xero.http import XeroClient
 
 __all__ = [
+    "add_account",
     "end_login",
+    "list_accounts",
     "log_event",
     "mismatches",
+    "open_accounts",
     "open_keeper",
+    "remove_account",
     "reseal",
     "shown_store",
     "xero_client",
@@ -56,8 +70,126 @@ def xero_client(settings: Settings, clock: Clock = SystemClock()) -> XeroClient:
     Raises:
         SettingsError: the settings name a proxy, and the library for it is not installed.
     """
-    ca_file = str(settings.ca_file) if settings.ca_file else None
-    return XeroClient(settings.endpoints, clock=clock, ca_file=ca_file, proxy=settings.proxy)
+    return XeroClient(
+        settings.endpoints,
+        clock=clock,
+        max_requests=settings.max_requests,
+        ca_file=str(settings.ca_file) if settings.ca_file else None,
+        proxy=settings.proxy,
+    )
+
+
+class _XeroClients:
+    """The clients of the identity servers, one for each. Accounts share them."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._clients: dict[object, XeroClient] = {}
+
+    def of(self, settings: Settings) -> XeroClient:
+        """Return the client for these settings; raises as ``xero_client``."""
+        key = (settings.endpoints, settings.ca_file, settings.proxy)
+        if key not in self._clients:
+            self._clients[key] = xero_client(settings, self._clock)
+        return self._clients[key]
+
+    def close(self) -> None:
+        """Close all of them."""
+        for client in self._clients.values():
+            client.close()
+
+
+def _configure(settings: Settings, clients: _XeroClients) -> Configure:
+    """Return the function that combines the settings of an account."""
+
+    def configured(name: str, entry: Entry | None) -> AccountConfig:
+        own = settings.for_account(name, entry)
+        is_default = name == settings.account
+        return AccountConfig(
+            name=name,
+            source=_source(settings, name, entry),
+            is_fixed=is_default or name in settings.accounts,
+            credentials=own.credentials,
+            scopes=own.scopes,
+            tenant_id=own.tenant_id,
+            pkce=own.pkce,
+            policy=own.policy if is_default else staggered(own.policy, name),
+            fresh=Fresh(own.fresh or Fresh.ALWAYS),
+            xero=clients.of(own),
+            entry=entry,
+            # The start checks those of the default account.
+            problems=(lambda _: []) if is_default else (lambda account: mismatches(own, account)),
+        )
+
+    return configured
+
+
+def _source(settings: Settings, name: str, entry: Entry | None) -> str:
+    if name in settings.accounts:
+        return "the configuration file"
+    if name == settings.account:
+        return "the default account"
+    return "added at run time" if entry else "the store"
+
+
+@asynccontextmanager
+async def open_accounts(
+    settings: Settings,
+    *,
+    clock: Clock = SystemClock(),
+    observers: Sequence[Observer] = (),
+    ignore_scopes: bool = False,
+) -> AsyncIterator[tuple[Accounts, Sealer]]:
+    """Open the accounts that the settings describe. At the end, close them, their store and their
+    clients.
+
+    Args:
+        settings: the settings.
+        clock: this host's clock.
+        observers: receive every event, as the log does.
+        ignore_scopes: open them even if the settings name other scopes than the record of the
+            default account, to end its login.
+
+    Yields:
+        The accounts, and their sealer. The default account's record has been read.
+
+    Raises:
+        SettingsError: the settings describe another login than the record of the default account,
+            or need a library that is not installed.
+        StoreError: the store cannot be opened or read, or did not take the last change at the end.
+        SealError: there is no key, or it does not open the record; nothing is overwritten.
+    """
+    async with AsyncExitStack() as opened:
+        store = open_store(store_url(settings))
+        opened.push_async_callback(store.close)
+        clients = _XeroClients(clock)
+        opened.callback(clients.close)
+        sealer = await sealer_for(store, settings)
+        shared = Shared(
+            store=store,
+            sealer=sealer,
+            clock=clock,
+            rng=random.SystemRandom(),
+            observers=[log_event, *observers],
+            changes=Changes(store),
+            store_clock=StoreClock(store, clock),
+        )
+        accounts = Accounts(
+            shared,
+            _configure(settings, clients),
+            default=settings.account,
+            declared=dict.fromkeys(settings.accounts, "the configuration file"),
+            max_accounts=settings.max_accounts,
+        )
+        for warning in await store.warnings():
+            logger.warning("%s", safe_text(warning, MAX_MESSAGE))
+        opened.push_async_callback(accounts.close)
+        await accounts.start()
+        account = accounts.default.account
+        default = settings.for_account(settings.account, account.entry)
+        if problems := mismatches(default, account, ignore_scopes=ignore_scopes):
+            raise SettingsError(problems)
+        yield accounts, sealer
 
 
 @asynccontextmanager
@@ -66,70 +198,58 @@ async def open_keeper(
     *,
     clock: Clock = SystemClock(),
     observers: Sequence[Observer] = (),
-    ignore_scopes: bool = False,
 ) -> AsyncIterator[tuple[TokenKeeper, Sealer]]:
-    """Open the keeper that the settings describe. At the end, close it, its store and its client.
-
-    Args:
-        settings: the settings.
-        clock: this host's clock.
-        observers: receive every event, as the log does.
-        ignore_scopes: open it even if the settings name other scopes than the record, to end its
-            login.
-
-    Yields:
-        The keeper, which has read its record, and its sealer.
-
-    Raises:
-        SettingsError: the settings describe another login than the record, or need a library that
-            is not installed.
-        StoreError: the store cannot be opened or read, or did not take the last change at the end.
-        SealError: there is no key, or it does not open the record; nothing is overwritten.
-    """
-    async with AsyncExitStack() as opened:
-        store = open_store(store_url(settings))
-        opened.push_async_callback(store.close)
-        xero = xero_client(settings, clock)
-        opened.callback(xero.close)
-        sealer = await sealer_for(store, settings)
-        keeper = TokenKeeper(
-            store,
-            xero,
-            sealer,
-            policy=settings.policy,
-            name=settings.account,
-            configured=settings.credentials,
-            observers=[log_event, *observers],
-            clock=clock,
-        )
-        for warning in await store.warnings():
-            logger.warning("%s", safe_text(warning, MAX_MESSAGE))
-        await keeper.start()
-        opened.push_async_callback(keeper.close)
-        if problems := mismatches(settings, keeper.account, ignore_scopes=ignore_scopes):
-            raise SettingsError(problems)
-        yield keeper, sealer
+    """Open the keeper of the default account: see ``open_accounts``."""
+    opening = open_accounts(settings, clock=clock, observers=observers)
+    async with opening as (accounts, sealer):
+        yield accounts.default, sealer
 
 
-async def end_login(settings: Settings, *, forget: bool) -> bool:
+async def end_login(
+    settings: Settings, *, forget: bool, everywhere: bool = False
+) -> list[EndOutcome]:
     """End the login on the store itself, while no server runs.
 
     Args:
         settings: the settings.
         forget: drop the stored credentials too.
+        everywhere: end the logins of all accounts that share the client and the Xero user too.
 
     Returns:
-        True once Xero has revoked the tokens; False if it has not confirmed that yet.
+        The outcome for each account that was ended.
 
     Raises:
         XotsError: the store holds no login.
-        StoreError, SealError, SettingsError: as for ``open_keeper``.
+        StoreError, SealError, SettingsError: as for ``open_accounts``.
     """
-    async with open_keeper(settings, ignore_scopes=True) as (keeper, _):
-        if keeper.account.client_id is None:
+    async with open_accounts(settings, ignore_scopes=True) as (accounts, _):
+        if accounts.default.account.client_id is None:
             where = shown_store(settings)
             raise XotsError(f"no server runs, and the store holds no login: {where}")
-        return await keeper.end(forget=forget)
+        if everywhere:
+            return await accounts.end_all(settings.account, forget=forget)
+        return [await accounts.default.end(forget=forget)]
+
+
+async def add_account(settings: Settings, name: str, entry: Entry) -> None:
+    """Add an account on the store itself, while no server runs; raises as ``Accounts.add``."""
+    async with open_accounts(settings) as (accounts, _):
+        await accounts.swept()
+        await accounts.add(name, entry)
+
+
+async def remove_account(settings: Settings, name: str) -> None:
+    """Remove an account on the store itself; raises as ``Accounts.remove``."""
+    async with open_accounts(settings) as (accounts, _):
+        await accounts.swept()
+        await accounts.remove(name)
+
+
+async def list_accounts(settings: Settings) -> list[Summary]:
+    """Return a summary of each account of the store and the settings."""
+    async with open_accounts(settings) as (accounts, _):
+        await accounts.swept()
+        return accounts.summaries()
 
 
 async def reseal(settings: Settings, promote: Callable[[], object] = lambda: None) -> Resealed:

@@ -26,8 +26,8 @@ from support.store_programs import (
 )
 
 from xots import file_access
-from xots.backends import base
 from xots.backends import file as file_module
+from xots.backends import leases
 from xots.backends.file import FileStore
 from xots.errors import StaleWrite, StoreUnavailable
 from xots.lifecycle.account import AccessToken, Account, RefreshToken
@@ -469,7 +469,7 @@ async def test_waiting_for_a_lease_ends(
     store: FileStore, holder: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the timeout the caller gets an error that names the file."""
-    monkeypatch.setattr(base, "LEASE_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(leases, "LEASE_TIMEOUT_SECONDS", 0.1)
     with pytest.raises(StoreUnavailable, match=r"held .*/default\.lease for too long"):
         async with store.lease("default", 60):
             pass
@@ -498,7 +498,7 @@ async def test_a_lease_that_is_taken_too_late_is_released(
     go_on.set()
     await asyncio.to_thread(over.wait, RUN_TIMEOUT_SECONDS)
     monkeypatch.undo()
-    monkeypatch.setattr(base, "LEASE_TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr(leases, "LEASE_TIMEOUT_SECONDS", 1)
     async with store.lease("default", 60):
         pass
 
@@ -541,7 +541,7 @@ async def test_a_change_is_reported_once(store: FileStore, version: str, folder:
 
     async def follow() -> None:
         nonlocal notices
-        async for _ in store.changes("default", every_seconds=0.01):
+        async for _ in store.changes(every_seconds=0.01):
             notices += 1
 
     async def until(count: int) -> None:

@@ -133,7 +133,7 @@ async def test_redis_compares_its_own_clock(
 
 
 @pytest.mark.safeguard(
-    file="backends/base.py",
+    file="backends/leases.py",
     old=" <= self._ttl_seconds + MAX_CLOCK_SKEW.total_seconds()",
     new=" <= self._ttl_seconds",
     protects_from="a lease that another host takes over, since its clock is some seconds behind",
@@ -144,7 +144,7 @@ async def test_a_lease_dated_some_seconds_ahead_is_not_taken_over(
 ) -> None:
     """Its end lies a little beyond the ttl. A lease that ends an hour later is taken over."""
     store, real = PlainStore(), time.time
-    monkeypatch.setattr("xots.backends.base.LEASE_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr("xots.backends.leases.LEASE_TIMEOUT_SECONDS", 0.2)
     there = pytest.MonkeyPatch()
     there.setattr(time, "time", lambda: real() + ahead)
     async with store.lease("default", 60):

@@ -12,7 +12,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import replace as with_fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -42,7 +42,7 @@ from xots.errors import (
 )
 from xots.keeping.keeper import TokenKeeper
 from xots.keeping.login import LoginAttempt
-from xots.keeping.replica import open_record
+from xots.keeping.record_store import open_record
 from xots.lifecycle.account import MAX_SPENT_FALLBACKS, AccessToken, Account
 from xots.lifecycle.merging import is_same_consent
 from xots.lifecycle.outcomes import (
@@ -471,9 +471,11 @@ class StoryStore(FlakyStore):
         await self._outcome_of_call()
         return await super().read(name)
 
-    async def swap(self, name: str, value: bytes, *, expected: str | None) -> str:
+    async def swap(
+        self, name: str, value: bytes, *, expected: str | None, due_at: datetime | None = None
+    ) -> str:
         outcome, before = await self._outcome_of_call(writes=True), self.story.record
-        version = await super().swap(name, value, expected=expected)
+        version = await super().swap(name, value, expected=expected, due_at=due_at)
         self.story.check_write(before, self.story.record)
         self.dumps = [*self.dumps[-9:], self.kept]
         await self.story.pause()
@@ -498,6 +500,9 @@ class XeroClientOfStory:
     """A client of the simulated Xero whose calls have the outcomes of the story."""
 
     endpoints = Endpoints(connections_url="")
+
+    def slot(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
 
     def __init__(self, story: Story) -> None:
         self.story = story

@@ -12,7 +12,7 @@ from xots.backends.base import Stored
 from xots.backends.memory import MemoryStore
 from xots.errors import SealError, StoreUnavailable
 from xots.keeping.keeper import TokenKeeper
-from xots.keeping.replica import open_record
+from xots.keeping.record_store import open_record
 from xots.lifecycle.account import (
     FORMAT,
     Account,

@@ -62,7 +62,7 @@ from xots.clock import Clock
 from xots.errors import SealError, XotsError
 from xots.keeping.keeper import TokenKeeper
 from xots.keeping.login import LoginAttempt
-from xots.keeping.replica import open_record
+from xots.keeping.record_store import open_record
 from xots.lifecycle.account import Account, RefreshToken
 from xots.sandbox import (
     DEFAULT_CLIENT_ID,

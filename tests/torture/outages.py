@@ -44,10 +44,10 @@ from xots.events import (
     StoreDegraded,
     StoreLostWrites,
 )
-from xots.keeping import replica as replica_room
+from xots.keeping import record_store as record_room
 from xots.keeping.keeper import TokenKeeper
 from xots.keeping.login import LoginAttempt
-from xots.keeping.replica import open_record
+from xots.keeping.record_store import open_record
 from xots.lifecycle.account import AccessToken, Account, RefreshToken
 from xots.lifecycle.outcomes import Outcome
 from xots.lifecycle.schedule import MIN_SERVABLE, State
@@ -397,15 +397,15 @@ async def meanwhile(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 @contextmanager
 def hastened(options: Options) -> Iterator[None]:
     """Set the lifetime of leases and the response timeout of Redis to those of the options."""
-    before = replica_room.LEASE_SECONDS, redis_url.RESPONSE_TIMEOUT_SECONDS
-    replica_room.LEASE_SECONDS, redis_url.RESPONSE_TIMEOUT_SECONDS = (
+    before = record_room.LEASE_SECONDS, redis_url.RESPONSE_TIMEOUT_SECONDS
+    record_room.LEASE_SECONDS, redis_url.RESPONSE_TIMEOUT_SECONDS = (
         options.lease_seconds,
         options.response_timeout_seconds,
     )
     try:
         yield
     finally:
-        replica_room.LEASE_SECONDS, redis_url.RESPONSE_TIMEOUT_SECONDS = before
+        record_room.LEASE_SECONDS, redis_url.RESPONSE_TIMEOUT_SECONDS = before
 
 
 # ------------------------------------------------------------------------- outages of the store
@@ -510,10 +510,17 @@ class Phases:
                 await phases.begins("read")
                 return await super().read(name)
 
-            async def swap(self, name: str, value: bytes, *, expected: str | None) -> str:
+            async def swap(
+                self,
+                name: str,
+                value: bytes,
+                *,
+                expected: str | None,
+                due_at: datetime | None = None,
+            ) -> str:
                 await phases.begins(("intent", "conclusion")[min(phases._swaps, 1)])
                 phases._swaps += phases.armed
-                return await super().swap(name, value, expected=expected)
+                return await super().swap(name, value, expected=expected, due_at=due_at)
 
             @asynccontextmanager
             async def lease(self, name: str, ttl_seconds: float) -> AsyncIterator[Lease]:

@@ -39,7 +39,7 @@ from pathlib import Path
 from support.redis_servers import RedisServer
 
 from xots.backends import open_store
-from xots.keeping.replica import open_record
+from xots.keeping.record_store import open_record
 from xots.lifecycle.account import Account
 from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Sandbox, SandboxOptions
 from xots.sandbox.identity.protocol import BearerRefused, Refusal

@@ -46,7 +46,7 @@ from xots.clock import Clock, SystemClock
 from xots.errors import TokenUnavailable, XotsError
 from xots.events import Event
 from xots.keeping.keeper import TokenKeeper
-from xots.keeping.replica import open_record
+from xots.keeping.record_store import open_record
 from xots.lifecycle.account import Account
 from xots.lifecycle.logins import after_login
 from xots.lifecycle.outcomes import Failure, Issued, Outcome

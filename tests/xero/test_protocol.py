@@ -348,7 +348,7 @@ def test_a_list_that_is_no_text_is_refused(body: bytes) -> None:
 
 
 def test_a_strange_name_of_an_organisation_is_accepted() -> None:
-    """A name is not kept, so it costs no login."""
+    """It is kept only in part, and shown as safe text, so it costs no login."""
     content = [{"id": "1", "tenantId": "t", "tenantName": "Acme\n\x1b[2J\u202e" * 100}]
     [connection] = read_connections(Response(200, {}, json.dumps(content).encode()))
     assert connection.tenant_id == "t"

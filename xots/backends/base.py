@@ -8,97 +8,50 @@ arrive, so the author of a store never sees a secret. A store must pass the test
 from __future__ import annotations
 
 import asyncio
-import json
-import re
-import secrets
-import socket
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime, timedelta
+from functools import cached_property
 
-from ..clock import MAX_CLOCK_SKEW, SystemClock
-from ..errors import StaleWrite, StoreUnavailable
+from ..errors import RecordUnusable
+from .due_index import DueIndex
+from .leases import LEASE_TOO_LONG, Lease, RecordedLease, lease_holder, lease_key, wait_for_lease
+from .records import (
+    LEASE_PREFIX,
+    MAX_RECORD_BYTES,
+    Stored,
+    check_size,
+    checked_name,
+    is_account,
+    stale_write,
+    version_of,
+)
 
 __all__ = [
     "LEASE_PREFIX",
     "LEASE_TOO_LONG",
+    "MAX_RECORD_BYTES",
     "Lease",
     "Stored",
     "TokenStore",
+    "check_size",
     "checked_name",
+    "is_account",
     "stale_write",
     "version_of",
     "wait_for_lease",
 ]
 
-LEASE_PREFIX = "lease-"
-"""The prefix of the names that a store uses itself. ``names`` hides them."""
-
-LEASE_TIMEOUT_SECONDS = 40.0
-"""Time to wait for a lease that another process holds: longer than a refresh with its deadline."""
-
-LEASE_POLL_INTERVAL_SECONDS = 0.05
-"""Interval between attempts to take a lease that another process holds."""
-
-LEASE_TOO_LONG = (
-    "another process has held the lease of {} for too long: restart that process if it hangs"
-)
-
-MAX_TIMESTAMP = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
-
-
-@dataclass(frozen=True)
-class Stored:
-    """The record that a store holds under a name."""
-
-    value: bytes
-    version: str
-    """An opaque mark of these bytes, for compare-and-set. Different bytes never have the same
-    version: it is random or a digest. A counter would repeat after a backup is restored."""
-
-
-class Lease:
-    """The right to act for an account while it is held.
-
-    Args:
-        ttl_seconds: its lifetime from now, unless it is renewed; None if it never expires.
-    """
-
-    def __init__(self, ttl_seconds: float | None = None) -> None:
-        self._ends_at = None if ttl_seconds is None else SystemClock().elapsed() + ttl_seconds
-        self._lost = False
-
-    def extend(self, ttl_seconds: float, *, since: float) -> None:
-        """Note that the store has renewed it.
-
-        Args:
-            ttl_seconds: its lifetime.
-            since: the start of the lifetime: the clock's elapsed time before the request was sent.
-        """
-        self._ends_at = since + ttl_seconds
-
-    def lose(self) -> None:
-        """Note that the store has given it to another holder."""
-        self._lost = True
-
-    @property
-    def lost(self) -> bool:
-        """True once it has expired or another holder has it. Its holder must start nothing new.
-
-        Expiry is measured by this host's clock, without a request. So a process that was stopped,
-        or whose machine was suspended, finds this out as soon as it continues.
-        """
-        return self._lost or (
-            self._ends_at is not None and SystemClock().elapsed() >= self._ends_at
-        )
+MAX_READS_PER_SECOND = 100.0
+"""Upper bound on the reads of a store that is watched by reading it, however many records it has.
+"""
 
 
 class TokenStore(ABC):
-    """Keeps opaque bytes under a name (``[a-z0-9-]{1,64}``), with compare-and-set, a lease and a
-    notice of changes.
+    """Keeps opaque bytes under a name (``[a-z0-9-]{1,64}``), with compare-and-set, a lease, a
+    stream of changes and an index of due accounts.
 
     A store must provide ``from_url``, ``read``, ``swap`` and ``names``. The other methods have
     defaults, which use these four. Every store behaves as follows:
@@ -112,13 +65,20 @@ class TokenStore(ABC):
       its own write by the bytes.
     - A **store that cannot be reached**: every method raises ``StoreUnavailable`` within seconds.
       The store keeps its records and works again without a restart once the cause is gone.
-      It never hides an error.
+      It never hides an error, and never reports records that it cannot reach as missing.
+    - A **record that cannot be used**, such as one of more than ``MAX_RECORD_BYTES``: ``read`` and
+      ``swap`` raise ``RecordUnusable``. ``names`` and ``changes`` go on with the other records,
+      and skip names that no account can have.
+
+    All methods run in the event loop, and none of them blocks it.
     """
 
     shared: bool = False
     """True if other processes see the records that this one writes."""
     durable: bool = False
     """True if the records survive a restart."""
+    shares_index: bool = False
+    """True if other processes see the index of due accounts that this one keeps."""
     may_generate_key: bool = False
     """True if the first start may generate a sealing key. This is safe only if all processes that
     share the store read the same key file: on one machine, for one user."""
@@ -139,32 +99,68 @@ class TokenStore(ABC):
 
         Raises:
             StoreUnavailable: the store cannot be read now.
+            RecordUnusable: this record cannot be used; ``check_size`` raises it.
         """
 
     @abstractmethod
-    async def swap(self, name: str, value: bytes, *, expected: str | None) -> str:
+    async def swap(
+        self, name: str, value: bytes, *, expected: str | None, due_at: datetime | None = None
+    ) -> str:
         """Replace the version ``expected`` by ``value``, and return the new version.
 
-        When it returns, the record is as safe as this store can make it.
+        When it returns, the record is as safe as this store can make it. A store with the default
+        index begins with ``check_size(name, len(value))`` and ends with
+        ``await self.note_due(name, due_at)``.
 
         Args:
             name: the name of the record.
             value: the new bytes.
             expected: the version to replace; None to create the record.
+            due_at: when the account next needs attention, aware UTC; None if it needs none.
 
         Raises:
             StaleWrite: the stored version is another one. Nothing was written.
             StoreUnavailable: the store cannot be written now, *or the response was lost*. The
                 caller must read the record to know if it was written.
+            RecordUnusable: the record, or the new one, cannot be used. Nothing was written.
         """
 
     @abstractmethod
     async def names(self) -> list[str]:
         """Return the names of all records in order, without those that begin with ``lease-``.
 
+        ``is_account`` tells if a name belongs to the result.
+
         Raises:
             StoreUnavailable: the store cannot be read now.
         """
+
+    async def due(self, before: datetime, limit: int) -> list[str]:
+        """Return the names of accounts that need attention, the earliest first. It removes none.
+
+        The index is a hint. This default keeps it in the memory of this process: a new process
+        fills it from the records, by ``note_due``.
+
+        Args:
+            before: the latest time that counts, aware UTC.
+            limit: the upper bound on the number of names.
+
+        Raises:
+            StoreUnavailable: the store cannot be read now.
+        """
+        return self._due_index.due(before, limit)
+
+    async def note_due(self, name: str, due_at: datetime | None) -> None:
+        """Correct the index by a record that was read. It writes no record.
+
+        Args:
+            name: the account.
+            due_at: when the account next needs attention, aware UTC; None if it needs none.
+
+        Raises:
+            StoreUnavailable: the store cannot be written now.
+        """
+        self._due_index.note(name, due_at)
 
     def lease(self, name: str, ttl_seconds: float) -> AbstractAsyncContextManager[Lease]:
         """Wait for the lease of ``name``, and hold it inside the ``async with``.
@@ -181,27 +177,35 @@ class TokenStore(ABC):
             StoreUnavailable: the store cannot be used now, or another process has held the lease
                 for longer than ``LEASE_TIMEOUT_SECONDS``.
         """
-        return _RecordedLease(self, name, ttl_seconds).held()
+        return RecordedLease(self, name, ttl_seconds).held()
 
-    async def changes(self, name: str, every_seconds: float = 1.0) -> AsyncIterator[None]:
-        """Yield whenever the record under ``name`` may have changed.
+    async def changes(self, every_seconds: float = 1.0) -> AsyncIterator[str | None]:
+        """Yield the name of each record that another process may have written.
 
-        The first time, it yields when it begins to watch, because another process may have written
-        just before. This default reads the record at an interval.
+        None stands for every record. It is yielded first, as soon as changes are noticed, and
+        whenever some may have been missed. This process's own writes may be reported too. This
+        default reads all records again and again, at most ``MAX_READS_PER_SECOND``.
 
         Args:
-            name: the name of the record.
             every_seconds: the interval. A store that notices changes by itself ignores it.
 
         Raises:
-            StoreUnavailable: the store cannot be watched now. A caller that starts again must read
-                the record first.
+            StoreUnavailable: the store cannot be watched now. A caller that starts again gets None
+                first.
         """
-        known: object = object()  # equal to nothing that can be read
+        versions: dict[str, str | None] = {}
+        yield None  # a record that is written from now on is not known yet, so it is reported
         while True:
-            if (found := await self.read(name)) != known:
-                known = found
-                yield
+            names = await self.names()
+            for name in versions.keys() - set(names):
+                del versions[name]
+                yield name
+            for name in names:
+                version = await self._version_at(name)
+                if name not in versions or versions[name] != version:
+                    versions[name] = version
+                    yield name
+                await asyncio.sleep(1 / MAX_READS_PER_SECOND)
             await asyncio.sleep(every_seconds)
 
     async def check(self) -> None:
@@ -224,7 +228,7 @@ class TokenStore(ABC):
         Raises:
             StoreUnavailable: the store cannot be read now.
         """
-        found = _lease_holder(await self.read(_lease_key(name)))
+        found = lease_holder(await self.read(lease_key(name)))
         if found is None:
             return None
         host, at = found
@@ -243,165 +247,14 @@ class TokenStore(ABC):
         """Close everything that was opened. The store is not used afterwards."""
         return
 
+    @cached_property
+    def _due_index(self) -> DueIndex:
+        """The index in memory. A subclass need not call the constructor of this class."""
+        return DueIndex()
 
-def checked_name(name: str) -> str:
-    """Return ``name`` if it can name a record: 1 to 64 of ``a-z``, ``0-9`` and ``-``.
-
-    Raises:
-        ValueError: it cannot.
-    """
-    if not re.fullmatch(r"[a-z0-9-]{1,64}", name):
-        raise ValueError(
-            f"{name!r} is not a name of up to 64 lower-case letters, digits and hyphens"
-        )
-    return name
-
-
-def version_of(stored: Stored | None) -> str | None:
-    """Return the version of a record; None if there is no record."""
-    return stored.version if stored else None
-
-
-def stale_write(name: str) -> StaleWrite:
-    """Return the error for a write that found another version of ``name`` than the expected one."""
-    return StaleWrite(f"another process has written {name} meanwhile; nothing was written")
-
-
-async def wait_for_lease(attempt: Callable[[], Awaitable[Lease | None]], too_long: str) -> Lease:
-    """Repeat ``attempt`` until it returns a lease.
-
-    Args:
-        attempt: takes the lease and returns it; returns None if another holder has it.
-        too_long: the message if that takes longer than ``LEASE_TIMEOUT_SECONDS``.
-
-    Raises:
-        StoreUnavailable: it takes too long, or ``attempt`` raised it.
-    """
-    give_up_at = time.monotonic() + LEASE_TIMEOUT_SECONDS
-    while (lease := await attempt()) is None:
-        if time.monotonic() > give_up_at:
-            raise StoreUnavailable(too_long)
-        await asyncio.sleep(LEASE_POLL_INTERVAL_SECONDS)
-    return lease
-
-
-class _RecordedLease:
-    """A lease as a record in the store, which names its holder and its end by the wall clock.
-
-    A lease is free when its end has passed. It is also free when its end is further off than any
-    lease lasts, because then a clock is wrong (``MAX_CLOCK_SKEW``). Either can be misjudged, so
-    each write is a compare-and-set: a holder that was replaced finds that out at its next write.
-    With leases of 12 seconds::
-
-        second  process A               process B               record
-        ------  ----------------------  ----------------------  -----------
-           0.0  takes the lease                                 A until 12
-           1.0                          finds it held, waits
-           3.0  renews it                                       A until 15
-           4.0  is suspended
-          15.0                          finds it expired,
-                                        takes it                B until 27
-          18.0                          renews it               B until 30
-          20.0  wakes up: its lease
-                is lost by its own
-                clock; renewing and
-                releasing are stale
-                writes
-          20.5                          releases it             B until 20.5
-    """
-
-    def __init__(self, store: TokenStore, name: str, ttl_seconds: float) -> None:
-        self._store, self._name, self._ttl_seconds = store, name, ttl_seconds
-        self._holder = secrets.token_hex(8)
-        self._version: str | None = None
-        """The version of the record that was read or written last."""
-
-    @asynccontextmanager
-    async def held(self) -> AsyncIterator[Lease]:
-        lease = await wait_for_lease(self._take, LEASE_TOO_LONG.format(self._name))
-        released = asyncio.Event()
-        renewal = asyncio.create_task(self._renew_until(released, lease))
+    async def _version_at(self, name: str) -> str | None:
+        """Return the version of a record; None if there is none or it cannot be used."""
         try:
-            yield lease
-        finally:
-            released.set()
-            await renewal  # its version is the one to replace
-            # A lease that cannot be released now expires.
-            with suppress(StaleWrite, StoreUnavailable):
-                await self._write(ttl_seconds=0)
-
-    async def _take(self) -> Lease | None:
-        """Take the lease; return None if it is held."""
-        stored = await self._store.read(_lease_key(self._name))
-        if self._is_held(stored):
+            return version_of(await self.read(name))
+        except RecordUnusable:
             return None
-        self._version = version_of(stored)
-        lease = Lease(self._ttl_seconds)  # it counts from before the request
-        try:
-            await self._write(self._ttl_seconds)
-        except StaleWrite:
-            return None
-        return lease
-
-    def _is_held(self, stored: Stored | None) -> bool:
-        seconds_left = _ends_at(stored) - time.time()
-        return 0 < seconds_left <= self._ttl_seconds + MAX_CLOCK_SKEW.total_seconds()
-
-    async def _renew_until(self, released: asyncio.Event, lease: Lease) -> None:
-        while not await _is_set_within(self._ttl_seconds / 4, released):
-            requested_at = SystemClock().elapsed()
-            try:
-                await self._write(self._ttl_seconds)
-            except StaleWrite:
-                lease.lose()
-                return
-            except StoreUnavailable:
-                continue  # the lease knows its own end
-            lease.extend(self._ttl_seconds, since=requested_at)
-
-    async def _write(self, ttl_seconds: float) -> None:
-        """Write an end in ``ttl_seconds``; it fails if another holder has written meanwhile."""
-        now = time.time()
-        record = {
-            "holder": self._holder,
-            "host": socket.gethostname(),
-            "at": now,
-            "until": now + ttl_seconds,
-            # No two records have the same bytes, or they could have the same digest as version.
-            "mark": secrets.token_hex(4),
-        }
-        self._version = await self._store.swap(
-            _lease_key(self._name), json.dumps(record).encode(), expected=self._version
-        )
-
-
-async def _is_set_within(seconds: float, event: asyncio.Event) -> bool:
-    with suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), seconds)
-    return event.is_set()
-
-
-def _lease_key(name: str) -> str:
-    return LEASE_PREFIX + name[: 64 - len(LEASE_PREFIX)]
-
-
-def _ends_at(stored: Stored | None) -> float:
-    """Return when a recorded lease ends, in seconds since 1970; 0 if the record does not say."""
-    try:
-        return float(json.loads(stored.value)["until"]) if stored else 0.0
-    except (ValueError, TypeError, KeyError):
-        return 0.0
-
-
-def _lease_holder(stored: Stored | None) -> tuple[str, float] | None:
-    """Return the host that wrote the lease, and when by its clock; None if the lease does not say.
-
-    Leases are not sealed: a host name of other characters, or an impossible time, counts as none.
-    """
-    try:
-        lease = json.loads(stored.value) if stored else {}
-        host, at = str(lease["host"]), float(lease["at"])
-    except (ValueError, TypeError, KeyError):
-        return None
-    is_plausible = re.fullmatch(r"[A-Za-z0-9._-]{1,255}", host) and 0 <= at <= MAX_TIMESTAMP
-    return (host, at) if is_plausible else None

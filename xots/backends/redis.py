@@ -1,21 +1,23 @@
 """The Redis store: records that several processes share, on one host or on many. It needs Redis 6.2
 or newer. ``redis_url`` describes its URLs.
 
-Its keys and its channel end with the account's name:
+Its keys and its channels begin with these texts. The account's name follows the first three:
 
 - ``xots:record:`` holds the sealed record.
 - ``xots:lease:`` names the lease holder.
 - ``xots:changes:`` is the channel that announces each write.
-- ``xots:check`` (without a name) is written by a check, and expires after a minute.
+- ``xots:due`` is a sorted set: the names of the accounts, by the time at which each needs
+  attention, in seconds since 1970. Names and times stand there in clear.
+- ``xots:check`` is written by a check, and expires after a minute.
 
-So a Redis user needs only the rights in ``deploy/redis-users.acl``, which are these::
+So a Redis user needs only the rights in ``deploy/redis-users.acl``, which are those in
+``USER_LINE``. A database other than 0 also needs ``+select``. Without ``+info`` there are no
+warnings about the server at start, and without ``+time`` no comparison of clocks.
 
-    user xots on #SHA256-OF-THE-PASSWORD resetchannels ~xots:* &xots:changes:* -@all
-        +get +set +del +pttl +pexpire +scan +evalsha +script|load +publish +subscribe +ping
-        +info +time
-
-A database other than 0 also needs ``+select``. Without ``+info`` there are no warnings about
-the server at start, and without ``+time`` no comparison of clocks.
+Without ``+zadd``, ``+zrem`` or ``+zrangebyscore``, each process keeps an index in its own memory.
+Without ``+psubscribe``, it subscribes to the channel of each name that it knows, on one
+connection, and lists the names again every few seconds. A warning gives the missing rights. Each
+right is tested before it is used, once in a process: after a change of the rights, restart.
 
 Redis acknowledges a write before a replica has it and, with ``appendfsync everysec``, up to a
 second before its disk has it. A fail-over or a power cut may lose such a write.
@@ -23,117 +25,61 @@ second before its disk has it. A fail-over or a power cut may lose such a write.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import re
 import secrets
-import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
-from datetime import timedelta
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import AbstractAsyncContextManager, suppress
+from datetime import datetime, timedelta
 from typing import Any
 
 from redis import exceptions
-from redis.asyncio.lock import Lock
-from redis.asyncio.sentinel import MasterNotFoundError
 
-from ..clock import SystemClock
-from ..errors import StoreUnavailable
+from ..errors import RecordUnusable, StoreUnavailable
 from ..log_filters import hush_libraries
-from ..safe_text import safe_text
-from ..tasks import cancel_until_done
 from . import redis_url
 from .base import (
-    LEASE_PREFIX,
-    LEASE_TOO_LONG,
     Lease,
     Stored,
     TokenStore,
+    check_size,
     checked_name,
+    is_account,
     stale_write,
-    wait_for_lease,
 )
+from .redis_index import DUE, RedisIndex, score
+from .redis_lease import held
+from .redis_requests import Requests, is_of_another_type
+from .redis_stream import CHANGES, RedisStream
 
 __all__ = ["RedisStore"]
 
-RECORD, LEASE, CHANGES, CHECK = "xots:record:", "xots:lease:", "xots:changes:", "xots:check"
+RECORD, LEASE, CHECK = "xots:record:", "xots:lease:", "xots:check"
 
-IS_ACCOUNT = re.compile(rf"(?!{LEASE_PREFIX})[a-z0-9-]{{1,64}}").fullmatch
-"""True for a name that an account can have. Another program may have written other keys."""
-
-PING_INTERVAL_SECONDS = 10.0
-"""Interval between pings on a quiet subscription: a broken network line reports nothing itself."""
+USER_LINE = (
+    "user xots on #SHA256-OF-THE-PASSWORD resetchannels ~xots:* &xots:changes:* -@all "
+    "+get +set +del +pttl +pexpire +scan +evalsha +script|load +publish +subscribe +psubscribe "
+    "+zadd +zrem +zrangebyscore +ping +info +time"
+)
+"""The line of the user in Redis, with all rights that a store uses."""
 
 SWAP = """
 local stored = redis.call('GET', KEYS[1])
 if (stored and redis.sha1hex(stored) or '') ~= ARGV[2] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1])
 redis.call('PUBLISH', ARGV[3], '')
+if KEYS[2] and ARGV[5] == '' then
+    redis.pcall('ZREM', KEYS[2], ARGV[4])
+elseif KEYS[2] then
+    redis.pcall('ZADD', KEYS[2], ARGV[5], ARGV[4])
+end
 return 1
 """
-"""Compares, writes and announces a record in one step. Its first key is the record; its arguments
-are the new bytes, the expected version and the channel."""
+"""Compares, writes, announces and indexes a record in one step. Its keys are the record and, if the
+user may use it, the index. Its arguments are the new bytes, the expected version, the channel, the
+name, and the time for the index, which is empty to remove the name.
 
-EXPLANATIONS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
-    (  # the error's own text lists clients and differs by version
-        MasterNotFoundError,
-        "no sentinel names a master: check that the sentinels run, that they know this service by "
-        "this name, and that sentinel_password_file holds their password",
-    ),
-    (exceptions.AuthenticationError, "authentication failed ({0}): correct user and password"),
-    (
-        exceptions.NoPermissionError,
-        "the user lacks a right ({0}): deploy/redis-users.acl lists all that it needs",
-    ),
-    (
-        exceptions.ReadOnlyError,
-        "it is a read-only replica: give the URL of the master, or use sentinel:",
-    ),
-    (
-        exceptions.InvalidResponse,
-        "its response is not one of Redis: check host and port, and whether it demands TLS",
-    ),
-    (exceptions.BusyLoadingError, "it has just started and still loads its data: wait for it"),
-    (
-        exceptions.OutOfMemoryError,
-        "it takes no writes because its memory is full: raise maxmemory, or delete keys",
-    ),
-    (
-        ssl.SSLCertVerificationError,
-        "its certificate is not trusted ({0}): correct ca_file or the host name",
-    ),
-    (
-        ssl.SSLError,
-        "TLS failed ({0}): check that this port speaks TLS, and whether it demands cert_file "
-        "and key_file",
-    ),
-    (
-        (exceptions.TimeoutError, TimeoutError),
-        "no response arrived in time: check that it runs and can be reached, and that both sides "
-        "use TLS or neither does",
-    ),
-    (
-        (exceptions.ConnectionError, OSError),
-        "it cannot be reached ({0}): check that it runs, and that both sides use TLS or neither "
-        "does",
-    ),
-)
-"""Explanations of errors by type; the first that fits counts. ``{0}`` is the error's text."""
-
-REFUSALS = {
-    "MISCONF": "it takes no writes because it cannot save to its disk (MISCONF): see its log",
-    "NOREPLICAS": "it takes no writes because it reaches too few replicas (NOREPLICAS): start them",
-}
-"""Explanations of errors for which redis-py has no type, by Redis's own code."""
-
-
-UP_TO_QUOTATION = re.compile(
-    r"""[^'"`]*(?:['`](?:auth|client|del|evalsha|get|hello|info|pexpire|ping|pttl|publish|scan"""
-    r"""|script(?:\|load)?|select|sentinel|set|subscribe|time)['`][^'"`]*)?""",
-    re.IGNORECASE,
-)
-"""The text of a server's error before it quotes anything but the name of a command of xots."""
+An error of the index fails no write: the record is written by then, and the index is a hint."""
 
 
 class RedisStore(TokenStore):
@@ -151,7 +97,16 @@ class RedisStore(TokenStore):
         self._server = url.server
         self._file_warnings = url.file_warnings
         self._redis, self._sentinels = url.connect()
+        self._requests = Requests(self._redis, url.server)
+        self._index = RedisIndex(self._redis, self._requests)
+        self._stream = RedisStream(self._redis, self._requests, self.names)
         self._swap = self._redis.register_script(SWAP)
+
+    @property
+    def shares_index(self) -> bool:  # type: ignore[override] # here it depends on the rights
+        """See ``TokenStore.shares_index``. It is known after the first use of the index, and after
+        ``warnings``; False before. It becomes False for good if the index stops to be usable."""
+        return bool(self._index.usable)
 
     @classmethod
     def from_url(cls, url: str) -> RedisStore:
@@ -164,71 +119,69 @@ class RedisStore(TokenStore):
 
     async def read(self, name: str) -> Stored | None:
         """See ``TokenStore.read``."""
-        async with self._requesting():
-            value: Any = await self._redis.get(RECORD + checked_name(name))
-        return None if value is None else Stored(value, _version(value))
-
-    async def swap(self, name: str, value: bytes, *, expected: str | None) -> str:
-        """See ``TokenStore.swap``. It takes one round trip."""
         key = RECORD + checked_name(name)
-        async with self._requesting():
-            written = await self._swap(keys=[key], args=[value, expected or "", CHANGES + name])
+        self._stream.note(name)
+        async with self._requests.made():
+            value: Any = await self._of_record(key, self._redis.get(key))
+        if value is None:
+            return None
+        check_size(name, len(value))
+        return Stored(value, _version(value))
+
+    async def swap(
+        self, name: str, value: bytes, *, expected: str | None, due_at: datetime | None = None
+    ) -> str:
+        """See ``TokenStore.swap``. It takes one round trip, and another one at the first time."""
+        check_size(name, len(value))
+        key = RECORD + checked_name(name)
+        self._stream.note(name)
+        keys = [key, DUE] if await self._index.test() else [key]
+        time_due = "" if due_at is None else score(due_at)
+        args: list[bytes | str] = [value, expected or "", CHANGES + name, name, time_due]
+        async with self._requests.made():
+            written = await self._of_record(key, self._swap(keys=keys, args=args))
         if not written:
             raise stale_write(name)
+        if not self.shares_index:
+            await super().note_due(name, due_at)
         return _version(value)
+
+    async def due(self, before: datetime, limit: int) -> list[str]:
+        """See ``TokenStore.due``."""
+        if await self._index.test():
+            names = await self._index.due(before, limit)
+            if self.shares_index:
+                return names
+        return await super().due(before, limit)
+
+    async def note_due(self, name: str, due_at: datetime | None) -> None:
+        """See ``TokenStore.note_due``."""
+        if await self._index.test():
+            await self._index.note(name, due_at)
+        if not self.shares_index:
+            await super().note_due(name, due_at)
 
     async def names(self) -> list[str]:
         """See ``TokenStore.names``."""
-        async with self._requesting():
+        async with self._requests.made():
             # A scan may return a key more than once.
             keys = {key async for key in self._redis.scan_iter(match=RECORD + "*", count=1000)}
         names = (key.decode(errors="replace").removeprefix(RECORD) for key in keys)
-        return sorted(filter(IS_ACCOUNT, names))
+        return sorted(filter(is_account, names))
 
-    @asynccontextmanager
-    async def lease(self, name: str, ttl_seconds: float) -> AsyncIterator[Lease]:
+    def lease(self, name: str, ttl_seconds: float) -> AbstractAsyncContextManager[Lease]:
         """See ``TokenStore.lease``. Redis frees it ``ttl_seconds`` after its last renewal."""
-        lock = Lock(self._redis, LEASE + checked_name(name), timeout=ttl_seconds)
+        key = LEASE + checked_name(name)
+        return held(self._redis, self._requests, key, name, ttl_seconds)
 
-        async def take() -> Lease | None:
-            # It counts from before the request, so that it never outlives Redis's own count.
-            lease = Lease(ttl_seconds)
-            async with self._requesting():
-                return lease if await lock.acquire(blocking=False) else None
-
-        try:
-            lease = await wait_for_lease(take, LEASE_TOO_LONG.format(name))
-            renewal = asyncio.create_task(_renew(lock, lease, ttl_seconds))
-            try:
-                yield lease
-            finally:
-                await cancel_until_done(renewal)
-        finally:
-            await self._release(lock)
-
-    async def changes(self, name: str, every_seconds: float = 1.0) -> AsyncIterator[None]:
+    def changes(self, every_seconds: float = 1.0) -> AsyncIterator[str | None]:
         """See ``TokenStore.changes``. Redis announces each write, so ``every_seconds`` is ignored.
-
-        The first time, it yields when Redis has confirmed the subscription: Redis does not announce
-        earlier writes.
-        """
-        subscription: Any = self._redis.pubsub()
-        try:
-            async with self._requesting():
-                await subscription.subscribe(CHANGES + checked_name(name))
-                await _confirmed(subscription)
-            yield
-            while True:
-                async with self._requesting():
-                    message = await _next_message(subscription)
-                if message["type"] in ("subscribe", "message"):
-                    yield
-        finally:
-            await subscription.aclose()
+        It uses one connection."""
+        return self._stream.changes()
 
     async def check(self) -> None:
         """See ``TokenStore.check``. It writes and reads a key that expires after a minute."""
-        async with self._requesting():
+        async with self._requests.made():
             await self._redis.set(CHECK, secrets.token_hex(8), ex=60)
             # The check of another process may have replaced the value: any value is good.
             if await self._redis.get(CHECK) is None:
@@ -238,7 +191,7 @@ class RedisStore(TokenStore):
         """See ``TokenStore.clock_skew``. It compares with the server's clock (TIME); None without
         the right to read it."""
         sent_at = time.time()
-        reading = await self._permitted(self._redis.time)
+        reading = await self._requests.permitted(self._redis.time)
         if reading is None:
             return None
         # The server read its clock at some moment between the request and the response.
@@ -249,8 +202,38 @@ class RedisStore(TokenStore):
 
     async def warnings(self) -> list[str]:
         """See ``TokenStore.warnings``. Those about the server need the right INFO."""
-        info: dict[str, Any] | None = await self._permitted(self._redis.info)
-        return self._file_warnings() + (_warnings(self._server, info) if info else [])
+        info: dict[str, Any] | None = await self._requests.permitted(self._redis.info)
+        found = self._file_warnings() + (_warnings(self._server, info) if info else [])
+        await self._index.test()
+        lacks_rights = self._index.usable is False and not self._index.is_of_another_type
+        if lacks_rights or not await self._stream.may_use_pattern():
+            found.append(
+                f"the user of {self._server} lacks rights of this version of xots: it works, but "
+                "each process looks for due accounts and for changes by itself, with more "
+                f"requests; let the line of the user have these rights, and restart: {USER_LINE}"
+            )
+        if self._index.is_of_another_type:
+            found.append(
+                f"the key {DUE} of {self._server} holds no sorted set, so each process looks for "
+                "due accounts by itself: delete the key, and restart"
+            )
+        return found
+
+    async def _of_record(self, key: str, request: Awaitable[Any]) -> Any:
+        """Return the response to a request that uses the record at ``key``.
+
+        Raises:
+            RecordUnusable: another type of value is there.
+        """
+        try:
+            return await request
+        except exceptions.ResponseError as error:
+            if not is_of_another_type(error):
+                raise
+        raise RecordUnusable(
+            f"{self._server}: the key {key} holds no record, because another program has written "
+            "it: delete it and log in again"
+        )
 
     async def close(self) -> None:
         """See ``TokenStore.close``."""
@@ -258,83 +241,6 @@ class RedisStore(TokenStore):
         for client in (self._redis, *self._sentinels):
             with suppress(exceptions.RedisError, OSError):
                 await client.aclose()
-
-    async def _release(self, lock: Lock) -> None:
-        """Release a lock that was taken. If that fails, or another holder has it, it expires."""
-        if lock.local.token is not None:
-            with suppress(StoreUnavailable):
-                async with self._requesting():
-                    await lock.release()
-
-    @asynccontextmanager
-    async def _requesting(self) -> AsyncIterator[None]:
-        """Raise ``StoreUnavailable`` with an explanation for each error of the requests inside.
-
-        In Python 3.11, ``asyncio.wait_for``, which redis-py uses, drops a cancellation that comes
-        just as its part of a request ends. The cancellation is then raised here, whether the
-        request succeeds or not.
-        """
-        cancellations = _cancellations()
-        try:
-            yield
-        except (exceptions.RedisError, OSError) as error:
-            if not isinstance(error, exceptions.ResponseError) or isinstance(
-                error, exceptions.ReadOnlyError
-            ):
-                # The idle connections lead to the same server. Each would make one more call fail.
-                with suppress(exceptions.RedisError, OSError):
-                    await self._redis.connection_pool.disconnect(inuse_connections=False)
-            # Without its cause: a traceback would show the server's text, which may quote a secret.
-            raise StoreUnavailable(f"{self._server}: {_explanation(error)}") from None
-        finally:
-            if _cancellations() > cancellations:
-                raise asyncio.CancelledError
-
-    async def _permitted(self, request: Callable[[], Awaitable[Any]]) -> Any:
-        """Return the response to a request; None if the user has no right to make it."""
-        async with self._requesting():
-            try:
-                return await request()
-            except exceptions.NoPermissionError:
-                return None
-
-
-def _cancellations() -> int:
-    """Return how often the current task was told to cancel."""
-    task = asyncio.current_task()
-    return task.cancelling() if task else 0
-
-
-async def _renew(lock: Lock, lease: Lease, ttl_seconds: float) -> None:
-    while not lease.lost:
-        await asyncio.sleep(ttl_seconds / 4)
-        requested_at = SystemClock().elapsed()
-        try:
-            await lock.extend(ttl_seconds, replace_ttl=True)
-        except exceptions.LockNotOwnedError:
-            lease.lose()
-        except (exceptions.RedisError, OSError):
-            continue  # the lease knows its own end
-        else:
-            lease.extend(ttl_seconds, since=requested_at)
-
-
-async def _confirmed(subscription: Any) -> dict[str, Any]:
-    """Return the next message of a subscription from which Redis owes a response."""
-    timeout_seconds = redis_url.RESPONSE_TIMEOUT_SECONDS
-    message: dict[str, Any] | None = await subscription.get_message(timeout=timeout_seconds)
-    if message is None:
-        raise exceptions.TimeoutError
-    return message
-
-
-async def _next_message(subscription: Any) -> dict[str, Any]:
-    """Return the next message of a subscription, which may be the response to a ping."""
-    message: dict[str, Any] | None = await subscription.get_message(timeout=PING_INTERVAL_SECONDS)
-    if message is not None:
-        return message
-    await subscription.ping()
-    return await _confirmed(subscription)
 
 
 def _version(value: bytes) -> str:
@@ -359,42 +265,3 @@ def _warnings(server: str, info: dict[str, Any]) -> list[str]:
             "delete the login: set noeviction or one of the volatile policies"
         )
     return found
-
-
-def _explanation(error: Exception) -> str:
-    """Return what happened, and what the operator can do."""
-    own = _unwrapped(error)
-    causes = (own, _tls_error(error))
-    for kind, explanation in EXPLANATIONS:
-        if cause := next((cause for cause in causes if isinstance(cause, kind)), None):
-            return explanation.format(_shown(cause))
-    return REFUSALS.get(str(own).partition(" ")[0], f"it refused the request: {_shown(own)}")
-
-
-def _unwrapped(error: Exception) -> Exception:
-    """Return the error inside a ``ConnectionError`` that redis-py makes of it while it connects."""
-    while isinstance(error, exceptions.ConnectionError):
-        [inner] = error.args[:1] or [None]
-        if not isinstance(inner, Exception):
-            break
-        error = inner
-    return error
-
-
-def _shown(error: Exception) -> str:
-    """Return the text of an error. That of a server is shown up to its first quotation, which may
-    be an argument of the refused request, such as the password."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return safe_text(error.verify_message)
-    # These come from the system and from redis-py. The servers' errors have types of their own.
-    if isinstance(error, OSError) or type(error) is exceptions.ConnectionError:
-        return safe_text(str(error))
-    found = UP_TO_QUOTATION.match(str(error))
-    return safe_text(found[0].partition(", with args")[0].strip(" ,:")) if found else ""
-
-
-def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
-    """Return the error of TLS that led to this one; None if there is none."""
-    while error is not None and not isinstance(error, ssl.SSLError):
-        error = error.__cause__ or error.__context__
-    return error

@@ -81,7 +81,7 @@ def _accounts_of_store(settings: Settings) -> list[dict[str, Any]]:
 
     from .. import wiring
 
-    summaries = asyncio.run(wiring.list_accounts(settings))  # type: ignore[attr-defined]
+    summaries = asyncio.run(wiring.list_accounts(settings))
     found: list[dict[str, Any]] = msgspec.to_builtins(summaries)
     return found
 
@@ -221,7 +221,7 @@ def _add_in_store(settings: Settings, name: str, fields: dict[str, str]) -> None
         scopes=tuple(fields.get("scopes", "").split()),
         added_at=datetime.now(UTC),
     )
-    asyncio.run(wiring.add_account(settings, name, entry))  # type: ignore[attr-defined]
+    asyncio.run(wiring.add_account(settings, name, entry))
 
 
 # ---------- remove
@@ -247,7 +247,7 @@ def _remove(options: argparse.Namespace) -> int:
         from .. import wiring
 
         settings = read_settings(options)
-        asyncio.run(wiring.remove_account(settings, name))  # type: ignore[attr-defined]
+        asyncio.run(wiring.remove_account(settings, name))
     else:
         Client(server.host, server.port, name).request("POST", "/remove", "account")
     show(f"removed {name}")

@@ -78,8 +78,8 @@ def add_exec_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--tenant",
-        metavar="ORGANISATION",
-        help="id or unique name of an organisation of the login (default: the one that was chosen)",
+        metavar="ID",
+        help="the organisation to use, by its id or its unique name (default: the chosen one)",
     )
 
 

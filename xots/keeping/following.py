@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import suppress
-from datetime import timedelta
+from contextlib import aclosing
 
 from ..errors import SealError, StoreUnavailable
 from ..events import ClockSkewed
@@ -14,6 +13,7 @@ from ..tasks import Tasks, cancel_until_done
 from .context import Context
 from .replica import Peeked
 from .reporting import clock_skew, followed_event, loss_at_close
+from .store_clock import SKEW_KEPT_SECONDS
 
 __all__ = ["RETRY_INTERVAL_SECONDS", "Following"]
 
@@ -24,13 +24,6 @@ CLOSE_TIMEOUT_SECONDS = 20.0
 
 RETRY_INTERVAL_SECONDS = 1.0
 """Interval between attempts to use a store that failed."""
-
-CLOCK_CHECK_INTERVAL_SECONDS = 300.0
-"""Interval between comparisons of this host's clock with the store's."""
-
-SKEW_KEPT_SECONDS = 3600.0
-"""Time for which a difference of clocks stays known. A record shows one only until its date has
-passed, and the other host writes the next one some 25 minutes later."""
 
 
 class Following:
@@ -45,8 +38,6 @@ class Following:
         self._context = context
         self._tasks = tasks
         self._watch: asyncio.Task[None] | None = None
-        self._next_comparison_at = float("-inf")
-        self._skew_of_store: tuple[str, timedelta] | None = None
         self._skew_until = 0.0
         self.skew: ClockSkewed | None = None
         """The difference of clocks that was found last; None if no difference is known."""
@@ -118,31 +109,22 @@ class Following:
     async def check_clocks(self) -> None:
         """Compare this host's clock with the store's, from time to time, and with the record's
         dates."""
-        elapsed = self._context.clock.elapsed()
-        if elapsed >= self._next_comparison_at:
-            self._next_comparison_at = elapsed + CLOCK_CHECK_INTERVAL_SECONDS
-            await self._compare_with_store()
+        await self._context.store_clock.compare(self._context.name)
         self.note_skew()
 
     def note_skew(self) -> None:
         """Note a difference of clocks that the record or the store shows, and report it if it is
         not known yet."""
-        context = self._context
+        context, compared = self._context, self._context.store_clock
         now, elapsed = context.clock.now(), context.clock.elapsed()
-        found = clock_skew(context.name, context.replica.account, now, self._skew_of_store)
+        found = clock_skew(context.name, context.replica.account, now, compared.skew)
         if found is not None:
-            if self.skew is None or self.skew.host != found.host:
+            is_known = self.skew is not None and self.skew.host == found.host
+            if not is_known and compared.is_news(found.host):
                 context.emit(found)
             self.skew, self._skew_until = found, elapsed + SKEW_KEPT_SECONDS
         elif elapsed >= self._skew_until:
             self.skew = None
-
-    async def _compare_with_store(self) -> None:
-        try:
-            with suppress(StoreUnavailable):  # other operations report it
-                self._skew_of_store = await self._context.store.clock_skew(self._context.name)
-        except Exception:  # no comparison is worth a refresh, whatever a store raises
-            logger.exception("comparing clocks with the store failed")
 
     async def _watch_changes(self) -> None:
         """Follow other processes' writes: a login, a refresh or an end is seen here soon."""
@@ -153,8 +135,9 @@ class Following:
                     await self._tasks.run(self.settle())
                 if replica.problem is None:
                     await self.look()
-                    async for _ in self._context.store.changes(self._context.name):
-                        await self.look()
+                    async with aclosing(self._context.changes.of(self._context.name)) as changes:
+                        async for _ in changes:
+                            await self.look()
             except (StoreUnavailable, SealError) as error:
                 replica.failed(error)
             except Exception:  # the watch goes on, whatever a store raises

@@ -3,50 +3,47 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import os
 import random
-import socket
 from collections.abc import Iterable
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from ..backends.base import TokenStore
 from ..clock import Clock, SystemClock
-from ..errors import XotsError
-from ..events import ClockSkewed, Event, Observer, TokenRead
-from ..lifecycle.account import AccessToken, Account
+from ..events import ClockSkewed, Event, Observer
+from ..lifecycle.account import AccessToken, Account, Organisation
+from ..lifecycle.attention import attention_at
 from ..lifecycle.outlook import Outlook
 from ..lifecycle.policy import Policy
 from ..lifecycle.schedule import (
     Spend,
     State,
-    effective_min_ttl,
-    min_servable,
-    servable,
+    tick_seconds,
 )
-from ..lifecycle.waits import pause_ends_at
-from ..safe_text import safe_text
 from ..sealing import Sealer
 from ..tasks import Closed, Tasks
 from ..xero.connections import Connection
 from ..xero.http import XeroClient
 from ..xero.protocol import Credentials, Response
-from .acts import MAX_CHOICES_AT_ONCE, Acts, stopping
+from .acts import MAX_CHOICES_AT_ONCE, Acts
+from .changes import Changes
 from .checking import StoreCheck
-from .context import Context
-from .ending import end_login, is_revocation_due, resume_revocation
+from .context import Context, this_process
+from .ending import EndOutcome, end_login, is_revocation_due, resume_revocation
 from .following import Following
-from .login import LOGIN_TIMEOUT, LoginAttempt, log_in
-from .login_limit import LoginLimit
+from .login import LoginAttempt
+from .logins import Logins
+from .record_store import RecordStore
 from .refreshing import Refreshing
 from .replica import Replica, StoreChange
-from .reporting import no_token, store_event
+from .reporting import store_event
+from .serving import Serving
+from .siblings import FindSiblings, no_siblings
+from .store_clock import StoreClock
 from .tenants import TenantList, matching_tenant, write_tenant
+from .usage import Fresh, Usage
 
 __all__ = ["TokenKeeper"]
-
-NO_LOGIN_STARTED = datetime.min.replace(tzinfo=UTC)
 
 
 class TokenKeeper:
@@ -62,9 +59,13 @@ class TokenKeeper:
         policy: the durations that decide when a refresh is due.
         name: the account's name in the store.
         configured: the client's credentials in the settings, if they are there.
+        fresh: when the access token is refreshed ahead of its expiry.
         observers: receive every event.
         clock: this host's clock.
         rng: the source of jitter.
+        changes: the process's subscription to the store; None if the keeper is to have its own.
+        store_clock: the process's comparison of clocks; None likewise.
+        siblings: finds the accounts that a revocation would end too; by default there are none.
     """
 
     def __init__(
@@ -76,12 +77,17 @@ class TokenKeeper:
         policy: Policy = Policy(),
         name: str = "default",
         configured: Credentials | None = None,
+        fresh: Fresh = Fresh.ALWAYS,
         observers: Iterable[Observer] = (),
         clock: Clock = SystemClock(),
         rng: random.Random = random.SystemRandom(),
+        changes: Changes | None = None,
+        store_clock: StoreClock | None = None,
+        siblings: FindSiblings = no_siblings,
     ) -> None:
         self._observers = list(observers)
-        self._replica = Replica(store, sealer, name, clock=clock, report=self._store_changed)
+        record = RecordStore(store, sealer, name, self._attention_at)
+        self._replica = Replica(record, clock=clock, report=self._store_changed)
         self._context = Context(
             name=name,
             policy=policy,
@@ -91,19 +97,21 @@ class TokenKeeper:
             configured=configured,
             clock=clock,
             rng=rng,
-            process=f"{safe_text(socket.gethostname(), 64)}:{os.getpid()}",
+            process=this_process(),
             emit=self._emit,
+            usage=Usage(fresh),
+            changes=changes or Changes(store),
+            store_clock=store_clock or StoreClock(store, clock),
+            siblings=siblings,
         )
         self._tasks = Tasks()
         self._acts = Acts()
         self._refreshing = Refreshing(self._context, self._tasks)
         self._following = Following(self._context, self._tasks)
         self._store_check = StoreCheck(self._context, self._tasks)
-        self._tenant_list = TenantList(self._context)
-        self._login_limit = LoginLimit()
-        self._login_until = NO_LOGIN_STARTED
-        """Time until which a started login may return from Xero."""
-        self._ends_running = 0
+        self._tenant_list = TenantList(self._context, self._tasks)
+        self._logins = Logins(self._context, self._tasks, self._tenant_list)
+        self._serving = Serving(self._context, self._refreshing, self._logins, self._tasks)
 
     # ---------- the account as it stands
 
@@ -136,19 +144,12 @@ class TokenKeeper:
     @property
     def state(self) -> State:
         """The state of the login, including one that a user has started here."""
-        state = self._context.state
-        if state not in (State.NO_CREDENTIALS, State.NOT_LOGGED_IN, State.REVOKED):
-            return state
-        if self.clock.now() < self._login_until:
-            return State.WAITING
-        if state is State.NO_CREDENTIALS and self._context.configured:
-            return State.NOT_LOGGED_IN
-        return state
+        return self._logins.state
 
     @property
     def can_serve(self) -> bool:
         """True if an access token may be served now."""
-        return self._servable(min_servable(self.account, self.policy)) is not None
+        return self._serving.can_serve
 
     @property
     def outlook(self) -> Outlook:
@@ -159,6 +160,16 @@ class TokenKeeper:
     def store_problem(self) -> str | None:
         """Why the store cannot be used now; None if it can."""
         return self._replica.problem
+
+    @property
+    def tick_seconds(self) -> float:
+        """The interval between calls of ``maintain`` that the life of its tokens demands."""
+        return tick_seconds(self.account, self.policy)
+
+    @property
+    def usage(self) -> Usage:
+        """The use of the account by callers of this process."""
+        return self._context.usage
 
     @property
     def unsaved(self) -> bool:
@@ -177,9 +188,9 @@ class TokenKeeper:
         return self._following.skew
 
     @property
-    def known_connections(self) -> list[Connection] | None:
-        """The organisations of the login as they were listed last, however long ago; None if they
-        were not listed since the login. It makes no request."""
+    def known_organisations(self) -> tuple[Organisation, ...] | None:
+        """The organisations of the login as the record has them, however old; None if they were
+        never listed. It makes no request."""
         return self._tenant_list.known
 
     def observe(self, observer: Observer) -> None:
@@ -240,91 +251,23 @@ class TokenKeeper:
     async def token(
         self, min_ttl: timedelta | None = None, *, may_wait: bool = True
     ) -> AccessToken:
-        """Return an access token that lives at least ``min_ttl`` (None: as the policy promises).
-
-        If the token in memory lives shorter, it is refreshed first. If that fails or takes long, a
-        caller without a ``min_ttl`` receives the old token. A token that was issued since the call
-        began is returned, even if the response took so long that it lives shorter. Without
-        ``may_wait`` no refresh is waited for.
-
-        Raises:
-            NoCredentials, NotLoggedIn, ConsentLost: a user has to act.
-            TokenUnavailable: none can be returned now; ``retry_after_seconds`` says when to retry.
-        """
-        started, requested_at = False, self.clock.now()
-        access = self._servable(self._min_life(min_ttl))
-        while may_wait and access is None and not started and self._refresh_could_help(min_ttl):
-            # A refresh of another caller may have been started for a shorter lifetime.
-            started = await self._refreshing.join(
-                min_life=self._min_life(min_ttl),
-                stale_ok=lambda: min_ttl is None and self.can_serve,
-            )
-            access = self._servable(self._min_life(min_ttl))
-        issued_for_caller = started and self._issued_since(requested_at)
-        if access is None and (min_ttl is None or issued_for_caller):
-            access = self._servable(min_servable(self.account, self.policy))
-        if access is None:
-            raise self._no_token()
-        at, token = self.clock.now(), access.value.fingerprint
-        self._emit(TokenRead(account=self.name, at=at, token=token))
-        return access
+        """Return an access token: see ``Serving.token``."""
+        return await self._serving.token(min_ttl, may_wait=may_wait)
 
     async def refresh(self) -> None:
-        """Refresh now, due or not, unless the token was issued within ``refresh_interval``. A wait
-        that is running is kept, unless Xero refused the client.
-
-        Raises:
-            NoCredentials, NotLoggedIn, ConsentLost: there is nothing to refresh.
-            TokenUnavailable: it did not succeed; nothing is lost.
-        """
-        before = self._replica.account
-        if before.current is not None:
-            await self._refreshing.complete(before.current.fingerprint)
-        account = self._replica.account
-        recent = pause_ends_at(account.refreshed_at, self.clock.now(), self.policy) is not None
-        is_new = account.access != before.access or (recent and self.can_serve)
-        if account.consent_id is None or not is_new:
-            raise self._no_token()
-
-    def _min_life(self, min_ttl: timedelta | None) -> timedelta:
-        return effective_min_ttl(self.account, self.policy, min_ttl)
-
-    def _servable(self, min_life: timedelta) -> AccessToken | None:
-        if self._ends_running:
-            return None
-        return servable(self.account, self.clock.now(), min_life)
-
-    def _refresh_could_help(self, min_ttl: timedelta | None) -> bool:
-        """Tell if a refresh is in progress, or would be made now."""
-        if self._ends_running:
-            return False
-        step = self._context.next_step(min_life=self._min_life(min_ttl))
-        return self._refreshing.in_progress or isinstance(step, Spend)
-
-    def _issued_since(self, requested_at: datetime) -> bool:
-        access = self.account.access
-        return access is not None and access.issued_at >= requested_at
-
-    def _no_token(self) -> XotsError:
-        if self._tasks.closed and self.account.consent_id is not None:
-            return stopping()
-        return no_token(
-            dataclasses.replace(self._context.situation(), state=self.state),
-            ending=bool(self._ends_running),
-            in_progress=self._refreshing.in_progress,
-            foreign=self._context.is_foreign,
-        )
+        """Refresh now: see ``Serving.refresh``."""
+        await self._serving.refresh()
 
     # ---------- login and end
 
     def login_started(self) -> None:
         """Note that a user was sent to Xero. ``state`` is WAITING until the user returns, or the
         time for the login is over."""
-        self._login_until = self.clock.now() + LOGIN_TIMEOUT
+        self._logins.started()
 
     def login_returned(self) -> None:
         """Note that the user returned from Xero, with or without a code."""
-        self._login_until = NO_LOGIN_STARTED
+        self._logins.returned()
 
     async def login(self, attempt: LoginAttempt) -> None:
         """Exchange the code that the browser brought, and keep the tokens that Xero issues for it.
@@ -334,34 +277,24 @@ class TokenKeeper:
             TooManyLogins: there were too many attempts before it, so the code was not spent.
             StoreUnavailable, SealError: the store cannot be used, so the code was not spent.
         """
-        try:
-            await self._tasks.run(self._log_in(attempt))  # its own limit bounds these
-        except Closed:
-            raise stopping() from None
+        await self._logins.run(attempt)
 
-    async def _log_in(self, attempt: LoginAttempt) -> None:
-        with self._login_limit.admitted(self.clock.elapsed()):
-            await log_in(self._context, attempt, self._tenant_list)
-
-    async def end(self, *, forget: bool) -> bool:
+    async def end(self, *, forget: bool, everywhere: bool = False) -> EndOutcome:
         """End the login: serve nothing more from it and revoke its tokens; ``forget`` the
         credentials too. An account without a login stays as it is, apart from its credentials.
 
-        Returns:
-            True if nothing is left to revoke; False if Xero is still to be told.
+        If a revocation would end siblings too, it is made only with ``everywhere``, for a caller
+        that ends each of them. Otherwise the login's own connections are deleted instead.
 
         Raises:
             StoreUnavailable, SealError: the store cannot be read; nothing was changed.
         """
         self.login_returned()
-        return await self._acts.run(self._end(forget))
+        return await self._acts.run(self._end(forget, everywhere))
 
-    async def _end(self, forget: bool) -> bool:
-        self._ends_running += 1  # serving stops at once, whatever has to be waited for
-        try:
-            return await end_login(self._context, forget=forget)
-        finally:
-            self._ends_running -= 1
+    async def _end(self, forget: bool, everywhere: bool) -> EndOutcome:
+        with self._serving.stopped():  # at once, whatever has to be waited for
+            return await end_login(self._context, forget=forget, everywhere=everywhere)
 
     async def connections(self) -> list[Connection]:
         """Return the organisations that the login is connected to.
@@ -377,6 +310,15 @@ class TokenKeeper:
         ``connections``."""
         return (await self._tenant_list.read(await self.token())).response
 
+    async def tenant(self, text: str, *, may_wait: bool = True) -> str:
+        """Return the tenant id of the login's organisation with this id or unique name.
+
+        Raises:
+            TenantNotFound, AmbiguousTenant: no organisation, or more than one, is meant.
+            And the errors of ``connections`` if the list of the record does not answer it.
+        """
+        return await self._tenant_list.find(text, lambda: self.token(may_wait=may_wait), may_wait)
+
     async def choose_tenant(self, tenant_id: str) -> None:
         """Use this organisation from now on.
 
@@ -391,6 +333,12 @@ class TokenKeeper:
         await self._acts.run(choice, at_most=MAX_CHOICES_AT_ONCE)
 
     # ---------- inside
+
+    def _attention_at(self, account: Account) -> datetime | None:
+        """Return when a record needs attention, whether callers use it or not: the store's index
+        tells it to all processes."""
+        ahead = self._context.usage.fresh is Fresh.ALWAYS
+        return attention_at(account, self.clock.now(), self.policy, ahead=ahead)
 
     def _store_changed(self, change: StoreChange) -> None:
         self._emit(store_event(self._context.situation(), change))

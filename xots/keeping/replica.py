@@ -20,30 +20,15 @@ from enum import Enum, auto
 
 from msgspec.structs import replace
 
-from ..backends.base import Lease, Stored, TokenStore, checked_name
+from ..backends.base import Lease, Stored
 from ..clock import Clock
-from ..errors import SealError, StaleWrite, StoreError, StoreUnavailable
+from ..errors import SealError, StaleWrite, StoreUnavailable
 from ..lifecycle.account import Account
 from ..lifecycle.expiry import Expiry
 from ..lifecycle.merging import diverged, merged
-from ..lifecycle.record_json import UnknownFormat, decode, encode
-from ..sealing import Sealer
+from .record_store import RecordStore
 
-__all__ = [
-    "LEASE_SECONDS",
-    "Peeked",
-    "Replica",
-    "Resealed",
-    "StoreChange",
-    "open_record",
-    "reseal_all",
-]
-
-PURPOSE = "account"
-
-LEASE_SECONDS = 12.0
-"""Lifetime of a lease whose holder died, where the store cannot detect that: longer than a pause of
-a busy machine, and short enough for a caller to wait for."""
+__all__ = ["Peeked", "Replica", "StoreChange"]
 
 
 class StoreChange(Enum):
@@ -77,18 +62,14 @@ class Replica:
     """One account's record.
 
     Args:
-        store: keeps the record. The replica does not close it.
-        sealer: seals the record.
-        name: the account's name in the store.
+        record: the record in the store.
         clock: this host's clock.
         report: receives the changes of the store's health, at once. It must not raise.
     """
 
     def __init__(
         self,
-        store: TokenStore,
-        sealer: Sealer,
-        name: str,
+        record: RecordStore,
         *,
         clock: Clock,
         report: Callable[[StoreChange], None],
@@ -103,9 +84,7 @@ class Replica:
         """True if ``unsaved``, because the store lost writes that it had acknowledged."""
         self.problem: str | None = None
         """Why the store cannot be used now; None if it can."""
-        self._store = store
-        self._sealer = sealer
-        self._name = name
+        self._record = record
         self._clock = clock
         self._report = report
         self._seen = _Seen(self.account, None)
@@ -135,7 +114,7 @@ class Replica:
         Raises:
             StoreUnavailable, SealError: as ``read``, and if the lease cannot be taken.
         """
-        async with self._store.lease(self._name, LEASE_SECONDS) as lease:
+        async with self._record.lease() as lease:
             self._holders += 1
             try:
                 await self.read()
@@ -152,8 +131,8 @@ class Replica:
             memory.
         """
         while not self.unsaved:
-            seen, stored = self._seen, await self._store.read(self._name)
-            theirs = self._opened(stored)
+            seen, stored = self._seen, await self._record.read()
+            theirs = self._record.opened(stored)
             if self.unsaved or self._seen is not seen:
                 continue  # another operation has held or written a change meanwhile
             if not self._has_lost_writes(theirs):
@@ -172,7 +151,7 @@ class Replica:
         """
         before, account = self.account, self._stamped(account, above=self.account)
         try:
-            version = await self._swap(account)
+            version = await self._record.swap(account, self._seen.version)
         except StoreUnavailable as error:
             self.failed(error)
             raise
@@ -227,10 +206,10 @@ class Replica:
         seen = self._seen
         if self._is_busy:
             return Peeked.NOTHING_NEW
-        stored = await self._store.read(self._name)
+        stored = await self._record.read()
         if self._is_busy or self._seen is not seen or _version(stored) == seen.version:
             return Peeked.NOTHING_NEW
-        theirs = self._opened(stored)
+        theirs = self._record.opened(stored)
         if self._has_lost_writes(theirs):
             return Peeked.LOST_WRITES
         self._follow(stored, theirs)
@@ -254,29 +233,16 @@ class Replica:
         while self.unsaved:
             account = self.account
             try:
-                version = await self._swap(account)
+                version = await self._record.swap(account, self._seen.version)
             except StaleWrite:
-                stored = await self._store.read(self._name)
-                self._join(stored, self._opened(stored))
+                stored = await self._record.read()
+                self._join(stored, self._record.opened(stored))
             else:
                 self._seen = _Seen(account, version)
                 self.unsaved = self.account is not account  # another operation may have held more
                 self.rolled_back = False
                 if not self.unsaved:
                     self.works()
-
-    async def _swap(self, account: Account) -> str:
-        """Compare and set. After a lost response, the write id in the store tells if the write went
-        through. It is never repeated without that check."""
-        sealed = self._sealer.seal(encode(account), PURPOSE, {"name": self._name})
-        try:
-            version = await self._store.swap(self._name, sealed, expected=self._seen.version)
-        except (StaleWrite, StoreUnavailable):
-            stored = await self._store.read(self._name)
-            if stored is None or self._opened(stored).write_id != account.write_id:
-                raise
-            version = stored.version
-        return version
 
     def _has_lost_writes(self, theirs: Account) -> bool:
         """Tell if the store went back to an older record than it was seen to hold.
@@ -321,64 +287,6 @@ class Replica:
     def _note(self, stored: Stored | None, theirs: Account) -> None:
         self._seen = _Seen(theirs, _version(stored))
 
-    def _opened(self, stored: Stored | None) -> Account:
-        return Account() if stored is None else open_record(self._sealer, stored, self._name)
-
 
 def _version(stored: Stored | None) -> str | None:
     return stored.version if stored else None
-
-
-def open_record(sealer: Sealer, stored: Stored, name: str) -> Account:
-    """Return the record that a store holds under ``name``.
-
-    Raises:
-        SealError: it cannot be opened, or a newer version of xots wrote it.
-    """
-    try:
-        return decode(sealer.open(stored.value, PURPOSE, {"name": name}))
-    except UnknownFormat as error:
-        raise SealError(f"the record of {name!r} cannot be read: {error}") from None
-
-
-@dataclass(frozen=True)
-class Resealed:
-    """The result of sealing all records of a store with the first key."""
-
-    done: int
-    """The number of records that were sealed anew."""
-    count: int
-    """The number of all records."""
-    failures: tuple[str, ...]
-    """The name of each record that stays as it is, with the reason."""
-
-
-async def reseal_all(store: TokenStore, sealer: Sealer) -> Resealed:
-    """Seal every record of a store with the first key. It may be run again.
-
-    A record that cannot be opened, read or written stays as it is, and the others follow.
-
-    Raises:
-        StoreUnavailable: the store itself fails; records sealed so far stay sealed.
-    """
-    names, done, failures = await store.names(), 0, []
-    for name in names:
-        try:
-            done += await _reseal(store, sealer, checked_name(name))
-        except (SealError, StoreError, ValueError) as error:
-            failures.append(f"{name}: {error}")
-            if isinstance(error, StoreUnavailable):
-                await store.check()  # if all of it fails, the other records would fail too
-    return Resealed(done, len(names), tuple(failures))
-
-
-async def _reseal(store: TokenStore, sealer: Sealer, name: str) -> bool:
-    """Seal one record with the first key. Return False if it is sealed with that already."""
-    async with store.lease(name, LEASE_SECONDS):
-        stored = await store.read(name)
-        if stored is None or sealer.sealed_by_first(stored.value):
-            return False
-        body = sealer.open(stored.value, PURPOSE, {"name": name})
-        sealed = sealer.seal(body, PURPOSE, {"name": name})
-        await store.swap(name, sealed, expected=stored.version)
-        return True

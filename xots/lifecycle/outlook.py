@@ -7,17 +7,9 @@ from datetime import datetime
 from enum import StrEnum
 
 from .account import Account, Intent, RefreshToken
+from .attention import attention_at
 from .policy import Policy
-from .schedule import (
-    XERO_REFRESH_LIFETIME,
-    Spend,
-    Wait,
-    candidates,
-    client_refused,
-    next_step,
-    refresh_due,
-    revocation_due,
-)
+from .schedule import XERO_REFRESH_LIFETIME, candidates, client_refused
 
 __all__ = ["Need", "Outlook", "Retrying", "outlook", "unresolved_intent", "why_lost"]
 
@@ -68,8 +60,11 @@ class Outlook:
     """Why."""
 
 
-def outlook(account: Account, now: datetime, policy: Policy, *, unsaved: bool = False) -> Outlook:
-    """Return the outlook of a record. ``unsaved``: the store does not hold it yet.
+def outlook(
+    account: Account, now: datetime, policy: Policy, *, unsaved: bool = False, ahead: bool = True
+) -> Outlook:
+    """Return the outlook of a record. ``unsaved``: the store does not hold it yet. ``ahead``: see
+    ``schedule.refresh_due``.
 
     The time is that of the refresh token that lasts longest. That a token was spent does not prove
     that Xero received it: Xero may still accept it after the grace period, but that is not certain.
@@ -79,7 +74,7 @@ def outlook(account: Account, now: datetime, policy: Policy, *, unsaved: bool = 
     need, needed_at = _need(account, live, now, policy)
     return Outlook(
         retrying=_retrying(account, live),
-        next_attempt_at=_next_attempt_at(account, now, policy),
+        next_attempt_at=attention_at(account, now, policy, ahead=ahead),
         grace_ends_at=_grace_ends_at(account, now, policy, unsaved) if logged_in else None,
         login_needed_at=max(needed_at, now),
         attention_for=need,
@@ -139,17 +134,6 @@ def _retrying_open(account: Account, intent: Intent) -> Retrying:
         return Retrying.MISSING_TOKEN
     in_first_attempt = intent.set_first_spent and unresolved_intent(account)
     return Retrying.UNDER_WAY if in_first_attempt else Retrying.LOST_RESPONSE
-
-
-def _next_attempt_at(account: Account, now: datetime, policy: Policy) -> datetime | None:
-    if account.revocation is not None:
-        return now if revocation_due(account, now, policy) else account.retry_not_before
-    due = refresh_due(account, now, policy)
-    at = max(due, now) if isinstance(due, datetime) else now
-    step = next_step(account, at, policy)
-    if isinstance(step, Wait):
-        return step.until
-    return at if isinstance(step, Spend) else None
 
 
 def unresolved_intent(account: Account) -> Intent | None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from zlib import crc32
 
-__all__ = ["Policy"]
+__all__ = ["Policy", "staggered"]
+
+STAGGER = 0.2
+"""Upper bound on the part by which an account's refreshes come earlier than the policy demands."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,3 +43,14 @@ class Policy:
     refresh_interval: timedelta = timedelta(seconds=5)
     """Shortest interval between refreshes that callers force, and between their attempts that fail.
     Zero: no limit. A refresh that is due by itself does not wait for it."""
+
+
+def staggered(policy: Policy, name: str) -> Policy:
+    """Return the policy of one account among many: it refreshes up to a fifth of ``refresh_ahead``
+    earlier, by its name.
+
+    Accounts that were refreshed together, such as after an outage, fall due at different times from
+    then on, and drift apart with each refresh.
+    """
+    part = crc32(name.encode()) / 2**32
+    return replace(policy, refresh_ahead=policy.refresh_ahead * (1 + STAGGER * part))

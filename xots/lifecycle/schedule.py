@@ -25,10 +25,12 @@ __all__ = [
     "State",
     "Step",
     "Wait",
+    "access_lifetime",
     "candidates",
     "client_refused",
     "effective_min_ttl",
     "good_for",
+    "issued_since",
     "min_servable",
     "next_step",
     "promised_ttl",
@@ -84,7 +86,7 @@ def promised_ttl(account: Account, policy: Policy) -> timedelta:
     It is ``min_ttl``, but at most nine tenths of the token's lifetime, and at most a quarter of a
     lifetime that is shorter than Xero's.
     """
-    lifetime = _lifetime(account)
+    lifetime = access_lifetime(account)
     part = 1 / 4 if lifetime < XERO_ACCESS_LIFETIME else MAX_DEMANDED_PART
     return min(policy.min_ttl, lifetime * part)
 
@@ -100,6 +102,11 @@ def servable(account: Account, now: datetime, min_life: timedelta) -> AccessToke
     return account.access if left > timedelta(0) and left >= min_life else None
 
 
+def issued_since(account: Account, requested_at: datetime) -> bool:
+    """Tell if the access token was issued after a caller requested one."""
+    return account.access is not None and account.access.issued_at >= requested_at
+
+
 def effective_min_ttl(account: Account, policy: Policy, requested: timedelta | None) -> timedelta:
     """Return the lifetime that one caller receives: the promise, or more if it requests more.
 
@@ -108,18 +115,18 @@ def effective_min_ttl(account: Account, policy: Policy, requested: timedelta | N
     promised = promised_ttl(account, policy)
     if requested is None:
         return promised
-    return max(promised, min(requested, _lifetime(account) * MAX_DEMANDED_PART))
+    return max(promised, min(requested, access_lifetime(account) * MAX_DEMANDED_PART))
 
 
 def tick_seconds(account: Account, policy: Policy) -> float:
     """Return the interval between checks in seconds: ``tick``, or an eighth of a short lifetime."""
-    tick, lifetime = policy.tick.total_seconds(), _lifetime(account)
+    tick, lifetime = policy.tick.total_seconds(), access_lifetime(account)
     if lifetime >= XERO_ACCESS_LIFETIME:
         return tick
     return max(min(tick, lifetime.total_seconds() / 8), MIN_TICK_SECONDS)
 
 
-def _lifetime(account: Account) -> timedelta:
+def access_lifetime(account: Account) -> timedelta:
     """Return the lifetime of the access token; Xero's while there is none."""
     return account.access.lifetime if account.access else XERO_ACCESS_LIFETIME
 
@@ -247,18 +254,29 @@ class Due(Enum):
     AT_ONCE = "at-once"
 
 
-def refresh_due(account: Account, now: datetime, policy: Policy) -> datetime | Due:
+def refresh_due(
+    account: Account, now: datetime, policy: Policy, *, ahead: bool = True
+) -> datetime | Due:
     """Return when the next refresh is due, without regard to ``retry_not_before``.
 
     ``NEVER`` without a login. ``AT_ONCE`` for an open refresh, a current token that was spent or
     refused, and a missing access token or one whose expiry cannot be trusted. Otherwise the
     scheduled time.
+
+    Args:
+        account: the record.
+        now: the current time.
+        policy: the durations to decide by.
+        ahead: False for an account that is not in use. Its access token may expire or be missing:
+            only the refresh token is kept alive.
     """
     current, access = account.current, account.access
     if account.consent_id is None or current is None:
         return Due.NEVER
     if account.intent is not None or not current.is_fresh:
         return Due.AT_ONCE
+    if not ahead:
+        return min(_rotations(account, current, policy))
     if access is None or _issued_in_future(access, now):
         return Due.AT_ONCE
     return min(_scheduled(account, current, access, policy))
@@ -277,10 +295,13 @@ def _scheduled(
 ) -> list[datetime]:
     """Return the dates of the access token's expiry, of the rotation by age, and of proofs."""
     ahead = min(policy.refresh_ahead, access.lifetime / 2)
-    expiry = access.expires_at - ahead
-    rotation = current.obtained_at + policy.refresh_lifetime
+    return [access.expires_at - ahead, *_rotations(account, current, policy)]
+
+
+def _rotations(account: Account, current: RefreshToken, policy: Policy) -> list[datetime]:
+    """Return the dates of the rotation by age and of proofs: those that need no use."""
     proofs = [t.obtained_at + policy.proving_wait for t in account.fallbacks if t.is_fresh]
-    return [expiry, rotation, *proofs]
+    return [current.obtained_at + policy.refresh_lifetime, *proofs]
 
 
 @dataclass(frozen=True)
@@ -310,6 +331,7 @@ def next_step(
     now: datetime,
     policy: Policy,
     *,
+    ahead: bool = True,
     min_life: timedelta | None = None,
     expected_current: str | None = None,
 ) -> Step:
@@ -319,12 +341,14 @@ def next_step(
         account: the record.
         now: the current time.
         policy: the durations to decide by.
+        ahead: False for an account that is not in use: see ``refresh_due``.
         min_life: the time left that a caller needs. A token with less is refreshed early.
         expected_current: the fingerprint of the current token that a caller saw and wants refreshed
             now, due or not. If another is current, a refresh has happened, and nothing is forced.
             Within ``refresh_interval`` of the last refresh or failure nothing is forced either.
     """
-    due, choices = refresh_due(account, now, policy), candidates(account, now, policy)
+    due = refresh_due(account, now, policy, ahead=ahead)
+    choices = candidates(account, now, policy)
     if due is Due.NEVER or not choices:
         return Idle()
     is_due = due is Due.AT_ONCE or due <= now

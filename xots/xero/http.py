@@ -6,9 +6,11 @@ a refresh token again.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from asyncio import Future
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,7 +22,7 @@ from ..lifecycle.outcomes import Failure, NotSent, Outcome, Unknown
 from ..log_filters import hush_libraries
 from ..safe_text import safe_text
 from ..secret import Secret
-from .connections import connections_request
+from .connections import connections_request, disconnect_request, read_disconnect_response
 from .protocol import (
     XERO,
     Credentials,
@@ -68,6 +70,7 @@ class XeroClient:
         clock: this host's clock; a date in a ``Retry-After`` is compared with it.
         connect_seconds: upper bound on DNS, TCP and TLS together.
         deadline_seconds: upper bound on a whole request. It may be changed later.
+        max_requests: upper bound on simultaneous requests that change tokens: see ``slot``.
         ca_file: a PEM file with the authorities to trust instead of the system's.
         proxy: an HTTP proxy. It needs pycurl (the extra ``xots[proxy]``).
 
@@ -82,6 +85,7 @@ class XeroClient:
         clock: Clock,
         connect_seconds: float = 10,
         deadline_seconds: float = 20,
+        max_requests: int = 10,
         ca_file: str | None = None,
         proxy: Proxy | None = None,
     ) -> None:
@@ -94,7 +98,16 @@ class XeroClient:
         self._ca_file = _curl_ca_file(ca_file) if proxy else ca_file
         new_client = _curl_client if proxy else _simple_client
         # Two clients, each with its own queue: a slow list of organisations delays no refresh.
-        self._token_http, self._other_http = new_client(), new_client()
+        self._token_http, self._other_http = new_client(max_requests), new_client(max_requests)
+        self._slots = asyncio.Semaphore(max_requests)
+
+    def slot(self) -> AbstractAsyncContextManager[None]:
+        """Wait until fewer than ``max_requests`` requests are in progress, and count one.
+
+        An operation enters it before it writes its intent, so that a request that has to wait for
+        others is not open meanwhile.
+        """
+        return self._slots
 
     async def refresh(self, credentials: Credentials, token: Secret) -> Outcome:
         """Spend a refresh token."""
@@ -134,6 +147,21 @@ class XeroClient:
         if not isinstance(response, Response):
             raise UpstreamFailed(f"the connections endpoint did not respond: {response.detail}")
         return response
+
+    async def disconnect(self, access_token: Secret, connection_id: str) -> Failure | None:
+        """Delete one connection of the user to the app.
+
+        Returns:
+            None if it is deleted, or was before. The type of a failure does not tell if Xero has
+            deleted it.
+        """
+        try:
+            url = self.endpoints.connections_url
+            request = disconnect_request(url, access_token, connection_id)
+        except ValueError as error:
+            return NotSent(detail=f"{error}")
+        response = await self._send(request)
+        return read_disconnect_response(response) if isinstance(response, Response) else response
 
     async def reach(self) -> str | None:
         """Return why the token endpoint cannot be reached; None if it responds, with any status.
@@ -233,24 +261,28 @@ def _reason(error: Exception) -> str:
     return safe_text(words) if isinstance(words, str) else type(error).__name__
 
 
-def _simple_client() -> AsyncHTTPClient:
+def _simple_client(max_requests: int) -> AsyncHTTPClient:
     # Tornado is imported where it is used: commands that only need the types start fast.
     from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
-    return SimpleAsyncHTTPClient(force_instance=True, max_body_size=MAX_RESPONSE_BYTES)
+    return SimpleAsyncHTTPClient(
+        force_instance=True, max_clients=max_requests, max_body_size=MAX_RESPONSE_BYTES
+    )
 
 
 # ---------- through a proxy
 
 
-def _curl_client() -> AsyncHTTPClient:
+def _curl_client(max_requests: int) -> AsyncHTTPClient:
     try:
         from tornado.curl_httpclient import CurlAsyncHTTPClient
     except ImportError:
         raise SettingsError(
             ["proxy: a proxy needs pycurl, which is not installed (pip install 'xots[proxy]')"]
         ) from None
-    return CurlAsyncHTTPClient(force_instance=True, max_body_size=MAX_RESPONSE_BYTES)
+    return CurlAsyncHTTPClient(
+        force_instance=True, max_clients=max_requests, max_body_size=MAX_RESPONSE_BYTES
+    )
 
 
 def _curl_ca_file(ca_file: str | None) -> str | None:

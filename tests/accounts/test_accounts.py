@@ -1,0 +1,229 @@
+"""Accounts: opened when they are needed, kept fresh while they are used, closed when idle."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+from support.bench import eventually
+from support.several import Several
+
+from xots.accounts.accounts import Accounts
+from xots.errors import AccountExists, TooManyAccounts, UnknownAccount
+from xots.keeping.usage import Fresh
+from xots.lifecycle.account import Entry
+from xots.lifecycle.schedule import State
+
+
+async def tick(several: Several, accounts: Accounts, **duration: float) -> None:
+    """Let time pass, and tick until nothing is left to do now."""
+    several.clock.advance(**duration)
+    await accounts.maintain()
+    await eventually(lambda: not accounts.busy)
+
+
+async def test_an_account_that_is_added_can_log_in_and_serve(several: Several) -> None:
+    """Its token is that of its own login, and the default account has none."""
+    accounts = await several.manager()
+    await several.add(accounts, "smith")
+    async with accounts.opened("smith") as found:
+        access = await found.keeper.token()
+    record = await several.record("smith")
+    assert record.access is not None
+    assert access.value == record.access.value
+    assert accounts.default.account.consent_id is None
+    assert accounts.names() == ["default", "smith"]
+
+
+async def test_a_name_that_is_not_known_costs_no_request_to_the_store(several: Several) -> None:
+    """Any client can invent names."""
+    accounts = await several.manager()
+    several.store.fail("read", "names")  # type: ignore[attr-defined]
+    with pytest.raises(UnknownAccount):
+        async with accounts.opened("smith"):
+            pass
+
+
+async def test_a_used_account_is_refreshed_ahead_and_an_unused_one_is_not(
+    several: Several,
+) -> None:
+    """A caller within the last lifetime of a token keeps the account fresh."""
+    accounts = await several.manager()
+    await several.add(accounts, "used", "unused")
+    refreshes = several.refreshes()
+    for _ in range(4):
+        async with accounts.opened("used") as found:
+            await found.keeper.token()
+        for _ in range(3):
+            await tick(several, accounts, minutes=8)
+    # No caller waited: each token lived for a minute at least.
+    assert several.refreshes() - refreshes == 3
+    assert (await several.record("unused")).generation < 3
+
+
+async def test_an_account_is_closed_when_its_use_has_ended(several: Several) -> None:
+    """It costs no memory then, and opens again for the next caller."""
+    accounts = await several.manager()
+    await several.add(accounts, "smith")
+    async with accounts.opened("smith") as found:
+        await found.keeper.token()
+    assert accounts.open_now == ["default", "smith"]
+    for _ in range(6):
+        await tick(several, accounts, minutes=8)
+    assert accounts.open_now == ["default"]
+    async with accounts.opened("smith") as found:
+        assert await found.keeper.token()
+
+
+async def test_an_account_that_is_always_fresh_needs_no_caller(several: Several) -> None:
+    """It is refreshed by the index, and its keeper is closed in between."""
+    several.fresh = {"smith": Fresh.ALWAYS}
+    accounts = await several.manager()
+    await several.add(accounts, "smith")
+    for _ in range(15):
+        await tick(several, accounts, minutes=10)
+        record = await several.record("smith")
+        assert record.access is not None
+        assert record.access.expires_at > several.clock.now()
+    assert several.refreshes() in range(5, 8)
+    assert accounts.open_now == ["default"]
+
+
+async def test_an_unused_account_is_rotated_before_its_refresh_token_dies(
+    several: Several,
+) -> None:
+    """Once in refreshmins, by the index alone."""
+    accounts = await several.manager()
+    await several.add(accounts, "smith")
+    await tick(several, accounts, days=49)
+    assert several.refreshes() == 0
+    await tick(several, accounts, days=1.1)
+    await eventually(lambda: several.refreshes() == 1)
+    assert (await several.record("smith")).intent is None
+
+
+async def test_a_new_process_finds_what_is_due_in_the_records(several: Several) -> None:
+    """The index of this store ends with its process."""
+    first = await several.manager()
+    await several.add(first, "smith")
+    await first.close()
+    several.managers.clear()
+    several.store._due_index._due_at.clear()
+    several.store._due_index._order.clear()
+    accounts = await several.manager()
+    several.clock.advance(days=51)
+    await accounts.maintain()
+    await accounts.swept()
+    await tick(several, accounts, seconds=15)
+    await eventually(lambda: several.refreshes() == 1)
+
+
+async def test_a_removed_account_is_hidden_and_continues_its_generations(
+    several: Several,
+) -> None:
+    """Its login is ended at Xero. Added again, it has no login and a higher generation."""
+    accounts = await several.manager()
+    await several.add(accounts, "smith")
+    before = await several.record("smith")
+    await accounts.remove("smith")
+    assert accounts.names() == ["default"]
+    with pytest.raises(UnknownAccount):
+        async with accounts.opened("smith"):
+            pass
+    assert (await several.record("smith")).removed
+    await several.add(accounts, "smith", log_in=False)
+    after = await several.record("smith")
+    assert after.generation > before.generation
+    assert after.consent_id is None
+    assert not several.sandbox.identity.usable_refresh_tokens(several.clock.now())
+
+
+async def test_an_account_is_added_once(several: Several) -> None:
+    """The second entry would replace the first account's settings."""
+    accounts = await several.manager()
+    await several.add(accounts, "smith", log_in=False)
+    with pytest.raises(AccountExists):
+        await accounts.add("smith", Entry(added_at=several.clock.now()))
+    with pytest.raises(AccountExists):
+        await accounts.add("default", Entry(added_at=several.clock.now()))
+
+
+async def test_accounts_are_bounded(several: Several) -> None:
+    """A page that any local user can open must not fill the store."""
+    accounts = await several.manager(max_accounts=3)
+    await several.add(accounts, "one", "two", log_in=False)
+    with pytest.raises(TooManyAccounts):
+        await accounts.add("three", Entry(added_at=several.clock.now()))
+
+
+async def test_the_list_shows_state_organisation_and_need(several: Several) -> None:
+    """Without a request to the store or to Xero."""
+    accounts = await several.manager()
+    await several.add(accounts, "smith")
+    await several.add(accounts, "jones", log_in=False)
+    requests = len(several.sandbox.log)
+    several.store.fail("read", "names")  # type: ignore[attr-defined]
+    found = {summary.name: summary for summary in accounts.summaries()}
+    several.store.repair()  # type: ignore[attr-defined]
+    assert list(found) == ["default", "jones", "smith"]
+    assert found["smith"].state is State.CONNECTED
+    assert found["smith"].organisation
+    assert found["smith"].login_needed_at == several.clock.now() + timedelta(days=60)
+    assert found["jones"].state is State.NOT_LOGGED_IN
+    assert len(several.sandbox.log) == requests
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+async def test_a_clock_that_is_set_delays_no_refresh(several: Several, days: int) -> None:
+    """The index holds times of day. They are corrected at the next tick."""
+    several.fresh = {"always": Fresh.ALWAYS}
+    accounts = await several.manager()
+    await several.add(accounts, "used", "always")
+    async with accounts.opened("used") as found:
+        await found.keeper.token()
+    several.clock.step(days=days)
+    for _ in range(4):
+        await tick(several, accounts, minutes=9)
+        await accounts.swept()
+    for name in ("used", "always"):
+        access = (await several.record(name)).access
+        assert access is not None
+        issued = several.sandbox.identity.tokens.access_tokens[access.value.reveal()]
+        assert issued.expires_at > several.sandbox.clock(), name
+
+
+async def test_callers_that_come_together_share_one_keeper(several: Several) -> None:
+    """Two keepers in one process would refresh behind each other's back."""
+    accounts = await several.manager()
+    await several.add(accounts, "smith")
+    for _ in range(3):
+        await tick(several, accounts, minutes=11)
+    assert accounts.open_now == ["default"]
+
+    async def keeper() -> object:
+        async with accounts.opened("smith") as found:
+            await found.keeper.token()
+            return found.keeper
+
+    keepers = await asyncio.gather(*(keeper() for _ in range(20)))
+    assert len(set(map(id, keepers))) == 1
+    assert several.refreshes() == 1
+
+
+async def test_a_caller_that_leaves_early_keeps_no_keeper_open(several: Several) -> None:
+    """A client that disconnects cancels nothing, and costs no memory."""
+    accounts = await several.manager()
+    await several.add(accounts, "smith")
+    for _ in range(3):
+        await tick(several, accounts, minutes=11)
+    hold = several.store.hold("read")  # type: ignore[attr-defined]
+    entering = accounts.opened("smith")
+    caller = asyncio.create_task(entering.__aenter__())
+    await hold.reached()
+    caller.cancel()
+    await asyncio.wait([caller])
+    hold.release()
+    await eventually(lambda: "smith" in accounts.open_now)
+    await tick(several, accounts, minutes=2)
+    await eventually(lambda: accounts.open_now == ["default"])

@@ -1,0 +1,288 @@
+"""``Accounts``: the accounts of one process, for the rest of the program."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+
+from ..clock import MAX_CLOCK_SKEW
+from ..errors import (
+    AccountExists,
+    AccountFixed,
+    AccountUnusable,
+    SealError,
+    SettingsError,
+    TooManyAccounts,
+    UnknownAccount,
+)
+from ..events import Observer
+from ..keeping.ending import EndOutcome
+from ..keeping.keeper import TokenKeeper
+from ..keeping.record_store import RecordStore
+from ..keeping.replica import Replica
+from ..lifecycle.account import Account, Entry
+from ..lifecycle.logins import after_added, after_removed
+from .config import AccountConfig, Configure
+from .directory import Directory, Glimpse, Summary, glimpse
+from .keepers import Keepers, Opened, Shared
+from .survey import Survey
+from .work import Work
+
+__all__ = ["Accounts"]
+
+
+class Accounts:
+    """All accounts of one process. ``start`` comes first, ``close`` last.
+
+    Args:
+        shared: the store, its sealer, and the other parts that all keepers share.
+        configure: returns the settings of an account.
+        default: the account that the paths without a name serve. Its keeper is always open.
+        declared: the accounts in the settings, with the place of each.
+        max_accounts: upper bound on the accounts that are added at run time.
+    """
+
+    default: TokenKeeper
+    """The keeper of the default account, set by ``start``."""
+    default_config: AccountConfig
+    """Its settings, set by ``start``."""
+
+    def __init__(
+        self,
+        shared: Shared,
+        configure: Configure,
+        *,
+        default: str = "default",
+        declared: Mapping[str, str] | None = None,
+        max_accounts: int = 1000,
+    ) -> None:
+        self._shared = shared
+        self._configure = configure
+        self._name_of_default = default
+        self._max_accounts = max_accounts
+        self._directory = Directory({default: "the default account"} | dict(declared or {}))
+        self._survey = Survey(shared, configure, self._directory, self._is_open)
+        self._keepers = Keepers(shared, configure, self._survey.observe)
+        clock = shared.clock
+        self._clock_offset = clock.now().timestamp() - clock.elapsed()
+        self._work = Work(
+            default, self._due, self._maintain_one, clock=shared.clock, rng=shared.rng
+        )
+
+    # ---------- lifetime
+
+    async def start(self) -> None:
+        """Open the default account, learn the names of the others, and begin to watch the store.
+
+        Raises:
+            StoreUnavailable: the store cannot be read.
+            SealError: the default account's record cannot be opened. It stays as it is.
+        """
+        store, name = self._shared.store, self._name_of_default
+        record = RecordStore(store, self._shared.sealer, name)
+        entry = record.opened(await record.read()).entry
+        self.default_config = self._configure(name, entry)
+        self.default = await self._keepers.pin(self.default_config)
+        await self._survey.start()
+
+    async def close(self) -> None:
+        """Start nothing new, and close every keeper once its operations are concluded and written.
+
+        Raises:
+            StoreUnavailable: the store did not take an unsaved change in time.
+        """
+        await self._survey.stop()
+        await self._work.close()
+        await self._keepers.close()
+
+    # ---------- the accounts
+
+    def names(self) -> list[str]:
+        """Return the names of the accounts, in order."""
+        return list(self._directory)
+
+    @property
+    def open_now(self) -> list[str]:
+        """The names of the accounts whose keepers are open, in order."""
+        return self._keepers.names()
+
+    @property
+    def busy(self) -> frozenset[str]:
+        """The names of the accounts in maintenance."""
+        return self._work.busy
+
+    def summaries(self) -> list[Summary]:
+        """Return a summary of each account, in the order of their names. It makes no request."""
+        return self._directory.summaries()
+
+    def siblings(self, name: str) -> dict[str, Glimpse]:
+        """Return the other live accounts that share this one's fate at Xero, by name."""
+        return self._directory.siblings(name)
+
+    async def swept(self) -> None:
+        """Wait until every record was read once: before it, not all siblings are known."""
+        await self._survey.complete()
+
+    @asynccontextmanager
+    async def opened(self, name: str) -> AsyncIterator[Opened]:
+        """Keep an account's keeper open for a request.
+
+        Raises:
+            UnknownAccount: there is none of this name. The store was not asked.
+            AccountUnusable: its settings describe another login than its record, or the record
+                cannot be opened.
+            StoreUnavailable: its record cannot be read now.
+            TokenUnavailable: the server is stopping.
+        """
+        if name not in self._directory:
+            raise UnknownAccount("there is no account of this name; /accounts lists them")
+        found = await self._enter(name, is_caller=True)
+        try:
+            yield found
+        finally:
+            self._keepers.leave(name)
+
+    async def add(self, name: str, entry: Entry) -> None:
+        """Add an account at run time. Its entry is kept in its record.
+
+        Raises:
+            AccountExists, TooManyAccounts: nothing was added.
+            StoreUnavailable, SealError: the store cannot be read or written.
+        """
+        if name in self._directory:
+            raise AccountExists(f"there is an account {name} already; remove it first")
+        if len(self._directory) >= self._max_accounts:
+            raise TooManyAccounts(
+                f"there are {len(self._directory)} accounts already, and max_accounts is "
+                f"{self._max_accounts}: remove one, or raise max_accounts"
+            )
+
+        def added(account: Account) -> Account:
+            if not account.removed and (account.entry or account.client_id):
+                raise AccountExists(f"another process has added the account {name} meanwhile")
+            return after_added(account, entry)
+
+        await self._update(name, added)
+
+    async def remove(self, name: str) -> None:
+        """End an account's login and hide the account. Its record stays, empty, so that adding the
+        name again continues its generations.
+
+        Raises:
+            UnknownAccount, AccountFixed: there is none, or it stands in the settings.
+            AccountUnusable, StoreUnavailable, SealError: as ``opened``.
+        """
+        async with self.opened(name) as found:
+            if found.config.is_fixed:
+                raise AccountFixed(
+                    f"the account {name} is declared in {found.config.source}: remove it there; "
+                    f"its login is ended by xots logout --account {name}"
+                )
+            await self.swept()
+            await found.keeper.end(forget=True)
+        now = self._shared.clock.now()
+        await self._update(name, lambda account: after_removed(account, now=now))
+
+    async def end_all(self, name: str, *, forget: bool) -> list[EndOutcome]:
+        """End the logins of an account and of all that share its client and Xero user.
+
+        Raises:
+            As ``opened`` and ``TokenKeeper.end``. The logins that were ended before stay ended.
+        """
+        await self.swept()
+        outcomes = []
+        for each in (*self.siblings(name), name):
+            async with self.opened(each) as found:
+                outcomes.append(await found.keeper.end(forget=forget, everywhere=True))
+        return outcomes
+
+    # ---------- the tick
+
+    async def maintain(self) -> None:
+        """Start all that is due, in every account. ``Rotation`` calls this at every tick."""
+        clock = self._shared.clock
+        offset = clock.now().timestamp() - clock.elapsed()
+        if abs(offset - self._clock_offset) > MAX_CLOCK_SKEW.total_seconds():
+            # The clock was set: the times in the index and of open accounts may be far off.
+            self._clock_offset = offset
+            self._keepers.schedule_all()
+            self._survey.demand_sweep()
+        self._survey.sweep_if_due()
+        await self._work.tick()
+
+    def observe(self, observer: Observer) -> None:
+        """Send every event of every account from now on to ``observer`` too."""
+        self._shared.observers.append(observer)
+
+    @property
+    def store_problem(self) -> str | None:
+        """Why the store cannot be used now; None if it can."""
+        return self.default.store_problem
+
+    @property
+    def tick_seconds(self) -> float:
+        """The interval between ticks that the tokens of the accounts demand."""
+        return min(self.default.tick_seconds, self._survey.shortest_tick_seconds)
+
+    async def _due(self, limit: int) -> list[str]:
+        """Return due accounts: those that are open, and those of the store's index."""
+        now = self._shared.clock.now()
+        opened = self._keepers.due(now, limit)
+        indexed = await self._shared.store.due(now, limit)
+        names = dict.fromkeys([*opened, *indexed])
+        return [name for name in names if name != self._name_of_default]
+
+    async def _maintain_one(self, name: str) -> None:
+        """Maintain one account, and correct the index if there was nothing to do.
+
+        Raises:
+            AccountUnusable, SealError, StoreUnavailable, TokenUnavailable: as ``_enter``.
+        """
+        found = await self._enter(name, is_caller=False)
+        before = found.keeper.account.write_id
+        try:
+            await found.keeper.maintain()
+        finally:
+            self._keepers.leave(name)
+            self._keepers.schedule(name, acted=True)
+        account, config, now = found.keeper.account, found.config, self._shared.clock.now()
+        due_at = config.indexed_at(account, now)
+        if account.write_id == before and (due_at is None or due_at > now):
+            await self._shared.store.note_due(name, due_at)
+
+    # ---------- inside
+
+    def _is_open(self, name: str) -> bool:
+        return self._keepers.get(name) is not None
+
+    async def _enter(self, name: str, *, is_caller: bool) -> Opened:
+        """Open an account's keeper, and note the problem if that fails.
+
+        Raises:
+            AccountUnusable, StoreUnavailable, TokenUnavailable: as ``opened``.
+        """
+        try:
+            return await self._keepers.enter(name, is_caller=is_caller)
+        except (SealError, SettingsError, AccountUnusable) as error:
+            self._survey.note_problem(name, str(error))
+            raise AccountUnusable(str(error)) from None
+
+    async def _update(self, name: str, change: Callable[[Account], Account]) -> None:
+        """Write a change of an account's entry.
+
+        Raises:
+            StoreUnavailable, SealError: the store cannot be read or written.
+        """
+        config, clock = self._configure(name, None), self._shared.clock
+        record = RecordStore(
+            self._shared.store,
+            self._shared.sealer,
+            name,
+            lambda account: config.indexed_at(account, clock.now()),
+        )
+        replica = Replica(record, clock=clock, report=lambda _: None)
+        async with replica.locked():
+            await replica.update(change)
+        account = replica.account
+        config = self._configure(name, account.entry)
+        self._survey.note(name, glimpse(config, account, clock.now()))

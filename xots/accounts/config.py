@@ -1,0 +1,54 @@
+"""``AccountConfig``: the settings of one account, as its keeper and its pages need them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from ..keeping.usage import Fresh
+from ..lifecycle.account import Account, Entry
+from ..lifecycle.attention import attention_at
+from ..lifecycle.policy import Policy
+from ..xero.http import XeroClient
+from ..xero.protocol import Credentials, Endpoints
+
+__all__ = ["AccountConfig", "Configure"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccountConfig:
+    """The settings of one account, combined from the files and its record's entry."""
+
+    name: str
+    source: str
+    """Where the account is declared, for messages and lists."""
+    is_fixed: bool
+    """True if it is declared in the settings, so that it cannot be removed at run time."""
+    credentials: Credentials | None
+    """The client's credentials in the settings or the entry; None if a user enters them."""
+    scopes: tuple[str, ...]
+    tenant_id: str | None
+    pkce: bool
+    policy: Policy
+    fresh: Fresh
+    xero: XeroClient
+    """The client of its identity server. Accounts of one identity server share it."""
+    entry: Entry | None
+    """The entry that these settings were combined with."""
+    problems: Callable[[Account], list[str]]
+    """Return a sentence for each setting that describes another login than this record."""
+
+    @property
+    def endpoints(self) -> Endpoints:
+        """The URLs of its identity server."""
+        return self.xero.endpoints
+
+    def indexed_at(self, account: Account, now: datetime) -> datetime | None:
+        """Return when this record needs attention, whether callers use the account or not: the time
+        for the store's index."""
+        return attention_at(account, now, self.policy, ahead=self.fresh is Fresh.ALWAYS)
+
+
+Configure = Callable[[str, Entry | None], AccountConfig]
+"""Return the settings of the account of this name, whose record has this entry."""

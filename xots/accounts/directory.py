@@ -1,0 +1,204 @@
+"""``Directory``: the known accounts, with a summary of each."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from ..keeping.usage import Fresh
+from ..lifecycle.account import Account
+from ..lifecycle.outlook import Need, outlook
+from ..lifecycle.schedule import State, state_of
+from .config import AccountConfig
+
+__all__ = ["Directory", "Glimpse", "Summary", "glimpse"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Glimpse:
+    """What is remembered of an account's record. It holds no secret."""
+
+    source: str
+    is_removed: bool = False
+    is_live: bool = False
+    """True while a user is logged in."""
+    client_id: str | None = None
+    user_id: str | None = None
+    """The Xero user who logged in; None if Xero did not tell."""
+    tenant_id: str | None = None
+    auth_event_id: str | None = None
+    state: State = State.NO_CREDENTIALS
+    organisation: str | None = None
+    login_needed_at: datetime | None = None
+    attention_for: Need = Need.NO_LOGIN
+    problem: str | None = None
+    """Why the account cannot be used; None if it can."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """One account in the list of all."""
+
+    name: str
+    source: str
+    is_fixed: bool
+    """True if it is declared in the settings, so that it cannot be removed at run time."""
+    state: State
+    organisation: str | None
+    """The name of the organisation in use, or its id if the name is not known."""
+    login_needed_at: datetime | None
+    """When a user must log in if no refresh succeeds; now, if no user is logged in."""
+    attention_for: Need
+    problem: str | None
+    shares_with: tuple[str, ...]
+    """The other accounts of the same client and Xero user: see ``Directory.siblings``."""
+
+
+def glimpse(config: AccountConfig, account: Account, now: datetime) -> Glimpse:
+    """Return what to remember of a record."""
+    problems = config.problems(account)
+    ahead = config.fresh is Fresh.ALWAYS
+    found = outlook(account, now, config.policy, ahead=ahead)
+    state = state_of(account, now, config.policy)
+    if state is State.NO_CREDENTIALS and config.credentials is not None:
+        state = State.NOT_LOGGED_IN
+    return Glimpse(
+        source=config.source,
+        is_removed=account.removed and not config.is_fixed,
+        is_live=account.consent_id is not None,
+        client_id=account.client_id,
+        user_id=account.xero_userid,
+        tenant_id=account.tenant_id,
+        auth_event_id=account.auth_event_id,
+        state=state,
+        organisation=_organisation(account),
+        login_needed_at=found.login_needed_at,
+        attention_for=found.attention_for,
+        problem="; ".join(problems) or None,
+    )
+
+
+def _organisation(account: Account) -> str | None:
+    """Return the name of the organisation in use; its id if the name is not known."""
+    for organisation in account.organisations or ():
+        if organisation.tenant_id == account.tenant_id:
+            return organisation.name or account.tenant_id
+    return account.tenant_id
+
+
+class Directory:
+    """The accounts that are declared in the settings or have a record.
+
+    Args:
+        declared: the names in the settings, with the place of each.
+    """
+
+    def __init__(self, declared: dict[str, str]) -> None:
+        self._declared = {name: Glimpse(source=source) for name, source in declared.items()}
+        self._seen: dict[str, Glimpse] = {}
+
+    def __contains__(self, name: object) -> bool:
+        found = self._seen.get(name) if isinstance(name, str) else None
+        return name in self._declared if found is None else not found.is_removed
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of the accounts that are not removed, in order."""
+        return iter(sorted(name for name in self._declared | self._seen if name in self))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def expect(self, names: Iterable[str]) -> None:
+        """Remember the names of records that are to be read soon."""
+        for name in names:
+            self._seen.setdefault(name, Glimpse(source="the store"))
+
+    def get(self, name: str) -> Glimpse | None:
+        """Return what is remembered of an account; None if nothing is."""
+        return self._seen.get(name)
+
+    def note(self, name: str, found: Glimpse) -> Glimpse | None:
+        """Remember an account, and return what was remembered before."""
+        before = self._seen.get(name)
+        self._seen[name] = found
+        return before
+
+    def keep_only(self, names: Iterable[str]) -> None:
+        """Forget the accounts that have no record any more."""
+        kept = set(names)
+        self._seen = {name: found for name, found in self._seen.items() if name in kept}
+
+    def siblings(self, name: str) -> dict[str, Glimpse]:
+        """Return the other live accounts of the same client and Xero user.
+
+        Xero ends all of a user's connections to an app together. An account whose user is not known
+        may be any user's, so it counts.
+        """
+        own = self._seen.get(name)
+        if own is None or own.client_id is None:
+            return {}
+        return {
+            other: found
+            for other, found in sorted(self._seen.items())
+            if other != name and found.is_live and _is_shared(own, found)
+        }
+
+    def summaries(self) -> list[Summary]:
+        """Return a summary of each account, in the order of their names."""
+        known = self._declared | self._seen
+        sharing = _Sharing(known)
+        return [
+            _summary(
+                name,
+                known[name],
+                is_fixed=name in self._declared,
+                shares_with=sharing.with_account(name),
+            )
+            for name in self
+        ]
+
+
+def _is_shared(one: Glimpse, other: Glimpse) -> bool:
+    same_user = None in (one.user_id, other.user_id) or one.user_id == other.user_id
+    return one.client_id == other.client_id and same_user
+
+
+class _Sharing:
+    """The live accounts by client and user, so that a list of all compares no two of them."""
+
+    def __init__(self, known: dict[str, Glimpse]) -> None:
+        self._known = known
+        self._of_user: defaultdict[tuple[str | None, str | None], list[str]] = defaultdict(list)
+        self._of_client: defaultdict[str | None, list[str]] = defaultdict(list)
+        for name, found in sorted(known.items()):
+            if found.is_live:
+                self._of_user[found.client_id, found.user_id].append(name)
+                self._of_client[found.client_id].append(name)
+
+    def with_account(self, name: str) -> tuple[str, ...]:
+        """Return the other accounts that share client and user with this one."""
+        own = self._known[name]
+        if not own.is_live:
+            return ()
+        if own.user_id is None:
+            names = self._of_client[own.client_id]
+        else:
+            unknown = self._of_user[own.client_id, None]
+            names = sorted([*self._of_user[own.client_id, own.user_id], *unknown])
+        return tuple(other for other in names if other != name)
+
+
+def _summary(name: str, found: Glimpse, *, is_fixed: bool, shares_with: tuple[str, ...]) -> Summary:
+    return Summary(
+        name=name,
+        source=found.source,
+        is_fixed=is_fixed,
+        state=found.state,
+        organisation=found.organisation,
+        login_needed_at=found.login_needed_at,
+        attention_for=found.attention_for,
+        problem=found.problem,
+        shares_with=shares_with,
+    )

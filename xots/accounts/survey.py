@@ -1,0 +1,184 @@
+"""``Survey``: what the records of all accounts show, from sweeps and from the store's changes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import replace
+
+from ..backends.base import version_of
+from ..errors import RecordUnusable, SealError, SettingsError, StoreUnavailable
+from ..keeping.record_store import RecordStore
+from ..lifecycle.account import Account
+from ..lifecycle.schedule import tick_seconds
+from ..tasks import cancel_until_done
+from .config import AccountConfig, Configure
+from .directory import Directory, Glimpse, glimpse
+from .keepers import Opened, Shared
+
+__all__ = ["Survey"]
+
+logger = logging.getLogger("xots.accounts")
+
+SWEEP_INTERVAL_SECONDS = 3600.0
+"""Interval between sweeps, which read every record and correct the index."""
+
+SWEEP_PAUSE_SECONDS = 0.02
+"""Pause between two records of a sweep: it takes some minutes for 10,000, and delays nothing."""
+
+RETRY_INTERVAL_SECONDS = 1.0
+"""Interval between attempts to watch a store that failed."""
+
+
+class Survey:
+    """Keeps the directory and the store's index in agreement with the records.
+
+    Args:
+        shared: the parts that all keepers share.
+        configure: returns the settings of an account.
+        directory: the known accounts.
+        is_open: tells if an account has an open keeper, which follows its record by itself.
+    """
+
+    def __init__(
+        self,
+        shared: Shared,
+        configure: Configure,
+        directory: Directory,
+        is_open: Callable[[str], bool],
+    ) -> None:
+        self._shared = shared
+        self._configure = configure
+        self._directory = directory
+        self._is_open = is_open
+        self._watching: asyncio.Task[None] | None = None
+        self._sweeping: asyncio.Task[None] | None = None
+        self._sweep_at = float("-inf")
+        self._is_complete = False
+        self.shortest_tick_seconds = float("inf")
+        """The interval between ticks that the shortest token demands."""
+
+    async def start(self) -> None:
+        """Learn the names of the accounts, and begin to watch a store that other processes write.
+
+        Raises:
+            StoreUnavailable: the store cannot be read.
+        """
+        self._directory.expect(await self._shared.store.names())
+        if self._shared.store.shared:
+            self._watching = asyncio.create_task(self._watch())
+
+    async def stop(self) -> None:
+        """Watch no more, and end a sweep."""
+        for task in (self._watching, self._sweeping):
+            if task is not None:
+                await cancel_until_done(task)
+
+    async def complete(self) -> None:
+        """Read every record now, unless that was done since the start.
+
+        Raises:
+            StoreUnavailable: the store cannot be read.
+        """
+        if not self._is_complete:
+            await self._sweep(pause_seconds=0)
+
+    def demand_sweep(self) -> None:
+        """Make a sweep due now: records may have changed unseen, or the clock was set."""
+        self._sweep_at = float("-inf")
+
+    def sweep_if_due(self) -> None:
+        """Start a sweep if none was made for an hour. The first one makes no pauses."""
+        elapsed = self._shared.clock.elapsed()
+        is_running = self._sweeping is not None and not self._sweeping.done()
+        if elapsed < self._sweep_at or is_running:
+            return
+        self._sweep_at = elapsed + SWEEP_INTERVAL_SECONDS
+        pause_seconds = SWEEP_PAUSE_SECONDS if self._is_complete else 0
+        self._sweeping = asyncio.create_task(self._sweep_quietly(pause_seconds))
+
+    async def _watch(self) -> None:
+        """Look at each record that another process writes. Open keepers follow by themselves."""
+        while True:
+            try:
+                async with aclosing(self._shared.changes.all()) as batches:
+                    async for names in batches:
+                        for name in names:
+                            if name is None:
+                                self.demand_sweep()
+                            else:
+                                await self._look(name)
+            except StoreUnavailable:
+                pass  # the open keepers report it
+            except Exception:  # the watch goes on, whatever a store raises
+                logger.exception("following the store failed")
+            await asyncio.sleep(RETRY_INTERVAL_SECONDS)
+
+    async def _sweep_quietly(self, pause_seconds: float) -> None:
+        try:
+            await self._sweep(pause_seconds)
+        except StoreUnavailable:  # the open keepers report it
+            self.demand_sweep()
+        except Exception:  # the next sweep comes, whatever a store raises
+            logger.exception("reading the records of all accounts failed")
+
+    async def _sweep(self, pause_seconds: float) -> None:
+        """Read every record: correct the index, and what is known of the account.
+
+        Raises:
+            StoreUnavailable: the store cannot be read.
+        """
+        names = await self._shared.store.names()
+        self._directory.keep_only(names)
+        self.shortest_tick_seconds = float("inf")
+        for name in names:
+            await self._look(name, is_sweep=True)
+            await asyncio.sleep(pause_seconds)
+        self._is_complete = True
+
+    async def _look(self, name: str, *, is_sweep: bool = False) -> None:
+        """Read the record of an account, and note what it shows. An open keeper does so itself.
+
+        Raises:
+            StoreUnavailable: the store cannot be read.
+        """
+        store = self._shared.store
+        corrects_index = is_sweep or not store.shares_index
+        if self._is_open(name) and not corrects_index:
+            return
+        record = RecordStore(store, self._shared.sealer, name)
+        try:
+            stored = await record.read()
+            account = record.opened(stored)
+            config = self._configure(name, account.entry)
+        except (RecordUnusable, SealError, SettingsError) as error:
+            self.note_problem(name, str(error))
+            return
+        self._observe(config, account)
+        if corrects_index:
+            await store.note_due(name, config.indexed_at(account, self._shared.clock.now()))
+            if version_of(await record.read()) != version_of(stored):
+                # Another process has written meanwhile, and its time may just have been replaced.
+                await self._look(name, is_sweep=is_sweep)
+
+    def observe(self, found: Opened) -> None:
+        """Note what the record of an open keeper shows."""
+        self._observe(found.config, found.keeper.account)
+
+    def _observe(self, config: AccountConfig, account: Account) -> None:
+        self.note(config.name, glimpse(config, account, self._shared.clock.now()))
+        seconds = tick_seconds(account, config.policy)
+        self.shortest_tick_seconds = min(self.shortest_tick_seconds, seconds)
+
+    def note(self, name: str, found: Glimpse) -> None:
+        """Remember an account, and report a problem that is new."""
+        before = self._directory.note(name, found)
+        if found.problem is not None and (before is None or before.problem != found.problem):
+            logger.warning("%s: %s", name, found.problem)
+
+    def note_problem(self, name: str, problem: str) -> None:
+        """Remember why an account cannot be used. What its record showed before stays known."""
+        known = self._directory.get(name) or Glimpse(source="the store")
+        self.note(name, replace(known, problem=problem))

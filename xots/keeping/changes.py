@@ -1,0 +1,119 @@
+"""``Changes``: one subscription to the store's stream of changes, for all accounts of a process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from ..backends.base import TokenStore
+from ..errors import StoreUnavailable
+from ..tasks import cancel_until_done
+
+__all__ = ["Changes"]
+
+
+class Changes:
+    """The names of changed records, for any number of listeners in this process.
+
+    It subscribes while there are listeners. If the subscription fails, every listener gets the
+    error, and the next one subscribes again.
+
+    Args:
+        store: the store to watch.
+    """
+
+    def __init__(self, store: TokenStore) -> None:
+        self._store = store
+        self._listeners: set[_Listener] = set()
+        self._subscription: asyncio.Task[None] | None = None
+        self._is_live = False
+        """True once the store reports every change."""
+
+    async def of(self, name: str) -> AsyncGenerator[None, None]:
+        """Yield whenever the record under ``name`` may have changed, and when the watch begins.
+
+        Raises:
+            StoreUnavailable: the store cannot be watched now. A caller that starts again must read
+                the record first.
+        """
+        async with aclosing(self._batches(_Listener(name))) as batches:
+            async for _ in batches:
+                yield
+
+    async def all(self) -> AsyncGenerator[set[str | None], None]:
+        """Yield the names that have changed since the last batch. None among them: any record may
+        have changed.
+
+        Raises:
+            StoreUnavailable: as ``of``.
+        """
+        async with aclosing(self._batches(_Listener(None))) as batches:
+            async for names in batches:
+                yield names
+
+    async def _batches(self, listener: _Listener) -> AsyncGenerator[set[str | None], None]:
+        self._listeners.add(listener)
+        try:
+            if self._subscription is None or self._subscription.done():
+                self._is_live = False
+                self._subscription = asyncio.create_task(self._subscribe())
+            elif self._is_live:
+                listener.notify(None)
+            while True:
+                yield await listener.batch()
+        finally:
+            self._listeners.discard(listener)
+            if not self._listeners and self._subscription is not None:
+                await cancel_until_done(self._subscription)
+
+    async def _subscribe(self) -> None:
+        error: Exception = StoreUnavailable("the store has ended its stream of changes")
+        try:
+            async with aclosing(self._store.changes()) as changes:  # type: ignore[type-var]
+                async for name in changes:
+                    self._is_live = True
+                    for listener in self._listeners:
+                        listener.notify(name)
+        except Exception as failure:  # noqa: BLE001 - each listener raises it
+            error = failure
+        for listener in self._listeners:
+            listener.fail(error)
+
+
+class _Listener:
+    """The changes that one listener has not seen yet.
+
+    Args:
+        name: the record that it follows; None for all.
+    """
+
+    def __init__(self, name: str | None) -> None:
+        self._name = name
+        self._names: set[str | None] = set()
+        self._error: Exception | None = None
+        self._wake = asyncio.Event()
+
+    def notify(self, name: str | None) -> None:
+        """Note a change of ``name``; None: any record may have changed."""
+        if name is None or self._name in (None, name):
+            self._names.add(name)
+            self._wake.set()
+
+    def fail(self, error: Exception) -> None:
+        """Note the end of the subscription."""
+        self._error = error
+        self._wake.set()
+
+    async def batch(self) -> set[str | None]:
+        """Wait for changes, and return them.
+
+        Raises:
+            StoreUnavailable: the subscription has ended.
+        """
+        await self._wake.wait()
+        if self._error is not None:
+            raise self._error
+        self._wake.clear()
+        names, self._names = self._names, set()
+        return names
