@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from support.command_line import XOTS, Ended, process
@@ -191,6 +192,12 @@ def test_a_malformed_account_is_not_repeated(xots: Xots, server: StandIn) -> Non
     assert server.requests == []
 
 
+@pytest.mark.safeguard(
+    file="commands/requesting.py",
+    old="environment[ACCOUNT] = server.account",
+    new="pass",
+    protects_from="a script under xots exec that uses the login of another account",
+)
 def test_exec_passes_a_named_account_on(server: StandIn) -> None:
     """Commands of xots in the program use the same account. Without a name, none is passed on."""
     show = "import os; print(os.environ.get('XOTS_ACCOUNT'))"
@@ -200,6 +207,17 @@ def test_exec_passes_a_named_account_on(server: StandIn) -> None:
     ended = process("exec", "--port", server.port, "--account", "smith", "--", XOTS, "token")
     assert ended.out == "t0ken\n"
     assert server.requests[-1] == ("GET /accounts/smith/token", None)
+
+
+@pytest.mark.parametrize("tenant", ["T", "Smith & Söhne", "a=b?c#d"])
+def test_a_token_can_be_for_an_organisation(xots: Xots, server: StandIn, tenant: str) -> None:
+    """The id or the name is quoted in the request. ``exec`` passes the id of the response on."""
+    query = urlencode({"min_ttl": 60, "tenant": tenant})
+    server.responses[f"GET /accounts/smith/token?{query}"] = (200, TOKEN)
+    place = ("--port", server.port, "--account", "smith", "--min-ttl", "60", "--tenant", tenant)
+    assert xots("token", *place).out == "t0ken\n"
+    show = "import os; print(os.environ['XERO_TENANT_ID'])"
+    assert process("exec", *place, "--", sys.executable, "-c", show).out == "T\n"
 
 
 # ---------- revoke and logout
