@@ -166,6 +166,7 @@ class RemoveHandler(Handler):
             title="Remove the account",
             question=f"Remove the account {name}? Its login ends, and its credentials are dropped.",
             action=self.request.path,
+            end_all=None,
         )
 
     async def post(self) -> None:
