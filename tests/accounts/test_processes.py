@@ -1,4 +1,4 @@
-"""Several processes on one Redis share the accounts: each knows all, and refreshes what is due once.
+"""Several processes on one Redis share the accounts: each due refresh is made once.
 
 Both with the rights of the Redis user as they are now, and with those of the version before the
 index and the stream.
