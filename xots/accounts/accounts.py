@@ -176,8 +176,9 @@ class Accounts:
         async with self.opened(name) as found:
             if found.config.is_fixed:
                 raise AccountFixed(
-                    f"the account {name} is declared in {found.config.source}: remove it there; "
-                    f"its login is ended by xots logout --account {name}"
+                    f"the account {name} comes from the settings ({found.config.source}), so it "
+                    "cannot be removed at run time; its login is ended by xots logout --account "
+                    f"{name}"
                 )
             await self.swept()
             await found.keeper.end(forget=True)

@@ -125,9 +125,14 @@ class Directory:
         self._seen[name] = found
         return before
 
+    @property
+    def declared(self) -> frozenset[str]:
+        """The names in the settings. Some may have no record yet."""
+        return frozenset(self._declared)
+
     def keep_only(self, names: Iterable[str]) -> None:
-        """Forget the accounts that have no record any more."""
-        kept = set(names)
+        """Forget the accounts that are not declared and have no record any more."""
+        kept = self.declared.union(names)
         self._seen = {name: found for name, found in self._seen.items() if name in kept}
 
     def siblings(self, name: str) -> dict[str, Glimpse]:

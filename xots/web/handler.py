@@ -95,18 +95,15 @@ class Handler(RequestHandler):
         self, accounts: Accounts, sealer: Sealer, config: WebConfig, in_flight: InFlight
     ) -> None:
         """Take the arguments of ``make_app``."""
-        self.accounts, self.sealer, self.config, self._in_flight = (
-            accounts,
-            sealer,
-            config,
-            in_flight,
-        )
+        self.accounts, self.sealer, self.config = accounts, sealer, config
+        self._in_flight = in_flight
         self.account_config = accounts.default_config
         self.named_account: str | None = None
         """The account in the paths that lead to the same account; None: they need none."""
         self._counted: str | None = None
         """The account that the request is counted for."""
-        self._uses = AsyncExitStack()
+        self._use: AsyncExitStack | None = None
+        """The use of the account, if it must be ended."""
         in_flight.enter()
 
     def on_finish(self) -> None:
@@ -114,7 +111,8 @@ class Handler(RequestHandler):
         if self._counted is not None:
             self._in_flight.leave_account(self._counted)
         self._in_flight.leave()
-        self._in_flight.leaving.start(self._uses.aclose())
+        if self._use is not None:
+            self._in_flight.leaving.start(self._use.aclose())
 
     def set_default_headers(self) -> None:
         """Set the headers of every response. Tornado's type of an empty body is no page's."""
@@ -169,7 +167,9 @@ class Handler(RequestHandler):
             return
         if self.is_crowded and name not in self.accounts.open_now:
             self.check_crowd()
-        found = await self._uses.enter_async_context(self.accounts.opened(name))
+        async with AsyncExitStack() as use:
+            found = await use.enter_async_context(self.accounts.opened(name))
+            self._use = use.pop_all()
         self.keeper, self.account_config = found.keeper, found.config
 
     def _guard_request(self) -> guard.Request:
