@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 
 import pytest
 
@@ -15,6 +16,13 @@ class TestFlakyStore(TokenStoreContract):
     @pytest.fixture
     def opening(self) -> Opening:
         return FlakyStore
+
+    @pytest.fixture
+    def faults(self) -> None:
+        """It keeps its records in this process; the tests below make it fail."""
+
+
+NOW = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -33,7 +41,9 @@ async def test_a_failing_method_raises_until_the_repair(store: FlakyStore) -> No
     await store.swap("default", b"value", expected=None)
 
 
-@pytest.mark.parametrize("method", ["read", "swap", "names", "check", "lease"])
+@pytest.mark.parametrize(
+    "method", ["read", "swap", "names", "check", "lease", "due", "note_due", "changes"]
+)
 async def test_each_method_can_fail(store: FlakyStore, method: str) -> None:
     """A test names the method as the store does."""
     calls: dict[str, Callable[[], Awaitable[object]]] = {
@@ -42,15 +52,30 @@ async def test_each_method_can_fail(store: FlakyStore, method: str) -> None:
         "names": store.names,
         "check": store.check,
         "lease": lambda: store.lease("default", 10).__aenter__(),
+        "due": lambda: store.due(NOW, 10),
+        "note_due": lambda: store.note_due("default", NOW),
+        "changes": lambda: anext(store.changes()),
     }
     store.fail(method)
     with pytest.raises(StoreUnavailable, match="on demand"):
         await calls[method]()
 
 
+async def test_a_stream_that_has_begun_fails_too(store: FlakyStore) -> None:
+    """The failure of a real store ends the streams that watch it."""
+    changes = store.changes(every_seconds=0)
+    assert await anext(changes) is None
+    store.fail("changes")
+    await store.swap("default", b"value", expected=None)
+    with pytest.raises(StoreUnavailable, match="on demand"):
+        await anext(changes)
+
+
 def test_an_unknown_method_is_refused(store: FlakyStore) -> None:
     """A misspelt name would make a test of a failure pass without one."""
-    with pytest.raises(ValueError, match="'write' is none of the methods check, lease, names"):
+    with pytest.raises(
+        ValueError, match="'write' is none of the methods changes, check, due, lease"
+    ):
         store.fail("write")
     with pytest.raises(ValueError, match="'write'"):
         store.hold("write")

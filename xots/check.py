@@ -5,23 +5,25 @@ It changes nothing and spends nothing.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from .backends import TokenStore, open_store
+from .backends.base import checked_name
 from .clock import SystemClock
-from .errors import XotsError
+from .errors import SealError, StoreError, StoreUnavailable, XotsError
 from .keeping.record_store import open_record
 from .keeping.reporting import clock_skew
 from .keys import sealer_for, store_url
 from .lifecycle.account import Account
 from .lifecycle.schedule import State, state_of
 from .safe_text import MAX_MESSAGE, safe_text
+from .sealing import Sealer
 from .settings import Settings
 from .wiring import mismatches, shown_store, xero_client
-from .wording import problem_text
+from .wording import counted, problem_text
 
 __all__ = ["Finding", "check", "clock_finding", "findings", "login_finding", "reach_problem"]
 
@@ -65,15 +67,36 @@ async def findings(settings: Settings) -> AsyncIterator[Finding]:
     yield _settings_finding(settings)
     for warning in settings.warnings:
         yield Finding("files", warning, warned=True)
-    yield _client_finding(settings)
+    for own in _settings_of_accounts(settings):
+        if own.account == settings.account or own.client_id != settings.client_id:
+            yield _client_finding(own, settings)
     yield Finding(
         "redirect", f"register exactly this redirect URI at Xero: {settings.redirect_uri}"
     )
-    yield Finding("scopes", " ".join(settings.scopes))
+    yield Finding("scopes", " ".join(settings.for_account(settings.account).scopes))
     async for finding in _store_findings(settings):
         yield finding
-    problem = await reach_problem(settings)
-    yield Finding("xero", problem or f"{settings.token_url} responds", failed=problem is not None)
+    for own in _by_identity_server(settings):
+        problem = await reach_problem(own)
+        yield Finding("xero", problem or f"{own.token_url} responds", failed=problem is not None)
+
+
+def _settings_of_accounts(settings: Settings) -> list[Settings]:
+    """Return the settings of each account that they name, that of the seed's paths first."""
+    names = dict.fromkeys([settings.account, *settings.accounts])
+    return [settings.for_account(name) for name in names]
+
+
+def _by_identity_server(settings: Settings) -> list[Settings]:
+    """Return the settings of one account for each way to an identity server."""
+    ways: list[tuple[object, ...]] = []
+    found = []
+    for own in _settings_of_accounts(settings):
+        way = (own.token_url, own.proxy, own.ca_file)
+        if way not in ways:
+            ways.append(way)
+            found.append(own)
+    return found
 
 
 def _settings_finding(settings: Settings) -> Finding:
@@ -81,15 +104,18 @@ def _settings_finding(settings: Settings) -> Finding:
     return Finding("settings", f"set: {set_here}" if set_here else "all have their defaults")
 
 
-def _client_finding(settings: Settings) -> Finding:
-    if settings.credentials is None:
-        return Finding("client", "no client id is set: the user enters it in the form")
-    secret = "with a secret" if settings.client_secret else "without a secret, as a PKCE app"
-    return Finding("client", f"{settings.credentials.client_id}, {secret}")
+def _client_finding(own: Settings, settings: Settings) -> Finding:
+    """Return the finding about an account's client. Only further accounts are named."""
+    name = "" if own.account == settings.account else f"{own.account}: "
+    if own.credentials is None:
+        return Finding("client", f"{name}no client id is set: the user enters it in the form")
+    secret = "with a secret" if own.client_secret else "without a secret, as a PKCE app"
+    return Finding("client", f"{name}{own.credentials.client_id}, {secret}")
 
 
 async def _store_findings(settings: Settings) -> AsyncIterator[Finding]:
-    """Yield findings about the store and its key, login and clock, up to the first that raises."""
+    """Yield findings about the store and its key, records, logins and clock, up to the first that
+    raises. One record raises nothing."""
     subject = "store"
     try:
         async with AsyncExitStack() as opened:
@@ -102,41 +128,77 @@ async def _store_findings(settings: Settings) -> AsyncIterator[Finding]:
                 yield Finding(subject, warning, warned=True)
 
             subject = "key"
-            account = await _open_records(settings, store, names)
-            records = f"opens all records of the store ({', '.join(names)})"
-            yield Finding(subject, records if names else "the store is empty")
+            sealer = await sealer_for(store, settings, make=False)
+            accounts, problems = await _open_records(sealer, store, names)
+            yield _key_finding(names, problems)
+            for name, problem in problems.items():
+                yield Finding("record", f"{name}: {problem}", failed=True)
 
+            subject = "login"
             now = SystemClock().now()
-            yield login_finding(settings, account, now)
+            for name in _names_to_show(settings, accounts):
+                if name not in problems:
+                    account = accounts.get(name, Account())
+                    own = settings.for_account(name, account.entry)
+                    path = "" if name == settings.account else f"/accounts/{name}"
+                    yield login_finding(own, account, now, path)
 
             subject = "clock"
-            yield clock_finding(settings, account, now, await store.clock_skew(settings.account))
+            skew = await store.clock_skew(settings.account)
+            yield clock_finding(settings, accounts.get(settings.account, Account()), now, skew)
     except XotsError as error:
         yield Finding(subject, str(error), failed=True)
 
 
-async def _open_records(settings: Settings, store: TokenStore, names: list[str]) -> Account:
-    """Open every record of the store. Return that of the settings' account, or an empty one."""
-    sealer = await sealer_for(store, settings, make=False)
-    accounts = {
-        name: open_record(sealer, stored, name)
-        for name in names
-        if (stored := await store.read(name)) is not None
-    }
-    return accounts.get(settings.account, Account())
+async def _open_records(
+    sealer: Sealer, store: TokenStore, names: list[str]
+) -> tuple[dict[str, Account], dict[str, str]]:
+    """Return each record that can be opened, and the problem of each other one, by name.
+
+    Raises:
+        StoreUnavailable: the store itself fails.
+    """
+    accounts, problems = {}, {}
+    for name in names:
+        try:
+            if (stored := await store.read(checked_name(name))) is not None:
+                accounts[name] = open_record(sealer, stored, name)
+        except (SealError, StoreError, ValueError) as error:
+            problems[name] = str(error)
+            if isinstance(error, StoreUnavailable):
+                await store.check()  # if all of it fails, the other records would fail too
+    return accounts, problems
 
 
-def login_finding(settings: Settings, account: Account, now: datetime) -> Finding:
-    """Return the finding about the stored login: does it work, and do the settings describe it?"""
+def _key_finding(names: list[str], problems: Mapping[str, str]) -> Finding:
+    if problems:
+        opened = len(names) - len(problems)
+        return Finding("key", f"opens {opened} of {counted(len(names), 'record')}", failed=True)
+    records = f"opens all records of the store ({', '.join(names)})"
+    return Finding("key", records if names else "the store is empty")
+
+
+def _names_to_show(settings: Settings, accounts: Mapping[str, Account]) -> list[str]:
+    """Return the accounts of the settings, and those of the store that were not removed."""
+    stored = [name for name, account in accounts.items() if not account.removed]
+    return list(dict.fromkeys([settings.account, *settings.accounts, *stored]))
+
+
+def login_finding(settings: Settings, account: Account, now: datetime, path: str = "") -> Finding:
+    """Return the finding about the stored login: does it work, and do the settings describe it?
+
+    Args:
+        settings: the settings of the account.
+        account: its record.
+        now: the time on this host.
+        path: the path of the account, such as ``/accounts/smith``.
+    """
     state = state_of(account, now, settings.policy)
     problems = mismatches(settings, account)
     if state is State.CONSENT_LOST:
-        problems.append(
-            f"{settings.account}: the login is lost, a user must log in again: start xots and "
-            "open /home"
-        )
+        problems.append("the login is lost, a user must log in again: start xots and open /home")
     if problems:
-        return Finding("login", "; ".join(problems), failed=True)
+        return Finding("login", f"{settings.account}: {'; '.join(problems)}", failed=True)
     last = f", {problem_text(account.problem)}" if account.problem else ""
     return Finding("login", f"{settings.account}: {state}{last}")
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 from .errors import ServerRefused, ServerUnreachable
 
@@ -34,27 +36,39 @@ class Client:
     Args:
         host: its host name or address.
         port: its port.
+        account: the name of the account; None for the one that the paths without a name serve.
     """
 
-    def __init__(self, host: str = "127.0.0.1", port: int = 5001) -> None:
-        self.host, self.port = host, port
+    def __init__(
+        self, host: str = "127.0.0.1", port: int = 5001, account: str | None = None
+    ) -> None:
+        self.host, self.port, self.account = host, port, account
 
     @property
     def url(self) -> str:
         """The server's URL."""
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
-    def token(self, min_ttl: int | None = None) -> dict[str, Any]:
+    @property
+    def path(self) -> str:
+        """The path of the account, which stands before that of each of its endpoints."""
+        return f"/accounts/{self.account}" if self.account else ""
+
+    def token(self, min_ttl: int | None = None, tenant: str | None = None) -> dict[str, Any]:
         """Return the response of ``/token``, with ``accessToken``, ``expiresIn`` and ``tenantId``.
 
         Args:
             min_ttl: the least life of the token in seconds; None leaves it to the server.
+            tenant: the id or the unique name of the organisation whose id ``tenantId`` is to be;
+                None leaves it to the server.
 
         Raises:
             ServerUnreachable: no server responds.
             ServerRefused: it gave no token; the message gives its reason and the remedy.
         """
-        path = "/token" if min_ttl is None else f"/token?min_ttl={min_ttl}"
+        given = {"min_ttl": min_ttl, "tenant": tenant}
+        query = urlencode({name: value for name, value in given.items() if value is not None})
+        path = f"/token?{query}" if query else "/token"
         content: dict[str, Any] = self.request("GET", path, "accessToken")
         words = (content["accessToken"], content.get("tenantId") or "none")
         if not all(isinstance(word, str) and WORD.fullmatch(word) for word in words):
@@ -72,11 +86,23 @@ class Client:
             raise self._not_xots()
         return content
 
+    def accounts(self) -> list[dict[str, Any]]:
+        """Return the accounts of the server, each with ``name`` and ``state``.
+
+        Raises:
+            ServerUnreachable, ServerRefused: as for ``token``.
+        """
+        found = Client(self.host, self.port).request("GET", "/accounts", "accounts")["accounts"]
+        if not (isinstance(found, list) and all(_has(one, "name", "state") for one in found)):
+            raise self._not_xots()
+        return found
+
     def request(
         self,
         method: str,
         path: str,
         *fields: str,
+        body: Mapping[str, str] | None = None,
         also: tuple[int, ...] = (),
         done_at: str | None = None,
     ) -> Any:
@@ -84,32 +110,40 @@ class Client:
 
         Args:
             method: the HTTP method.
-            path: the path, with its query.
+            path: the path below that of the account, with its query.
             fields: the names that the object in the response must have. Without names, the response
                 must be a list.
+            body: the object to send, as JSON. It may hold secrets, which no message repeats.
             also: statuses from 400 up that are no errors.
-            done_at: the path of a redirect that reports success; None is returned for it.
+            done_at: the path, below that of the account, of a redirect that reports success. None
+                is returned for it.
 
         Raises:
             ServerUnreachable, ServerRefused: as for ``token``.
         """
-        response = self._send(method, path)
-        if done_at is not None and (response.status, response.location) == (303, done_at):
+        response = self._send(method, self.path + path, body)
+        done = None if done_at is None else (303, self.path + done_at)
+        if (response.status, response.location) == done:
             return None
         content = response.content
         if response.status >= 400 and response.status not in also and _has(content, "title"):
-            raise ServerRefused(str(content.get("detail") or content["title"]))
+            kind = str(content.get("type")).rpartition(":")[2]
+            raise ServerRefused(str(content.get("detail") or content["title"]), kind)
         if not (_has(content, *fields) if fields else isinstance(content, list)):
             raise self._not_xots(f" (status {response.status})")
         return content
 
-    def _send(self, method: str, path: str) -> _Response:
+    def _send(self, method: str, path: str, body: Mapping[str, str] | None) -> _Response:
         headers = {"Accept": "application/json", "User-Agent": "xots"}
+        sent = None
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+            sent = json.dumps(body).encode()
         connection = http.client.HTTPConnection(
             self.host, self.port, timeout=REQUEST_TIMEOUT_SECONDS
         )
         try:
-            connection.request(method, path, headers=headers)
+            connection.request(method, path, sent, headers)
             response = connection.getresponse()
             location = response.headers["Location"]
             return _Response(response.status, location, _json(response.read()))

@@ -7,6 +7,7 @@
     ├── SealError                sealed text cannot be opened
     ├── StoreError
     │   ├── StoreUnavailable     the store cannot be read or written now
+    │   │   └── RecordUnusable   one record cannot be used; the other ones may work
     │   └── StaleWrite           another process has written first; nothing was written
     ├── NoToken                  there is no access token until a user acts
     │   ├── NoCredentials        no client id is known
@@ -16,6 +17,8 @@
     ├── LoginFailed              a login has failed; nothing was changed
     ├── TooManyLogins            a login was not attempted; retry after ``retry_after_seconds``
     ├── UnknownTenant            the organisation is not connected
+    │   └── TenantNotFound       no organisation of the login has this id or name
+    │       └── AmbiguousTenant  several organisations of the login have this name
     ├── AccountError
     │   ├── UnknownAccount       there is no account of this name
     │   ├── AccountExists        there is one already
@@ -37,12 +40,14 @@ __all__ = [
     "AccountExists",
     "AccountFixed",
     "AccountUnusable",
+    "AmbiguousTenant",
     "ClientError",
     "ConsentLost",
     "LoginFailed",
     "NoCredentials",
     "NoToken",
     "NotLoggedIn",
+    "RecordUnusable",
     "SealError",
     "ServerRefused",
     "ServerUnreachable",
@@ -50,6 +55,7 @@ __all__ = [
     "StaleWrite",
     "StoreError",
     "StoreUnavailable",
+    "TenantNotFound",
     "TokenUnavailable",
     "TooManyAccounts",
     "TooManyLogins",
@@ -94,6 +100,11 @@ class StoreError(XotsError):
 class StoreUnavailable(StoreError):
     """The store cannot be read or written now. Its content is not lost; a later attempt may
     succeed."""
+
+
+class RecordUnusable(StoreUnavailable):
+    """One record cannot be used until an operator acts on it. The message names it. The store
+    itself works, and its other records may be used."""
 
 
 class StaleWrite(StoreError):
@@ -173,6 +184,23 @@ class AccountUnusable(AccountError):
     record cannot be opened. Nothing was changed, and no other account is affected."""
 
 
+class TenantNotFound(UnknownTenant):
+    """No organisation of the login has the id or name that a caller gave.
+
+    Attributes:
+        organisations: the ids of those to choose from, with their names as Xero lists them, which
+            may be any text.
+    """
+
+    def __init__(self, message: str, organisations: list[tuple[str, str | None]]) -> None:
+        super().__init__(message)
+        self.organisations = organisations
+
+
+class AmbiguousTenant(TenantNotFound):
+    """Several organisations of the login have the name that a caller gave: ``organisations``."""
+
+
 class UpstreamFailed(XotsError):
     """The identity server gave no usable response to a request that spends no token, such as the
     request for the list of organisations."""
@@ -187,4 +215,12 @@ class ServerUnreachable(ClientError):
 
 
 class ServerRefused(ClientError):
-    """The server has responded with an error, which is the message, or it is not a xots server."""
+    """The server has responded with an error, which is the message, or it is not a xots server.
+
+    Attributes:
+        kind: the name of the problem, the last part of its ``type``; None if it has none.
+    """
+
+    def __init__(self, message: str, kind: str | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind

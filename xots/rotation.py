@@ -6,10 +6,11 @@ suspended machine or a stepped clock.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from tornado.ioloop import IOLoop, PeriodicCallback
 
-from .accounts.accounts import Accounts
-from .events import Event, LoggedIn, RecordFollowed, StoreDegraded
+from .events import Event, LoggedIn, Observer, RecordFollowed, StoreDegraded
 
 __all__ = ["Rotation"]
 
@@ -20,14 +21,32 @@ JITTER = 0.1
 """Each interval varies by this fraction, so that processes started together tick apart."""
 
 
+class Maintained(Protocol):
+    """All accounts of a process, or the keeper of one."""
+
+    @property
+    def tick_seconds(self) -> float:
+        """The interval between ticks that the tokens demand."""
+
+    @property
+    def store_problem(self) -> str | None:
+        """Why the store cannot be used now; None if it can."""
+
+    async def maintain(self) -> None:
+        """Carry out what is due."""
+
+    def observe(self, observer: Observer) -> None:
+        """Send every event from now on to ``observer`` too."""
+
+
 class Rotation:
     """Calls ``accounts.maintain()`` at every tick. A tick is skipped while the one before runs.
 
     Args:
-        accounts: the accounts.
+        accounts: what to maintain.
     """
 
-    def __init__(self, accounts: Accounts) -> None:
+    def __init__(self, accounts: Maintained) -> None:
         self._accounts = accounts
         self._callback = self._new_callback()
         accounts.observe(self._shorten)

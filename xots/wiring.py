@@ -21,8 +21,9 @@ from .clock import Clock, SystemClock
 from .errors import SettingsError, XotsError
 from .events import Event, Observer
 from .keeping.changes import Changes
+from .keeping.ending import EndOutcome
 from .keeping.keeper import TokenKeeper
-from .keeping.replica import reseal_all
+from .keeping.resealing import Resealed, reseal_all
 from .keeping.store_clock import StoreClock
 from .keeping.usage import Fresh
 from .keys import sealer_for, store_url
@@ -116,7 +117,8 @@ def _configure(settings: Settings, clients: _XeroClients) -> Configure:
             fresh=Fresh(own.fresh or Fresh.ALWAYS),
             xero=clients.of(own),
             entry=entry,
-            problems=lambda account: mismatches(own, account),
+            # The start checks those of the default account.
+            problems=(lambda _: []) if is_default else (lambda account: mismatches(own, account)),
         )
 
     return configured
@@ -203,27 +205,30 @@ async def open_keeper(
         yield accounts.default, sealer
 
 
-async def end_login(settings: Settings, *, forget: bool) -> bool:
+async def end_login(
+    settings: Settings, *, forget: bool, everywhere: bool = False
+) -> list[EndOutcome]:
     """End the login on the store itself, while no server runs.
 
     Args:
         settings: the settings.
         forget: drop the stored credentials too.
+        everywhere: end the logins of all accounts that share the client and the Xero user too.
 
     Returns:
-        True once Xero has revoked the tokens; False if it has not confirmed that yet.
+        The outcome for each account that was ended.
 
     Raises:
         XotsError: the store holds no login.
-        StoreError, SealError, SettingsError: as for ``open_keeper``.
+        StoreError, SealError, SettingsError: as for ``open_accounts``.
     """
     async with open_accounts(settings, ignore_scopes=True) as (accounts, _):
-        keeper = accounts.default
-        await accounts.swept()
-        if keeper.account.client_id is None:
+        if accounts.default.account.client_id is None:
             where = shown_store(settings)
             raise XotsError(f"no server runs, and the store holds no login: {where}")
-        return await keeper.end(forget=forget)
+        if everywhere:
+            return await accounts.end_all(settings.account, forget=forget)
+        return [await accounts.default.end(forget=forget)]
 
 
 async def add_account(settings: Settings, name: str, entry: Entry) -> None:
@@ -247,20 +252,16 @@ async def list_accounts(settings: Settings) -> list[Summary]:
         return accounts.summaries()
 
 
-async def reseal(
-    settings: Settings, promote: Callable[[], object] = lambda: None
-) -> tuple[int, int]:
+async def reseal(settings: Settings, promote: Callable[[], object] = lambda: None) -> Resealed:
     """Seal every record of the store with the first key. It can be run again.
 
     Args:
         settings: the settings.
         promote: changes which key is the first; called after the store was checked.
 
-    Returns:
-        The number of records sealed anew, and the number of all records.
-
     Raises:
-        StoreError, SealError: some records could not be sealed anew; the others stay sealed anew.
+        StoreError: the store itself fails; records sealed so far stay sealed.
+        SealError: there is no key.
     """
     store = open_store(store_url(settings))
     try:

@@ -10,10 +10,11 @@ import asyncio
 import secrets
 import sqlite3
 from contextlib import closing
+from datetime import datetime
 from typing import Any
 from urllib.parse import unquote
 
-from xots.backends import Stored, TokenStore
+from xots.backends import Stored, TokenStore, check_size, is_account
 from xots.errors import StaleWrite, StoreUnavailable
 
 BUSY_TIMEOUT_SECONDS = 5.0
@@ -30,7 +31,7 @@ READ = "SELECT value, version FROM records WHERE name = :name"
 SWAP = """INSERT OR REPLACE INTO records SELECT :name, :value, :version
     WHERE (SELECT version FROM records WHERE name = :name) IS :expected RETURNING version"""
 
-NAMES = "SELECT name FROM records WHERE name NOT GLOB 'lease-*' ORDER BY name"
+NAMES = "SELECT name FROM records ORDER BY name"
 
 
 class SqliteStore(TokenStore):
@@ -49,19 +50,25 @@ class SqliteStore(TokenStore):
         return cls(unquote(url.removeprefix("sqlite://")))
 
     async def read(self, name: str) -> Stored | None:
-        rows = await self._execute(READ, name=name)
-        return Stored(*rows[0]) if rows else None
+        for value, version in await self._execute(READ, name=name):
+            check_size(name, len(value))
+            return Stored(value, version)
+        return None
 
-    async def swap(self, name: str, value: bytes, *, expected: str | None) -> str:
+    async def swap(
+        self, name: str, value: bytes, *, expected: str | None, due_at: datetime | None = None
+    ) -> str:
+        check_size(name, len(value))
         version = secrets.token_hex(8)
         if not await self._execute(
             SWAP, name=name, value=value, version=version, expected=expected
         ):
             raise StaleWrite(f"another process has written {name} meanwhile")
+        await self.note_due(name, due_at)  # the index is that of TokenStore, in memory
         return version
 
     async def names(self) -> list[str]:
-        return [name for (name,) in await self._execute(NAMES)]
+        return [name for (name,) in await self._execute(NAMES) if is_account(name)]
 
     async def _execute(self, sql: str, **values: Any) -> list[Any]:
         return await asyncio.to_thread(self._execute_in_thread, sql, values)

@@ -14,9 +14,9 @@ from xots.testing import FakeClock, FlakyStore
 
 @pytest.fixture
 async def several() -> AsyncIterator[Several]:
-    clock = FakeClock(START)
-    async with Sandbox(SandboxOptions(port=0), clock.now) as sandbox:
-        several = Several(sandbox, clock, FlakyStore())
+    xero = FakeClock(START)
+    async with Sandbox(SandboxOptions(port=0), xero.now) as sandbox:
+        several = Several(sandbox, xero.beside(), FlakyStore())
         yield several
         sandbox.release()
         await several.close()

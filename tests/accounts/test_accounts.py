@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 
 import pytest
@@ -108,8 +109,8 @@ async def test_a_new_process_finds_what_is_due_in_the_records(several: Several) 
     await several.add(first, "smith")
     await first.close()
     several.managers.clear()
-    several.store._due_index._due_at.clear()  # type: ignore[attr-defined]
-    several.store._due_index._order.clear()  # type: ignore[attr-defined]
+    several.store._due_index._due_at.clear()
+    several.store._due_index._order.clear()
     accounts = await several.manager()
     several.clock.advance(days=51)
     await accounts.maintain()
@@ -171,3 +172,58 @@ async def test_the_list_shows_state_organisation_and_need(several: Several) -> N
     assert found["smith"].login_needed_at == several.clock.now() + timedelta(days=60)
     assert found["jones"].state is State.NOT_LOGGED_IN
     assert len(several.sandbox.log) == requests
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+async def test_a_clock_that_is_set_delays_no_refresh(several: Several, days: int) -> None:
+    """The index holds times of day. They are corrected at the next tick."""
+    several.fresh = {"always": Fresh.ALWAYS}
+    accounts = await several.manager()
+    await several.add(accounts, "used", "always")
+    async with accounts.opened("used") as found:
+        await found.keeper.token()
+    several.clock.step(days=days)
+    for _ in range(4):
+        await tick(several, accounts, minutes=9)
+        await accounts.swept()
+    for name in ("used", "always"):
+        access = (await several.record(name)).access
+        assert access is not None
+        issued = several.sandbox.identity.tokens.access_tokens[access.value.reveal()]
+        assert issued.expires_at > several.sandbox.clock(), name
+
+
+async def test_callers_that_come_together_share_one_keeper(several: Several) -> None:
+    """Two keepers in one process would refresh behind each other's back."""
+    accounts = await several.manager()
+    await several.add(accounts, "smith")
+    for _ in range(3):
+        await tick(several, accounts, minutes=11)
+    assert accounts.open_now == ["default"]
+
+    async def keeper() -> object:
+        async with accounts.opened("smith") as found:
+            await found.keeper.token()
+            return found.keeper
+
+    keepers = await asyncio.gather(*(keeper() for _ in range(20)))
+    assert len(set(map(id, keepers))) == 1
+    assert several.refreshes() == 1
+
+
+async def test_a_caller_that_leaves_early_keeps_no_keeper_open(several: Several) -> None:
+    """A client that disconnects cancels nothing, and costs no memory."""
+    accounts = await several.manager()
+    await several.add(accounts, "smith")
+    for _ in range(3):
+        await tick(several, accounts, minutes=11)
+    hold = several.store.hold("read")  # type: ignore[attr-defined]
+    entering = accounts.opened("smith")
+    caller = asyncio.create_task(entering.__aenter__())
+    await hold.reached()
+    caller.cancel()
+    await asyncio.wait([caller])
+    hold.release()
+    await eventually(lambda: "smith" in accounts.open_now)
+    await tick(several, accounts, minutes=2)
+    await eventually(lambda: accounts.open_now == ["default"])

@@ -7,13 +7,15 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 
 import pytest
 
-from xots.backends.base import Lease, TokenStore, checked_name
+from xots.backends import base
+from xots.backends.base import Lease, Stored, TokenStore, check_size, checked_name, is_account
 from xots.backends.memory import MemoryStore
 from xots.clock import SystemClock
-from xots.errors import StoreUnavailable
+from xots.errors import RecordUnusable, StoreUnavailable
 
 EXPIRED = json.dumps({"until": 1}).encode()
 
@@ -28,10 +30,12 @@ class StoreWithoutLocks(MemoryStore):
         async with TokenStore.lease(self, name, ttl_seconds) as lease:
             yield lease
 
-    async def swap(self, name: str, value: bytes, *, expected: str | None) -> str:
+    async def swap(
+        self, name: str, value: bytes, *, expected: str | None, due_at: datetime | None = None
+    ) -> str:
         if not self.available:
             raise StoreUnavailable("the store is away")
-        return await super().swap(name, value, expected=expected)
+        return await super().swap(name, value, expected=expected, due_at=due_at)
 
 
 async def soon(condition: Callable[[], bool]) -> None:
@@ -52,6 +56,85 @@ def test_an_invalid_name_is_refused(name: str) -> None:
     """The message quotes it and says what a name is."""
     with pytest.raises(ValueError, match="is not a name of up to 64 lower-case letters"):
         checked_name(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "can_be"),
+    [("default", True), ("leasehold", True), ("lease-default", False), ("A", False), ("", False)],
+)
+def test_the_names_of_accounts_are_those_that_no_store_uses_itself(name: str, can_be: bool) -> None:
+    """A store may hold others: its own leases, and the records of another program."""
+    assert is_account(name) is can_be
+
+
+def test_a_record_has_a_largest_size() -> None:
+    """The message names the record and its size, and says what to do."""
+    check_size("default", 1_000_000)
+    with pytest.raises(RecordUnusable, match=r"record default has 1000001 bytes.*delete it"):
+        check_size("default", 1_000_001)
+
+
+# ---------- the default stream
+
+
+class CountingStore(MemoryStore):
+    """A store that counts its reads, and cannot read one record."""
+
+    reads = 0
+
+    async def read(self, name: str) -> Stored | None:
+        self.reads += 1
+        if name == "bad":
+            raise RecordUnusable("another program has written it")
+        return await super().read(name)
+
+
+@pytest.mark.safeguard(
+    file="backends/base.py",
+    old="                await asyncio.sleep(1 / MAX_READS_PER_SECOND)\n",
+    new="",
+    protects_from="a store of another package that spends its time on reads of 10,000 records",
+)
+async def test_the_default_stream_reads_at_a_bounded_rate() -> None:
+    """It never reads more than 100 records a second, however many there are."""
+    store = CountingStore()
+    for number in range(100):
+        await store.swap(f"account-{number}", b"value", expected=None)
+    began_at = time.monotonic()
+    changes = store.changes(every_seconds=0)
+    assert await anext(changes) is None
+    assert store.reads == 0
+    for _ in range(50):
+        await anext(changes)
+    seconds = time.monotonic() - began_at
+    assert store.reads <= 1 + seconds * base.MAX_READS_PER_SECOND
+
+
+async def test_a_record_that_cannot_be_read_does_not_end_the_default_stream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The other records are reported, and so is a record that another program has removed."""
+    monkeypatch.setattr(base, "MAX_READS_PER_SECOND", 10_000)
+    store = CountingStore()
+    await store.swap("bad", b"value", expected=None)
+    version = await store.swap("good", b"one", expected=None)
+    seen: list[str | None] = []
+
+    async def follow() -> None:
+        async for change in store.changes(every_seconds=0):
+            seen.append(change)
+
+    follower = asyncio.create_task(follow())
+    await soon(lambda: seen == [None, "bad", "good"])
+    await store.swap("good", b"two", expected=version)
+    await soon(lambda: seen == [None, "bad", "good", "good"])
+    del store._kept["good"]
+    await soon(lambda: seen == [None, "bad", "good", "good", "good"])
+    follower.cancel()
+    await asyncio.wait([follower])
+
+
+# ---------- leases
 
 
 def test_a_lease_ends_with_its_lifetime_unless_it_is_extended() -> None:

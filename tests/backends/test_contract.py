@@ -10,16 +10,17 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from support.redis_servers import ACL_LINE, RedisServer, set_user
+from support.redis_servers import ACL_LINE, OLD_ACL_LINE, RedisServer, faults_of, set_user
+from support.stores import faults_of_folder, put_aside
 
-from xots.backends import TokenStore, installed_backends, open_store
-from xots.backends.memory import MemoryStore
+from xots.backends import installed_backends, open_store, redis_stream
 from xots.errors import StoreUnavailable
-from xots.testing import Opening, TokenStoreContract
+from xots.testing import Faults, Opening, TokenStoreContract
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "xots-sqlite"
 
@@ -43,6 +44,10 @@ class TestMemoryStore(TokenStoreContract):
     def opening(self) -> Opening:
         return lambda: open_store("memory:")
 
+    @pytest.fixture
+    def faults(self) -> None:
+        """Its records are in this process: no fault comes between."""
+
 
 @pytest.mark.safeguard(
     file="backends/file.py",
@@ -63,6 +68,10 @@ class TestFileStore(TokenStoreContract):
     def opening(self, tmp_path: Path) -> Opening:
         return lambda: open_store((tmp_path / "a folder").as_uri())
 
+    @pytest.fixture
+    def faults(self, tmp_path: Path) -> Faults:
+        return faults_of_folder(tmp_path / "a folder")
+
 
 class TestRedisOverTcp(TokenStoreContract):
     """Plain TCP, with the minimal rights."""
@@ -72,6 +81,31 @@ class TestRedisOverTcp(TokenStoreContract):
         url = set_user(server, ACL_LINE)
         return lambda: open_store(url)
 
+    @pytest.fixture
+    def faults(self, server: RedisServer) -> Faults:
+        return faults_of(server, "xots")
+
+    async def test_its_index_is_shared(self, opening: Opening) -> None:
+        """So all processes learn from one record when the account is due."""
+        store = opening()
+        await store.due(datetime.now(UTC), 1)
+        assert store.shares_index
+        await store.close()
+
+
+class TestRedisWithOldRights(TokenStoreContract):
+    """Plain TCP, with the rights before there was an index of due accounts."""
+
+    @pytest.fixture
+    def opening(self, server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Opening:
+        monkeypatch.setattr(redis_stream, "NAMES_INTERVAL_SECONDS", 0.1)
+        url = set_user(server, OLD_ACL_LINE)
+        return lambda: open_store(url)
+
+    @pytest.fixture
+    def faults(self, server: RedisServer) -> Faults:
+        return faults_of(server, "xots")
+
 
 class TestRedisOverTls(TokenStoreContract):
     """TLS with a client certificate."""
@@ -80,6 +114,10 @@ class TestRedisOverTls(TokenStoreContract):
     def opening(self, server: RedisServer, tls_url: str) -> Opening:
         return lambda: open_store(tls_url)
 
+    @pytest.fixture
+    def faults(self, server: RedisServer) -> Faults:
+        return faults_of(server)
+
 
 class TestRedisOverUnixSocket(TokenStoreContract):
     """A Unix socket."""
@@ -87,6 +125,10 @@ class TestRedisOverUnixSocket(TokenStoreContract):
     @pytest.fixture
     def opening(self, server: RedisServer) -> Opening:
         return lambda: open_store(server.unix_url)
+
+    @pytest.fixture
+    def faults(self, server: RedisServer) -> Faults:
+        return faults_of(server)
 
 
 # ---------- the example
@@ -129,6 +171,25 @@ def sqlite_example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     sys.modules.pop("xots_sqlite", None)
 
 
+def faults_of_database(file: Path) -> Faults:
+    """Return the faults of a store in a SQLite file."""
+
+    @contextmanager
+    def unreachable() -> Iterator[None]:
+        with put_aside(file):
+            file.mkdir()
+            yield
+            file.rmdir()
+
+    @contextmanager
+    def busy() -> Iterator[None]:
+        with closing(sqlite3.connect(file, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            yield
+
+    return Faults(unreachable, busy)
+
+
 @pytest.mark.safeguard(
     file="backends/leases.py",
     old="if self._is_held(stored):",
@@ -143,6 +204,10 @@ class TestSqliteExample(TokenStoreContract):
     @pytest.fixture
     def opening(self, sqlite_example: Path, tmp_path: Path) -> Opening:
         return lambda: open_store(f"sqlite://{tmp_path}/kept.db")
+
+    @pytest.fixture
+    def faults(self, tmp_path: Path) -> Faults:
+        return faults_of_database(tmp_path / "kept.db")
 
     async def test_it_is_the_installed_package(
         self, sqlite_example: Path, opening: Opening
@@ -221,25 +286,3 @@ asyncio.run(main())
 def test_the_example_is_read_in_a_minute() -> None:
     """A store is small: the example shows no more than a good store needs."""
     assert len((EXAMPLE / "xots_sqlite.py").read_text(encoding="utf-8").splitlines()) < 100
-
-
-# ---------- the suite itself
-
-
-class CountingStore(MemoryStore):
-    """Breaks the contract: its versions are counters."""
-
-    async def swap(self, name: str, value: bytes, *, expected: str | None) -> str:
-        await super().swap(name, value, expected=expected)
-        kept = self._kept[name]
-        self._kept[name] = type(kept)(value, version := str(int(expected or 0) + 1))
-        return version
-
-
-async def test_the_suite_finds_a_counter() -> None:
-    """The suite itself finds versions that begin anew for each name."""
-    made: list[TokenStore] = []
-    with pytest.raises(AssertionError, match="versions begin anew"):
-        await TokenStoreContract().test_a_version_never_stands_for_two_values(
-            lambda: made.append(CountingStore()) or made[0]  # type: ignore[func-returns-value]
-        )

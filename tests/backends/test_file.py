@@ -541,7 +541,7 @@ async def test_a_change_is_reported_once(store: FileStore, version: str, folder:
 
     async def follow() -> None:
         nonlocal notices
-        async for _ in store.changes("default", every_seconds=0.01):
+        async for _ in store.changes(every_seconds=0.01):
             notices += 1
 
     async def until(count: int) -> None:

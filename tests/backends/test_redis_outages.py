@@ -17,8 +17,7 @@ from support.redis_servers import (
     until,
 )
 
-from xots.backends import redis as redis_store
-from xots.backends import redis_url
+from xots.backends import redis_stream, redis_url
 from xots.backends.redis import RedisStore
 from xots.errors import StoreUnavailable
 from xots.log_filters import traceback_text
@@ -33,7 +32,7 @@ async def test_a_missing_server_is_reported_soon(open_store: Opener, tmp_path: P
         open_store(f"unix://:hunter2@{tmp_path}/none").check()
     )
     assert "it cannot be reached" in await refusal(
-        anext(open_store(f"redis://127.0.0.1:{port}").changes("a"))
+        anext(open_store(f"redis://127.0.0.1:{port}").changes())
     )
     assert "no sentinel names a master" in await refusal(
         open_store(f"sentinel://:hunter2@127.0.0.1:{port}/service").check()
@@ -54,7 +53,7 @@ async def test_a_wrong_password_or_user_is_reported(
         store.warnings(),
     ):
         assert "authentication failed" in await refusal(call)
-    assert "correct user and password" in await refusal(anext(store.changes("a")))
+    assert "correct user and password" in await refusal(anext(store.changes()))
     assert "correct user and password" in await refusal(store.lease("a", 1).__aenter__())
 
 
@@ -180,9 +179,9 @@ async def test_a_hanging_server_is_reported(
 ) -> None:
     """A stopped process accepts connections and never responds; later the store works again."""
     monkeypatch.setattr(redis_url, "RESPONSE_TIMEOUT_SECONDS", 1.0)
-    monkeypatch.setattr(redis_store, "PING_INTERVAL_SECONDS", 0.1)
+    monkeypatch.setattr(redis_stream, "PING_INTERVAL_SECONDS", 0.1)
     store = open_store(own_server.url)
-    changes = store.changes("a")
+    changes = store.changes()
     await anext(changes)
     await asyncio.gather(*(store.read("a") for _ in range(5)))  # several connections in the pool
     assert own_server.process is not None

@@ -198,7 +198,7 @@ async def test_a_fail_over_is_survived(
                 f"&cert_file={certificates.client}&key_file={certificates.client_key}"
             )
         store = open_store(url)
-        changes = store.changes("a")
+        changes = store.changes()
         await anext(changes)
         version = await store.swap("a", b"one", expected=None)
         await asyncio.wait_for(anext(changes), 2)
@@ -218,7 +218,7 @@ async def test_a_fail_over_is_survived(
                 await asyncio.sleep(0.05)
         assert failures
         assert replica.admin.get("xots:record:a") == b"two"
-        changes = store.changes("a")
+        changes = store.changes()
         await anext(changes)
         async with store.lease("a", 5):
             await store.swap("a", b"three", expected=version)

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from support.command_line import Ended
 
+from xots.sealing import Sealer
+from xots.secret import Secret
+
 Xots = Callable[..., Ended]
 
 
@@ -46,6 +49,29 @@ def test_add_keeps_the_first_key_first_and_promote_puts_the_new_one_before_it(
     again = xots("key", "promote", *settings)
     assert (again.status, keys_in(key_file)) == (0, [new, old])
     assert f"no key in {key_file} waits" in again.out
+
+
+def test_promote_names_each_record_that_it_cannot_open(xots: Xots, key_file: Path) -> None:
+    """The others are sealed anew, and the status is 1: the old key is still needed."""
+    store = key_file.parent / "store"
+    store.mkdir(mode=0o700)
+    sealer = Sealer([Secret(key) for key in keys_in(key_file)])
+    (store / "smith.sealed").write_bytes(sealer.seal(b"{}", "account", {"name": "smith"}))
+    for name in ("broken", "copied"):
+        (store / f"{name}.sealed").write_bytes(sealer.seal(b"{}", "account", {"name": "other"}))
+    for path in store.iterdir():
+        path.chmod(0o600)
+    settings = ("--key-file", str(key_file), "--store", f"file://{store}")
+    assert xots("key", "add", *settings).status == 0
+    ended = xots("key", "promote", *settings)
+    assert (ended.status, ended.out) == (1, "")
+    broken, copied, summary = ended.err.splitlines()
+    assert broken.startswith("xots: broken: ")
+    assert copied.startswith("xots: copied: ")
+    assert "1 of 3 records were sealed anew; 2 records could not be" in summary
+    (store / "broken.sealed").unlink()
+    (store / "copied.sealed").unlink()
+    assert xots("key", "promote", *settings).status == 0
 
 
 def test_a_second_key_is_not_added_before_the_first_is_promoted(xots: Xots, key_file: Path) -> None:

@@ -63,6 +63,22 @@ def test_token_accepts_a_least_life(xots: Xots, connected: Server, servers: Thre
     assert xots("token", "--min-ttl", "soon", *at(connected)).status == 2
 
 
+def test_token_and_exec_choose_an_organisation(
+    xots: Xots, connected: Server, servers: ThreadServers, expected_log: Any
+) -> None:
+    """By its id or name. An unknown one is reported with those to choose from."""
+    expected_log(r"WARNING xots\.web: GET /token: ")
+    tenant_id = connected.keeper.account.tenant_id or ""
+    name = servers.sandbox.world.accounting.organisations[tenant_id].name or ""
+    for text in (name, tenant_id.upper()):
+        content = json.loads(xots("token", "--json", "--tenant", text, *at(connected)).out)
+        assert content["tenantId"] == tenant_id
+        program = (sys.executable, "-c", "import os; print(os.environ['XERO_TENANT_ID'])")
+        ended = process("exec", *at(connected), "--tenant", text, "--", *program)
+        assert (ended.status, ended.out) == (0, f"{tenant_id}\n")
+    assert tenant_id in xots("token", "--tenant", "nobody & co", *at(connected)).reason()
+
+
 def test_a_min_ttl_that_the_server_refuses_is_reported(
     xots: Xots, connected: Server, expected_log: Any
 ) -> None:

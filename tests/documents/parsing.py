@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from unittest import mock
 
-from documents.declarations import COMMANDS, run_xots
+from documents.declarations import ACTIONS, COMMANDS, run_xots
 from documents.place import BIN
 from documents.reading import ROOT
 
@@ -79,7 +79,7 @@ def _options(arguments: list[str]) -> set[str]:
 def _faults_of_xots(arguments: list[str]) -> list[str]:
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
     name = own[0] if own and not own[0].startswith("-") else "serve"
-    full_name = " ".join(own[:2]) if name == "key" else name
+    full_name = " ".join(own[:2]) if name in ACTIONS else name
     if full_name not in (*COMMANDS, "COMMAND"):
         return [f"xots has no command {full_name}"]
     known = _help_of_xots("serve" if name == "COMMAND" else full_name)

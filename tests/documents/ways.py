@@ -49,6 +49,8 @@ WAYS = (
     # Commands that are not complete.
     Row(r"xots .*\b(COMMAND|FILE|NAME)\b", Way.PARSED, "has a placeholder"),
     Row(r"xots exec$", Way.PARSED, "is the name of the command; the README shows how it is run"),
+    Row(r"xots account (add|remove)$", Way.PARSED, "is the name of the command"),
+    Row(r"xots account add miller ", Way.PARSED, "needs the file of a secret"),
     # Commands that start a server.
     Row(r"xots( serve)?$", Way.SERVES, ""),
     Row(r"xots (-o|-p|--account|--config) \S+$", Way.SERVES, ""),

@@ -1,4 +1,4 @@
-"""``Changes``: one subscription for all accounts of a process."""
+"""One subscription to the store for all listeners of a process."""
 
 from __future__ import annotations
 
@@ -8,90 +8,111 @@ from collections.abc import AsyncIterator
 import pytest
 from support.bench import eventually
 
-from xots.backends.memory import MemoryStore
 from xots.errors import StoreUnavailable
 from xots.keeping.changes import Changes
+from xots.testing import FlakyStore
 
 
-class Announcing(MemoryStore):
-    """A store whose changes a test announces."""
+class Announcing(FlakyStore):
+    """A store whose changes the test announces."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.announced: asyncio.Queue[str | None | Exception] = asyncio.Queue()
         self.subscriptions = 0
+        self.now_open = 0
+        self.announced: asyncio.Queue[str | Exception | None] = asyncio.Queue()
 
     async def changes(self, every_seconds: float = 1.0) -> AsyncIterator[str | None]:
         self.subscriptions += 1
-        while True:
-            change = await self.announced.get()
-            if isinstance(change, Exception):
-                raise change
-            yield change
+        self.now_open += 1
+        try:
+            yield None
+            while True:
+                change = await self.announced.get()
+                if isinstance(change, Exception):
+                    raise change
+                yield change
+        finally:
+            self.now_open -= 1
 
 
-class Listeners:
-    """Listeners, and what each was told."""
-
-    def __init__(self, store: Announcing) -> None:
-        self.changes = Changes(store)
-        self.told: dict[str, int] = {}
-        self.names: list[set[str | None]] = []
-        self.tasks = [asyncio.create_task(self._all())]
-
-    def of(self, *names: str) -> None:
-        self.tasks += [asyncio.create_task(self._of(name)) for name in names]
-
-    async def _of(self, name: str) -> None:
-        self.told[name] = 0
-        async for _ in self.changes.of(name):
-            self.told[name] += 1
-
-    async def _all(self) -> None:
-        async for names in self.changes.all():
-            self.names.append(names)
+@pytest.fixture
+def store() -> Announcing:
+    return Announcing()
 
 
-async def test_a_change_reaches_the_listeners_that_it_concerns() -> None:
-    """Those of its name, and those of all names; None reaches every one."""
-    store = Announcing()
-    listeners = Listeners(store)
-    listeners.of("smith", "jones")
-    await eventually(lambda: len(listeners.told) == 2)
-    for change in (None, "smith"):
-        before = len(listeners.names)
-        store.announced.put_nowait(change)
-        await eventually(lambda before=before: len(listeners.names) > before)
-    await eventually(lambda: listeners.told["smith"] == 2)
-    assert listeners.told["jones"] == 1
-    assert listeners.names == [{None}, {"smith"}]
-    assert store.subscriptions == 1
-    for task in listeners.tasks:
-        task.cancel()
-    await asyncio.gather(*listeners.tasks, return_exceptions=True)
+async def counted(changes: Changes, name: str, seen: list[str]) -> None:
+    async for _ in changes.of(name):
+        seen.append(name)
 
 
-async def test_a_late_listener_is_told_at_once() -> None:
-    """A change may have come between its last look at the record and its first wait."""
-    store = Announcing()
-    listeners = Listeners(store)
+async def test_all_listeners_share_one_subscription(store: Announcing) -> None:
+    """Each hears of its own name only. The subscription ends with the last of them."""
+    changes, seen = Changes(store), list[str]()
+    tasks = [asyncio.create_task(counted(changes, name, seen)) for name in ("one", "two")]
+    await eventually(lambda: sorted(seen) == ["one", "two"])
+    seen.clear()
+    store.announced.put_nowait("two")
+    await eventually(lambda: seen == ["two"])
     store.announced.put_nowait(None)
-    await eventually(lambda: listeners.names == [{None}])
-    listeners.of("smith")
-    await eventually(lambda: listeners.told.get("smith") == 1)
+    await eventually(lambda: sorted(seen) == ["one", "two", "two"])
     assert store.subscriptions == 1
-    for task in listeners.tasks:
+    for task in tasks:
         task.cancel()
-    await asyncio.gather(*listeners.tasks, return_exceptions=True)
+    await asyncio.wait(tasks)
+    await eventually(lambda: store.now_open == 0)
 
 
-async def test_a_failed_subscription_reaches_every_listener() -> None:
-    """Each reads its record and listens again."""
-    store = Announcing()
-    listeners = Listeners(store)
-    listeners.of("smith", "jones")
-    await eventually(lambda: len(listeners.told) == 2)
+async def test_a_late_listener_is_told_to_look_at_once(store: Announcing) -> None:
+    """Its record may have changed before it listened."""
+    changes, seen = Changes(store), list[str]()
+    first = asyncio.create_task(counted(changes, "one", seen))
+    await eventually(lambda: seen == ["one"])
+    second = asyncio.create_task(counted(changes, "two", seen))
+    await eventually(lambda: seen == ["one", "two"])
+    for task in (first, second):
+        task.cancel()
+    await asyncio.wait([first, second])
+
+
+async def test_a_listener_of_all_names_gets_them_in_batches(store: Announcing) -> None:
+    """Two writes of one record are one look at it."""
+    changes = Changes(store)
+    batches = changes.all()
+    assert await anext(batches) == {None}
+    for name in ("one", "two", "one"):
+        store.announced.put_nowait(name)
+    await eventually(store.announced.empty)
+    assert await anext(batches) == {"one", "two"}
+    await batches.aclose()
+
+
+async def test_a_failed_subscription_reaches_every_listener(store: Announcing) -> None:
+    """The next listener subscribes again."""
+    changes = Changes(store)
+    one, every = changes.of("one"), changes.all()
+    await anext(one)
+    await anext(every)
     store.announced.put_nowait(StoreUnavailable("away"))
-    for task in listeners.tasks:
+    for listener in (one, every):
         with pytest.raises(StoreUnavailable, match="away"):
-            await task
+            await anext(listener)
+    again = changes.of("one")
+    await anext(again)
+    assert store.subscriptions == 2
+    await again.aclose()
+
+
+class Ending(FlakyStore):
+    """A store whose stream ends without an error."""
+
+    async def changes(self, every_seconds: float = 1.0) -> AsyncIterator[str | None]:
+        yield None
+
+
+async def test_a_stream_that_ends_is_a_failure() -> None:
+    """Otherwise its listeners would wait for ever."""
+    one = Changes(Ending()).of("one")
+    with pytest.raises(StoreUnavailable):
+        async for _ in one:
+            pass

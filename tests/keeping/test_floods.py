@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 from support.bench import UNLIMITED, Bench, eventually, revocations
-from support.inside import replica_of
 
 from xots.errors import (
     LoginFailed,
@@ -27,7 +27,7 @@ from xots.keeping.login_limit import (
     MAX_LOGINS_IN_A_ROW,
     LoginLimit,
 )
-from xots.keeping.tenants import LIST_KEPT_SECONDS
+from xots.keeping.tenants import LIST_KEPT_SECONDS, organisations_of
 from xots.lifecycle.account import MAX_SPENT_FALLBACKS
 from xots.lifecycle.policy import Policy
 from xots.lifecycle.schedule import State
@@ -175,7 +175,7 @@ async def test_the_list_is_requested_once_in_some_seconds(bench: Bench) -> None:
     keeper = await bench.logged_in()
     assert requests(bench, Endpoint.CONNECTIONS) == 1
     first = await keeper.connections()
-    assert keeper.known_connections == first
+    assert keeper.known_organisations == organisations_of(first)
     bench.clock.advance(LIST_KEPT_SECONDS)
     await outcomes([keeper.connections_response() for _ in range(50)])
     assert requests(bench, Endpoint.CONNECTIONS) == 2
@@ -187,7 +187,7 @@ async def test_the_list_is_requested_once_in_some_seconds(bench: Bench) -> None:
 async def test_a_failure_to_list_is_kept_as_long(bench: Bench) -> None:
     """The last list stays known. A response that is no list is a failure."""
     keeper = await bench.logged_in()
-    known = keeper.known_connections
+    known = keeper.known_organisations
     assert known
     for made, fault in enumerate(("503-html", "not-json"), start=2):
         bench.clock.advance(LIST_KEPT_SECONDS)
@@ -196,27 +196,33 @@ async def test_a_failure_to_list_is_kept_as_long(bench: Bench) -> None:
         assert set(found) == {UpstreamFailed}
         assert requests(bench, Endpoint.CONNECTIONS) == made
         bench.sandbox.faults.clear()
-    assert keeper.known_connections == known
+    assert keeper.known_organisations == known
 
 
 @pytest.mark.safeguard(
     file="keeping/tenants.py",
-    old="if self._known is None or self._known[0] != self._context.account.consent_id:",
-    new="if self._known is None:",
+    old="return account.organisations if account.consent_id is not None else None",
+    new="return account.organisations",
     protects_from="a page that shows the organisations of a login that has ended",
 )
-async def test_a_list_belongs_to_one_login(bench: Bench) -> None:
-    """An end drops it, and a login whose list could not be read knows none."""
+async def test_a_list_belongs_to_one_login(bench: Bench, expected_log: Any) -> None:
+    """An end drops it, even while Xero has not confirmed the end, and a login whose list could not
+    be read knows none."""
     keeper = await bench.logged_in()
-    await keeper.end(forget=False)
-    assert keeper.known_connections is None
+    bench.sandbox.add_fault("revocation:every:503-html")
+    assert not await keeper.end(forget=False)
+    assert keeper.account.organisations is not None
+    assert keeper.known_organisations is None
     bench.clock.advance(1)
-    await replica_of(keeper).update(lambda account: account)
+    bench.sandbox.faults.clear()
+    assert await keeper.end(forget=False)
+    bench.sandbox.add_fault("connections:nth=1:503-html")
+    expected_log("could not be listed")
     await keeper.login(bench.attempt())
+    assert keeper.known_organisations is None
     other = replace(keeper.account, consent_id="another", generation=99, write_id="x")
     bench.put(other, "x")
     await keeper.follow()
-    assert keeper.known_connections is None
     await keeper.connections()
     assert requests(bench, Endpoint.CONNECTIONS) == 3
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from support.bench import Bench, eventually
 
+from xots.backends.base import Stored
 from xots.errors import StoreUnavailable, TokenUnavailable
 from xots.events import StoreDegraded, StoreRecovered
 from xots.lifecycle.schedule import State
@@ -33,6 +35,37 @@ async def test_following_an_unchanged_store_takes_no_lease(bench: Bench) -> None
     assert len(bench.store.leases) == taken
 
 
+async def test_the_changes_of_other_accounts_cause_no_read(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One stream names the records of all accounts. A keeper reads its own only."""
+    announced: asyncio.Queue[str | None] = asyncio.Queue()
+    reads: list[str] = []
+    read, begun = bench.store.read, asyncio.Event()
+
+    async def changes(every_seconds: float = 1.0) -> AsyncIterator[str | None]:
+        reads.clear()
+        begun.set()
+        while True:
+            yield await announced.get()
+
+    async def counted(name: str) -> Stored | None:
+        reads.append(name)
+        return await read(name)
+
+    monkeypatch.setattr(bench.store, "changes", changes)
+    monkeypatch.setattr(bench.store, "read", counted)
+    monkeypatch.setattr(bench.store, "shared", True)
+    keeper = await bench.keeper()
+    await begun.wait()
+    announced.put_nowait("other")
+    announced.put_nowait(keeper.name)
+    await eventually(lambda: reads == [keeper.name])
+    announced.put_nowait("other")
+    announced.put_nowait(None)
+    await eventually(lambda: reads == [keeper.name] * 2)
+
+
 async def test_the_watch_continues_after_a_failure_of_the_store(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, expected_log: Any
 ) -> None:
@@ -40,10 +73,10 @@ async def test_the_watch_continues_after_a_failure_of_the_store(
     monkeypatch.setattr("xots.keeping.following.RETRY_INTERVAL_SECONDS", 0)
     changes, errors = bench.store.changes, [StoreUnavailable("away"), KeyError("a bug")]
 
-    async def failing(name: str, every_seconds: float = 0.01) -> AsyncIterator[None]:
+    async def failing(every_seconds: float = 0.01) -> AsyncIterator[str | None]:
         if errors:
             raise errors.pop()
-        async for change in changes(name, every_seconds=every_seconds):
+        async for change in changes(every_seconds=every_seconds):
             yield change
 
     monkeypatch.setattr(bench.store, "changes", failing)

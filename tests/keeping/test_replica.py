@@ -12,15 +12,16 @@ from msgspec.structs import replace
 from support.bench import Bench
 from support.inside import replica_of, settle
 
-from xots.backends.base import Lease
+from xots.backends.base import Lease, Stored
 from xots.backends.memory import MemoryStore
-from xots.errors import TokenUnavailable, XotsError
+from xots.errors import StoreUnavailable, TokenUnavailable, XotsError
 from xots.events import StoreDegraded, StoreLostWrites
-from xots.keeping.replica import reseal_all
+from xots.keeping.resealing import Resealed, reseal_all
 from xots.lifecycle.account import RefreshToken
 from xots.lifecycle.schedule import State
 from xots.sealing import Sealer, new_key
 from xots.secret import Secret
+from xots.testing import FlakyStore
 
 # ---------- a write
 
@@ -376,9 +377,9 @@ async def test_resealing_counts_its_records(monkeypatch: pytest.MonkeyPatch) -> 
 
     with monkeypatch.context() as noting:
         noting.setattr(store, "lease", noted)
-        assert await reseal_all(store, sealer) == (2, 3)
+        assert await reseal_all(store, sealer) == Resealed(2, 3, ())
     assert sorted(leased) == ["a", "b", "c"]
-    assert await reseal_all(store, sealer) == (0, 3)
+    assert await reseal_all(store, sealer) == Resealed(0, 3, ())
     kept = await store.read("c")
     assert kept is not None
     assert kept.version == versions["c"]
@@ -386,3 +387,45 @@ async def test_resealing_counts_its_records(monkeypatch: pytest.MonkeyPatch) -> 
         stored = await store.read(name)
         assert stored is not None
         assert Sealer([new]).open(stored.value, "account", {"name": name}) == b"{}"
+
+
+@pytest.mark.safeguard(
+    file="keeping/resealing.py",
+    old="except (SealError, StoreError, ValueError) as error:",
+    new="except ZeroDivisionError as error:",
+    protects_from="one foreign record that keeps the old sealing key in use for all later ones",
+)
+async def test_a_record_that_cannot_be_opened_stops_the_resealing_of_no_other() -> None:
+    """It stays as it is, and is reported with its name."""
+    old, new, store = new_key(), new_key(), MemoryStore()
+    sealed = Sealer([old]).seal(b"{}", "account", {"name": "a"})
+    for name, value in (("a", sealed), ("b", b"foreign"), ("c", sealed)):
+        await store.swap(name, value, expected=None)
+    found = await reseal_all(store, Sealer([new, old]))
+    assert (found.done, found.count) == (1, 3)
+    assert [failure.partition(":")[0] for failure in found.failures] == ["b", "c"]
+    kept = await store.read("c")
+    assert kept is not None
+    assert kept.value == sealed
+
+
+class _OneBadRecord(FlakyStore):
+    """A store that cannot read the record ``a``."""
+
+    async def read(self, name: str) -> Stored | None:
+        if name == "a":
+            raise StoreUnavailable("a has more than 1 MB")
+        return await super().read(name)
+
+
+async def test_resealing_goes_past_an_unreadable_record_but_not_past_a_store_that_fails() -> None:
+    """The store's own check tells them apart: each further record could take a time-out."""
+    old, new, store = new_key(), new_key(), _OneBadRecord()
+    for name in ("a", "b"):
+        sealed = Sealer([old]).seal(b"{}", "account", {"name": name})
+        await store.swap(name, sealed, expected=None)
+    found = await reseal_all(store, Sealer([new, old]))
+    assert found == Resealed(1, 2, ("a: a has more than 1 MB",))
+    store.fail("check")
+    with pytest.raises(StoreUnavailable):
+        await reseal_all(store, Sealer([new, old]))

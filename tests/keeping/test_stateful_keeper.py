@@ -471,9 +471,11 @@ class StoryStore(FlakyStore):
         await self._outcome_of_call()
         return await super().read(name)
 
-    async def swap(self, name: str, value: bytes, *, expected: str | None) -> str:
+    async def swap(
+        self, name: str, value: bytes, *, expected: str | None, due_at: datetime | None = None
+    ) -> str:
         outcome, before = await self._outcome_of_call(writes=True), self.story.record
-        version = await super().swap(name, value, expected=expected)
+        version = await super().swap(name, value, expected=expected, due_at=due_at)
         self.story.check_write(before, self.story.record)
         self.dumps = [*self.dumps[-9:], self.kept]
         await self.story.pause()

@@ -55,8 +55,8 @@ async def test_a_chosen_organisation_is_stored_and_reported(bench: Bench) -> Non
 
 @pytest.mark.safeguard(
     file="keeping/tenants.py",
-    old="if context.replica.account.consent_id != consent_id:",
-    new="if False:",
+    old="if account.consent_id != consent_id:\n            raise",
+    new="if False:\n            raise",
     protects_from="programs that post to an organisation of another login",
 )
 async def test_an_organisation_is_not_chosen_for_another_login(bench: Bench) -> None:
@@ -76,3 +76,20 @@ async def test_an_organisation_is_not_chosen_for_another_login(bench: Bench) -> 
     await other_login
     with pytest.raises(UnknownTenant, match="has changed meanwhile"):
         await choice
+
+
+async def test_an_organisation_is_not_chosen_for_a_login_after_the_lease(bench: Bench) -> None:
+    """The process was suspended before its write, and another one has logged in meanwhile."""
+    keeper = await bench.logged_in()
+    tenant_id = keeper.account.tenant_id
+    assert tenant_id is not None
+    await replica_of(keeper).update(lambda account: replace(account, tenant_id=None))
+    hold = bench.store.hold("swap")
+    choice = asyncio.create_task(keeper.choose_tenant(tenant_id))
+    await hold.reached()
+    other = replace(bench.record(), consent_id="another", consented_at=bench.clock.now())
+    bench.put(replace(other, generation=99, write_id="x"), "x")
+    hold.release()
+    with pytest.raises(UnknownTenant, match="has changed meanwhile"):
+        await choice
+    assert (bench.record().consent_id, bench.record().tenant_id) == ("another", None)

@@ -11,7 +11,8 @@ from torture import kills
 from torture._closing import close_with_all
 from torture.kills import Death, Lane
 
-from xots.backends.redis import CHANGES, LEASE, RedisStore
+from xots.backends.redis import LEASE, RedisStore
+from xots.backends.redis_stream import CHANGES
 from xots.clock import SystemClock
 from xots.keeping.keeper import TokenKeeper
 from xots.sandbox import Refusal

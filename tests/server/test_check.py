@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.command_line import Ended, process
 from support.redis_servers import free_port
 from support.thread_servers import sandbox_in_thread
 
+from xots.lifecycle.account import Account, Entry, RefreshToken
+from xots.lifecycle.record_json import encode
 from xots.sandbox import Sandbox
+from xots.sealing import Sealer, new_key
+from xots.secret import Secret
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +33,24 @@ def sandbox() -> Iterator[Sandbox]:
     """A simulated Xero in a thread, by the real clock."""
     with sandbox_in_thread() as (_, sandbox):
         yield sandbox
+
+
+ADDED = datetime.now(UTC)
+
+
+def write_record(
+    folder: Path, key: Secret, name: str, token_url: str = "https://id.example", **fields: Any
+) -> None:
+    """Write the record of an account to the file store in ``folder``."""
+    store = folder / "store"
+    store.mkdir(mode=0o700, exist_ok=True)
+    if not fields.get("removed"):
+        current = RefreshToken(value=Secret("r"), obtained_at=ADDED)
+        fields |= {"consent_id": "c", "consented_at": ADDED, "current": current}
+    account = Account(**{"token_url": token_url, **fields})
+    path = store / f"{name}.sealed"
+    path.write_bytes(Sealer([key]).seal(encode(account), "account", {"name": name}))
+    path.chmod(0o600)
 
 
 def lines_by_subject(ended: Ended) -> dict[str, str]:
@@ -93,6 +117,61 @@ def test_check_reports_an_unreachable_token_url() -> None:
     assert bad[0].startswith("FAIL")
     assert "127.0.0.1" in bad[0]
     assert "refused" in bad[0]
+
+
+def test_check_checks_each_account_by_itself(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Accounts of the YAML file and of the store have a line each. A record that cannot be opened,
+    and one of another client, fail the check and stop it for no other."""
+    key = new_key()
+    write_record(
+        tmp_path,
+        key,
+        "added",
+        sandbox.token_url,
+        client_id="D",
+        entry=Entry(client_id="D", added_at=ADDED),
+    )
+    write_record(tmp_path, key, "mismatch", client_id="other")
+    write_record(tmp_path, key, "gone", removed=True)
+    write_record(tmp_path, new_key(), "sealed-elsewhere")
+    config = tmp_path / "xots.yaml"
+    config.write_text(
+        f"token_url: {sandbox.token_url}\nclient_id: C\nstore: file://{tmp_path}/store\n"
+        "accounts: {smith: {client_id: E, client_secret: hunter2-canary}}\n"
+    )
+    config.chmod(0o600)
+    ended = process("check", "--config", str(config), XOTS_KEY=key.reveal())
+    assert (ended.status, ended.err) == (1, "")
+    lines = [" ".join(line.split()) for line in ended.out.splitlines()]
+    for beginning in (
+        "ok client C, without a secret",
+        "ok client smith: E, with a secret",
+        "FAIL key opens 3 of 4 records",
+        "FAIL record sealed-elsewhere: ",
+        "ok login default: ",
+        "ok login smith: ",
+        "ok login added: ",
+        "FAIL login mismatch: ",
+        "ok xero ",
+    ):
+        assert len([line for line in lines if line.startswith(beginning)]) == 1, beginning
+    assert not [line for line in lines if "gone" in line]
+    assert "hunter2-canary" not in ended.out
+
+
+def test_check_requests_each_identity_server(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Those of the accounts too, each once."""
+    url = f"http://127.0.0.1:{free_port()}/token"
+    other = f"token_url: {url}, authorize_url: {url}, revoke_url: , connections_url: "
+    config = tmp_path / "xots.yaml"
+    config.write_text(
+        f"token_url: {sandbox.token_url}\nstore: 'memory:'\n"
+        f"accounts: {{a: , b: {{{other}}}, c: {{{other}}}}}\n"
+    )
+    ended = process("check", "--config", str(config))
+    lines = [line for line in ended.out.splitlines() if line.split()[1] == "xero"]
+    assert ended.status == 1
+    assert [line.split()[0] for line in lines] == ["ok", "FAIL"]
 
 
 def test_check_reports_all_bad_settings_with_status_2() -> None:

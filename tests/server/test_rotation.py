@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import cast
 
 import pytest
 
 from xots import rotation
-from xots.accounts.accounts import Accounts
 from xots.events import Event, StoreDegraded
 from xots.rotation import Rotation
 
@@ -48,7 +46,7 @@ class CountingAccounts:
 
 
 def rotation_of(accounts: CountingAccounts) -> Rotation:
-    return Rotation(cast("Accounts", accounts))
+    return Rotation(accounts)
 
 
 async def test_the_first_tick_comes_at_once() -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from support.settings_problems import SECRET, problems_of
 
+from xots.lifecycle.account import Entry
 from xots.secret import Secret
 from xots.settings import Settings, declared, load
 from xots.settings.accounts import Layer
@@ -16,15 +16,7 @@ from xots.settings.accounts import Layer
 OTHER = "https://id.example/token"
 
 
-@dataclass(frozen=True)
-class Entry:
-    """The settings of an account that was added at run time."""
-
-    client_id: str | None = None
-    client_secret: Secret | None = None
-    tenant_id: str | None = None
-    scopes: tuple[str, ...] = ()
-    added_at: datetime = datetime(2026, 11, 27, tzinfo=UTC)
+ADDED = datetime(2026, 11, 27, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -362,7 +354,7 @@ def test_an_account_of_another_client_inherits_no_secret(config: Path) -> None:
     assert (a.client_id, a.client_secret, a.tenant_id) == ("D", None, None)
     assert not {"client_secret", "tenant_id"} & a.sources.keys()
     assert (b.client_secret, b.tenant_id) == (Secret(SECRET), "T")
-    entry = settings.for_account("other", Entry(client_id="D"))
+    entry = settings.for_account("other", Entry(client_id="D", added_at=ADDED))
     assert (entry.client_id, entry.client_secret, entry.tenant_id) == ("D", None, None)
 
 
@@ -435,13 +427,19 @@ def test_an_entry_wins_over_the_top_level_and_the_yaml_file_over_the_entry(confi
     settings = written(
         config, "client_id: C\nmin_ttl: 90\naccounts: {a: {tenant_id: of-yaml}, b: }\n"
     )
-    entry = Entry("D", Secret("s"), "of-entry", ("offline_access", "x"))
+    entry = Entry(
+        client_id="D",
+        client_secret=Secret("s"),
+        tenant_id="of-entry",
+        scopes=("offline_access", "x"),
+        added_at=ADDED,
+    )
     a, b = settings.for_account("a", entry), settings.for_account("b", entry)
     assert (a.client_id, a.client_secret, a.tenant_id) == ("D", Secret("s"), "of-yaml")
     assert (b.tenant_id, b.scopes, b.min_ttl) == ("of-entry", ("offline_access", "x"), 90)
     assert a.sources["client_id"] == a.sources["client_secret"] == "the account's entry"
     assert a.sources["tenant_id"] == f"{config}: accounts.a.tenant_id"
-    assert "scopes" not in settings.for_account("b", Entry("D")).sources
+    assert "scopes" not in settings.for_account("b", Entry(client_id="D", added_at=ADDED)).sources
 
 
 def test_a_secret_never_moves_to_the_client_of_another_source(config: Path) -> None:
@@ -449,9 +447,13 @@ def test_a_secret_never_moves_to_the_client_of_another_source(config: Path) -> N
     settings = written(
         config, "client_id: C\naccounts: {a: {client_secret: s}, b: {client_id: E}}\n"
     )
-    a = settings.for_account("a", Entry("D", Secret("of-entry")))
+    a = settings.for_account(
+        "a", Entry(client_id="D", client_secret=Secret("of-entry"), added_at=ADDED)
+    )
     assert (a.client_id, a.client_secret) == ("C", Secret("s"))
-    b = settings.for_account("b", Entry("D", Secret("of-entry"), "T"))
+    b = settings.for_account(
+        "b", Entry(client_id="D", client_secret=Secret("of-entry"), tenant_id="T", added_at=ADDED)
+    )
     assert (b.client_id, b.client_secret, b.tenant_id) == ("E", None, None)
-    other = settings.for_account("other", Entry(None, Secret("of-entry")))
+    other = settings.for_account("other", Entry(client_secret=Secret("of-entry"), added_at=ADDED))
     assert (other.client_id, other.client_secret) == ("C", None)

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from datetime import datetime
 
 import msgspec
 
@@ -81,7 +82,9 @@ class SimulatedStore(TokenStore):
         await self._delay()
         return found
 
-    async def swap(self, name: str, value: bytes, *, expected: str | None) -> str:
+    async def swap(
+        self, name: str, value: bytes, *, expected: str | None, due_at: datetime | None = None
+    ) -> str:
         await self._delay()
         await self.process.step()
         if self._fails("write failed"):
@@ -98,6 +101,7 @@ class SimulatedStore(TokenStore):
         await self.process.step(long=True)
         if self._fails("response lost"):
             raise StoreUnavailable("the response was lost")
+        await self.note_due(name, due_at)
         return version
 
     async def names(self) -> list[str]:
@@ -127,12 +131,12 @@ class SimulatedStore(TokenStore):
             if not self.process.dead and self.world.leases.get(name) is held:
                 del self.world.leases[name]
 
-    async def changes(self, name: str, every_seconds: float = 1.0) -> AsyncIterator[None]:
+    async def changes(self, every_seconds: float = 1.0) -> AsyncIterator[str | None]:
         waker = asyncio.Event()
         self.world.wakers[waker] = None
         try:
             while True:
-                yield
+                yield None
                 await waker.wait()
                 waker.clear()
                 await self._delay()

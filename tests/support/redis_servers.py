@@ -9,8 +9,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,12 +22,19 @@ from redis.retry import Retry
 
 from xots.backends.redis import RedisStore
 from xots.errors import StoreUnavailable
+from xots.testing import Faults
 
 PASSWORD = "hunter2/?@: ü"
 """The password of the default user. Most of its characters must be percent-encoded in a URL."""
 
 ACL_LINE = Path(__file__).parents[2].joinpath("deploy", "redis-users.acl").read_text().strip()
 """The user with the minimal rights."""
+
+OLD_ACL_LINE = (
+    "user xots on #SHA256-OF-THE-PASSWORD resetchannels ~xots:* &xots:changes:* -@all +get +set "
+    "+del +pttl +pexpire +scan +evalsha +script|load +publish +subscribe +ping +info +time"
+)
+"""The line before there was an index of due accounts. Operators have it in use."""
 
 FAILURE_TIMEOUT_SECONDS = 10.0
 """Upper bound on the time until a call fails."""
@@ -149,6 +156,29 @@ def set_user(server: RedisServer, line: str) -> str:
     assert words.pop(0) == "user"
     server.admin.execute_command("ACL", "SETUSER", *words)
     return f"redis://{words[0]}:secret@127.0.0.1:{server.port}"
+
+
+def faults_of(server: RedisServer, user: str = "default") -> Faults:
+    """Return the faults of a store that the user has on the server."""
+
+    @contextmanager
+    def unreachable() -> Iterator[None]:
+        server.admin.acl_setuser(user, enabled=False)
+        server.admin.client_kill_filter(skipme=True)
+        try:
+            yield
+        finally:
+            server.admin.acl_setuser(user, enabled=True)
+
+    @contextmanager
+    def busy() -> Iterator[None]:
+        server.signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            server.signal(signal.SIGCONT)
+
+    return Faults(unreachable, busy)
 
 
 async def refusal(call: Any) -> str:

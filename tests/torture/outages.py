@@ -510,10 +510,17 @@ class Phases:
                 await phases.begins("read")
                 return await super().read(name)
 
-            async def swap(self, name: str, value: bytes, *, expected: str | None) -> str:
+            async def swap(
+                self,
+                name: str,
+                value: bytes,
+                *,
+                expected: str | None,
+                due_at: datetime | None = None,
+            ) -> str:
                 await phases.begins(("intent", "conclusion")[min(phases._swaps, 1)])
                 phases._swaps += phases.armed
-                return await super().swap(name, value, expected=expected)
+                return await super().swap(name, value, expected=expected, due_at=due_at)
 
             @asynccontextmanager
             async def lease(self, name: str, ttl_seconds: float) -> AsyncIterator[Lease]:

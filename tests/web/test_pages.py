@@ -111,7 +111,7 @@ async def test_the_user_chooses_among_several_organisations_on_home(
 @pytest.mark.safeguard(
     file="web/pages.py",
     old="        if not is_opened_by_user(self.request.headers) or self.is_crowded:\n"
-    "            return self.keeper.known_connections, None\n",
+    "            return self.keeper.known_organisations, None\n",
     new="",
     protects_from="a flood of requests to Xero that a foreign page causes by links to /home",
 )

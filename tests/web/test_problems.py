@@ -10,6 +10,7 @@ from support.web import WANTS_PAGE
 from tornado.web import HTTPError
 
 from xots.errors import (
+    AmbiguousTenant,
     ConsentLost,
     LoginFailed,
     NoCredentials,
@@ -17,6 +18,7 @@ from xots.errors import (
     SealError,
     StaleWrite,
     StoreUnavailable,
+    TenantNotFound,
     TokenUnavailable,
     UnknownTenant,
     UpstreamFailed,
@@ -45,6 +47,8 @@ def response_to(error: BaseException | None) -> ErrorResponse:
         (SealError("x"), 503, "record-unreadable"),
         (LoginFailed("x"), 400, "login-failed"),
         (UnknownTenant("x"), 400, "unknown-tenant"),
+        (TenantNotFound("x", []), 404, "tenant-not-found"),
+        (AmbiguousTenant("x", []), 409, "ambiguous-tenant"),
         (UpstreamFailed("x"), 502, "upstream-failed"),
         (StaleWrite("x"), 500, "internal-error"),
         (HTTPError(400, "x"), 400, "bad-request"),
@@ -88,6 +92,21 @@ def test_an_error_has_the_headers_that_its_status_needs(
 ) -> None:
     """Seconds are rounded up, so that a caller never retries too early."""
     assert response_to(error).headers == headers
+
+
+def test_the_organisations_to_choose_from_are_a_field_that_is_safe_to_show() -> None:
+    """There are at most a hundred, so that a problem stays small."""
+    listed = [("t1", "Acme\n\x1b[2J\u202e" * 50), ("t2", None), *[("t", "n")] * 200]
+    for kind in (TenantNotFound, AmbiguousTenant):
+        found = response_to(kind("x", listed)).problem.organisations
+        assert found is not None
+        first, second, *others = found
+        assert (first.id, second.id, second.name) == ("t1", "t2", None)
+        assert first.name is not None
+        assert first.name.isprintable()
+        assert len(first.name) <= 100
+        assert len(others) == 98
+    assert response_to(UnknownTenant("x")).problem.organisations is None
 
 
 def test_the_detail_of_a_401_names_the_page_to_open() -> None:

@@ -22,16 +22,15 @@ from xots.lifecycle.outcomes import (
     Unknown,
 )
 from xots.secret import Secret
+from xots.xero.connections import connections_request, read_connections
 from xots.xero.protocol import (
     Credentials,
     Request,
     Response,
     authorize_url,
     code_challenge,
-    connections_request,
     exchange_request,
     new_code_verifier,
-    read_connections,
     read_revocation_response,
     read_token_response,
     refresh_request,
@@ -328,7 +327,7 @@ def test_connections_are_read_as_xero_sends_them() -> None:
     "value", ["", "a b", "a\nb", "\x1b[2J", "\x9b", "\u202e", "é", "a\n", "x" * 129], ids=ascii
 )
 @pytest.mark.safeguard(
-    file="xero/protocol.py",
+    file="xero/connections.py",
     old='msgspec.Meta(pattern=r"\\A[!-~]{1,128}\\Z")',
     new='msgspec.Meta(pattern=r"")',
     protects_from="an id in the record that forges a line of the log or drives a terminal",
@@ -349,7 +348,7 @@ def test_a_list_that_is_no_text_is_refused(body: bytes) -> None:
 
 
 def test_a_strange_name_of_an_organisation_is_accepted() -> None:
-    """A name is not kept, so it costs no login."""
+    """It is kept only in part, and shown as safe text, so it costs no login."""
     content = [{"id": "1", "tenantId": "t", "tenantName": "Acme\n\x1b[2J\u202e" * 100}]
     [connection] = read_connections(Response(200, {}, json.dumps(content).encode()))
     assert connection.tenant_id == "t"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
+from ..clock import MAX_CLOCK_SKEW
 from ..errors import (
     AccountExists,
     AccountFixed,
@@ -15,13 +16,13 @@ from ..errors import (
     UnknownAccount,
 )
 from ..events import Observer
+from ..keeping.ending import EndOutcome
 from ..keeping.keeper import TokenKeeper
 from ..keeping.record_store import RecordStore
 from ..keeping.replica import Replica
 from ..lifecycle.account import Account, Entry
 from ..lifecycle.logins import after_added, after_removed
-from ..lifecycle.schedule import tick_seconds
-from .config import Configure
+from .config import AccountConfig, Configure
 from .directory import Directory, Glimpse, Summary, glimpse
 from .keepers import Keepers, Opened, Shared
 from .survey import Survey
@@ -43,6 +44,8 @@ class Accounts:
 
     default: TokenKeeper
     """The keeper of the default account, set by ``start``."""
+    default_config: AccountConfig
+    """Its settings, set by ``start``."""
 
     def __init__(
         self,
@@ -60,6 +63,8 @@ class Accounts:
         self._directory = Directory({default: "the default account"} | dict(declared or {}))
         self._survey = Survey(shared, configure, self._directory, self._is_open)
         self._keepers = Keepers(shared, configure, self._survey.observe)
+        clock = shared.clock
+        self._clock_offset = clock.now().timestamp() - clock.elapsed()
         self._work = Work(
             default, self._due, self._maintain_one, clock=shared.clock, rng=shared.rng
         )
@@ -76,7 +81,8 @@ class Accounts:
         store, name = self._shared.store, self._name_of_default
         record = RecordStore(store, self._shared.sealer, name)
         entry = record.opened(await record.read()).entry
-        self.default = await self._keepers.pin(self._configure(name, entry))
+        self.default_config = self._configure(name, entry)
+        self.default = await self._keepers.pin(self.default_config)
         await self._survey.start()
 
     async def close(self) -> None:
@@ -177,10 +183,30 @@ class Accounts:
         now = self._shared.clock.now()
         await self._update(name, lambda account: after_removed(account, now=now))
 
+    async def end_all(self, name: str, *, forget: bool) -> list[EndOutcome]:
+        """End the logins of an account and of all that share its client and Xero user.
+
+        Raises:
+            As ``opened`` and ``TokenKeeper.end``. The logins that were ended before stay ended.
+        """
+        await self.swept()
+        outcomes = []
+        for each in (*self.siblings(name), name):
+            async with self.opened(each) as found:
+                outcomes.append(await found.keeper.end(forget=forget, everywhere=True))
+        return outcomes
+
     # ---------- the tick
 
     async def maintain(self) -> None:
         """Start all that is due, in every account. ``Rotation`` calls this at every tick."""
+        clock = self._shared.clock
+        offset = clock.now().timestamp() - clock.elapsed()
+        if abs(offset - self._clock_offset) > MAX_CLOCK_SKEW.total_seconds():
+            # The clock was set: the times in the index and of open accounts may be far off.
+            self._clock_offset = offset
+            self._keepers.schedule_all()
+            self._survey.demand_sweep()
         self._survey.sweep_if_due()
         await self._work.tick()
 
@@ -196,8 +222,7 @@ class Accounts:
     @property
     def tick_seconds(self) -> float:
         """The interval between ticks that the tokens of the accounts demand."""
-        default = tick_seconds(self.default.account, self.default.policy)
-        return min(default, self._survey.shortest_tick_seconds)
+        return min(self.default.tick_seconds, self._survey.shortest_tick_seconds)
 
     async def _due(self, limit: int) -> list[str]:
         """Return due accounts: those that are open, and those of the store's index."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,15 +19,21 @@ from ..keeping.changes import Changes
 from ..keeping.keeper import TokenKeeper
 from ..keeping.login import LOGIN_TIMEOUT
 from ..keeping.record_store import RecordStore
+from ..keeping.siblings import siblings_in
 from ..keeping.store_clock import StoreClock
-from ..keeping.usage import NEVER
 from ..lifecycle.attention import attention_at
-from ..lifecycle.schedule import tick_seconds
 from ..sealing import Sealer
 from ..tasks import Tasks
 from .config import AccountConfig, Configure
 
 __all__ = ["Keepers", "Opened", "Shared"]
+
+
+MAX_KEPT_SECONDS = 3600.0
+"""Upper bound on the time until an open account is looked at again."""
+
+UNCLAIMED_TIMEOUT = timedelta(seconds=60)
+"""Time after which a keeper is closed whose callers were all cancelled while it was opened."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +58,21 @@ class Opened:
     keeper: TokenKeeper
     callers: int = 0
     """Callers and operations that use the keeper now."""
-    kept_until: datetime = NEVER
-    """Until when the keeper stays open without a caller."""
+    kept_until: float = math.inf
+    """Until when the keeper stays open without a caller, by ``Clock.elapsed``. The first caller
+    sets it."""
     was_fresh: bool = False
     """True if the account counted as used when it was scheduled last."""
 
-    def is_idle(self, now: datetime) -> bool:
+    @property
+    def open_until(self) -> float:
+        """Until when the keeper stays open, by ``Clock.elapsed``."""
+        return max(self.kept_until, self.keeper.usage.until)
+
+    def is_idle(self, elapsed: float) -> bool:
         """True if nothing is lost when the keeper is closed."""
-        is_used = self.callers > 0 or self.keeper.usage.is_recent(now) or self.keeper.unsaved
-        return not is_used and now >= self.kept_until
+        is_needed = self.callers > 0 or self.keeper.unsaved
+        return not is_needed and elapsed >= self.open_until
 
 
 class Keepers:
@@ -94,6 +107,11 @@ class Keepers:
         """Return an open keeper; None if the account is not open."""
         return self._open.get(name)
 
+    def schedule_all(self) -> None:
+        """Schedule all open accounts anew, after the clock was set."""
+        for name in tuple(self._open):
+            self.schedule(name)
+
     async def pin(self, config: AccountConfig) -> TokenKeeper:
         """Open a keeper that stays open, whatever its record holds.
 
@@ -103,6 +121,7 @@ class Keepers:
         keeper = await self._start(config)
         self._pinned.add(config.name)
         self._added(config, keeper)
+        self._due.note(config.name, None)  # it is maintained at every tick
         return keeper
 
     async def enter(self, name: str, *, is_caller: bool) -> Opened:
@@ -124,8 +143,10 @@ class Keepers:
                 self._close(name)
             await self._opened(name)
         found.callers += 1
-        if is_caller:
-            found.kept_until = self._shared.clock.now() + LOGIN_TIMEOUT
+        kept_seconds = LOGIN_TIMEOUT.total_seconds() if is_caller else 0
+        kept_until = self._shared.clock.elapsed() + kept_seconds
+        is_first = found.kept_until == math.inf
+        found.kept_until = kept_until if is_first else max(found.kept_until, kept_until)
         return found
 
     def leave(self, name: str) -> None:
@@ -139,27 +160,30 @@ class Keepers:
         return self._due.due(now, limit)
 
     def schedule(self, name: str, *, acted: bool = False) -> None:
-        """Note when an open account is due next, or close it if it is idle.
+        """Note when an open account is due next, or close it if it is idle. It is called after
+        every event and every use.
 
         Args:
             name: the account.
             acted: True if what was due has just been done or attempted.
         """
-        found, now = self._open.get(name), self._shared.clock.now()
+        found, clock = self._open.get(name), self._shared.clock
         if found is None or name in self._pinned or self._tasks.closed:
             return
-        if found.is_idle(now):
+        now, elapsed = clock.now(), clock.elapsed()
+        if found.is_idle(elapsed):
             self._close(name)
             return
         keeper = found.keeper
         account, policy = keeper.account, keeper.policy
-        found.was_fresh = keeper.usage.keeps_fresh(now)
-        times = [max(found.kept_until, keeper.usage.until)]
+        found.was_fresh = keeper.usage.keeps_fresh(elapsed)
+        kept = timedelta(seconds=min(max(found.open_until - elapsed, 0), MAX_KEPT_SECONDS))
+        times = [now + kept]
         if (attention := attention_at(account, now, policy, ahead=found.was_fresh)) is not None:
             times.append(attention)
         if keeper.unsaved or keeper.store_problem is not None:
             times.append(now)
-        not_before = now + timedelta(seconds=tick_seconds(account, policy)) if acted else now
+        not_before = now + timedelta(seconds=keeper.tick_seconds) if acted else now
         self._due.note(name, max(not_before, min(times)))
 
     async def close(self) -> None:
@@ -181,7 +205,8 @@ class Keepers:
 
     def _is_outdated(self, found: Opened) -> bool:
         """Tell if the account was added again with other settings since it was opened."""
-        is_free = found.callers == 0 and not found.keeper.unsaved
+        is_pinned = found.config.name in self._pinned
+        is_free = found.callers == 0 and not found.keeper.unsaved and not is_pinned
         return is_free and found.keeper.account.entry != found.config.entry
 
     async def _opened(self, name: str) -> Opened:
@@ -202,6 +227,7 @@ class Keepers:
 
     def _added(self, config: AccountConfig, keeper: TokenKeeper) -> Opened:
         found = self._open[config.name] = Opened(config, keeper)
+        self._due.note(config.name, self._shared.clock.now() + UNCLAIMED_TIMEOUT)
         self._observe(found)
         return found
 
@@ -220,6 +246,7 @@ class Keepers:
             rng=shared.rng,
             changes=shared.changes,
             store_clock=shared.store_clock,
+            siblings=siblings_in(shared.store, shared.sealer, config.name),
         )
         await keeper.start()
         return keeper

@@ -85,6 +85,10 @@ class Survey:
         if not self._is_complete:
             await self._sweep(pause_seconds=0)
 
+    def demand_sweep(self) -> None:
+        """Make a sweep due now: records may have changed unseen, or the clock was set."""
+        self._sweep_at = float("-inf")
+
     def sweep_if_due(self) -> None:
         """Start a sweep if none was made for an hour. The first one makes no pauses."""
         elapsed = self._shared.clock.elapsed()
@@ -103,7 +107,7 @@ class Survey:
                     async for names in batches:
                         for name in names:
                             if name is None:
-                                self._sweep_at = float("-inf")  # at the next tick
+                                self.demand_sweep()
                             else:
                                 await self._look(name)
             except StoreUnavailable:
@@ -116,7 +120,7 @@ class Survey:
         try:
             await self._sweep(pause_seconds)
         except StoreUnavailable:  # the open keepers report it
-            self._sweep_at = float("-inf")
+            self.demand_sweep()
         except Exception:  # the next sweep comes, whatever a store raises
             logger.exception("reading the records of all accounts failed")
 

@@ -10,9 +10,18 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint, entry_points
 
 from ..errors import StoreError
-from .base import Lease, Stored, TokenStore
+from .base import Lease, Stored, TokenStore, check_size, is_account
 
-__all__ = ["Lease", "Stored", "TokenStore", "installed_backends", "open_store", "scheme_of"]
+__all__ = [
+    "Lease",
+    "Stored",
+    "TokenStore",
+    "check_size",
+    "installed_backends",
+    "is_account",
+    "open_store",
+    "scheme_of",
+]
 
 
 def installed_backends() -> dict[str, EntryPoint]:

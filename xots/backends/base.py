@@ -12,27 +12,46 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import cached_property
 
+from ..errors import RecordUnusable
+from .due_index import DueIndex
 from .leases import LEASE_TOO_LONG, Lease, RecordedLease, lease_holder, lease_key, wait_for_lease
-from .records import LEASE_PREFIX, Stored, checked_name, stale_write, version_of
+from .records import (
+    LEASE_PREFIX,
+    MAX_RECORD_BYTES,
+    Stored,
+    check_size,
+    checked_name,
+    is_account,
+    stale_write,
+    version_of,
+)
 
 __all__ = [
     "LEASE_PREFIX",
     "LEASE_TOO_LONG",
+    "MAX_RECORD_BYTES",
     "Lease",
     "Stored",
     "TokenStore",
+    "check_size",
     "checked_name",
+    "is_account",
     "stale_write",
     "version_of",
     "wait_for_lease",
 ]
 
+MAX_READS_PER_SECOND = 100.0
+"""Upper bound on the reads of a store that is watched by reading it, however many records it has.
+"""
+
 
 class TokenStore(ABC):
-    """Keeps opaque bytes under a name (``[a-z0-9-]{1,64}``), with compare-and-set, a lease and a
-    notice of changes.
+    """Keeps opaque bytes under a name (``[a-z0-9-]{1,64}``), with compare-and-set, a lease, a
+    stream of changes and an index of due accounts.
 
     A store must provide ``from_url``, ``read``, ``swap`` and ``names``. The other methods have
     defaults, which use these four. Every store behaves as follows:
@@ -46,13 +65,20 @@ class TokenStore(ABC):
       its own write by the bytes.
     - A **store that cannot be reached**: every method raises ``StoreUnavailable`` within seconds.
       The store keeps its records and works again without a restart once the cause is gone.
-      It never hides an error.
+      It never hides an error, and never reports records that it cannot reach as missing.
+    - A **record that cannot be used**, such as one of more than ``MAX_RECORD_BYTES``: ``read`` and
+      ``swap`` raise ``RecordUnusable``. ``names`` and ``changes`` go on with the other records,
+      and skip names that no account can have.
+
+    All methods run in the event loop, and none of them blocks it.
     """
 
     shared: bool = False
     """True if other processes see the records that this one writes."""
     durable: bool = False
     """True if the records survive a restart."""
+    shares_index: bool = False
+    """True if other processes see the index of due accounts that this one keeps."""
     may_generate_key: bool = False
     """True if the first start may generate a sealing key. This is safe only if all processes that
     share the store read the same key file: on one machine, for one user."""
@@ -73,32 +99,68 @@ class TokenStore(ABC):
 
         Raises:
             StoreUnavailable: the store cannot be read now.
+            RecordUnusable: this record cannot be used; ``check_size`` raises it.
         """
 
     @abstractmethod
-    async def swap(self, name: str, value: bytes, *, expected: str | None) -> str:
+    async def swap(
+        self, name: str, value: bytes, *, expected: str | None, due_at: datetime | None = None
+    ) -> str:
         """Replace the version ``expected`` by ``value``, and return the new version.
 
-        When it returns, the record is as safe as this store can make it.
+        When it returns, the record is as safe as this store can make it. A store with the default
+        index begins with ``check_size(name, len(value))`` and ends with
+        ``await self.note_due(name, due_at)``.
 
         Args:
             name: the name of the record.
             value: the new bytes.
             expected: the version to replace; None to create the record.
+            due_at: when the account next needs attention, aware UTC; None if it needs none.
 
         Raises:
             StaleWrite: the stored version is another one. Nothing was written.
             StoreUnavailable: the store cannot be written now, *or the response was lost*. The
                 caller must read the record to know if it was written.
+            RecordUnusable: the record, or the new one, cannot be used. Nothing was written.
         """
 
     @abstractmethod
     async def names(self) -> list[str]:
         """Return the names of all records in order, without those that begin with ``lease-``.
 
+        ``is_account`` tells if a name belongs to the result.
+
         Raises:
             StoreUnavailable: the store cannot be read now.
         """
+
+    async def due(self, before: datetime, limit: int) -> list[str]:
+        """Return the names of accounts that need attention, the earliest first. It removes none.
+
+        The index is a hint. This default keeps it in the memory of this process: a new process
+        fills it from the records, by ``note_due``.
+
+        Args:
+            before: the latest time that counts, aware UTC.
+            limit: the upper bound on the number of names.
+
+        Raises:
+            StoreUnavailable: the store cannot be read now.
+        """
+        return self._due_index.due(before, limit)
+
+    async def note_due(self, name: str, due_at: datetime | None) -> None:
+        """Correct the index by a record that was read. It writes no record.
+
+        Args:
+            name: the account.
+            due_at: when the account next needs attention, aware UTC; None if it needs none.
+
+        Raises:
+            StoreUnavailable: the store cannot be written now.
+        """
+        self._due_index.note(name, due_at)
 
     def lease(self, name: str, ttl_seconds: float) -> AbstractAsyncContextManager[Lease]:
         """Wait for the lease of ``name``, and hold it inside the ``async with``.
@@ -117,25 +179,33 @@ class TokenStore(ABC):
         """
         return RecordedLease(self, name, ttl_seconds).held()
 
-    async def changes(self, name: str, every_seconds: float = 1.0) -> AsyncIterator[None]:
-        """Yield whenever the record under ``name`` may have changed.
+    async def changes(self, every_seconds: float = 1.0) -> AsyncIterator[str | None]:
+        """Yield the name of each record that another process may have written.
 
-        The first time, it yields when it begins to watch, because another process may have written
-        just before. This default reads the record at an interval.
+        None stands for every record. It is yielded first, as soon as changes are noticed, and
+        whenever some may have been missed. This process's own writes may be reported too. This
+        default reads all records again and again, at most ``MAX_READS_PER_SECOND``.
 
         Args:
-            name: the name of the record.
             every_seconds: the interval. A store that notices changes by itself ignores it.
 
         Raises:
-            StoreUnavailable: the store cannot be watched now. A caller that starts again must read
-                the record first.
+            StoreUnavailable: the store cannot be watched now. A caller that starts again gets None
+                first.
         """
-        known: object = object()  # equal to nothing that can be read
+        versions: dict[str, str | None] = {}
+        yield None  # a record that is written from now on is not known yet, so it is reported
         while True:
-            if (found := await self.read(name)) != known:
-                known = found
-                yield
+            names = await self.names()
+            for name in versions.keys() - set(names):
+                del versions[name]
+                yield name
+            for name in names:
+                version = await self._version_at(name)
+                if name not in versions or versions[name] != version:
+                    versions[name] = version
+                    yield name
+                await asyncio.sleep(1 / MAX_READS_PER_SECOND)
             await asyncio.sleep(every_seconds)
 
     async def check(self) -> None:
@@ -176,3 +246,15 @@ class TokenStore(ABC):
     async def close(self) -> None:
         """Close everything that was opened. The store is not used afterwards."""
         return
+
+    @cached_property
+    def _due_index(self) -> DueIndex:
+        """The index in memory. A subclass need not call the constructor of this class."""
+        return DueIndex()
+
+    async def _version_at(self, name: str) -> str | None:
+        """Return the version of a record; None if there is none or it cannot be used."""
+        try:
+            return version_of(await self.read(name))
+        except RecordUnusable:
+            return None

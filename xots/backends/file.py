@@ -27,11 +27,12 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
-from ..errors import StoreUnavailable
+from ..errors import RecordUnusable, StoreUnavailable
 from ..file_access import (
     file_problem,
     folder_problem,
@@ -40,20 +41,23 @@ from ..file_access import (
     open_folder,
     restore_owner_rights,
 )
+from ..safe_text import safe_text
 from .base import (
-    LEASE_PREFIX,
+    MAX_RECORD_BYTES,
     Lease,
     Stored,
     TokenStore,
+    check_size,
     checked_name,
     stale_write,
     version_of,
     wait_for_lease,
 )
+from .file_records import RECORD, FolderWatch, foreign_records, records_in
 
 __all__ = ["FileStore"]
 
-RECORD, LOCK, LEASE, TEMPORARY = ".sealed", ".lock", ".lease", ".new"
+LOCK, LEASE, TEMPORARY = ".lock", ".lease", ".new"
 
 PROBE = ".probe"
 """The name under which ``check`` writes. No account can have it, so no record is touched."""
@@ -69,6 +73,9 @@ TOO_LONG = (
 )
 
 LINKED = "it is a symbolic link, which is not followed: put the file that it names in its place"
+
+MAX_FOREIGN_SHOWN = 5
+"""Upper bound on the foreign files that a warning names."""
 
 NETWORK_FILE_SYSTEM = re.compile(
     r"(fuse\.)?(9p|afs|beegfs|ceph|cifs|davfs|gfs2|glusterfs|lustre|nfs4?|ocfs2|rclone|s3fs|smb3"
@@ -120,9 +127,14 @@ class FileStore(TokenStore):
         """See ``TokenStore.read``."""
         return await self._in_thread(self._read, checked_name(name))
 
-    async def swap(self, name: str, value: bytes, *, expected: str | None) -> str:
+    async def swap(
+        self, name: str, value: bytes, *, expected: str | None, due_at: datetime | None = None
+    ) -> str:
         """See ``TokenStore.swap``."""
-        return await self._in_thread(self._swap, checked_name(name), value, expected)
+        check_size(name, len(value))
+        version = await self._in_thread(self._swap, checked_name(name), value, expected)
+        await self.note_due(name, due_at)
+        return version
 
     async def names(self) -> list[str]:
         """See ``TokenStore.names``."""
@@ -144,13 +156,14 @@ class FileStore(TokenStore):
             with suppress(OSError):
                 lock.release()
 
-    async def changes(self, name: str, every_seconds: float = 1.0) -> AsyncIterator[None]:
-        """See ``TokenStore.changes``. It does not open the record."""
-        known: tuple[int, ...] | None = ()  # equal to no identity
+    async def changes(self, every_seconds: float = 1.0) -> AsyncIterator[str | None]:
+        """See ``TokenStore.changes``. It opens no record."""
+        watch = FolderWatch()
+        await self._in_thread(self._changed, watch)
+        yield None
         while True:
-            if (found := await self._in_thread(self._identity, checked_name(name))) != known:
-                known = found
-                yield
+            for name in await self._in_thread(self._changed, watch):
+                yield name
             await asyncio.sleep(every_seconds)
 
     async def check(self) -> None:
@@ -173,7 +186,9 @@ class FileStore(TokenStore):
             # The file name of an error is a number if the folder's descriptor caused it.
             path = self._folder / (error.filename if isinstance(error.filename, str) else "")
             problem = LINKED if error.errno == errno.ELOOP else error.strerror
-            raise StoreUnavailable(f"the file store cannot be used: {path}: {problem}") from error
+            is_of_record = path.suffix == RECORD and error.errno in (errno.ELOOP, errno.EACCES)
+            kind = RecordUnusable if is_of_record else StoreUnavailable
+            raise kind(f"the file store cannot be used: {path}: {problem}") from error
 
     def _read(self, name: str) -> Stored | None:
         with self._checked_folder() as folder:
@@ -195,18 +210,11 @@ class FileStore(TokenStore):
 
     def _names(self) -> list[str]:
         with self._checked_folder() as folder:
-            files = os.listdir(folder)  # noqa: PTH208 - the open folder, not its path
-        is_record = re.compile(rf"(?!{LEASE_PREFIX})[a-z0-9-]{{1,64}}{RECORD}").fullmatch
-        return sorted(file.removesuffix(RECORD) for file in files if is_record(file))
+            return sorted(entry.name.removesuffix(RECORD) for entry in records_in(folder))
 
-    def _identity(self, name: str) -> tuple[int, ...] | None:
-        """Return numbers that change with each write; None if there is no record."""
+    def _changed(self, watch: FolderWatch) -> list[str]:
         with self._checked_folder() as folder:
-            try:
-                found = os.stat(name + RECORD, dir_fd=folder, follow_symlinks=False)
-            except FileNotFoundError:
-                return None
-        return found.st_ino, found.st_mtime_ns, found.st_size
+            return watch.look(folder)
 
     def _check(self) -> None:
         with self._checked_folder() as folder, self._locked(folder, PROBE):
@@ -220,12 +228,21 @@ class FileStore(TokenStore):
 
     def _warnings(self) -> list[str]:
         with self._checked_folder() as folder:
-            kind = _file_system(os.fstat(folder).st_dev)
-        warning = (
-            f"{self._folder} is on a network file system ({kind}): its locks may not reach other "
-            "hosts, and a power cut may undo a write; keep the store on a local disk, or use Redis"
-        )
-        return [warning] if NETWORK_FILE_SYSTEM.fullmatch(kind) else []
+            kind, foreign = _file_system(os.fstat(folder).st_dev), foreign_records(folder)
+        warnings = []
+        if NETWORK_FILE_SYSTEM.fullmatch(kind):
+            warnings.append(
+                f"{self._folder} is on a network file system ({kind}): its locks may not reach "
+                "other hosts, and a power cut may undo a write; keep the store on a local disk, or "
+                "use Redis"
+            )
+        if foreign:
+            shown = ", ".join(safe_text(file) for file in foreign[:MAX_FOREIGN_SHOWN])
+            warnings.append(
+                f"{self._folder} holds {len(foreign)} that are no records of accounts: {shown}; "
+                "they are skipped: move them away"
+            )
+        return warnings
 
     def _take_lease(self, name: str, lock: _FileLock) -> bool:
         file = checked_name(name) + LEASE
@@ -265,7 +282,7 @@ class FileStore(TokenStore):
             problem = f"{path} is not a regular file: move it away"
         if problem:
             os.close(opened)
-            raise StoreUnavailable(problem)
+            raise RecordUnusable(problem)
         if flags & os.O_CREAT:
             restore_owner_rights(opened)
         return opened
@@ -273,9 +290,11 @@ class FileStore(TokenStore):
     def _stored(self, folder: int, file: str) -> Stored | None:
         try:
             with os.fdopen(self._open(folder, file, os.O_RDONLY), "rb") as stream:
-                value = stream.read()
+                check_size(file, os.fstat(stream.fileno()).st_size)
+                value = stream.read(MAX_RECORD_BYTES + 1)
         except FileNotFoundError:
             return None
+        check_size(file, len(value))
         return Stored(value, hashlib.sha256(value).hexdigest())
 
     @contextmanager

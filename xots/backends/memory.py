@@ -7,8 +7,9 @@ import secrets
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 
-from .base import LEASE_PREFIX, Lease, Stored, TokenStore, stale_write, version_of
+from .base import Lease, Stored, TokenStore, check_size, is_account, stale_write, version_of
 
 __all__ = ["MemoryStore"]
 
@@ -33,20 +34,26 @@ class MemoryStore(TokenStore):
 
     async def read(self, name: str) -> Stored | None:
         """See ``TokenStore.read``."""
-        return self._kept.get(name)
+        stored = self._kept.get(name)
+        check_size(name, len(stored.value) if stored else 0)
+        return stored
 
-    async def swap(self, name: str, value: bytes, *, expected: str | None) -> str:
+    async def swap(
+        self, name: str, value: bytes, *, expected: str | None, due_at: datetime | None = None
+    ) -> str:
         """See ``TokenStore.swap``."""
+        check_size(name, len(value))
         current = self._kept.get(name)
         if version_of(current) != expected:
             raise stale_write(name)
         version = secrets.token_hex(8)
         self._kept[name] = Stored(value, version)
+        await self.note_due(name, due_at)
         return version
 
     async def names(self) -> list[str]:
         """See ``TokenStore.names``."""
-        return sorted(name for name in self._kept if not name.startswith(LEASE_PREFIX))
+        return sorted(filter(is_account, self._kept))
 
     @asynccontextmanager
     async def lease(self, name: str, ttl_seconds: float) -> AsyncIterator[Lease]:

@@ -1,21 +1,23 @@
 """The Redis store: records that several processes share, on one host or on many. It needs Redis 6.2
 or newer. ``redis_url`` describes its URLs.
 
-Its keys and its channel end with the account's name:
+Its keys and its channels begin with these texts. The account's name follows the first three:
 
 - ``xots:record:`` holds the sealed record.
 - ``xots:lease:`` names the lease holder.
 - ``xots:changes:`` is the channel that announces each write.
-- ``xots:check`` (without a name) is written by a check, and expires after a minute.
+- ``xots:due`` is a sorted set: the names of the accounts, by the time at which each needs
+  attention, in seconds since 1970. Names and times stand there in clear.
+- ``xots:check`` is written by a check, and expires after a minute.
 
-So a Redis user needs only the rights in ``deploy/redis-users.acl``, which are these::
+So a Redis user needs only the rights in ``deploy/redis-users.acl``, which are those in
+``USER_LINE``. A database other than 0 also needs ``+select``. Without ``+info`` there are no
+warnings about the server at start, and without ``+time`` no comparison of clocks.
 
-    user xots on #SHA256-OF-THE-PASSWORD resetchannels ~xots:* &xots:changes:* -@all
-        +get +set +del +pttl +pexpire +scan +evalsha +script|load +publish +subscribe +ping
-        +info +time
-
-A database other than 0 also needs ``+select``. Without ``+info`` there are no warnings about
-the server at start, and without ``+time`` no comparison of clocks.
+Without ``+zadd``, ``+zrem`` or ``+zrangebyscore``, each process keeps an index in its own memory.
+Without ``+psubscribe``, it subscribes to the channel of each name that it knows, on one
+connection, and lists the names again every few seconds. A warning gives the missing rights. Each
+right is tested before it is used, once in a process: after a change of the rights, restart.
 
 Redis acknowledges a write before a replica has it and, with ``appendfsync everysec``, up to a
 second before its disk has it. A fail-over or a power cut may lose such a write.
@@ -24,42 +26,60 @@ second before its disk has it. A fail-over or a power cut may lose such a write.
 from __future__ import annotations
 
 import hashlib
-import re
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AbstractAsyncContextManager, suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from redis import exceptions
 
-from ..errors import StoreUnavailable
+from ..errors import RecordUnusable, StoreUnavailable
 from ..log_filters import hush_libraries
 from . import redis_url
-from .base import LEASE_PREFIX, Lease, Stored, TokenStore, checked_name, stale_write
+from .base import (
+    Lease,
+    Stored,
+    TokenStore,
+    check_size,
+    checked_name,
+    is_account,
+    stale_write,
+)
+from .redis_index import DUE, RedisIndex, score
 from .redis_lease import held
-from .redis_requests import Requests
+from .redis_requests import Requests, is_of_another_type
+from .redis_stream import CHANGES, RedisStream
 
 __all__ = ["RedisStore"]
 
-RECORD, LEASE, CHANGES, CHECK = "xots:record:", "xots:lease:", "xots:changes:", "xots:check"
+RECORD, LEASE, CHECK = "xots:record:", "xots:lease:", "xots:check"
 
-IS_ACCOUNT = re.compile(rf"(?!{LEASE_PREFIX})[a-z0-9-]{{1,64}}").fullmatch
-"""True for a name that an account can have. Another program may have written other keys."""
-
-PING_INTERVAL_SECONDS = 10.0
-"""Interval between pings on a quiet subscription: a broken network line reports nothing itself."""
+USER_LINE = (
+    "user xots on #SHA256-OF-THE-PASSWORD resetchannels ~xots:* &xots:changes:* -@all "
+    "+get +set +del +pttl +pexpire +scan +evalsha +script|load +publish +subscribe +psubscribe "
+    "+zadd +zrem +zrangebyscore +ping +info +time"
+)
+"""The line of the user in Redis, with all rights that a store uses."""
 
 SWAP = """
 local stored = redis.call('GET', KEYS[1])
 if (stored and redis.sha1hex(stored) or '') ~= ARGV[2] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1])
 redis.call('PUBLISH', ARGV[3], '')
+if KEYS[2] and ARGV[5] == '' then
+    redis.pcall('ZREM', KEYS[2], ARGV[4])
+elseif KEYS[2] then
+    redis.pcall('ZADD', KEYS[2], ARGV[5], ARGV[4])
+end
 return 1
 """
-"""Compares, writes and announces a record in one step. Its first key is the record; its arguments
-are the new bytes, the expected version and the channel."""
+"""Compares, writes, announces and indexes a record in one step. Its keys are the record and, if the
+user may use it, the index. Its arguments are the new bytes, the expected version, the channel, the
+name, and the time for the index, which is empty to remove the name.
+
+An error of the index fails no write: the record is written by then, and the index is a hint."""
 
 
 class RedisStore(TokenStore):
@@ -78,7 +98,15 @@ class RedisStore(TokenStore):
         self._file_warnings = url.file_warnings
         self._redis, self._sentinels = url.connect()
         self._requests = Requests(self._redis, url.server)
+        self._index = RedisIndex(self._redis, self._requests)
+        self._stream = RedisStream(self._redis, self._requests, self.names)
         self._swap = self._redis.register_script(SWAP)
+
+    @property
+    def shares_index(self) -> bool:  # type: ignore[override] # here it depends on the rights
+        """See ``TokenStore.shares_index``. It is known after the first use of the index, and after
+        ``warnings``; False before. It becomes False for good if the index stops to be usable."""
+        return bool(self._index.usable)
 
     @classmethod
     def from_url(cls, url: str) -> RedisStore:
@@ -91,18 +119,47 @@ class RedisStore(TokenStore):
 
     async def read(self, name: str) -> Stored | None:
         """See ``TokenStore.read``."""
-        async with self._requests.made():
-            value: Any = await self._redis.get(RECORD + checked_name(name))
-        return None if value is None else Stored(value, _version(value))
-
-    async def swap(self, name: str, value: bytes, *, expected: str | None) -> str:
-        """See ``TokenStore.swap``. It takes one round trip."""
         key = RECORD + checked_name(name)
+        self._stream.note(name)
         async with self._requests.made():
-            written = await self._swap(keys=[key], args=[value, expected or "", CHANGES + name])
+            value: Any = await self._of_record(key, self._redis.get(key))
+        if value is None:
+            return None
+        check_size(name, len(value))
+        return Stored(value, _version(value))
+
+    async def swap(
+        self, name: str, value: bytes, *, expected: str | None, due_at: datetime | None = None
+    ) -> str:
+        """See ``TokenStore.swap``. It takes one round trip, and another one at the first time."""
+        check_size(name, len(value))
+        key = RECORD + checked_name(name)
+        self._stream.note(name)
+        keys = [key, DUE] if await self._index.test() else [key]
+        time_due = "" if due_at is None else score(due_at)
+        args: list[bytes | str] = [value, expected or "", CHANGES + name, name, time_due]
+        async with self._requests.made():
+            written = await self._of_record(key, self._swap(keys=keys, args=args))
         if not written:
             raise stale_write(name)
+        if not self.shares_index:
+            await super().note_due(name, due_at)
         return _version(value)
+
+    async def due(self, before: datetime, limit: int) -> list[str]:
+        """See ``TokenStore.due``."""
+        if await self._index.test():
+            names = await self._index.due(before, limit)
+            if self.shares_index:
+                return names
+        return await super().due(before, limit)
+
+    async def note_due(self, name: str, due_at: datetime | None) -> None:
+        """See ``TokenStore.note_due``."""
+        if await self._index.test():
+            await self._index.note(name, due_at)
+        if not self.shares_index:
+            await super().note_due(name, due_at)
 
     async def names(self) -> list[str]:
         """See ``TokenStore.names``."""
@@ -110,32 +167,17 @@ class RedisStore(TokenStore):
             # A scan may return a key more than once.
             keys = {key async for key in self._redis.scan_iter(match=RECORD + "*", count=1000)}
         names = (key.decode(errors="replace").removeprefix(RECORD) for key in keys)
-        return sorted(filter(IS_ACCOUNT, names))
+        return sorted(filter(is_account, names))
 
     def lease(self, name: str, ttl_seconds: float) -> AbstractAsyncContextManager[Lease]:
         """See ``TokenStore.lease``. Redis frees it ``ttl_seconds`` after its last renewal."""
         key = LEASE + checked_name(name)
         return held(self._redis, self._requests, key, name, ttl_seconds)
 
-    async def changes(self, name: str, every_seconds: float = 1.0) -> AsyncIterator[None]:
+    def changes(self, every_seconds: float = 1.0) -> AsyncIterator[str | None]:
         """See ``TokenStore.changes``. Redis announces each write, so ``every_seconds`` is ignored.
-
-        The first time, it yields when Redis has confirmed the subscription: Redis does not announce
-        earlier writes.
-        """
-        subscription: Any = self._redis.pubsub()
-        try:
-            async with self._requests.made():
-                await subscription.subscribe(CHANGES + checked_name(name))
-                await _confirmed(subscription)
-            yield
-            while True:
-                async with self._requests.made():
-                    message = await _next_message(subscription)
-                if message["type"] in ("subscribe", "message"):
-                    yield
-        finally:
-            await subscription.aclose()
+        It uses one connection."""
+        return self._stream.changes()
 
     async def check(self) -> None:
         """See ``TokenStore.check``. It writes and reads a key that expires after a minute."""
@@ -161,7 +203,37 @@ class RedisStore(TokenStore):
     async def warnings(self) -> list[str]:
         """See ``TokenStore.warnings``. Those about the server need the right INFO."""
         info: dict[str, Any] | None = await self._requests.permitted(self._redis.info)
-        return self._file_warnings() + (_warnings(self._server, info) if info else [])
+        found = self._file_warnings() + (_warnings(self._server, info) if info else [])
+        await self._index.test()
+        lacks_rights = self._index.usable is False and not self._index.is_of_another_type
+        if lacks_rights or not await self._stream.may_use_pattern():
+            found.append(
+                f"the user of {self._server} lacks rights of this version of xots: it works, but "
+                "each process looks for due accounts and for changes by itself, with more "
+                f"requests; let the line of the user have these rights, and restart: {USER_LINE}"
+            )
+        if self._index.is_of_another_type:
+            found.append(
+                f"the key {DUE} of {self._server} holds no sorted set, so each process looks for "
+                "due accounts by itself: delete the key, and restart"
+            )
+        return found
+
+    async def _of_record(self, key: str, request: Awaitable[Any]) -> Any:
+        """Return the response to a request that uses the record at ``key``.
+
+        Raises:
+            RecordUnusable: another type of value is there.
+        """
+        try:
+            return await request
+        except exceptions.ResponseError as error:
+            if not is_of_another_type(error):
+                raise
+        raise RecordUnusable(
+            f"{self._server}: the key {key} holds no record, because another program has written "
+            "it: delete it and log in again"
+        )
 
     async def close(self) -> None:
         """See ``TokenStore.close``."""
@@ -169,24 +241,6 @@ class RedisStore(TokenStore):
         for client in (self._redis, *self._sentinels):
             with suppress(exceptions.RedisError, OSError):
                 await client.aclose()
-
-
-async def _confirmed(subscription: Any) -> dict[str, Any]:
-    """Return the next message of a subscription from which Redis owes a response."""
-    timeout_seconds = redis_url.RESPONSE_TIMEOUT_SECONDS
-    message: dict[str, Any] | None = await subscription.get_message(timeout=timeout_seconds)
-    if message is None:
-        raise exceptions.TimeoutError
-    return message
-
-
-async def _next_message(subscription: Any) -> dict[str, Any]:
-    """Return the next message of a subscription, which may be the response to a ping."""
-    message: dict[str, Any] | None = await subscription.get_message(timeout=PING_INTERVAL_SECONDS)
-    if message is not None:
-        return message
-    await subscription.ping()
-    return await _confirmed(subscription)
 
 
 def _version(value: bytes) -> str:

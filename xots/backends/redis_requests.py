@@ -15,7 +15,7 @@ from redis.asyncio.sentinel import MasterNotFoundError
 from ..errors import StoreUnavailable
 from ..safe_text import safe_text
 
-__all__ = ["Requests"]
+__all__ = ["Requests", "is_of_another_type"]
 
 EXPLANATIONS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
     (  # the error's own text lists clients and differs by version
@@ -70,8 +70,9 @@ REFUSALS = {
 """Explanations of errors for which redis-py has no type, by Redis's own code."""
 
 UP_TO_QUOTATION = re.compile(
-    r"""[^'"`]*(?:['`](?:auth|client|del|evalsha|get|hello|info|pexpire|ping|pttl|publish|scan"""
-    r"""|script(?:\|load)?|select|sentinel|set|subscribe|time)['`][^'"`]*)?""",
+    r"""[^'"`]*(?:['`](?:auth|client|del|evalsha|get|hello|info|pexpire|ping|psubscribe|pttl"""
+    r"""|publish|scan|script(?:\|load)?|select|sentinel|set|subscribe|time|zadd|zrangebyscore"""
+    r"""|zrem)['`][^'"`]*)?""",
     re.IGNORECASE,
 )
 """The text of a server's error before it quotes anything but the name of a command of xots."""
@@ -119,6 +120,11 @@ class Requests:
                 return await request()
             except exceptions.NoPermissionError:
                 return None
+
+
+def is_of_another_type(error: exceptions.ResponseError) -> bool:
+    """Tell if a request failed because its key holds another type of value."""
+    return "WRONGTYPE" in str(error)  # Redis 6 puts the script's name before it
 
 
 def _cancellations() -> int:

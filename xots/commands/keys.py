@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ..errors import SettingsError
+from ..errors import SettingsError, XotsError
+from ..safe_text import MAX_MESSAGE, safe_text
 from ..settings import Settings
+from ..wording import counted
 from .options import add_settings, read_settings
 from .process import show
 
@@ -32,18 +35,18 @@ def add_key_options(parser: argparse.ArgumentParser) -> None:
 
 def key(options: argparse.Namespace) -> int:
     """Carry out the action that the command line names."""
-    action: Callable[[Settings], None] = options.action
-    action(read_settings(options))
-    return 0
+    action: Callable[[Settings], int] = options.action
+    return action(read_settings(options))
 
 
-def _new(settings: Settings) -> None:
+def _new(settings: Settings) -> int:
     from ..sealing import new_key
 
     print(new_key().reveal())
+    return 0
 
 
-def _add(settings: Settings) -> None:
+def _add(settings: Settings) -> int:
     from ..keys import add_key
 
     if settings.key:
@@ -57,9 +60,10 @@ def _add(settings: Settings) -> None:
         f"added a key to {path}; it opens records from now on. Once every process has this file, "
         "run: xots key promote"
     )
+    return 0
 
 
-def _promote(settings: Settings) -> None:
+def _promote(settings: Settings) -> int:
     from ..keys import promote_key
     from ..wiring import reseal
 
@@ -73,8 +77,17 @@ def _promote(settings: Settings) -> None:
                 "the first key"
             )
 
-    done, count = asyncio.run(reseal(settings, promote))
-    print(f"{done} of {count} records were sealed anew; all are sealed with the first key now")
+    sealed = asyncio.run(reseal(settings, promote))
+    counts = f"{sealed.done} of {sealed.count} records were sealed anew"
+    if not sealed.failures:
+        print(f"{counts}; all are sealed with the first key now")
+        return 0
+    for failure in sealed.failures:
+        print(f"xots: {safe_text(failure, MAX_MESSAGE)}", file=sys.stderr)
+    raise XotsError(
+        f"{counts}; {counted(len(sealed.failures), 'record')} could not be, for the reasons above. "
+        "Keep the other keys, correct this, and run xots key promote again"
+    )
 
 
 def _key_file(settings: Settings) -> tuple[Path, str]:
@@ -85,7 +98,7 @@ def _key_file(settings: Settings) -> tuple[Path, str]:
     return path, settings.sources.get("key_file", str(path))
 
 
-ACTIONS: tuple[tuple[str, Callable[[Settings], None], str], ...] = (
+ACTIONS: tuple[tuple[str, Callable[[Settings], int], str], ...] = (
     ("new", _new, "print a new sealing key, for a key file"),
     (
         "add",

@@ -15,8 +15,10 @@ from ..errors import SettingsError, XotsError
 from ..settings import Setting, Settings, declared, default_shown, load
 
 __all__ = [
+    "ACCOUNT",
     "SERVER_URL",
     "UsageError",
+    "add_server",
     "add_server_address",
     "add_settings",
     "client_for",
@@ -25,7 +27,10 @@ __all__ = [
 ]
 
 SERVER_ADDRESS = ("address", "port")
-"""The settings that a command for a running server needs."""
+"""The settings that say where a server runs."""
+
+ACCOUNT = "XOTS_ACCOUNT"
+"""The variable of the setting ``account``, in which ``xots exec`` passes the account's name on."""
 
 SERVER_URL = "XOTS_URL"
 """The variable in which ``xots exec`` passes the server's URL on."""
@@ -41,9 +46,20 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", action="version", version=f"xots {__version__}")
 
 
-def add_server_address(parser: argparse.ArgumentParser) -> None:
-    """Declare the options that say where a server runs."""
-    _add(parser, SERVER_ADDRESS)
+def add_server_address(parser: argparse.ArgumentParser, *further: str) -> None:
+    """Declare the options that say where a server runs, and further settings as options."""
+    _add(parser, (*SERVER_ADDRESS, *further))
+
+
+def add_server(parser: argparse.ArgumentParser) -> None:
+    """Declare the options that say where a server runs, and which of its accounts is meant."""
+    add_server_address(parser)
+    parser.add_argument(
+        "--account",
+        default=argparse.SUPPRESS,
+        metavar="NAME",
+        help="account to use (default: the one at the server's paths without a name)",
+    )
 
 
 def read_settings(options: argparse.Namespace) -> Settings:
@@ -62,31 +78,33 @@ def server_client(options: argparse.Namespace) -> Client:
     some of them name.
 
     Raises:
-        SettingsError: an address or port is not valid.
+        SettingsError: an address, port or account is not valid.
     """
-    texts = _texts(options, SERVER_ADDRESS)
-    return client_for(load(texts, os.environ, _config(options), only=SERVER_ADDRESS))
+    needed = (*SERVER_ADDRESS, "account")
+    return client_for(load(_texts(options, needed), os.environ, _config(options), only=needed))
 
 
 def client_for(settings: Settings) -> Client:
     """Return a client for the server with these settings, as seen from this machine.
 
-    If they name no server, it is the one whose token ``xots exec`` gave to this process.
+    If they name no server, it is the one whose token ``xots exec`` gave to this process. If no
+    source sets the account, it is the one that the server's paths without a name serve.
 
     Raises:
         SettingsError: ``XOTS_URL`` is malformed.
     """
+    account = settings.account if "account" in settings.sources else None
     if not settings.sources.keys() & set(SERVER_ADDRESS) and (url := os.environ.get(SERVER_URL)):
-        return _client_at(url)
+        return _client_at(url, account)
     wildcards = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - not bound to
-    return Client(wildcards.get(settings.address, settings.address), settings.port)
+    return Client(wildcards.get(settings.address, settings.address), settings.port, account)
 
 
-def _client_at(url: str) -> Client:
+def _client_at(url: str, account: str | None) -> Client:
     parts = urlsplit(url)
     with contextlib.suppress(ValueError):  # a malformed port
         if parts.scheme == "http" and parts.hostname and parts.port:
-            return Client(parts.hostname, parts.port)
+            return Client(parts.hostname, parts.port, account)
     raise SettingsError([f"{SERVER_URL}: must be http://HOST:PORT, as xots exec sets it"])
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..client import Client
 from ..errors import XotsError
-from .options import SERVER_URL, UsageError, add_server_address, server_client
+from .options import ACCOUNT, SERVER_URL, UsageError, add_server, server_client
 from .process import show
 
 __all__ = [
@@ -41,7 +41,7 @@ def login(options: argparse.Namespace) -> int:
         # A login starts at the redirect URI's host, which is localhost unless it is set.
         is_loopback = server.host in ("127.0.0.1", "::1")
         url = f"http://localhost:{server.port}" if is_loopback else server.url
-        show(f"open {url}/home in a browser on this machine, and log in")
+        show(f"open {url}{server.path}/home in a browser on this machine, and log in")
         while not _is_healthy(server):
             time.sleep(LOGIN_POLL_INTERVAL_SECONDS)
     print("logged in")
@@ -62,19 +62,24 @@ def add_token_options(parser: argparse.ArgumentParser) -> None:
 
 def token(options: argparse.Namespace) -> int:
     """Print an access token."""
-    content = server_client(options).token(options.min_ttl)
+    content = server_client(options).token(options.min_ttl, options.tenant)
     print(json.dumps(content) if options.json else content["accessToken"])
     return 0
 
 
 def add_exec_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``xots exec``."""
-    add_server_address(parser)
+    add_server(parser)
     parser.add_argument(
         "--min-ttl",
         type=_seconds,
         metavar="SECONDS",
         help="demand a token that lives at least this many seconds",
+    )
+    parser.add_argument(
+        "--tenant",
+        metavar="ID",
+        help="the organisation to use, by its id or its unique name (default: the chosen one)",
     )
 
 
@@ -92,11 +97,13 @@ def run_program(options: argparse.Namespace) -> int:
             "no program is named; name it after two hyphens: xots exec -- python3 report.py"
         )
     server = server_client(options)
-    content = server.token(options.min_ttl)
+    content = server.token(options.min_ttl, options.tenant)
     environment = _inherited(os.environ) | {
         "XERO_ACCESS_TOKEN": content["accessToken"],
         SERVER_URL: server.url,
     }
+    if server.account:
+        environment[ACCOUNT] = server.account
     if content.get("tenantId"):
         environment["XERO_TENANT_ID"] = content["tenantId"]
     try:
@@ -119,7 +126,7 @@ def _inherited(environment: Mapping[str, str]) -> dict[str, str]:
 
 def add_json_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``xots status`` and ``xots tenants``."""
-    add_server_address(parser)
+    add_server(parser)
     parser.add_argument("--json", action="store_true", help="print the response as JSON")
 
 

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+from .accounts import account, add_account_options
 from .checking import check
-from .ending import logout, revoke
+from .ending import add_revoke_options, logout, revoke
 from .keys import add_key_options, key
-from .options import add_server_address, add_settings
+from .options import add_server, add_settings
 from .requesting import (
     add_exec_options,
     add_json_options,
@@ -107,7 +108,7 @@ ROWS = (
         name="login",
         group=Group.RUNNING_SERVER,
         help="show where to log in, and wait until a user has logged in",
-        add_options=add_server_address,
+        add_options=add_server,
         run=login,
     ),
     Command(
@@ -124,8 +125,9 @@ ROWS = (
         add_options=add_exec_options,
         run=run_program,
         details="The token is in XERO_ACCESS_TOKEN, the tenant's id in XERO_TENANT_ID and the "
-        "server's URL in XOTS_URL. The settings of xots are taken out of its environment. The "
-        "exit status is that of the program. Example: xots exec -- python3 report.py",
+        "server's URL in XOTS_URL. The name of an account that was named is in XOTS_ACCOUNT. The "
+        "settings of xots are taken out of its environment. The exit status is that of the "
+        "program. Example: xots exec -- python3 report.py",
         takes_program=True,
     ),
     Command(
@@ -140,7 +142,7 @@ ROWS = (
         name="refresh",
         group=Group.RUNNING_SERVER,
         help="refresh the token now, unless that was done just before",
-        add_options=add_server_address,
+        add_options=add_server,
         run=refresh,
     ),
     Command(
@@ -154,9 +156,11 @@ ROWS = (
         name="revoke",
         group=Group.RUNNING_SERVER,
         help="end the login and revoke it at Xero",
-        add_options=add_settings,
+        add_options=add_revoke_options,
         run=revoke,
-        details="The credentials are kept. If no server runs, the command works on the store.",
+        details="The credentials are kept. If no server runs, the command works on the store. If "
+        "other accounts share the client and the Xero user, the server deletes this account's "
+        "connections at Xero instead, and those accounts stay logged in.",
     ),
     Command(
         name="logout",
@@ -164,6 +168,14 @@ ROWS = (
         help="end the login, revoke it at Xero, and forget the credentials",
         add_options=add_settings,
         run=logout,
+        details="If no server runs, the command works on the store.",
+    ),
+    Command(
+        name="account",
+        group=Group.RUNNING_SERVER,
+        help="list, add or remove accounts (account list, account add, account remove)",
+        add_options=add_account_options,
+        run=account,
         details="If no server runs, the command works on the store.",
     ),
 )

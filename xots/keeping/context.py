@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import random
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,18 +25,25 @@ from ..lifecycle.schedule import (
     next_step,
     state_of,
 )
+from ..safe_text import safe_text
 from ..secret import Secret
 from ..xero.http import XeroClient
 from ..xero.protocol import Credentials
 from .changes import Changes
 from .replica import Replica
 from .reporting import Situation
+from .siblings import FindSiblings
 from .store_clock import StoreClock
 from .usage import Usage
 
-__all__ = ["Context"]
+__all__ = ["Context", "this_process"]
 
 T = TypeVar("T")
+
+
+def this_process() -> str:
+    """Return host name and process id, for the record's ``by`` fields."""
+    return f"{safe_text(socket.gethostname(), 64)}:{os.getpid()}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +67,8 @@ class Context:
     usage: Usage
     changes: Changes
     store_clock: StoreClock
+    siblings: FindSiblings
+    """Finds the other accounts that a revocation of this one's tokens would end too."""
 
     @property
     def account(self) -> Account:
@@ -98,11 +109,17 @@ class Context:
         """What is retried and when, and when a user must log in if nothing improves."""
         result_is_unsaved = self.replica.unsaved and not self.replica.rolled_back
         now = self.clock.now()
-        ahead = self.usage.keeps_fresh(now)
-        found = outlook(self.account, now, self.policy, unsaved=result_is_unsaved, ahead=ahead)
+        found = outlook(
+            self.account, now, self.policy, unsaved=result_is_unsaved, ahead=self.keeps_fresh
+        )
         if self.is_foreign:  # tokens of another identity server are left alone
             return dataclasses.replace(found, retrying=None, next_attempt_at=None)
         return found
+
+    @property
+    def keeps_fresh(self) -> bool:
+        """True if the access token is to be refreshed ahead of its expiry."""
+        return self.usage.keeps_fresh(self.clock.elapsed())
 
     def situation(self) -> Situation:
         """Return a snapshot for events and errors."""
@@ -124,12 +141,11 @@ class Context:
         tokens."""
         if self.is_foreign:
             return Idle()
-        now = self.clock.now()
         return next_step(
             self.account,
-            now,
+            self.clock.now(),
             self.policy,
-            ahead=self.usage.keeps_fresh(now),
+            ahead=self.keeps_fresh,
             min_life=min_life,
             expected_current=expected_current,
         )

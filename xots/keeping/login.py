@@ -17,7 +17,7 @@ from ..lifecycle.outcomes import ClientRefused, Failure, Issued, Refused
 from ..secret import Secret
 from ..xero.protocol import Credentials
 from .context import Context
-from .tenants import TenantList, tenant_of_login
+from .tenants import TenantList, organisations_of, tenant_of_login
 
 __all__ = ["LOGIN_TIMEOUT", "LoginAttempt", "log_in"]
 
@@ -101,6 +101,7 @@ async def _exchange_and_record(
             tenant_id=tenant_id,
             scopes_requested=attempt.scopes,
             scopes_configured=attempt.scopes_configured,
+            organisations=None if listed is None else organisations_of(listed.connections),
             began_at=began_at,
         )
         was_ended = found.ended_at != known.ended_at

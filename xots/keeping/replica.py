@@ -20,16 +20,15 @@ from enum import Enum, auto
 
 from msgspec.structs import replace
 
-from ..backends.base import Lease, Stored, TokenStore
+from ..backends.base import Lease, Stored
 from ..clock import Clock
 from ..errors import SealError, StaleWrite, StoreUnavailable
 from ..lifecycle.account import Account
 from ..lifecycle.expiry import Expiry
 from ..lifecycle.merging import diverged, merged
-from ..sealing import Sealer
-from .record_store import LEASE_SECONDS, PURPOSE, RecordStore
+from .record_store import RecordStore
 
-__all__ = ["Peeked", "Replica", "StoreChange", "reseal_all"]
+__all__ = ["Peeked", "Replica", "StoreChange"]
 
 
 class StoreChange(Enum):
@@ -291,26 +290,3 @@ class Replica:
 
 def _version(stored: Stored | None) -> str | None:
     return stored.version if stored else None
-
-
-async def reseal_all(store: TokenStore, sealer: Sealer) -> tuple[int, int]:
-    """Seal every record of a store with the first key. It may be run again.
-
-    Returns:
-        The number of records that were sealed anew, and the number of all records.
-
-    Raises:
-        StoreUnavailable: the store cannot be read or written; records sealed so far stay sealed.
-        SealError: a record cannot be opened; it stays as it is.
-    """
-    names, done = await store.names(), 0
-    for name in names:
-        async with store.lease(name, LEASE_SECONDS):
-            stored = await store.read(name)
-            if stored is None or sealer.sealed_by_first(stored.value):
-                continue
-            body = sealer.open(stored.value, PURPOSE, {"name": name})
-            sealed = sealer.seal(body, PURPOSE, {"name": name})
-            await store.swap(name, sealed, expected=stored.version)
-            done += 1
-    return done, len(names)

@@ -4,19 +4,47 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 
 from msgspec.structs import replace
 
-from ..errors import LoginFailed, UnknownTenant, UpstreamFailed
+from ..errors import (
+    AmbiguousTenant,
+    LoginFailed,
+    SealError,
+    StoreUnavailable,
+    TenantNotFound,
+    TokenUnavailable,
+    UnknownTenant,
+    UpstreamFailed,
+)
 from ..events import TenantChosen
-from ..lifecycle.account import AccessToken
+from ..lifecycle.account import (
+    MAX_NAME_LENGTH,
+    MAX_ORGANISATIONS,
+    AccessToken,
+    Account,
+    Organisation,
+    valid_id,
+)
 from ..safe_text import safe_text
 from ..secret import Secret
-from ..xero.protocol import Connection, Response, read_connections
+from ..tasks import Closed, SharedTask, Tasks
+from ..xero.connections import Connection, read_connections
+from ..xero.protocol import Response
 from .context import Context
 
-__all__ = ["Listed", "TenantList", "matching_tenant", "tenant_of_login", "write_tenant"]
+__all__ = [
+    "Listed",
+    "TenantList",
+    "matching_tenant",
+    "organisations_of",
+    "tenant_of_login",
+    "write_tenant",
+]
 
 logger = logging.getLogger("xots.keeper")
 
@@ -46,24 +74,27 @@ class _Kept:
 class TenantList:
     """The list of the login's organisations, requested at most once in ``LIST_KEPT_SECONDS``.
 
-    Callers at the same time share one request. A list belongs to one consent.
+    Callers at the same time share one request. A list belongs to one consent. The record keeps the
+    organisations too, for a restart and for other processes. It is written only if they are others
+    than before, and no caller waits for that.
 
     Args:
         context: the parts of the account's keeper.
+        tasks: the keeper's tasks, which the write belongs to.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, tasks: Tasks) -> None:
         self._context = context
         self._requesting = asyncio.Lock()
         self._last: _Kept | None = None
-        self._known: tuple[str, list[Connection]] | None = None
+        self._writing = SharedTask(tasks)
 
     @property
-    def known(self) -> list[Connection] | None:
-        """The list that was read last for this consent, however old; None if there is none."""
-        if self._known is None or self._known[0] != self._context.account.consent_id:
-            return None
-        return self._known[1]
+    def known(self) -> tuple[Organisation, ...] | None:
+        """The organisations of the login as the record has them, however old; None if there is no
+        login, or they were never listed."""
+        account = self._context.account
+        return account.organisations if account.consent_id is not None else None
 
     async def read(self, access: AccessToken) -> Listed:
         """Return the list, from memory or with the login's access token from Xero.
@@ -83,6 +114,41 @@ class TenantList:
         if isinstance(outcome, UpstreamFailed):
             raise UpstreamFailed(str(outcome))
         return outcome
+
+    async def find(
+        self, text: str, token: Callable[[], Awaitable[AccessToken]], may_wait: bool
+    ) -> str:
+        """Return the tenant id of the organisation with this id, in any case, or this unique name.
+
+        If the record knows none, Xero is asked: the record's list is cut, and may be old.
+
+        Args:
+            text: the id or the name.
+            token: returns the login's access token.
+            may_wait: False if no request to Xero may be waited for.
+
+        Raises:
+            TenantNotFound, AmbiguousTenant: no organisation, or more than one, is meant.
+            UpstreamFailed: as ``read``.
+            TokenUnavailable: the list is needed, and the caller may not wait. And those of
+                ``token``.
+        """
+        account = self._context.account
+        used = account.tenant_id if account.consent_id is not None else None
+        if self.known is None and used is not None and used.lower() == text.lower():
+            return used  # an identity server without a list, or a record of format 3
+        if found := named(text, self.known or ()):
+            return found
+        if not may_wait:
+            raise TokenUnavailable("many requests wait for Xero already; retry", 1.0)
+        listed = organisations_of((await self.read(await token())).connections)
+        if found := named(text, listed):
+            return found
+        raise TenantNotFound(
+            f"no organisation of this login has the id or name {safe_text(text, 80)!r}; they are: "
+            + _in_words(listed),
+            [(one.tenant_id, one.name) for one in listed],
+        )
 
     def keep(self, listed: Listed | None) -> None:
         """Keep the list that was read with the access token of the login in the record, if it was
@@ -105,13 +171,37 @@ class TenantList:
         except UpstreamFailed as error:
             outcome = error
         self._keep(outcome, consent_id)
+        if isinstance(outcome, Listed):
+            found = organisations_of(outcome.connections)[:MAX_ORGANISATIONS]
+            self._write_if_new(found, consent_id)
         return outcome
 
     def _keep(self, outcome: Listed | UpstreamFailed, consent_id: str | None) -> None:
         until = self._context.clock.elapsed() + LIST_KEPT_SECONDS
         self._last = _Kept(consent_id, until, outcome)
-        if isinstance(outcome, Listed) and consent_id is not None:
-            self._known = consent_id, outcome.connections
+
+    def _write_if_new(self, found: tuple[Organisation, ...], consent_id: str | None) -> None:
+        if self._context.account.organisations == found:
+            return
+        with suppress(Closed):
+            at = self._context.clock.now()
+            self._writing.join(lambda: write_organisations(self._context, found, consent_id, at))
+
+
+def organisations_of(connections: Iterable[Connection]) -> tuple[Organisation, ...]:
+    """Return the organisations of a list, in the order of their names: Xero's order changes. The
+    record keeps the first ``MAX_ORGANISATIONS`` of them."""
+    found = (
+        Organisation(
+            connection_id=valid_id(connection.id),
+            tenant_id=connection.tenant_id,
+            name=connection.tenant_name,
+            kind=connection.tenant_type,
+            auth_event_id=valid_id(connection.auth_event_id),
+        )
+        for connection in connections
+    )
+    return tuple(sorted(found, key=lambda o: ((o.name or "").casefold(), o.tenant_id)))
 
 
 async def _request_list(context: Context, access_token: Secret) -> Listed:
@@ -124,6 +214,26 @@ async def _request_list(context: Context, access_token: Secret) -> Listed:
     return Listed(response, read_connections(response))
 
 
+async def write_organisations(
+    context: Context, found: tuple[Organisation, ...], consent_id: str | None, listed_at: datetime
+) -> None:
+    """Write the organisations into the record of the login ``consent_id``, if they are others than
+    before. A failed store only costs the record its list: the next request writes it."""
+    replica = context.replica
+
+    def change(account: Account) -> Account:
+        if account.consent_id != consent_id or account.organisations == found:
+            return account
+        return replace(account, organisations=found, listed_at=listed_at)
+
+    try:
+        async with replica.locked():
+            if change(replica.account) != replica.account:
+                await replica.update(change)
+    except (StoreUnavailable, SealError) as error:
+        replica.failed(error)
+
+
 async def write_tenant(context: Context, tenant_id: str, consent_id: str | None) -> None:
     """Write the organisation to use into the record of the login ``consent_id``, if it is another
     one than before.
@@ -132,12 +242,17 @@ async def write_tenant(context: Context, tenant_id: str, consent_id: str | None)
         UnknownTenant: another login was recorded meanwhile, or this one was ended.
         StoreUnavailable, SealError: the store cannot be read or written.
     """
-    async with context.replica.locked():
-        if context.replica.account.consent_id != consent_id:
+    replica = context.replica
+
+    def change(account: Account) -> Account:  # again if another process wrote after our lease
+        if account.consent_id != consent_id:
             raise UnknownTenant("the login has changed meanwhile: choose the organisation again")
-        if context.replica.account.tenant_id == tenant_id:
+        return replace(account, tenant_id=tenant_id)
+
+    async with replica.locked():
+        if change(replica.account) == replica.account:
             return
-        await context.replica.update(lambda account: replace(account, tenant_id=tenant_id))
+        await replica.update(change)
     at = context.clock.now()
     context.emit(TenantChosen(account=context.name, at=at, tenant_id=tenant_id))
 
@@ -180,8 +295,39 @@ def matching_tenant(tenant_id: str, connected: list[Connection]) -> str:
     for connection in connected:
         if connection.tenant_id.lower() == tenant_id.lower():
             return connection.tenant_id
-    names = [f"{c.tenant_id} ({safe_text(c.tenant_name or 'no name', 80)})" for c in connected]
     raise UnknownTenant(
         "the chosen tenant is not among the connected organisations, which are: "
-        + (", ".join(names) or "none")
+        + _in_words(organisations_of(connected))
     )
+
+
+def named(text: str, organisations: Iterable[Organisation]) -> str | None:
+    """Return the tenant id of the organisation with this id, or with this name if it is the only
+    one; None if there is none. The case of both does not matter. An id comes before a name.
+
+    Raises:
+        AmbiguousTenant: several organisations have this name.
+    """
+    organisations = tuple(organisations)
+    for one in organisations:
+        if one.tenant_id.lower() == text.lower():
+            return one.tenant_id
+    name = _name(text)
+    same = {one.tenant_id: one for one in organisations if name and _name(one.name) == name}
+    if len(same) > 1:
+        raise AmbiguousTenant(
+            f"several organisations of this login have the name {safe_text(text, 80)!r}: give the "
+            f"id of one. They are: {_in_words(same.values())}",
+            [(one.tenant_id, one.name) for one in same.values()],
+        )
+    return next(iter(same), None)
+
+
+def _name(name: str | None) -> str:
+    """Return a name as it is compared: cut as in the record, without regard to its case."""
+    return (name or "")[:MAX_NAME_LENGTH].strip().casefold()
+
+
+def _in_words(organisations: Iterable[Organisation]) -> str:
+    names = [f"{one.tenant_id} ({safe_text(one.name or 'no name', 80)})" for one in organisations]
+    return ", ".join(names) or "none"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
 
 __all__ = ["Fresh", "Usage"]
-
-NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 class Fresh(StrEnum):
@@ -19,7 +17,7 @@ class Fresh(StrEnum):
 
 
 class Usage:
-    """The use of one account by the callers of this process.
+    """The use of one account by the callers of this process, by the clock that cannot be set.
 
     Args:
         fresh: when the access token is refreshed ahead.
@@ -27,17 +25,13 @@ class Usage:
 
     def __init__(self, fresh: Fresh = Fresh.ALWAYS) -> None:
         self.fresh = fresh
-        self.until = NEVER
-        """Until when the account counts as used."""
+        self.until = float("-inf")
+        """Until when the account counts as used, by ``Clock.elapsed``."""
 
-    def note(self, now: datetime, lifetime: timedelta) -> None:
+    def note(self, elapsed: float, lifetime: timedelta) -> None:
         """Note a caller's request for an access token of this lifetime."""
-        self.until = now + lifetime
+        self.until = elapsed + lifetime.total_seconds()
 
-    def is_recent(self, now: datetime) -> bool:
-        """True if a caller has requested the token within its last lifetime."""
-        return now < self.until
-
-    def keeps_fresh(self, now: datetime) -> bool:
+    def keeps_fresh(self, elapsed: float) -> bool:
         """True if the access token is to be refreshed ahead of its expiry."""
-        return self.fresh is Fresh.ALWAYS or self.is_recent(now)
+        return self.fresh is Fresh.ALWAYS or elapsed < self.until

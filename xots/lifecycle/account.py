@@ -303,7 +303,7 @@ class Account(_Record, frozen=True, kw_only=True, tag_field="format", tag=FORMAT
     organisations: tuple[Organisation, ...] | None = None
     """The organisations of the login as they were listed last; None if they never were."""
     listed_at: datetime | None = None
-    """When ``organisations`` were listed."""
+    """When Xero first sent ``organisations`` as they are."""
 
     removed: bool = False
     """True if the account was removed at run time. ``entry`` then holds the time."""

@@ -15,12 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
-from ..secret import Secret
+from ..lifecycle.account import Entry
 
-__all__ = ["ENTRY", "URLS_OF_SERVER", "Entry", "Layer", "of_entry"]
+__all__ = ["ENTRY", "URLS_OF_SERVER", "Layer", "of_entry"]
 
 ENTRY = "the account's entry"
 """The place of the settings that were given when the account was added at run time."""
@@ -33,30 +32,6 @@ URLS_OF_SERVER = ("authorize_url", "revoke_url", "connections_url")
 
 OF_SERVER = OF_CLIENT.union({"client_id"}, URLS_OF_SERVER)
 """All settings that belong to one identity server."""
-
-
-class Entry(Protocol):
-    """The settings of an account that was added at run time."""
-
-    @property
-    def client_id(self) -> str | None:
-        """The client id; None for that of the top level."""
-
-    @property
-    def client_secret(self) -> Secret | None:
-        """The secret of that client."""
-
-    @property
-    def tenant_id(self) -> str | None:
-        """The id of the organisation to use."""
-
-    @property
-    def scopes(self) -> tuple[str, ...]:
-        """The scopes to request; none for those of the top level."""
-
-    @property
-    def added_at(self) -> datetime:
-        """The time when the account was added."""
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from pathlib import Path
 
+from ..lifecycle.account import Entry
 from ..lifecycle.policy import Policy
 from ..secret import Secret
 from ..xero.http import Proxy
 from ..xero.protocol import SCOPE_SETS, XERO, Credentials, Endpoints
 from . import parsing
-from .accounts import Entry, Layer, of_entry
+from .accounts import Layer, of_entry
 from .declaring import Setting, setting
 
 __all__ = ["Settings", "declared"]

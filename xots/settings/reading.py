@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..file_access import MAX_BYTES, public_file_problems, read_bounded, secret_file_problems
+from ..secret import Secret
 from . import parsing
 from .fields import declared
 
@@ -24,6 +25,7 @@ __all__ = [
     "is_secret",
     "read_client_secret",
     "read_text",
+    "secret_in_file",
     "set_twice",
     "values_of",
 ]
@@ -67,14 +69,23 @@ def read_client_secret(
         return
     place = places["client_secret"] = places["client_secret_file"]
     with collecting(problems, f"{place}: "):
-        file = read_text(path)
-        warnings += (f"{place}: {danger}" for danger in file.dangers(secret=True))
-        try:
-            values["client_secret"] = parsing.secret(file.text.strip())
-        except ValueError:
-            raise ValueError(
-                f"{path} does not hold a client secret: one line of printable text"
-            ) from None
+        values["client_secret"], dangers = secret_in_file(path)
+        warnings += (f"{place}: {danger}" for danger in dangers)
+
+
+def secret_in_file(path: Path) -> tuple[Secret, list[str]]:
+    """Return the client secret that a file holds, and why other users may know or replace it.
+
+    Raises:
+        ValueError: with the file and the problem. The message does not quote its content.
+    """
+    file = read_text(path)
+    try:
+        return parsing.secret(file.text.strip()), file.dangers(secret=True)
+    except ValueError:
+        raise ValueError(
+            f"{path} does not hold a client secret: one line of printable text"
+        ) from None
 
 
 def check_authorities(

@@ -7,20 +7,26 @@ import asyncio
 from datetime import timedelta
 
 from .change_rules import ChangeRules
+from .fault_rules import FaultRules, Faults
+from .index_rules import IndexRules
 from .lease_rules import LeaseRules
 from .opening import Opening, opened
 from .record_rules import RecordRules
 
-__all__ = ["Opening", "TokenStoreContract"]
+__all__ = ["Faults", "Opening", "TokenStoreContract"]
 
 
-class TokenStoreContract(RecordRules, LeaseRules, ChangeRules):
+class TokenStoreContract(RecordRules, LeaseRules, ChangeRules, IndexRules, FaultRules):
     """The behaviour of every store, one test for each rule.
 
     The subclass defines the fixture ``opening`` (it may be async), which returns a function without
     arguments. Each call of the function returns an unused ``TokenStore`` on the *same* records;
     there are none when a test begins. The tests close the stores. A test calls the function once if
     the store is not shared.
+
+    It also defines the fixture ``faults``, which returns the ``Faults`` that the tests cause. A
+    store that keeps its records in this process returns None: nothing can fail between the two. It
+    is an error if a shared or durable store returns None.
     """
 
     async def test_the_check_passes(self, opening: Opening) -> None:
@@ -78,4 +84,5 @@ class TokenStoreContract(RecordRules, LeaseRules, ChangeRules):
         async with opened(opening) as (store, _):
             assert isinstance(store.shared, bool)
             assert isinstance(store.durable, bool)
+            assert isinstance(store.shares_index, bool)
             assert isinstance(store.may_generate_key, bool)

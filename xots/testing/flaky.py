@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime
 from inspect import isawaitable
 from typing import TypeAlias
 
@@ -17,7 +18,7 @@ __all__ = ["FlakyStore", "Hold"]
 Act: TypeAlias = Callable[[], object]
 """A function without arguments, or a coroutine function. Its result is ignored."""
 
-METHODS = frozenset({"read", "swap", "names", "check", "lease"})
+METHODS = frozenset({"read", "swap", "names", "check", "lease", "due", "note_due", "changes"})
 """The methods that can fail or wait."""
 
 
@@ -25,7 +26,7 @@ class FlakyStore(MemoryStore):
     """A memory store that fails on demand, to test how a program handles failures.
 
     Every method works until a test demands a failure of it, by its name: ``"read"``, ``"swap"``,
-    ``"names"``, ``"check"`` or ``"lease"``. An example::
+    ``"names"``, ``"check"``, ``"lease"``, ``"due"``, ``"note_due"`` or ``"changes"``. An example::
 
         store = FlakyStore()
         store.fail("swap", reason="the disk is full")  # every swap, until repair()
@@ -60,7 +61,8 @@ class FlakyStore(MemoryStore):
     def fail(self, *methods: str, reason: str = "the store fails on demand") -> None:
         """Raise ``StoreUnavailable(reason)`` from each call of these methods, until ``repair``.
 
-        ``check`` fails with ``swap``, because a store that cannot be written fails its check.
+        ``check`` fails with ``swap``, because a store that cannot be written fails its check. A
+        stream of ``changes`` that has begun fails at its next item.
 
         Raises:
             ValueError: there is no such method. ``before``, ``after`` and ``hold`` raise it too.
@@ -111,10 +113,12 @@ class FlakyStore(MemoryStore):
         async with self._called("read"):
             return await super().read(name)
 
-    async def swap(self, name: str, value: bytes, *, expected: str | None) -> str:
+    async def swap(
+        self, name: str, value: bytes, *, expected: str | None, due_at: datetime | None = None
+    ) -> str:
         """See ``TokenStore.swap``."""
         async with self._called("swap"):
-            version = await super().swap(name, value, expected=expected)
+            version = await super().swap(name, value, expected=expected, due_at=due_at)
         if self._lost_replies:
             self._lost_replies -= 1
             raise StoreUnavailable("the reply was lost")
@@ -124,6 +128,24 @@ class FlakyStore(MemoryStore):
         """See ``TokenStore.names``."""
         async with self._called("names"):
             return await super().names()
+
+    async def due(self, before: datetime, limit: int) -> list[str]:
+        """See ``TokenStore.due``."""
+        async with self._called("due"):
+            return await super().due(before, limit)
+
+    async def note_due(self, name: str, due_at: datetime | None) -> None:
+        """See ``TokenStore.note_due``."""
+        async with self._called("note_due"):
+            await super().note_due(name, due_at)
+
+    async def changes(self, every_seconds: float = 1.0) -> AsyncIterator[str | None]:
+        """See ``TokenStore.changes``."""
+        async with self._called("changes"):
+            changes = super().changes(every_seconds)
+        async for change in changes:
+            self._raise_failure("changes")
+            yield change
 
     async def check(self) -> None:
         """See ``TokenStore.check``."""

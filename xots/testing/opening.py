@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 from typing import TypeAlias
 
 from ..backends.base import TokenStore
-from ..errors import StaleWrite
+from ..errors import RecordUnusable, StaleWrite
 
-__all__ = ["EVENT_TIMEOUT_SECONDS", "Opening", "is_stale", "opened"]
+__all__ = ["EVENT_TIMEOUT_SECONDS", "Opening", "is_stale", "opened", "refusal"]
 
 Opening: TypeAlias = Callable[[], TokenStore]
 
@@ -35,3 +35,16 @@ async def is_stale(swap: Awaitable[str]) -> None:
     except StaleWrite:
         return
     raise AssertionError("a stale write was accepted")
+
+
+async def refusal(call: Awaitable[object], failure: str) -> str:
+    """Return the message of the ``RecordUnusable`` that a call raises.
+
+    Raises:
+        AssertionError: it raises none; ``failure`` is the message.
+    """
+    try:
+        await call
+    except RecordUnusable as error:
+        return str(error)
+    raise AssertionError(failure)

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from unittest.mock import patch
 
-from ..backends.base import TokenStore
+from ..backends.base import MAX_RECORD_BYTES, TokenStore
 from ..errors import StaleWrite
-from .opening import EVENT_TIMEOUT_SECONDS, Opening, is_stale, opened
+from .opening import EVENT_TIMEOUT_SECONDS, Opening, is_stale, opened, refusal
 
 __all__ = ["RecordRules"]
 
@@ -116,6 +117,42 @@ class RecordRules:
                 stored = await another.read(name)
                 assert stored is not None
                 assert stored.value == name.encode()
+
+    async def test_a_record_that_is_too_large_is_not_written(self, opening: Opening) -> None:
+        """A record may have ``MAX_RECORD_BYTES``, and not one more. The old record stays."""
+        async with opened(opening) as (store, another):
+            largest = b"x" * MAX_RECORD_BYTES
+            version = await store.swap("default", largest, expected=None)
+            for name, expected in (("default", version), ("new", None)):
+                swap = another.swap(name, largest + b"x", expected=expected)
+                message = await refusal(swap, "a record was written that is too large")
+                assert name in message, "the error does not name the record"
+            stored = await another.read("default")
+            assert stored is not None
+            assert stored.version == version
+            assert await another.names() == ["default"]
+
+    async def test_a_record_that_is_too_large_is_not_read(self, opening: Opening) -> None:
+        """The record of another program is refused by ``check_size``, and the other ones are read.
+        Here the upper bound is lowered, because no store writes such a record."""
+        async with opened(opening) as (store, another):
+            await another.swap("default", b"x" * 1001, expected=None)
+            await another.swap("other", b"x" * 1000, expected=None)
+            with patch("xots.backends.records.MAX_RECORD_BYTES", 1000):
+                message = await refusal(
+                    store.read("default"), "a record was read that is too large"
+                )
+                assert "default" in message, "the error does not name the record"
+                assert await store.names() == ["default", "other"]
+                stored = await store.read("other")
+                assert stored is not None
+                changes = store.changes(every_seconds=0.05)
+                async with asyncio.timeout(EVENT_TIMEOUT_SECONDS):
+                    await anext(changes)
+                    await another.swap("other", b"new", expected=stored.version)
+                    while await anext(changes) != "other":
+                        pass
+                await changes.aclose()  # type: ignore[attr-defined] # an async generator
 
     async def test_of_swaps_at_the_same_time_one_wins(self, opening: Opening) -> None:
         """Of concurrent swaps of one version, creations or not, exactly one is written."""

@@ -13,6 +13,7 @@ import msgspec
 from tornado.web import HTTPError
 
 from ..errors import NoCredentials, NotLoggedIn
+from ..keeping.ending import EndOutcome, EndResult
 from ..lifecycle.schedule import State
 from . import accept, guard
 from .handler import UNSUPPORTED, Handler
@@ -43,7 +44,7 @@ class Outcome(NamedTuple):
     title: str
     detail: str
     """The words of the page."""
-    content: dict[str, str]
+    content: dict[str, object]
     """The JSON for a program."""
 
 
@@ -52,12 +53,24 @@ UNCONFIRMED = Outcome(202, "Revoked", PENDING, {"status": "revocation-pending", 
 NOT_REVOCABLE = Outcome(200, "Ended", ENDED, {"status": "ended", "detail": ENDED})
 
 
+def _disconnected(ended: EndOutcome) -> Outcome:
+    remaining = [{"tenant_id": one.tenant_id, "name": one.name} for one in ended.remaining]
+    content: dict[str, object] = {
+        "status": ended.result,
+        "detail": ended.explanation,
+        "shared_with": list(ended.shared_with),
+        "user_unknown": list(ended.user_unknown),
+        "remaining": remaining,
+    }
+    return Outcome(200, "Ended", ended.explanation, content)
+
+
 class TenantsHandler(Handler):
     """``GET /tenants``: the organisations that the login is connected to."""
 
     async def get(self) -> None:
         """Return Xero's list with all its fields, as JSON in ASCII."""
-        if not self.config.has_tenants:
+        if not self.account_config.endpoints.connections_url:
             raise HTTPError(
                 404, "the identity server has no organisations: connections_url is empty"
             )
@@ -113,7 +126,7 @@ class RefreshHandler(ActHandler):
         """Respond 303 to the new token, and to a browser 303 to ``/home``."""
         self.check_crowd()
         await self.keeper.refresh()
-        self.redirect("/home" if self.wants_page else "/token", status=303)
+        self.redirect(self.url("/home" if self.wants_page else "/token"), status=303)
 
 
 class RevokeHandler(ActHandler):
@@ -128,12 +141,21 @@ class RevokeHandler(ActHandler):
     async def act(self) -> None:
         """Respond 200 once Xero has revoked the login, and 202 if Xero has not confirmed it yet."""
         self._check_login()
-        outcome = CONFIRMED if await self.keeper.end(forget=False) else UNCONFIRMED
-        if not self.config.can_revoke:
+        ended = await self.keeper.end(forget=False)
+        outcome = CONFIRMED if ended else UNCONFIRMED
+        if ended.result is EndResult.DISCONNECTED:
+            outcome = _disconnected(ended)
+        elif not self.account_config.endpoints.revoke_url:
             outcome = NOT_REVOCABLE
         self.set_status(outcome.status)
         if self.wants_page:
-            self.write_page("message.html", title=outcome.title, detail=outcome.detail, good=True)
+            self.write_page(
+                "message.html",
+                title=outcome.title,
+                detail=outcome.detail,
+                good=True,
+                in_list=False,
+            )
         else:
             self.write_json(outcome.content)
 
@@ -165,7 +187,7 @@ class LogoutHandler(ActHandler):
     async def act(self) -> None:
         """Respond 303 to the form."""
         await self.keeper.end(forget=True)
-        self.redirect("/", status=303)
+        self.redirect(self.url("/"), status=303)
 
 
 ROUTES = [

@@ -16,15 +16,23 @@ import msgspec
 from tornado.web import HTTPError
 
 from ..errors import (
+    AccountExists,
+    AccountFixed,
+    AccountUnusable,
+    AmbiguousTenant,
     ConsentLost,
     LoginFailed,
     NoCredentials,
     NotLoggedIn,
     NoToken,
     SealError,
+    SettingsError,
     StoreUnavailable,
+    TenantNotFound,
     TokenUnavailable,
+    TooManyAccounts,
     TooManyLogins,
+    UnknownAccount,
     UnknownTenant,
     UpstreamFailed,
     XotsError,
@@ -62,13 +70,32 @@ PROBLEM_TYPES: Mapping[type[XotsError], ProblemType] = {
     SealError: ProblemType(503, "record-unreadable", "The stored login cannot be opened"),
     LoginFailed: ProblemType(400, "login-failed", "The login failed"),
     TooManyLogins: ProblemType(429, "too-many-logins", "Too many logins were attempted"),
+    AmbiguousTenant: ProblemType(409, "ambiguous-tenant", "Several organisations have this name"),
+    TenantNotFound: ProblemType(404, "tenant-not-found", "No organisation has this id or name"),
     UnknownTenant: ProblemType(400, "unknown-tenant", "The organisation is not connected"),
+    UnknownAccount: ProblemType(404, "unknown-account", "There is no such account"),
+    AccountExists: ProblemType(409, "account-exists", "The account exists already"),
+    AccountFixed: ProblemType(409, "account-fixed", "The account is declared in the settings"),
+    TooManyAccounts: ProblemType(409, "too-many-accounts", "No account can be added"),
+    AccountUnusable: ProblemType(503, "account-unusable", "The account cannot be used"),
+    SettingsError: ProblemType(400, "invalid-settings", "The settings of the account are wrong"),
     UpstreamFailed: ProblemType(502, "upstream-failed", "Xero returned no usable response"),
 }
-"""The problem type of each error."""
+"""The problem type of each error: that of the first class which the error is an instance of."""
+
+MAX_SHOWN = 100
+"""Upper bound on the organisations in a problem. ``/tenants`` lists all of them."""
 
 INTERNAL_ERROR = ProblemType(500, "internal-error", "Internal error")
 """The problem type of every other exception."""
+
+
+class Organisation(msgspec.Struct, frozen=True):
+    """An organisation that a caller may choose."""
+
+    id: str
+    name: str | None
+    """Safe text; None if it has no name."""
 
 
 class ProblemDetails(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -78,6 +105,8 @@ class ProblemDetails(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     title: str
     status: int
     detail: str | None = None
+    organisations: list[Organisation] | None = None
+    """The organisations to choose from, for a request that chose none of them."""
 
 
 class ErrorResponse(NamedTuple):
@@ -107,6 +136,8 @@ def error_response(
         case NoToken():
             detail = f"{error}; open {login_url} in a browser and log in"
             return _response(error, detail, {"WWW-Authenticate": CHALLENGE})
+        case TenantNotFound():
+            return _response(error, str(error), organisations=_shown(error.organisations))
         case TokenUnavailable() | TooManyLogins():
             seconds = max(1, ceil(error.retry_after_seconds))
             return _response(error, str(error), {"Retry-After": str(seconds)})
@@ -130,10 +161,25 @@ def _response(
     error: BaseException | None,
     detail: str | None,
     headers: Mapping[str, str] = MappingProxyType({}),
+    organisations: list[Organisation] | None = None,
 ) -> ErrorResponse:
     status, name, title = _problem_type(error)
-    problem = ProblemDetails(type=f"urn:xots:{name}", title=title, status=status, detail=detail)
+    problem = ProblemDetails(
+        type=f"urn:xots:{name}",
+        title=title,
+        status=status,
+        detail=detail,
+        organisations=organisations,
+    )
     return ErrorResponse(headers, problem)
+
+
+def _shown(organisations: list[tuple[str, str | None]]) -> list[Organisation]:
+    """Return the organisations with names that are safe to show, up to ``MAX_SHOWN``."""
+    return [
+        Organisation(tenant_id, None if name is None else safe_text(name, 100))
+        for tenant_id, name in organisations[:MAX_SHOWN]
+    ]
 
 
 def _problem_type(error: BaseException | None) -> ProblemType:

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from tornado.web import HTTPError
 
+from ..errors import TokenUnavailable
 from .handler import Handler
 
 __all__ = ["ROUTES"]
@@ -19,15 +20,22 @@ class TokenHandler(Handler):
     """``GET /token``: a valid access token."""
 
     async def get(self) -> None:
-        """Respond 200 with the token, 401 before a login, or 503 with Retry-After if there is no
-        token now."""
+        """Respond 200 with the token, 401 before a login, 404 or 409 for a ``tenant`` that is no
+        organisation of the login or several, or 503 with Retry-After if there is no token now."""
         min_ttl = _min_ttl(self.get_query_arguments("min_ttl"))
+        tenant = _tenant(self.get_query_arguments("tenant"))
+        consent_id = self.keeper.account.consent_id
+        tenant_id = None
+        if tenant is not None:
+            tenant_id = await self.keeper.tenant(tenant, may_wait=not self.is_crowded)
         access = await self.keeper.token(min_ttl, may_wait=not self.is_crowded)
+        account = self.keeper.account
+        if tenant is not None and account.consent_id != consent_id:
+            raise TokenUnavailable("the login has changed meanwhile; retry", 1.0)
         if self.accepts("text/plain"):
             self.set_header("Content-Type", "text/plain; charset=utf-8")
             self.write(access.value.reveal())
             return
-        account = self.keeper.account
         left = access.expires_at - self.keeper.clock.now()
         self.write_json(
             {
@@ -36,7 +44,7 @@ class TokenHandler(Handler):
                 "expiresAt": access.expires_at,
                 "expiresIn": int(left.total_seconds()),
                 "scopes": account.scopes_granted,
-                "tenantId": account.tenant_id,
+                "tenantId": account.tenant_id if tenant is None else tenant_id,
             }
         )
 
@@ -53,6 +61,20 @@ def _min_ttl(values: list[str]) -> timedelta | None:
         case [text] if MIN_TTL.fullmatch(text):
             return timedelta(seconds=int(text))
     raise HTTPError(400, "min_ttl must be a whole number of seconds, given once")
+
+
+def _tenant(values: list[str]) -> str | None:
+    """Return the organisation that the caller chooses, by id or name; None if it chooses none.
+
+    Raises:
+        HTTPError: it is empty, or given twice.
+    """
+    match values:
+        case []:
+            return None
+        case [text] if text:
+            return text
+    raise HTTPError(400, "tenant must be the id or the name of an organisation, given once")
 
 
 ROUTES = [(r"/token", TokenHandler)]

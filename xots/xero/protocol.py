@@ -15,12 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Annotated
 from urllib.parse import quote_plus, urlencode, urlsplit
 
-import msgspec
-
-from ..errors import UpstreamFailed
 from ..lifecycle.outcomes import (
     ClientRefused,
     Failure,
@@ -31,21 +27,19 @@ from ..lifecycle.outcomes import (
     Unknown,
 )
 from ..secret import Secret
+from .claims import claims_of
 
 __all__ = [
     "SCOPE_SETS",
     "XERO",
-    "Connection",
     "Credentials",
     "Endpoints",
     "Request",
     "Response",
     "authorize_url",
     "code_challenge",
-    "connections_request",
     "exchange_request",
     "new_code_verifier",
-    "read_connections",
     "read_revocation_response",
     "read_token_response",
     "refresh_request",
@@ -100,9 +94,6 @@ TOKEN_TYPE = re.compile(r"[A-Za-z]{1,64}")
 SCOPE = re.compile(r"[ -~]{0,8192}")
 """Scopes, separated by spaces (RFC 6749 section A.4)."""
 
-Id = Annotated[str, msgspec.Meta(pattern=r"\A[!-~]{1,128}\Z")]
-"""An id of an organisation, which is kept and shown: visible ASCII. Xero's are UUIDs."""
-
 DIGITS = re.compile(r"[0-9]+")
 
 
@@ -148,19 +139,6 @@ class Response:
     status: int
     headers: Mapping[str, str]
     body: bytes = field(repr=False)
-
-
-class Connection(msgspec.Struct, frozen=True, rename="camel"):
-    """One organisation that the login is connected to (Xero: "Connections").
-
-    Fields of the response that are not named here are ignored.
-    """
-
-    id: Id
-    tenant_id: Id
-    tenant_type: Id = "ORGANISATION"
-    tenant_name: str | None = None
-    """Any text. Show it with ``safe_text``."""
 
 
 # ---------- requests
@@ -231,12 +209,6 @@ def revocation_request(url: str, credentials: Credentials, token: Secret) -> Req
     return _form_request(url, form, credentials)
 
 
-def connections_request(url: str, access_token: Secret) -> Request:
-    """Return the request for the list of organisations (Xero: "Connections")."""
-    headers = {"Authorization": f"Bearer {access_token.reveal()}", "Accept": "application/json"}
-    return Request("GET", url, headers)
-
-
 def _form_request(url: str, form: Mapping[str, str], credentials: Credentials) -> Request:
     """Return a form POST that authenticates the client: by HTTP Basic if it has a secret, else by
     its id in the body (RFC 6749 section 2.3.1)."""
@@ -291,23 +263,6 @@ def read_revocation_response(response: Response, now: datetime) -> Failure | Non
     return None if isinstance(outcome, Issued | Refused) else outcome
 
 
-def read_connections(response: Response) -> list[Connection]:
-    """Return the organisations in a response of the connections endpoint.
-
-    Raises:
-        UpstreamFailed: the response is not a list of connections, or an id in it is malformed.
-    """
-    if response.status != 200:
-        raise UpstreamFailed(f"the connections endpoint responded with status {response.status}")
-    try:
-        return msgspec.json.decode(response.body, type=list[Connection])
-    except (msgspec.MsgspecError, ValueError, RecursionError):  # ValueError: not UTF-8
-        raise UpstreamFailed(
-            "the response of the connections endpoint is not a list of connections, each with ids "
-            "of up to 128 printable characters"
-        ) from None
-
-
 def _refusal(code: object, status: int) -> Outcome:
     """Return the outcome of an error response (RFC 6749 section 5.2)."""
     if not isinstance(code, str):
@@ -333,12 +288,15 @@ def _issued(content: Mapping[str, object]) -> Issued | None:
     if access_token is None:
         return None
     scope = _text(content.get("scope"), SCOPE)
+    xero_userid, auth_event_id = claims_of(access_token)
     return Issued(
         access_token=access_token,
         token_type=_text(content.get("token_type"), TOKEN_TYPE) or "Bearer",
         lifetime=_lifetime(content.get("expires_in")),
         refresh_token=_token(content.get("refresh_token")),
         scopes=None if scope is None else tuple(scope.split()),
+        xero_userid=xero_userid,
+        auth_event_id=auth_event_id,
     )
 
 

@@ -1,0 +1,422 @@
+"""``xots account``, and ``--account`` of the other commands, against a small HTTP server."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.command_line import XOTS, Ended, process
+
+from xots import wiring
+from xots.client import Client
+from xots.lifecycle.account import Entry
+from xots.settings import Settings
+
+Xots = Callable[..., Ended]
+
+SECRET = "hunter2-canary"
+
+SMITH = {
+    "name": "smith",
+    "source": "added at run time",
+    "state": "connected",
+    "organisation": "Smith\u202e & Co",
+    "login_needed_at": "2027-01-16T10:00:30Z",
+    "attention_for": "rotation",
+    "problem": None,
+    "shares_with": ["jones"],
+}
+NEW: dict[str, Any] = {
+    "name": "new",
+    "source": "the configuration file",
+    "state": "not-logged-in",
+    "organisation": None,
+    "login_needed_at": None,
+    "problem": "Xero could not be reached",
+    "shares_with": [],
+}
+TOKEN = {"accessToken": "t0ken", "expiresIn": 1800, "tenantId": "T"}
+STATUS = {"healthy": True, "state": "connected", "account": "smith", "revocation_pending": False}
+UNKNOWN = {"type": "urn:xots:unknown-account", "title": "No such account", "detail": "no such one"}
+
+
+class StandIn(ThreadingHTTPServer):
+    """A server that gives a fixed response to each method and path, and records the requests."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.responses: dict[str, tuple[int, object]] = {}
+        self.requests: list[tuple[str, Any]] = []
+
+    @property
+    def port(self) -> str:
+        return str(self.server_address[1])
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: StandIn
+
+    def do_GET(self) -> None:
+        """Respond as the test says."""
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        request = f"{self.command} {self.path}"
+        self.server.requests.append((request, json.loads(body) if body else None))
+        status, content = self.server.responses.get(request, (404, UNKNOWN))
+        self.send_response(status)
+        if status == 303:
+            self.send_header("Location", str(content))
+        sent = json.dumps(content).encode()
+        self.send_header("Content-Length", str(len(sent)))
+        self.end_headers()
+        self.wfile.write(sent)
+
+    do_POST = do_GET  # noqa: N815 - the name of the base
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name of the base
+        """Write no log."""
+
+
+@pytest.fixture
+def server() -> Iterator[StandIn]:
+    """A server with two accounts."""
+    with StandIn() as server:
+        server.responses = {
+            "GET /accounts": (200, {"accounts": [SMITH, NEW]}),
+            "GET /accounts/smith/token": (200, TOKEN),
+            "GET /accounts/smith/token?min_ttl=60": (200, TOKEN),
+            "GET /accounts/smith/status": (200, STATUS),
+            "GET /accounts/smith/livez": (200, {"healthy": True}),
+            "GET /accounts/smith/tenants": (200, [{"tenantId": "T"}]),
+            "POST /accounts/smith/refresh": (303, "/accounts/smith/token"),
+            "POST /accounts/smith/logout": (303, "/accounts/smith/"),
+            "POST /accounts/smith/revoke": (200, {"status": "revoked"}),
+            "POST /accounts/smith/remove": (200, {"status": "removed", "account": "smith"}),
+            "POST /accounts": (201, {"status": "added", "account": "smith"}),
+            "GET /token": (200, TOKEN | {"accessToken": "default"}),
+        }
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+# ---------- --account
+
+
+@pytest.mark.parametrize(
+    ("command", "out", "request_made"),
+    [
+        (["token"], "t0ken\n", "GET /accounts/smith/token"),
+        (["token", "--min-ttl", "60"], "t0ken\n", "GET /accounts/smith/token?min_ttl=60"),
+        (["refresh"], "refreshed\n", "POST /accounts/smith/refresh"),
+        (["tenants"], "T - -\n", "GET /accounts/smith/tenants"),
+        (["login"], "logged in\n", "GET /accounts/smith/livez"),
+        (["revoke"], "revoked\n", "POST /accounts/smith/revoke"),
+        (["logout"], "logged out\n", "POST /accounts/smith/logout"),
+    ],
+)
+@pytest.mark.parametrize("source", ["option", "variable", "file"])
+def test_a_command_uses_the_account_that_a_source_names(
+    xots: Xots,
+    server: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    command: list[str],
+    out: str,
+    request_made: str,
+    source: str,
+) -> None:
+    """Its requests go to the paths of that account."""
+    arguments = ["--port", server.port]
+    if source == "option":
+        arguments += ["--account", "smith"]
+    elif source == "variable":
+        monkeypatch.setenv("XOTS_ACCOUNT", "smith")
+    else:
+        (tmp_path / "xots.yaml").write_text("account: smith\n")
+        arguments += ["--config", str(tmp_path / "xots.yaml")]
+    assert xots(*command, *arguments) == Ended(0, out, "")
+    assert request_made in [request for request, _ in server.requests]
+    assert all(request.split()[1].startswith("/accounts/smith/") for request, _ in server.requests)
+
+
+def test_the_status_of_an_account_is_shown(xots: Xots, server: StandIn) -> None:
+    """The fields are those of the account."""
+    ended = xots("status", "--json", "--port", server.port, "--account", "smith")
+    assert (ended.status, json.loads(ended.out)) == (0, STATUS)
+
+
+def test_without_an_account_the_paths_are_those_without_a_name(xots: Xots, server: StandIn) -> None:
+    """A deployment with one account notices nothing."""
+    assert xots("token", "--port", server.port) == Ended(0, "default\n", "")
+    assert server.requests == [("GET /token", None)]
+
+
+def test_login_shows_the_address_of_the_account(server: StandIn) -> None:
+    """The user opens the page of that account."""
+    server.responses["GET /accounts/smith/livez"] = (503, {"healthy": False})
+    program = (
+        "import sys; sys.path.insert(0, ''); from xots.commands import requesting as r\n"
+        "r.time.sleep = lambda _: sys.exit(9)\n"
+        "from xots.commands.main import main; main(sys.argv[1:])"
+    )
+    arguments = ["login", "--account", "smith", "--port", server.port]
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 9
+    assert f"open http://localhost:{server.port}/accounts/smith/home in a browser" in ended.stdout
+
+
+def test_an_account_that_the_server_does_not_have_is_reported(xots: Xots, server: StandIn) -> None:
+    """The message is the server's."""
+    assert "no such one" in xots("token", "--port", server.port, "--account", "other").reason()
+
+
+def test_a_malformed_account_is_not_repeated(xots: Xots, server: StandIn) -> None:
+    """It may be a misplaced secret. No request is sent."""
+    reason = xots("token", "--port", server.port, "--account", "../Smith").reason(status=2)
+    assert reason.startswith("xots: --account: the value is not an account name")
+    assert "Smith" not in reason
+    assert server.requests == []
+
+
+def test_exec_passes_a_named_account_on(server: StandIn) -> None:
+    """Commands of xots in the program use the same account. Without a name, none is passed on."""
+    show = "import os; print(os.environ.get('XOTS_ACCOUNT'))"
+    for arguments, shown in ((["--account", "smith"], "smith"), ([], "None")):
+        ended = process("exec", "--port", server.port, *arguments, "--", sys.executable, "-c", show)
+        assert (ended.out, ended.err) == (f"{shown}\n", "")
+    ended = process("exec", "--port", server.port, "--account", "smith", "--", XOTS, "token")
+    assert ended.out == "t0ken\n"
+    assert server.requests[-1] == ("GET /accounts/smith/token", None)
+
+
+# ---------- revoke and logout
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"status": "ended"}, "revoke_url is empty"),
+        (
+            {"status": "disconnected", "shared_with": ["jones", "new"]},
+            "xots revoke --all --account jones",
+        ),
+        ({"status": "disconnected", "shared_with": 5}, "disconnected. The login shares"),
+    ],
+)
+def test_revoke_tells_each_outcome(
+    xots: Xots, server: StandIn, content: dict[str, Any], words: str
+) -> None:
+    """An account that shares its Xero user is disconnected, and the others are named."""
+    server.responses["POST /accounts/smith/revoke"] = (200, content)
+    ended = xots("revoke", "--port", server.port, "--account", "smith")
+    assert (ended.status, ended.err) == (0, "")
+    assert words in ended.out
+    if content.get("shared_with") == ["jones", "new"]:
+        assert "jones, new" in ended.out
+
+
+def test_a_revocation_that_xero_has_not_confirmed_is_reported(xots: Xots, server: StandIn) -> None:
+    """The server repeats it."""
+    server.responses["GET /accounts/smith/status"] = (200, STATUS | {"revocation_pending": True})
+    for command in ("revoke", "logout"):
+        ended = xots(command, "--port", server.port, "--account", "smith")
+        assert "has not confirmed" in ended.out
+
+
+def test_revoke_can_end_all_accounts_of_one_user(xots: Xots, server: StandIn) -> None:
+    """The server ends them. Without one, the command changes nothing."""
+    server.responses["POST /accounts/smith/revoke?all=true"] = (200, {"status": "revoked"})
+    arguments = ("revoke", "--all", "--account", "smith", "--port")
+    assert xots(*arguments, server.port) == Ended(0, "revoked\n", "")
+    assert "POST /accounts/smith/revoke?all=true" in [request for request, _ in server.requests]
+
+
+def test_revoke_of_all_accounts_needs_a_server(xots: Xots, free_port: int) -> None:
+    """The store alone does not tell which accounts share their user."""
+    reason = xots("revoke", "--all", "--port", str(free_port)).reason()
+    assert "start xots, or revoke each account by itself" in reason
+
+
+# ---------- account list
+
+
+def test_account_list_shows_each_account(xots: Xots, server: StandIn) -> None:
+    """One line for each: names from outside are shown safely. Problem and siblings follow it."""
+    ended = xots("account", "list", "--port", server.port)
+    assert (ended.status, ended.err) == (0, "")
+    head, smith, siblings, new, problem = ended.out.splitlines()
+    assert head.split("  ")[0] == "name"
+    assert " ".join(smith.split()) == (
+        "smith connected Smith\\u202e & Co 2027-01-16 10:00 UTC added at run time"
+    )
+    assert siblings.strip() == "same client and Xero user as: jones"
+    assert " ".join(new.split()) == "new not-logged-in - - the configuration file"
+    assert problem.strip() == "problem: Xero could not be reached"
+    assert head.index("state") == smith.index("connected") == new.index("not-logged-in")
+
+
+def test_account_list_as_json_is_as_the_server_lists_them(xots: Xots, server: StandIn) -> None:
+    """All fields are there."""
+    ended = xots("account", "list", "--json", "--port", server.port)
+    assert (ended.status, json.loads(ended.out)) == (0, [SMITH, NEW])
+
+
+@pytest.mark.parametrize(
+    "content", [{}, {"accounts": 5}, {"accounts": [5]}, {"accounts": [{"name": "x"}]}, [1]]
+)
+def test_a_strange_list_of_accounts_is_not_of_xots(
+    xots: Xots, server: StandIn, content: object
+) -> None:
+    """It ends in no traceback."""
+    server.responses["GET /accounts"] = (200, content)
+    assert "is not xots" in xots("account", "list", "--port", server.port).reason()
+
+
+# ---------- account add and remove
+
+
+def test_account_add_sends_the_fields_that_are_given(
+    xots: Xots, server: StandIn, tmp_path: Path
+) -> None:
+    """The secret comes from its file, and is in the body only."""
+    secret = tmp_path / "secret"
+    secret.write_text(f"{SECRET}\n")
+    secret.chmod(0o600)
+    ended = xots(
+        *("account", "add", "smith", "--port", server.port, "--client-id", "D"),
+        *("--client-secret-file", str(secret), "--tenant-id", "T"),
+        *("--scopes", "offline_access,accounting.contacts"),
+    )
+    assert ended == Ended(0, "added smith. To log in: xots login --account smith\n", "")
+    assert server.requests[-1] == (
+        "POST /accounts",
+        {
+            "name": "smith",
+            "client_id": "D",
+            "client_secret": SECRET,
+            "tenant_id": "T",
+            "scopes": "offline_access accounting.contacts",
+        },
+    )
+    xots("account", "add", "smith", "--port", server.port)
+    assert server.requests[-1] == ("POST /accounts", {"name": "smith"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["Smith"], "NAME: the value is not an account name"),
+        (["lease-x"], "NAME: the value is not an account name"),
+        (["smith", "--client-id", f"{SECRET} x"], "--client-id: the value is empty, or holds"),
+        (["smith", "--scopes", SECRET], "--scopes: offline_access is missing"),
+        (["smith", "--client-secret-file", f"/{SECRET}"], "--client-secret-file: a client secret"),
+        (
+            ["smith", "--client-id", "D", "--client-secret-file", f"/{SECRET}"],
+            "--client-secret-file: the file can't be read",
+        ),
+        (["smith", "--client-secret", SECRET], "give --client-secret-file"),
+        (["smith", f"--client-secret={SECRET}"], "give --client-secret-file"),
+    ],
+)
+def test_a_wrong_argument_of_account_add_is_not_repeated(
+    xots: Xots, server: StandIn, arguments: list[str], words: str
+) -> None:
+    """The message names it. No request is sent, and the command line takes no secret."""
+    ended = xots("account", "add", *arguments, "--port", server.port)
+    assert (ended.status, ended.out) == (2, "")
+    assert words in ended.err
+    assert SECRET not in ended.err
+    assert "Smith" not in ended.err
+    assert server.requests == []
+
+
+def test_a_secret_file_that_others_can_read_is_warned_about(
+    xots: Xots, server: StandIn, tmp_path: Path
+) -> None:
+    """The account is added all the same."""
+    secret = tmp_path / "secret"
+    secret.write_text(SECRET)
+    secret.chmod(0o644)
+    arguments = ("--client-id", "D", "--client-secret-file", str(secret), "--port", server.port)
+    ended = xots("account", "add", "smith", *arguments)
+    assert ended.status == 0
+    assert ended.err.startswith(f"xots: warning: {secret} is open to other users (mode 0644)")
+
+
+def test_account_remove_removes(xots: Xots, server: StandIn) -> None:
+    """The server ends the login."""
+    ended = xots("account", "remove", "smith", "--port", server.port)
+    assert ended == Ended(0, "removed smith\n", "")
+    assert server.requests[-1] == ("POST /accounts/smith/remove", None)
+
+
+@pytest.mark.parametrize(
+    ("action", "request_made"),
+    [("add", "POST /accounts"), ("remove", "POST /accounts/smith/remove")],
+)
+def test_a_refusal_of_the_server_is_shown(
+    xots: Xots, server: StandIn, action: str, request_made: str
+) -> None:
+    """Such as that the configuration file names the account. The status is 1."""
+    server.responses[request_made] = (409, {"title": "Fixed", "detail": "named in the file"})
+    reason = xots("account", action, "smith", "--port", server.port).reason()
+    assert reason == "xots: named in the file"
+
+
+@pytest.mark.parametrize("action", ["list", "add", "remove"])
+def test_the_server_of_exec_is_not_replaced_by_the_store(
+    xots: Xots, monkeypatch: pytest.MonkeyPatch, free_port: int, action: str
+) -> None:
+    """Under ``xots exec`` the store's settings are unknown: another store would be changed."""
+    monkeypatch.setenv("XOTS_URL", f"http://127.0.0.1:{free_port}")
+    name = [] if action == "list" else ["smith"]
+    assert f"{free_port}" in xots("account", action, *name).reason()
+
+
+def test_without_a_server_the_accounts_of_the_store_are_changed(
+    xots: Xots, monkeypatch: pytest.MonkeyPatch, free_port: int
+) -> None:
+    """The settings are those of the command, and the entry holds the fields that are given."""
+    calls: list[Any] = []
+
+    async def add_account(settings: Settings, name: str, entry: Entry) -> None:
+        calls.append((settings.store, name, entry.client_id, entry.client_secret, entry.scopes))
+
+    async def remove_account(settings: Settings, name: str) -> None:
+        calls.append((settings.store, name))
+
+    async def list_accounts(settings: Settings) -> list[dict[str, Any]]:
+        return [SMITH]
+
+    for function in (add_account, remove_account, list_accounts):
+        monkeypatch.setattr(wiring, function.__name__, function, raising=False)
+    place = ("--port", str(free_port), "--store", "memory:")
+    added = xots("account", "add", "smith", "--client-id", "D", "--scopes", "granular", *place)
+    assert (added.status, added.err) == (0, "")
+    assert "log in at /accounts/smith/home" in added.out
+    assert xots("account", "remove", "smith", *place).out == "removed smith\n"
+    assert json.loads(xots("account", "list", "--json", *place).out) == [SMITH]
+    (store, name, client_id, secret, scopes), removed = calls
+    assert (store, name, client_id, secret) == ("memory:", "smith", "D", None)
+    assert "accounting.invoices" in scopes
+    assert removed == ("memory:", "smith")
+
+
+def test_a_client_of_an_account_sends_its_requests_to_the_account(server: StandIn) -> None:
+    """A program of the package can use it too."""
+    client = Client(port=int(server.port), account="smith")
+    assert client.token()["accessToken"] == "t0ken"
+    assert [one["name"] for one in client.accounts()] == ["smith", "new"]

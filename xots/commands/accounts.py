@@ -1,0 +1,280 @@
+"""``xots account``: list, add and remove accounts, through the running server, or on the store if
+none runs."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..client import Client
+from ..errors import ServerUnreachable
+from ..safe_text import MAX_MESSAGE, safe_text
+from ..settings import Settings, parsing
+from ..settings.reading import secret_in_file
+from .options import SERVER_URL, UsageError, add_server_address, read_settings, server_client
+from .process import show
+
+__all__ = ["account", "add_account_options"]
+
+STORE = ("store", "key_file")
+"""The settings of the store that are options. ``--client-id`` is that of the account to add."""
+
+COLUMNS = ("name", "state", "organisation", "login needed", "source")
+
+
+def add_account_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the three actions with their options."""
+    actions = parser.add_subparsers(required=True, metavar="ACTION", title="actions")
+    for name, action, text, declare in ACTIONS:
+        own = actions.add_parser(
+            name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
+        )
+        declare(own)
+        add_server_address(own, *STORE)
+        own.set_defaults(action=action)
+
+
+def account(options: argparse.Namespace) -> int:
+    """Carry out the action that the command line names."""
+    action: Callable[[argparse.Namespace], int] = options.action
+    return action(options)
+
+
+# ---------- list
+
+
+def _declare_list(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the accounts as JSON")
+
+
+def _list(options: argparse.Namespace) -> int:
+    found = _accounts_of_server(server_client(options))
+    if found is None:
+        found = _accounts_of_store(read_settings(options))
+    if options.json:
+        print(json.dumps(found))
+    else:
+        _print_table(found)
+    return 0
+
+
+def _accounts_of_server(server: Client) -> list[dict[str, Any]] | None:
+    """Return the accounts of the running server; None if none runs."""
+    try:
+        return server.accounts()
+    except ServerUnreachable:
+        if SERVER_URL in os.environ:  # under xots exec, the settings of the store are unknown
+            raise
+        return None
+
+
+def _accounts_of_store(settings: Settings) -> list[dict[str, Any]]:
+    import msgspec  # here, because a request to a server needs none of these
+
+    from .. import wiring
+
+    summaries = asyncio.run(wiring.list_accounts(settings))
+    found: list[dict[str, Any]] = msgspec.to_builtins(summaries)
+    return found
+
+
+def _print_table(found: list[dict[str, Any]]) -> None:
+    """Print one line for each account, and further lines for its problem and its siblings."""
+    rows = [COLUMNS, *map(_row, found)]
+    widths = [max(len(row[place]) for row in rows) for place in range(len(COLUMNS))]
+    for row, summary in zip(rows, [{}, *found], strict=True):
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        show("  ".join(cells).rstrip())
+        if summary.get("problem"):
+            show(f"  problem: {summary['problem']}")
+        shares_with = summary.get("shares_with")
+        if isinstance(shares_with, list) and shares_with:
+            show(f"  same client and Xero user as: {', '.join(map(str, shares_with))}")
+
+
+def _row(summary: dict[str, Any]) -> tuple[str, ...]:
+    fields = ("name", "state", "organisation", "login_needed_at", "source")
+    name, state, organisation, needed, source = (summary.get(field) for field in fields)
+    texts = (name, state, organisation, _time_text(needed), source)
+    return tuple("-" if text is None else safe_text(text) for text in texts)
+
+
+def _time_text(text: object) -> str | None:
+    """Return a time of the server as people read it."""
+    if not isinstance(text, str):
+        return None
+    try:
+        moment = datetime.fromisoformat(text).astimezone(UTC)
+    except ValueError:
+        return text
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
+
+
+# ---------- add
+
+
+def _declare_add(parser: argparse.ArgumentParser) -> None:
+    _declare_name(parser)
+    parser.add_argument(
+        "--client-id",
+        dest="own_client_id",
+        metavar="ID",
+        help="client id of the account's app at Xero (default: that of the server's settings)",
+    )
+    parser.add_argument(
+        "--client-secret-file",
+        dest="own_secret_file",
+        metavar="FILE",
+        help="file that holds the client secret of that app; it is read once",
+    )
+    # The option is declared so that the refusal gives a reason. It is not offered.
+    parser.add_argument("--client-secret", dest="own_secret", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--tenant-id",
+        dest="own_tenant_id",
+        metavar="ID",
+        help="id of the organisation to use",
+    )
+    parser.add_argument(
+        "--scopes",
+        dest="own_scopes",
+        metavar="SCOPES",
+        help="scopes to request; granular and classic stand for whole sets",
+    )
+
+
+def _add(options: argparse.Namespace) -> int:
+    fields = _entry_fields(options)
+    name = fields["name"]
+    server = server_client(options)
+    if _accounts_of_server(server) is None:
+        _add_in_store(read_settings(options), name, fields)
+        show(f"added {name}. Start xots and log in at /accounts/{name}/home")
+        return 0
+    Client(server.host, server.port).request("POST", "/accounts", "account", body=fields)
+    show(f"added {name}. To log in: xots login --account {name}")
+    return 0
+
+
+def _entry_fields(options: argparse.Namespace) -> dict[str, str]:
+    """Return the fields of the account to add: those that are given.
+
+    Raises:
+        UsageError: one of them is not valid. The message does not repeat it.
+    """
+    if options.own_secret is not None:
+        raise UsageError(
+            "--client-secret: the command line can't give a secret, since every user of the "
+            "machine can see it: put it into a file, and give --client-secret-file"
+        )
+    fields = {"name": _name(options)}
+    for option, field, parse in (
+        ("--client-id", "client_id", parsing.printable),
+        ("--tenant-id", "tenant_id", parsing.printable),
+        ("--scopes", "scopes", lambda text: " ".join(parsing.scopes(text))),
+    ):
+        text = getattr(options, f"own_{field}")
+        if text is not None:
+            with _as_usage(option):
+                fields[field] = parse(text)
+    path = options.own_secret_file
+    if path is not None and "client_id" not in fields:
+        raise UsageError(
+            "--client-secret-file: a client secret needs a client id: give --client-id too"
+        )
+    if path is not None:
+        with _as_usage("--client-secret-file"):
+            secret, dangers = secret_in_file(Path(path))
+            fields["client_secret"] = secret.reveal()
+        for danger in dangers:
+            print(f"xots: warning: {safe_text(danger, MAX_MESSAGE)}", file=sys.stderr)
+    return fields
+
+
+@contextmanager
+def _as_usage(argument: str) -> Iterator[None]:
+    """Raise a problem of an argument as a UsageError that names it."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(f"{argument}: {error}") from None
+
+
+def _add_in_store(settings: Settings, name: str, fields: dict[str, str]) -> None:
+    from .. import wiring
+    from ..lifecycle.account import Entry
+    from ..secret import Secret
+
+    secret = fields.get("client_secret")
+    entry = Entry(
+        client_id=fields.get("client_id"),
+        client_secret=None if secret is None else Secret(secret),
+        tenant_id=fields.get("tenant_id"),
+        scopes=tuple(fields.get("scopes", "").split()),
+        added_at=datetime.now(UTC),
+    )
+    asyncio.run(wiring.add_account(settings, name, entry))
+
+
+# ---------- remove
+
+
+def _declare_name(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "name",
+        metavar="NAME",
+        help="name of the account: up to 64 lower-case letters, digits and hyphens",
+    )
+
+
+def _name(options: argparse.Namespace) -> str:
+    with _as_usage("NAME"):
+        return parsing.account_name(options.name)
+
+
+def _remove(options: argparse.Namespace) -> int:
+    name = _name(options)
+    server = server_client(options)
+    if _accounts_of_server(server) is None:
+        from .. import wiring
+
+        settings = read_settings(options)
+        asyncio.run(wiring.remove_account(settings, name))
+    else:
+        Client(server.host, server.port, name).request("POST", "/remove", "account")
+    show(f"removed {name}")
+    return 0
+
+
+ACTIONS: tuple[
+    tuple[
+        str,
+        Callable[[argparse.Namespace], int],
+        str,
+        Callable[[argparse.ArgumentParser], None],
+    ],
+    ...,
+] = (
+    ("list", _list, "list the accounts with their states", _declare_list),
+    (
+        "add",
+        _add,
+        "add an account, which inherits the settings that are not given; a user then logs in",
+        _declare_add,
+    ),
+    (
+        "remove",
+        _remove,
+        "end the login of an account that was added at run time, and remove it",
+        _declare_name,
+    ),
+)
+"""The name, the function, the help and the options of each action."""
