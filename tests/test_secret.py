@@ -8,6 +8,7 @@ import json
 import pickle
 import re
 import timeit
+import tracemalloc
 from base64 import b64encode, urlsafe_b64encode
 from urllib.parse import quote, quote_plus, urlencode
 
@@ -149,3 +150,14 @@ def test_a_form_that_two_values_have_is_redacted_until_both_are_gone() -> None:
     assert redacted("an%2Fexample") == "[secret]"
     del plain
     assert redacted("an%2Fexample") == "an%2Fexample"
+
+
+def test_secrets_that_end_before_a_search_leave_nothing_behind() -> None:
+    """A sweep reads the records of thousands of accounts without a line in the log."""
+    redacted("a line of the log")
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for number in range(1000):
+        Secret(f"value-{number}-" + "x" * 1000)
+    assert tracemalloc.get_traced_memory()[0] - before < 100_000
+    tracemalloc.stop()

@@ -96,17 +96,14 @@ def redacted(text: str, limit: int = sys.maxsize) -> str:
 
 
 class _Registry:
-    """The live secrets, and an index of the forms in which a text may hold their values.
-
-    The references are kept by the secrets' ids: a ``WeakSet`` would merge secrets of equal values,
-    and forget the value when the first of them ends.
-    """
+    """The live secrets, and an index of the forms in which a text may hold their values."""
 
     def __init__(self) -> None:
         self._live: dict[str, dict[int, weakref.ref[Secret]]] = {}
-        """The references to the secrets of each value."""
+        """The references to the live secrets of each value, by the secrets' ids: a ``WeakSet`` would
+        merge them, and forget the value when the first of them ends."""
         self._changed: set[str] = set()
-        """The values of which the index may not know yet whether a secret holds them."""
+        """The values whose first secret has begun or last one has ended since the last search."""
         self._forms: dict[str, frozenset[str]] = {}
         self._starts: dict[str, dict[str, int]] = {}
         # The garbage collector may call ``forget`` at any time, also in the thread that holds it.
@@ -119,9 +116,13 @@ class _Registry:
         def forget(reference: weakref.ref[Secret]) -> None:
             with self._lock:
                 live = self._live.get(value, {})
-                if live.get(key) is reference:  # a new secret may have the same id by now
-                    del live[key]
-                    self._changed.add(value)
+                if live.get(key) is not reference:  # a new secret may have the same id by now
+                    return
+                del live[key]
+                if not live:
+                    del self._live[value]
+                    # A value that no search has met leaves nothing behind.
+                    (self._changed.add if value in self._forms else self._changed.discard)(value)
 
         with self._lock:
             self._live.setdefault(value, {})[key] = weakref.ref(secret, forget)
@@ -137,9 +138,7 @@ class _Registry:
         with self._lock:
             while self._changed:
                 value = self._changed.pop()
-                is_live = bool(self._live.get(value))
-                if not is_live:
-                    self._live.pop(value, None)
+                is_live = value in self._live
                 if is_live and value not in self._forms:
                     self._forms[value] = frozenset(_forms(value))
                     self._count(self._forms[value], 1)
