@@ -232,8 +232,9 @@ class ConsentWasLost(Event):
 
     def __str__(self) -> str:
         text = (
-            "the login is lost, a user must log in again: open /home and log in. Xero refused "
-            f"every refresh token, #{self.refused} last ({self.detail}): {self.reason}"
+            f"the login is lost, a user must log in again: open /accounts/{self.account}/home and "
+            f"log in. Xero refused every refresh token, #{self.refused} last ({self.detail}): "
+            f"{self.reason}"
         )
         if self.served_until is not None:
             until = time_text(self.served_until, self.at)

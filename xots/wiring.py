@@ -227,7 +227,10 @@ async def end_login(
             where = shown_store(settings)
             raise XotsError(f"no server runs, and the store holds no login: {where}")
         if everywhere:
-            return await accounts.end_all(settings.account, forget=forget)
+            ended = await accounts.end_all(settings.account, forget=forget)
+            for error in (each for each in ended.values() if isinstance(each, XotsError)):
+                raise error
+            return [each for each in ended.values() if isinstance(each, EndOutcome)]
         return [await accounts.default.end(forget=forget)]
 
 

@@ -14,6 +14,7 @@ import pytest
 from support.bench import eventually
 from support.web import BROWSER, one_form, origin
 
+from xots.errors import StoreUnavailable
 from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Sandbox
 from xots.sandbox.person import Page, Person
 from xots.server import Server
@@ -132,11 +133,17 @@ async def test_a_user_adds_an_account_by_the_page(server: Server, person: Person
         ({"name": "a" * 65}, "1 to 64"),
         ({"name": "firm\n"}, "1 to 64"),
         ({"name": "../home"}, "1 to 64"),
+        ({"name": "lease-default"}, "lease-"),
         ({"name": "firm", "client_id": "two words"}, "client id"),
         ({"name": "firm", "client_id": "i" * 513}, "client id"),
-        ({"name": "firm", "client_secret": SECRET + "\u0007"}, "client secret"),
+        (
+            {"name": "firm", "client_id": "i", "client_secret": SECRET + "\u0007"},
+            "client secret",
+        ),
+        ({"name": "firm", "client_secret": SECRET}, "client id is missing"),
         ({"name": "firm", "scopes": 'offline_access "quoted"'}, "scopes"),
-        ({"name": "firm", "scopes": "s" * 3000}, "scopes"),
+        ({"name": "firm", "scopes": "accounting.transactions"}, "offline_access is missing"),
+        ({"name": "firm", "scopes": "offline_access " + "s" * 3000}, "scopes"),
         ({"name": 7}, "each a string"),
         ({"name": "firm", "client_secret": [SECRET]}, "each a string"),
         ({"name": "firm", "token_url": "https://evil.example"}, "each a string"),
@@ -527,3 +534,117 @@ async def test_the_waiting_requests_of_one_account_leave_room_to_the_others(
         sandbox.release()
     statuses = [task.result().status for task in waiting]
     assert sorted(statuses) == [200] * 5 + [503] * 7
+
+
+# ---------- accounts of one client and one Xero user
+
+
+@pytest.fixture
+async def three(server: Server, add: Add, person: Person, get: Any) -> list[str]:
+    """The URLs of three accounts with a login each, of one client and one Xero user."""
+    bases = [origin(server)]
+    for name in ("firm", "shop"):
+        await add(server, name)
+        bases.append(f"{origin(server)}/accounts/{name}")
+    for base in bases:
+        page = await person.consent(await person.submit(await person.open(f"{base}/home")))
+        assert page.url == f"{base}/home"
+    return bases
+
+
+async def test_the_list_names_the_accounts_that_share_a_user(
+    server: Server, three: list[str], get: Any, send: Any
+) -> None:
+    """One revocation at Xero would end all of them."""
+    found = await listed(server, get)
+    assert found["firm"]["shares_with"] == ["default", "shop"]
+    page = await send("GET", f"{origin(server)}/accounts", BROWSER)
+    assert "shares its Xero user with default, shop" in page.text
+
+
+@pytest.mark.parametrize("act", ["revoke", "logout"])
+async def test_ending_one_login_leaves_those_of_the_same_user_alive(
+    server: Server, three: list[str], send: Any, get: Any, clock: FakeClock, act: str
+) -> None:
+    """Their refreshes at Xero succeed afterwards. A program is told which logins stay."""
+    ended = await send("POST", f"{three[1]}/{act}", None, "")
+    if act == "revoke":
+        assert ended.status == 200
+        assert ended.json["status"] == "disconnected"
+        assert ended.json["shared_with"] == ["default", "shop"]
+    assert (await get(f"{three[1]}/token")).status == 401
+    clock.advance(60)
+    for base in (three[0], three[2]):
+        assert (await send("POST", f"{base}/refresh", None, "")).status == 303
+
+
+@pytest.mark.parametrize("act", ["revoke", "logout"])
+async def test_a_user_ends_one_or_all_logins_by_the_buttons(
+    server: Server, three: list[str], person: Person, send: Any, get: Any, act: str
+) -> None:
+    """The page says which accounts the second button ends, and the first one ends only its own."""
+    page = await person.open(f"{three[1]}/{act}")
+    assert "default, shop" in page.text
+    assert "nothing is revoked" in page.text
+    everything = one_form(page, 'name="all"')
+    assert "End all of: firm, default, shop" in everything.text
+    page = await person.submit(everything)
+    assert page.status == 200
+    assert {(await get(f"{base}/token")).status for base in three} == {401}
+    if act == "revoke":
+        assert "default, shop, firm" in page.text
+    else:
+        assert page.url == f"{origin(server)}/accounts"
+
+
+async def test_a_program_ends_all_logins_of_a_user(
+    server: Server, three: list[str], send: Any, sandbox: Sandbox, clock: FakeClock
+) -> None:
+    """Each account's status is in the response, and Xero issues from no token any more."""
+    response = await send("POST", f"{three[1]}/revoke?all=true", None, "")
+    assert (response.status, response.json) == (
+        200,
+        {
+            "status": "revoked",
+            "accounts": {"default": "revoked", "shop": "revoked", "firm": "revoked"},
+        },
+    )
+    assert sandbox.identity.usable_refresh_tokens(clock.now()) == []
+
+
+async def test_a_login_that_cannot_be_ended_stops_no_other_end(
+    server: Server,
+    three: list[str],
+    send: Any,
+    get: Any,
+    expected_log: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The response names it, and those that were ended."""
+    expected_log(REFUSED)
+    async with server.accounts.opened("shop") as found:
+        keeper = found.keeper
+
+    async def fail(**_: object) -> None:
+        raise StoreUnavailable("the disk is full")
+
+    monkeypatch.setattr(keeper, "end", fail)
+    response = await send("POST", f"{three[1]}/revoke?all=true", None, "")
+    assert (response.status, response.json["type"]) == (503, "urn:xots:account-unusable")
+    assert "shop: the disk is full" in response.json["detail"]
+    assert "default, firm were ended" in response.json["detail"]
+    assert [(await get(f"{base}/livez")).json["state"] for base in three[:2]] == [
+        "revoked",
+        "revoked",
+    ]
+
+
+@pytest.mark.parametrize("value", ["false", "", "TRUE", "1", "true&all=true"])
+async def test_an_unclear_all_ends_nothing(
+    server: Server, three: list[str], send: Any, get: Any, expected_log: Any, value: str
+) -> None:
+    """A caller that means one login must not end all, and the other way round."""
+    expected_log(REFUSED)
+    for act in ("revoke", "logout"):
+        assert (await send("POST", f"{three[1]}/{act}?all={value}", None, "")).status == 400
+    assert {(await get(f"{base}/token")).status for base in three} == {200}

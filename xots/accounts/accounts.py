@@ -14,6 +14,7 @@ from ..errors import (
     SettingsError,
     TooManyAccounts,
     UnknownAccount,
+    XotsError,
 )
 from ..events import Observer
 from ..keeping.ending import EndOutcome
@@ -183,18 +184,22 @@ class Accounts:
         now = self._shared.clock.now()
         await self._update(name, lambda account: after_removed(account, now=now))
 
-    async def end_all(self, name: str, *, forget: bool) -> list[EndOutcome]:
+    async def end_all(self, name: str, *, forget: bool) -> dict[str, EndOutcome | XotsError]:
         """End the logins of an account and of all that share its client and Xero user.
 
-        Raises:
-            As ``opened`` and ``TokenKeeper.end``. The logins that were ended before stay ended.
+        Returns:
+            The outcome of each end by account, the account itself last. An account that cannot be
+            used, or whose store fails, has the error; the others are ended all the same.
         """
         await self.swept()
-        outcomes = []
+        ended: dict[str, EndOutcome | XotsError] = {}
         for each in (*self.siblings(name), name):
-            async with self.opened(each) as found:
-                outcomes.append(await found.keeper.end(forget=forget, everywhere=True))
-        return outcomes
+            try:
+                async with self.opened(each) as found:
+                    ended[each] = await found.keeper.end(forget=forget, everywhere=True)
+            except XotsError as error:
+                ended[each] = error
+        return ended
 
     # ---------- the tick
 

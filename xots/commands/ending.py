@@ -80,7 +80,7 @@ def _revoke_by_request(server: Client, *, everywhere: bool) -> str:
         case "ended":
             return "revoked here; the identity server revokes no tokens (revoke_url is empty)"
         case "disconnected":
-            return str(content["detail"])
+            return str(content.get("detail") or "disconnected")
     return "revoked" + (_UNCONFIRMED if _is_pending(server) else "")
 
 

@@ -5,23 +5,19 @@ The list is made from summaries in memory: it makes no request to the store or t
 
 from __future__ import annotations
 
-import re
-
 import msgspec
 from tornado.web import HTTPError
 
+from ..backends.records import is_account
 from ..errors import UnknownAccount
 from ..lifecycle.account import Entry
 from ..secret import Secret
-from ..xero.protocol import SCOPE_SETS
-from . import accept, guard
+from ..xero.scopes import scopes
+from . import accept
 from .handler import UNSUPPORTED, Handler
 from .pages import field_problems
 
 __all__ = ["ROUTES", "ROUTES_OF_ACCOUNT"]
-
-SCOPES = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]*([ ,]+[\x21\x23-\x5B\x5D-\x7E]+)*")
-"""Scopes with spaces or commas between them (RFC 6749 section 3.3)."""
 
 MAX_SCOPES_LENGTH = 2000
 """Upper bound on the characters of the scopes. All of Xero's together have fewer."""
@@ -52,19 +48,28 @@ class Added(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             "tenant id": self.tenant_id,
         }
         problems = field_problems(fields)
-        if not re.fullmatch(guard.ACCOUNT_NAME, self.name):
+        if not is_account(self.name):
             problems.append(
                 "The name cannot be used: it must have 1 to 64 characters, each a small letter, a "
-                "digit or a hyphen."
+                "digit or a hyphen, and not begin with lease-."
             )
-        if len(self.scopes) > MAX_SCOPES_LENGTH or not SCOPES.fullmatch(self.scopes.strip()):
-            problems.append("The scopes cannot be right: separate them by spaces or commas.")
+        if self.client_secret.reveal() and not self.client_id:
+            problems.append("The client id is missing: a client secret belongs to one.")
+        try:
+            self.scope_list()
+        except ValueError as error:
+            problems.append(f"The scopes cannot be right: {error}.")
         return problems
 
     def scope_list(self) -> tuple[str, ...]:
-        """Return the scopes; those of the set if the field names one."""
-        given = tuple(self.scopes.replace(",", " ").split())
-        return SCOPE_SETS.get(given[0], given) if len(given) == 1 else given
+        """Return the scopes; none if the field is empty.
+
+        Raises:
+            ValueError: they cannot be requested. The message does not repeat them.
+        """
+        if len(self.scopes) > MAX_SCOPES_LENGTH:
+            raise ValueError(f"they have more than {MAX_SCOPES_LENGTH} characters")
+        return scopes(self.scopes) if self.scopes.strip() else ()
 
 
 class AccountsHandler(Handler):
@@ -166,6 +171,7 @@ class RemoveHandler(Handler):
             title="Remove the account",
             question=f"Remove the account {name}? Its login ends, and its credentials are dropped.",
             action=self.request.path,
+            end_all=None,
         )
 
     async def post(self) -> None:
