@@ -100,8 +100,8 @@ class _Registry:
 
     def __init__(self) -> None:
         self._live: dict[str, dict[int, weakref.ref[Secret]]] = {}
-        """The references to the live secrets of each value, by the secrets' ids: a ``WeakSet`` would
-        merge them, and forget the value when the first of them ends."""
+        """The references to the live secrets of each value, by the secrets' ids: a ``WeakSet``
+        would merge them, and forget the value when the first of them ends."""
         self._changed: set[str] = set()
         """The values whose first secret has begun or last one has ended since the last search."""
         self._forms: dict[str, frozenset[str]] = {}

@@ -53,8 +53,12 @@ from xots.xero.protocol import Credentials, Endpoints, Response, read_token_resp
 SCOPES = ("offline_access", "accounting.transactions")
 WEB_APP = Credentials(client_id=DEFAULT_CLIENT_ID, client_secret=Secret(DEFAULT_CLIENT_SECRET))
 
-LOGIN_DAYS = 49.99
-"""Time before the start over which the logins are spread: no rotation is due at the start."""
+OLDEST = timedelta(days=49.99)
+"""The age of the oldest login at the start: no rotation is due yet."""
+
+OLD = 0.1
+"""The part of the accounts that need the rotation by age during the run, besides those that need it
+because of the spread of all logins."""
 
 WRITES_AT_ONCE = 20
 """Records that are written at the same time before the start."""
@@ -132,42 +136,31 @@ class World:
 
     # ---------- the accounts
 
-    async def fill(self, names: Iterable[str], rng: random.Random, spread: timedelta) -> None:
-        """Log in to each account, at times within ``spread``, and advance the clock by it."""
-        store = self.place.open()
-        ages = sorted((rng.random() * spread for _ in names), reverse=True)
-        began, writes = self.clock.now(), set[asyncio.Task[None]]()
-        for name, age in zip(names, ages, strict=True):
-            self.clock.advance((began + spread - age - self.clock.now()).total_seconds())
+    async def fill(self, ages: Mapping[str, timedelta]) -> None:
+        """Log in to each account, and advance the clock until the logins have these ages."""
+        store, oldest_first = self.place.open(), sorted(ages, key=lambda name: -ages[name])
+        ended_at = self.clock.now() + max(ages.values())
+        writes = set[asyncio.Task[None]]()
+        for name in oldest_first:
+            self._advance_to(ended_at - ages[name])
             writes.add(asyncio.create_task(self._write(store, name, self._log_in(name))))
             if len(writes) >= WRITES_AT_ONCE:
                 await asyncio.gather(*writes)
                 writes.clear()
         await asyncio.gather(*writes)
-        self.clock.advance((began + spread - self.clock.now()).total_seconds())
+        self._advance_to(ended_at)
         await store.close()
+
+    def _advance_to(self, time: datetime) -> None:
+        self.clock.advance((time - self.clock.now()).total_seconds())
 
     def _log_in(self, name: str) -> Account:
         """Log a user of its own in to the account, and return the record."""
         now = self.clock.now()
-        response = self.sandbox.log_in(SCOPES, user_id=name)
-        content = json.dumps(response.fields).encode()
-        issued = read_token_response(Response(200, {}, content), now)
-        assert isinstance(issued, Issued)
-        assert issued.refresh_token is not None
-        self.owners[fingerprint(issued.refresh_token.reveal())] = name
+        account, token = new_record(self.sandbox, name, now)
+        self.owners[token] = name
         self.logged_in_at[name] = now
-        return after_login(
-            Account(generation=1, write_id="login", entry=Entry(added_at=now)),
-            issued,
-            consent_id=name,
-            client_id=WEB_APP.client_id,
-            client_secret=WEB_APP.client_secret,
-            token_url=self.sandbox.token_url,
-            tenant_id=None,
-            scopes_requested=SCOPES,
-            began_at=now,
-        )
+        return account
 
     async def _write(self, store: TokenStore, name: str, account: Account) -> None:
         config, now = self.configured(name, account.entry, None), account.consented_at
@@ -185,7 +178,9 @@ class World:
         """Return the policy of an account."""
         return staggered(self.policy, name)
 
-    def configured(self, name: str, entry: Entry | None, client: XeroClient | None) -> AccountConfig:
+    def configured(
+        self, name: str, entry: Entry | None, client: XeroClient | None
+    ) -> AccountConfig:
         """Return the settings of an account."""
         return AccountConfig(
             name=name,
@@ -253,16 +248,42 @@ class World:
         return XeroClient(endpoints, clock=self.clock)
 
 
+def new_record(sandbox: Sandbox, name: str, now: datetime) -> tuple[Account, str]:
+    """Log the user ``name`` in. Return the record, and the fingerprint of its refresh token."""
+    content = json.dumps(sandbox.log_in(SCOPES, user_id=name).fields).encode()
+    issued = read_token_response(Response(200, {}, content), now)
+    assert isinstance(issued, Issued)
+    assert issued.refresh_token is not None
+    account = after_login(
+        Account(generation=1, write_id="login", entry=Entry(added_at=now)),
+        issued,
+        consent_id=name,
+        client_id=WEB_APP.client_id,
+        client_secret=WEB_APP.client_secret,
+        token_url=sandbox.token_url,
+        tenant_id=None,
+        scopes_requested=SCOPES,
+        began_at=now,
+    )
+    return account, fingerprint(issued.refresh_token.reveal())
+
+
 def names_of(count: int) -> list[str]:
     """Return the names of so many accounts."""
     return [f"account-{number:05}" for number in range(count)]
 
 
+def age_of_login(rng: random.Random, hours: float) -> timedelta:
+    """Return the age of a login at the start of a run of so many hours."""
+    return OLDEST - (timedelta(hours=hours) if rng.random() < OLD else OLDEST) * rng.random()
+
+
 @asynccontextmanager
-async def world(
+async def new_world(
     kind: str,
     count: int,
     *,
+    hours: float = 24,
     seed: int = 1,
     always: Callable[[str], bool] = lambda _: False,
     beside: World | None = None,
@@ -273,6 +294,7 @@ async def world(
     Args:
         kind: ``redis`` or ``file``.
         count: the number of accounts.
+        hours: the duration of the run.
         seed: the seed of the times of the logins.
         always: tells which accounts are kept fresh without callers.
         beside: another world, whose Xero and clock this one shares. All logins are made now.
@@ -283,7 +305,9 @@ async def world(
         place = opened.enter_context(Place(kind))
         clock = FakeClock() if beside is None else beside.clock
         if beside is None:
-            options = SandboxOptions(port=0, users=tuple(map(User, names_of(max(count, users)))), seed=seed)
+            options = SandboxOptions(
+                port=0, users=tuple(map(User, names_of(max(count, users)))), seed=seed
+            )
             sandbox = Sandbox(options, clock.now)
             sandbox.world.identity = Identity(
                 options.clients, users=options.users, mint=cheap_token, random=rng
@@ -292,7 +316,9 @@ async def world(
         else:
             sandbox = beside.sandbox
         made = World(sandbox, clock, place, always=set(filter(always, names)))
-        spread = timedelta(days=LOGIN_DAYS) if beside is None else timedelta(0)
-        await made.fill(names, rng, spread)
+        if beside is None:
+            await made.fill({name: age_of_login(rng, hours) for name in names})
+        else:
+            await made.fill(dict.fromkeys(names, timedelta(0)))
         opened.push_async_callback(made.close)
         yield made

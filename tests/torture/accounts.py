@@ -1,11 +1,11 @@
 """Thousands of accounts in one deployment: every used one fresh, each due refresh made once.
 
-managers   Several managers of accounts in one process, each with its own opening of one real store.
-           One clock is set, so that a day takes minutes. A few percent of the accounts have callers,
-           at one or two of the managers; some are kept fresh always; the others only need the
-           rotation by age. The requests at the simulated Xero are compared with the refreshes that
-           the policy demands, account by account. Then the costs are measured: of a tick, of an
-           account that is not in use, and of the hours after an outage of all processes.
+managers   Several managers of accounts in one process, each with its own opening of one store. One
+           clock is set, so that a day takes minutes. A few percent of the accounts have callers, at
+           one or two of the managers; some are kept fresh always; the others only need the rotation
+           by age. The requests at the simulated Xero are compared with the refreshes that the
+           policy demands, account by account. Then the costs are measured: of a tick, of an account
+           that is not in use, and of the hours after an outage of all processes.
 processes  Several real server processes on one Redis, with tokens of some seconds. One of them is
            killed and started again.
 """
@@ -19,7 +19,7 @@ import random
 import time
 import tracemalloc
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -34,10 +34,12 @@ from torture._account_plan import (
     demanded_refreshes,
     plan,
 )
-from torture._account_world import World, names_of, world
+from torture._account_processes import run_processes
+from torture._account_world import World, names_of, new_world
 from xots.accounts import survey
 from xots.accounts.accounts import Accounts
 from xots.errors import XotsError
+from xots.lifecycle.policy import Policy
 from xots.safe_text import safe_text
 from xots.sandbox.identity.protocol import BearerRefused
 
@@ -47,6 +49,8 @@ the other finds what the ones before it have left."""
 
 ALWAYS = 0.1
 """The part of the used accounts that is kept fresh always."""
+
+AHEAD_SECONDS = Policy().refresh_ahead.total_seconds()
 
 MAX_TICK_RATIO = 2.0
 """Upper bound on the cost of a tick among many accounts, as a multiple of that among few."""
@@ -201,70 +205,68 @@ def rare_sweeps() -> Iterator[None]:
 # -------------------------------------------------------------------------------------- the costs
 
 
-@dataclass(frozen=True)
-class Cost:
-    """The average cost of an operation."""
+@dataclass
+class Ticks:
+    """The costs of the ticks of one manager, in processor time and in requests to the store."""
 
-    cpu_milliseconds: float
+    world: World
+    accounts: Accounts
+    milliseconds: list[float] = field(default_factory=list)
     """Of this process, which is the simulated Xero too, and of Redis."""
-    requests: float
-    """The commands that Redis carried out."""
+    requests: list[int] = field(default_factory=list)
 
+    async def tick(self) -> int:
+        """Tick, and return the number of requests at Xero."""
+        place, log = self.world.place, self.world.sandbox.log
+        before, requests = len(log), place.requests()
+        began = time.process_time() + place.cpu_seconds()
+        await self.world.tick([self.accounts])
+        seconds = time.process_time() + place.cpu_seconds() - began
+        self.milliseconds.append(1000 * seconds)
+        self.requests.append(place.requests() - requests)
+        return len(log) - before
 
-async def cost(world: World, rounds: int, act: Callable[[], Awaitable[None]]) -> Cost:
-    """Return the cost of ``act``: the median of the processor time, the average of the requests."""
-    times, requests = [], world.place.requests()
-    for _ in range(rounds):
-        began = time.process_time() + world.place.cpu_seconds()
-        await act()
-        times.append(time.process_time() + world.place.cpu_seconds() - began)
-    return Cost(1000 * median(times), (world.place.requests() - requests) / rounds)
+    def __str__(self) -> str:
+        return (
+            f"{median(self.milliseconds):.2f} ms of processor time and {median(self.requests):g} "
+            f"requests to the store among {len(self.world.logged_in_at)} accounts"
+        )
 
 
 async def tick_costs(small: World, large: World, *, due: int = 10, rounds: int = 20) -> list[str]:
     """Compare a tick with ``due`` accounts among few with one among many. Return the errors."""
-    found: dict[str, list[Cost]] = {"due": [], "idle": []}
-    worlds = (small, large)
+    clock, worlds, wrong = small.clock, (small, large), list[str]()
     for world in worlds:
         world.always = set(sorted(world.logged_in_at)[:due])
     managers = [await started(world) for world in worlds]
     for world, accounts in zip(worlds, managers, strict=True):
-        await world.tick([accounts])  # whatever is due after the time before
-
-    def ticking(world: World, accounts: Accounts) -> Callable[[], Awaitable[None]]:
-        return lambda: world.tick([accounts])
-
+        await world.tick([accounts])
+    busy, idle = (
+        [Ticks(world, accounts) for world, accounts in zip(worlds, managers, strict=True)]
+        for _ in range(2)
+    )
     for _ in range(rounds):
-        small.clock.advance(LIFE_SECONDS)  # one clock for both
-        for world, accounts in zip(worlds, managers, strict=True):
-            before = len(world.sandbox.log)
-            found["due"].append(await cost(world, 1, ticking(world, accounts)))
-            assert len(world.sandbox.log) - before >= due
-        small.clock.advance(TICK_SECONDS)
-        for world, accounts in zip(worlds, managers, strict=True):
-            found["idle"].append(await cost(world, 1, ticking(world, accounts)))
+        # Before the refreshes fall due, the rotations of the other accounts are made.
+        clock.advance(LIFE_SECONDS - 1.5 * AHEAD_SECONDS)
+        for ticks in busy:
+            await ticks.world.tick([ticks.accounts])
+        clock.advance(0.5 * AHEAD_SECONDS + TICK_SECONDS)
+        for ticks in busy:
+            made = await ticks.tick()
+            if made < due:
+                wrong.append(f"a tick made {made} refreshes instead of {due}")
+        clock.advance(TICK_SECONDS)
+        for ticks in idle:
+            await ticks.tick()
+    for what, (few, many) in (("that has nothing to do", idle), (f"with {due} due", busy)):
+        ratio = median(many.milliseconds) / median(few.milliseconds)
+        print(f"a tick {what} costs {few}, {many}: ratio {ratio:.2f}", flush=True)
+        if median(many.requests) > MAX_TICK_RATIO * median(few.requests):
+            wrong.append(f"a tick {what} makes more requests among many accounts")
+    if ratio > MAX_TICK_RATIO:
+        wrong.append(f"a tick costs {ratio:.2f} times as much among many accounts")
     for world, accounts in zip(worlds, managers, strict=True):
         await world.close(accounts)
-    wrong = []
-    for kind, costs in found.items():
-        few, many = (
-            (
-                median(one.cpu_milliseconds for one in costs[at::2]),
-                median(one.requests for one in costs[at::2]),
-            )
-            for at in range(2)
-        )
-        ratio = many[0] / few[0]
-        print(
-            f"a tick with {due if kind == 'due' else 0} due: {few[0]:.2f} ms of processor time and "
-            f"{few[1]:g} requests to the store among {len(small.logged_in_at)}, {many[0]:.2f} ms "
-            f"and {many[1]:g} among {len(large.logged_in_at)}: ratio {ratio:.2f}",
-            flush=True,
-        )
-        if ratio > MAX_TICK_RATIO:
-            wrong.append(f"a tick costs {ratio:.2f} times as much among many accounts ({kind})")
-        if many[1] > few[1] * MAX_TICK_RATIO:
-            wrong.append(f"a tick makes {many[1]:g} instead of {few[1]:g} requests ({kind})")
     return wrong
 
 
@@ -403,8 +405,8 @@ async def after_outage(world: World, managers: int, *, always: int, hours: float
         for round_ in range(1, max(seen.values()) + 1)
     ]
     print(
-        f"after an outage of two hours, {always} accounts that are always fresh: the most refreshes "
-        f"within a minute in each round: {largest}",
+        f"after an outage of two hours, {always} accounts that are always fresh: the most "
+        f"refreshes within a minute in each round: {largest}",
         flush=True,
     )
     spent = Counter(request.token for request in refreshes)
@@ -434,45 +436,51 @@ class Options:
     seed: int = 1
 
 
-async def run_day(options: Options, world_: World, used: list[str]) -> list[str]:
+async def run_day(options: Options, many: World, used: list[str]) -> list[str]:
     """Let the time of a run pass, and print its figures. Return the errors."""
     began, seconds = time.monotonic(), int(options.hours * 3600)
     rng = random.Random(options.seed)  # noqa: S311 - repeatable
-    requests = plan(
-        used, seconds=seconds, managers=options.managers, rng=rng, always=world_.always
-    )
+    requests = plan(used, seconds=seconds, managers=options.managers, rng=rng, always=many.always)
     for number in range(options.managers):
-        accounts = await world_.manager(number)
+        accounts = await many.manager(number)
         if number == 0:
             await accounts.swept()
-    day = Day(world_, requests, seconds, options.seed)
+    day = Day(many, requests, seconds, options.seed)
     figures = await day.go()
     print(
         f"{options.accounts} accounts on {options.store}, {len(used)} used (of which "
-        f"{len(world_.always)} are always fresh), {options.managers} managers, {options.hours:g} "
+        f"{len(many.always)} are always fresh), {options.managers} managers, {options.hours:g} "
         f"simulated hours, seed {options.seed}: {figures.calls} token requests, least remaining "
         f"lifetime {figures.least_left:g} s; {figures.refreshes} refresh requests at Xero, ideal "
         f"{figures.ideal:.0f}, of which rotations of accounts that are not used "
         f"{figures.rotations}; errors {len(figures.wrong)}; {time.monotonic() - began:.0f} s",
         flush=True,
     )
-    await world_.close()
+    await many.close()
     return figures.wrong
 
 
-async def run(options: Options) -> list[str]:
-    """Make a run, and print its figures. Return the errors."""
+async def run(options: Options, *, costs: bool = True) -> list[str]:
+    """Make a run, and measure the costs. Print the figures, and return the errors."""
     rng = random.Random(options.seed)  # noqa: S311 - repeatable
     used = rng.sample(names_of(options.accounts), round(options.accounts * options.used))
     always = {name for name in used if rng.random() < ALWAYS}
     wrong: list[str] = []
     async with AsyncExitStack() as opened:
         many = await opened.enter_async_context(
-            world(options.store, options.accounts, seed=options.seed, always=always.__contains__)
+            new_world(
+                options.store,
+                options.accounts,
+                hours=options.hours,
+                seed=options.seed,
+                always=always.__contains__,
+            )
         )
         wrong += await run_day(options, many, used)
+        if not costs:
+            return wrong
         few = await opened.enter_async_context(
-            world(options.store, options.few, seed=options.seed, beside=many)
+            new_world(options.store, options.few, seed=options.seed, beside=many)
         )
         wrong += await tick_costs(few, many)
         wrong += await memory_cost(few, many)
@@ -514,9 +522,46 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--seed", type=int, default=1, help="seed of logins and callers (default: %(default)s)"
     )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        help="instead: so many real server processes on one Redis, one of them killed",
+    )
+    parser.add_argument(
+        "--life",
+        type=int,
+        default=20,
+        help="with --processes: lifetime of an access token in seconds (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=3,
+        help="with --processes: duration in minutes (default: %(default)s)",
+    )
     given = parser.parse_args(arguments)
+    if given.processes:
+        wrong = asyncio.run(
+            run_processes(
+                processes=given.processes,
+                accounts=given.accounts or 500,
+                used=given.used,
+                life=given.life,
+                seconds=given.minutes * 60,
+                seed=given.seed,
+            )
+        )
+    else:
+        with rare_sweeps():
+            wrong = asyncio.run(run(_options(given)))
+    for one in wrong[:20]:
+        print(f"WRONG: {one}")
+    return 1 if wrong else 0
+
+
+def _options(given: argparse.Namespace) -> Options:
     is_redis = given.store == "redis"
-    options = Options(
+    return Options(
         store=given.store,
         managers=given.managers or (4 if is_redis else 1),
         accounts=given.accounts or (10_000 if is_redis else 2000),
@@ -524,8 +569,3 @@ def main(arguments: list[str]) -> int:
         used=given.used,
         seed=given.seed,
     )
-    with rare_sweeps():
-        wrong = asyncio.run(run(options))
-    for one in wrong[:20]:
-        print(f"WRONG: {one}")
-    return 1 if wrong else 0
