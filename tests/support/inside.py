@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from xots.accounts.accounts import Accounts
 from xots.keeping.context import Context
 from xots.keeping.keeper import TokenKeeper
 from xots.keeping.replica import Replica
@@ -59,3 +60,8 @@ def acceptor_of(server: Server) -> Acceptor:
     """Return the accept loop of a started server."""
     assert server._acceptor is not None
     return server._acceptor
+
+
+def maintenance_of(accounts: Accounts) -> frozenset[asyncio.Task[Any]]:
+    """Return the tasks in which a manager maintains its due accounts."""
+    return accounts._work._tasks.running
