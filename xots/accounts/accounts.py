@@ -251,10 +251,11 @@ class Accounts:
         finally:
             self._keepers.leave(name)
             self._keepers.schedule(name, acted=True)
-        account, config, now = found.keeper.account, found.config, self._shared.clock.now()
-        due_at = config.indexed_at(account, now)
-        if account.write_id == before and (due_at is None or due_at > now):
-            await self._shared.store.note_due(name, due_at)
+        account, now = found.keeper.account, self._shared.clock.now()
+        due_at = found.config.indexed_at(account, now)
+        is_done = account.write_id == before and (due_at is None or due_at > now)
+        if is_done and name != self._name_of_default:  # no process looks for its own default there
+            await self._survey.correct_index(name)
 
     # ---------- inside
 
