@@ -12,8 +12,8 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
 import simulation
+from simulation.ledger import BrokenInvariantError
 from simulation.runs import run_beyond, run_seed, run_years
-from simulation.world import BrokenInvariantError
 from xots.sandbox import SiblingMode
 
 SEEDS_PER_BATCH = 50

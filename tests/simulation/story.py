@@ -21,6 +21,7 @@ from xots.lifecycle.schedule import (
 )
 from xots.secret import Secret
 
+from .ledger import BrokenInvariantError
 from .loop import JumpingLoop
 from .outside import PlainSealer, SimulatedStore, SimulatedXero
 from .world import (
@@ -29,7 +30,6 @@ from .world import (
     MAX_OUTAGE_SECONDS,
     PAUSE_SECONDS,
     SCOPES,
-    BrokenInvariantError,
     Climate,
     Process,
     World,
