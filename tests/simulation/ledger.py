@@ -1,4 +1,4 @@
-"""The ledger: which logins and ends were confirmed to their users."""
+"""The ledger of one account: the confirmations that users received of its logins and ends."""
 
 from __future__ import annotations
 
@@ -33,9 +33,13 @@ class Ledger:
 
     Actions that overlap in time may count in either order. A refused action must have changed
     nothing. The action of a process that died may have been carried out or not.
+
+    Args:
+        name: the account.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._actions = [Action(login=False, by=None, began_at=-1, over_at=-1, confirmed=True)]
 
     def begins(self, *, login: bool, by: Process) -> Action:
@@ -45,6 +49,10 @@ class Ledger:
 
     def refused(self, action: Action) -> None:
         self._actions.remove(action)
+
+    def cut_short(self, action: Action, by: Process) -> None:
+        """Note an action that failed on its way: it may have been carried out, or not."""
+        action.over_at = by.world.loop.time()
 
     def written(self, consent_id: str | None, by: Process) -> None:
         """Note a record with this consent. A new consent belongs to a login of this process."""
@@ -59,14 +67,21 @@ class Ledger:
             if (action := next(unknown, None)) is not None:
                 action.consent_id = consent_id
 
-    def confirmed(self, action: Action, by: Process) -> None:
-        if action.login and (consent_id := by.keeper.account.consent_id) != action.consent_id:
+    def confirmed(self, action: Action, by: Process, consent_id: str | None) -> None:
+        """Note a success.
+
+        Args:
+            action: the login or the end.
+            by: its process.
+            consent_id: the consent in the process's memory, after a login.
+        """
+        if action.login and consent_id != action.consent_id:
             # Of two logins at one process, this identifies each.
             for other in self._actions:
                 if other.consent_id == consent_id and not other.confirmed:
                     other.consent_id = action.consent_id
             action.consent_id = consent_id
-        action.held = by.keeper.unsaved
+        action.held = by.is_unsaved(self._name)
         if not action.held:
             action.confirmed, action.over_at = True, by.world.loop.time()
 
@@ -82,7 +97,7 @@ class Ledger:
                 action.held
                 and action.over_at is None
                 and action.by is not None
-                and not action.by.keeper.unsaved
+                and not action.by.is_unsaved(self._name)
             ):
                 action.confirmed, action.over_at = True, now
         confirmed = [action for action in self._actions if action.confirmed]
@@ -96,7 +111,8 @@ class Ledger:
         ):
             return
         raise BrokenInvariantError(
-            f"the store holds the consent {consent_id}, but the confirmed actions are "
+            f"{self._name}: the store holds the consent {consent_id}, but the confirmed actions "
+            "are "
             + ", ".join(
                 f"{'login ' + str(a.consent_id) if a.login else 'end'}" for a in self._actions
             )
