@@ -25,7 +25,7 @@ class Changes:
 
     def __init__(self, store: TokenStore) -> None:
         self._store = store
-        self._listeners: set[_Listener] = set()
+        self._listeners: dict[_Listener, None] = {}
         self._subscription: asyncio.Task[None] | None = None
         self._is_live = False
         """True once the store reports every change."""
@@ -41,9 +41,9 @@ class Changes:
             async for _ in batches:
                 yield
 
-    async def all(self) -> AsyncGenerator[set[str | None], None]:
-        """Yield the names that have changed since the last batch. None among them: any record may
-        have changed.
+    async def all(self) -> AsyncGenerator[list[str | None], None]:
+        """Yield the names that have changed since the last batch, in their order. None among them:
+        any record may have changed.
 
         Raises:
             StoreUnavailable: as ``of``.
@@ -52,8 +52,8 @@ class Changes:
             async for names in batches:
                 yield names
 
-    async def _batches(self, listener: _Listener) -> AsyncGenerator[set[str | None], None]:
-        self._listeners.add(listener)
+    async def _batches(self, listener: _Listener) -> AsyncGenerator[list[str | None], None]:
+        self._listeners[listener] = None
         try:
             if self._subscription is None or self._subscription.done():
                 self._is_live = False
@@ -63,7 +63,7 @@ class Changes:
             while True:
                 yield await listener.batch()
         finally:
-            self._listeners.discard(listener)
+            self._listeners.pop(listener, None)
             if not self._listeners and self._subscription is not None:
                 await cancel_until_done(self._subscription)
 
@@ -90,14 +90,14 @@ class _Listener:
 
     def __init__(self, name: str | None) -> None:
         self._name = name
-        self._names: set[str | None] = set()
+        self._names: dict[str | None, None] = {}
         self._error: Exception | None = None
         self._wake = asyncio.Event()
 
     def notify(self, name: str | None) -> None:
         """Note a change of ``name``; None: any record may have changed."""
         if name is None or self._name in (None, name):
-            self._names.add(name)
+            self._names[name] = None
             self._wake.set()
 
     def fail(self, error: Exception) -> None:
@@ -105,7 +105,7 @@ class _Listener:
         self._error = error
         self._wake.set()
 
-    async def batch(self) -> set[str | None]:
+    async def batch(self) -> list[str | None]:
         """Wait for changes, and return them.
 
         Raises:
@@ -115,5 +115,5 @@ class _Listener:
         if self._error is not None:
             raise self._error
         self._wake.clear()
-        names, self._names = self._names, set()
+        names, self._names = list(self._names), {}
         return names
