@@ -408,7 +408,7 @@ class Story:
         best = self.world.account(name).generation
         for process in self.started:
             found = open_keepers_of(process.accounts).get(name)
-            soon = process.clock.now() + timedelta(seconds=200)
+            soon = process.clock.elapsed() + 200
             stays = found is not None and (name == DEFAULT or not found.is_idle(soon))
             if found is not None and stays and found.keeper.account.generation >= best:
                 return True
@@ -485,7 +485,7 @@ class Story:
             await self.token(process, name)
             keeper, now = found.keeper, process.clock.now()
             # A refresh ahead that failed and left no open refresh waits for the next due time.
-            ahead = keeper.usage.keeps_fresh(now)
+            ahead = keeper.usage.keeps_fresh(process.clock.elapsed())
             step = next_step(keeper.account, now, keeper.policy, ahead=ahead)
             is_waiting = keeper.state is State.REFRESH_FAILING and isinstance(step, Idle)
             if keeper.state is not State.CONNECTED and not is_waiting:
