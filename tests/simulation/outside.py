@@ -11,7 +11,7 @@ from datetime import datetime
 import msgspec
 
 from xots.backends.base import Lease, Stored, TokenStore
-from xots.errors import StaleWrite, StoreUnavailable
+from xots.errors import SealError, StaleWrite, StoreUnavailable
 from xots.lifecycle.account import Account, RefreshToken
 from xots.lifecycle.outcomes import Failure, NotSent, Outcome, Unknown
 from xots.lifecycle.record_json import decode
@@ -35,6 +35,10 @@ RESPONSE_TIMEOUT_SECONDS = 20.0
 """Timeout of a response of Xero."""
 
 
+DAMAGED = b"damaged"
+"""A record that cannot be opened."""
+
+
 class PlainSealer:
     """Seals nothing. Sealing has its own tests, and would dominate the run time."""
 
@@ -42,6 +46,8 @@ class PlainSealer:
         return body
 
     def open(self, sealed: bytes, purpose: str, context: Mapping[str, str]) -> bytes:
+        if sealed == DAMAGED:
+            raise SealError("the record is damaged")
         return sealed
 
 
@@ -86,6 +92,7 @@ class SimulatedStore(TokenStore):
 
     async def read(self, name: str) -> Stored | None:
         await self._delay()
+        await asyncio.sleep(self.world.slow_records.get(name, 0))
         if self._fails("read failed"):
             raise StoreUnavailable("the store is unreachable")
         found = self.world.kept.get(name)
@@ -96,6 +103,7 @@ class SimulatedStore(TokenStore):
         self, name: str, value: bytes, *, expected: str | None, due_at: datetime | None = None
     ) -> str:
         await self._delay()
+        await asyncio.sleep(self.world.slow_records.get(name, 0))
         await self.process.step()
         if self._fails("write failed"):
             raise StoreUnavailable("the store is unreachable")
@@ -263,7 +271,8 @@ class SimulatedXero:
 
     async def _post(self, commit: Callable[[], TokenResponse], *, forbidden: str = "") -> Outcome:
         await self.process.step()
-        world, kind = self.world, self._away()
+        world = self.world
+        kind = self._away() or world.troubles.get(self.name, "")
         if not kind and world.rng.random() < world.climate.xero:
             kind = world.rng.choice(world.climate.kinds)
             if kind == forbidden:

@@ -392,6 +392,10 @@ class World:
         """The account whose login made each consent at Xero."""
         self.stuck: set[str] = set()
         """The accounts whose invariants are not checked now, since an operator damaged them."""
+        self.troubles: dict[str, str] = {}
+        """The accounts whose requests to Xero fail, and the fault of each."""
+        self.slow_records: dict[str, float] = {}
+        """The accounts whose record takes long to read and to write, in seconds."""
         self._decoded: dict[str, tuple[Stored, Account]] = {}
         self.figures: Counter[str] = Counter()
         self.broken: BrokenInvariantError | None = None
@@ -496,8 +500,8 @@ class World:
     def check_use(self, token: str) -> None:
         """Check that a refresh token is used within 30 minutes of its first use."""
         known = self.identity.tokens.refresh_tokens.get(token)
-        if known is None or known.first_used_at is None:
-            return
+        if known is None or known.first_used_at is None or self.owners[known.consent] in self.stuck:
+            return  # after the end of a consent at Xero, a late reuse can end nothing more
         self.figures["reuses of spent tokens"] += 1
         if self.within_bound and self.now() - known.first_used_at > GRACE:
             after = self.now() - known.first_used_at
