@@ -229,8 +229,10 @@ class TroubledStory(Story):
         while world.leases.get(name) is not None:
             await asyncio.sleep(0.1)
         world.leases[name] = Held(Process(0, world), ttl_seconds=seconds)
-        await asyncio.sleep(seconds)
-        del world.leases[name]
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            del world.leases[name]
 
     async def _damage(self, name: str, seconds: float) -> None:
         """Damage the record, and restore it as an operator does."""
@@ -241,10 +243,12 @@ class TroubledStory(Story):
         world.stuck.add(name)
         world.kept[name] = Stored(DAMAGED, "damaged")
         world.notify(name)
-        await asyncio.sleep(seconds)
-        world.kept[name] = whole
-        world.stuck.discard(name)
-        world.notify(name)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            world.kept[name] = whole
+            world.stuck.discard(name)
+            world.notify(name)
 
     def _lose_consent(self, name: str) -> None:
         """End the consent at Xero, as a user does who disconnects the app there."""
