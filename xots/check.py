@@ -196,7 +196,9 @@ def login_finding(settings: Settings, account: Account, now: datetime, path: str
     state = state_of(account, now, settings.policy)
     problems = mismatches(settings, account)
     if state is State.CONSENT_LOST:
-        problems.append("the login is lost, a user must log in again: start xots and open /home")
+        problems.append(
+            f"the login is lost, a user must log in again: start xots and open {path}/home"
+        )
     if problems:
         return Finding("login", f"{settings.account}: {'; '.join(problems)}", failed=True)
     last = f", {problem_text(account.problem)}" if account.problem else ""

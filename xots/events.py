@@ -13,11 +13,13 @@ from datetime import datetime, timedelta
 from typing import ClassVar
 
 from .lifecycle.account import Problem, ProblemKind
-from .wording import counted, problem_text, span_text, time_text
+from .wording import counted, problem_text, remaining_text, shared_text, span_text, time_text
 
 __all__ = [
     "ClockSkewed",
+    "ConnectionsRemain",
     "ConsentWasLost",
+    "Disconnected",
     "Event",
     "LoggedIn",
     "LoginEnded",
@@ -230,8 +232,9 @@ class ConsentWasLost(Event):
 
     def __str__(self) -> str:
         text = (
-            "the login is lost, a user must log in again: open /home and log in. Xero refused "
-            f"every refresh token, #{self.refused} last ({self.detail}): {self.reason}"
+            f"the login is lost, a user must log in again: open /accounts/{self.account}/home and "
+            f"log in. Xero refused every refresh token, #{self.refused} last ({self.detail}): "
+            f"{self.reason}"
         )
         if self.served_until is not None:
             until = time_text(self.served_until, self.at)
@@ -259,6 +262,38 @@ class Revoked(Event):
 
     def __str__(self) -> str:
         return "Xero has revoked the login's tokens"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disconnected(Event):
+    """A login that was ended here shares its Xero user with others: its own connections were
+    deleted, and its tokens forgotten instead of revoked."""
+
+    shared_with: tuple[str, ...]
+    """The names of the accounts that a revocation would have ended too."""
+    user_unknown: tuple[str, ...]
+    """Those of them that may have another Xero user."""
+    deleted: int
+    """Number of connections that Xero has deleted."""
+
+    def __str__(self) -> str:
+        return (
+            f"the login's tokens are forgotten, and {counted(self.deleted, 'connection')} of its "
+            f"own deleted at Xero. {shared_text(self.shared_with, self.user_unknown)}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectionsRemain(Event):
+    """A login was ended by ``Disconnected``, and connections of its own may remain at Xero."""
+
+    level: ClassVar[int] = logging.WARNING
+    organisations: tuple[str, ...]
+    """Their organisations, as text to show; empty if they are not known."""
+    reason: str
+
+    def __str__(self) -> str:
+        return remaining_text(self.organisations, self.reason)
 
 
 @dataclass(frozen=True, kw_only=True)

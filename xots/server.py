@@ -22,7 +22,8 @@ from .settings import Settings, is_loopback
 from .web.acceptor import Acceptor, Limits
 from .web.app import make_app
 from .web.guard import allowed_hosts
-from .web.handler import InFlight, WebConfig
+from .web.handler import WebConfig
+from .web.in_flight import InFlight
 from .wiring import open_accounts
 
 __all__ = [
@@ -125,7 +126,7 @@ class Server:
         self.rotation = Rotation(self.accounts)
         limits = self._limits()
         config = self._web_config(max_waiting=limits.max_connections // 2)
-        app = make_app(self.keeper, sealer, config, self._in_flight)
+        app = make_app(self.accounts, sealer, config, self._in_flight)
         self._acceptor = Acceptor(sockets, app, limits, clock=self._clock)
         self._acceptor.start()
         self.rotation.start()
@@ -153,14 +154,6 @@ class Server:
         own_hosts = allowed_hosts(settings.address, [self.port], redirect_uri)
         return WebConfig(
             redirect_uri=redirect_uri,
-            authorize_url=settings.authorize_url,
-            token_url=settings.token_url,
-            scopes=settings.scopes,
-            tenant_id=settings.tenant_id,
-            pkce=settings.pkce,
-            has_tenants=bool(settings.connections_url),
-            can_revoke=bool(settings.revoke_url),
-            refresh_lifetime=settings.policy.refresh_lifetime,
             max_waiting=max_waiting,
             hosts=own_hosts | frozenset(settings.allowed_hosts),
         )

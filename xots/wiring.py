@@ -21,6 +21,7 @@ from .clock import Clock, SystemClock
 from .errors import SettingsError, XotsError
 from .events import Event, Observer
 from .keeping.changes import Changes
+from .keeping.ending import EndOutcome
 from .keeping.keeper import TokenKeeper
 from .keeping.resealing import Resealed, reseal_all
 from .keeping.store_clock import StoreClock
@@ -204,27 +205,33 @@ async def open_keeper(
         yield accounts.default, sealer
 
 
-async def end_login(settings: Settings, *, forget: bool) -> bool:
+async def end_login(
+    settings: Settings, *, forget: bool, everywhere: bool = False
+) -> list[EndOutcome]:
     """End the login on the store itself, while no server runs.
 
     Args:
         settings: the settings.
         forget: drop the stored credentials too.
+        everywhere: end the logins of all accounts that share the client and the Xero user too.
 
     Returns:
-        True once Xero has revoked the tokens; False if it has not confirmed that yet.
+        The outcome for each account that was ended.
 
     Raises:
         XotsError: the store holds no login.
-        StoreError, SealError, SettingsError: as for ``open_keeper``.
+        StoreError, SealError, SettingsError: as for ``open_accounts``.
     """
     async with open_accounts(settings, ignore_scopes=True) as (accounts, _):
-        keeper = accounts.default
-        await accounts.swept()
-        if keeper.account.client_id is None:
+        if accounts.default.account.client_id is None:
             where = shown_store(settings)
             raise XotsError(f"no server runs, and the store holds no login: {where}")
-        return await keeper.end(forget=forget)
+        if everywhere:
+            ended = await accounts.end_all(settings.account, forget=forget)
+            for error in (each for each in ended.values() if isinstance(each, XotsError)):
+                raise error
+            return [each for each in ended.values() if isinstance(each, EndOutcome)]
+        return [await accounts.default.end(forget=forget)]
 
 
 async def add_account(settings: Settings, name: str, entry: Entry) -> None:

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from .lifecycle.account import Problem, ProblemKind
 
-__all__ = ["counted", "problem_text", "span_text", "time_text"]
+__all__ = [
+    "counted",
+    "listing",
+    "problem_text",
+    "remaining_text",
+    "shared_text",
+    "span_text",
+    "time_text",
+]
+
+MAX_LISTED = 5
+"""Upper bound on the names in one sentence."""
 
 PROBLEM_TEXTS = {
     ProblemKind.UNKNOWN: "no usable response came from Xero; the refresh token may be spent ({})",
@@ -43,3 +55,42 @@ def span_text(span: timedelta) -> str:
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, in the plural unless the number is one."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def listing(names: Sequence[str]) -> str:
+    """Return names as a list in a sentence: the first of them, and the number of the others."""
+    shown, others = names[:MAX_LISTED], len(names) - MAX_LISTED
+    return ", ".join(shown) + (f" and {counted(others, 'other')}" if others > 0 else "")
+
+
+def shared_text(names: Sequence[str], user_unknown: Sequence[str]) -> str:
+    """Return the sentences about the accounts for whose sake an ended login was not revoked.
+
+    Args:
+        names: the accounts.
+        user_unknown: those of them that may have another Xero user.
+    """
+    text = (
+        "Nothing was revoked at Xero, since that would end other logins of the same Xero user too: "
+        + listing(names)
+    )
+    if user_unknown:
+        text += (
+            f". It is not known if the Xero user of {listing(user_unknown)} is the same one, since "
+            "a record of an earlier version does not name its user"
+        )
+    return text
+
+
+def remaining_text(organisations: Sequence[str], reason: str) -> str:
+    """Return the sentences about connections that an ended login leaves at Xero.
+
+    Args:
+        organisations: their organisations, as text to show; empty if they are not known.
+        reason: why the connections were not deleted.
+    """
+    which = f"to {listing(organisations)} " if organisations else ""
+    return (
+        f"connections of the ended login {which}may remain at Xero: {reason}. If no other login "
+        "needs them, disconnect the app at Xero (Settings, Connected apps)"
+    )

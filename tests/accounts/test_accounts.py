@@ -109,8 +109,7 @@ async def test_a_new_process_finds_what_is_due_in_the_records(several: Several) 
     await several.add(first, "smith")
     await first.close()
     several.managers.clear()
-    several.store._due_index._due_at.clear()
-    several.store._due_index._order.clear()
+    await several.store.note_due("smith", None)
     accounts = await several.manager()
     several.clock.advance(days=51)
     await accounts.maintain()
@@ -227,3 +226,18 @@ async def test_a_caller_that_leaves_early_keeps_no_keeper_open(several: Several)
     await eventually(lambda: "smith" in accounts.open_now)
     await tick(several, accounts, minutes=2)
     await eventually(lambda: accounts.open_now == ["default"])
+
+
+async def test_an_index_that_is_lost_is_made_again(several: Several) -> None:
+    """A user of Redis can lose the right to the shared one. The records tell what is due."""
+    accounts = await several.manager()
+    await several.add(accounts, "smith")
+    store = several.store
+    store.shares_index = True
+    await tick(several, accounts, minutes=30)
+    store.shares_index = False
+    await store.note_due("smith", None)
+    several.clock.advance(days=51)
+    for _ in range(2):
+        await tick(several, accounts, seconds=15)
+        await eventually(lambda: several.refreshes() == 1)

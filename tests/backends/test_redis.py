@@ -479,8 +479,8 @@ async def test_warnings_name_possible_losses(own_server: RedisServer, open_store
 
 @pytest.mark.safeguard(
     file="backends/redis.py",
-    old="return self._file_warnings() + ",
-    new="return [] + ",
+    old="found = self._file_warnings() + ",
+    new="found = [] + ",
     protects_from="a file of the Redis password that other users read unnoticed",
 )
 async def test_a_password_file_that_is_open_to_others_is_warned_about(

@@ -19,14 +19,18 @@ from xots.web.app import ROUTES
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 QUERIES = {"/token": "?min_ttl=999999", "/code": "?code=evil&state=evil"}
-PATHS = [path + QUERIES.get(path, "") for path, _ in ROUTES] + ["/style.css", "/no-such-path"]
+OF_ACCOUNT = [f"/accounts/default{path}" for path in ("/home", "/token?min_ttl=999999", "/logout")]
+"""Some paths of an account: those that show a page, serve its token, and act."""
+
+PATHS = [path + QUERIES.get(path, "") for path, _ in ROUTES]
+PATHS += [*OF_ACCOUNT, "/style.css", "/no-such-path"]
 
 DOCUMENT_PATHS = [f"/token{QUERIES['/token']}", "/home", "/refresh", "/revoke", "/login"]
 """The paths that are also attacked as documents, in frames and windows: these cost much time."""
 
 DOCUMENT = re.compile("popup|form|i?frame|embed|object")
 
-LANDING_PATHS = {"/", "/login", "/home", "/code"}
+LANDING_PATHS = {"/", "/login", "/home", "/code", "/accounts", "/accounts/default/home"}
 """The paths at which a link from another site may arrive."""
 
 PROBE_PATHS = {"/ping", "/ready"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -198,6 +199,44 @@ async def test_a_user_logs_in_in_two_tabs_at_once(
     await consent(first)
     await consent(second)
     assert await first.is_visible("text=Connected.")
+
+
+async def test_a_user_logs_in_at_two_servers_with_two_accounts_each_at_once(
+    context: BrowserContext, bare: NewServer, sandbox: Sandbox
+) -> None:
+    """Chromium sends the cookies of both ports of localhost to both servers. Each tab finishes the
+    login that it has started, with the credentials that were entered in it."""
+    app = sandbox.identity.clients[DEFAULT_CLIENT_ID]
+    servers = [await bare(), await bare()]
+    tabs: dict[str, tuple[Page, str]] = {}
+    for server in servers:
+        page = await context.new_page()
+        await page.goto(f"{host(server)}/accounts")
+        await page.fill("[name=name]", "firm")
+        async with page.expect_navigation():
+            await page.click("main button")
+        await page.close()
+        for base in (host(server), f"{host(server)}/accounts/firm"):
+            client_id = f"client-{len(tabs)}"
+            redirect_uris = tuple(one.redirect_uri for one in servers)
+            known = replace(app, client_id=client_id, redirect_uris=redirect_uris)
+            sandbox.identity.register(known)
+            tabs[base] = (await context.new_page(), client_id)
+    for base, (page, client_id) in tabs.items():
+        await page.goto(f"{base}/login")
+        await page.fill("[name=client_id]", client_id)
+        await page.fill("[name=client_secret]", DEFAULT_CLIENT_SECRET)
+        await page.click("text=Continue")
+    assert len(await context.cookies()) == 4
+    for page, _ in reversed(tabs.values()):
+        await page.click("#connect button")
+        await page.wait_for_selector("button >> text=Allow access")
+    assert len(await context.cookies()) == 8
+    for base, (page, client_id) in reversed(tabs.items()):
+        await consent(page)
+        assert page.url == f"{base}/home"
+        assert await page.is_visible(f"main >> text={client_id}")
+    assert await context.cookies() == []
 
 
 async def test_the_console_of_a_blocked_script_is_seen(

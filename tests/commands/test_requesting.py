@@ -265,7 +265,7 @@ def test_exec_names_no_tenant_that_was_not_chosen(servers: ThreadServers, xots: 
 
 @pytest.mark.safeguard(
     file="commands/options.py",
-    old="        return _client_at(url)\n",
+    old="        return _client_at(url, account)\n",
     new="        pass\n",
     protects_from="a script under xots exec that uses the login of another company",
 )

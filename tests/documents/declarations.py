@@ -14,6 +14,7 @@ from xots.lifecycle.account import FORMAT
 from xots.lifecycle.outlook import Need, Retrying
 from xots.lifecycle.schedule import State
 from xots.settings import declared, default_shown, load
+from xots.web.accounts import ROUTES_OF_ACCOUNT
 from xots.web.app import ROUTES as ROUTE_TABLE
 from xots.web.problems import PROBLEM_TYPES
 from xots.web.refusals import REFUSALS
@@ -48,6 +49,7 @@ SETTINGS = {
 }
 
 ROUTES = [route[0].replace("\\", "") for route in ROUTE_TABLE]
+ROUTES += ["/accounts/NAME/…", *(f"/accounts/NAME{path}" for path, _ in ROUTES_OF_ACCOUNT)]
 
 ACTIONS = {"key": ("new", "add", "promote"), "account": ("list", "add", "remove")}
 """The second words of the commands that have some."""

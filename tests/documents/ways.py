@@ -47,7 +47,7 @@ class Row:
 
 WAYS = (
     # Commands that are not complete.
-    Row(r"xots .*\b(COMMAND|FILE|NAME)\b", Way.PARSED, "has a placeholder"),
+    Row(r"xots .*\b(COMMAND|FILE|NAME|ORGANISATION)\b", Way.PARSED, "has a placeholder"),
     Row(r"xots exec$", Way.PARSED, "is the name of the command; the README shows how it is run"),
     Row(r"xots account (add|remove)$", Way.PARSED, "is the name of the command"),
     Row(r"xots account add miller ", Way.PARSED, "needs the file of a secret"),

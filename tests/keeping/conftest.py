@@ -5,19 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from support.bench import START, Bench
+from support.bench import Bench, running_bench
 
-from xots.sandbox import Sandbox, SandboxOptions
-from xots.testing import FakeClock
+from xots.sandbox import SandboxOptions
 
 
 @pytest.fixture
 async def bench() -> AsyncIterator[Bench]:
-    clock = FakeClock(START)
-    async with Sandbox(SandboxOptions(port=0), clock.now) as sandbox:
-        bench = Bench(sandbox, clock)
+    async with running_bench(SandboxOptions(port=0)) as bench:
         yield bench
-        bench.store.repair()
-        sandbox.release()
-        for keeper in bench.keepers:
-            await keeper.close()

@@ -351,6 +351,30 @@ async def test_an_end_reaches_its_own_account_only(house: House) -> None:
         assert await house.token()
 
 
+@pytest.mark.parametrize("through_server", [False, True])
+async def test_a_command_leaves_the_other_accounts_of_the_same_user_alive(
+    house: House, through_server: bool
+) -> None:
+    """One revocation would end both. The command names the account that stays."""
+    for name in ("other", "default"):
+        async with house.serving("--account", name):
+            await house.log_in()
+    if through_server:
+        async with house.serving("--account", "other"):
+            ended = await house.command("revoke", "--account", "other")
+    else:
+        ended = await house.command("revoke", "--account", "other")
+    assert (ended[0], ended[2]) == (0, "")
+    assert "Nothing was revoked" in ended[1]
+    assert "default" in ended[1]
+    async with house.serving():
+        refreshed = await house.get("/refresh")
+        assert refreshed is not None
+        assert refreshed[0] == 200
+        assert await house.command("revoke") == (0, "revoked\n", "")
+    assert house.sandbox.identity.usable_refresh_tokens(house.sandbox.clock()) == []
+
+
 async def test_a_login_after_a_promotion_is_sealed_with_the_new_key(
     house: House, sealed_with: Callable[[Path, str], bool]
 ) -> None:

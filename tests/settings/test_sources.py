@@ -227,8 +227,8 @@ def test_a_client_secret_file_that_is_open_to_others_is_warned_about(
 
 
 @pytest.mark.safeguard(
-    file="settings/sources.py",
-    old="any(is_secret(name, found.text) for name, found in given.items())",
+    file="settings/yaml_file.py",
+    old="any(is_secret(name, found.text) for name, found in texts.all())",
     new="False",
     protects_from="secrets in a YAML file that other users read unnoticed",
 )
@@ -268,7 +268,7 @@ def test_a_yaml_file_without_a_secret_may_be_open_to_others(config: Path) -> Non
 
 
 @pytest.mark.safeguard(
-    file="settings/sources.py",
+    file="settings/yaml_file.py",
     old="warnings += file.dangers(secret=has_secret)",
     new="warnings += file.secret_dangers if has_secret else []",
     protects_from="a proxy that another user writes into the YAML file unnoticed",

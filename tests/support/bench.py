@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,6 +15,7 @@ from xots.backends.base import Stored
 from xots.events import Event
 from xots.keeping.keeper import TokenKeeper
 from xots.keeping.login import LoginAttempt
+from xots.keeping.siblings import siblings_in
 from xots.lifecycle.account import Account
 from xots.lifecycle.policy import Policy
 from xots.lifecycle.record_json import decode, encode
@@ -23,6 +25,7 @@ from xots.sandbox import (
     DEFAULT_REDIRECT_URI,
     Endpoint,
     Sandbox,
+    SandboxOptions,
 )
 from xots.sealing import Sealer
 from xots.secret import Secret
@@ -47,24 +50,24 @@ class Bench:
         self.events: list[Event] = []
         self.keepers: list[TokenKeeper] = []
 
-    def record(self) -> Account:
+    def record(self, name: str = "default") -> Account:
         """Return the record of the store."""
-        stored = self.store.dump()["default"]
-        return decode(self.sealer.open(stored.value, "account", {"name": "default"}))
+        stored = self.store.dump()[name]
+        return decode(self.sealer.open(stored.value, "account", {"name": name}))
 
-    def overwrite(self, change: Callable[[Account], Account]) -> None:
+    def overwrite(self, change: Callable[[Account], Account], name: str = "default") -> None:
         """Write as another process does whose lease has expired."""
-        kept = self.record()
+        kept = self.record(name)
         changed = change(replace(kept, intent=None))
         changed = replace(
             changed, generation=kept.generation + 1, write_id=f"other{kept.generation}"
         )
-        self.put(changed, f"other{kept.generation}")
+        self.put(changed, f"other{kept.generation}", name)
 
-    def put(self, account: Account, version: str) -> None:
+    def put(self, account: Account, version: str, name: str = "default") -> None:
         """Replace the stored record, without a check of its version."""
-        sealed = self.sealer.seal(encode(account), "account", {"name": "default"})
-        self.store.restore({"default": Stored(sealed, version)})
+        sealed = self.sealer.seal(encode(account), "account", {"name": name})
+        self.store.restore(self.store.dump() | {name: Stored(sealed, version)})
 
     def client(self, clock: FakeClock | None = None, **changes: str) -> XeroClient:
         """Return a client for the sandbox; ``changes`` are other endpoints."""
@@ -81,6 +84,8 @@ class Bench:
     ) -> TokenKeeper:
         """Start a keeper on a host with ``clock``; by default, the clock is that of Xero."""
         clock = clock or self.clock
+        siblings = siblings_in(self.store, self.sealer, options.get("name", "default"))
+        defaults: dict[str, Any] = {"policy": UNLIMITED, "siblings": siblings}
         keeper = TokenKeeper(
             self.store,
             xero or self.client(clock),
@@ -88,22 +93,30 @@ class Bench:
             rng=random.Random(7),  # noqa: S311 - jitter
             observers=[self.events.append],
             clock=clock,
-            **({"policy": UNLIMITED} | options),
+            **(defaults | options),
         )
         self.keepers.append(keeper)
         await keeper.start()
         return keeper
 
-    def attempt(self, tenant_ids: Sequence[str] | None = None, **changes: object) -> LoginAttempt:
+    def attempt(
+        self,
+        tenant_ids: Sequence[str] | None = None,
+        *,
+        user_id: str | None = None,
+        client: Credentials = WEB_APP,
+        **changes: object,
+    ) -> LoginAttempt:
         """Return an attempt with a code of its own; ``changes`` are other fields.
 
-        ``tenant_ids`` are the organisations that the user connects; None is the first one.
+        ``tenant_ids`` are the organisations that the user connects; None is the first one. So is
+        ``user_id``, the user.
         """
         identity = self.sandbox.identity
         request = identity.check_authorization(
             {
                 "response_type": "code",
-                "client_id": DEFAULT_CLIENT_ID,
+                "client_id": client.client_id,
                 "redirect_uri": DEFAULT_REDIRECT_URI,
                 "scope": " ".join(SCOPES),
                 "state": "s",
@@ -111,9 +124,10 @@ class Bench:
         )
         if tenant_ids is None:
             tenant_ids = list(self.sandbox.world.accounting.organisations)[:1]
-        code = identity.consent(request, self.sandbox.clock(), tenant_ids=tenant_ids)["code"]
+        now = self.sandbox.clock()
+        code = identity.consent(request, now, tenant_ids=tenant_ids, user_id=user_id)["code"]
         given = {
-            "credentials": WEB_APP,
+            "credentials": client,
             "code": Secret(code),
             "verifier": None,
             "scopes": SCOPES,
@@ -158,6 +172,19 @@ class Bench:
     def happened(self, kind: type[Event]) -> int:
         """Return the number of events of a type."""
         return sum(isinstance(event, kind) for event in self.events)
+
+
+@asynccontextmanager
+async def running_bench(options: SandboxOptions) -> AsyncIterator[Bench]:
+    """Run a sandbox with these options and a bench on it."""
+    clock = FakeClock(START)
+    async with Sandbox(options, clock.now) as sandbox:
+        bench = Bench(sandbox, clock)
+        yield bench
+        bench.store.repair()
+        sandbox.release()
+        for keeper in bench.keepers:
+            await keeper.close()
 
 
 async def eventually(condition: Callable[[], bool]) -> None:

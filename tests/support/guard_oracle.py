@@ -23,16 +23,26 @@ __all__ = [
     "names_page",
 ]
 
-LANDING_PATHS = frozenset({"/", "/login", "/home", "/code"})
-"""The paths that a link on another site may open."""
+LANDING_PATHS = frozenset({"/", "/login", "/home", "/code", "/accounts"})
+"""The paths that a link on another site may open, apart from those of an account."""
+
+ACCOUNT_LANDING_PATHS = frozenset({"/", "/login", "/home"})
+"""The same for the paths of an account, after ``/accounts/NAME``."""
+
+NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 ANY_HOST_PATHS = frozenset({"/ping", "/ready"})
 """The paths that a container's probe requests by an IP address."""
 
 ASSET_PATHS = frozenset({"/style.css", "/status"})
-"""The paths that the pages themselves load: the style sheet, and the state for a script."""
+"""The paths that the pages themselves load: the style sheet, and the state for a script. The state
+of an account too."""
 
 ACTS = frozenset({"/refresh", "/revoke", "/logout"})
+"""The paths at which a program's GET acts, and a browser's shows a button; of each account."""
+
+REMOVAL = "/accounts/default/remove"
+"""Acts by POST only. A browser's GET shows a button; the default account cannot be removed."""
 
 HOST = re.compile(r"(\[[0-9a-f:.]+\]|[\w.-]+)(:[0-9]+)?", re.IGNORECASE)
 
@@ -54,9 +64,19 @@ STATUSES = {
     "/ping": {"GET": {200}, "HEAD": {200}},
     "/ready": {"GET": {200}, "HEAD": {200}},
     "/style.css": {"GET": {200}, "HEAD": {200}},
+    "/accounts": {"GET": {200}, "HEAD": {200}, "POST": {400}},  # the form without any field
 }
 """The statuses of a served request while a user is logged in, by path and method. ``/login`` and
 ``/home`` redirect a browser to the redirect URI's host name."""
+
+ONCE = frozenset({"/code", "/ping", "/ready", "/style.css", "/accounts"})
+"""The paths that no account has of its own."""
+
+STATUSES |= {
+    f"/accounts/default{target}": statuses
+    for target, statuses in STATUSES.items()
+    if target not in ONCE
+} | {REMOVAL: {"GET": {200}, "POST": {409}}}
 
 METHODS = {target: frozenset(statuses) for target, statuses in STATUSES.items()}
 
@@ -95,6 +115,24 @@ class Case:
     @property
     def path(self) -> str:
         return self.target.partition("?")[0]
+
+    @property
+    def account_path(self) -> str | None:
+        """The part of the path after ``/accounts/NAME``; None if it names no account."""
+        match self.path.split("/", 3):
+            case ["", "accounts", name, rest] if NAME_CHARACTERS.issuperset(name):
+                return f"/{rest}" if 0 < len(name) <= 64 else None
+        return None
+
+    @property
+    def own_path(self) -> str:
+        """The path without the account that it names."""
+        return self.account_path or self.path
+
+    @property
+    def is_landing(self) -> bool:
+        """True if a link on another site may open the path."""
+        return self.path in LANDING_PATHS or self.account_path in ACCOUNT_LANDING_PATHS
 
     @property
     def is_read(self) -> bool:
@@ -211,7 +249,7 @@ class Oracle:
         opens_a_page = case.value("Sec-Fetch-Mode") == "navigate" and case.value(
             "Sec-Fetch-Dest"
         ) in (None, "document")
-        opens_landing_page = opens_a_page and case.is_read and case.path in LANDING_PATHS
+        opens_landing_page = opens_a_page and case.is_read and case.is_landing
         return set() if opens_landing_page else {403}
 
     def _not_a_navigation(self, case: Case) -> set[int]:
@@ -221,7 +259,8 @@ class Oracle:
             return set()
         mode = case.value("Sec-Fetch-Mode")
         if mode not in (None, "navigate"):
-            return set() if case.path in ASSET_PATHS else {403}
+            is_asset = case.path in ASSET_PATHS or case.account_path == "/status"
+            return set() if is_asset else {403}
         in_page = mode == "navigate" and case.value("Sec-Fetch-Dest") not in (None, "document")
         return {403} if in_page else set()
 
@@ -229,7 +268,7 @@ class Oracle:
         """A Referer of another origin, other than at a landing path."""
         if not case.value("Referer") or self._has_own_referer(case):
             return set()
-        return set() if case.is_read and case.path in LANDING_PATHS else {403}
+        return set() if case.is_read and case.is_landing else {403}
 
     def _page_without_proof_of_origin(self, case: Case) -> set[int]:
         """A form's POST, from a browser that sends none of the three proofs of its origin."""
@@ -247,11 +286,17 @@ class Oracle:
     def _permitted(self, case: Case) -> Decision:
         row = STATUSES.get(case.target, STATUSES.get(case.path))
         if row is None:
-            return Decision(Verdict.NOT_FOUND, "not found", frozenset({404}))
+            # A method that no account's path supports needs no account.
+            unknown = {404, 405} if case.account_path in STATUSES else {404}
+            return Decision(Verdict.NOT_FOUND, "not found", frozenset(unknown))
         if case.method not in row:
             return Decision(Verdict.WRONG_METHOD, "method of the path", frozenset({405}))
         statuses = frozenset(row[case.method])
-        if case.path in ACTS:
+        if case.path == REMOVAL and case.method == "GET" and not names_page(case):
+            return Decision(Verdict.WRONG_METHOD, "GET of a removal", frozenset({405}))
+        if case.path == REMOVAL and case.method == "GET":
+            return Decision(Verdict.BUTTON, "GET of a removal", statuses)
+        if case.own_path in ACTS:
             if case.method == "GET" and looks_like_browser(case):
                 if names_page(case):
                     return Decision(Verdict.BUTTON, "browser's GET", frozenset({200}))
@@ -263,7 +308,7 @@ class Oracle:
             "/tenants": True,
             "/token": "?" in case.target,
         }
-        return Decision(Verdict.SERVED, "served", statuses, may_call.get(case.path, False))
+        return Decision(Verdict.SERVED, "served", statuses, may_call.get(case.own_path, False))
 
     # ---------- the headers
 

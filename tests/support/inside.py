@@ -14,9 +14,11 @@ from xots.accounts.keepers import Opened
 from xots.keeping.context import Context
 from xots.keeping.keeper import TokenKeeper
 from xots.keeping.replica import Replica
+from xots.lifecycle.account import Account
+from xots.lifecycle.record_json import encode
 from xots.server import Server
 from xots.web.acceptor import Acceptor
-from xots.web.handler import InFlight
+from xots.web.in_flight import InFlight
 
 
 def context_of(keeper: TokenKeeper) -> Context:
@@ -47,6 +49,12 @@ def open_keepers_of(accounts: Accounts) -> dict[str, Opened]:
 async def settle(keeper: TokenKeeper) -> None:
     """Read the record under the lease, as a tick does after a failure of the store."""
     await keeper._following.settle()
+
+
+async def put_beside(keeper: TokenKeeper, name: str, account: Account) -> None:
+    """Write the record of another account into the keeper's store."""
+    sealed = keeper._replica._record._sealer.seal(encode(account), "account", {"name": name})
+    await keeper._context.store.swap(name, sealed, expected=None)
 
 
 def in_flight_of(server: Server) -> InFlight:

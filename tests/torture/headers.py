@@ -67,7 +67,10 @@ PAGE = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 
 FETCH_COLUMNS = ("site", "mode", "dest")
 
-COMBO_TARGETS = ("/", "/home", "/token", "/status", "/refresh", "/style.css", "/ping")
+COMBO_TARGETS = (
+    *("/", "/home", "/token", "/status", "/refresh", "/style.css", "/ping", "/accounts"),
+    *(f"/accounts/default/{path}" for path in ("home", "status", "refresh")),
+)
 
 
 # ---------- the columns
@@ -89,6 +92,10 @@ class Columns:
             "/code?code=invented&state=invented",
             "/tenants?x=%00",
             "/nothing",
+            "/accounts/default",
+            "/accounts/default/code",
+            "/accounts/unknown/home",
+            "/accounts/Default/home",
             "//evil.example/token",
             f"http://localhost:{self.port}/token",
             "http://evil.example/refresh",
@@ -407,11 +414,11 @@ class Run:
         await self._send(calling)
         # An act costs more time than a hundred refusals, so only some are sent.
         await self._send_refreshes(
-            [one for one in acting if one[0].path == "/refresh"][: count // 50]
+            [one for one in acting if one[0].own_path == "/refresh"][: count // 50]
         )
         for path in sorted(ACTS - {"/refresh"}):
             await self._send_ends(
-                [one for one in acting if one[0].path == path][: 4 + count // 2000]
+                [one for one in acting if one[0].own_path == path][: 4 + count // 2000]
             )
         self.figures.seconds = time.monotonic() - began
         return self.figures
@@ -512,7 +519,7 @@ def faults_of(
         yield from (f"shows {text[:6]}..." for text in secrets if response.shows(text))
         if response.value("set-cookie") or response.value("location"):
             yield "sets a cookie or redirects"
-    if decision.verdict is Verdict.ACTED and case.path == "/refresh":
+    if decision.verdict is Verdict.ACTED and case.own_path == "/refresh":
         yield from _redirect_faults(case, response)
     if case.method != "HEAD" and not is_malformed:
         yield from _body_faults(case, decision, response)
@@ -539,9 +546,11 @@ def _faults_for_browsers(case: Case, response: RawResponse) -> Iterator[str]:
 
 
 def _redirect_faults(case: Case, response: RawResponse) -> Iterator[str]:
-    """A refresh leads to ``/home`` if the client prefers a page, and to ``/token`` otherwise."""
+    """A refresh leads to the account's ``/home`` if the client prefers a page; otherwise to its
+    ``/token``."""
     location = response.value("location")
-    if location != ("/home" if chosen_type(case) == "text/html" else "/token"):
+    target = "/home" if chosen_type(case) == "text/html" else "/token"
+    if location != case.path.removesuffix("/refresh") + target:
         yield f"redirects to {location}"
 
 

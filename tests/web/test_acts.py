@@ -6,7 +6,9 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
+import msgspec
 import pytest
+from support import inside
 from support.web import BROWSER, origin, revocations
 
 from xots.keeping.tenants import LIST_KEPT_SECONDS
@@ -138,6 +140,32 @@ async def test_revoke_ends_the_login_at_xero_and_keeps_the_credentials(
     assert (await get(f"{server.url}/status")).json["client_id"] == DEFAULT_CLIENT_ID
     await person.consent(await person.submit(await person.open(f"{origin(server)}/")))
     assert (await get(f"{server.url}/token")).status == 200
+
+
+@pytest.mark.parametrize("page", [False, True])
+async def test_revoke_names_the_accounts_that_share_the_user(
+    brought_to: Any, sandbox: Sandbox, send: Any, expected_log: Any, page: bool
+) -> None:
+    """Nothing was revoked, since that would end these too. The connection that remains is named."""
+    expected_log(r"WARNING xots: default: connections of the ended login to .* may remain at Xero")
+    server = await brought_to("connected")
+    account = server.keeper.account
+    other = msgspec.structs.replace(account, tenant_id="another", auth_event_id="another")
+    await inside.put_beside(server.keeper, "other-books", other)
+    sandbox.add_fault("connections:every:503-html")
+    headers = {"Accept": "text/html", "Origin": origin(server)} if page else None
+    url = f"{origin(server)}/revoke" if page else f"{server.url}/revoke"
+    response = await send("POST", url, headers, "")
+    assert response.status == 200
+    assert revocations(sandbox) == []
+    if page:
+        assert "other-books" in response.text
+        assert "may remain at Xero" in response.text
+        return
+    assert response.json["status"] == "disconnected"
+    assert response.json["shared_with"] == ["other-books"]
+    assert "other-books" in response.json["detail"]
+    assert [one["tenant_id"] for one in response.json["remaining"]] == [account.tenant_id]
 
 
 @pytest.mark.parametrize("fault", ["503-json", "reset", "403-html", "429", "down"])

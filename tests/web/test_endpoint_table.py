@@ -11,7 +11,7 @@ from support.web import BROWSER, origin, revocations
 
 from xots.sandbox import Sandbox
 from xots.server import Server
-from xots.web.app import ROUTES
+from xots.web.app import PATHS_OF_ACCOUNT, ROUTES
 
 # A row for each path, a column for each state of the login. A cell is a status with a detail: a
 # path is the Location, a word at /livez and /status is the state, and elsewhere the last part of
@@ -32,6 +32,7 @@ path     | no-credentials     | credentials       | waiting           | connecte
 /logout  | 303 /              | 303 /             | 303 /             | 303 /         | 303 /                 | 303 /                 | 303 /            | 303 /             | 303 /
 /ping    | 200                | 200               | 200               | 200           | 200                   | 200                   | 200              | 200               | 200
 /ready   | 200                | 200               | 200               | 200           | 200                   | 200                   | 200              | 200               | 200
+/accounts | 200               | 200               | 200               | 200           | 200                   | 200                   | 200              | 200               | 200
 """  # noqa: E501 - a table is read by its columns
 METHODS = {
     "/": "GET HEAD POST",
@@ -47,6 +48,7 @@ METHODS = {
     "/logout": "GET POST",
     "/ping": "GET HEAD",
     "/ready": "GET HEAD",
+    "/accounts": "GET HEAD POST",
 }
 ACTS = ("/refresh", "/revoke", "/logout")
 
@@ -85,6 +87,22 @@ def test_every_route_has_a_row() -> None:
     assert routes == set(METHODS) == set(EXPECTED["connected"])
 
 
+def test_each_path_but_the_servers_own_exists_for_each_account() -> None:
+    """One redirect URI is registered at Xero, and a probe asks for the process."""
+    assert {path for path, _ in PATHS_OF_ACCOUNT} - {"/remove"} == set(METHODS) - ONCE
+
+
+ONCE = {"/code", "/ping", "/ready", "/accounts"}
+"""The paths that exist once."""
+
+PREFIXES = pytest.mark.parametrize("prefix", ["", "/accounts/default"])
+"""The default account is served by its name too, as every other one is."""
+
+
+def existing(paths: list[str], prefix: str) -> list[str]:
+    return [path for path in paths if not prefix or path not in ONCE]
+
+
 SAFE = [path for path in METHODS if path not in ACTS]
 # One test requests all the paths that only read. Each act has a server of its own.
 EVERY_CELL = pytest.mark.parametrize(
@@ -99,20 +117,21 @@ EVERY_CELL = pytest.mark.parametrize(
 )
 
 
+@PREFIXES
 @EVERY_CELL
 async def test_the_response_to_a_programs_get_is_that_of_the_table(
-    brought_to: Any, get: Any, expected_log: Any, state: str, paths: list[str]
+    brought_to: Any, get: Any, expected_log: Any, state: str, paths: list[str], prefix: str
 ) -> None:
     """Status, Location, state or problem type, and the headers that each error needs."""
     expected_log.perhaps(r"WARNING xots\.web: GET /", r"WARNING xots: default: refresh failed")
     server = await brought_to(state)
-    for path in paths:
+    for path in existing(paths, prefix):
         expected = EXPECTED[state][path]
-        response = await get(origin(server) + path)
+        response = await get(origin(server) + prefix + path)
         assert (path, response.status) == (path, expected.status)
         assert response.headers["Cache-Control"] == "no-store"
         if 300 <= expected.status < 400:
-            assert (path, response.headers["Location"]) == (path, expected.told)
+            assert (path, response.headers["Location"]) == (path, prefix + expected.told)
             continue
         kind = response.headers["Content-Type"].split(";")[0]
         if path in ("/livez", "/status"):
@@ -128,27 +147,34 @@ async def test_the_response_to_a_programs_get_is_that_of_the_table(
             assert response.json == {"status": expected.told}
         if expected.status == 401:
             assert response.headers["WWW-Authenticate"].startswith("Bearer")
-            assert f"{origin(server)}/" in response.text or path == "/livez"
+            assert f"{origin(server)}{prefix}/" in response.text or path == "/livez"
         if expected.status == 503 and path != "/livez":
             assert int(response.headers["Retry-After"]) >= 1
 
 
+@PREFIXES
 @EVERY_CELL
 async def test_the_response_to_a_browsers_get_is_a_page_and_changes_nothing(
-    brought_to: Any, send: Any, sandbox: Sandbox, expected_log: Any, state: str, paths: list[str]
+    brought_to: Any,
+    send: Any,
+    sandbox: Sandbox,
+    expected_log: Any,
+    state: str,
+    paths: list[str],
+    prefix: str,
 ) -> None:
     """Errors keep their status. An act returns a form that posts to it, and does not act."""
     expected_log.perhaps(r"WARNING xots\.web: GET /", r"WARNING xots: default: refresh failed")
     server = await brought_to(state)
     account, sent = server.keeper.account, len(sandbox.refreshes()) + len(revocations(sandbox))
-    for path in paths:
+    for path in existing(paths, prefix):
         expected = Expected(200, "") if path in ACTS else EXPECTED[state][path]
-        response = await send("GET", origin(server) + path, BROWSER)
+        response = await send("GET", origin(server) + prefix + path, BROWSER)
         assert (path, response.status) == (path, expected.status)
         if response.status in (301, 302, 303):
-            assert (path, response.headers["Location"]) == (path, expected.told)
+            assert (path, response.headers["Location"]) == (path, prefix + expected.told)
             continue
-        a_page = path in ("/", "/login", "/home", "/status", *ACTS) or (
+        a_page = path in ("/", "/login", "/home", "/status", "/accounts", *ACTS) or (
             expected.status >= 400 and path != "/livez"
         )
         if a_page:
@@ -156,7 +182,8 @@ async def test_the_response_to_a_browsers_get_is_a_page_and_changes_nothing(
             assert "Set-Cookie" not in response.headers
         if path in ACTS:
             assert re.search(
-                rf'<form method="post" action="{path}">\s*<button type="submit">', response.text
+                rf'<form method="post" action="{prefix}{path}">\s*<button type="submit">',
+                response.text,
             )
     assert server.keeper.account == account
     assert len(sandbox.refreshes()) + len(revocations(sandbox)) == sent

@@ -78,8 +78,8 @@ async def test_a_response_that_is_no_list_is_not_passed_on(
 
 @pytest.mark.safeguard(
     file="web/pages.py",
-    old="            self.keep_cookie(login_cookie.cookie_name(login.state.reveal()), login)\n",
-    new="",
+    old="            self.keep_cookie(login)\n            raise\n",
+    new="            raise\n",
     protects_from="a flood that makes users start their logins again",
 )
 async def test_a_login_that_was_refused_for_a_flood_finishes_by_a_reload(
@@ -124,9 +124,15 @@ async def test_a_login_that_was_refused_for_a_flood_finishes_by_a_reload(
 )
 @pytest.mark.safeguard(
     file="web/tokens.py",
-    old="may_wait=not self.is_crowded",
-    new="may_wait=True",
+    old="token(min_ttl, may_wait=not self.is_crowded)",
+    new="token(min_ttl, may_wait=True)",
     protects_from="a program that takes all connections by requests for a longer lifetime",
+)
+@pytest.mark.safeguard(
+    file="web/tokens.py",
+    old="tenant(tenant, may_wait=not self.is_crowded)",
+    new="tenant(tenant, may_wait=True)",
+    protects_from="a program that takes all connections by names of unknown organisations",
 )
 async def test_requests_that_wait_leave_room_for_those_that_need_not(
     new_server: Any,
@@ -147,7 +153,7 @@ async def test_requests_that_wait_leave_room_for_those_that_need_not(
     callers = [asyncio.create_task(get(f"{server.url}/token?min_ttl=1700")) for _ in range(5)]
     await sandbox.held()
     await eventually(lambda: in_flight_of(server).count == len(callers))
-    for path in ("/refresh", "/tenants", "/token?min_ttl=1700"):
+    for path in ("/refresh", "/tenants", "/token?min_ttl=1700", "/token?tenant=nobody"):
         response = await get(f"{server.url}{path}")
         assert (response.status, response.headers["Retry-After"]) == (503, "1"), path
     for path in ("/token", "/status", "/livez", "/ping", "/ready"):

@@ -25,6 +25,25 @@ from xots.web.guard import (
     looks_like_browser,
 )
 
+NO_LANDING = (
+    "/accounts/",
+    "/accounts/default",
+    "/accounts/default/code",
+    "/accounts/default/ping",
+    "/accounts/default/home/",
+    "/accounts/default/style.css",
+    "/accounts//home",
+    "/accounts/Default/home",
+    "/accounts/defa%75lt/home",
+    "/accounts/f_2/status",
+    "/accounts/default/../../token",
+    "/accounts/default//home",
+    f"/accounts/{65 * 'a'}/home",
+    "/other/default/home",
+    "/accounts/default/accounts/default/home",
+)
+"""The paths that resemble those of an account at which a user may arrive."""
+
 PATHS = (
     "/",
     "/login",
@@ -43,8 +62,27 @@ PATHS = (
     "/style.css",
     "/nowhere",
     "/token?min_ttl=5",
+    "/accounts",
+    "/accounts/default/",
+    "/accounts/default/login",
+    "/accounts/default/home?x=/token",
+    "/accounts/default/status",
+    "/accounts/default/token",
+    "/accounts/default/refresh",
+    "/accounts/default/remove",
+    *NO_LANDING,
 )
-LANDING = ("/", "/login", "/home", "/code")
+LANDING = (
+    "/",
+    "/login",
+    "/home",
+    "/code",
+    "/accounts",
+    "/accounts/default/",
+    "/accounts/default/login",
+    "/accounts/default/home",
+)
+ASSETS = ("/status", "/style.css", "/accounts/default/status")
 PROBES = ("/ping", "/ready")
 REFUSED = r"WARNING xots\.web: "
 EVIL = "http://evil.example"
@@ -507,7 +545,7 @@ async def test_a_script_of_this_origin_reaches_only_style_and_status(
     lines = [f"Host: localhost:{port}", "Sec-Fetch-Site: same-origin", f"Sec-Fetch-Mode: {mode}"]
     for path in PATHS:
         response = await speak(port, request(path, lines))
-        if path in ("/style.css", "/status"):
+        if path in ASSETS:
             assert response.status == 200
         else:
             unserved(response)

@@ -353,8 +353,8 @@ async def test_a_lost_consent_names_the_reason_and_the_page_to_open(
     token = logged_in.keeper.account.current
     assert token is not None
     expected_log(
-        r"the login is lost, a user must log in again: open /home and log in\. Xero refused every "
-        r"refresh token, "
+        r"the login is lost, a user must log in again: open /accounts/default/home and log in\. "
+        r"Xero refused every refresh token, "
         rf"#{token.value.fingerprint} last \(invalid_grant\): most likely the app was "
         rf"disconnected at Xero; "
         r"programs receive the old access token until 09:30:00 UTC$"
@@ -463,9 +463,15 @@ async def test_an_unconfirmed_revocation_is_shown(
 
 
 async def test_the_login_of_another_identity_server_is_shown_and_left_alone(
-    new_server: NewServer, credentials: Any, log_in: LogIn, told: Any, tmp_path: Path
+    new_server: NewServer,
+    credentials: Any,
+    log_in: LogIn,
+    told: Any,
+    tmp_path: Path,
+    expected_log: Any,
 ) -> None:
     """A process that follows the record announces no attempt of its own."""
+    expected_log.perhaps(r"WARNING xots\.accounts: default: token_url")
     store = {"store": f"file://{tmp_path}/store", **credentials}
     elsewhere = await new_server(**store, token_url="http://127.0.0.1:1/token")
     ours = await new_server(**store)

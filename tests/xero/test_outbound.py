@@ -23,10 +23,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from xots.sandbox import Endpoint, Outcome, Sandbox
+from xots.clock import SystemClock
+from xots.lifecycle.outcomes import Failure
+from xots.sandbox import DEFAULT_CLIENT_ID, Endpoint, Outcome, Sandbox
 from xots.sandbox.person import Person
+from xots.secret import Secret
 from xots.server import Server
 from xots.settings import Settings, load
+from xots.xero.http import XeroClient
+from xots.xero.protocol import Endpoints
 
 NewServer = Callable[..., Awaitable[Server]]
 LogIn = Callable[[Server], Awaitable[None]]
@@ -337,6 +342,22 @@ async def test_login_refresh_and_revocation_go_through_the_proxy(
     assert {urlsplit(one.target).netloc for one in proxy.seen} == {urlsplit(sandbox.url).netloc}
     assert len(requested) >= 5
     assert sandbox.identity.usable_refresh_tokens(sandbox.clock()) == []
+
+
+async def test_a_connection_is_deleted_through_the_proxy(sandbox: Sandbox, proxy: Proxy) -> None:
+    """The request has no body, and is sent once. A proxy that is down is a failure."""
+    endpoints = Endpoints(connections_url=sandbox.connections_url)
+    client = XeroClient(endpoints, clock=SystemClock(), proxy=through(proxy))
+    token = Secret(sandbox.log_in().access_token)
+    app = sandbox.identity.app(DEFAULT_CLIENT_ID)
+    assert app is not None
+    [connection, *others] = list(app.connections.values())
+    assert await client.disconnect(token, connection.connection_id) is None
+    assert list(app.connections.values()) == others
+    assert [urlsplit(one.target).path for one in proxy.seen] == [sandbox.log[-1].path]
+    await proxy.stop()
+    assert isinstance(await client.disconnect(token, connection.connection_id), Failure)
+    client.close()
 
 
 async def test_an_https_target_is_tunnelled_so_that_the_proxy_sees_no_secret(

@@ -14,14 +14,16 @@ from ..errors import (
     SettingsError,
     TooManyAccounts,
     UnknownAccount,
+    XotsError,
 )
 from ..events import Observer
+from ..keeping.ending import EndOutcome
 from ..keeping.keeper import TokenKeeper
 from ..keeping.record_store import RecordStore
 from ..keeping.replica import Replica
 from ..lifecycle.account import Account, Entry
 from ..lifecycle.logins import after_added, after_removed
-from .config import Configure
+from .config import AccountConfig, Configure
 from .directory import Directory, Glimpse, Summary, glimpse
 from .keepers import Keepers, Opened, Shared
 from .survey import Survey
@@ -43,6 +45,8 @@ class Accounts:
 
     default: TokenKeeper
     """The keeper of the default account, set by ``start``."""
+    default_config: AccountConfig
+    """Its settings, set by ``start``."""
 
     def __init__(
         self,
@@ -78,7 +82,8 @@ class Accounts:
         store, name = self._shared.store, self._name_of_default
         record = RecordStore(store, self._shared.sealer, name)
         entry = record.opened(await record.read()).entry
-        self.default = await self._keepers.pin(self._configure(name, entry))
+        self.default_config = self._configure(name, entry)
+        self.default = await self._keepers.pin(self.default_config)
         await self._survey.start()
 
     async def close(self) -> None:
@@ -178,6 +183,23 @@ class Accounts:
             await found.keeper.end(forget=True)
         now = self._shared.clock.now()
         await self._update(name, lambda account: after_removed(account, now=now))
+
+    async def end_all(self, name: str, *, forget: bool) -> dict[str, EndOutcome | XotsError]:
+        """End the logins of an account and of all that share its client and Xero user.
+
+        Returns:
+            The outcome of each end by account, the account itself last. An account that cannot be
+            used, or whose store fails, has the error; the others are ended all the same.
+        """
+        await self.swept()
+        ended: dict[str, EndOutcome | XotsError] = {}
+        for each in (*self.siblings(name), name):
+            try:
+                async with self.opened(each) as found:
+                    ended[each] = await found.keeper.end(forget=forget, everywhere=True)
+            except XotsError as error:
+                ended[each] = error
+        return ended
 
     # ---------- the tick
 

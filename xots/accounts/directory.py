@@ -43,6 +43,8 @@ class Summary:
 
     name: str
     source: str
+    is_fixed: bool
+    """True if it is declared in the settings, so that it cannot be removed at run time."""
     state: State
     organisation: str | None
     """The name of the organisation in use, or its id if the name is not known."""
@@ -147,7 +149,15 @@ class Directory:
         """Return a summary of each account, in the order of their names."""
         known = self._declared | self._seen
         sharing = _Sharing(known)
-        return [_summary(name, known[name], sharing.with_account(name)) for name in self]
+        return [
+            _summary(
+                name,
+                known[name],
+                is_fixed=name in self._declared,
+                shares_with=sharing.with_account(name),
+            )
+            for name in self
+        ]
 
 
 def _is_shared(one: Glimpse, other: Glimpse) -> bool:
@@ -180,10 +190,11 @@ class _Sharing:
         return tuple(other for other in names if other != name)
 
 
-def _summary(name: str, found: Glimpse, shares_with: tuple[str, ...]) -> Summary:
+def _summary(name: str, found: Glimpse, *, is_fixed: bool, shares_with: tuple[str, ...]) -> Summary:
     return Summary(
         name=name,
         source=found.source,
+        is_fixed=is_fixed,
         state=found.state,
         organisation=found.organisation,
         login_needed_at=found.login_needed_at,

@@ -19,6 +19,7 @@ from ..keeping.changes import Changes
 from ..keeping.keeper import TokenKeeper
 from ..keeping.login import LOGIN_TIMEOUT
 from ..keeping.record_store import RecordStore
+from ..keeping.siblings import siblings_in
 from ..keeping.store_clock import StoreClock
 from ..lifecycle.attention import attention_at
 from ..sealing import Sealer
@@ -245,6 +246,7 @@ class Keepers:
             rng=shared.rng,
             changes=shared.changes,
             store_clock=shared.store_clock,
+            siblings=siblings_in(shared.store, shared.sealer, config.name),
         )
         await keeper.start()
         return keeper

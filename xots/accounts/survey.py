@@ -57,6 +57,7 @@ class Survey:
         self._sweeping: asyncio.Task[None] | None = None
         self._sweep_at = float("-inf")
         self._is_complete = False
+        self._shared_index = False
         self.shortest_tick_seconds = float("inf")
         """The interval between ticks that the shortest token demands."""
 
@@ -90,7 +91,12 @@ class Survey:
         self._sweep_at = float("-inf")
 
     def sweep_if_due(self) -> None:
-        """Start a sweep if none was made for an hour. The first one makes no pauses."""
+        """Start a sweep if none was made for an hour, or if the store has lost the index that it
+        shared with others. The first one makes no pauses."""
+        shares_index = self._shared.store.shares_index
+        if self._shared_index and not shares_index:
+            self.demand_sweep()  # from now on it is in memory, and empty
+        self._shared_index = shares_index
         elapsed = self._shared.clock.elapsed()
         is_running = self._sweeping is not None and not self._sweeping.done()
         if elapsed < self._sweep_at or is_running:

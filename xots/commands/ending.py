@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-from typing import Any
 
 from ..client import Client
 from ..errors import ServerRefused, ServerUnreachable, XotsError
-from ..safe_text import MAX_MESSAGE, safe_text
 from ..settings import Settings
 from .options import SERVER_URL, add_settings, client_for, read_settings
+from .process import show
 
 __all__ = ["add_revoke_options", "logout", "revoke"]
 
@@ -35,15 +34,9 @@ def revoke(options: argparse.Namespace) -> int:
     settings = read_settings(options)
     server = client_for(settings)
     if _serves(server, settings):
-        print(_revoke_by_request(server, everywhere=options.all))
-    elif options.all:
-        raise XotsError(
-            "no server runs for this account, and only a server knows which accounts share its "
-            "Xero user: start xots, or revoke each account by itself without --all"
-        )
+        show(_revoke_by_request(server, everywhere=options.all))
     else:
-        _end_in_store(settings, forget=False)
-        print("revoked")
+        show(_end_in_store(settings, forget=False, everywhere=options.all) or "revoked")
     return 0
 
 
@@ -55,8 +48,7 @@ def logout(options: argparse.Namespace) -> int:
         server.request("POST", "/logout", done_at="/")
         print("logged out" + (_UNCONFIRMED if _is_pending(server) else ""))
     else:
-        _end_in_store(settings, forget=True)
-        print("logged out")
+        show(_end_in_store(settings, forget=True) or "logged out")
     return 0
 
 
@@ -88,31 +80,22 @@ def _revoke_by_request(server: Client, *, everywhere: bool) -> str:
         case "ended":
             return "revoked here; the identity server revokes no tokens (revoke_url is empty)"
         case "disconnected":
-            return safe_text(_disconnected(content), MAX_MESSAGE)
+            return str(content.get("detail") or "disconnected")
     return "revoked" + (_UNCONFIRMED if _is_pending(server) else "")
 
 
-def _disconnected(content: dict[str, Any]) -> str:
-    """Return the outcome for an account that shares its Xero user with others."""
-    shared = content.get("shared_with")
-    names = list(map(str, shared)) if isinstance(shared, list) and shared else ["NAME"]
-    return (
-        f"disconnected. The login shares its Xero user with {', '.join(names)}. A revocation would "
-        "end those logins too, so the connections of this one were deleted at Xero and its tokens "
-        f"forgotten instead. To end the others: xots revoke --all --account {names[0]}"
-    )
-
-
-def _end_in_store(settings: Settings, *, forget: bool) -> None:
-    """End the login in the store.
+def _end_in_store(settings: Settings, *, forget: bool, everywhere: bool = False) -> str | None:
+    """End the login in the store. Return the sentence about the outcome, if it is a special one.
 
     Raises:
         XotsError: Xero has not confirmed it, or one of the errors of ``wiring.end_login``.
     """
     from ..wiring import end_login  # here, because a request to a server needs no Tornado
 
-    if not asyncio.run(end_login(settings, forget=forget)):
+    ended = asyncio.run(end_login(settings, forget=forget, everywhere=everywhere))
+    if not all(ended):
         raise XotsError(
             "the login is ended here, and no token of it is served any more. Xero has not "
             "confirmed the revocation; run this command again later"
         )
+    return next((each.explanation for each in ended if each.shared_with), None)

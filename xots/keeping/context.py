@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import random
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,18 +25,25 @@ from ..lifecycle.schedule import (
     next_step,
     state_of,
 )
+from ..safe_text import safe_text
 from ..secret import Secret
 from ..xero.http import XeroClient
 from ..xero.protocol import Credentials
 from .changes import Changes
 from .replica import Replica
 from .reporting import Situation
+from .siblings import FindSiblings
 from .store_clock import StoreClock
 from .usage import Usage
 
-__all__ = ["Context"]
+__all__ = ["Context", "this_process"]
 
 T = TypeVar("T")
+
+
+def this_process() -> str:
+    """Return host name and process id, for the record's ``by`` fields."""
+    return f"{safe_text(socket.gethostname(), 64)}:{os.getpid()}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +67,8 @@ class Context:
     usage: Usage
     changes: Changes
     store_clock: StoreClock
+    siblings: FindSiblings
+    """Finds the other accounts that a revocation of this one's tokens would end too."""
 
     @property
     def account(self) -> Account:

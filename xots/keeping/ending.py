@@ -1,24 +1,86 @@
-"""A login's end: nothing is served from it, and Xero revokes its tokens."""
+"""A login's end: nothing is served from it, and Xero revokes its tokens.
+
+If other accounts log in by the same Xero user, a revocation would end these too. Then the login's
+own connections are deleted and its tokens forgotten (``disconnecting``). The end is written first,
+with the tokens, as an end that Xero has not confirmed. So a crash or a store failure at any later
+point leaves an end that is resumed, never a login without connections. Each attempt looks for
+siblings anew, since one may have logged in meanwhile. Of two siblings that end at the same time,
+the later one sees the other's end: it revokes.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from enum import StrEnum
+
 from ..backends.base import Lease
 from ..errors import SealError, StaleWrite, StoreUnavailable
-from ..events import LoginEnded, RevocationFailed, Revoked
+from ..events import ConnectionsRemain, Disconnected, LoginEnded, RevocationFailed, Revoked
+from ..lifecycle.account import AccessToken, Organisation
 from ..lifecycle.logins import after_end, after_revocation_failed, after_revoked, tokens_to_revoke
-from ..lifecycle.schedule import candidates, revocation_due
+from ..lifecycle.schedule import candidates, min_servable, revocation_due, servable
+from ..lifecycle.sharing import is_user_known
 from ..lifecycle.waits import pause_ends_at
+from ..safe_text import safe_text
+from ..wording import remaining_text, shared_text
 from .context import Context
+from .disconnecting import Disconnection, delete_connections
 from .refreshing import spend
+from .siblings import Siblings
 
-__all__ = ["end_login", "is_revocation_due", "resume_revocation"]
+__all__ = ["EndOutcome", "EndResult", "end_login", "is_revocation_due", "resume_revocation"]
+
+MAX_NAME = 80
+"""Upper bound on the characters of an organisation's name in a sentence."""
 
 
-async def end_login(context: Context, *, forget: bool) -> bool:
+class EndResult(StrEnum):
+    """The results of a login's end."""
+
+    REVOKED = "revoked"
+    """Nothing is left to revoke."""
+    PENDING = "revocation-pending"
+    """The login is ended here, and Xero is still to be told."""
+    DISCONNECTED = "disconnected"
+    """The login shares its Xero user with others. Its tokens are forgotten, not revoked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndOutcome:
+    """The outcome of a login's end. It is true unless Xero is still to be told."""
+
+    result: EndResult
+    shared_with: tuple[str, ...] = ()
+    """If ``DISCONNECTED``: the accounts that a revocation would have ended too."""
+    user_unknown: tuple[str, ...] = ()
+    """Those of them that may have another Xero user."""
+    remaining: tuple[Organisation, ...] = ()
+    """If ``DISCONNECTED``: organisations of this login whose connections may remain at Xero."""
+    problem: str | None = None
+    """Why they may, with what to do; None if each connection of this login's own is deleted."""
+
+    def __bool__(self) -> bool:
+        return self.result is not EndResult.PENDING
+
+    @property
+    def explanation(self) -> str:
+        """If ``DISCONNECTED``: the outcome in words for a user."""
+        shared = shared_text(self.shared_with, self.user_unknown)
+        text = f"the login is ended here and its tokens are forgotten. {shared}"
+        return text if self.problem is None else f"{text}. However, {self.problem}"
+
+
+REVOKED, PENDING = EndOutcome(result=EndResult.REVOKED), EndOutcome(result=EndResult.PENDING)
+
+
+async def end_login(context: Context, *, forget: bool, everywhere: bool = False) -> EndOutcome:
     """End the login and revoke its tokens; ``forget`` its credentials too.
 
-    Returns:
-        True if nothing is left to revoke; False if Xero is still to be told.
+    Args:
+        context: the parts of the account's keeper.
+        forget: forget the client's credentials too.
+        everywhere: revoke the tokens although that ends the login's siblings at Xero too. The
+            caller ends each of them in the same way.
 
     Raises:
         StoreUnavailable, SealError: the store cannot be read; nothing was changed.
@@ -30,7 +92,8 @@ async def end_login(context: Context, *, forget: bool) -> bool:
         found, now = replica.account, context.clock.now()
         is_pristine = found.client_id is None and found.ended_at is None
         if is_pristine and not forget:
-            return True
+            return REVOKED
+        access = servable(found, now, min_servable(found, context.policy))
         # 2. Write the end. From now on no late response can revive the login. An end is written
         # even if there is no login: it also ends one whose code is being exchanged now.
         await replica.commit(after_end(found, forget=forget, now=now), after=found)
@@ -39,14 +102,14 @@ async def end_login(context: Context, *, forget: bool) -> bool:
         if replica.unsaved:
             # Xero is told only after the end is stored. Otherwise a crash would leave a live login
             # in the store that Xero has ended.
-            return False
+            return PENDING
         # 3. Tell Xero, unless Xero has failed to confirm an earlier request just now.
         if replica.account.revocation is None:
-            return True
+            return REVOKED
         failed_at = found.problem.at if found.problem and found.revocation else None
         if pause_ends_at(failed_at, now, context.policy) is not None:
-            return False
-        return await _revoke(context, lease)
+            return PENDING
+        return await _conclude(context, lease, access, everywhere=everywhere)
 
 
 def is_revocation_due(context: Context) -> bool:
@@ -61,7 +124,7 @@ async def resume_revocation(context: Context) -> None:
     try:
         async with context.replica.locked() as lease:
             if is_revocation_due(context):
-                await _revoke(context, lease)
+                await _conclude(context, lease, None)
     except (StoreUnavailable, SealError) as error:
         context.replica.failed(error)
 
@@ -79,8 +142,67 @@ async def _conclude_open_refresh(context: Context, lease: Lease) -> None:
         return  # nothing was spent; memory holds the end until the store works again
 
 
-async def _revoke(context: Context, lease: Lease) -> bool:
-    """Tell Xero to revoke the tokens. Return True once it has.
+async def _conclude(
+    context: Context, lease: Lease, access: AccessToken | None, *, everywhere: bool = False
+) -> EndOutcome:
+    """Revoke the tokens of an end that is written; or delete the login's own connections and forget
+    its tokens, if it has siblings that are not to be ended too.
+
+    If the store fails meanwhile, the end stays as it is written, and is resumed.
+    """
+    siblings: Siblings = {}
+    try:
+        if context.xero.endpoints.connections_url and not everywhere:
+            siblings = await context.siblings(context.replica.account)
+        if not siblings:
+            return await _revoke(context, lease)
+        if not context.may_send(lease):
+            return PENDING
+        done = await delete_connections(context, lease, access, siblings)
+    except StaleWrite:  # another process has the account
+        return PENDING
+    except (StoreUnavailable, SealError) as error:
+        context.replica.failed(error)
+        return PENDING
+    if lease.lost:
+        return PENDING
+    return await _forget_tokens(context, siblings, done)
+
+
+async def _forget_tokens(context: Context, siblings: Siblings, done: Disconnection) -> EndOutcome:
+    """Write the account without the tokens of the ended login, whether or not Xero has deleted all
+    of its connections."""
+    known, shared_with = context.replica.account, tuple(siblings)
+    user_unknown = tuple(n for n, sibling in siblings.items() if not is_user_known(known, sibling))
+    await context.replica.commit(after_revoked(known), after=known)
+    name, at = context.name, context.clock.now()
+    context.emit(
+        Disconnected(
+            account=name,
+            at=at,
+            shared_with=shared_with,
+            user_unknown=user_unknown,
+            deleted=done.deleted,
+        )
+    )
+    problem = None
+    if done.problem is not None:
+        shown = tuple(safe_text(one.name or one.tenant_id, MAX_NAME) for one in done.remaining)
+        problem = remaining_text(shown, done.problem)
+        context.emit(
+            ConnectionsRemain(account=name, at=at, organisations=shown, reason=done.problem)
+        )
+    return EndOutcome(
+        result=EndResult.DISCONNECTED,
+        shared_with=shared_with,
+        user_unknown=user_unknown,
+        remaining=done.remaining,
+        problem=problem,
+    )
+
+
+async def _revoke(context: Context, lease: Lease) -> EndOutcome:
+    """Tell Xero to revoke the tokens.
 
     It stops once the lease is lost: a user may have logged in since, and this request would end
     that login too.
@@ -90,7 +212,7 @@ async def _revoke(context: Context, lease: Lease) -> bool:
     tokens = tokens_to_revoke(known) if context.xero.endpoints.revoke_url else ()
     for token in tokens:
         if not context.may_send(lease):
-            return False
+            return PENDING
         async with context.xero.slot():
             _, failure = await context.authenticated(context.xero.revoke, token, lease)
         if failure is not None:
@@ -107,7 +229,7 @@ async def _revoke(context: Context, lease: Lease) -> bool:
                     retry_not_before=replica.account.retry_not_before,
                 )
             )
-            return False
+            return PENDING
     await replica.commit(after_revoked(known), after=known)
     context.emit(Revoked(account=context.name, at=context.clock.now()))
-    return True
+    return REVOKED

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import socket
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -22,7 +20,6 @@ from ..lifecycle.schedule import (
     State,
     tick_seconds,
 )
-from ..safe_text import safe_text
 from ..sealing import Sealer
 from ..tasks import Closed, Tasks
 from ..xero.connections import Connection
@@ -31,8 +28,8 @@ from ..xero.protocol import Credentials, Response
 from .acts import MAX_CHOICES_AT_ONCE, Acts
 from .changes import Changes
 from .checking import StoreCheck
-from .context import Context
-from .ending import end_login, is_revocation_due, resume_revocation
+from .context import Context, this_process
+from .ending import EndOutcome, end_login, is_revocation_due, resume_revocation
 from .following import Following
 from .login import LoginAttempt
 from .logins import Logins
@@ -41,6 +38,7 @@ from .refreshing import Refreshing
 from .replica import Replica, StoreChange
 from .reporting import store_event
 from .serving import Serving
+from .siblings import FindSiblings, no_siblings
 from .store_clock import StoreClock
 from .tenants import TenantList, matching_tenant, write_tenant
 from .usage import Fresh, Usage
@@ -67,6 +65,7 @@ class TokenKeeper:
         rng: the source of jitter.
         changes: the process's subscription to the store; None if the keeper is to have its own.
         store_clock: the process's comparison of clocks; None likewise.
+        siblings: finds the accounts that a revocation would end too; by default there are none.
     """
 
     def __init__(
@@ -84,6 +83,7 @@ class TokenKeeper:
         rng: random.Random = random.SystemRandom(),
         changes: Changes | None = None,
         store_clock: StoreClock | None = None,
+        siblings: FindSiblings = no_siblings,
     ) -> None:
         self._observers = list(observers)
         record = RecordStore(store, sealer, name, self._attention_at)
@@ -97,11 +97,12 @@ class TokenKeeper:
             configured=configured,
             clock=clock,
             rng=rng,
-            process=f"{safe_text(socket.gethostname(), 64)}:{os.getpid()}",
+            process=this_process(),
             emit=self._emit,
             usage=Usage(fresh),
             changes=changes or Changes(store),
             store_clock=store_clock or StoreClock(store, clock),
+            siblings=siblings,
         )
         self._tasks = Tasks()
         self._acts = Acts()
@@ -278,22 +279,22 @@ class TokenKeeper:
         """
         await self._logins.run(attempt)
 
-    async def end(self, *, forget: bool) -> bool:
+    async def end(self, *, forget: bool, everywhere: bool = False) -> EndOutcome:
         """End the login: serve nothing more from it and revoke its tokens; ``forget`` the
         credentials too. An account without a login stays as it is, apart from its credentials.
 
-        Returns:
-            True if nothing is left to revoke; False if Xero is still to be told.
+        If a revocation would end siblings too, it is made only with ``everywhere``, for a caller
+        that ends each of them. Otherwise the login's own connections are deleted instead.
 
         Raises:
             StoreUnavailable, SealError: the store cannot be read; nothing was changed.
         """
         self.login_returned()
-        return await self._acts.run(self._end(forget))
+        return await self._acts.run(self._end(forget, everywhere))
 
-    async def _end(self, forget: bool) -> bool:
+    async def _end(self, forget: bool, everywhere: bool) -> EndOutcome:
         with self._serving.stopped():  # at once, whatever has to be waited for
-            return await end_login(self._context, forget=forget)
+            return await end_login(self._context, forget=forget, everywhere=everywhere)
 
     async def connections(self) -> list[Connection]:
         """Return the organisations that the login is connected to.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from ..lifecycle.schedule import State
 from ..tasks import Closed, Tasks
 from .acts import stopping
@@ -14,7 +12,7 @@ from .tenants import TenantList
 
 __all__ = ["Logins"]
 
-NONE_STARTED = datetime.min.replace(tzinfo=UTC)
+NONE_STARTED = float("-inf")
 
 
 class Logins:
@@ -32,6 +30,7 @@ class Logins:
         self._organisations = organisations
         self._limit = LoginLimit()
         self._awaited_until = NONE_STARTED
+        """Time until which a started login may return from Xero, by ``Clock.elapsed``."""
 
     @property
     def state(self) -> State:
@@ -40,7 +39,7 @@ class Logins:
         state = context.state
         if state not in (State.NO_CREDENTIALS, State.NOT_LOGGED_IN, State.REVOKED):
             return state
-        if context.clock.now() < self._awaited_until:
+        if context.clock.elapsed() < self._awaited_until:
             return State.WAITING
         if state is State.NO_CREDENTIALS and context.configured:
             return State.NOT_LOGGED_IN
@@ -48,7 +47,7 @@ class Logins:
 
     def started(self) -> None:
         """Note that a user was sent to Xero."""
-        self._awaited_until = self._context.clock.now() + LOGIN_TIMEOUT
+        self._awaited_until = self._context.clock.elapsed() + LOGIN_TIMEOUT.total_seconds()
 
     def returned(self) -> None:
         """Note that the user returned from Xero, with or without a code."""

@@ -86,7 +86,8 @@ def refresh_events(
     concluded: Account,
     seconds: float,
 ) -> list[Event]:
-    """Return the events of one attempt.
+    """Return the events of one attempt: none if it served the end of a login (``disconnecting``),
+    which has events of its own.
 
     Args:
         situation: the account after the attempt's outcome was committed.
@@ -96,6 +97,8 @@ def refresh_events(
         concluded: the record that the outcome made of ``begun``.
         seconds: the duration of the request.
     """
+    if begun.consent_id is None:
+        return []
     if isinstance(outcome, Issued):
         return _issued_events(situation, begun, spent, outcome, seconds)
     if situation.state is State.CONSENT_LOST:

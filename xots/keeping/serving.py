@@ -5,12 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from ..errors import XotsError
 from ..events import TokenRead
 from ..lifecycle.account import AccessToken
-from ..lifecycle.schedule import Spend, access_lifetime, effective_min_ttl, min_servable, servable
+from ..lifecycle.schedule import (
+    Spend,
+    access_lifetime,
+    effective_min_ttl,
+    issued_since,
+    min_servable,
+    servable,
+)
 from ..lifecycle.waits import pause_ends_at
 from ..tasks import Tasks
 from .acts import stopping
@@ -81,7 +88,7 @@ class Serving:
                 stale_ok=lambda: min_ttl is None and self.can_serve,
             )
             access = self._servable(self._min_life(min_ttl))
-        issued_for_caller = started and self._issued_since(requested_at)
+        issued_for_caller = started and issued_since(context.account, requested_at)
         if access is None and (min_ttl is None or issued_for_caller):
             access = self._servable(min_servable(context.account, context.policy))
         if access is None:
@@ -122,10 +129,6 @@ class Serving:
             return False
         step = self._context.next_step(min_life=self._min_life(min_ttl))
         return self._refreshing.in_progress or isinstance(step, Spend)
-
-    def _issued_since(self, requested_at: datetime) -> bool:
-        access = self._context.account.access
-        return access is not None and access.issued_at >= requested_at
 
     def _no_token(self) -> XotsError:
         if self._tasks.closed and self._context.account.consent_id is not None:

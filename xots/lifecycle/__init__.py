@@ -8,6 +8,7 @@
 ``schedule``    the login's state, what is due, the token to spend: ``next_step``
 ``attention``   when an account needs attention next: ``attention_at``
 ``transitions`` the next record after a refresh, a login or its end: ``begin_refresh``, ``after``
+``sharing``     the accounts that share their fate at Xero, and their organisations
 ``merging``     the merge of two versions of the record: ``merged``
 ``expiry``      the end of an access token and of a wait by two clocks: ``Expiry``
 ``outlook``     the next attempts, and when a user must log in: ``outlook``

@@ -101,7 +101,8 @@ def after_end(account: Account, *, forget: bool, now: datetime) -> Account:
 
 
 def after_revoked(account: Account) -> Account:
-    """Return the account once Xero has revoked the tokens. The credentials stay, or go too.
+    """Return the account once Xero has revoked the tokens, or once they are to be forgotten without
+    that (``sharing``). The credentials stay, or go too.
 
     A forgotten account is an empty record, not a missing one, so that generations never restart.
     """
@@ -109,8 +110,10 @@ def after_revoked(account: Account) -> Account:
         return _without_login(account)
     return replace(
         account,
+        access=None,
         current=None,
         fallbacks=(),
+        intent=None,
         revocation=None,
         failed_attempts=0,
         retry_not_before=None,

@@ -30,6 +30,7 @@ __all__ = [
     "client_refused",
     "effective_min_ttl",
     "good_for",
+    "issued_since",
     "min_servable",
     "next_step",
     "promised_ttl",
@@ -99,6 +100,11 @@ def servable(account: Account, now: datetime, min_life: timedelta) -> AccessToke
     """Return the access token if it may be served for at least ``min_life`` from now on."""
     left = good_for(account, now)
     return account.access if left > timedelta(0) and left >= min_life else None
+
+
+def issued_since(account: Account, requested_at: datetime) -> bool:
+    """Tell if the access token was issued after a caller requested one."""
+    return account.access is not None and account.access.issued_at >= requested_at
 
 
 def effective_min_ttl(account: Account, policy: Policy, requested: timedelta | None) -> timedelta:

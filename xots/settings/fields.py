@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 
 from ..lifecycle.account import Entry
@@ -252,8 +253,7 @@ class Settings:
             name: the name of the account, which need not be in ``accounts``.
             entry: its settings if it was added at run time.
         """
-        names = [setting.name for setting in declared() if setting.per_account]
-        top = Layer({name: getattr(self, name) for name in names}, self.sources)
+        top = Layer({name: getattr(self, name) for name in _own_names()}, self.sources)
         own = self.accounts.get(name, Layer()).above(of_entry(entry).above(top))
         values = dict(own.values)
         if values["fresh"] is None:
@@ -292,6 +292,12 @@ class Settings:
             tick=timedelta(seconds=self.tick),
             refresh_interval=timedelta(seconds=self.refresh_interval),
         )
+
+
+@cache
+def _own_names() -> tuple[str, ...]:
+    """Return the names of the settings that an account can have of its own."""
+    return tuple(setting.name for setting in declared() if setting.per_account)
 
 
 def declared() -> list[Setting]:

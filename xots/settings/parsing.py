@@ -14,7 +14,6 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import ip_address
-from itertools import chain
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -22,7 +21,7 @@ from ..backends import scheme_of
 from ..errors import StoreError
 from ..secret import Secret
 from ..xero.http import Proxy
-from ..xero.protocol import SCOPE_SETS
+from ..xero.scopes import scopes
 
 __all__ = [
     "account_name",
@@ -124,26 +123,6 @@ def account_name(text: str) -> str:
         "the value is not an account name: use up to 64 lower-case letters, digits and hyphens, "
         "and do not begin with lease-",
     )
-
-
-SCOPE = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]+")
-"""RFC 6749 section 3.3: printable ASCII without space, quotation mark and backslash."""
-
-
-def scopes(text: str) -> tuple[str, ...]:
-    """Parse scopes, separated by spaces or commas. The name of a scope set stands for its scopes.
-
-    The result holds each scope once, in the order of the text.
-    """
-    sets = (SCOPE_SETS.get(word, (word,)) for word in _words(text))
-    names = tuple(dict.fromkeys(chain.from_iterable(sets)))
-    for name in names:
-        _matching(SCOPE, name, "one of the scopes holds a character that no scope can have")
-    if "offline_access" not in names:
-        raise ValueError(
-            "offline_access is missing; without it Xero issues no refresh token: add it"
-        )
-    return names
 
 
 def _words(text: str) -> list[str]:

@@ -69,8 +69,8 @@ def read_client_secret(
         return
     place = places["client_secret"] = places["client_secret_file"]
     with collecting(problems, f"{place}: "):
-        values["client_secret"], dangers = secret_in_file(path)
-        warnings += (f"{place}: {danger}" for danger in dangers)
+        values["client_secret"], found = secret_in_file(path)
+        warnings += (f"{place}: {danger}" for danger in found)
 
 
 def secret_in_file(path: Path) -> tuple[Secret, list[str]]:

@@ -7,13 +7,16 @@ must not act, and a status without an act would be wrong.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import msgspec
 from tornado.web import HTTPError
 
-from ..errors import NoCredentials, NotLoggedIn
+from ..errors import AccountUnusable, NoCredentials, NotLoggedIn, XotsError
+from ..keeping.ending import EndOutcome, EndResult
 from ..lifecycle.schedule import State
+from ..wording import listing
 from . import accept, guard
 from .handler import UNSUPPORTED, Handler
 
@@ -43,7 +46,7 @@ class Outcome(NamedTuple):
     title: str
     detail: str
     """The words of the page."""
-    content: dict[str, str]
+    content: dict[str, object]
     """The JSON for a program."""
 
 
@@ -52,12 +55,44 @@ UNCONFIRMED = Outcome(202, "Revoked", PENDING, {"status": "revocation-pending", 
 NOT_REVOCABLE = Outcome(200, "Ended", ENDED, {"status": "ended", "detail": ENDED})
 
 
+def _ended(ended: EndOutcome, *, can_revoke: bool) -> Outcome:
+    """Return the response to the end of one login."""
+    if ended.result is EndResult.DISCONNECTED:
+        return _disconnected(ended)
+    if not can_revoke:
+        return NOT_REVOCABLE
+    return CONFIRMED if ended else UNCONFIRMED
+
+
+def _all_ended(ended: Mapping[str, EndOutcome], *, can_revoke: bool) -> Outcome:
+    """Return the response to the end of several logins."""
+    outcomes = {name: _ended(found, can_revoke=can_revoke) for name, found in ended.items()}
+    worst = max(outcomes.values(), key=lambda outcome: outcome.status)
+    content = {name: outcome.content["status"] for name, outcome in outcomes.items()}
+    detail = f"The logins of {', '.join(ended)} were ended together: {worst.detail}"
+    return worst._replace(
+        detail=detail, content={"status": worst.content["status"], "accounts": content}
+    )
+
+
+def _disconnected(ended: EndOutcome) -> Outcome:
+    remaining = [{"tenant_id": one.tenant_id, "name": one.name} for one in ended.remaining]
+    content: dict[str, object] = {
+        "status": ended.result,
+        "detail": ended.explanation,
+        "shared_with": list(ended.shared_with),
+        "user_unknown": list(ended.user_unknown),
+        "remaining": remaining,
+    }
+    return Outcome(200, "Ended", ended.explanation, content)
+
+
 class TenantsHandler(Handler):
     """``GET /tenants``: the organisations that the login is connected to."""
 
     async def get(self) -> None:
         """Return Xero's list with all its fields, as JSON in ASCII."""
-        if not self.config.has_tenants:
+        if not self.account_config.endpoints.connections_url:
             raise HTTPError(
                 404, "the identity server has no organisations: connections_url is empty"
             )
@@ -85,7 +120,7 @@ class ActHandler(Handler):
         if not guard.looks_like_browser(headers):
             await self.act()
         elif accept.names(headers.get("Accept", ""), "text/html"):
-            self._confirm()
+            self.confirm()
         else:
             raise HTTPError(405, USE_POST)
 
@@ -97,9 +132,14 @@ class ActHandler(Handler):
         """Carry out the act and write the response."""
         raise NotImplementedError
 
-    def _confirm(self) -> None:
+    def confirm(self) -> None:
+        """Write the page with the button."""
         self.write_page(
-            "confirm.html", title=self.title, question=self.question, action=self.request.path
+            "confirm.html",
+            title=self.title,
+            question=self.question,
+            action=self.request.path,
+            end_all=None,
         )
 
 
@@ -113,10 +153,59 @@ class RefreshHandler(ActHandler):
         """Respond 303 to the new token, and to a browser 303 to ``/home``."""
         self.check_crowd()
         await self.keeper.refresh()
-        self.redirect("/home" if self.wants_page else "/token", status=303)
+        self.redirect(self.url("/home" if self.wants_page else "/token"), status=303)
 
 
-class RevokeHandler(ActHandler):
+class EndHandler(ActHandler):
+    """An act that ends the login, or with ``all=true`` those of all accounts that share its client
+    and Xero user too."""
+
+    question_if_shared: str
+    """The text of the page if there are such accounts."""
+
+    def confirm(self) -> None:
+        """Write the page with the button, and with a second one if other accounts share the client
+        and the Xero user."""
+        shared = list(self.accounts.siblings(self.keeper.name))
+        question = self.question_if_shared.format(listing(shared)) if shared else self.question
+        self.write_page(
+            "confirm.html",
+            title=self.title,
+            question=question,
+            action=self.request.path,
+            end_all=", ".join([self.keeper.name, *shared]) if shared else None,
+        )
+
+    async def end_all(self, *, forget: bool) -> dict[str, EndOutcome]:
+        """End the logins of all accounts that share the client and the Xero user.
+
+        Raises:
+            AccountUnusable: some could not be ended. The others were.
+        """
+        found = await self.accounts.end_all(self.keeper.name, forget=forget)
+        ended = {name: one for name, one in found.items() if isinstance(one, EndOutcome)}
+        failed = [f"{name}: {one}" for name, one in found.items() if isinstance(one, XotsError)]
+        if failed:
+            others = f"; the logins of {', '.join(ended)} were ended" if ended else ""
+            raise AccountUnusable(f"a login could not be ended{others}. {'; '.join(failed)}")
+        return ended
+
+    @property
+    def ends_all(self) -> bool:
+        """True if the accounts that share the client and the Xero user are to be ended too.
+
+        Raises:
+            HTTPError: the parameter ``all`` has another value.
+        """
+        match self.get_arguments("all"):
+            case []:
+                return False
+            case ["true"]:
+                return True
+        raise HTTPError(400, "all must be true, given once, or be left out")
+
+
+class RevokeHandler(EndHandler):
     """``/revoke``: end the login and revoke it at Xero, but keep the credentials."""
 
     title = "Revoke"
@@ -124,16 +213,29 @@ class RevokeHandler(ActHandler):
         "End this login? Xero disconnects the app from all its organisations; the credentials "
         "stay here."
     )
+    question_if_shared = (
+        "End this login? The accounts {} log in with the same client as the same Xero user, and a "
+        "revocation would end their logins too. So nothing is revoked: the connections of this "
+        "login are deleted at Xero, and its tokens are forgotten. The credentials stay here."
+    )
 
     async def act(self) -> None:
         """Respond 200 once Xero has revoked the login, and 202 if Xero has not confirmed it yet."""
+        ends_all, can_revoke = self.ends_all, bool(self.account_config.endpoints.revoke_url)
         self._check_login()
-        outcome = CONFIRMED if await self.keeper.end(forget=False) else UNCONFIRMED
-        if not self.config.can_revoke:
-            outcome = NOT_REVOCABLE
+        if ends_all:
+            outcome = _all_ended(await self.end_all(forget=False), can_revoke=can_revoke)
+        else:
+            outcome = _ended(await self.keeper.end(forget=False), can_revoke=can_revoke)
         self.set_status(outcome.status)
         if self.wants_page:
-            self.write_page("message.html", title=outcome.title, detail=outcome.detail, good=True)
+            self.write_page(
+                "message.html",
+                title=outcome.title,
+                detail=outcome.detail,
+                good=True,
+                in_list=False,
+            )
         else:
             self.write_json(outcome.content)
 
@@ -153,7 +255,7 @@ class RevokeHandler(ActHandler):
                 raise NotLoggedIn("there is no login to revoke")
 
 
-class LogoutHandler(ActHandler):
+class LogoutHandler(EndHandler):
     """``/logout``: end the login, revoke it at Xero, and forget the credentials."""
 
     title = "Log out"
@@ -161,11 +263,24 @@ class LogoutHandler(ActHandler):
         "End this login and forget the credentials? Xero disconnects the app from all its "
         "organisations."
     )
+    question_if_shared = (
+        "End this login and forget the credentials? The accounts {} log in with the same client as "
+        "the same Xero user, and a revocation would end their logins too. So nothing is revoked: "
+        "the connections of this login are deleted at Xero, and its tokens are forgotten."
+    )
 
     async def act(self) -> None:
-        """Respond 303 to the form."""
-        await self.keeper.end(forget=True)
-        self.redirect("/", status=303)
+        """Respond 303 to the form; to the list of accounts if several were ended.
+
+        Raises:
+            AccountUnusable: some of them could not be ended.
+        """
+        if self.ends_all:
+            await self.end_all(forget=True)
+            self.redirect("/accounts", status=303)
+        else:
+            await self.keeper.end(forget=True)
+            self.redirect(self.url("/"), status=303)
 
 
 ROUTES = [

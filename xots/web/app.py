@@ -9,13 +9,15 @@ from typing import Any
 
 from tornado.web import Application, HTTPError, RequestHandler
 
-from ..keeping.keeper import TokenKeeper
+from ..accounts.accounts import Accounts
 from ..log_filters import hush_libraries
 from ..sealing import Sealer
-from . import acts, health, pages, status, tokens
-from .handler import Handler, InFlight, WebConfig
+from . import accounts, acts, callback, health, pages, status, tokens
+from .guard import ACCOUNT_NAME
+from .handler import Handler, WebConfig
+from .in_flight import InFlight
 
-__all__ = ["ROUTES", "make_app", "templates_folder"]
+__all__ = ["PATHS_OF_ACCOUNT", "ROUTES", "make_app", "templates_folder"]
 
 access_log = logging.getLogger("xots.access")
 
@@ -25,8 +27,24 @@ ROUTES: list[tuple[str, type[RequestHandler]]] = [
     *status.ROUTES,
     *acts.ROUTES,
     *pages.ROUTES,
+    *callback.ROUTES,
+    *accounts.ROUTES,
 ]
-"""The endpoints, each with its handler."""
+"""The endpoints, each with its handler. Those for an account serve the default one."""
+
+SERVER_PATHS = frozenset({"/code", "/ping", "/ready", "/accounts"})
+"""The endpoints that exist once: Xero knows one redirect URI, and a probe asks for the process."""
+
+PATHS_OF_ACCOUNT: list[tuple[str, type[RequestHandler]]] = [
+    *[(path, handler) for path, handler in ROUTES if path not in SERVER_PATHS],
+    *accounts.ROUTES_OF_ACCOUNT,
+]
+
+"""The endpoints that exist for each account, without the account in front."""
+
+ACCOUNT_ROUTES = [
+    (f"/accounts/(?P<account>{ACCOUNT_NAME}){path}", handler) for path, handler in PATHS_OF_ACCOUNT
+]
 
 
 def templates_folder() -> Path:
@@ -58,19 +76,19 @@ class NotFoundHandler(Handler):
 
 
 def make_app(
-    keeper: TokenKeeper, sealer: Sealer, config: WebConfig, in_flight: InFlight
+    accounts: Accounts, sealer: Sealer, config: WebConfig, in_flight: InFlight
 ) -> Application:
     """Return the application.
 
     Args:
-        keeper: the account's keeper.
+        accounts: the accounts of this process, started.
         sealer: seals the cookies of a login.
         config: the settings that the handlers use.
         in_flight: counts the requests without a response yet.
     """
     hush_libraries()
-    arguments = {"keeper": keeper, "sealer": sealer, "config": config, "in_flight": in_flight}
-    routes = [*ROUTES, (r"/style\.css", StyleHandler)]
+    arguments = {"accounts": accounts, "sealer": sealer, "config": config, "in_flight": in_flight}
+    routes = [*ROUTES, *ACCOUNT_ROUTES, (r"/style\.css", StyleHandler)]
     settings: dict[str, Any] = {
         "autoescape": "shown",
         "default_handler_class": NotFoundHandler,

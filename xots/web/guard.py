@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from . import accept
 
 __all__ = [
+    "ACCOUNT_NAME",
     "RULES",
     "Decision",
     "Refusal",
@@ -31,13 +32,18 @@ __all__ = [
     "looks_like_browser",
 ]
 
-LANDING_PATHS = frozenset({"/", "/login", "/home", "/code"})
+ACCOUNT_NAME = "[a-z0-9-]{1,64}"
+"""The name of an account in a path."""
+
+ACCOUNT = f"/accounts/{ACCOUNT_NAME}"
+
+LANDING_PATH = re.compile(rf"(?:{ACCOUNT})?/(?:login|home)?|/code|/accounts")
 """The paths at which a user may arrive from another site: by a link, a bookmark, or from Xero."""
 
 PROBE_PATHS = frozenset({"/ping", "/ready"})
 """The paths that a load balancer requests by address, or by a name of its own."""
 
-SUBRESOURCE_PATHS = frozenset({"/style.css", "/status"})
+SUBRESOURCE_PATH = re.compile(rf"/style\.css|(?:{ACCOUNT})?/status")
 """The paths that a page of this server may load: the pages' assets, and the state of the login."""
 
 OWN_SITES = frozenset({"same-origin", "none"})
@@ -136,7 +142,7 @@ class Request:
     @property
     def is_landing(self) -> bool:
         """True if the request opens a page at which a user may arrive from another site."""
-        return self.is_read and self.path in LANDING_PATHS
+        return self.is_read and LANDING_PATH.fullmatch(self.path) is not None
 
     def is_own_origin(self, origin: str) -> bool:
         """True if this is an origin of this server. Behind a proxy that terminates TLS, it is that
@@ -228,7 +234,7 @@ def _loads_service_worker(request: Request) -> bool:
 
 def _comes_from_script(request: Request) -> bool:
     headers = request.headers
-    if "Sec-Fetch-Site" not in headers or request.path in SUBRESOURCE_PATHS:
+    if "Sec-Fetch-Site" not in headers or SUBRESOURCE_PATH.fullmatch(request.path):
         return False
     return headers.get("Sec-Fetch-Mode", "navigate") != "navigate"
 

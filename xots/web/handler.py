@@ -3,28 +3,29 @@ formats."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import msgspec
 from tornado.escape import xhtml_escape
 from tornado.web import Finish, HTTPError, RequestHandler
 
-from ..errors import NoToken, TokenUnavailable, XotsError
+from ..accounts.accounts import Accounts
+from ..accounts.config import AccountConfig
+from ..errors import AccountError, NoToken, TokenUnavailable, XotsError
 from ..keeping.keeper import TokenKeeper
 from ..safe_text import MAX_MESSAGE, safe_text
 from ..sealing import Sealer
 from ..wording import time_text
 from . import accept, guard, problems
 from .headers import BROWSER_HEADERS, SECURITY_HEADERS
+from .in_flight import InFlight
 
-__all__ = ["UNSUPPORTED", "Handler", "InFlight", "WebConfig"]
+__all__ = ["UNSUPPORTED", "Handler", "WebConfig"]
 
 logger = logging.getLogger("xots.web")
 
@@ -49,52 +50,11 @@ class Refused(HTTPError):
     """Raised for a request that the guard refuses."""
 
 
-class InFlight:
-    """The requests without a response yet, so that a stopping server can wait for them."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._none = asyncio.Event()
-        self._none.set()
-
-    @property
-    def count(self) -> int:
-        """Their number. Most are requests that wait for Xero or the store, since the others have
-        their response at once."""
-        return self._count
-
-    def enter(self) -> None:
-        """Count a request that has arrived."""
-        self._count += 1
-        self._none.clear()
-
-    def leave(self) -> None:
-        """Count a response that was written."""
-        self._count -= 1
-        if self._count == 0:
-            self._none.set()
-
-    async def none(self, within_seconds: float) -> None:
-        """Wait until no request is in flight, but no longer than ``within_seconds``."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._none.wait(), within_seconds)
-
-
 @dataclass(frozen=True, kw_only=True)
 class WebConfig:
-    """The settings that the handlers use."""
+    """The settings of the server that the handlers use. ``AccountConfig`` holds an account's."""
 
     redirect_uri: str
-    authorize_url: str
-    token_url: str
-    scopes: tuple[str, ...]
-    tenant_id: str | None
-    pkce: bool
-    has_tenants: bool
-    """True if the identity server lists connected organisations."""
-    can_revoke: bool
-    """True if the identity server revokes tokens."""
-    refresh_lifetime: timedelta
     max_waiting: int
     """Upper bound on the requests that wait for Xero or the store, those of clients that are gone
     among them. It leaves connections to the requests that need not wait."""
@@ -109,11 +69,22 @@ class WebConfig:
 
 
 class Handler(RequestHandler):
-    """One request: parse it, make one call to the keeper, write the response."""
+    """One request: parse it, make one call to the account's keeper, write the response.
 
-    keeper: TokenKeeper
+    The path ``/accounts/NAME/…`` names the account. Every other path serves the default account.
+    """
+
+    accounts: Accounts
     sealer: Sealer
     config: WebConfig
+
+    keeper: TokenKeeper
+    """The account's keeper, from ``prepare`` on."""
+    account_config: AccountConfig
+    """The account's settings; those of the default account before ``prepare``."""
+
+    opens_account = True
+    """False if the handler needs no keeper of the account that its path names."""
 
     refused = False
     """True once the guard has refused the request."""
@@ -121,15 +92,29 @@ class Handler(RequestHandler):
     SUPPORTED_METHODS = EveryMethod()
 
     def initialize(
-        self, keeper: TokenKeeper, sealer: Sealer, config: WebConfig, in_flight: InFlight
+        self, accounts: Accounts, sealer: Sealer, config: WebConfig, in_flight: InFlight
     ) -> None:
         """Take the arguments of ``make_app``."""
-        self.keeper, self.sealer, self.config, self._in_flight = keeper, sealer, config, in_flight
+        self.accounts, self.sealer, self.config, self._in_flight = (
+            accounts,
+            sealer,
+            config,
+            in_flight,
+        )
+        self.account_config = accounts.default_config
+        self.named_account: str | None = None
+        """The account in the paths that lead to the same account; None: they need none."""
+        self._counted: str | None = None
+        """The account that the request is counted for."""
+        self._uses = AsyncExitStack()
         in_flight.enter()
 
     def on_finish(self) -> None:
-        """Count the response."""
+        """Count the response, and end the use of the account."""
+        if self._counted is not None:
+            self._in_flight.leave_account(self._counted)
         self._in_flight.leave()
+        self._in_flight.leaving.start(self._uses.aclose())
 
     def set_default_headers(self) -> None:
         """Set the headers of every response. Tornado's type of an empty body is no page's."""
@@ -146,12 +131,13 @@ class Handler(RequestHandler):
     def compute_etag(self) -> None:
         """Return None: a response that is never stored needs no ETag."""
 
-    def prepare(self) -> None:
-        """Let the guard decide before any handler acts.
+    async def prepare(self) -> None:
+        """Let the guard decide before any handler acts, and open the account of the request.
 
         Raises:
             HTTPError: the request is refused, or its method is not supported.
             Finish: the response was written.
+            UnknownAccount, AccountUnusable, StoreUnavailable: as for ``Accounts.opened``.
         """
         decision = guard.decide(self._guard_request())
         if isinstance(decision, guard.Refusal):
@@ -160,7 +146,31 @@ class Handler(RequestHandler):
         if decision is guard.Decision.SEND_WORKER:
             self._write_worker()
             raise Finish
+        self.named_account = self.path_kwargs.pop("account", None)
         self.check_method()
+        if self.named_account is None:
+            await self.use_account(self.accounts.default.name)
+        elif self.opens_account:
+            await self.use_account(self.named_account)
+
+    async def use_account(self, name: str) -> None:
+        """Serve this account until the response is written.
+
+        Raises:
+            UnknownAccount, AccountUnusable, StoreUnavailable: as for ``Accounts.opened``.
+            TokenUnavailable: it must be opened first, and too many requests wait already.
+        """
+        if self._counted is not None:
+            self._in_flight.leave_account(self._counted)
+        self._in_flight.enter_account(name)
+        self._counted = name
+        if name == self.accounts.default.name:
+            self.keeper, self.account_config = self.accounts.default, self.accounts.default_config
+            return
+        if self.is_crowded and name not in self.accounts.open_now:
+            self.check_crowd()
+        found = await self._uses.enter_async_context(self.accounts.opened(name))
+        self.keeper, self.account_config = found.keeper, found.config
 
     def _guard_request(self) -> guard.Request:
         request = self.request
@@ -191,8 +201,14 @@ class Handler(RequestHandler):
     @property
     def is_crowded(self) -> bool:
         """True if so many requests wait that no other one may wait for a refresh or a list. Logins
-        and their ends have limits of their own."""
-        return self._in_flight.count > self.config.max_waiting
+        and their ends have limits of their own.
+
+        An account's requests also leave as much room to the others as they take themselves, so that
+        one account in trouble does not stop the others.
+        """
+        left = self.config.max_waiting - self._in_flight.count
+        own = self._in_flight.of_account(self._counted) if self._counted else 0
+        return left < 0 or (left < own and len(self.accounts.names()) > 1)
 
     def check_crowd(self) -> None:
         """Check that this request may wait.
@@ -207,6 +223,15 @@ class Handler(RequestHandler):
     def is_read(self) -> bool:
         """True if the method is GET or HEAD."""
         return self.request.method in ("GET", "HEAD")
+
+    @property
+    def path(self) -> str:
+        """The path without the account that it names."""
+        return self.request.path.removeprefix(self.url(""))
+
+    def url(self, path: str) -> str:
+        """Return the path with which a page, a redirect or a message leads to the same account."""
+        return f"/accounts/{self.named_account}{path}" if self.named_account else path
 
     @property
     def wants_page(self) -> bool:
@@ -245,7 +270,7 @@ class Handler(RequestHandler):
 
     def get_template_namespace(self) -> dict[str, Any]:
         """Return the names of every page. Each value in it passes through ``shown``."""
-        names = {"safe_text": safe_text, "shown": _shown}
+        names = {"safe_text": safe_text, "shown": _shown, "url": self.url}
         return super().get_template_namespace() | names
 
     def write_page(self, template: str, **names: Any) -> None:
@@ -253,12 +278,18 @@ class Handler(RequestHandler):
         self.set_header(
             "Content-Security-Policy",
             "default-src 'none'; style-src 'self'; "
-            f"form-action 'self' {_origins_of_xero(self.config.authorize_url)}; "
+            f"form-action 'self' {_origins_of_xero(self.account_config.endpoints.authorize_url)}; "
             "frame-ancestors 'none'; base-uri 'none'",
         )
         self._set_headers(BROWSER_HEADERS)
         self.set_header("Content-Type", "text/html; charset=utf-8")
-        names |= {"config": self.config, "now": self.keeper.clock.now(), "time_text": time_text}
+        names |= {
+            "config": self.config,
+            "account_config": self.account_config,
+            "named_account": self.named_account,
+            "now": self.accounts.default.clock.now(),
+            "time_text": time_text,
+        }
         self.write(self.render_string(template, **names))
 
     def _write_worker(self) -> None:
@@ -270,14 +301,23 @@ class Handler(RequestHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Write an error as a page or as a problem in JSON."""
         _, error, _ = kwargs.get("exc_info", (None, None, None))
+        if isinstance(error, AccountError):
+            self.named_account = None  # the page leads to the accounts that can be used
+        login_url = self.config.origin + self.url("/")
         headers, problem = problems.error_response(
-            error, methods=_supported_methods(type(self)), login_url=f"{self.config.origin}/"
+            error, methods=_supported_methods(type(self)), login_url=login_url
         )
         self.set_status(problem.status)
         for name, value in headers.items():
             self.set_header(name, value)
         if self.wants_page:
-            self.write_page("message.html", title=problem.title, detail=problem.detail, good=False)
+            self.write_page(
+                "message.html",
+                title=problem.title,
+                detail=problem.detail,
+                good=False,
+                in_list=isinstance(error, AccountError),
+            )
         else:
             self.write_json(problem, "application/problem+json")
         self.finish()

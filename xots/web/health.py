@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any, TypeVar
 
 from ..keeping.keeper import TokenKeeper
@@ -21,13 +20,10 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def health(keeper: TokenKeeper, refresh_lifetime: timedelta) -> dict[str, Any]:
+def health(keeper: TokenKeeper) -> dict[str, Any]:
     """Return the health of the login, without secrets, under the field names of the Go server.
 
-    Args:
-        keeper: the account's keeper.
-        refresh_lifetime: the age at which a refresh token is rotated. It counts as the token's
-            lifetime here, although Xero's is longer.
+    The age at which a refresh token is rotated counts as its lifetime, although Xero's is longer.
     """
     account, access, current = keeper.account, None, None
     if account.consent_id is not None:
@@ -38,7 +34,7 @@ def health(keeper: TokenKeeper, refresh_lifetime: timedelta) -> dict[str, Any]:
         "reason": keeper.store_problem or if_known(account.problem, problem_text),
         "access_token_expiry_utc": if_known(access, lambda token: token.expires_at),
         "refresh_token_expiry_utc": if_known(
-            current, lambda token: token.obtained_at + refresh_lifetime
+            current, lambda token: token.obtained_at + keeper.policy.refresh_lifetime
         ),
     }
 
@@ -63,7 +59,7 @@ class LivezHandler(Handler):
             self.set_header("WWW-Authenticate", CHALLENGE)
         elif not self.keeper.can_serve:
             self.set_status(503)
-        self.write_json(health(self.keeper, self.config.refresh_lifetime))
+        self.write_json(health(self.keeper))
 
 
 class PingHandler(Handler):

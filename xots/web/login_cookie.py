@@ -3,13 +3,18 @@
 The server holds nothing of a login between its requests: a sealed cookie carries it. So any process
 of a cluster can finish it, two tabs do not disturb each other, and only the browser that started a
 login can finish it (RFC 9700 section 2.1).
+
+Cookies ignore ports (RFC 6265 section 8.5): a browser sends those of every server on ``localhost``
+to each of them. So name and seal hold the redirect URI, by which servers differ, and the account.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
-from typing import TypeVar
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -20,23 +25,35 @@ from ..secret import Secret
 from ..xero.protocol import Credentials
 
 __all__ = [
-    "FORM_COOKIE",
+    "MAX_COOKIE_BYTES",
+    "MAX_LOGINS",
+    "MAX_TOTAL_BYTES",
     "Form",
     "Login",
-    "cookie_name",
-    "open_form",
-    "open_logins",
-    "seal",
-    "superseded",
+    "LoginCookies",
+    "NewCookie",
 ]
 
-FORM_COOKIE = "xots-form"
+FORM_COOKIES = "xots-form-"
 LOGIN_COOKIES = "xots-login-"
-"""The prefix of the cookies of started logins, one cookie for each."""
+
+STATE_LENGTH = 16
+"""Characters of the state in a cookie's name: enough to tell the logins of one browser apart."""
+
+BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
+
+MAX_COOKIE_BYTES = 3900
+"""Upper bound on name and value of a cookie. Browsers silently drop a cookie that has more than
+4096 bytes with its attributes (RFC 6265 section 6.1)."""
+
+MAX_TOTAL_BYTES = 16 << 10
+"""Upper bound on this server's cookies in one browser, those of all accounts together. A request
+carries the cookies of every server on ``localhost``, and may have ``refusals.MAX_HEAD_BYTES``. A
+further cookie replaces the oldest ones."""
 
 MAX_LOGINS = 4
-"""Upper bound on the logins in progress in one browser: a request with more cookies becomes too
-large. A further login replaces the oldest one."""
+"""Upper bound on the logins of one account in progress in one browser, so that abandoned ones do
+not replace those of other accounts."""
 
 
 class Form(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +77,8 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
     scopes_configured: tuple[str, ...]
     """The scopes in the settings, if the user chose another set."""
     redirect_uri: str
+    replaces: str | None
+    """``consent_id`` of the login that was live when this one started."""
     at: datetime
     """When the user started it."""
 
@@ -67,50 +86,124 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
 C = TypeVar("C", Form, Login)
 
 
-def cookie_name(state: str) -> str:
-    """Return the name of the cookie of the login with this ``state``."""
-    return LOGIN_COOKIES + state[:16]
+class NewCookie(NamedTuple):
+    """A cookie to set."""
+
+    name: str
+    value: bytes
+    replaced: list[str]
+    """The names of the cookies to clear, so that the bounds hold."""
 
 
-def seal(sealer: Sealer, name: str, content: Form | Login) -> bytes:
-    """Return the value of the cookie ``name``, sealed for this name only."""
-    encoded = msgspec.json.encode(content, enc_hook=Secret.reveal)
-    return sealer.seal(encoded, "cookie", {"name": name})
+class OwnCookie(NamedTuple):
+    """A cookie of this server in the browser."""
+
+    name: str
+    account: str
+    content: Form | Login | None
+    """None if it has expired or cannot be opened."""
 
 
-def open_form(sealer: Sealer, cookies: Mapping[str, str], now: datetime) -> Form | None:
-    """Return the form that the user sent within ``LOGIN_TIMEOUT``, if there is one."""
-    if FORM_COOKIE not in cookies:
-        return None
-    return _opened(sealer, FORM_COOKIE, cookies[FORM_COOKIE], Form, now)
+@dataclass(frozen=True, kw_only=True)
+class LoginCookies:
+    """The cookies of one request, of which only this server's are read and replaced."""
+
+    sealer: Sealer
+    redirect_uri: str
+    """It tells this server from others on the same host."""
+    values: Mapping[str, str]
+    """All cookies of the request, by name."""
+    now: datetime
+
+    def form_name(self, account: str) -> str:
+        """Return the name of the cookie with the account's form."""
+        return f"{self._prefix(FORM_COOKIES)}{account}"
+
+    def login_name(self, account: str, state: Secret) -> str:
+        """Return the name of the cookie with the account's login of this ``state``."""
+        return f"{self._prefix(LOGIN_COOKIES)}{state.reveal()[:STATE_LENGTH]}-{account}"
+
+    def form(self, account: str) -> Form | None:
+        """Return the account's form that the user sent within ``LOGIN_TIMEOUT``, if there is
+        one."""
+        return self._opened(self.form_name(account), account, Form)
+
+    def logins(self, account: str) -> list[Login]:
+        """Return the account's logins in progress in this browser, the oldest first."""
+        return [login for one, login in self._logins() if one.account == account]
+
+    def started(self, state: Secret) -> tuple[str, Login] | None:
+        """Return the login in progress with this ``state``, after the account that it is for."""
+        found = ((one.account, login) for one, login in self._logins() if login.state == state)
+        return next(found, None)
+
+    def new(self, account: str, content: Form | Login) -> NewCookie | None:
+        """Return the cookie for ``content``; None if it is so large that browsers drop it."""
+        if isinstance(content, Login):
+            name = self.login_name(account, content.state)
+        else:
+            name = self.form_name(account)
+        encoded = msgspec.json.encode(content, enc_hook=Secret.reveal)
+        value = self.sealer.seal(encoded, "cookie", self._context(name, account))
+        if len(name) + len(value) > MAX_COOKIE_BYTES:
+            return None
+        others = [one for one in self._own() if one.name != name]
+        replaced = _oldest_logins(others, account) if isinstance(content, Login) else []
+        left = MAX_TOTAL_BYTES - len(name) - len(value)
+        for one in reversed([one for one in others if one.name not in replaced]):
+            left -= len(one.name) + len(self.values[one.name])
+            if left < 0:
+                replaced.append(one.name)
+        return NewCookie(name, value, replaced)
+
+    # ---------- inside
+
+    def _prefix(self, kind: str) -> str:
+        return f"{kind}{sha256(self.redirect_uri.encode()).hexdigest()[:12]}-"
+
+    def _context(self, name: str, account: str) -> dict[str, str]:
+        return {"name": name, "redirect_uri": self.redirect_uri, "account": account}
+
+    def _own(self) -> list[OwnCookie]:
+        """Return this server's cookies: those without content first, then the oldest."""
+        form_prefix, login_prefix = self._prefix(FORM_COOKIES), self._prefix(LOGIN_COOKIES)
+        found = []
+        for name in self.values:
+            if name.startswith(form_prefix):
+                account = name[len(form_prefix) :]
+                found.append(OwnCookie(name, account, self._opened(name, account, Form)))
+            elif name.startswith(login_prefix):
+                account = name[len(login_prefix) + STATE_LENGTH + 1 :]
+                found.append(OwnCookie(name, account, self._opened(name, account, Login)))
+        return sorted(found, key=lambda one: one.content.at if one.content else BEFORE_ALL)
+
+    def _logins(self) -> Iterator[tuple[OwnCookie, Login]]:
+        for one in self._own():
+            if isinstance(one.content, Login):
+                yield one, one.content
+
+    def _opened(self, name: str, account: str, kind: type[C]) -> C | None:
+        """Return the content of a cookie; None if there is none, if it has expired, or if it was
+        not sealed for this name, server and account.
+
+        A time in the future does not matter: the clock of the host that sealed the cookie is
+        ahead, or this one was set back.
+        """
+        try:
+            sealed = self.values.get(name, "").encode()
+            opened = self.sealer.open(sealed, "cookie", self._context(name, account))
+            content = msgspec.json.decode(opened, type=kind, dec_hook=_secret)
+        except (SealError, msgspec.MsgspecError):
+            return None
+        return content if self.now - content.at < LOGIN_TIMEOUT else None
 
 
-def open_logins(sealer: Sealer, cookies: Mapping[str, str], now: datetime) -> dict[str, Login]:
-    """Return the logins in progress in this browser, by cookie name, the oldest first."""
-    opened = [
-        (name, _opened(sealer, name, sealed, Login, now))
-        for name, sealed in cookies.items()
-        if name.startswith(LOGIN_COOKIES)
+def _oldest_logins(cookies: list[OwnCookie], account: str) -> list[str]:
+    """Return the names of the account's logins that a further one replaces."""
+    logins = [
+        one.name for one in cookies if one.account == account and isinstance(one.content, Login)
     ]
-    live = [(name, login) for name, login in opened if login is not None]
-    return dict(sorted(live, key=lambda item: item[1].at))
-
-
-def superseded(logins: Iterable[str]) -> list[str]:
-    """Return the cookies to clear before a further login starts, of those of ``open_logins``."""
-    kept = MAX_LOGINS - 1
-    return list(logins)[:-kept]
-
-
-def _opened(sealer: Sealer, name: str, sealed: str, kind: type[C], now: datetime) -> C | None:
-    """Return the content of a cookie; None if it has expired or was not sealed here for this
-    name."""
-    try:
-        opened = sealer.open(sealed.encode(), "cookie", {"name": name})
-        content = msgspec.json.decode(opened, type=kind, dec_hook=_secret)
-    except (SealError, msgspec.MsgspecError):
-        return None
-    return content if timedelta(0) <= now - content.at < LOGIN_TIMEOUT else None
+    return logins[: 1 - MAX_LOGINS]
 
 
 def _secret(_: type, value: str) -> Secret:

@@ -1,6 +1,7 @@
-"""The pages of a login: the form for the credentials, the start at Xero, and the return from it.
+"""The pages of a login: the form for the credentials, the state, and the start at Xero.
 
-``login_cookie`` describes how a login survives from one request to the next.
+``login_cookie`` describes how a login survives from one request to the next, and ``callback`` is
+the return from Xero.
 """
 
 from __future__ import annotations
@@ -8,71 +9,55 @@ from __future__ import annotations
 import logging
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from tornado.web import HTTPError
 
-from ..errors import LoginFailed, TooManyLogins, XotsError
-from ..keeping.login import LOGIN_TIMEOUT, LoginAttempt
+from ..errors import XotsError
 from ..keeping.tenants import organisations_of
 from ..lifecycle.account import Account, Organisation
-from ..safe_text import safe_text
 from ..secret import Secret
-from ..wording import span_text, time_text
+from ..wording import time_text
 from ..xero.protocol import SCOPE_SETS, Credentials, authorize_url, new_code_verifier
-from . import login_cookie
+from .cookie_handler import TOO_LONG, CookieHandler
 from .guard import browser_origin, is_loopback_name, is_opened_by_user
-from .handler import UNSUPPORTED, Handler
 from .health import health
 from .login_cookie import Form, Login
 
-__all__ = ["ROUTES"]
+__all__ = ["ROUTES", "field_problems"]
 
 FIELD = re.compile(r"\S{0,512}")
 """A field of the form: one word. Xero's ids and secrets have less than 100 characters."""
 
-GRANULAR = "start xots with -o granular, or use the button for the granular scopes on /home"
-
 logger = logging.getLogger("xots.web")
-
-
-class CookieHandler(Handler):
-    """A handler that reads and writes the cookies of a login."""
-
-    def keep_cookie(self, name: str, content: Form | Login) -> None:
-        """Seal ``content`` into a cookie that expires with the login."""
-        self.set_cookie(
-            name,
-            login_cookie.seal(self.sealer, name, content),
-            path="/",
-            max_age=int(LOGIN_TIMEOUT.total_seconds()),
-            httponly=True,
-            samesite="Lax",
-            secure=self.config.origin.startswith("https:"),
-        )
-
-    def form(self) -> Form | None:
-        """Return the content of the form, if the user sent it within ``LOGIN_TIMEOUT``."""
-        return login_cookie.open_form(self.sealer, self._cookie_values(), self.keeper.clock.now())
-
-    def logins(self) -> dict[str, Login]:
-        """Return the logins in progress in this browser, by cookie name, the oldest first."""
-        return login_cookie.open_logins(self.sealer, self._cookie_values(), self.keeper.clock.now())
-
-    def _cookie_values(self) -> dict[str, str]:
-        return {name: morsel.value for name, morsel in self.cookies.items()}
 
 
 class Page(CookieHandler):
     """A page that a user may open by any name of this host."""
 
-    def prepare(self) -> None:
+    async def prepare(self) -> None:
         """Redirect a browser that uses another name of loopback to the redirect URI's name: cookies
         belong to one name."""
-        super().prepare()
+        await super().prepare()
         if self.is_read and _is_other_loopback(self.request.host.lower(), self.config.redirect_uri):
             self.redirect(self.config.origin + self.request.path, status=303)
+
+    def new_login(
+        self, client: Form, scopes: tuple[str, ...], scopes_configured: tuple[str, ...] = ()
+    ) -> Login:
+        """Return a login with these credentials and scopes, that starts now."""
+        return Login(
+            state=Secret(secrets.token_urlsafe(32)),
+            verifier=Secret(new_code_verifier()) if self.account_config.pkce else None,
+            credentials=client.credentials,
+            tenant_id=client.tenant_id,
+            scopes=scopes,
+            scopes_configured=scopes_configured,
+            redirect_uri=self.config.redirect_uri,
+            replaces=self.keeper.account.consent_id,
+            at=self.keeper.clock.now(),
+        )
 
 
 def _is_other_loopback(host: str, redirect_uri: str) -> bool:
@@ -88,8 +73,8 @@ class FormHandler(Page):
 
     async def get(self) -> None:
         """Show the form. ``/`` redirects to ``/home`` once the credentials are known."""
-        if self.request.path == "/" and self.keeper.credentials is not None:
-            self.redirect("/home", status=303)
+        if self.path == "/" and self.keeper.credentials is not None:
+            self.redirect(self.url("/home"), status=303)
         else:
             self._write_form([])
 
@@ -98,21 +83,29 @@ class FormHandler(Page):
         client_id = self.get_body_argument("client_id", "")
         client_secret = self.get_body_argument("client_secret", "")
         tenant_id = self.get_body_argument("tenant_id", "")
-        problems = _form_problems(client_id, client_secret, tenant_id, pkce=self.config.pkce)
-        if problems:
-            self.set_status(400)
-            self._write_form(problems, client_id, tenant_id)
-            return
         form = Form(
             credentials=Credentials(
                 client_id=client_id,
                 client_secret=Secret(client_secret) if client_secret else None,
             ),
-            tenant_id=tenant_id or self.config.tenant_id,
+            tenant_id=tenant_id or self.account_config.tenant_id,
             at=self.keeper.clock.now(),
         )
-        self.keep_cookie(login_cookie.FORM_COOKIE, form)
-        self.redirect("/home", status=303)
+        pkce = self.account_config.pkce
+        problems = _form_problems(client_id, client_secret, tenant_id, pkce=pkce)
+        if not problems and not self._fits_cookies(form):
+            problems = [f"{TOO_LONG[0].upper()}{TOO_LONG[1:]}."]
+        if problems:
+            self.set_status(400)
+            self._write_form(problems, client_id, tenant_id)
+        else:
+            self.keep_cookie(form)
+            self.redirect(self.url("/home"), status=303)
+
+    def _fits_cookies(self, form: Form) -> bool:
+        """True if browsers keep the cookie of a login with this form. The form's is smaller."""
+        login = self.new_login(form, self.account_config.scopes)
+        return self.login_cookies().new(self.keeper.name, login) is not None
 
     def _write_form(self, problems: list[str], client_id: str = "", tenant_id: str = "") -> None:
         self.write_page(
@@ -126,11 +119,7 @@ class FormHandler(Page):
 
 def _form_problems(client_id: str, client_secret: str, tenant_id: str, *, pkce: bool) -> list[str]:
     fields = {"client id": client_id, "client secret": client_secret, "tenant id": tenant_id}
-    problems = [
-        f"The {label} cannot be right: it holds a space or a control character, or is too long."
-        for label, value in fields.items()
-        if not (value.isprintable() and FIELD.fullmatch(value))
-    ]
+    problems = field_problems(fields)
     if not client_id:
         problems.append("The client id is missing: Xero shows it on the app's Configuration page.")
     if not client_secret and not pkce:
@@ -138,6 +127,15 @@ def _form_problems(client_id: str, client_secret: str, tenant_id: str, *, pkce: 
             "The client secret is missing: a login without one needs PKCE, which is off."
         )
     return problems
+
+
+def field_problems(fields: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each of these fields, by label, that cannot be right."""
+    return [
+        f"The {label} cannot be right: it holds a space or a control character, or is too long."
+        for label, value in fields.items()
+        if not (value.isprintable() and FIELD.fullmatch(value))
+    ]
 
 
 class HomeHandler(Page):
@@ -148,7 +146,7 @@ class HomeHandler(Page):
         """Show the page. Without any credentials, redirect to the form."""
         client = self._client()
         if client is None:
-            self.redirect("/", status=303)
+            self.redirect(self.url("/"), status=303)
             return
         client_id, known = client.credentials.client_id, self.keeper.credentials
         account, pending = self.keeper.account, self._pending()
@@ -156,12 +154,12 @@ class HomeHandler(Page):
         self.write_page(
             "home.html",
             title="Xero connection",
-            health=health(self.keeper, self.config.refresh_lifetime),
+            health=health(self.keeper),
             account=account,
             client_id=client_id,
             new_client=known is None or client_id != known.client_id,
             pending=pending[-1] if pending else None,
-            offer_granular=_offers_granular(self.config.scopes, account, pending),
+            offer_granular=_offers_granular(self.account_config.scopes, account, pending),
             organisations=organisations,
             trouble=trouble,
         )
@@ -173,42 +171,26 @@ class HomeHandler(Page):
         if tenant_id:
             self.check_crowd()
             await self.keeper.choose_tenant(tenant_id)
-            self.redirect("/home", status=303)
+            self.redirect(self.url("/home"), status=303)
         elif client is None:
-            self.redirect("/", status=303)
+            self.redirect(self.url("/"), status=303)
         else:
-            self._start(self._new_login(client))
+            self._start(self.new_login(client, *self._scopes()))
 
     def _start(self, login: Login) -> None:
         """Keep the login in a cookie and redirect to Xero."""
-        for name in login_cookie.superseded(self.logins()):
-            self.clear_cookie(name)
-        state = login.state.reveal()
-        self.keep_cookie(login_cookie.cookie_name(state), login)
+        self.keep_cookie(login)
         self.keeper.login_started()
         self.redirect(
             authorize_url(
-                self.config.authorize_url,
+                self.account_config.endpoints.authorize_url,
                 client_id=login.credentials.client_id,
                 redirect_uri=login.redirect_uri,
                 scopes=login.scopes,
-                state=state,
+                state=login.state.reveal(),
                 verifier=login.verifier.reveal() if login.verifier else None,
             ),
             status=303,
-        )
-
-    def _new_login(self, client: Form) -> Login:
-        scopes, scopes_configured = self._scopes()
-        return Login(
-            state=Secret(secrets.token_urlsafe(32)),
-            verifier=Secret(new_code_verifier()) if self.config.pkce else None,
-            credentials=client.credentials,
-            tenant_id=client.tenant_id,
-            scopes=scopes,
-            scopes_configured=scopes_configured,
-            redirect_uri=self.config.redirect_uri,
-            at=self.keeper.clock.now(),
         )
 
     def _scopes(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -219,28 +201,29 @@ class HomeHandler(Page):
         """
         name = self.get_body_argument("scopes", "")
         if not name:
-            return self.config.scopes, ()
+            return self.account_config.scopes, ()
         if name not in SCOPE_SETS:
             raise HTTPError(400, "scopes must be one of: " + ", ".join(SCOPE_SETS))
-        return SCOPE_SETS[name], self.config.scopes
+        return SCOPE_SETS[name], self.account_config.scopes
 
     def _client(self) -> Form | None:
         """Return the credentials to log in with: those of the form, or else the known ones."""
-        form, credentials = self.form(), self.keeper.credentials
+        form = self.login_cookies().form(self.keeper.name)
+        credentials = self.keeper.credentials
         if form is not None or credentials is None:
             return form
         now = self.keeper.clock.now()
-        return Form(credentials=credentials, tenant_id=self.config.tenant_id, at=now)
+        return Form(credentials=credentials, tenant_id=self.account_config.tenant_id, at=now)
 
     def _pending(self) -> list[Login]:
         """Return the logins that have not returned from Xero, and log each.
 
-        A login that started before the live one needs no hint any more.
+        A login that started before the live one needs no hint. Times of day cannot tell.
         """
-        account, now = self.keeper.account, self.keeper.clock.now()
-        logins = list(self.logins().values())
-        if account.consent_id is not None:
-            logins = [login for login in logins if login.at > account.epoch]
+        consent_id, now = self.keeper.account.consent_id, self.keeper.clock.now()
+        logins = self.login_cookies().logins(self.keeper.name)
+        if consent_id is not None:
+            logins = [login for login in logins if login.replaces == consent_id]
         for login in logins:
             logger.info(
                 "a login started at %s has not returned from Xero; if Xero showed an error page, "
@@ -258,7 +241,9 @@ class HomeHandler(Page):
         None: they are not known, and the user has to click for a request to Xero. A user arrives
         here from Xero, but a foreign page can lead here too.
         """
-        may_choose = self.config.has_tenants and not self.keeper.account.tenant_id
+        may_choose = (
+            self.account_config.endpoints.connections_url and not self.keeper.account.tenant_id
+        )
         if not may_choose or not self.keeper.can_serve:
             return (), None
         if not is_opened_by_user(self.request.headers) or self.is_crowded:
@@ -280,113 +265,8 @@ def _offers_granular(configured: tuple[str, ...], account: Account, pending: lis
     return bool(pending) or not classic.isdisjoint(configured)
 
 
-class CodeHandler(CookieHandler):
-    """``/code``: the redirect URI, at which a browser returns from Xero."""
-
-    head = UNSUPPORTED  # type: ignore[assignment]  # Tornado marks a missing method so
-
-    async def get(self) -> None:
-        """Finish the login that this browser started, and redirect to ``/home``."""
-        login = self._started_login(self._single("state"))
-        self.keeper.login_returned()
-        self._check_issuer(self._single("iss"))
-        if error := self._single("error"):
-            raise LoginFailed(_error_of_xero(error, self._single("error_description")))
-        if not (code := self._single("code")):
-            raise LoginFailed(
-                "Xero's response holds neither a code nor an error; start again at /home"
-            )
-        try:
-            await self.keeper.login(_attempt(login, code))
-        except TooManyLogins:
-            # A reload of this page can finish the login, as long as Xero accepts its code.
-            self.keep_cookie(login_cookie.cookie_name(login.state.reveal()), login)
-            raise
-        self.clear_cookie(login_cookie.FORM_COOKIE)
-        self.redirect("/home", status=303)
-
-    def _started_login(self, state: str) -> Login:
-        """Return the login with this ``state``, and clear its cookie.
-
-        Raises:
-            LoginFailed: this browser started none, or it took too long.
-        """
-        name = login_cookie.cookie_name(state)
-        login = self.logins().get(name)
-        if login is None or login.state != Secret(state):
-            raise LoginFailed(
-                "no login that was started in this browser within the last "
-                f"{span_text(LOGIN_TIMEOUT)} belongs to this response. Start again at "
-                f"{self.config.origin}/home and finish in the same browser"
-            )
-        self.clear_cookie(name)
-        return login
-
-    def _single(self, name: str) -> str:
-        """Return a parameter; empty if there is none.
-
-        Raises:
-            HTTPError: it occurs more than once (RFC 6749 section 3.1).
-        """
-        values = self.get_query_arguments(name, strip=False)
-        if len(values) > 1:
-            raise HTTPError(400, f"the parameter {name} occurs more than once")
-        return "".join(values)
-
-    def _check_issuer(self, issuer: str) -> None:
-        """Check that a response that names its issuer names ours (RFC 9207). Xero names none.
-
-        Raises:
-            LoginFailed: it names another issuer.
-        """
-        ours = (self.config.authorize_url, self.config.token_url)
-        if issuer and not _has_origin_of(issuer, ours):
-            raise LoginFailed(
-                "the response names an issuer that is not the identity server of this login"
-            )
-
-
-def _has_origin_of(uri: str, others: Iterable[str]) -> bool:
-    try:
-        return browser_origin(uri) in map(browser_origin, others)
-    except (ValueError, KeyError):
-        return False
-
-
-def _attempt(login: Login, code: str) -> LoginAttempt:
-    return LoginAttempt(
-        credentials=login.credentials,
-        code=Secret(code),
-        verifier=login.verifier,
-        redirect_uri=login.redirect_uri,
-        scopes=login.scopes,
-        scopes_configured=login.scopes_configured,
-        tenant_id=login.tenant_id,
-    )
-
-
-def _error_of_xero(error: str, description: str) -> str:
-    """Return an error that the browser brought from Xero in words (RFC 6749 section 4.1.2.1)."""
-    match error:
-        case "access_denied" if "scope" in description.lower():
-            return (
-                "Xero refused the scopes for this app. Apps created since 2 March 2026 cannot use "
-                f"the classic ones: {GRANULAR}"
-            )
-        case "access_denied":
-            return (
-                "the consent was cancelled at Xero, or not given. Nothing was changed; start again "
-                "at /home"
-            )
-        case "invalid_scope":
-            return f"Xero does not permit these scopes for this app: {GRANULAR}"
-    words = f"{safe_text(error)} {safe_text(description)}"
-    return f"Xero responded with an error: {words}".rstrip()
-
-
 ROUTES = [
     (r"/", FormHandler),
     (r"/login", FormHandler),
     (r"/home", HomeHandler),
-    (r"/code", CodeHandler),
 ]

@@ -16,6 +16,9 @@ import msgspec
 from tornado.web import HTTPError
 
 from ..errors import (
+    AccountExists,
+    AccountFixed,
+    AccountUnusable,
     AmbiguousTenant,
     ConsentLost,
     LoginFailed,
@@ -23,10 +26,13 @@ from ..errors import (
     NotLoggedIn,
     NoToken,
     SealError,
+    SettingsError,
     StoreUnavailable,
     TenantNotFound,
     TokenUnavailable,
+    TooManyAccounts,
     TooManyLogins,
+    UnknownAccount,
     UnknownTenant,
     UpstreamFailed,
     XotsError,
@@ -67,6 +73,12 @@ PROBLEM_TYPES: Mapping[type[XotsError], ProblemType] = {
     AmbiguousTenant: ProblemType(409, "ambiguous-tenant", "Several organisations have this name"),
     TenantNotFound: ProblemType(404, "tenant-not-found", "No organisation has this id or name"),
     UnknownTenant: ProblemType(400, "unknown-tenant", "The organisation is not connected"),
+    UnknownAccount: ProblemType(404, "unknown-account", "There is no such account"),
+    AccountExists: ProblemType(409, "account-exists", "The account exists already"),
+    AccountFixed: ProblemType(409, "account-fixed", "The account is declared in the settings"),
+    TooManyAccounts: ProblemType(409, "too-many-accounts", "No account can be added"),
+    AccountUnusable: ProblemType(503, "account-unusable", "The account cannot be used"),
+    SettingsError: ProblemType(400, "invalid-settings", "The settings of the account are wrong"),
     UpstreamFailed: ProblemType(502, "upstream-failed", "Xero returned no usable response"),
 }
 """The problem type of each error: that of the first class which the error is an instance of."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..lifecycle.policy import Policy
 from ..lifecycle.schedule import XERO_REFRESH_LIFETIME, State
 from ..safe_text import MAX_MESSAGE, safe_text
 from ..wording import counted, problem_text, span_text, time_text
-from .handler import Handler, WebConfig
+from .handler import Handler
 from .health import health, if_known, store_health
 
 __all__ = ["ROUTES", "explanation"]
@@ -32,10 +32,10 @@ class StatusHandler(Handler):
     async def get(self) -> None:
         """Respond with a page to a browser, and with JSON to a program."""
         keeper, outlook, now = self.keeper, self.keeper.outlook, self.keeper.clock.now()
-        status = _fields(keeper, self.config, outlook, now)
+        status = _fields(keeper, self.config.redirect_uri, outlook, now)
         found = [
-            *explanation(keeper, outlook, now),
-            *_identity_server(keeper.account, self.config.token_url),
+            *explanation(keeper, outlook, now, self.url),
+            *_identity_server(keeper.account, self.account_config.endpoints.token_url),
         ]
         sentences = [safe_text(sentence, MAX_MESSAGE) for sentence in found]
         if self.wants_page:
@@ -48,11 +48,11 @@ class StatusHandler(Handler):
 
 
 def _fields(
-    keeper: TokenKeeper, config: WebConfig, outlook: Outlook, now: datetime
+    keeper: TokenKeeper, redirect_uri: str, outlook: Outlook, now: datetime
 ) -> dict[str, Any]:
     account = keeper.account
     return {
-        **health(keeper, config.refresh_lifetime),
+        **health(keeper),
         "access_token": if_known(account.access, _fingerprint),
         "refresh_token": if_known(account.current, _fingerprint),
         "account": keeper.name,
@@ -76,7 +76,7 @@ def _fields(
         "store": store_health(keeper.store_problem),
         "unsaved": keeper.unsaved,
         "clock_skew": if_known(keeper.clock_skew, safe_text),
-        "redirect_uri": config.redirect_uri,
+        "redirect_uri": redirect_uri,
         "version": __version__,
     }
 
@@ -92,14 +92,23 @@ def _seconds(left: timedelta) -> int:
 # ---------- the sentences
 
 
-def explanation(keeper: TokenKeeper, outlook: Outlook, now: datetime) -> list[str]:
+def explanation(
+    keeper: TokenKeeper, outlook: Outlook, now: datetime, url: Callable[[str], str] = str
+) -> list[str]:
     """Return the state of the login in sentences: the last events, the next attempts, and the time
-    when a user must log in."""
+    when a user must log in.
+
+    Args:
+        keeper: the account's keeper.
+        outlook: its next attempts.
+        now: this host's time.
+        url: returns the path of the account's page for that of the default account.
+    """
     account, policy = keeper.account, keeper.policy
     sentences = [
         *_tokens(account, now, can_serve=keeper.can_serve),
         *_attempts(account, outlook, policy, now),
-        _login_need(account, keeper.state, outlook, policy, now),
+        _login_need(account, keeper.state, outlook, policy, now, url),
         *_store(keeper.store_problem),
         *_clocks(keeper.clock_skew),
     ]
@@ -199,10 +208,12 @@ def _next_attempt(at: datetime | None, now: datetime) -> Iterator[str]:
         yield "The next attempt is due now."
 
 
-NO_LOGIN = "No user is logged in. Open /home and log in."
+NO_LOGIN = "No user is logged in. Open {home} and log in."
 
 NO_LOGIN_YET = {
-    State.NO_CREDENTIALS: "The app's credentials are missing. Open / to enter them, and log in.",
+    State.NO_CREDENTIALS: (
+        "The app's credentials are missing. Open {form} to enter them, and log in."
+    ),
     State.WAITING: "A login was started and has not returned from Xero yet.",
 }
 """The sentences of two states that need another one than ``NO_LOGIN``."""
@@ -214,14 +225,19 @@ CLIENT_REFUSED = (
 
 
 def _login_need(
-    account: Account, state: State, outlook: Outlook, policy: Policy, now: datetime
+    account: Account,
+    state: State,
+    outlook: Outlook,
+    policy: Policy,
+    now: datetime,
+    url: Callable[[str], str],
 ) -> str:
     """Tell when a user must log in, or how an operator can help."""
     need, needed_at = outlook.attention_for, outlook.login_needed_at
     if need is Need.NO_LOGIN:
-        return NO_LOGIN_YET.get(state, NO_LOGIN)
+        return NO_LOGIN_YET.get(state, NO_LOGIN).format(form=url("/"), home=url("/home"))
     if need is Need.CONSENT_LOST:
-        return _lost(account, policy)
+        return f"{_lost(account, policy)} A user must log in again: open {url('/home')}."
     if need is Need.CLIENT_REFUSED:
         return CLIENT_REFUSED
     if needed_at <= now:
@@ -238,7 +254,7 @@ def _lost(account: Account, policy: Policy) -> str:
     response = account.problem.detail if account.problem else "no token"
     return (
         f"The login is lost. Xero refused every refresh token ({response}): "
-        f"{why_lost(account, policy)}. A user must log in again: open /home."
+        f"{why_lost(account, policy)}."
     )
 
 

@@ -22,7 +22,7 @@ from ..lifecycle.outcomes import Failure, NotSent, Outcome, Unknown
 from ..log_filters import hush_libraries
 from ..safe_text import safe_text
 from ..secret import Secret
-from .connections import connections_request
+from .connections import connections_request, disconnect_request, read_disconnect_response
 from .protocol import (
     XERO,
     Credentials,
@@ -147,6 +147,21 @@ class XeroClient:
         if not isinstance(response, Response):
             raise UpstreamFailed(f"the connections endpoint did not respond: {response.detail}")
         return response
+
+    async def disconnect(self, access_token: Secret, connection_id: str) -> Failure | None:
+        """Delete one connection of the user to the app.
+
+        Returns:
+            None if it is deleted, or was before. The type of a failure does not tell if Xero has
+            deleted it.
+        """
+        try:
+            url = self.endpoints.connections_url
+            request = disconnect_request(url, access_token, connection_id)
+        except ValueError as error:
+            return NotSent(detail=f"{error}")
+        response = await self._send(request)
+        return read_disconnect_response(response) if isinstance(response, Response) else response
 
     async def reach(self) -> str | None:
         """Return why the token endpoint cannot be reached; None if it responds, with any status.

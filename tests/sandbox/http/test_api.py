@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import re
 
 import pytest
-from support.sandbox_caller import ORGANISATIONS, START, Caller
+from support.sandbox_caller import NEW_CLIENT, ORGANISATIONS, START, Caller
 
-from xots.sandbox import Client, Limits, Sandbox, SandboxOptions, Switches
+from xots.sandbox import Client, Limits, Sandbox, SandboxOptions, Switches, User
 
 ONE, TWO, NAMELESS, PRACTICE = (organisation.tenant_id for organisation in ORGANISATIONS)
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -97,6 +99,51 @@ async def test_a_connection_is_deleted_once(caller: Caller, sandbox: Sandbox) ->
         await caller.api("/api.xro/2.0/Invoices", tokens.access_token, first["tenantId"])
     ).status == 403
     assert (await caller.refresh(tokens.refresh_token)).status == 200
+
+
+async def test_all_consents_of_a_user_share_their_connections(
+    caller: Caller, sandbox: Sandbox
+) -> None:
+    """Each token lists the connections of all consents, and can delete those of another one. A
+    token of another app or user cannot."""
+    first, second = sandbox.log_in(tenant_ids=[ONE]), sandbox.log_in(tenant_ids=[TWO])
+    other = sandbox.log_in(client_id=NEW_CLIENT.client_id, scopes=["offline_access"])
+    [one, two] = (await caller.api("/connections", first.access_token)).json
+    assert (await caller.api("/connections", second.access_token)).json == [one, two]
+    path = f"/connections/{one['id']}"
+    assert (await caller.api(path, other.access_token, method="DELETE")).status == 404
+    assert (await caller.api(path, second.access_token, method="DELETE")).status == 204
+    assert (await caller.api("/connections", first.access_token)).json == [two]
+    assert (await caller.refresh(first.refresh_token)).status == 200
+
+
+@pytest.mark.parametrize("event_is_claimed", [True, False])
+async def test_an_access_token_names_its_user_and_its_consent(
+    caller: Caller, sandbox: Sandbox, event_is_claimed: bool
+) -> None:
+    """The event is that of the connections that the consent included. A switch leaves it out."""
+    sandbox.identity.switches = Switches(omit_authentication_event_id=not event_is_claimed)
+    token = sandbox.log_in(tenant_ids=[ONE]).access_token
+    claims = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
+    [listed] = (await caller.api("/connections", token)).json
+    assert claims["xero_userid"] == User().user_id
+    expected = listed["authEventId"] if event_is_claimed else None
+    assert claims.get("authentication_event_id") == expected
+
+
+async def test_with_the_switch_a_consent_ends_with_its_last_connection(
+    caller: Caller, sandbox: Sandbox
+) -> None:
+    """Xero does not document it. The consents that include a connected organisation live on."""
+    sandbox.identity.switches = Switches(consents_end_without_connections=True)
+    tokens = [sandbox.log_in(tenant_ids=ticked) for ticked in ([ONE], [ONE, TWO], [TWO])]
+    for tenant_id, statuses in ((ONE, [400, 200, 200]), (TWO, [400, 400, 400])):
+        listed = (await caller.api("/connections", tokens[0].access_token)).json
+        [found] = [row["id"] for row in listed if row["tenantId"] == tenant_id]
+        path = f"/connections/{found}"
+        assert (await caller.api(path, tokens[0].access_token, method="DELETE")).status == 204
+        refreshes = [await caller.refresh(one.refresh_token) for one in tokens]
+        assert [refresh.status for refresh in refreshes] == statuses
 
 
 async def test_an_expired_access_token_is_401_token_expired(

@@ -52,6 +52,20 @@ class ConnectedApp:
                 self.connections[tenant_id] = connection
             connection.auth_event_id, connection.updated_at = auth_event_id, now
 
+    def disconnect(self, connection_id: str) -> bool:
+        """Delete a connection, which all consents share. Return False if it is unknown."""
+        for tenant_id, connection in self.connections.items():
+            if connection.connection_id == connection_id:
+                del self.connections[tenant_id]
+                return True
+        return False
+
+    def end_unconnected(self, reason: Refusal) -> None:
+        """End every consent that included organisations and has a connection to none of them."""
+        for consent in list(self.consents):
+            if consent.tenant_ids and consent.tenant_ids.isdisjoint(self.connections):
+                consent.end(reason)
+
     def add_scopes(self, scopes: Iterable[str]) -> tuple[str, ...]:
         """Add scopes and return all of them: consents are additive (Xero: scopes)."""
         self.scopes += [scope for scope in scopes if scope not in self.scopes]
@@ -74,6 +88,8 @@ class Consent:
     session_id: str
     scopes: tuple[str, ...]
     at: datetime
+    tenant_ids: frozenset[str] = frozenset()
+    """The organisations that it included."""
     nonce: str | None = None
     ended: Refusal | None = None
     """The reason, if it has ended."""
@@ -133,6 +149,7 @@ class ConsentRegistry:
     def _consent(
         self, app: ConnectedApp, scopes: tuple[str, ...], tenant_ids: Iterable[str], now: datetime
     ) -> Consent:
-        auth_event_id = self._texts.uuid()
-        app.connect(tenant_ids, auth_event_id, now, self._texts.uuid)
-        return Consent(app, auth_event_id, self._texts.text(32), scopes, now)
+        auth_event_id, included = self._texts.uuid(), tuple(tenant_ids)
+        app.connect(included, auth_event_id, now, self._texts.uuid)
+        session_id = self._texts.text(32)
+        return Consent(app, auth_event_id, session_id, scopes, now, frozenset(included))

@@ -19,5 +19,7 @@ class Counts:
     """Refreshes that repeated an earlier response."""
     refusals: int = 0
     revocations: int = 0
+    disconnections: int = 0
+    """Connections that an app has deleted."""
     shuffles: int = 0
     """Lists of connections in a changed order."""

@@ -49,6 +49,7 @@ class Refusal(StrEnum):
     FOREIGN = "issued to another client"
     REVOKED = "revoked"
     CHAIN_KILLED = "killed by the late reuse of another token of its consent"
+    DISCONNECTED = "its connections were deleted"
     FORGOTTEN = "forgotten by the sandbox's control"
     SIBLING = "killed by a newer sibling"
     SPENT = "spent, and its grace period is over"

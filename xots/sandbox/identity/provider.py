@@ -274,12 +274,16 @@ class Identity:
         return [c for c in found if auth_event_id in (None, c.auth_event_id)]
 
     def disconnect(self, access: AccessToken, connection_id: str) -> bool:
-        """Remove one connection. Tokens stay valid. Return False if it is unknown."""
-        for tenant_id, connection in access.app.connections.items():
-            if connection.connection_id == connection_id:
-                del access.app.connections[tenant_id]
-                return True
-        return False
+        """Delete one of the user's connections to the token's app, whichever consent made it.
+
+        Tokens stay valid, unless a switch says otherwise. Return False if it is unknown.
+        """
+        if not access.app.disconnect(connection_id):
+            return False
+        self.counts.disconnections += 1
+        if self.switches.consents_end_without_connections:
+            access.app.end_unconnected(Refusal.DISCONNECTED)
+        return True
 
     # ---------- for assertions and simulations
 

@@ -43,6 +43,8 @@ class Switches:
     """False: a refresh response has no refresh token, and the presented one stays valid."""
     access_tokens_die_on_revoke: bool = False
     """False: access tokens outlive a revocation until their ``exp``, but have no connections."""
+    consents_end_without_connections: bool = False
+    """A consent ends once the last connection to an organisation that it included is deleted."""
     refused_scopes_come_back: bool = False
     """A refused scope redirects with ``access_denied`` instead of to Xero's own error page."""
     add_iss: bool = False

@@ -1,0 +1,190 @@
+"""``/accounts``: the accounts of this server, and how one is added or removed at run time.
+
+The list is made from summaries in memory: it makes no request to the store or to Xero.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from tornado.web import HTTPError
+
+from ..backends.records import is_account
+from ..errors import UnknownAccount
+from ..lifecycle.account import Entry
+from ..secret import Secret
+from ..xero.scopes import scopes
+from . import accept
+from .handler import UNSUPPORTED, Handler
+from .pages import field_problems
+
+__all__ = ["ROUTES", "ROUTES_OF_ACCOUNT"]
+
+MAX_SCOPES_LENGTH = 2000
+"""Upper bound on the characters of the scopes. All of Xero's together have fewer."""
+
+WRONG_BODY = (
+    "the body must be a form or a JSON object with the fields name, client_id, client_secret, "
+    "tenant_id and scopes, each a string; only name is required"
+)
+
+USE_POST = "nothing was removed: use POST"
+
+
+class Added(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The fields of an account to add."""
+
+    name: str
+    client_id: str = ""
+    client_secret: Secret = Secret("")
+    tenant_id: str = ""
+    scopes: str = ""
+
+    @property
+    def problems(self) -> list[str]:
+        """A sentence for each field that cannot be right."""
+        fields = {
+            "client id": self.client_id,
+            "client secret": self.client_secret.reveal(),
+            "tenant id": self.tenant_id,
+        }
+        problems = field_problems(fields)
+        if not is_account(self.name):
+            problems.append(
+                "The name cannot be used: it must have 1 to 64 characters, each a small letter, a "
+                "digit or a hyphen, and not begin with lease-."
+            )
+        if self.client_secret.reveal() and not self.client_id:
+            problems.append("The client id is missing: a client secret belongs to one.")
+        try:
+            self.scope_list()
+        except ValueError as error:
+            problems.append(f"The scopes cannot be right: {error}.")
+        return problems
+
+    def scope_list(self) -> tuple[str, ...]:
+        """Return the scopes; none if the field is empty.
+
+        Raises:
+            ValueError: they cannot be requested. The message does not repeat them.
+        """
+        if len(self.scopes) > MAX_SCOPES_LENGTH:
+            raise ValueError(f"they have more than {MAX_SCOPES_LENGTH} characters")
+        return scopes(self.scopes) if self.scopes.strip() else ()
+
+
+class AccountsHandler(Handler):
+    """``/accounts``: the list, and the form to add one."""
+
+    async def get(self) -> None:
+        """Respond with a page to a browser, and with JSON to a program."""
+        if self.wants_page:
+            self._write_list([], Added(name=""))
+        else:
+            self.write_json({"accounts": self.accounts.summaries()})
+
+    async def post(self) -> None:
+        """Add an account. Respond 201 to a program, and to a browser 303 to its ``/home``."""
+        added = self._added()
+        if problems := added.problems:
+            if not self.wants_page:
+                raise HTTPError(400, " ".join(problems))
+            self.set_status(400)
+            self._write_list(problems, added)
+            return
+        self.check_crowd()
+        entry = Entry(
+            client_id=added.client_id or None,
+            client_secret=added.client_secret if added.client_secret.reveal() else None,
+            tenant_id=added.tenant_id or None,
+            scopes=added.scope_list(),
+            added_at=self.keeper.clock.now(),
+        )
+        await self.accounts.add(added.name, entry)
+        self.named_account = added.name
+        if self.wants_page:
+            self.redirect(self.url("/home"), status=303)
+        else:
+            self.set_status(201)
+            self.set_header("Location", self.url("/home"))
+            self.write_json({"status": "added", "account": added.name})
+
+    def _added(self) -> Added:
+        """Return the fields of the body.
+
+        Raises:
+            HTTPError: it has no such fields.
+        """
+        content_type = self.request.headers.get("Content-Type", "")
+        try:
+            if content_type.partition(";")[0].strip().lower() == "application/json":
+                return msgspec.json.decode(self.request.body, type=Added, dec_hook=_secret)
+            fields = {name: self.get_body_argument(name) for name in self.request.body_arguments}
+            return msgspec.convert(fields, Added, dec_hook=_secret)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            raise HTTPError(400, WRONG_BODY) from None
+
+    def _write_list(self, problems: list[str], added: Added) -> None:
+        self.write_page(
+            "accounts.html",
+            title="Accounts",
+            summaries=self.accounts.summaries(),
+            problems=problems,
+            added=added,
+        )
+
+
+def _secret(_: type, value: object) -> Secret:
+    """Return the field that is a secret. No other type of ``Added`` needs a hook.
+
+    Raises:
+        TypeError: the value is no text.
+    """
+    if not isinstance(value, str):
+        raise TypeError
+    return Secret(value)
+
+
+class RemoveHandler(Handler):
+    """``/accounts/NAME/remove``: end the account's login, and remove the account.
+
+    It needs no keeper, so that an account that cannot be used can be removed.
+    """
+
+    opens_account = False
+
+    head = UNSUPPORTED  # type: ignore[assignment]  # Tornado marks a missing method so
+
+    async def get(self) -> None:
+        """Return the page with the button.
+
+        Raises:
+            HTTPError: the client accepts no page. It must use POST.
+            UnknownAccount: there is no such account.
+        """
+        if not accept.names(self.request.headers.get("Accept", ""), "text/html"):
+            raise HTTPError(405, USE_POST)
+        name = self.named_account or ""
+        if name not in self.accounts.names():
+            raise UnknownAccount("there is no account of this name; /accounts lists them")
+        self.write_page(
+            "confirm.html",
+            title="Remove the account",
+            question=f"Remove the account {name}? Its login ends, and its credentials are dropped.",
+            action=self.request.path,
+            end_all=None,
+        )
+
+    async def post(self) -> None:
+        """Remove the account. Respond with JSON, and to a browser 303 to ``/accounts``."""
+        self.check_crowd()
+        await self.accounts.remove(self.named_account or "")
+        if self.wants_page:
+            self.redirect("/accounts", status=303)
+        else:
+            self.write_json({"status": "removed", "account": self.named_account})
+
+
+ROUTES = [(r"/accounts", AccountsHandler)]
+
+ROUTES_OF_ACCOUNT = [(r"/remove", RemoveHandler)]
+"""The endpoints that exist for an account in the path only."""

@@ -1,0 +1,143 @@
+"""``/code``: the redirect URI, at which a browser returns from Xero. It serves all accounts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tornado.web import HTTPError
+
+from ..errors import LoginFailed, TooManyLogins
+from ..keeping.login import LOGIN_TIMEOUT, LoginAttempt
+from ..safe_text import safe_text
+from ..secret import Secret
+from ..wording import span_text
+from .cookie_handler import CookieHandler
+from .guard import browser_origin
+from .handler import UNSUPPORTED
+from .login_cookie import Login
+
+__all__ = ["ROUTES"]
+
+
+class CodeHandler(CookieHandler):
+    """``/code``: the redirect URI, at which a browser returns from Xero."""
+
+    head = UNSUPPORTED  # type: ignore[assignment]  # Tornado marks a missing method so
+
+    async def get(self) -> None:
+        """Finish the login that this browser started, and redirect to ``/home``."""
+        login = await self._started_login(self._single("state"))
+        self.keeper.login_returned()
+        self._check_issuer(self._single("iss"))
+        if error := self._single("error"):
+            description = self._single("error_description")
+            raise LoginFailed(_error_of_xero(error, description, self.url("/home")))
+        if not (code := self._single("code")):
+            raise LoginFailed(
+                "Xero's response holds neither a code nor an error; start again at "
+                f"{self.url('/home')}"
+            )
+        try:
+            await self.keeper.login(_attempt(login, code))
+        except TooManyLogins:
+            # A reload of this page can finish the login, as long as Xero accepts its code.
+            self.keep_cookie(login)
+            raise
+        self.clear_cookie(self.login_cookies().form_name(self.keeper.name))
+        self.redirect(self.url("/home"), status=303)
+
+    async def _started_login(self, state: str) -> Login:
+        """Return the login with this ``state``, serve its account, and clear its cookie.
+
+        Raises:
+            LoginFailed: this browser started none, or it took too long.
+            UnknownAccount, AccountUnusable, StoreUnavailable: the account cannot be used now. The
+                cookie stays.
+        """
+        cookies = self.login_cookies()
+        found = cookies.started(Secret(state))
+        if found is None:
+            start = "/accounts" if len(self.accounts.names()) > 1 else "/home"
+            raise LoginFailed(
+                "no login that was started in this browser within the last "
+                f"{span_text(LOGIN_TIMEOUT)} belongs to this response. Start again at "
+                f"{self.config.origin}{start} and finish in the same browser"
+            )
+        account, login = found
+        if account != self.accounts.default.name:
+            self.named_account = account
+        await self.use_account(account)
+        self.clear_cookie(cookies.login_name(account, login.state))
+        return login
+
+    def _single(self, name: str) -> str:
+        """Return a parameter; empty if there is none.
+
+        Raises:
+            HTTPError: it occurs more than once (RFC 6749 section 3.1).
+        """
+        values = self.get_query_arguments(name, strip=False)
+        if len(values) > 1:
+            raise HTTPError(400, f"the parameter {name} occurs more than once")
+        return "".join(values)
+
+    def _check_issuer(self, issuer: str) -> None:
+        """Check that a response that names its issuer names ours (RFC 9207). Xero names none.
+
+        Raises:
+            LoginFailed: it names another issuer.
+        """
+        endpoints = self.account_config.endpoints
+        ours = (endpoints.authorize_url, endpoints.token_url)
+        if issuer and not _has_origin_of(issuer, ours):
+            raise LoginFailed(
+                "the response names an issuer that is not the identity server of this login"
+            )
+
+
+def _has_origin_of(uri: str, others: Iterable[str]) -> bool:
+    try:
+        return browser_origin(uri) in map(browser_origin, others)
+    except (ValueError, KeyError):
+        return False
+
+
+def _attempt(login: Login, code: str) -> LoginAttempt:
+    return LoginAttempt(
+        credentials=login.credentials,
+        code=Secret(code),
+        verifier=login.verifier,
+        redirect_uri=login.redirect_uri,
+        scopes=login.scopes,
+        scopes_configured=login.scopes_configured,
+        tenant_id=login.tenant_id,
+    )
+
+
+def _error_of_xero(error: str, description: str, home: str) -> str:
+    """Return an error that the browser brought from Xero in words (RFC 6749 section 4.1.2.1).
+
+    Args:
+        error: the code of the error.
+        description: Xero's own words.
+        home: the path at which the user can start again.
+    """
+    granular = f"start xots with -o granular, or use the button for the granular scopes on {home}"
+    match error:
+        case "access_denied" if "scope" in description.lower():
+            return (
+                "Xero refused the scopes for this app. Apps created since 2 March 2026 cannot use "
+                f"the classic ones: {granular}"
+            )
+        case "access_denied":
+            return (
+                "the consent was cancelled at Xero, or not given. Nothing was changed; start again "
+                f"at {home}"
+            )
+        case "invalid_scope":
+            return f"Xero does not permit these scopes for this app: {granular}"
+    words = f"{safe_text(error)} {safe_text(description)}"
+    return f"Xero responded with an error: {words}".rstrip()
+
+
+ROUTES = [(r"/code", CodeHandler)]
