@@ -11,7 +11,7 @@ from datetime import datetime
 import msgspec
 
 from xots.backends.base import Lease, Stored, TokenStore
-from xots.errors import SealError, StaleWrite, StoreUnavailable
+from xots.errors import SealError, StaleWrite, StoreUnavailable, UpstreamFailed
 from xots.lifecycle.account import Account, RefreshToken
 from xots.lifecycle.outcomes import Failure, NotSent, Outcome, Unknown
 from xots.lifecycle.record_json import decode
@@ -198,10 +198,12 @@ class SimulatedXero:
         name: the account.
     """
 
-    endpoints = Endpoints(connections_url="")
-
     def __init__(self, process: Process, name: str) -> None:
         self.process, self.world, self.name = process, process.world, name
+        # Without a list of organisations, there are fewer requests.
+        self.endpoints = (
+            Endpoints() if self.world.climate.shares_user else Endpoints(connections_url="")
+        )
 
     def slot(self) -> AbstractAsyncContextManager[None]:
         return nullcontext()
@@ -261,6 +263,40 @@ class SimulatedXero:
         return (
             Unknown(detail="reset") if self.world.rng.random() < self.world.climate.xero else None
         )
+
+    async def connections(self, access_token: Secret) -> Response:
+        await self._api_request()
+        access = self.world.identity.check_access(access_token.reveal(), self.world.now())
+        found = [
+            {
+                "id": connection.connection_id,
+                "tenantId": connection.tenant_id,
+                "authEventId": connection.auth_event_id,
+            }
+            for connection in self.world.identity.connections(access)
+        ]
+        return Response(200, {}, msgspec.json.encode(found))
+
+    async def disconnect(self, access_token: Secret, connection_id: str) -> Failure | None:
+        try:
+            await self._api_request()
+        except UpstreamFailed:
+            return Unknown(detail="no response")
+        access = self.world.identity.check_access(access_token.reveal(), self.world.now())
+        self.world.identity.disconnect(access, connection_id)
+        self.world.say(f"  Xero: p{self.process.number} disconnected {connection_id}")
+        self.world.figures["disconnections"] += 1
+        self.world.check()
+        return None
+
+    async def _api_request(self) -> None:
+        """Let a request with an access token take its time, or fail."""
+        await self.process.step()
+        await asyncio.sleep(self.world.rng.random() * 0.5)
+        await self.process.step()
+        failed = self.world.rng.random() < self.world.climate.xero
+        if failed or self._away() or self.name in self.world.troubles:
+            raise UpstreamFailed("the connections endpoint did not respond")
 
     def close(self) -> None:
         pass

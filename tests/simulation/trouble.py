@@ -71,6 +71,7 @@ def run_trouble(
             accounts=tuple(rng.choice(tuple(Fresh)) for _ in range(rng.randint(3, 6))),
             kernel_locks=rng.random() < 0.3,
             shares_index=rng.random() < 0.6,
+            shares_user=rng.random() < 0.3,
             rotation_hours=ROTATION_HOURS,
         )
         world = World(seed, mode, climate, trace=trace)

@@ -147,7 +147,7 @@ class Climate:
         return replace(
             self,
             accounts=tuple(rng.choice(choices) for _ in range(count)),
-            shares_user=rng.random() < 0.3 and False,
+            shares_user=rng.random() < 0.3 and count > 0,
             shares_index=rng.random() < 0.6,
             rotation_hours=rng.choice((2, 1200)),
         )
@@ -487,6 +487,9 @@ class World:
                 raise BrokenInvariantError(f"{name} holds a token of another account")
         if account.consent_id is None:
             return
+        app = self.identity.app(CLIENT.client_id, self.climate.user_id(name))
+        if account.tenant_id and app and account.tenant_id not in app.connections:
+            raise BrokenInvariantError(f"{name}: its organisation is disconnected at Xero")
         if any(self.identity.would_issue(t.value.reveal(), self.now()) for t in tokens):
             return
         why = [

@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -140,7 +140,7 @@ class House:
         return self.folder / "key"
 
     async def start(
-        self, name: str, *arguments: str, refused: bool = False, **settings: str
+        self, name: str, settings: Mapping[str, str] | None = None, *, refused: bool = False
     ) -> Server:
         """Start a server of the version that its name begins with; wait until it serves.
 
@@ -149,7 +149,7 @@ class House:
         Raises:
             WrongError: it does not.
         """
-        environment = environment_for(self.sandbox, self.url, self.key) | settings
+        environment = environment_for(self.sandbox, self.url, self.key) | dict(settings or {})
         environment = {variable: value for variable, value in environment.items() if value}
         environment["PYTHONPATH"] = str(self.old if name.startswith("old") else ROOT)
         path = self.folder / f"log-{name}"
@@ -158,7 +158,6 @@ class House:
                 sys.executable,
                 "-m",
                 "xots",
-                *arguments,
                 cwd=self.folder,
                 env=environment,
                 stdout=log,
@@ -388,12 +387,12 @@ async def in_one_folder(old: Path) -> list[str]:
         config.chmod(0o600)
         settings = {name: "" for name in variables if name.startswith("XOTS_")}
         settings["XOTS_CONFIG"] = str(config)
-        before = await servers.start("old-1", **settings)
+        before = await servers.start("old-1", settings)
         await servers.log_in(before)
         token, status = await servers.token(before), await _status(servers, before)
         await servers.stop(before)
         requests = len(servers.sandbox.log)
-        after = await servers.start("new-1", **settings)
+        after = await servers.start("new-1", settings)
         demand(await servers.token(after) == token, "the new version serves another token")
         demand(len(servers.sandbox.log) == requests, "the new version sent a request at its start")
         shown = await _status(servers, after)
@@ -404,7 +403,7 @@ async def in_one_folder(old: Path) -> list[str]:
         demand(await servers.token(after) != token, "the token is the same after a refresh")
         stored = await servers.stored()
         await servers.stop(after)
-        refused = await servers.start("old-2", refused=True, **settings)
+        refused = await servers.start("old-2", settings, refused=True)
         demand(refused.has_said(NEWER), "the older version does not say what is needed")
         demand(await servers.stored() == stored, "the older version has written")
         demand(servers.sandbox.identity.counts.consents == 1, "there was another login")
