@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
+from datetime import datetime
 
 from ..backends.base import version_of
 from ..errors import RecordUnusable, SealError, SettingsError, StoreUnavailable
@@ -156,19 +157,32 @@ class Survey:
         if self._is_open(name) and not corrects_index:
             return
         record = RecordStore(store, self._shared.sealer, name)
+        stored = await self._read(record, name)
+        while corrects_index and stored is not None:
+            await store.note_due(name, stored[1])
+            # Another process may have written meanwhile, and its time may just have been replaced.
+            before, stored = stored, await self._read(record, name)
+            if stored is None or stored[0] == before[0]:
+                return
+
+    async def _read(
+        self, record: RecordStore, name: str
+    ) -> tuple[str | None, datetime | None] | None:
+        """Read a record and note what it shows. Return its version, and when it is due; None if it
+        cannot be used.
+
+        Raises:
+            StoreUnavailable: the store cannot be read.
+        """
         try:
             stored = await record.read()
             account = record.opened(stored)
             config = self._configure(name, account.entry)
         except (RecordUnusable, SealError, SettingsError) as error:
             self.note_problem(name, str(error))
-            return
+            return None
         self._observe(config, account)
-        if corrects_index:
-            await store.note_due(name, config.indexed_at(account, self._shared.clock.now()))
-            if version_of(await record.read()) != version_of(stored):
-                # Another process has written meanwhile, and its time may just have been replaced.
-                await self._look(name, is_sweep=is_sweep)
+        return version_of(stored), config.indexed_at(account, self._shared.clock.now())
 
     def observe(self, found: Opened) -> None:
         """Note what the record of an open keeper shows."""
