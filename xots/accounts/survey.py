@@ -140,7 +140,8 @@ class Survey:
         names = await self._shared.store.names()
         self._directory.keep_only(names)
         self.shortest_tick_seconds = float("inf")
-        for name in sorted(self._directory.declared.union(names)):
+        without_record = sorted(self._directory.declared.difference(names))
+        for name in (*names, *without_record):
             await self._look(name, is_sweep=True)
             await asyncio.sleep(pause_seconds)
         self._is_complete = True
