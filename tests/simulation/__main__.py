@@ -12,8 +12,9 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
 import simulation
+from simulation.ledger import BrokenInvariantError
 from simulation.runs import run_beyond, run_seed, run_years
-from simulation.world import BrokenInvariantError
+from simulation.trouble import run_trouble
 from xots.sandbox import SiblingMode
 
 SEEDS_PER_BATCH = 50
@@ -43,6 +44,9 @@ def main() -> int:
         "--beyond", action="store_true", help="instead: faults beyond the bound of the invariant"
     )
     parser.add_argument(
+        "--trouble", action="store_true", help="instead: trouble in some accounts delays no other"
+    )
+    parser.add_argument(
         "--years",
         type=float,
         help="instead: this number of years of one process, with 5%% of calls faulty",
@@ -59,6 +63,8 @@ def main() -> int:
     run: Callable[[int, SiblingMode], Counter[str]]
     if options.beyond:
         run = partial(run_beyond, trace=options.trace)
+    elif options.trouble:
+        run = partial(run_trouble, hours=options.hours, trace=options.trace)
     elif options.years:
         seeds, run = seeds[:1], partial(run_years, years=options.years, trace=options.trace)
     else:

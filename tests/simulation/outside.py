@@ -11,7 +11,7 @@ from datetime import datetime
 import msgspec
 
 from xots.backends.base import Lease, Stored, TokenStore
-from xots.errors import StaleWrite, StoreUnavailable
+from xots.errors import SealError, StaleWrite, StoreUnavailable, UpstreamFailed
 from xots.lifecycle.account import Account, RefreshToken
 from xots.lifecycle.outcomes import Failure, NotSent, Outcome, Unknown
 from xots.lifecycle.record_json import decode
@@ -19,11 +19,24 @@ from xots.sandbox import OAuthError, TokenResponse
 from xots.secret import Secret
 from xots.xero.protocol import Credentials, Endpoints, Response, read_token_response
 
-from .world import CLIENT, SCOPES, SILENT_FAULTS, Held, Process
+from .world import (
+    CLIENT,
+    DEFAULT,
+    SCOPES,
+    SILENT_FAULTS,
+    Follower,
+    Held,
+    Process,
+    outside_of_processes,
+)
 
 LEASE_TIMEOUT_SECONDS = 60.0
 RESPONSE_TIMEOUT_SECONDS = 20.0
 """Timeout of a response of Xero."""
+
+
+DAMAGED = b"damaged"
+"""A record that cannot be opened."""
 
 
 class PlainSealer:
@@ -33,6 +46,8 @@ class PlainSealer:
         return body
 
     def open(self, sealed: bytes, purpose: str, context: Mapping[str, str]) -> bytes:
+        if sealed == DAMAGED:
+            raise SealError("the record is damaged")
         return sealed
 
 
@@ -55,6 +70,7 @@ class SimulatedStore(TokenStore):
 
     def __init__(self, process: Process) -> None:
         self.process, self.world = process, process.world
+        self.shares_index = self.world.climate.shares_index
 
     @classmethod
     def from_url(cls, url: str) -> SimulatedStore:
@@ -76,6 +92,7 @@ class SimulatedStore(TokenStore):
 
     async def read(self, name: str) -> Stored | None:
         await self._delay()
+        await asyncio.sleep(self.world.slow_records.get(name, 0))
         if self._fails("read failed"):
             raise StoreUnavailable("the store is unreachable")
         found = self.world.kept.get(name)
@@ -86,6 +103,7 @@ class SimulatedStore(TokenStore):
         self, name: str, value: bytes, *, expected: str | None, due_at: datetime | None = None
     ) -> str:
         await self._delay()
+        await asyncio.sleep(self.world.slow_records.get(name, 0))
         await self.process.step()
         if self._fails("write failed"):
             raise StoreUnavailable("the store is unreachable")
@@ -95,17 +113,40 @@ class SimulatedStore(TokenStore):
             raise StaleWrite(name)
         version = hashlib.sha256(value).hexdigest()
         if self.world.trace:
-            self.world.say(f"p{self.process.number} wrote {_shown(decode(value))}")
+            self.world.say(f"p{self.process.number} wrote {name}: {_shown(decode(value))}")
+        if self.shares_index:
+            self.world.index.note(name, due_at)
         self.world.write(name, Stored(value, version), self.process)
         await self._delay()
         await self.process.step(long=True)
         if self._fails("response lost"):
             raise StoreUnavailable("the response was lost")
-        await self.note_due(name, due_at)
+        if not self.shares_index:
+            await self.note_due(name, due_at)
         return version
 
     async def names(self) -> list[str]:
+        await self._delay()
+        if self._fails("read failed"):
+            raise StoreUnavailable("the store is unreachable")
         return sorted(self.world.kept)
+
+    async def due(self, before: datetime, limit: int) -> list[str]:
+        if not self.shares_index:
+            return await super().due(before, limit)
+        await self.process.step()
+        if self._fails("read failed"):
+            raise StoreUnavailable("the store is unreachable")
+        return self.world.index.due(before, limit)
+
+    async def note_due(self, name: str, due_at: datetime | None) -> None:
+        if not self.shares_index:
+            await super().note_due(name, due_at)
+            return
+        await self._delay()
+        if self._fails("write failed"):
+            raise StoreUnavailable("the store is unreachable")
+        self.world.index.note(name, due_at)
 
     async def check(self) -> None:
         await self._delay()
@@ -132,32 +173,47 @@ class SimulatedStore(TokenStore):
                 del self.world.leases[name]
 
     async def changes(self, every_seconds: float = 1.0) -> AsyncIterator[str | None]:
-        waker = asyncio.Event()
-        self.world.wakers[waker] = None
+        follower = Follower()
+        await self._delay()
+        self.world.followers[follower] = None
         try:
             while True:
-                yield None
-                await waker.wait()
-                waker.clear()
+                if self._fails("subscription lost"):
+                    raise StoreUnavailable("the subscription was lost")
+                names, follower.names = list(follower.names), {}
+                for name in names:
+                    yield name
+                await follower.wake.wait()
+                follower.wake.clear()
                 await self._delay()
         finally:
-            del self.world.wakers[waker]
+            del self.world.followers[follower]
 
 
 class SimulatedXero:
-    """One process's connection to Xero."""
+    """One process's connection to Xero, for one account.
 
-    endpoints = Endpoints(connections_url="")
+    Args:
+        process: the process.
+        name: the account.
+    """
+
+    def __init__(self, process: Process, name: str) -> None:
+        self.process, self.world, self.name = process, process.world, name
+        # Without a list of organisations, there are fewer requests.
+        self.endpoints = (
+            Endpoints() if self.world.climate.shares_user else Endpoints(connections_url="")
+        )
 
     def slot(self) -> AbstractAsyncContextManager[None]:
         return nullcontext()
 
-    def __init__(self, process: Process) -> None:
-        self.process, self.world = process, process.world
-
     async def refresh(self, credentials: Credentials, token: Secret) -> Outcome:
-        world, current = self.world, self.process.keeper.account.current
+        world, keeper = self.world, self.process.keepers().get(self.name)
         world.figures["refresh requests"] += 1
+        if self.name != DEFAULT:
+            world.figures["refresh requests of other accounts"] += 1
+        current = keeper.account.current if keeper else None
         if current is None or current.value != token:
             world.figures["refresh requests with a fallback token"] += 1
 
@@ -175,12 +231,20 @@ class SimulatedXero:
         self, credentials: Credentials, *, code: Secret, redirect_uri: str, verifier: Secret | None
     ) -> Outcome:
         world = self.world
-        return await self._post(
-            lambda: world.identity.log_in(
-                CLIENT.client_id, world.now(), scopes=SCOPES, tenant_ids=("t",)
-            ),
-            forbidden="twice",  # a code works once
-        )
+
+        def commit() -> TokenResponse:
+            response = world.identity.log_in(
+                CLIENT.client_id,
+                world.now(),
+                scopes=SCOPES,
+                tenant_ids=(self.name,),
+                user_id=world.climate.user_id(self.name),
+            )
+            issued = world.identity.tokens.refresh_tokens[response.refresh_token or ""]
+            world.owners[issued.consent] = self.name
+            return response
+
+        return await self._post(commit, forbidden="twice")  # a code works once
 
     async def revoke(self, credentials: Credentials, token: Secret) -> Failure | None:
         # Xero ends later logins too. A sleep between the last check of the lease and the request is
@@ -200,6 +264,40 @@ class SimulatedXero:
             Unknown(detail="reset") if self.world.rng.random() < self.world.climate.xero else None
         )
 
+    async def connections(self, access_token: Secret) -> Response:
+        await self._api_request()
+        access = self.world.identity.check_access(access_token.reveal(), self.world.now())
+        found = [
+            {
+                "id": connection.connection_id,
+                "tenantId": connection.tenant_id,
+                "authEventId": connection.auth_event_id,
+            }
+            for connection in self.world.identity.connections(access)
+        ]
+        return Response(200, {}, msgspec.json.encode(found))
+
+    async def disconnect(self, access_token: Secret, connection_id: str) -> Failure | None:
+        try:
+            await self._api_request()
+        except UpstreamFailed:
+            return Unknown(detail="no response")
+        access = self.world.identity.check_access(access_token.reveal(), self.world.now())
+        self.world.identity.disconnect(access, connection_id)
+        self.world.say(f"  Xero: p{self.process.number} disconnected {connection_id}")
+        self.world.figures["disconnections"] += 1
+        self.world.check()
+        return None
+
+    async def _api_request(self) -> None:
+        """Let a request with an access token take its time, or fail."""
+        await self.process.step()
+        await asyncio.sleep(self.world.rng.random() * 0.5)
+        await self.process.step()
+        failed = self.world.rng.random() < self.world.climate.xero
+        if failed or self._away() or self.name in self.world.troubles:
+            raise UpstreamFailed("the connections endpoint did not respond")
+
     def close(self) -> None:
         pass
 
@@ -209,7 +307,8 @@ class SimulatedXero:
 
     async def _post(self, commit: Callable[[], TokenResponse], *, forbidden: str = "") -> Outcome:
         await self.process.step()
-        world, kind = self.world, self._away()
+        world = self.world
+        kind = self._away() or world.troubles.get(self.name, "")
         if not kind and world.rng.random() < world.climate.xero:
             kind = world.rng.choice(world.climate.kinds)
             if kind == forbidden:
@@ -220,7 +319,7 @@ class SimulatedXero:
         if kind == "not-sent":
             return NotSent(detail="no route")
         # From here on the request continues, even if the process dies.
-        response = await asyncio.shield(asyncio.ensure_future(self._carried_out(commit, kind)))
+        response = await asyncio.shield(outside_of_processes(self._carried_out(commit, kind)))
         await self.process.step(long=True)
         return (
             Unknown(detail="no response")

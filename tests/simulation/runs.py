@@ -8,8 +8,9 @@ from collections import Counter
 
 from xots.sandbox import SiblingMode
 
+from .ledger import BrokenInvariantError
 from .story import Story, in_jumping_time
-from .world import KINDS, BrokenInvariantError, Climate, World
+from .world import KINDS, Climate, World
 
 
 def run_seed(

@@ -3,29 +3,43 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import random
 from collections import Counter
-from collections.abc import Coroutine
-from dataclasses import dataclass, field
+from collections.abc import Coroutine, Mapping
+from contextvars import Context, ContextVar
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from support.inside import operations_of, watch_of
+import msgspec
+from support.inside import open_keepers_of
 
+from xots.accounts.accounts import Accounts
 from xots.backends.base import Stored
+from xots.backends.due_index import DueIndex
 from xots.errors import XotsError
 from xots.keeping.keeper import TokenKeeper
+from xots.keeping.usage import Fresh
 from xots.lifecycle.account import Account
 from xots.lifecycle.record_json import decode
 from xots.sandbox import Client, Identity, SiblingMode, Switches
+from xots.sandbox.identity.clients import User
+from xots.sandbox.identity.consents import Consent
 from xots.secret import Secret
 from xots.xero.protocol import Credentials
+
+from .ledger import BrokenInvariantError, Ledger
 
 START = datetime(2026, 1, 5, 9, tzinfo=UTC)
 CLIENT = Client()
 CREDENTIALS = Credentials(client_id=CLIENT.client_id, client_secret=Secret(CLIENT.secret or ""))
 SCOPES = ("offline_access", "accounting.transactions")
 GRACE = timedelta(minutes=30)
+
+DEFAULT = "default"
+MAX_OTHER_ACCOUNTS = 4
+"""Upper bound on the accounts of a seed beside the default one."""
 
 PAUSE_SECONDS = (5, 30, 240)
 """Lengths of a pause: within the lease, past it, and well within the grace period."""
@@ -61,10 +75,6 @@ MAX_LOSSLESS_OUTAGE_SECONDS = 3 * 3600
 """Upper bound on an outage if no response can be lost."""
 
 
-class BrokenInvariantError(AssertionError):
-    """An invariant does not hold; the message names it."""
-
-
 @dataclass(frozen=True)
 class Climate:
     """The faults of a seed, and their frequencies."""
@@ -90,6 +100,14 @@ class Climate:
     """True if clocks are set."""
     kernel_locks: bool = False
     """True if only the death of its holder frees a lease; False if it expires without a renewal."""
+    accounts: tuple[Fresh, ...] = ()
+    """The accounts beside the default one: when each is kept fresh."""
+    shares_user: bool = False
+    """True if one Xero user has logged in to all accounts."""
+    shares_index: bool = True
+    """True if the store keeps the index of due accounts; False if each process has its own."""
+    rotation_hours: float = 1200
+    """The age at which the refresh token of an unused account is rotated."""
 
     @classmethod
     def drawn(cls, rng: random.Random) -> Climate:
@@ -100,7 +118,7 @@ class Climate:
         # After a silent fault, the next refresh has to follow well within the grace period.
         seldom = rng.random() < 0.6
         unwanted = SILENT_FAULTS if outages or seldom else ()
-        return cls(
+        climate = cls(
             processes=rng.randint(1, 4),
             life_seconds=rng.choice((180, 600, 1800, 7200) if seldom else (180, 600, 1800)),
             ahead_seconds=rng.choice((0, 60, 300)) if seldom else 300,
@@ -118,6 +136,46 @@ class Climate:
             steps=rng.random() < 0.5,
             kernel_locks=rng.random() < 0.3,
         )
+        return climate.with_accounts(rng)
+
+    def with_accounts(self, rng: random.Random) -> Climate:
+        """Draw the accounts of a seed: a part of all seeds has the default one only."""
+        count = rng.choice((0, 0, 1, 2, 3, MAX_OTHER_ACCOUNTS))
+        # After a silent fault, only a refresh well within the grace period finds the live token.
+        often = set(SILENT_FAULTS) & set(self.kinds) and self.xero
+        choices = (Fresh.ALWAYS,) if often else tuple(Fresh)
+        return replace(
+            self,
+            accounts=tuple(rng.choice(choices) for _ in range(count)),
+            shares_user=rng.random() < 0.3 and count > 0,
+            shares_index=rng.random() < 0.6,
+            rotation_hours=rng.choice((2, 1200)),
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all accounts."""
+        return (DEFAULT, *(f"account-{number}" for number in range(1, len(self.accounts) + 1)))
+
+    def fresh(self, name: str) -> Fresh:
+        """Return when an account is kept fresh."""
+        return dict(zip(self.names, (Fresh.ALWAYS, *self.accounts), strict=True))[name]
+
+    def user_id(self, name: str) -> str:
+        """Return the Xero user who logs in to an account."""
+        return f"user-of-{DEFAULT if self.shares_user else name}"
+
+    def without_faults(self) -> Climate:
+        """Return the same processes and accounts, with no fault from now on."""
+        return Climate(
+            processes=self.processes,
+            life_seconds=self.life_seconds,
+            kernel_locks=self.kernel_locks,
+            accounts=self.accounts,
+            shares_user=self.shares_user,
+            shares_index=self.shares_index,
+            rotation_hours=self.rotation_hours,
+        )
 
 
 class ProcessClock:
@@ -131,6 +189,27 @@ class ProcessClock:
 
     def elapsed(self) -> float:
         return self._process.world.loop.time()
+
+
+PROCESS: ContextVar[Process] = ContextVar("process")
+"""The process that runs the current task. A task that it starts belongs to it too."""
+
+
+def new_task(
+    loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **options: Any
+) -> asyncio.Task[Any]:
+    """Return a task of the process that starts it. This is the loop's task factory."""
+    task = asyncio.Task(work, loop=loop, **options)
+    context: Context | None = options.get("context")
+    process = PROCESS.get(None) if context is None else context.get(PROCESS)
+    if process is not None:
+        process.owns(task)
+    return task
+
+
+def outside_of_processes(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    """Start a task that belongs to no process."""
+    return asyncio.get_running_loop().create_task(work, context=Context())
 
 
 @dataclass(eq=False)
@@ -149,7 +228,8 @@ class Process:
     """Until this time it can not reach the store."""
     awake: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: dict[asyncio.Task[Any], None] = field(default_factory=dict)
-    keeper: TokenKeeper = field(init=False)
+    accounts: Accounts = field(init=False)
+    has_started: bool = False
     clock: ProcessClock = field(init=False)
 
     def __post_init__(self) -> None:
@@ -174,15 +254,37 @@ class Process:
             # Wait for ever: all tasks of a dead process are cancelled.
             await self.world.loop.create_future()
 
+    @property
+    def keeper(self) -> TokenKeeper:
+        """The keeper of the default account."""
+        return self.accounts.default
+
+    def keepers(self) -> dict[str, TokenKeeper]:
+        """Return the open keepers, by account."""
+        return {name: found.keeper for name, found in open_keepers_of(self.accounts).items()}
+
+    def is_unsaved(self, name: str) -> bool:
+        """Tell if memory holds a change of an account that the store could not take."""
+        keeper = self.keepers().get(name)
+        return keeper is not None and keeper.unsaved
+
     def spawn(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
         """Run ``work`` in this process, until the process dies."""
-        task = asyncio.ensure_future(self._quietly(work))
-        self.tasks[task] = None
-        task.add_done_callback(lambda done: self.tasks.pop(done, None))
+        context = Context()
+        context.run(PROCESS.set, self)
+        task = self.world.loop.create_task(self._quietly(work), context=context)
         task.add_done_callback(
             lambda done: work.close()
         )  # the process may have died before the start
         return task
+
+    def owns(self, task: asyncio.Task[Any]) -> None:
+        """Note a task of this process. One that a dead process starts does nothing."""
+        if self.dead:
+            task.cancel()
+            return
+        self.tasks[task] = None
+        task.add_done_callback(lambda done: self.tasks.pop(done, None))
 
     async def _quietly(self, work: Coroutine[Any, Any, object]) -> None:
         try:
@@ -225,18 +327,13 @@ class Process:
             return
         self.world.say(f"p{self.number} dies")
         self.world.figures["deaths"] += 1
-        if self.keeper.unsaved:
+        if any(keeper.unsaved for keeper in self.keepers().values()):
             self.world.figures["deaths with something unsaved"] += 1
         self.dead, self.gone_since = True, self.world.loop.time()
-        self.world.ledger.died(self)
+        for ledger in self.world.ledgers.values():
+            ledger.died(self)
         self.awake.set()
-        watch = watch_of(self.keeper)
-        watching = [watch] if watch else []
-        # A set has no order, and a seed must replay: sort them in the order of their creation.
-        for task in sorted(
-            {*self.tasks, *operations_of(self.keeper), *watching},
-            key=lambda t: (len(t.get_name()), t.get_name()),
-        ):
+        for task in list(self.tasks):
             task.cancel()
         self.world.on_death(self)
 
@@ -249,96 +346,6 @@ class Held:
     ttl_seconds: float
     over: bool = False
     """True if its holder slept past its expiry."""
-
-
-@dataclass(eq=False)
-class Action:
-    """A login, or the end of one, from the view of its user."""
-
-    login: bool
-    by: Process | None
-    began_at: float
-    over_at: float | None = None
-    """The time of its confirmation, or of the death of its process."""
-    confirmed: bool = False
-    held: bool = False
-    """True if it was confirmed while the store failed. It counts once it is written."""
-    consent_id: str | None = None
-
-
-class Ledger:
-    """The confirmations that users received: only a later login or end undoes a confirmed one.
-
-    Actions that overlap in time may count in either order. A refused action must have changed
-    nothing. The action of a process that died may have been carried out or not.
-    """
-
-    def __init__(self) -> None:
-        self._actions = [Action(login=False, by=None, began_at=-1, over_at=-1, confirmed=True)]
-
-    def begins(self, *, login: bool, by: Process) -> Action:
-        action = Action(login=login, by=by, began_at=by.world.loop.time())
-        self._actions.append(action)
-        return action
-
-    def refused(self, action: Action) -> None:
-        self._actions.remove(action)
-
-    def written(self, consent_id: str | None, by: Process) -> None:
-        """Note a record with this consent. A new consent belongs to a login of this process."""
-        if consent_id is not None and all(
-            action.consent_id != consent_id for action in self._actions
-        ):
-            unknown = (
-                a
-                for a in self._actions
-                if a.login and a.by is by and a.over_at is None and a.consent_id is None
-            )
-            if (action := next(unknown, None)) is not None:
-                action.consent_id = consent_id
-
-    def confirmed(self, action: Action, by: Process) -> None:
-        if action.login and (consent_id := by.keeper.account.consent_id) != action.consent_id:
-            # Of two logins at one process, this identifies each.
-            for other in self._actions:
-                if other.consent_id == consent_id and not other.confirmed:
-                    other.consent_id = action.consent_id
-            action.consent_id = consent_id
-        action.held = by.keeper.unsaved
-        if not action.held:
-            action.confirmed, action.over_at = True, by.world.loop.time()
-
-    def died(self, process: Process) -> None:
-        for action in self._actions:
-            if action.by is process and action.over_at is None:
-                action.over_at = process.world.loop.time()
-
-    def check(self, consent_id: str | None, now: float) -> None:
-        """Check that the record of the store agrees with the confirmations of the users."""
-        for action in self._actions:
-            if (
-                action.held
-                and action.over_at is None
-                and action.by is not None
-                and not action.by.keeper.unsaved
-            ):
-                action.confirmed, action.over_at = True, now
-        confirmed = [action for action in self._actions if action.confirmed]
-        last = max(action.began_at for action in confirmed)
-        self._actions = [
-            action for action in self._actions if action.over_at is None or action.over_at >= last
-        ]
-        if any(
-            action.consent_id == consent_id and action.login == (consent_id is not None)
-            for action in self._actions
-        ):
-            return
-        raise BrokenInvariantError(
-            f"the store holds the consent {consent_id}, but the confirmed actions are "
-            + ", ".join(
-                f"{'login ' + str(a.consent_id) if a.login else 'end'}" for a in self._actions
-            )
-        )
 
 
 class World:
@@ -359,8 +366,13 @@ class World:
         self.rng = random.Random(seed)  # noqa: S311 - a simulation
         self.climate = climate
         self.loop = asyncio.get_running_loop()
+        self.loop.set_task_factory(new_task)  # type: ignore[arg-type]
+        self.names = climate.names
+        users = dict.fromkeys(climate.user_id(name) for name in self.names)
         self.identity = Identity(
             [CLIENT],
+            users=[User(user_id=user_id) for user_id in users],
+            mint=_unsigned,
             switches=Switches(
                 sibling_mode=mode,
                 late_reuse_kills_chain=self.rng.random() < 0.5,
@@ -371,10 +383,20 @@ class World:
         self.processes: list[Process] = []
         """The living processes."""
         self.kept: dict[str, Stored] = {}
-        self.wakers: dict[asyncio.Event, None] = {}
-        """The events that wake the followers of the store."""
+        self.index = DueIndex()
+        """The store's index of due accounts, if the processes share it."""
+        self.followers: dict[Follower, None] = {}
         self.leases: dict[str, Held] = {}
-        self.ledger = Ledger()
+        self.ledgers = {name: Ledger(name) for name in self.names}
+        self.owners: dict[Consent, str] = {}
+        """The account whose login made each consent at Xero."""
+        self.stuck: set[str] = set()
+        """The accounts whose invariants are not checked now, since an operator damaged them."""
+        self.troubles: dict[str, str] = {}
+        """The accounts whose requests to Xero fail, and the fault of each."""
+        self.slow_records: dict[str, float] = {}
+        """The accounts whose record takes long to read and to write, in seconds."""
+        self._decoded: dict[str, tuple[Stored, Account]] = {}
         self.figures: Counter[str] = Counter()
         self.broken: BrokenInvariantError | None = None
         self.excused_until = 0.0
@@ -392,22 +414,28 @@ class World:
         if self.trace:
             print(f"{self.now():%d %H:%M:%S.%f}", *words)
 
-    def account(self) -> Account:
-        """Return the record of the store."""
-        stored = self.kept.get("default")
-        return Account() if stored is None else decode(stored.value)
+    def account(self, name: str = DEFAULT) -> Account:
+        """Return an account's record in the store."""
+        stored = self.kept.get(name)
+        if stored is None:
+            return Account()
+        known = self._decoded.get(name)
+        if known is None or known[0] is not stored:
+            known = self._decoded[name] = stored, decode(stored.value)
+        return known[1]
 
     def write(self, name: str, stored: Stored, by: Process) -> None:
         """Write a record for a process."""
         self.kept[name] = stored
-        self.ledger.written(self.account().consent_id, by)
-        self.wake_followers()
+        self.ledgers[name].written(self.account(name).consent_id, by)
+        self.notify(name)
         self.check()
 
-    def wake_followers(self) -> None:
-        """Notify each follower that the store may have changed."""
-        for waker in self.wakers:
-            waker.set()
+    def notify(self, name: str | None) -> None:
+        """Notify each follower that a record has changed; None: any may have."""
+        for follower in self.followers:
+            follower.names[name] = None
+            follower.wake.set()
 
     def leases_slept_past(self, process: Process) -> None:
         for held in self.leases.values():
@@ -432,9 +460,11 @@ class World:
         if not self.within_bound or self.loop.time() < self.excused_until:
             return
         try:
-            account = self.account()
-            self.ledger.check(account.consent_id, self.loop.time())
-            self._check_tokens(account)
+            for name in self.names:
+                if name not in self.stuck:
+                    account = self.account(name)
+                    self.ledgers[name].check(account.consent_id, self.loop.time())
+                    self._check_tokens(name, account)
         except BrokenInvariantError as error:
             self.breaks(error)
             raise
@@ -445,10 +475,21 @@ class World:
             self.broken = error
             self.say("BROKEN:", error)
 
-    def _check_tokens(self, account: Account) -> None:
+    def owner_of(self, refresh_token: str) -> str | None:
+        """Return the account whose login a refresh token belongs to."""
+        known = self.identity.tokens.refresh_tokens.get(refresh_token)
+        return None if known is None else self.owners[known.consent]
+
+    def _check_tokens(self, name: str, account: Account) -> None:
+        tokens = [t for t in (account.current, *account.fallbacks) if t is not None]
+        for token in tokens:
+            if self.owner_of(token.value.reveal()) not in (None, name):
+                raise BrokenInvariantError(f"{name} holds a token of another account")
         if account.consent_id is None:
             return
-        tokens = [t for t in (account.current, *account.fallbacks) if t is not None]
+        app = self.identity.app(CLIENT.client_id, self.climate.user_id(name))
+        if account.tenant_id and app and account.tenant_id not in app.connections:
+            raise BrokenInvariantError(f"{name}: its organisation is disconnected at Xero")
         if any(self.identity.would_issue(t.value.reveal(), self.now()) for t in tokens):
             return
         why = [
@@ -456,14 +497,14 @@ class World:
             for t in tokens
         ]
         raise BrokenInvariantError(
-            f"Xero would issue from no token of generation {account.generation}: {why}"
+            f"{name}: Xero would issue from no token of generation {account.generation}: {why}"
         )
 
     def check_use(self, token: str) -> None:
         """Check that a refresh token is used within 30 minutes of its first use."""
         known = self.identity.tokens.refresh_tokens.get(token)
-        if known is None or known.first_used_at is None:
-            return
+        if known is None or known.first_used_at is None or self.owners[known.consent] in self.stuck:
+            return  # after the end of a consent at Xero, a late reuse can end nothing more
         self.figures["reuses of spent tokens"] += 1
         if self.within_bound and self.now() - known.first_used_at > GRACE:
             after = self.now() - known.first_used_at
@@ -471,8 +512,9 @@ class World:
                 BrokenInvariantError(f"a refresh token was used again {after} after its first use")
             )
 
-    def check_served(self, access_token: str, process: Process) -> None:
-        """Check that Xero accepts an access token that a process has just served."""
+    def check_served(self, access_token: str, process: Process, name: str) -> None:
+        """Check that Xero accepts an access token that a process has just served, and that it
+        belongs to this account."""
         self.figures["tokens served"] += 1
         known = self.identity.tokens.access_tokens.get(access_token)
         # A process can not know at its start that the clock was a minute ahead at the refresh.
@@ -481,3 +523,18 @@ class World:
             known.expires_at + late <= self.now() and abs(process.skew) < timedelta(seconds=2)
         ):
             self.breaks(BrokenInvariantError(f"p{process.number} served a token that Xero refuses"))
+        elif self.owners[known.consent] != name:
+            self.breaks(BrokenInvariantError(f"p{process.number} served another account's token"))
+
+
+@dataclass(eq=False)
+class Follower:
+    """One process's subscription to the changes of the store."""
+
+    names: dict[str | None, None] = field(default_factory=lambda: {None: None})
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+def _unsigned(claims: Mapping[str, object]) -> str:
+    """Return a JWT without a signature, which costs less."""
+    return f"e30.{base64.urlsafe_b64encode(msgspec.json.encode(claims)).rstrip(b'=').decode()}.s"

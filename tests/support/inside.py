@@ -10,6 +10,7 @@ import asyncio
 from typing import Any
 
 from xots.accounts.accounts import Accounts
+from xots.accounts.keepers import Opened
 from xots.keeping.context import Context
 from xots.keeping.keeper import TokenKeeper
 from xots.keeping.replica import Replica
@@ -38,6 +39,11 @@ def operations_of(keeper: TokenKeeper) -> frozenset[asyncio.Task[Any]]:
 def watch_of(keeper: TokenKeeper) -> asyncio.Task[None] | None:
     """Return the task that watches a shared store."""
     return keeper._following.watch
+
+
+def open_keepers_of(accounts: Accounts) -> dict[str, Opened]:
+    """Return the open keepers of a process, by account."""
+    return accounts._keepers._open
 
 
 async def settle(keeper: TokenKeeper) -> None:

@@ -289,19 +289,7 @@ async def fleet(
         key.write_text(new_key().reveal())
         key.chmod(0o600)
         url = redis.unix_url if redis is not None else (folder / "state").as_uri()
-        environment = {
-            name: value for name, value in os.environ.items() if not name.startswith("XOTS_")
-        } | {
-            "XOTS_PORT": "0",
-            "XOTS_STORE": url,
-            "XOTS_KEY_FILE": str(key),
-            "XOTS_AUTHORIZE_URL": sandbox.authorize_url,
-            "XOTS_TOKEN_URL": sandbox.token_url,
-            "XOTS_REVOKE_URL": sandbox.revoke_url,
-            "XOTS_CONNECTIONS_URL": sandbox.connections_url,
-            "XOTS_REFRESH_INTERVAL": "0",
-            **settings,
-        }
+        environment = environment_for(sandbox, url, key) | settings
         servers = Fleet(sandbox, url, key.read_text(), [], redis, folder, environment, command)
         running.push_async_callback(servers.end_all)
         for _ in range(count):
@@ -319,6 +307,21 @@ async def fleet(
             sandbox.release()
             for line in servers.lines:
                 line.close()
+
+
+def environment_for(sandbox: Sandbox, store_url: str, key: Path) -> dict[str, str]:
+    """Return the environment of a server: a free port, this store, this key, this Xero."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("XOTS_")}
+    return kept | {
+        "XOTS_PORT": "0",
+        "XOTS_STORE": store_url,
+        "XOTS_KEY_FILE": str(key),
+        "XOTS_AUTHORIZE_URL": sandbox.authorize_url,
+        "XOTS_TOKEN_URL": sandbox.token_url,
+        "XOTS_REVOKE_URL": sandbox.revoke_url,
+        "XOTS_CONNECTIONS_URL": sandbox.connections_url,
+        "XOTS_REFRESH_INTERVAL": "0",
+    }
 
 
 async def ended(process: asyncio.subprocess.Process) -> None:

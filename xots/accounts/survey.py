@@ -1,4 +1,4 @@
-"""``Survey``: what the records of all accounts show, from sweeps and from the store's changes."""
+"""``Survey``: reads the records of all accounts, in sweeps and after changes in the store."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class Survey:
             logger.exception("reading the records of all accounts failed")
 
     async def _sweep(self, pause_seconds: float) -> None:
-        """Read every record: correct the index, and what is known of the account.
+        """Read every record, and correct the index and the directory.
 
         Raises:
             StoreUnavailable: the store cannot be read.
@@ -140,7 +140,8 @@ class Survey:
         names = await self._shared.store.names()
         self._directory.keep_only(names)
         self.shortest_tick_seconds = float("inf")
-        for name in sorted(self._directory.declared.union(names)):
+        without_record = sorted(self._directory.declared.difference(names))
+        for name in (*names, *without_record):
             await self.correct_index(name)
             await asyncio.sleep(pause_seconds)
         self._is_complete = True
@@ -172,8 +173,8 @@ class Survey:
                 return
 
     async def _read(self, name: str) -> tuple[str | None, datetime | None] | None:
-        """Read a record and note what it shows. Return its version, and when it is due; None if it
-        cannot be used.
+        """Read a record into the directory. Return its version and its due time; None if it cannot
+        be used.
 
         Raises:
             StoreUnavailable: the store cannot be read.
@@ -190,7 +191,7 @@ class Survey:
         return version_of(stored), config.indexed_at(account, self._shared.clock.now())
 
     def observe(self, found: Opened) -> None:
-        """Note what the record of an open keeper shows."""
+        """Bring the record of an open keeper into the directory."""
         self._observe(found.config, found.keeper.account)
 
     def _observe(self, config: AccountConfig, account: Account) -> None:
@@ -205,6 +206,6 @@ class Survey:
             logger.warning("%s: %s", name, found.problem)
 
     def note_problem(self, name: str, problem: str) -> None:
-        """Remember why an account cannot be used. What its record showed before stays known."""
+        """Remember why an account cannot be used. The rest of its glimpse stays."""
         known = self._directory.get(name) or Glimpse(source="the store")
         self.note(name, replace(known, problem=problem))

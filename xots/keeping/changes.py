@@ -26,7 +26,7 @@ class Changes:
 
     def __init__(self, store: TokenStore) -> None:
         self._store = store
-        self._listeners: defaultdict[str | None, set[_Listener]] = defaultdict(set)
+        self._listeners: defaultdict[str | None, dict[_Listener, None]] = defaultdict(dict)
         self._subscription: asyncio.Task[None] | None = None
         self._is_live = False
         """True once the store reports every change."""
@@ -42,9 +42,9 @@ class Changes:
             async for _ in batches:
                 yield
 
-    async def all(self) -> AsyncGenerator[set[str | None], None]:
-        """Yield the names that have changed since the last batch. None among them: any record may
-        have changed.
+    async def all(self) -> AsyncGenerator[list[str | None], None]:
+        """Yield the names that have changed since the last batch, in their order. None among them:
+        any record may have changed.
 
         Raises:
             StoreUnavailable: as ``of``.
@@ -53,10 +53,10 @@ class Changes:
             async for names in batches:
                 yield names
 
-    async def _batches(self, name: str | None) -> AsyncGenerator[set[str | None], None]:
+    async def _batches(self, name: str | None) -> AsyncGenerator[list[str | None], None]:
         """Yield the changes of the record under ``name``; of all records if it is None."""
         listener = _Listener()
-        self._listeners[name].add(listener)
+        self._listeners[name][listener] = None
         try:
             if self._subscription is None or self._subscription.done():
                 self._is_live = False
@@ -66,7 +66,7 @@ class Changes:
             while True:
                 yield await listener.batch()
         finally:
-            self._listeners[name].discard(listener)
+            self._listeners[name].pop(listener, None)
             if not self._listeners[name]:
                 del self._listeners[name]
             if not self._listeners and self._subscription is not None:
@@ -96,13 +96,13 @@ class _Listener:
     """The changes that one listener has not seen yet."""
 
     def __init__(self) -> None:
-        self._names: set[str | None] = set()
+        self._names: dict[str | None, None] = {}
         self._error: Exception | None = None
         self._wake = asyncio.Event()
 
     def notify(self, name: str | None) -> None:
         """Note a change of ``name``; None: any record may have changed."""
-        self._names.add(name)
+        self._names[name] = None
         self._wake.set()
 
     def fail(self, error: Exception) -> None:
@@ -110,7 +110,7 @@ class _Listener:
         self._error = error
         self._wake.set()
 
-    async def batch(self) -> set[str | None]:
+    async def batch(self) -> list[str | None]:
         """Wait for changes, and return them.
 
         Raises:
@@ -120,5 +120,5 @@ class _Listener:
         if self._error is not None:
             raise self._error
         self._wake.clear()
-        names, self._names = self._names, set()
+        names, self._names = list(self._names), {}
         return names

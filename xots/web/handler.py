@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,8 +101,8 @@ class Handler(RequestHandler):
         """The account in the paths that lead to the same account; None: they need none."""
         self._counted: str | None = None
         """The account that the request is counted for."""
-        self._use: AsyncExitStack | None = None
-        """The use of the account, if it must be ended."""
+        self._entered: str | None = None
+        """The account whose keeper the request keeps open."""
         in_flight.enter()
 
     def on_finish(self) -> None:
@@ -111,8 +110,8 @@ class Handler(RequestHandler):
         if self._counted is not None:
             self._in_flight.leave_account(self._counted)
         self._in_flight.leave()
-        if self._use is not None:
-            self._in_flight.leaving.start(self._use.aclose())
+        if self._entered is not None:
+            self.accounts.leave(self._entered)
 
     def set_default_headers(self) -> None:
         """Set the headers of every response. Tornado's type of an empty body is no page's."""
@@ -135,7 +134,7 @@ class Handler(RequestHandler):
         Raises:
             HTTPError: the request is refused, or its method is not supported.
             Finish: the response was written.
-            UnknownAccount, AccountUnusable, StoreUnavailable: as for ``Accounts.opened``.
+            UnknownAccount, AccountUnusable, StoreUnavailable: as for ``Accounts.enter``.
         """
         decision = guard.decide(self._guard_request())
         if isinstance(decision, guard.Refusal):
@@ -155,7 +154,7 @@ class Handler(RequestHandler):
         """Serve this account until the response is written.
 
         Raises:
-            UnknownAccount, AccountUnusable, StoreUnavailable: as for ``Accounts.opened``.
+            UnknownAccount, AccountUnusable, StoreUnavailable: as for ``Accounts.enter``.
             TokenUnavailable: it must be opened first, and too many requests wait already.
         """
         if self._counted is not None:
@@ -167,9 +166,8 @@ class Handler(RequestHandler):
             return
         if self.is_crowded and name not in self.accounts.open_now:
             self.check_crowd()
-        async with AsyncExitStack() as use:
-            found = await use.enter_async_context(self.accounts.opened(name))
-            self._use = use.pop_all()
+        found = await self.accounts.enter(name)
+        self._entered = name
         self.keeper, self.account_config = found.keeper, found.config
 
     def _guard_request(self) -> guard.Request:
