@@ -106,7 +106,8 @@ def _batches(seeds: range, jobs: int) -> list[range]:
 def _attempt(
     run: Callable[[int, SiblingMode], Counter[str]], mode: SiblingMode, seed: int
 ) -> tuple[Counter[str], str]:
-    logging.getLogger("xots.keeper").disabled = True
+    for name in ("xots.keeper", "xots.accounts"):
+        logging.getLogger(name).disabled = True
     try:
         return run(seed, mode), ""
     except BrokenInvariantError as error:
