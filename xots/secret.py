@@ -12,6 +12,7 @@ import hmac
 import json
 import re
 import sys
+import threading
 import weakref
 from base64 import b64encode
 from collections.abc import Iterator
@@ -82,7 +83,8 @@ def redacted(text: str, limit: int = sys.maxsize) -> str:
     at = shown = copied = 0
     last = len(text) - MIN_LENGTH
     while at <= last and shown <= limit:
-        found = [f for f in starts.get(text[at : at + MIN_LENGTH], ()) if text.startswith(f, at)]
+        forms = list(starts.get(text[at : at + MIN_LENGTH], ()))  # other threads may change them
+        found = [form for form in forms if text.startswith(form, at)]
         if found:
             parts += [text[copied:at], REPLACEMENT]
             copied = at = at + max(map(len, found))  # one may be the beginning of another
@@ -94,48 +96,65 @@ def redacted(text: str, limit: int = sys.maxsize) -> str:
 
 
 class _Registry:
-    """The live secrets, and an index of the forms in which a text may hold their values.
-
-    The references are kept by the secrets' ids: a ``WeakSet`` would merge secrets of equal values,
-    and forget the value when the first of them ends.
-    """
+    """The live secrets, and an index of the forms in which a text may hold their values."""
 
     def __init__(self) -> None:
-        self._live: dict[int, weakref.ref[Secret]] = {}
-        self._forms: dict[str, tuple[str, ...]] = {}
-        self._starts: dict[str, tuple[str, ...]] = {}
-        self._is_current = True
+        self._live: dict[str, dict[int, weakref.ref[Secret]]] = {}
+        """The references to the live secrets of each value, by the secrets' ids: a ``WeakSet``
+        would merge them, and forget the value when the first of them ends."""
+        self._changed: set[str] = set()
+        """The values whose first secret has begun or last one has ended since the last search."""
+        self._forms: dict[str, frozenset[str]] = {}
+        self._starts: dict[str, dict[str, int]] = {}
+        # The garbage collector may call ``forget`` at any time, also in the thread that holds it.
+        self._lock = threading.RLock()
 
     def add(self, secret: Secret) -> None:
         """Know a secret until it ends."""
-        key = id(secret)
+        key, value = id(secret), secret.reveal()
 
         def forget(reference: weakref.ref[Secret]) -> None:
-            if self._live.get(key) is reference:  # a new secret may have the same id by now
-                del self._live[key]
-                self._is_current = False
+            with self._lock:
+                live = self._live.get(value, {})
+                if live.get(key) is not reference:  # a new secret may have the same id by now
+                    return
+                del live[key]
+                if not live:
+                    del self._live[value]
+                    # A value that no search has met leaves nothing behind.
+                    (self._changed.add if value in self._forms else self._changed.discard)(value)
 
-        self._live[key] = weakref.ref(secret, forget)
-        self._is_current = False
+        with self._lock:
+            self._live.setdefault(value, {})[key] = weakref.ref(secret, forget)
+            self._changed.add(value)
 
-    def starts(self) -> dict[str, tuple[str, ...]]:
-        """Return the forms of all live secrets by their first ``MIN_LENGTH`` characters.
+    def starts(self) -> dict[str, dict[str, int]]:
+        """Return the forms of all live secrets by their first ``MIN_LENGTH`` characters, each with
+        the number of values that have it.
 
-        A search by them costs the same for one secret and for thousands.
+        A search by them costs the same for one secret and for thousands. The cost of the index
+        follows the secrets that have begun or ended since the last search.
         """
-        if self._is_current:
+        with self._lock:
+            while self._changed:
+                value = self._changed.pop()
+                is_live = value in self._live
+                if is_live and value not in self._forms:
+                    self._forms[value] = frozenset(_forms(value))
+                    self._count(self._forms[value], 1)
+                elif not is_live and value in self._forms:
+                    self._count(self._forms.pop(value), -1)
             return self._starts
-        self._is_current = True  # before the look, so that a change meanwhile is not missed
-        live = [secret for reference in list(self._live.values()) if (secret := reference())]
-        values = {secret.reveal() for secret in live}
-        self._forms = {value: self._forms.get(value) or tuple(_forms(value)) for value in values}
-        starts: dict[str, tuple[str, ...]] = {}
-        for forms in self._forms.values():
-            for form in forms:
-                start = form[:MIN_LENGTH]
-                starts[start] = (*starts.get(start, ()), form)
-        self._starts = starts
-        return starts
+
+    def _count(self, forms: frozenset[str], change: int) -> None:
+        for form in forms:
+            start = form[:MIN_LENGTH]
+            counts = self._starts.setdefault(start, {})
+            counts[form] = counts.get(form, 0) + change
+            if counts[form] == 0:
+                del counts[form]
+            if not counts:
+                del self._starts[start]
 
 
 _registry = _Registry()

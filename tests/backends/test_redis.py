@@ -25,7 +25,8 @@ from support.redis_servers import (
 
 from xots.backends import leases
 from xots.backends.redis import RedisStore
-from xots.errors import StaleWrite
+from xots.backends.redis_requests import MAX_REQUESTS_AT_ONCE
+from xots.errors import StaleWrite, StoreUnavailable
 from xots.lifecycle.account import AccessToken, Account, RefreshToken
 from xots.lifecycle.record_json import encode
 from xots.sealing import Sealer, new_key
@@ -54,6 +55,34 @@ async def test_one_of_many_writers_wins(server: RedisServer, open_store: Opener)
     stored = await stores[1].read("a")
     assert stored is not None
     assert (stored.value, stored.version) == (b"%d" % won[0], outcomes[won[0]])
+
+
+async def test_hundreds_of_requests_at_one_moment_share_a_few_connections(
+    server: RedisServer, open_store: Opener
+) -> None:
+    """So it is when callers need hundreds of accounts at the same moment, such as after a start."""
+    store, before = open_store(server.url), len(server.admin.client_list())
+    found = await asyncio.gather(*(store.read(f"account-{number}") for number in range(500)))
+    assert found == [None] * 500
+    assert len(server.admin.client_list()) - before <= MAX_REQUESTS_AT_ONCE
+
+
+async def test_hundreds_of_requests_to_a_server_that_hangs_all_fail_soon(
+    own_server: RedisServer, open_store: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that wait for others to end wait no longer than for a response."""
+    monkeypatch.setattr("xots.backends.redis_url.RESPONSE_TIMEOUT_SECONDS", 0.5)
+    store = open_store(own_server.url)
+    await store.read("a")
+    own_server.signal(signal.SIGSTOP)
+    began = time.monotonic()
+    found = await asyncio.gather(
+        *(store.read(f"account-{number}") for number in range(200)), return_exceptions=True
+    )
+    assert time.monotonic() - began < 5
+    own_server.signal(signal.SIGCONT)
+    assert {type(error) for error in found} == {StoreUnavailable}
+    assert await store.read("a") is None
 
 
 async def test_a_swap_is_one_round_trip(server: RedisServer, open_store: Opener) -> None:
@@ -227,6 +256,7 @@ async def test_no_secret_reaches_redis_in_clear(server: RedisServer, open_store:
 HOLDER = """
 import asyncio, sys
 from xots.backends.redis import RedisStore
+from xots.backends.redis_requests import MAX_REQUESTS_AT_ONCE
 
 async def main():
     store = RedisStore.from_url(sys.argv[1])

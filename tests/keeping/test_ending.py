@@ -34,7 +34,7 @@ async def test_revoking_stops_serving_at_once_and_tells_xero(bench: Bench) -> No
 
 
 @pytest.mark.safeguard(
-    file="keeping/keeper.py",
+    file="keeping/serving.py",
     old="self._ends_running += 1",
     new="self._ends_running += 0",
     protects_from="serving a token while its login is being ended",
@@ -191,8 +191,11 @@ async def test_a_logout_is_not_confirmed_while_it_is_unsaved(bench: Bench) -> No
 
 @pytest.mark.safeguard(
     file="keeping/ending.py",
-    old="        if not context.may_send(lease):\n            return PENDING\n        _, failure",
-    new="        _, failure",
+    old=(
+        "        if not context.may_send(lease):\n            return PENDING\n"
+        "        async with context.xero.slot():\n            _, failure"
+    ),
+    new="        async with context.xero.slot():\n            _, failure",
     protects_from="revoking the new login of the process that has taken the lease meanwhile",
 )
 async def test_a_holder_that_loses_its_lease_revokes_nothing(bench: Bench) -> None:

@@ -59,7 +59,7 @@ async def limited(bench: Bench) -> TokenKeeper:
 
 
 @pytest.mark.safeguard(
-    file="keeping/keeper.py",
+    file="keeping/serving.py",
     old="is_new = account.access != before.access or (recent and self.can_serve)",
     new="is_new = account.access != before.access",
     protects_from="a program that refreshes twice and takes the second response for a failure",

@@ -27,8 +27,8 @@ from xots.testing import FlakyStore
 
 
 @pytest.mark.safeguard(
-    file="keeping/replica.py",
-    old="if stored is None or self._opened(stored).write_id != account.write_id:",
+    file="keeping/record_store.py",
+    old="if stored is None or self.opened(stored).write_id != account.write_id:",
     new="if True:",
     protects_from="taking a write that succeeded for one that failed",
 )
@@ -108,19 +108,19 @@ async def test_a_record_sealed_with_a_new_key_does_not_replace_an_unsaved_token(
 
 
 @pytest.mark.safeguard(
-    file="keeping/replica.py",
-    old=("version = await self._store.swap(self._name, sealed, expected=self._seen.version)"),
+    file="keeping/record_store.py",
+    old=("return await self._store.swap(self._name, sealed, expected=expected, due_at=due_at)"),
     new=(
-        "there = await self._store.read(self._name)\n"
-        "            version = await self._store.swap(\n"
-        "                self._name, sealed, expected=_version(there)\n"
+        "there = await self.read()\n"
+        "            return await self._store.swap(\n"
+        "                self._name, sealed, expected=there and there.version, due_at=due_at\n"
         "            )"
     ),
     protects_from="a write over another process's write",
 )
 @pytest.mark.safeguard(
-    file="keeping/replica.py",
-    old="if stored is None or self._opened(stored).write_id != account.write_id:",
+    file="keeping/record_store.py",
+    old="if stored is None or self.opened(stored).write_id != account.write_id:",
     new="if stored is None:",
     protects_from="taking another process's write for this one's own",
 )

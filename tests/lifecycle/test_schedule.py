@@ -181,8 +181,8 @@ def test_a_short_token_is_refreshed_at_half_its_lifetime() -> None:
 
 @pytest.mark.safeguard(
     file="lifecycle/schedule.py",
-    old="return [expiry, rotation, *proofs]",
-    new="return [expiry, *proofs]",
+    old="return [current.obtained_at + policy.refresh_lifetime, *proofs]",
+    new="return [current.obtained_at + policy.refresh_lifetime * 9, *proofs]",
     protects_from="a refresh token that dies unused after 60 days",
 )
 def test_the_refresh_token_is_rotated_in_time_for_its_own_lifetime() -> None:
@@ -195,8 +195,8 @@ def test_the_refresh_token_is_rotated_in_time_for_its_own_lifetime() -> None:
 
 @pytest.mark.safeguard(
     file="lifecycle/schedule.py",
-    old="return [expiry, rotation, *proofs]",
-    new="return [expiry, rotation]",
+    old="return [current.obtained_at + policy.refresh_lifetime, *proofs]",
+    new="return [current.obtained_at + policy.refresh_lifetime]",
     protects_from="learning only after the grace period that the other token was the live one",
 )
 def test_a_new_fallback_is_proved_soon_and_then_removed() -> None:

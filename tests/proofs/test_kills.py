@@ -100,7 +100,7 @@ async def test_a_keeper_closes_although_a_notice_has_just_come(redis_server: Red
             RedisStore.from_url(redis_server.unix_url), XeroClient(clock=SystemClock()), sealer
         )
         await keeper.start()
-        while not redis_server.admin.pubsub_numsub(CHANGES + keeper.name)[0][1]:
+        while not redis_server.admin.pubsub_numpat():
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.02)  # the watch looks once, and then waits for a notice
         redis_server.admin.publish(CHANGES + keeper.name, "")

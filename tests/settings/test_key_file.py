@@ -149,7 +149,7 @@ def test_a_key_file_of_another_user_is_not_read(path: Path) -> None:
 
 @pytest.mark.safeguard(
     file="file_access.py",
-    old="file.read(MAX_BYTES + 1)",
+    old="file.read(max_bytes + 1)",
     new="file.read()",
     protects_from="a start that fills the memory",
 )

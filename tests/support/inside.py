@@ -66,3 +66,8 @@ def acceptor_of(server: Server) -> Acceptor:
     """Return the accept loop of a started server."""
     assert server._acceptor is not None
     return server._acceptor
+
+
+def maintenance_of(accounts: Accounts) -> frozenset[asyncio.Task[Any]]:
+    """Return the tasks in which a manager maintains its due accounts."""
+    return accounts._work._tasks.running

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable
+from hashlib import sha256
 
 __all__ = ["CANARY", "LABELLED_CANARY", "MUTATIONS", "mutated"]
 
@@ -171,9 +172,12 @@ def _valid(port: int) -> list[bytes]:
         for name, value in (fields | {"client_secret": "hidden"}).items()
     )
     multipart = f"{parts}--{BOUNDARY}--\r\n".encode()
-    cookies = 'Cookie: theme="a\\"b"; xots-form=2|1:0|10:17|aaaa; xots-login-abc=bbbb'
+    here = sha256(f"http://localhost:{port}/code".encode()).hexdigest()[:12]
+    form_cookie, login_cookie = f"xots-form-{here}-default", f"xots-login-{here}-{16 * 'a'}-firm"
+    cookies = f'Cookie: theme="a\\"b"; {form_cookie}=2|1:0|10:17|aaaa; {login_cookie}=bbbb'
     browser = "Accept: text/html,application/xhtml+xml,*/*;q=0.8"
     urlencoded = "application/x-www-form-urlencoded"
+    account = b'{"name": "Not a name", "client_secret": "%s", "scopes": "granular"}' % CANARY
     return [
         _request("GET", "/token", port=port),
         _request("GET", "/token?min_ttl=60", "Accept: text/plain", port=port),
@@ -183,6 +187,9 @@ def _valid(port: int) -> list[bytes]:
         _request("HEAD", "/login", port=port),
         _request("POST", "/refresh", port=port),
         _request("GET", "/tenants", port=port),
+        _request("GET", "/accounts", browser, port=port),
+        _request("GET", "/accounts/default/home", browser, cookies, port=port),
+        _request("POST", "/accounts", body=account, kind="application/json", port=port),
         _request("POST", "/login", body=form, kind=urlencoded, port=port),
         _request("POST", "/home", cookies, body=b"scopes=granular", kind=urlencoded, port=port),
         _request(

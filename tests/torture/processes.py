@@ -177,6 +177,12 @@ class Process:
         """Tell if it serves, or has ended before that."""
         return bool(self.log_matches(r"serving on ")) or self.process.returncode is not None
 
+    async def serves(self) -> None:
+        """Wait until it serves, and note its port."""
+        await until(self.has_started_or_ended)
+        assert self.process.returncode is None, self.log.read_text()
+        self.port = int(self.log_matches(r"serving on http://127\.0\.0\.1:(\d+)")[0])
+
     @property
     def refreshes(self) -> int:
         """Return the number of its refreshes that issued tokens."""
@@ -192,11 +198,24 @@ class Fleet:
     key: str
     processes: list[Process]
     redis: RedisServer | None
+    folder: Path
+    environment: dict[str, str]
+    command: Sequence[str]
     names: tuple[str, ...] = (DEFAULT,)
     """The accounts."""
     consents: dict[str, Consent] = field(default_factory=dict)
     """The consent of each account at Xero."""
     lines: list[Line] = field(default_factory=list)
+
+    async def start(self) -> Process:
+        """Start one more process."""
+        path = self.folder / f"log-{len(list(self.folder.glob('log-*')))}"
+        with path.open("wb") as log:
+            started = await asyncio.create_subprocess_exec(
+                *self.command, env=self.environment, stdout=log, stderr=log
+            )
+        self.processes.append(Process(started, path))
+        return self.processes[-1]
 
     def line(self, process: Process) -> Line:
         line = Line(process.port, self.sandbox.clock)
@@ -269,6 +288,11 @@ class Fleet:
             identity.would_issue(t.value.reveal(), now) for t in tokens
         )
 
+    async def end_all(self) -> None:
+        """Kill all processes, stopped or not."""
+        for one in self.processes:
+            await ended(one.process)
+
     def live(self, seconds: int) -> None:
         """Set the lifetime of the tokens that Xero issues from now on."""
         switches = self.sandbox.identity.switches
@@ -310,25 +334,27 @@ async def fleet(
             config = folder / "xots.yaml"
             config.write_text("accounts:\n" + "".join(f"  {name}:\n" for name in others))
             environment["XOTS_CONFIG"] = str(config)
-        processes = []
-        for number in range(count):
-            with (folder / f"log-{number}").open("wb") as log:
-                process = await asyncio.create_subprocess_exec(
-                    *command, env=environment, stdout=log, stderr=log
-                )
-            running.push_async_callback(ended, process)
-            processes.append(Process(process, folder / f"log-{number}"))
-        for one in processes:
-            await until(one.has_started_or_ended)
-            assert one.process.returncode is None, one.log.read_text()
-            one.port = int(one.log_matches(r"serving on http://127\.0\.0\.1:(\d+)")[0])
+        servers = Fleet(
+            sandbox,
+            url,
+            key.read_text(),
+            [],
+            redis,
+            folder,
+            environment,
+            command,
+            (DEFAULT, *others),
+        )
+        running.push_async_callback(servers.end_all)
+        for _ in range(count):
+            await servers.start()
+        for one in servers.processes:
+            await one.serves()
         client = sandbox.options.clients[0]
-        redirect_uris = tuple(f"http://localhost:{one.port}/code" for one in processes)
+        redirect_uris = tuple(f"http://localhost:{one.port}/code" for one in servers.processes)
         sandbox.identity.register(replace(client, redirect_uris=redirect_uris))
-        names = (DEFAULT, *others)
-        servers = Fleet(sandbox, url, key.read_text(), processes, redis, names)
         try:
-            for name in names:
+            for name in servers.names:
                 await servers.log_in(name)
             yield servers
         finally:

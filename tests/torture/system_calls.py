@@ -33,7 +33,7 @@ import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -104,6 +104,9 @@ class Xero:
         self, send: Callable[[str], tuple[int, str]], clock: Clock = SystemClock()
     ) -> None:
         self._send, self._clock = send, clock
+
+    def slot(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
 
     async def refresh(self, credentials: Credentials, token: Secret) -> Outcome:
         status, body = self._send(token.reveal())

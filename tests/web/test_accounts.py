@@ -102,6 +102,14 @@ async def test_the_list_needs_neither_the_store_nor_xero(
     assert len(sandbox.log) == before
 
 
+async def test_an_account_without_a_record_has_the_state_that_its_settings_give_it(
+    server: Server, get: Any
+) -> None:
+    """The settings hold the credentials, so only a login is missing."""
+    await server.accounts.swept()
+    assert (await listed(server, get))["default"]["state"] == "not-logged-in"
+
+
 # ---------- adding
 
 
@@ -363,6 +371,12 @@ def leads_elsewhere(page: str, base: str) -> set[str]:
 PAGES = ("/", "/login", "/home", "/status", "/token", "/tenants", "/refresh", "/revoke", "/logout")
 
 
+@pytest.mark.safeguard(
+    file="web/handler.py",
+    old='return f"/accounts/{self.named_account}{path}" if self.named_account else path',
+    new="return path",
+    protects_from="a button of one account that acts on another one",
+)
 @pytest.mark.parametrize("state", ["no credentials", "not logged in", "connected", "failing"])
 async def test_every_link_redirect_and_message_of_an_account_leads_to_it(
     new_server: NewServer,
@@ -405,6 +419,12 @@ async def test_every_link_redirect_and_message_of_an_account_leads_to_it(
         assert location.startswith((f"{base}/", sandbox.url)), (path, location)
 
 
+@pytest.mark.safeguard(
+    file="web/callback.py",
+    old="        await self.use_account(account)\n",
+    new="",
+    protects_from="a login of one account that becomes the default account's",
+)
 async def test_a_login_of_an_account_connects_only_that_account(
     server: Server, firm: str, person: Person, get: Any
 ) -> None:

@@ -77,7 +77,7 @@ async def test_a_response_that_is_no_list_is_not_passed_on(
 
 
 @pytest.mark.safeguard(
-    file="web/pages.py",
+    file="web/callback.py",
     old="            self.keep_cookie(login)\n            raise\n",
     new="            raise\n",
     protects_from="a flood that makes users start their logins again",

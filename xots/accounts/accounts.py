@@ -124,9 +124,8 @@ class Accounts:
         """Wait until every record was read once: before it, not all siblings are known."""
         await self._survey.complete()
 
-    @asynccontextmanager
-    async def opened(self, name: str) -> AsyncIterator[Opened]:
-        """Keep an account's keeper open for a request.
+    async def enter(self, name: str) -> Opened:
+        """Keep an account's keeper open for a request, until ``leave``.
 
         Raises:
             UnknownAccount: there is none of this name. The store was not asked.
@@ -137,11 +136,20 @@ class Accounts:
         """
         if name not in self._directory:
             raise UnknownAccount("there is no account of this name; /accounts lists them")
-        found = await self._enter(name, is_caller=True)
+        return await self._enter(name, is_caller=True)
+
+    def leave(self, name: str) -> None:
+        """End a request that entered the account."""
+        self._keepers.leave(name)
+
+    @asynccontextmanager
+    async def opened(self, name: str) -> AsyncIterator[Opened]:
+        """Enter an account, and leave it at the end; raises as ``enter``."""
+        found = await self.enter(name)
         try:
             yield found
         finally:
-            self._keepers.leave(name)
+            self.leave(name)
 
     async def add(self, name: str, entry: Entry) -> None:
         """Add an account at run time. Its entry is kept in its record.
@@ -171,13 +179,14 @@ class Accounts:
 
         Raises:
             UnknownAccount, AccountFixed: there is none, or it stands in the settings.
-            AccountUnusable, StoreUnavailable, SealError: as ``opened``.
+            AccountUnusable, StoreUnavailable, SealError: as ``enter``.
         """
         async with self.opened(name) as found:
             if found.config.is_fixed:
                 raise AccountFixed(
-                    f"the account {name} is declared in {found.config.source}: remove it there; "
-                    f"its login is ended by xots logout --account {name}"
+                    f"the account {name} comes from the settings ({found.config.source}), so it "
+                    "cannot be removed at run time; its login is ended by xots logout --account "
+                    f"{name}"
                 )
             await self.swept()
             await found.keeper.end(forget=True)
@@ -264,7 +273,7 @@ class Accounts:
         """Open an account's keeper, and note the problem if that fails.
 
         Raises:
-            AccountUnusable, StoreUnavailable, TokenUnavailable: as ``opened``.
+            AccountUnusable, StoreUnavailable, TokenUnavailable: as ``enter``.
         """
         try:
             return await self._keepers.enter(name, is_caller=is_caller)

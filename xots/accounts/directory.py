@@ -18,7 +18,7 @@ __all__ = ["Directory", "Glimpse", "Summary", "glimpse"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Glimpse:
-    """What is remembered of an account's record. It holds no secret."""
+    """The part of an account's record that the directory remembers. It holds no secret."""
 
     source: str
     is_removed: bool = False
@@ -57,7 +57,7 @@ class Summary:
 
 
 def glimpse(config: AccountConfig, account: Account, now: datetime) -> Glimpse:
-    """Return what to remember of a record."""
+    """Return the part of a record that the directory remembers."""
     problems = config.problems(account)
     ahead = config.fresh is Fresh.ALWAYS
     found = outlook(account, now, config.policy, ahead=ahead)
@@ -116,18 +116,23 @@ class Directory:
             self._seen.setdefault(name, Glimpse(source="the store"))
 
     def get(self, name: str) -> Glimpse | None:
-        """Return what is remembered of an account; None if nothing is."""
+        """Return the glimpse of an account; None if its record was never read."""
         return self._seen.get(name)
 
     def note(self, name: str, found: Glimpse) -> Glimpse | None:
-        """Remember an account, and return what was remembered before."""
+        """Remember an account, and return its glimpse before; None if there was none."""
         before = self._seen.get(name)
         self._seen[name] = found
         return before
 
+    @property
+    def declared(self) -> frozenset[str]:
+        """The names in the settings. Some may have no record yet."""
+        return frozenset(self._declared)
+
     def keep_only(self, names: Iterable[str]) -> None:
-        """Forget the accounts that have no record any more."""
-        kept = set(names)
+        """Forget the accounts that are not declared and have no record any more."""
+        kept = self.declared.union(names)
         self._seen = {name: found for name, found in self._seen.items() if name in kept}
 
     def siblings(self, name: str) -> dict[str, Glimpse]:

@@ -165,7 +165,7 @@ class Keepers:
 
         Args:
             name: the account.
-            acted: True if what was due has just been done or attempted.
+            acted: True if the due operation has just been attempted.
         """
         found, clock = self._open.get(name), self._shared.clock
         if found is None or name in self._pinned or self._tasks.closed:

@@ -1,4 +1,4 @@
-"""``Survey``: what the records of all accounts show, from sweeps and from the store's changes."""
+"""``Survey``: reads the records of all accounts, in sweeps and after changes in the store."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
+from datetime import datetime
 
 from ..backends.base import version_of
 from ..errors import RecordUnusable, SealError, SettingsError, StoreUnavailable
@@ -131,7 +132,7 @@ class Survey:
             logger.exception("reading the records of all accounts failed")
 
     async def _sweep(self, pause_seconds: float) -> None:
-        """Read every record: correct the index, and what is known of the account.
+        """Read every record, and correct the index and the directory.
 
         Raises:
             StoreUnavailable: the store cannot be read.
@@ -139,13 +140,14 @@ class Survey:
         names = await self._shared.store.names()
         self._directory.keep_only(names)
         self.shortest_tick_seconds = float("inf")
-        for name in names:
+        without_record = sorted(self._directory.declared.difference(names))
+        for name in (*names, *without_record):
             await self._look(name, is_sweep=True)
             await asyncio.sleep(pause_seconds)
         self._is_complete = True
 
     async def _look(self, name: str, *, is_sweep: bool = False) -> None:
-        """Read the record of an account, and note what it shows. An open keeper does so itself.
+        """Read the record of an account into the directory. An open keeper does so itself.
 
         Raises:
             StoreUnavailable: the store cannot be read.
@@ -155,22 +157,35 @@ class Survey:
         if self._is_open(name) and not corrects_index:
             return
         record = RecordStore(store, self._shared.sealer, name)
+        stored = await self._read(record, name)
+        while corrects_index and stored is not None:
+            await store.note_due(name, stored[1])
+            # Another process may have written meanwhile, and its time may just have been replaced.
+            before, stored = stored, await self._read(record, name)
+            if stored is None or stored[0] == before[0]:
+                return
+
+    async def _read(
+        self, record: RecordStore, name: str
+    ) -> tuple[str | None, datetime | None] | None:
+        """Read a record into the directory. Return its version and its due time; None if it cannot
+        be used.
+
+        Raises:
+            StoreUnavailable: the store cannot be read.
+        """
         try:
             stored = await record.read()
             account = record.opened(stored)
             config = self._configure(name, account.entry)
         except (RecordUnusable, SealError, SettingsError) as error:
             self.note_problem(name, str(error))
-            return
+            return None
         self._observe(config, account)
-        if corrects_index:
-            await store.note_due(name, config.indexed_at(account, self._shared.clock.now()))
-            if version_of(await record.read()) != version_of(stored):
-                # Another process has written meanwhile, and its time may just have been replaced.
-                await self._look(name, is_sweep=is_sweep)
+        return version_of(stored), config.indexed_at(account, self._shared.clock.now())
 
     def observe(self, found: Opened) -> None:
-        """Note what the record of an open keeper shows."""
+        """Bring the record of an open keeper into the directory."""
         self._observe(found.config, found.keeper.account)
 
     def _observe(self, config: AccountConfig, account: Account) -> None:
@@ -185,6 +200,6 @@ class Survey:
             logger.warning("%s: %s", name, found.problem)
 
     def note_problem(self, name: str, problem: str) -> None:
-        """Remember why an account cannot be used. What its record showed before stays known."""
+        """Remember why an account cannot be used. The rest of its glimpse stays."""
         known = self._directory.get(name) or Glimpse(source="the store")
         self.note(name, replace(known, problem=problem))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import re
 import secrets
@@ -198,7 +199,11 @@ async def _is_set_within(seconds: float, event: asyncio.Event) -> bool:
 
 
 def lease_key(name: str) -> str:
-    return LEASE_PREFIX + name[: 64 - len(LEASE_PREFIX)]
+    """Return the name of the record that holds a lease: a digest stands for a long name."""
+    longest = 64 - len(LEASE_PREFIX)
+    if len(name) > longest:
+        name = hashlib.sha256(name.encode()).hexdigest()[:longest]
+    return LEASE_PREFIX + name
 
 
 def _ends_at(stored: Stored | None) -> float:

@@ -14,8 +14,14 @@ from redis.asyncio.sentinel import MasterNotFoundError
 
 from ..errors import StoreUnavailable
 from ..safe_text import safe_text
+from . import redis_url
 
-__all__ = ["Requests", "is_of_another_type"]
+__all__ = ["MAX_REQUESTS_AT_ONCE", "Requests", "is_of_another_type"]
+
+MAX_REQUESTS_AT_ONCE = 20
+"""Upper bound on the simultaneous requests of a store, and so on its connections. Each one takes
+less than a millisecond, so hundreds at one moment wait only shortly. redis-py refuses more than a
+hundred."""
 
 EXPLANATIONS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
     (  # the error's own text lists clients and differs by version
@@ -88,6 +94,7 @@ class Requests:
 
     def __init__(self, redis: Any, server: str) -> None:
         self._redis, self._server = redis, server
+        self._slots = asyncio.Semaphore(MAX_REQUESTS_AT_ONCE)
 
     @asynccontextmanager
     async def made(self) -> AsyncIterator[None]:
@@ -97,6 +104,7 @@ class Requests:
         just as its part of a request ends. The cancellation is then raised here, whether the
         request succeeds or not.
         """
+        await self._take_slot()
         cancellations = _cancellations()
         try:
             yield
@@ -110,8 +118,21 @@ class Requests:
             # Without its cause: a traceback would show the server's text, which may quote a secret.
             raise StoreUnavailable(f"{self._server}: {_explanation(error)}") from None
         finally:
+            self._slots.release()
             if _cancellations() > cancellations:
                 raise asyncio.CancelledError
+
+    async def _take_slot(self) -> None:
+        """Wait until fewer than ``MAX_REQUESTS_AT_ONCE`` requests are in progress.
+
+        Raises:
+            StoreUnavailable: that takes as long as no response may take.
+        """
+        try:
+            async with asyncio.timeout(redis_url.RESPONSE_TIMEOUT_SECONDS):
+                await self._slots.acquire()
+        except TimeoutError as error:
+            raise StoreUnavailable(f"{self._server}: {_explanation(error)}") from None
 
     async def permitted(self, request: Callable[[], Awaitable[Any]]) -> Any:
         """Return the response to a request; None if the user has no right to make it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -25,7 +26,7 @@ class Changes:
 
     def __init__(self, store: TokenStore) -> None:
         self._store = store
-        self._listeners: dict[_Listener, None] = {}
+        self._listeners: defaultdict[str | None, dict[_Listener, None]] = defaultdict(dict)
         self._subscription: asyncio.Task[None] | None = None
         self._is_live = False
         """True once the store reports every change."""
@@ -37,7 +38,7 @@ class Changes:
             StoreUnavailable: the store cannot be watched now. A caller that starts again must read
                 the record first.
         """
-        async with aclosing(self._batches(_Listener(name))) as batches:
+        async with aclosing(self._batches(name)) as batches:
             async for _ in batches:
                 yield
 
@@ -48,12 +49,14 @@ class Changes:
         Raises:
             StoreUnavailable: as ``of``.
         """
-        async with aclosing(self._batches(_Listener(None))) as batches:
+        async with aclosing(self._batches(None)) as batches:
             async for names in batches:
                 yield names
 
-    async def _batches(self, listener: _Listener) -> AsyncGenerator[list[str | None], None]:
-        self._listeners[listener] = None
+    async def _batches(self, name: str | None) -> AsyncGenerator[list[str | None], None]:
+        """Yield the changes of the record under ``name``; of all records if it is None."""
+        listener = _Listener()
+        self._listeners[name][listener] = None
         try:
             if self._subscription is None or self._subscription.done():
                 self._is_live = False
@@ -63,7 +66,9 @@ class Changes:
             while True:
                 yield await listener.batch()
         finally:
-            self._listeners.pop(listener, None)
+            self._listeners[name].pop(listener, None)
+            if not self._listeners[name]:
+                del self._listeners[name]
             if not self._listeners and self._subscription is not None:
                 await cancel_until_done(self._subscription)
 
@@ -73,32 +78,32 @@ class Changes:
             async with aclosing(self._store.changes()) as changes:  # type: ignore[type-var]
                 async for name in changes:
                     self._is_live = True
-                    for listener in self._listeners:
+                    for listener in self._concerned(name):
                         listener.notify(name)
         except Exception as failure:  # noqa: BLE001 - each listener raises it
             error = failure
-        for listener in self._listeners:
+        for listener in self._concerned(None):
             listener.fail(error)
+
+    def _concerned(self, name: str | None) -> list[_Listener]:
+        """Return the listeners that a change concerns. A change of one record costs the same for
+        one listener and for thousands."""
+        names = (name, None) if name is not None else tuple(self._listeners)
+        return [listener for name in names for listener in self._listeners.get(name, ())]
 
 
 class _Listener:
-    """The changes that one listener has not seen yet.
+    """The changes that one listener has not seen yet."""
 
-    Args:
-        name: the record that it follows; None for all.
-    """
-
-    def __init__(self, name: str | None) -> None:
-        self._name = name
+    def __init__(self) -> None:
         self._names: dict[str | None, None] = {}
         self._error: Exception | None = None
         self._wake = asyncio.Event()
 
     def notify(self, name: str | None) -> None:
         """Note a change of ``name``; None: any record may have changed."""
-        if name is None or self._name in (None, name):
-            self._names[name] = None
-            self._wake.set()
+        self._names[name] = None
+        self._wake.set()
 
     def fail(self, error: Exception) -> None:
         """Note the end of the subscription."""

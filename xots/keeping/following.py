@@ -134,7 +134,7 @@ class Following:
                 if replica.needs_settling:
                     await self._tasks.run(self.settle())
                 if replica.problem is None:
-                    await self.look()
+                    # It begins with a look: a change may have come before the watch.
                     async with aclosing(self._context.changes.of(self._context.name)) as changes:
                         async for _ in changes:
                             await self.look()

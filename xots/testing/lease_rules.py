@@ -38,14 +38,15 @@ class LeaseRules:
             await asyncio.gather(*(hold(one) for one in (store, another, store, another)))
 
     async def test_leases_of_two_names_are_apart(self, opening: Opening) -> None:
-        """The lease of one name does not delay that of another."""
-        async with (
-            opened(opening) as (store, another),
-            store.lease("one", 30),
-            asyncio.timeout(EVENT_TIMEOUT_SECONDS),
-            another.lease("two", 30),
-        ):
-            pass
+        """The lease of one name does not delay that of another, however alike they are."""
+        async with opened(opening) as (store, another):
+            for one, other in (("one", "two"), ("z" * 63 + "1", "z" * 63 + "2")):
+                async with (
+                    store.lease(one, 30),
+                    asyncio.timeout(EVENT_TIMEOUT_SECONDS),
+                    another.lease(other, 30),
+                ):
+                    pass
 
     async def test_a_lease_is_released_when_its_holder_fails(self, opening: Opening) -> None:
         """An exception releases the lease at once, and passes through it."""

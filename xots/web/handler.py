@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,18 +94,15 @@ class Handler(RequestHandler):
         self, accounts: Accounts, sealer: Sealer, config: WebConfig, in_flight: InFlight
     ) -> None:
         """Take the arguments of ``make_app``."""
-        self.accounts, self.sealer, self.config, self._in_flight = (
-            accounts,
-            sealer,
-            config,
-            in_flight,
-        )
+        self.accounts, self.sealer, self.config = accounts, sealer, config
+        self._in_flight = in_flight
         self.account_config = accounts.default_config
         self.named_account: str | None = None
         """The account in the paths that lead to the same account; None: they need none."""
         self._counted: str | None = None
         """The account that the request is counted for."""
-        self._uses = AsyncExitStack()
+        self._entered: str | None = None
+        """The account whose keeper the request keeps open."""
         in_flight.enter()
 
     def on_finish(self) -> None:
@@ -114,7 +110,8 @@ class Handler(RequestHandler):
         if self._counted is not None:
             self._in_flight.leave_account(self._counted)
         self._in_flight.leave()
-        self._in_flight.leaving.start(self._uses.aclose())
+        if self._entered is not None:
+            self.accounts.leave(self._entered)
 
     def set_default_headers(self) -> None:
         """Set the headers of every response. Tornado's type of an empty body is no page's."""
@@ -137,7 +134,7 @@ class Handler(RequestHandler):
         Raises:
             HTTPError: the request is refused, or its method is not supported.
             Finish: the response was written.
-            UnknownAccount, AccountUnusable, StoreUnavailable: as for ``Accounts.opened``.
+            UnknownAccount, AccountUnusable, StoreUnavailable: as for ``Accounts.enter``.
         """
         decision = guard.decide(self._guard_request())
         if isinstance(decision, guard.Refusal):
@@ -157,7 +154,7 @@ class Handler(RequestHandler):
         """Serve this account until the response is written.
 
         Raises:
-            UnknownAccount, AccountUnusable, StoreUnavailable: as for ``Accounts.opened``.
+            UnknownAccount, AccountUnusable, StoreUnavailable: as for ``Accounts.enter``.
             TokenUnavailable: it must be opened first, and too many requests wait already.
         """
         if self._counted is not None:
@@ -169,7 +166,8 @@ class Handler(RequestHandler):
             return
         if self.is_crowded and name not in self.accounts.open_now:
             self.check_crowd()
-        found = await self._uses.enter_async_context(self.accounts.opened(name))
+        found = await self.accounts.enter(name)
+        self._entered = name
         self.keeper, self.account_config = found.keeper, found.config
 
     def _guard_request(self) -> guard.Request:

@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 from collections import Counter
 
-from ..tasks import Tasks
-
 __all__ = ["InFlight"]
 
 
@@ -19,8 +17,6 @@ class InFlight:
         self._by_account: Counter[str] = Counter()
         self._none = asyncio.Event()
         self._none.set()
-        self.leaving = Tasks()
-        """The ends of uses of accounts, after their responses."""
 
     @property
     def count(self) -> int:

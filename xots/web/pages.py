@@ -226,9 +226,10 @@ class HomeHandler(Page):
             logins = [login for login in logins if login.replaces == consent_id]
         for login in logins:
             logger.info(
-                "a login started at %s has not returned from Xero; if Xero showed an error page, "
-                "register exactly the redirect URI %s there, check the client id, or start xots "
-                "with -o granular",
+                "%s: a login started at %s has not returned from Xero; if Xero showed an error "
+                "page, register exactly the redirect URI %s there, check the client id, or start "
+                "xots with -o granular",
+                self.keeper.name,
                 time_text(login.at, now),
                 login.redirect_uri,
             )
