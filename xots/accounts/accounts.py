@@ -259,6 +259,8 @@ class Accounts:
         finally:
             self._keepers.leave(name)
             self._keepers.schedule(name, acted=True)
+        if name == self._name_of_default:
+            return  # it is maintained at every tick, whatever the index holds
         account, config, now = found.keeper.account, found.config, self._shared.clock.now()
         due_at = config.indexed_at(account, now)
         if account.write_id == before and (due_at is None or due_at > now):
