@@ -243,14 +243,12 @@ async def end_login(
 async def add_account(settings: Settings, name: str, entry: Entry) -> None:
     """Add an account on the store itself, while no server runs; raises as ``Accounts.add``."""
     async with open_accounts(settings) as (accounts, _):
-        await accounts.swept()
         await accounts.add(name, entry)
 
 
 async def remove_account(settings: Settings, name: str) -> None:
     """Remove an account on the store itself; raises as ``Accounts.remove``."""
     async with open_accounts(settings) as (accounts, _):
-        await accounts.swept()
         await accounts.remove(name)
 
 

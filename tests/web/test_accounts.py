@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -17,6 +18,7 @@ from support.web import BROWSER, one_form, origin
 from xots.errors import StoreUnavailable
 from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Sandbox
 from xots.sandbox.person import Page, Person
+from xots.sealing import new_key
 from xots.server import Server
 from xots.testing import FakeClock
 
@@ -298,6 +300,34 @@ async def test_an_account_of_the_settings_is_not_removed(
     page = await send("GET", f"{origin(server)}/accounts", BROWSER)
     assert "/accounts/default/remove" not in page.text
     assert set(await listed(server, get)) == {"default"}
+
+
+@pytest.mark.safeguard(
+    file="web/accounts.py",
+    old="await asyncio.wait_for(self.accounts.swept(), MAX_SWEEP_WAIT_SECONDS)",
+    new="pass",
+    protects_from="removed accounts in the list after a start",
+)
+async def test_a_removed_account_stays_removed_after_a_start(
+    new_server: NewServer, add: Add, send: Any, get: Any, expected_log: Any, tmp_path: Path
+) -> None:
+    """From the first request on: it is not listed, has no paths, leaves its place to another, and
+    can be added again."""
+    expected_log(REFUSED)
+    shared: dict[str, Any] = {"store": f"file://{tmp_path / 'store'}", "key": (new_key(),)}
+    before = await new_server(**shared)
+    for name in ("one", "two", "three"):
+        await add(before, name)
+        await send("POST", f"{before.url}/accounts/{name}/remove", None, "")
+    await before.stop()
+    server = await new_server(**shared)
+    assert set(await listed(server, get)) == {"default"}
+    await server.stop()
+    server = await new_server(**shared)
+    assert (await get(f"{server.url}/accounts/one/status")).status == 404
+    await server.stop()
+    server = await new_server(**shared, max_accounts=3)
+    assert [(await add(server, name)).status for name in ("two", "four")] == [201, 201]
 
 
 # ---------- names that are none

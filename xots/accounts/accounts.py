@@ -121,7 +121,12 @@ class Accounts:
         return self._directory.siblings(name)
 
     async def swept(self) -> None:
-        """Wait until every record was read once: before it, not all siblings are known."""
+        """Wait until every record was read once: before it, neither all siblings nor the removed
+        accounts are known.
+
+        Raises:
+            StoreUnavailable: the store cannot be read.
+        """
         await self._survey.complete()
 
     async def enter(self, name: str) -> Opened:
@@ -136,7 +141,11 @@ class Accounts:
         """
         if name not in self._directory:
             raise UnknownAccount("there is no account of this name; /accounts lists them")
-        return await self._enter(name, is_caller=True)
+        found = await self._enter(name, is_caller=True)
+        if found.keeper.account.removed and not found.config.is_fixed:
+            self.leave(name)  # the directory does not know it yet
+            raise UnknownAccount("this account was removed; /accounts lists the others")
+        return found
 
     def leave(self, name: str) -> None:
         """End a request that entered the account."""
@@ -158,6 +167,7 @@ class Accounts:
             AccountExists, TooManyAccounts: nothing was added.
             StoreUnavailable, SealError: the store cannot be read or written.
         """
+        await self.swept()
         if name in self._directory:
             raise AccountExists(f"there is an account {name} already; remove it first")
         if len(self._directory) >= self._max_accounts:

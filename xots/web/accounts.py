@@ -1,15 +1,19 @@
 """``/accounts``: the accounts of this server, and how one is added or removed at run time.
 
-The list is made from summaries in memory: it makes no request to the store or to Xero.
+The list is made from summaries in memory: it makes no request to the store or to Xero. Only just
+after a start, it waits until the records were read, which tells the removed accounts.
 """
 
 from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
 
 import msgspec
 from tornado.web import HTTPError
 
 from ..backends.records import is_account
-from ..errors import UnknownAccount
+from ..errors import StoreUnavailable, UnknownAccount
 from ..lifecycle.account import Entry
 from ..secret import Secret
 from ..xero.scopes import scopes
@@ -21,6 +25,10 @@ __all__ = ["ROUTES", "ROUTES_OF_ACCOUNT"]
 
 MAX_SCOPES_LENGTH = 2000
 """Upper bound on the characters of the scopes. All of Xero's together have fewer."""
+
+MAX_SWEEP_WAIT_SECONDS = 2.0
+"""Upper bound on the time for which the list waits after a start. Thousands of records take
+longer."""
 
 WRONG_BODY = (
     "the body must be a form or a JSON object with the fields name, client_id, client_secret, "
@@ -77,6 +85,8 @@ class AccountsHandler(Handler):
 
     async def get(self) -> None:
         """Respond with a page to a browser, and with JSON to a program."""
+        with suppress(StoreUnavailable, TimeoutError):
+            await asyncio.wait_for(self.accounts.swept(), MAX_SWEEP_WAIT_SECONDS)
         if self.wants_page:
             self._write_list([], Added(name=""))
         else:
