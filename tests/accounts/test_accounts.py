@@ -138,6 +138,28 @@ async def test_a_removed_account_is_hidden_and_continues_its_generations(
     assert not several.sandbox.identity.usable_refresh_tokens(several.clock.now())
 
 
+@pytest.mark.safeguard(
+    file="accounts/directory.py",
+    old="if own is None or not own.is_live:",
+    new="if own is None or own.client_id is None:",
+    protects_from="an account without a login that ends the logins of other accounts",
+)
+async def test_an_account_without_a_login_shares_its_fate_with_no_other(several: Several) -> None:
+    """It was ended, but keeps its client. An end of all from there ends no other login, as the list
+    shows."""
+    accounts = await several.manager()
+    await several.add(accounts, "jones", "smith")
+    await accounts.default.login(several.attempt())
+    async with accounts.opened("smith") as found:
+        await found.keeper.end(forget=False)
+    assert accounts.siblings("smith") == {}
+    shown = {summary.name: summary.shares_with for summary in accounts.summaries()}
+    assert shown == {"default": ("jones",), "jones": ("default",), "smith": ()}
+    assert list(await accounts.end_all("smith", forget=False)) == ["smith"]
+    async with accounts.opened("jones") as found:
+        assert await found.keeper.token()
+
+
 async def test_an_account_is_added_once(several: Several) -> None:
     """The second entry would replace the first account's settings."""
     accounts = await several.manager()

@@ -139,10 +139,10 @@ class Directory:
         """Return the other live accounts of the same client and Xero user.
 
         Xero ends all of a user's connections to an app together. An account whose user is not known
-        may be any user's, so it counts.
+        may be any user's, so it counts. An account without a login has none.
         """
         own = self._seen.get(name)
-        if own is None or own.client_id is None:
+        if own is None or not own.is_live:
             return {}
         return {
             other: found
