@@ -40,7 +40,7 @@ async def test_a_name_that_is_not_known_costs_no_request_to_the_store(several: S
     """Any client can invent names."""
     accounts = await several.manager()
     several.store.fail("read", "names")  # type: ignore[attr-defined]
-    with pytest.raises(UnknownAccount):
+    with pytest.raises(UnknownAccount, match="there is no account smith; /accounts or xots account"):
         async with accounts.opened("smith"):
             pass
 
@@ -164,10 +164,17 @@ async def test_an_account_is_added_once(several: Several) -> None:
     """The second entry would replace the first account's settings."""
     accounts = await several.manager()
     await several.add(accounts, "smith", log_in=False)
-    with pytest.raises(AccountExists):
+    with pytest.raises(AccountExists, match="an account smith already; remove it first"):
         await accounts.add("smith", Entry(added_at=several.clock.now()))
-    with pytest.raises(AccountExists):
-        await accounts.add("default", Entry(added_at=several.clock.now()))
+
+
+async def test_the_name_of_a_declared_account_is_not_added(several: Several) -> None:
+    """It cannot be removed either, so the message suggests another name."""
+    accounts = await several.manager(declared={"jones": "the configuration file"})
+    for name, place in (("jones", "the configuration file"), ("default", "the default account")):
+        expected = f"the account {name} is declared in the settings .{place}.; choose another name"
+        with pytest.raises(AccountExists, match=expected):
+            await accounts.add(name, Entry(added_at=several.clock.now()))
 
 
 async def test_accounts_are_bounded(several: Several) -> None:

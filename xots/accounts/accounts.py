@@ -29,7 +29,14 @@ from .keepers import Keepers, Opened, Shared
 from .survey import Survey
 from .work import Work
 
-__all__ = ["Accounts"]
+__all__ = ["Accounts", "unknown_account"]
+
+
+def unknown_account(name: str) -> UnknownAccount:
+    """Return the error for an account that does not exist."""
+    return UnknownAccount(
+        f"there is no account {name}; /accounts or xots account list shows the accounts"
+    )
 
 
 class Accounts:
@@ -140,11 +147,11 @@ class Accounts:
             TokenUnavailable: the server is stopping.
         """
         if name not in self._directory:
-            raise UnknownAccount("there is no account of this name; /accounts lists them")
+            raise unknown_account(name)
         found = await self._enter(name, is_caller=True)
         if found.keeper.account.removed and not found.config.is_fixed:
             self.leave(name)  # the directory does not know it yet
-            raise UnknownAccount("this account was removed; /accounts lists the others")
+            raise unknown_account(name)
         return found
 
     def leave(self, name: str) -> None:
@@ -169,6 +176,10 @@ class Accounts:
         """
         await self.swept()
         if name in self._directory:
+            if place := self._directory.declared.get(name):
+                raise AccountExists(
+                    f"the account {name} is declared in the settings ({place}); choose another name"
+                )
             raise AccountExists(f"there is an account {name} already; remove it first")
         if len(self._directory) >= self._max_accounts:
             raise TooManyAccounts(

@@ -126,13 +126,13 @@ class Directory:
         return before
 
     @property
-    def declared(self) -> frozenset[str]:
-        """The names in the settings. Some may have no record yet."""
-        return frozenset(self._declared)
+    def declared(self) -> dict[str, str]:
+        """The accounts in the settings, each with its place. Some may have no record yet."""
+        return {name: found.source for name, found in self._declared.items()}
 
     def keep_only(self, names: Iterable[str]) -> None:
         """Forget the accounts that are not declared and have no record any more."""
-        kept = self.declared.union(names)
+        kept = {*self._declared, *names}
         self._seen = {name: found for name, found in self._seen.items() if name in kept}
 
     def siblings(self, name: str) -> dict[str, Glimpse]:

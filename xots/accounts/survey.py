@@ -142,7 +142,7 @@ class Survey:
         names = await self._shared.store.names()
         self._directory.keep_only(names)
         self.shortest_tick_seconds = float("inf")
-        without_record = sorted(self._directory.declared.difference(names))
+        without_record = sorted(self._directory.declared.keys() - set(names))
         for name in (*names, *without_record):
             await self.correct_index(name)
             await asyncio.sleep(pause_seconds)

@@ -12,6 +12,7 @@ from contextlib import suppress
 import msgspec
 from tornado.web import HTTPError
 
+from ..accounts.accounts import unknown_account
 from ..backends.records import is_account
 from ..errors import StoreUnavailable, UnknownAccount
 from ..lifecycle.account import Entry
@@ -175,7 +176,7 @@ class RemoveHandler(Handler):
             raise HTTPError(405, USE_POST)
         name = self.named_account or ""
         if name not in self.accounts.names():
-            raise UnknownAccount("there is no account of this name; /accounts lists them")
+            raise unknown_account(name)
         self.write_page(
             "confirm.html",
             title="Remove the account",
