@@ -40,7 +40,9 @@ async def test_a_name_that_is_not_known_costs_no_request_to_the_store(several: S
     """Any client can invent names."""
     accounts = await several.manager()
     several.store.fail("read", "names")  # type: ignore[attr-defined]
-    with pytest.raises(UnknownAccount, match="there is no account smith; /accounts or xots account"):
+    with pytest.raises(
+        UnknownAccount, match="there is no account smith; /accounts or xots account"
+    ):
         async with accounts.opened("smith"):
             pass
 

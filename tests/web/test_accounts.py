@@ -634,8 +634,9 @@ async def test_a_user_ends_one_or_all_logins_by_the_buttons(
 ) -> None:
     """The page says which accounts the second button ends, and the first one ends only its own."""
     page = await person.open(f"{three[1]}/{act}")
-    assert "default, shop" in page.text
+    assert "The accounts default, shop log in with the same client" in page.text
     assert "nothing is revoked" in page.text
+    assert '<button type="submit">End this login only</button>' in page.text
     everything = one_form(page, 'name="all"')
     assert "End all of: firm, default, shop" in everything.text
     page = await person.submit(everything)

@@ -147,7 +147,7 @@ async def test_revoke_names_the_accounts_that_share_the_user(
     brought_to: Any, sandbox: Sandbox, send: Any, expected_log: Any, page: bool
 ) -> None:
     """Nothing was revoked, since that would end these too. The connection that remains is named."""
-    expected_log(r"WARNING xots: default: connections of the ended login to .* may remain at Xero")
+    expected_log(r"WARNING xots: default: the connection to .* may remain at Xero")
     server = await brought_to("connected")
     account = server.keeper.account
     other = msgspec.structs.replace(account, tenant_id="another", auth_event_id="another")

@@ -14,7 +14,7 @@ from tornado.web import HTTPError
 
 from ..accounts.accounts import unknown_account
 from ..backends.records import is_account
-from ..errors import StoreUnavailable, UnknownAccount
+from ..errors import StoreUnavailable
 from ..lifecycle.account import Entry
 from ..secret import Secret
 from ..xero.scopes import scopes

@@ -16,7 +16,7 @@ from tornado.web import HTTPError
 from ..errors import AccountUnusable, NoCredentials, NotLoggedIn, XotsError
 from ..keeping.ending import EndOutcome, EndResult
 from ..lifecycle.schedule import State
-from ..wording import listing
+from ..wording import sharing_text
 from . import accept, guard
 from .handler import UNSUPPORTED, Handler
 
@@ -161,13 +161,15 @@ class EndHandler(ActHandler):
     and Xero user too."""
 
     question_if_shared: str
-    """The text of the page if there are such accounts."""
+    """The text of the page if there are such accounts, with a place for a sentence about them."""
 
     def confirm(self) -> None:
         """Write the page with the button, and with a second one if other accounts share the client
         and the Xero user."""
         shared = list(self.accounts.siblings(self.keeper.name))
-        question = self.question_if_shared.format(listing(shared)) if shared else self.question
+        question = self.question
+        if shared:
+            question = self.question_if_shared.format(sharing_text(shared))
         self.write_page(
             "confirm.html",
             title=self.title,
@@ -214,9 +216,8 @@ class RevokeHandler(EndHandler):
         "stay here."
     )
     question_if_shared = (
-        "End this login? The accounts {} log in with the same client as the same Xero user, and a "
-        "revocation would end their logins too. So nothing is revoked: the connections of this "
-        "login are deleted at Xero, and its tokens are forgotten. The credentials stay here."
+        "End this login? {}. So nothing is revoked: the connections of this login are deleted at "
+        "Xero, and its tokens are forgotten. The credentials stay here."
     )
 
     async def act(self) -> None:
@@ -264,9 +265,8 @@ class LogoutHandler(EndHandler):
         "organisations."
     )
     question_if_shared = (
-        "End this login and forget the credentials? The accounts {} log in with the same client as "
-        "the same Xero user, and a revocation would end their logins too. So nothing is revoked: "
-        "the connections of this login are deleted at Xero, and its tokens are forgotten."
+        "End this login and forget the credentials? {}. So nothing is revoked: the connections of "
+        "this login are deleted at Xero, and its tokens are forgotten."
     )
 
     async def act(self) -> None:
