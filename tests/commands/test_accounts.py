@@ -250,6 +250,18 @@ def test_a_revocation_that_xero_has_not_confirmed_is_reported(xots: Xots, server
         assert "has not confirmed" in ended.out
 
 
+def test_the_login_of_an_unusable_account_is_ended_by_the_server(
+    xots: Xots, server: StandIn
+) -> None:
+    """Its settings describe another login. That problem names this command as the remedy."""
+    unusable = {"type": "urn:xots:account-unusable", "title": "The account cannot be used"}
+    server.responses["GET /accounts/smith/status"] = (503, unusable)
+    server.responses["POST /accounts/smith/revoke"] = (200, {"status": "ended"})
+    ended = xots("revoke", "--port", server.port, "--account", "smith")
+    assert (ended.status, ended.err) == (0, "")
+    assert "revoked here" in ended.out
+
+
 def test_revoke_can_end_all_accounts_of_one_user(xots: Xots, server: StandIn) -> None:
     """The server ends them. Without one, the command changes nothing."""
     server.responses["POST /accounts/smith/revoke?all=true"] = (200, {"status": "revoked"})

@@ -129,8 +129,13 @@ class Accounts:
         """
         await self._survey.complete()
 
-    async def enter(self, name: str) -> Opened:
+    async def enter(self, name: str, *, to_end: bool = False) -> Opened:
         """Keep an account's keeper open for a request, until ``leave``.
+
+        Args:
+            name: the account.
+            to_end: True if the caller only ends the login, which may be of another client or other
+                scopes than the settings describe.
 
         Raises:
             UnknownAccount: there is none of this name. The store was not asked.
@@ -141,7 +146,7 @@ class Accounts:
         """
         if name not in self._directory:
             raise UnknownAccount("there is no account of this name; /accounts lists them")
-        found = await self._enter(name, is_caller=True)
+        found = await self._enter(name, is_caller=True, to_end=to_end)
         if found.keeper.account.removed and not found.config.is_fixed:
             self.leave(name)  # the directory does not know it yet
             raise UnknownAccount("this account was removed; /accounts lists the others")
@@ -152,9 +157,9 @@ class Accounts:
         self._keepers.leave(name)
 
     @asynccontextmanager
-    async def opened(self, name: str) -> AsyncIterator[Opened]:
-        """Enter an account, and leave it at the end; raises as ``enter``."""
-        found = await self.enter(name)
+    async def opened(self, name: str, *, to_end: bool = False) -> AsyncIterator[Opened]:
+        """Enter an account, and leave it at the end; arguments and errors as for ``enter``."""
+        found = await self.enter(name, to_end=to_end)
         try:
             yield found
         finally:
@@ -191,7 +196,7 @@ class Accounts:
             UnknownAccount, AccountFixed: there is none, or it stands in the settings.
             AccountUnusable, StoreUnavailable, SealError: as ``enter``.
         """
-        async with self.opened(name) as found:
+        async with self.opened(name, to_end=True) as found:
             if found.config.is_fixed:
                 raise AccountFixed(
                     f"the account {name} comes from the settings ({found.config.source}), so it "
@@ -214,7 +219,7 @@ class Accounts:
         ended: dict[str, EndOutcome | XotsError] = {}
         for each in (*self.siblings(name), name):
             try:
-                async with self.opened(each) as found:
+                async with self.opened(each, to_end=True) as found:
                     ended[each] = await found.keeper.end(forget=forget, everywhere=True)
             except XotsError as error:
                 ended[each] = error
@@ -279,14 +284,14 @@ class Accounts:
     def _is_open(self, name: str) -> bool:
         return self._keepers.get(name) is not None
 
-    async def _enter(self, name: str, *, is_caller: bool) -> Opened:
+    async def _enter(self, name: str, *, is_caller: bool, to_end: bool = False) -> Opened:
         """Open an account's keeper, and note the problem if that fails.
 
         Raises:
             AccountUnusable, StoreUnavailable, TokenUnavailable: as ``enter``.
         """
         try:
-            return await self._keepers.enter(name, is_caller=is_caller)
+            return await self._keepers.enter(name, is_caller=is_caller, to_end=to_end)
         except (SealError, SettingsError, AccountUnusable) as error:
             self._survey.note_problem(name, str(error))
             raise AccountUnusable(str(error)) from None
@@ -307,6 +312,7 @@ class Accounts:
         replica = Replica(record, clock=clock, report=lambda _: None)
         async with replica.locked():
             await replica.update(change)
+        self._keepers.outdate(name)
         account = replica.account
         config = self._configure(name, account.entry)
         self._survey.note(name, glimpse(config, account, clock.now()))
