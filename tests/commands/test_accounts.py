@@ -182,6 +182,16 @@ def test_an_account_that_the_server_does_not_have_is_reported(xots: Xots, server
     assert "no such one" in xots("token", "--port", server.port, "--account", "other").reason()
 
 
+def test_a_server_of_an_earlier_version_is_told_apart(xots: Xots, server: StandIn) -> None:
+    """It has no paths of accounts. The message says what is needed."""
+    server.responses["GET /accounts/smith/token"] = (
+        404,
+        {"type": "urn:xots:not-found", "title": "Not Found"},
+    )
+    ended = xots("token", "--port", server.port, "--account", "smith")
+    assert "an earlier version" in ended.reason()
+
+
 def test_a_malformed_account_is_not_repeated(xots: Xots, server: StandIn) -> None:
     """It may be a misplaced secret. No request is sent."""
     reason = xots("token", "--port", server.port, "--account", "../Smith").reason(status=2)
