@@ -260,6 +260,17 @@ async def test_a_program_removes_an_account(
     assert (await send("POST", f"{firm}/remove", None, "")).status == 404
 
 
+async def test_the_log_names_each_account_that_is_added_or_removed(
+    server: Server, add: Add, send: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A line of the access log does not name the account that was added."""
+    caplog.set_level("INFO")
+    await add(server)
+    await send("POST", f"{origin(server)}/accounts/firm/remove", None, "")
+    assert "firm: the account was added" in caplog.messages
+    assert "firm: the account was removed" in caplog.messages
+
+
 async def test_a_get_removes_nothing(
     server: Server, firm: str, get: Any, send: Any, expected_log: Any
 ) -> None:

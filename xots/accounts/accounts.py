@@ -16,7 +16,7 @@ from ..errors import (
     UnknownAccount,
     XotsError,
 )
-from ..events import Observer
+from ..events import AccountsChanged, Observer
 from ..keeping.ending import EndOutcome
 from ..keeping.keeper import TokenKeeper
 from ..keeping.record_store import RecordStore
@@ -187,6 +187,7 @@ class Accounts:
             return after_added(account, entry)
 
         await self._update(name, added)
+        self._emit_change(name, removed=False)
 
     async def remove(self, name: str) -> None:
         """End an account's login and hide the account. Its record stays, empty, so that adding the
@@ -207,6 +208,7 @@ class Accounts:
             await found.keeper.end(forget=True)
         now = self._shared.clock.now()
         await self._update(name, lambda account: after_removed(account, now=now))
+        self._emit_change(name, removed=True)
 
     async def end_all(self, name: str, *, forget: bool) -> dict[str, EndOutcome | XotsError]:
         """End the logins of an account and of all that share its client and Xero user.
@@ -280,6 +282,11 @@ class Accounts:
             await self._shared.store.note_due(name, due_at)
 
     # ---------- inside
+
+    def _emit_change(self, name: str, *, removed: bool) -> None:
+        event = AccountsChanged(account=name, at=self._shared.clock.now(), removed=removed)
+        for observer in self._shared.observers:
+            observer(event)
 
     def _is_open(self, name: str) -> bool:
         return self._keepers.get(name) is not None
