@@ -182,6 +182,16 @@ def test_an_account_that_the_server_does_not_have_is_reported(xots: Xots, server
     assert "no such one" in xots("token", "--port", server.port, "--account", "other").reason()
 
 
+def test_a_server_of_an_earlier_version_is_told_apart(xots: Xots, server: StandIn) -> None:
+    """It has no paths of accounts. The message says what is needed."""
+    server.responses["GET /accounts/smith/token"] = (
+        404,
+        {"type": "urn:xots:not-found", "title": "Not Found"},
+    )
+    ended = xots("token", "--port", server.port, "--account", "smith")
+    assert "an earlier version" in ended.reason()
+
+
 def test_a_malformed_account_is_not_repeated(xots: Xots, server: StandIn) -> None:
     """It may be a misplaced secret. No request is sent."""
     reason = xots("token", "--port", server.port, "--account", "../Smith").reason(status=2)
@@ -248,6 +258,18 @@ def test_a_revocation_that_xero_has_not_confirmed_is_reported(xots: Xots, server
     for command in ("revoke", "logout"):
         ended = xots(command, "--port", server.port, "--account", "smith")
         assert "has not confirmed" in ended.out
+
+
+def test_the_login_of_an_unusable_account_is_ended_by_the_server(
+    xots: Xots, server: StandIn
+) -> None:
+    """Its settings describe another login. That problem names this command as the remedy."""
+    unusable = {"type": "urn:xots:account-unusable", "title": "The account cannot be used"}
+    server.responses["GET /accounts/smith/status"] = (503, unusable)
+    server.responses["POST /accounts/smith/revoke"] = (200, {"status": "ended"})
+    ended = xots("revoke", "--port", server.port, "--account", "smith")
+    assert (ended.status, ended.err) == (0, "")
+    assert "revoked here" in ended.out
 
 
 def test_revoke_can_end_all_accounts_of_one_user(xots: Xots, server: StandIn) -> None:

@@ -13,8 +13,9 @@ from urllib.parse import urlencode
 
 import pytest
 from support.bench import eventually
-from support.web import BROWSER, one_form, origin
+from support.web import BROWSER, one_form, origin, revocations
 
+from xots.accounts.directory import Directory, Glimpse
 from xots.errors import StoreUnavailable
 from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Sandbox
 from xots.sandbox.person import Page, Person
@@ -259,6 +260,17 @@ async def test_a_program_removes_an_account(
     assert (await send("POST", f"{firm}/remove", None, "")).status == 404
 
 
+async def test_the_log_names_each_account_that_is_added_or_removed(
+    server: Server, add: Add, send: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A line of the access log does not name the account that was added."""
+    caplog.set_level("INFO")
+    await add(server)
+    await send("POST", f"{origin(server)}/accounts/firm/remove", None, "")
+    assert "firm: the account was added" in caplog.messages
+    assert "firm: the account was removed" in caplog.messages
+
+
 async def test_a_get_removes_nothing(
     server: Server, firm: str, get: Any, send: Any, expected_log: Any
 ) -> None:
@@ -328,6 +340,139 @@ async def test_a_removed_account_stays_removed_after_a_start(
     await server.stop()
     server = await new_server(**shared, max_accounts=3)
     assert [(await add(server, name)).status for name in ("two", "four")] == [201, 201]
+
+
+# ---------- settings and logins of different clients and scopes
+
+
+@pytest.fixture
+def other_client(sandbox: Sandbox) -> str:
+    """A second client at Xero, with the same secret."""
+    app = sandbox.identity.clients[DEFAULT_CLIENT_ID]
+    sandbox.identity.register(replace(app, client_id="other"))
+    return "other"
+
+
+@pytest.mark.parametrize("own", [{}, {"client_id": DEFAULT_CLIENT_ID}])
+async def test_the_form_of_an_account_takes_no_other_client_than_its_settings_name(
+    new_server: NewServer,
+    credentials: Any,
+    add: Add,
+    person: Person,
+    other_client: str,
+    own: dict[str, str],
+) -> None:
+    """Such a login would make the account unusable once its keeper is opened again."""
+    server = await new_server(**credentials)
+    await add(server, **own)
+    firm = f"{origin(server)}/accounts/firm"
+    page = await person.submit(
+        await person.open(f"{firm}/login"),
+        client_id=other_client,
+        client_secret=DEFAULT_CLIENT_SECRET,
+    )
+    assert page.status == 400
+    assert "name another client" in page.text
+    assert not person.cookies
+
+
+async def test_an_account_that_is_added_again_has_the_new_settings_at_once(
+    server: Server, firm: str, add: Add, person: Person, send: Any, get: Any, other_client: str
+) -> None:
+    """Its keeper may still be open with the old ones."""
+    assert (await get(f"{firm}/status")).json["client_id"] == DEFAULT_CLIENT_ID
+    await send("POST", f"{firm}/remove", None, "")
+    added = await add(server, client_id=other_client, client_secret=DEFAULT_CLIENT_SECRET)
+    assert added.status == 201
+    assert (await get(f"{firm}/status")).json["client_id"] == other_client
+    page = await person.consent(await person.submit(await person.open(f"{firm}/home")))
+    assert (page.status, page.url) == (200, f"{firm}/home")
+    assert (await get(f"{firm}/status")).json["client_id"] == other_client
+
+
+@pytest.mark.safeguard(
+    file="web/callback.py",
+    old="        if self.is_other_client(login.credentials.client_id):\n",
+    new="        if False:\n",
+    protects_from="a login of another client than the account's, which makes it unusable",
+)
+async def test_a_login_does_not_enter_an_account_that_was_added_again_with_another_client(
+    server: Server,
+    firm: str,
+    add: Add,
+    person: Person,
+    send: Any,
+    get: Any,
+    other_client: str,
+    expected_log: Any,
+) -> None:
+    """It was started for the account that was removed."""
+    expected_log(REFUSED)
+    consent = await person.submit(await person.open(f"{firm}/home"))
+    await send("POST", f"{firm}/remove", None, "")
+    await add(server, client_id=other_client, client_secret=DEFAULT_CLIENT_SECRET)
+    page = await person.consent(consent)
+    assert page.status == 400
+    status = (await get(f"{firm}/status")).json
+    assert (status["state"], status["client_id"]) == ("not-logged-in", other_client)
+
+
+@pytest.fixture
+async def mismatched(
+    request: pytest.FixtureRequest,
+    new_server: NewServer,
+    credentials: Any,
+    add: Add,
+    person: Person,
+    tmp_path: Path,
+    expected_log: Any,
+) -> Server:
+    """A server whose settings (the parameter) describe another login than its account ``firm``
+    has."""
+    expected_log.perhaps(r"WARNING xots\.(web|accounts): ")
+    shared: dict[str, Any] = {"store": f"file://{tmp_path / 'store'}", "key": (new_key(),)}
+    before = await new_server(**shared, **credentials)
+    await add(before)
+    firm = f"{origin(before)}/accounts/firm"
+    page = await person.consent(await person.submit(await person.open(f"{firm}/home")))
+    assert page.status == 200
+    await before.stop()
+    return await new_server(**shared, **credentials | request.param)
+
+
+OTHER_SCOPES = {
+    "scopes": ("offline_access", "accounting.settings"),
+    "sources": {"scopes": "--scopes"},
+}
+OTHER_CLIENT = {"client_id": "other", "sources": {"client_id": "--client-id"}}
+
+
+@pytest.mark.parametrize("mismatched", [OTHER_SCOPES, OTHER_CLIENT], indirect=True)
+@pytest.mark.parametrize("act", ["revoke", "revoke?all=true", "logout", "remove"])
+async def test_the_login_of_an_account_with_other_settings_can_be_ended(
+    mismatched: Server, send: Any, get: Any, sandbox: Sandbox, act: str
+) -> None:
+    """It serves nothing. Its problem names that remedy, which needs no restart: the revocation
+    reaches Xero in the name of the login's own client."""
+    firm = f"{origin(mismatched)}/accounts/firm"
+    assert (await get(f"{firm}/token")).status == 503
+    response = await send("POST", f"{firm}/{act}", None, "")
+    assert response.status in (200, 303), response.text
+    assert [one.client_id for one in revocations(sandbox)] == [DEFAULT_CLIENT_ID]
+    assert (await get(f"{firm}/token")).status == (404 if act == "remove" else 401)
+    assert not (await listed(mismatched, get)).get("firm", {}).get("problem")
+
+
+@pytest.mark.parametrize("mismatched", [{"token_url": "https://other.example/t"}], indirect=True)
+@pytest.mark.parametrize("act", ["revoke", "logout", "remove"])
+async def test_no_token_of_an_account_is_sent_to_another_identity_server(
+    mismatched: Server, send: Any, get: Any, sandbox: Sandbox, act: str
+) -> None:
+    """The settings must be corrected first."""
+    firm = f"{origin(mismatched)}/accounts/firm"
+    response = await send("POST", f"{firm}/{act}", None, "")
+    assert (response.status, response.json["type"]) == (503, "urn:xots:account-unusable")
+    assert revocations(sandbox) == []
 
 
 # ---------- names that are none
@@ -610,6 +755,18 @@ async def test_the_list_names_the_accounts_that_share_a_user(
     assert found["firm"]["shares_with"] == ["default", "shop"]
     page = await send("GET", f"{origin(server)}/accounts", BROWSER)
     assert "shares its Xero user with default, shop" in page.text
+
+
+def test_a_list_of_many_accounts_of_one_user_stays_small() -> None:
+    """Each names some of the others: a thousand that share one user would name a million."""
+    directory = Directory({})
+    glimpse = Glimpse(source="", is_live=True, client_id="client", user_id="user")
+    for number in range(1000):
+        directory.note(f"firm-{number:03}", glimpse)
+    directory.note("unknown", replace(glimpse, user_id=None))
+    found = {one.name: one.shares_with for one in directory.summaries()}
+    assert found["firm-001"][:2] == (*found["unknown"][:1], "firm-002")
+    assert sum(map(len, found.values())) <= 20 * 1001
 
 
 @pytest.mark.parametrize("act", ["revoke", "logout"])

@@ -16,7 +16,7 @@ from ..errors import (
     UnknownAccount,
     XotsError,
 )
-from ..events import Observer
+from ..events import AccountsChanged, Observer
 from ..keeping.ending import EndOutcome
 from ..keeping.keeper import TokenKeeper
 from ..keeping.record_store import RecordStore
@@ -136,8 +136,13 @@ class Accounts:
         """
         await self._survey.complete()
 
-    async def enter(self, name: str) -> Opened:
+    async def enter(self, name: str, *, to_end: bool = False) -> Opened:
         """Keep an account's keeper open for a request, until ``leave``.
+
+        Args:
+            name: the account.
+            to_end: True if the caller only ends the login, which may be of another client or other
+                scopes than the settings describe.
 
         Raises:
             UnknownAccount: there is none of this name. The store was not asked.
@@ -148,7 +153,7 @@ class Accounts:
         """
         if name not in self._directory:
             raise unknown_account(name)
-        found = await self._enter(name, is_caller=True)
+        found = await self._enter(name, is_caller=True, to_end=to_end)
         if found.keeper.account.removed and not found.config.is_fixed:
             self.leave(name)  # the directory does not know it yet
             raise unknown_account(name)
@@ -159,9 +164,9 @@ class Accounts:
         self._keepers.leave(name)
 
     @asynccontextmanager
-    async def opened(self, name: str) -> AsyncIterator[Opened]:
-        """Enter an account, and leave it at the end; raises as ``enter``."""
-        found = await self.enter(name)
+    async def opened(self, name: str, *, to_end: bool = False) -> AsyncIterator[Opened]:
+        """Enter an account, and leave it at the end; arguments and errors as for ``enter``."""
+        found = await self.enter(name, to_end=to_end)
         try:
             yield found
         finally:
@@ -193,6 +198,7 @@ class Accounts:
             return after_added(account, entry)
 
         await self._update(name, added)
+        self._emit_change(name, removed=False)
 
     async def remove(self, name: str) -> None:
         """End an account's login and hide the account. Its record stays, empty, so that adding the
@@ -202,7 +208,7 @@ class Accounts:
             UnknownAccount, AccountFixed: there is none, or it stands in the settings.
             AccountUnusable, StoreUnavailable, SealError: as ``enter``.
         """
-        async with self.opened(name) as found:
+        async with self.opened(name, to_end=True) as found:
             if found.config.is_fixed:
                 raise AccountFixed(
                     f"the account {name} comes from the settings ({found.config.source}), so it "
@@ -213,6 +219,7 @@ class Accounts:
             await found.keeper.end(forget=True)
         now = self._shared.clock.now()
         await self._update(name, lambda account: after_removed(account, now=now))
+        self._emit_change(name, removed=True)
 
     async def end_all(self, name: str, *, forget: bool) -> dict[str, EndOutcome | XotsError]:
         """End the logins of an account and of all that share its client and Xero user.
@@ -225,7 +232,7 @@ class Accounts:
         ended: dict[str, EndOutcome | XotsError] = {}
         for each in (*self.siblings(name), name):
             try:
-                async with self.opened(each) as found:
+                async with self.opened(each, to_end=True) as found:
                     ended[each] = await found.keeper.end(forget=forget, everywhere=True)
             except XotsError as error:
                 ended[each] = error
@@ -289,17 +296,22 @@ class Accounts:
 
     # ---------- inside
 
+    def _emit_change(self, name: str, *, removed: bool) -> None:
+        event = AccountsChanged(account=name, at=self._shared.clock.now(), removed=removed)
+        for observer in self._shared.observers:
+            observer(event)
+
     def _is_open(self, name: str) -> bool:
         return self._keepers.get(name) is not None
 
-    async def _enter(self, name: str, *, is_caller: bool) -> Opened:
+    async def _enter(self, name: str, *, is_caller: bool, to_end: bool = False) -> Opened:
         """Open an account's keeper, and note the problem if that fails.
 
         Raises:
             AccountUnusable, StoreUnavailable, TokenUnavailable: as ``enter``.
         """
         try:
-            return await self._keepers.enter(name, is_caller=is_caller)
+            return await self._keepers.enter(name, is_caller=is_caller, to_end=to_end)
         except (SealError, SettingsError, AccountUnusable) as error:
             self._survey.note_problem(name, str(error))
             raise AccountUnusable(str(error)) from None
@@ -320,6 +332,7 @@ class Accounts:
         replica = Replica(record, clock=clock, report=lambda _: None)
         async with replica.locked():
             await replica.update(change)
+        self._keepers.outdate(name)
         account = replica.account
         config = self._configure(name, account.entry)
         self._survey.note(name, glimpse(config, account, clock.now()))

@@ -19,6 +19,10 @@ UNKNOWN_ACCOUNT = ("unknown-account", "not-found")
 version has no paths of accounts."""
 
 
+UNUSABLE = "account-unusable"
+"""The problem of a request for an account whose settings describe another login."""
+
+
 def add_revoke_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``xots revoke``: every setting, and ``--all``."""
     add_settings(parser)
@@ -57,6 +61,8 @@ def _serves(server: Client, settings: Settings) -> bool:
     try:
         content = server.request("GET", "/status", "account")
     except (ServerUnreachable, ServerRefused) as error:
+        if isinstance(error, ServerRefused) and error.kind == UNUSABLE:
+            return True  # its login can be ended all the same
         is_elsewhere = isinstance(error, ServerUnreachable) or error.kind in UNKNOWN_ACCOUNT
         # Under xots exec, the settings of the store are unknown.
         if SERVER_URL in os.environ or not is_elsewhere:

@@ -160,6 +160,8 @@ class EndHandler(ActHandler):
     """An act that ends the login, or with ``all=true`` those of all accounts that share its client
     and Xero user too."""
 
+    ends_login = True
+
     question_if_shared: str
     """The text of the page if there are such accounts, with a place for a sentence about them."""
 

@@ -85,6 +85,9 @@ class Handler(RequestHandler):
     opens_account = True
     """False if the handler needs no keeper of the account that its path names."""
 
+    ends_login = False
+    """True if the handler only ends a login. The settings may describe another one."""
+
     refused = False
     """True once the guard has refused the request."""
 
@@ -166,7 +169,7 @@ class Handler(RequestHandler):
             return
         if self.is_crowded and name not in self.accounts.open_now:
             self.check_crowd()
-        found = await self.accounts.enter(name)
+        found = await self.accounts.enter(name, to_end=self.ends_login)
         self._entered = name
         self.keeper, self.account_config = found.keeper, found.config
 
