@@ -259,10 +259,11 @@ class Accounts:
         finally:
             self._keepers.leave(name)
             self._keepers.schedule(name, acted=True)
+        if name == self._name_of_default:
+            return  # it is maintained at every tick, whatever the index holds
         account, now = found.keeper.account, self._shared.clock.now()
         due_at = found.config.indexed_at(account, now)
-        is_done = account.write_id == before and (due_at is None or due_at > now)
-        if is_done and name != self._name_of_default:  # no process looks for its own default there
+        if account.write_id == before and (due_at is None or due_at > now):
             await self._survey.correct_index(name)
 
     # ---------- inside
