@@ -37,6 +37,7 @@ from .xero.http import XeroClient
 __all__ = [
     "add_account",
     "end_login",
+    "foreign_warnings",
     "list_accounts",
     "log_event",
     "mismatches",
@@ -49,6 +50,11 @@ __all__ = [
 ]
 
 logger = logging.getLogger("xots")
+
+MAX_FOREIGN_SHOWN = 5
+"""Upper bound on the foreign records that a warning names."""
+
+SKIPPED = "They are skipped: move them away, or delete them"
 
 OTHER_LOGIN = (
     "Nothing was changed. Correct the setting, end the stored login with xots logout, or use "
@@ -181,7 +187,7 @@ async def open_accounts(
             declared=dict.fromkeys(settings.accounts, "the configuration file"),
             max_accounts=settings.max_accounts,
         )
-        for warning in await store.warnings():
+        for warning in [*await store.warnings(), *foreign_warnings(await store.foreign())]:
             logger.warning("%s", safe_text(warning, MAX_MESSAGE))
         opened.push_async_callback(accounts.close)
         await accounts.start()
@@ -273,6 +279,15 @@ async def reseal(settings: Settings, promote: Callable[[], object] = lambda: Non
         return await reseal_all(store, await sealer_for(store, settings))
     finally:
         await store.close()
+
+
+def foreign_warnings(names: Sequence[str]) -> list[str]:
+    """Return a sentence about the store's records that no account can have, if there are any."""
+    if not names:
+        return []
+    shown = ", ".join(safe_text(name) for name in names[:MAX_FOREIGN_SHOWN])
+    others = f" and {len(names) - MAX_FOREIGN_SHOWN} more" if names[MAX_FOREIGN_SHOWN:] else ""
+    return [f"the store holds records that no account can have: {shown}{others}. {SKIPPED}"]
 
 
 def shown_store(settings: Settings) -> str:

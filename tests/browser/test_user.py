@@ -256,3 +256,23 @@ async def test_the_console_of_a_blocked_script_is_seen(
         }"""
     )
     assert any("Content Security Policy" in text for text in seen)
+
+
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1"])
+async def test_a_user_adds_an_account_logs_it_in_and_removes_it(
+    context: BrowserContext, bare: NewServer, credentials: dict[str, Any], name: str
+) -> None:
+    """The whole way through the list, by each name of this machine."""
+    server = await bare(**credentials)
+    page = await context.new_page()
+    await page.goto(f"http://{name}:{server.port}/accounts")
+    await page.fill("[name=name]", "firm")
+    await page.click("button >> text=Add")
+    await page.click("text=Connect to Xero")
+    await consent(page)
+    assert page.url == f"{host(server)}/accounts/firm/home"
+    await page.goto(f"http://{name}:{server.port}/accounts")
+    await page.click("text=Remove")
+    await page.click("button >> text=Remove")
+    await page.wait_for_url("**/accounts")
+    assert not await page.is_visible("text=firm")

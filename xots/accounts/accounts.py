@@ -261,10 +261,10 @@ class Accounts:
             self._keepers.schedule(name, acted=True)
         if name == self._name_of_default:
             return  # it is maintained at every tick, whatever the index holds
-        account, config, now = found.keeper.account, found.config, self._shared.clock.now()
-        due_at = config.indexed_at(account, now)
+        account, now = found.keeper.account, self._shared.clock.now()
+        due_at = found.config.indexed_at(account, now)
         if account.write_id == before and (due_at is None or due_at > now):
-            await self._shared.store.note_due(name, due_at)
+            await self._survey.correct_index(name)
 
     # ---------- inside
 

@@ -142,38 +142,44 @@ class Survey:
         self.shortest_tick_seconds = float("inf")
         without_record = sorted(self._directory.declared.difference(names))
         for name in (*names, *without_record):
-            await self._look(name, is_sweep=True)
+            await self.correct_index(name)
             await asyncio.sleep(pause_seconds)
         self._is_complete = True
 
-    async def _look(self, name: str, *, is_sweep: bool = False) -> None:
-        """Read the record of an account into the directory. An open keeper does so itself.
+    async def _look(self, name: str) -> None:
+        """Look at an account that another process has written. An open keeper follows it itself,
+        and the other process has written the index if it is shared.
 
         Raises:
             StoreUnavailable: the store cannot be read.
         """
-        store = self._shared.store
-        corrects_index = is_sweep or not store.shares_index
-        if self._is_open(name) and not corrects_index:
-            return
-        record = RecordStore(store, self._shared.sealer, name)
-        stored = await self._read(record, name)
-        while corrects_index and stored is not None:
-            await store.note_due(name, stored[1])
+        if not self._shared.store.shares_index:
+            await self.correct_index(name)
+        elif not self._is_open(name):
+            await self._read(name)
+
+    async def correct_index(self, name: str) -> None:
+        """Read the record of an account, note what it shows, and correct the index by it.
+
+        Raises:
+            StoreUnavailable: the store cannot be read.
+        """
+        stored = await self._read(name)
+        while stored is not None:
+            await self._shared.store.note_due(name, stored[1])
             # Another process may have written meanwhile, and its time may just have been replaced.
-            before, stored = stored, await self._read(record, name)
+            before, stored = stored, await self._read(name)
             if stored is None or stored[0] == before[0]:
                 return
 
-    async def _read(
-        self, record: RecordStore, name: str
-    ) -> tuple[str | None, datetime | None] | None:
+    async def _read(self, name: str) -> tuple[str | None, datetime | None] | None:
         """Read a record into the directory. Return its version and its due time; None if it cannot
         be used.
 
         Raises:
             StoreUnavailable: the store cannot be read.
         """
+        record = RecordStore(self._shared.store, self._shared.sealer, name)
         try:
             stored = await record.read()
             account = record.opened(stored)

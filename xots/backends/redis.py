@@ -163,11 +163,17 @@ class RedisStore(TokenStore):
 
     async def names(self) -> list[str]:
         """See ``TokenStore.names``."""
+        return sorted(filter(is_account, await self._names()))
+
+    async def foreign(self) -> list[str]:
+        """See ``TokenStore.foreign``."""
+        return sorted(name for name in await self._names() if not is_account(name))
+
+    async def _names(self) -> set[str]:
         async with self._requests.made():
             # A scan may return a key more than once.
             keys = {key async for key in self._redis.scan_iter(match=RECORD + "*", count=1000)}
-        names = (key.decode(errors="replace").removeprefix(RECORD) for key in keys)
-        return sorted(filter(is_account, names))
+        return {key.decode(errors="backslashreplace").removeprefix(RECORD) for key in keys}
 
     def lease(self, name: str, ttl_seconds: float) -> AbstractAsyncContextManager[Lease]:
         """See ``TokenStore.lease``. Redis frees it ``ttl_seconds`` after its last renewal."""

@@ -29,6 +29,7 @@ __all__ = [
     "decide",
     "is_loopback_name",
     "is_opened_by_user",
+    "is_other_loopback",
     "looks_like_browser",
 ]
 
@@ -109,6 +110,15 @@ def browser_origin(uri: str) -> tuple[str, str]:
     """
     parts = urlsplit(uri.lower())
     return parts.scheme, parts.netloc.removesuffix(DEFAULT_PORTS[parts.scheme])
+
+
+def is_other_loopback(host: str, redirect_uri: str) -> bool:
+    """True if this value of Host and the redirect URI's host are different names of loopback."""
+    wanted = browser_origin(redirect_uri)[1]
+    host = host.lower()
+    if host in (wanted, urlsplit(redirect_uri).netloc.lower()):
+        return False
+    return all(is_loopback_name(urlsplit(f"//{name}").hostname or "") for name in (host, wanted))
 
 
 # ---------- requests

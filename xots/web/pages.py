@@ -10,7 +10,6 @@ import logging
 import re
 import secrets
 from collections.abc import Mapping
-from urllib.parse import urlsplit
 
 from tornado.web import HTTPError
 
@@ -21,7 +20,7 @@ from ..secret import Secret
 from ..wording import time_text
 from ..xero.protocol import SCOPE_SETS, Credentials, authorize_url, new_code_verifier
 from .cookie_handler import TOO_LONG, CookieHandler
-from .guard import browser_origin, is_loopback_name, is_opened_by_user
+from .guard import is_opened_by_user, is_other_loopback
 from .health import health
 from .login_cookie import Form, Login
 
@@ -40,7 +39,7 @@ class Page(CookieHandler):
         """Redirect a browser that uses another name of loopback to the redirect URI's name: cookies
         belong to one name."""
         await super().prepare()
-        if self.is_read and _is_other_loopback(self.request.host.lower(), self.config.redirect_uri):
+        if self.is_read and is_other_loopback(self.request.host, self.config.redirect_uri):
             self.redirect(self.config.origin + self.request.path, status=303)
 
     def new_login(
@@ -58,14 +57,6 @@ class Page(CookieHandler):
             replaces=self.keeper.account.consent_id,
             at=self.keeper.clock.now(),
         )
-
-
-def _is_other_loopback(host: str, redirect_uri: str) -> bool:
-    """True if this host and the redirect URI's are different names of loopback."""
-    wanted = browser_origin(redirect_uri)[1]
-    if host in (wanted, urlsplit(redirect_uri).netloc.lower()):
-        return False
-    return all(is_loopback_name(urlsplit(f"//{name}").hostname or "") for name in (host, wanted))
 
 
 class FormHandler(Page):
