@@ -275,7 +275,7 @@ async def test_an_unknown_user_may_be_the_same_one(bench: Bench, unknown: str) -
     a = await bench.keeper(name="a")
     outcome = await a.end(forget=False)
     assert outcome.shared_with == outcome.user_unknown == ("b",)
-    assert "does not know if the Xero user of b is the same one" in outcome.explanation
+    assert "does not know if the Xero user of b is the same one" in str(outcome.explanation)
     assert "does not know if the Xero user of b is the same one" in str(bench.events[-1])
     assert connected(bench) == ["Two Ltd"]
     await assert_alive(b)

@@ -775,14 +775,54 @@ async def test_ending_one_login_leaves_those_of_the_same_user_alive(
 ) -> None:
     """Their refreshes at Xero succeed afterwards. A program is told which logins stay."""
     ended = await send("POST", f"{three[1]}/{act}", None, "")
-    if act == "revoke":
-        assert ended.status == 200
-        assert ended.json["status"] == "disconnected"
-        assert ended.json["shared_with"] == ["default", "shop"]
+    assert ended.status == 200
+    assert ended.json["status"] == "disconnected"
+    assert ended.json["shared_with"] == ["default", "shop"]
+    assert "Nothing was revoked at Xero" in ended.json["detail"]
     assert (await get(f"{three[1]}/token")).status == 401
     clock.advance(60)
     for base in (three[0], three[2]):
         assert (await send("POST", f"{base}/refresh", None, "")).status == 303
+
+
+@pytest.mark.parametrize("act", ["revoke", "logout", "remove"])
+async def test_a_user_reads_what_an_end_leaves_at_xero(
+    server: Server, three: list[str], person: Person, get: Any, act: str
+) -> None:
+    """The page names the logins that stay."""
+    page = await person.open(f"{three[1]}/{act}")
+    page = await person.submit(page if act == "remove" else one_form(page, "End this login only"))
+    assert page.status == 200
+    assert "Nothing was revoked at Xero" in page.text
+    assert "default, shop" in page.text
+    assert [(await get(f"{base}/token")).status for base in (three[0], three[2])] == [200, 200]
+
+
+async def test_a_removal_tells_which_logins_stay(
+    server: Server, three: list[str], send: Any, get: Any
+) -> None:
+    """Nothing was revoked, since that would end these too."""
+    response = await send("POST", f"{three[1]}/remove", None, "")
+    assert response.json["status"] == "removed"
+    assert "Nothing was revoked at Xero" in response.json["detail"]
+    assert "default, shop" in response.json["detail"]
+    assert set(await listed(server, get)) == {"default", "shop"}
+
+
+async def test_a_removal_tells_that_xero_has_not_confirmed_it(
+    server: Server,
+    firm: str,
+    person: Person,
+    send: Any,
+    sandbox: Sandbox,
+    expected_log: Any,
+) -> None:
+    """The server repeats the request for the removed account."""
+    expected_log(r"WARNING xots: firm: Xero did not confirm the revocation")
+    await person.consent(await person.submit(await person.open(f"{firm}/home")))
+    sandbox.add_fault("revocation:every:503-html")
+    response = await send("POST", f"{firm}/remove", None, "")
+    assert "has not confirmed the revocation" in response.json["detail"]
 
 
 @pytest.mark.parametrize("act", ["revoke", "logout"])
@@ -805,11 +845,12 @@ async def test_a_user_ends_one_or_all_logins_by_the_buttons(
         assert page.url == f"{origin(server)}/accounts"
 
 
+@pytest.mark.parametrize("act", ["revoke", "logout"])
 async def test_a_program_ends_all_logins_of_a_user(
-    server: Server, three: list[str], send: Any, sandbox: Sandbox, clock: FakeClock
+    server: Server, three: list[str], send: Any, sandbox: Sandbox, clock: FakeClock, act: str
 ) -> None:
     """Each account's status is in the response, and Xero issues from no token any more."""
-    response = await send("POST", f"{three[1]}/revoke?all=true", None, "")
+    response = await send("POST", f"{three[1]}/{act}?all=true", None, "")
     assert (response.status, response.json) == (
         200,
         {

@@ -200,9 +200,12 @@ class Accounts:
         await self._update(name, added)
         self._emit_change(name, removed=False)
 
-    async def remove(self, name: str) -> None:
+    async def remove(self, name: str) -> EndOutcome:
         """End an account's login and hide the account. Its record stays, empty, so that adding the
         name again continues its generations.
+
+        Returns:
+            The outcome of the login's end.
 
         Raises:
             UnknownAccount, AccountFixed: there is none, or it stands in the settings.
@@ -216,10 +219,11 @@ class Accounts:
                     f"{name}"
                 )
             await self.swept()
-            await found.keeper.end(forget=True)
+            ended = await found.keeper.end(forget=True)
         now = self._shared.clock.now()
         await self._update(name, lambda account: after_removed(account, now=now))
         self._emit_change(name, removed=True)
+        return ended
 
     async def end_all(self, name: str, *, forget: bool) -> dict[str, EndOutcome | XotsError]:
         """End the logins of an account and of all that share its client and Xero user.

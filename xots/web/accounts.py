@@ -186,13 +186,25 @@ class RemoveHandler(Handler):
         )
 
     async def post(self) -> None:
-        """Remove the account. Respond with JSON, and to a browser 303 to ``/accounts``."""
+        """Remove the account. Respond with JSON, and to a browser 303 to ``/accounts``, or with a
+        page if the end of its login left anything at Xero."""
         self.check_crowd()
-        await self.accounts.remove(self.named_account or "")
-        if self.wants_page:
-            self.redirect("/accounts", status=303)
+        removed = self.named_account
+        ended = await self.accounts.remove(removed or "")
+        self.named_account = None  # its pages are gone
+        if not self.wants_page:
+            detail = {"detail": ended.explanation} if ended.explanation else {}
+            self.write_json({"status": "removed", "account": removed} | detail)
+        elif ended.explanation:
+            self.write_page(
+                "message.html",
+                title="Removed",
+                detail=ended.explanation,
+                good=True,
+                in_list=True,
+            )
         else:
-            self.write_json({"status": "removed", "account": self.named_account})
+            self.redirect("/accounts", status=303)
 
 
 ROUTES = [(r"/accounts", AccountsHandler)]
