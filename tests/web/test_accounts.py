@@ -632,7 +632,9 @@ async def test_an_act_of_an_account_acts_only_on_that_account(
 async def test_a_problem_names_the_accounts_own_page(server: Server, firm: str, get: Any) -> None:
     """A program that is told to log in must not log the default account in."""
     problem = (await get(f"{firm}/token")).json
-    assert f"open {firm}/ in a browser" in problem["detail"]
+    assert f"open {firm}/home in a browser" in problem["detail"]
+    [sentence] = (await get(f"{firm}/status")).json["explanation"]
+    assert sentence == f"No user is logged in. Open {firm}/home and log in."
 
 
 # ---------- logins of several accounts and servers in one browser
