@@ -68,9 +68,6 @@ def glimpse(config: AccountConfig, account: Account, now: datetime) -> Glimpse:
     problems = config.problems(account)
     ahead = config.fresh is Fresh.ALWAYS
     found = outlook(account, now, config.policy, ahead=ahead)
-    state = state_of(account, now, config.policy)
-    if state is State.NO_CREDENTIALS and config.credentials is not None:
-        state = State.NOT_LOGGED_IN
     return Glimpse(
         source=config.source,
         is_removed=account.removed and not config.is_fixed,
@@ -79,7 +76,7 @@ def glimpse(config: AccountConfig, account: Account, now: datetime) -> Glimpse:
         user_id=account.xero_userid,
         tenant_id=account.tenant_id,
         auth_event_id=account.auth_event_id,
-        state=state,
+        state=state_of(account, now, config.policy, is_configured=config.credentials is not None),
         organisation=_organisation(account),
         login_needed_at=found.login_needed_at,
         attention_for=found.attention_for,
