@@ -83,8 +83,8 @@ class _PageReader(HTMLParser):
         self.form: Form | None = None
         self.links: dict[str, str] = {}
         """Targets by text."""
-        self._select = ""
-        """The name of an open select element without a choice yet."""
+        self._select: str | None = None
+        """The name of an open select element."""
         self._target: str | None = None
         """The target of an open link."""
 
@@ -95,6 +95,8 @@ class _PageReader(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag == "a":
             self._target = None
+        elif tag == "select":
+            self._select = None
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {name: value or "" for name, value in attrs}
@@ -113,9 +115,13 @@ class _PageReader(HTMLParser):
             case "select":
                 self._select = name
             case "option" if self._select:
-                # The first option is chosen, unless the user chooses another one.
-                form.fields.append((self._select, value))
-                self._select = ""
+                self._read_option(form, self._select, given)
+
+    def _read_option(self, form: Form, name: str, given: dict[str, str]) -> None:
+        """Choose the first option, or the selected one."""
+        others = [field for field in form.fields if field[0] != name]
+        if "selected" in given or len(others) == len(form.fields):
+            form.fields[:] = [*others, (name, given.get("value", ""))]
 
 
 def _is_sent(given: dict[str, str]) -> bool:

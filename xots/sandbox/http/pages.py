@@ -46,7 +46,8 @@ _CONSENT = tornado.template.Template(
 {% if message %}<p role="alert"><strong>{{ message }}</strong></p>
 {% end %}<form method="post">
 {% if len(users) > 1 %}<p><label>You are <select name="user">
-{% for user in users %}<option value="{{ user.user_id }}">{{ user.name }}</option>
+{% for user in users %}<option value="{{ user.user_id }}"\
+{% if user.user_id == user_id %} selected{% end %}>{{ user.name }}</option>
 {% end %}</select></label></p>
 {% end %}<fieldset><legend>Organisations to connect</legend>
 {% for organisation in organisations %}<label><input type="checkbox" name="tenant" \
@@ -125,12 +126,15 @@ class AuthorizeHandler(SandboxHandler):
             tenant_id for tenant_id in self.get_body_arguments("tenant") if tenant_id in known
         ]
         user_id = self.get_body_argument("user", None)
-        user_is_known = user_id is None or user_id in self.world.identity.users
-        if action != "allow" or not user_is_known:
-            return self._page(request, ticked=ticked, message="Please choose Allow or Cancel.")
-        if not ticked:
-            return self._page(request, ticked=[], message="Please tick at least one organisation.")
-        return self._allow(request, ticked, user_id)
+        if action != "allow":
+            message = "Please choose Allow or Cancel."
+        elif user_id is not None and user_id not in self.world.identity.users:
+            message = "Please choose one of the users."
+        elif not ticked:
+            message = "Please tick at least one organisation."
+        else:
+            return self._allow(request, ticked, user_id)
+        return self._page(request, ticked=ticked, user_id=user_id, message=message)
 
     def _cancel(self, request: AuthorizationRequest) -> Response:
         self.findings.outcome = Outcome.DENIED
@@ -148,7 +152,12 @@ class AuthorizeHandler(SandboxHandler):
         return _redirect(request.redirect_uri, parameters)
 
     def _page(
-        self, request: AuthorizationRequest, *, ticked: list[str], message: str = ""
+        self,
+        request: AuthorizationRequest,
+        *,
+        ticked: list[str],
+        user_id: str | None = None,
+        message: str = "",
     ) -> Response:
         """Return the consent page. With a message, it is an error (status 400)."""
         page = _CONSENT.generate(
@@ -156,6 +165,7 @@ class AuthorizeHandler(SandboxHandler):
             client_id=request.client_id,
             scopes=request.scopes,
             users=list(self.world.identity.users.values()),
+            user_id=user_id,
             organisations=list(self.world.accounting.organisations.values()),
             ticked=ticked,
             message=message,
