@@ -160,18 +160,32 @@ class Person:
         return await self._go("POST", target, body, source=page)
 
     async def log_in(
-        self, url: str, client_id: str, client_secret: str = "", tenant_id: str = ""
+        self,
+        url: str,
+        client_id: str,
+        client_secret: str = "",
+        tenant_id: str = "",
+        user_id: str | None = None,
     ) -> Page:
-        """Log in at the server with this URL: form, consent at the simulated Xero, and callback."""
+        """Log in at the server with this URL: form, consent at the simulated Xero, and callback.
+
+        ``user_id`` chooses the Xero user, as in `consent`.
+        """
         page = await self.open(f"{url}/login")
         page = await self.submit(
             page, client_id=client_id, client_secret=client_secret, tenant_id=tenant_id
         )
-        return await self.consent(await self.submit(page))
+        return await self.consent(await self.submit(page), user_id)
 
-    async def consent(self, page: Page) -> Page:
-        """Allow the request on the simulated Xero's consent page."""
-        return await self.submit(page, action="allow")
+    async def consent(self, page: Page, user_id: str | None = None) -> Page:
+        """Allow the request on the simulated Xero's consent page.
+
+        Args:
+            page: the consent page.
+            user_id: the Xero user; None is the one that the page has chosen, which is the first.
+        """
+        choice = {} if user_id is None else {"user": user_id}
+        return await self.submit(page, action="allow", **choice)
 
     async def _go(self, method: str, url: str, body: str | None, *, source: Page | None) -> Page:
         """Navigate, and follow the redirects. ``source`` is the page that holds the form or the
