@@ -12,6 +12,7 @@ from support.sandbox_caller import CHALLENGE, NEW_CLIENT, ORGANISATIONS, START, 
 from xots.sandbox import (
     BROAD_SCOPES,
     DEFAULT_CLIENT_ID,
+    DEFAULT_CLIENT_SECRET,
     DEFAULT_PKCE_CLIENT_ID,
     DEFAULT_REDIRECT_URI,
     GRANULAR_SCOPES,
@@ -285,3 +286,60 @@ async def test_the_page_keeps_the_chosen_user_after_an_error(shared: Sandbox) ->
 async def test_with_one_user_the_page_offers_no_choice(caller: Caller) -> None:
     """Programs that post the form without a user go on working."""
     assert b"<select" not in (await caller.send("GET", caller.authorize_path())).body
+
+
+# ---------- the start page
+
+
+NO_APP = "No app is connected."
+
+
+async def listed(sandbox: Sandbox) -> list[str]:
+    """Return the text of the start page for each user, which begins with the user's name."""
+    page = await Caller(sandbox).send("GET", "/")
+    assert page.status == 200
+    _, *sections = page.body.decode().split("<h2>")
+    return [html.unescape(" ".join(re.sub("<[^>]*>", " ", one).split())) for one in sections]
+
+
+async def test_the_start_page_lists_the_connections_of_each_user(shared: Sandbox) -> None:
+    """The names are shown as they are, and an organisation can have none."""
+    assert await listed(shared) == [f"Ada Sandbox {NO_APP}", f"Bo <Other> {NO_APP}"]
+    shared.log_in()
+    shared.log_in(tenant_ids=[ORGANISATIONS[1].tenant_id], user_id=BO.user_id)
+    app = f"The app {DEFAULT_CLIENT_ID} :"
+    assert await listed(shared) == [
+        f"Ada Sandbox {app} Two & <Sons> (no name)",
+        f"Bo <Other> {app} Two & <Sons>",
+    ]
+    shared.log_in(client_id=DEFAULT_PKCE_CLIENT_ID)
+    ada, _ = await listed(shared)
+    assert ada.endswith(f"The app {DEFAULT_PKCE_CLIENT_ID} : Two & <Sons> (no name)")
+
+
+async def test_the_start_page_shows_the_connections_that_remain_after_an_end(
+    shared: Sandbox,
+) -> None:
+    """A deleted connection is gone; a revocation removes the app of that user only."""
+    ada = shared.log_in()
+    bo = shared.log_in(user_id=BO.user_id)
+    caller, app = Caller(shared), f"The app {DEFAULT_CLIENT_ID} :"
+    connections = (await caller.api("/connections", bo.access_token)).json
+    paths = [f"/connections/{one['id']}" for one in connections]
+    await caller.api(paths[0], bo.access_token, method="DELETE")
+    assert (await listed(shared))[1] == f"Bo <Other> {app} (no name)"
+    await caller.api(paths[1], bo.access_token, method="DELETE")
+    assert (await listed(shared))[1] == f"Bo <Other> {app} no organisation"
+    await caller.revoke(ada.refresh_token)
+    assert await listed(shared) == [
+        f"Ada Sandbox {NO_APP}",
+        f"Bo <Other> {app} no organisation",
+    ]
+
+
+async def test_the_start_page_shows_no_token_and_no_secret(sandbox: Sandbox) -> None:
+    """A web page can read it by a host name of its own that resolves to this machine."""
+    tokens = sandbox.log_in()
+    page = (await Caller(sandbox).send("GET", "/")).body.decode()
+    secrets = [tokens.access_token, tokens.refresh_token or "", DEFAULT_CLIENT_SECRET]
+    assert [secret for secret in secrets if secret in page] == []

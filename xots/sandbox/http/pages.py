@@ -1,4 +1,4 @@
-"""The pages for the user: consent, and Xero's own error page."""
+"""The pages for the user: the start page, consent, and Xero's own error page."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import tornado.template
 import tornado.web
 
 from ..faults import Endpoint
+from ..identity.consents import ConnectedApp
 from ..identity.protocol import AuthorizationRequest, CallbackError, ErrorPage, PageProblem, Shape
 from ..log import Outcome
 from ..world import World
 from .handlers import SandboxHandler, single_values
 from .responses import Response, html_response
 
-__all__ = ["AuthorizeHandler", "ErrorPageHandler"]
+__all__ = ["AuthorizeHandler", "ErrorPageHandler", "StartPageHandler"]
 
 _HEAD = """<!doctype html>
 <html lang="en">
@@ -35,6 +36,23 @@ button { font: inherit; padding: .4rem 1.2rem; }
 <main>
 <p class="note">This is the sandbox that ships with xots, not Xero. Nothing here is real.</p>
 """
+
+_START = tornado.template.Template(
+    _HEAD
+    + """<h1>Connected apps</h1>
+<p>The users of this simulated Xero, each with the apps that they have connected to organisations.
+Reload the page after a login or an end.</p>
+{% for name, apps in users %}<h2>{{ name }}</h2>
+{% for client_id, organisations in apps %}<p>The app <code>{{ client_id }}</code>:</p>
+<ul>
+{% for organisation in organisations or ["no organisation"] %}<li>{{ organisation }}</li>
+{% end %}</ul>
+{% end %}{% if not apps %}<p>No app is connected.</p>
+{% end %}{% end %}</main>
+</body>
+</html>
+"""
+)
 
 _CONSENT = tornado.template.Template(
     _HEAD
@@ -73,6 +91,27 @@ _ERROR = tornado.template.Template(
 </html>
 """
 )
+
+
+class StartPageHandler(tornado.web.RequestHandler):
+    """GET /: the users with their connections, as on Xero's page "Connected apps"."""
+
+    def initialize(self, world: World) -> None:
+        self.world = world
+
+    def get(self) -> None:
+        identity = self.world.identity
+        users = [
+            (user.name, [self._described(app) for app in identity.apps(user.user_id)])
+            for user in identity.users.values()
+        ]
+        self.set_header("Cache-Control", "no-store")
+        self.finish(_START.generate(title="Connected apps", users=users))
+
+    def _described(self, app: ConnectedApp) -> tuple[str, list[str]]:
+        """Return an app's client id, and the names of its organisations."""
+        rows = self.world.accounting.connections(app.connections.values())
+        return app.client_id, [str(row["tenantName"] or "(no name)") for row in rows]
 
 
 class AuthorizeHandler(SandboxHandler):
