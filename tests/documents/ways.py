@@ -55,7 +55,7 @@ WAYS = (
     Row(r"xots( serve)?$", Way.SERVES, ""),
     Row(r"xots (-o|-p|--account|--config) \S+$", Way.SERVES, ""),
     Row(r"xots demo$", Way.SERVES, ""),
-    Row(r"xots sandbox( --fault \S+)?$", Way.SERVES, ""),
+    Row(r"xots sandbox( (--fault|--redirect-uri) \S+)?$", Way.SERVES, ""),
     # Commands that end the login.
     Row(r"xots (revoke|logout)$", Way.ENDS_LOGIN, ""),
     # Commands that need root, systemd or another machine.
