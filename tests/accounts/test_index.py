@@ -72,20 +72,3 @@ async def test_a_correction_of_the_index_does_not_hide_a_refresh_that_begins(
     await eventually(lambda: not accounts.busy)
     assert (await several.record("smith")).intent is None
     assert several.refreshes() == 1
-
-
-async def test_a_tick_without_work_writes_nothing(
-    several: Several, accounts: Accounts, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Many processes tick all the time."""
-    corrections: list[str] = []
-
-    async def note_due(name: str, due_at: datetime | None) -> None:
-        corrections.append(name)
-
-    monkeypatch.setattr(several.store, "note_due", note_due)
-    for _ in range(3):
-        several.clock.advance(seconds=15)
-        await accounts.maintain()
-        await eventually(lambda: not accounts.busy)
-    assert corrections == []

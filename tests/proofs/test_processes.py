@@ -28,14 +28,14 @@ Start = Callable[..., Awaitable[list[Server]]]
 
 
 @pytest.mark.parametrize(
-    ("store", "count", "storms", "accounts"), [("redis", 4, 10, 2), ("file", 3, 8, 1)]
+    ("store", "count", "storms", "accounts"), [("redis", 3, 10, 1), ("file", 3, 8, 0)]
 )
 async def test_processes_that_all_refresh_at_once_cost_one_refresh_a_rotation(
     store: str, count: int, storms: int, accounts: int
 ) -> None:
     """Each storm costs one refresh. No token of any account is spent twice, or early."""
     async with fleet(store, count, accounts=accounts) as servers:
-        run = Run(servers, life=2)
+        run = Run(servers, life=2 + accounts)
         figures = await run.go(storms=storms, demands=3, expiries=3)
         assert figures.wrong == []
         assert figures.polls > storms

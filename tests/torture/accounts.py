@@ -236,8 +236,8 @@ class Ticks:
 async def tick_costs(small: World, large: World, *, due: int = 10, rounds: int = 20) -> list[str]:
     """Compare a tick with ``due`` accounts among few with one among many. Return the errors."""
     clock, worlds, wrong = small.clock, (small, large), list[str]()
-    for world in worlds:
-        world.always = set(sorted(world.logged_in_at)[:due])
+    for world in worlds:  # the newest logins: none of them is rotated by age meanwhile
+        world.always = set(sorted(world.logged_in_at, key=world.logged_in_at.__getitem__)[-due:])
     managers = [await started(world) for world in worlds]
     for world, accounts in zip(worlds, managers, strict=True):
         await world.tick([accounts])
