@@ -128,6 +128,13 @@ class Client:
         content = response.content
         if response.status >= 400 and response.status not in also and _has(content, "title"):
             kind = str(content.get("type")).rpartition(":")[2]
+            if kind == "not-found" and self.account:
+                raise ServerRefused(
+                    f"the server at {self.url} has no paths of accounts: it runs an earlier "
+                    "version, with one account. Restart it with this version, or leave out "
+                    "--account and XOTS_ACCOUNT",
+                    kind,
+                )
             raise ServerRefused(str(content.get("detail") or content["title"]), kind)
         if not (_has(content, *fields) if fields else isinstance(content, list)):
             raise self._not_xots(f" (status {response.status})")

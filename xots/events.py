@@ -16,6 +16,7 @@ from .lifecycle.account import Problem, ProblemKind
 from .wording import counted, problem_text, remaining_text, shared_text, span_text, time_text
 
 __all__ = [
+    "AccountsChanged",
     "ClockSkewed",
     "ConnectionsRemain",
     "ConsentWasLost",
@@ -51,6 +52,16 @@ class Event:
 
 Observer = Callable[[Event], None]
 """Receives every event, at once and in order. It must not raise and must not wait."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccountsChanged(Event):
+    """The account was added or removed at run time."""
+
+    removed: bool
+
+    def __str__(self) -> str:
+        return "the account was removed" if self.removed else "the account was added"
 
 
 def _next_attempt(at: datetime | None, now: datetime) -> str:

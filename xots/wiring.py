@@ -213,7 +213,7 @@ async def open_keeper(
 
 async def end_login(
     settings: Settings, *, forget: bool, everywhere: bool = False
-) -> list[EndOutcome]:
+) -> dict[str, EndOutcome]:
     """End the login on the store itself, while no server runs.
 
     Args:
@@ -222,7 +222,7 @@ async def end_login(
         everywhere: end the logins of all accounts that share the client and the Xero user too.
 
     Returns:
-        The outcome for each account that was ended.
+        The outcome for each account that was ended, by name.
 
     Raises:
         XotsError: the store holds no login.
@@ -236,22 +236,20 @@ async def end_login(
             ended = await accounts.end_all(settings.account, forget=forget)
             for error in (each for each in ended.values() if isinstance(each, XotsError)):
                 raise error
-            return [each for each in ended.values() if isinstance(each, EndOutcome)]
-        return [await accounts.default.end(forget=forget)]
+            return {name: one for name, one in ended.items() if isinstance(one, EndOutcome)}
+        return {settings.account: await accounts.default.end(forget=forget)}
 
 
 async def add_account(settings: Settings, name: str, entry: Entry) -> None:
     """Add an account on the store itself, while no server runs; raises as ``Accounts.add``."""
     async with open_accounts(settings) as (accounts, _):
-        await accounts.swept()
         await accounts.add(name, entry)
 
 
-async def remove_account(settings: Settings, name: str) -> None:
-    """Remove an account on the store itself; raises as ``Accounts.remove``."""
+async def remove_account(settings: Settings, name: str) -> EndOutcome:
+    """Remove an account on the store itself; returns and raises as ``Accounts.remove``."""
     async with open_accounts(settings) as (accounts, _):
-        await accounts.swept()
-        await accounts.remove(name)
+        return await accounts.remove(name)
 
 
 async def list_accounts(settings: Settings) -> list[Summary]:

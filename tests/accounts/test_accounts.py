@@ -40,7 +40,9 @@ async def test_a_name_that_is_not_known_costs_no_request_to_the_store(several: S
     """Any client can invent names."""
     accounts = await several.manager()
     several.store.fail("read", "names")  # type: ignore[attr-defined]
-    with pytest.raises(UnknownAccount):
+    with pytest.raises(
+        UnknownAccount, match="there is no account smith; /accounts or xots account"
+    ):
         async with accounts.opened("smith"):
             pass
 
@@ -138,14 +140,43 @@ async def test_a_removed_account_is_hidden_and_continues_its_generations(
     assert not several.sandbox.identity.usable_refresh_tokens(several.clock.now())
 
 
+@pytest.mark.safeguard(
+    file="accounts/directory.py",
+    old="if own is None or not own.is_live:",
+    new="if own is None or own.client_id is None:",
+    protects_from="an account without a login that ends the logins of other accounts",
+)
+async def test_an_account_without_a_login_shares_its_fate_with_no_other(several: Several) -> None:
+    """It was ended, but keeps its client. An end of all from there ends no other login, as the list
+    shows."""
+    accounts = await several.manager()
+    await several.add(accounts, "jones", "smith")
+    await accounts.default.login(several.attempt())
+    async with accounts.opened("smith") as found:
+        await found.keeper.end(forget=False)
+    assert accounts.siblings("smith") == {}
+    shown = {summary.name: summary.shares_with for summary in accounts.summaries()}
+    assert shown == {"default": ("jones",), "jones": ("default",), "smith": ()}
+    assert list(await accounts.end_all("smith", forget=False)) == ["smith"]
+    async with accounts.opened("jones") as found:
+        assert await found.keeper.token()
+
+
 async def test_an_account_is_added_once(several: Several) -> None:
     """The second entry would replace the first account's settings."""
     accounts = await several.manager()
     await several.add(accounts, "smith", log_in=False)
-    with pytest.raises(AccountExists):
+    with pytest.raises(AccountExists, match="an account smith already; remove it first"):
         await accounts.add("smith", Entry(added_at=several.clock.now()))
-    with pytest.raises(AccountExists):
-        await accounts.add("default", Entry(added_at=several.clock.now()))
+
+
+async def test_the_name_of_a_declared_account_is_not_added(several: Several) -> None:
+    """It cannot be removed either, so the message suggests another name."""
+    accounts = await several.manager(declared={"jones": "the configuration file"})
+    for name, place in (("jones", "the configuration file"), ("default", "the default account")):
+        expected = f"the account {name} is declared in the settings .{place}.; choose another name"
+        with pytest.raises(AccountExists, match=expected):
+            await accounts.add(name, Entry(added_at=several.clock.now()))
 
 
 async def test_accounts_are_bounded(several: Several) -> None:

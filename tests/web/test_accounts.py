@@ -7,16 +7,19 @@ import json
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
 from support.bench import eventually
-from support.web import BROWSER, one_form, origin
+from support.web import BROWSER, one_form, origin, revocations
 
+from xots.accounts.directory import Directory, Glimpse
 from xots.errors import StoreUnavailable
 from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Sandbox, User
 from xots.sandbox.person import Page, Person
+from xots.sealing import new_key
 from xots.server import Server
 from xots.testing import FakeClock
 
@@ -257,6 +260,17 @@ async def test_a_program_removes_an_account(
     assert (await send("POST", f"{firm}/remove", None, "")).status == 404
 
 
+async def test_the_log_names_each_account_that_is_added_or_removed(
+    server: Server, add: Add, send: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A line of the access log does not name the account that was added."""
+    caplog.set_level("INFO")
+    await add(server)
+    await send("POST", f"{origin(server)}/accounts/firm/remove", None, "")
+    assert "firm: the account was added" in caplog.messages
+    assert "firm: the account was removed" in caplog.messages
+
+
 async def test_a_get_removes_nothing(
     server: Server, firm: str, get: Any, send: Any, expected_log: Any
 ) -> None:
@@ -298,6 +312,167 @@ async def test_an_account_of_the_settings_is_not_removed(
     page = await send("GET", f"{origin(server)}/accounts", BROWSER)
     assert "/accounts/default/remove" not in page.text
     assert set(await listed(server, get)) == {"default"}
+
+
+@pytest.mark.safeguard(
+    file="web/accounts.py",
+    old="await asyncio.wait_for(self.accounts.swept(), MAX_SWEEP_WAIT_SECONDS)",
+    new="pass",
+    protects_from="removed accounts in the list after a start",
+)
+async def test_a_removed_account_stays_removed_after_a_start(
+    new_server: NewServer, add: Add, send: Any, get: Any, expected_log: Any, tmp_path: Path
+) -> None:
+    """From the first request on: it is not listed, has no paths, leaves its place to another, and
+    can be added again."""
+    expected_log(REFUSED)
+    shared: dict[str, Any] = {"store": f"file://{tmp_path / 'store'}", "key": (new_key(),)}
+    before = await new_server(**shared)
+    for name in ("one", "two", "three"):
+        await add(before, name)
+        await send("POST", f"{before.url}/accounts/{name}/remove", None, "")
+    await before.stop()
+    server = await new_server(**shared)
+    assert set(await listed(server, get)) == {"default"}
+    await server.stop()
+    server = await new_server(**shared)
+    assert (await get(f"{server.url}/accounts/one/status")).status == 404
+    await server.stop()
+    server = await new_server(**shared, max_accounts=3)
+    assert [(await add(server, name)).status for name in ("two", "four")] == [201, 201]
+
+
+# ---------- settings and logins of different clients and scopes
+
+
+@pytest.fixture
+def other_client(sandbox: Sandbox) -> str:
+    """A second client at Xero, with the same secret."""
+    app = sandbox.identity.clients[DEFAULT_CLIENT_ID]
+    sandbox.identity.register(replace(app, client_id="other"))
+    return "other"
+
+
+@pytest.mark.parametrize("own", [{}, {"client_id": DEFAULT_CLIENT_ID}])
+async def test_the_form_of_an_account_takes_no_other_client_than_its_settings_name(
+    new_server: NewServer,
+    credentials: Any,
+    add: Add,
+    person: Person,
+    other_client: str,
+    own: dict[str, str],
+) -> None:
+    """Such a login would make the account unusable once its keeper is opened again."""
+    server = await new_server(**credentials)
+    await add(server, **own)
+    firm = f"{origin(server)}/accounts/firm"
+    page = await person.submit(
+        await person.open(f"{firm}/login"),
+        client_id=other_client,
+        client_secret=DEFAULT_CLIENT_SECRET,
+    )
+    assert page.status == 400
+    assert "name another client" in page.text
+    assert not person.cookies
+
+
+async def test_an_account_that_is_added_again_has_the_new_settings_at_once(
+    server: Server, firm: str, add: Add, person: Person, send: Any, get: Any, other_client: str
+) -> None:
+    """Its keeper may still be open with the old ones."""
+    assert (await get(f"{firm}/status")).json["client_id"] == DEFAULT_CLIENT_ID
+    await send("POST", f"{firm}/remove", None, "")
+    added = await add(server, client_id=other_client, client_secret=DEFAULT_CLIENT_SECRET)
+    assert added.status == 201
+    assert (await get(f"{firm}/status")).json["client_id"] == other_client
+    page = await person.consent(await person.submit(await person.open(f"{firm}/home")))
+    assert (page.status, page.url) == (200, f"{firm}/home")
+    assert (await get(f"{firm}/status")).json["client_id"] == other_client
+
+
+@pytest.mark.safeguard(
+    file="web/callback.py",
+    old="        if self.is_other_client(login.credentials.client_id):\n",
+    new="        if False:\n",
+    protects_from="a login of another client than the account's, which makes it unusable",
+)
+async def test_a_login_does_not_enter_an_account_that_was_added_again_with_another_client(
+    server: Server,
+    firm: str,
+    add: Add,
+    person: Person,
+    send: Any,
+    get: Any,
+    other_client: str,
+    expected_log: Any,
+) -> None:
+    """It was started for the account that was removed."""
+    expected_log(REFUSED)
+    consent = await person.submit(await person.open(f"{firm}/home"))
+    await send("POST", f"{firm}/remove", None, "")
+    await add(server, client_id=other_client, client_secret=DEFAULT_CLIENT_SECRET)
+    page = await person.consent(consent)
+    assert page.status == 400
+    status = (await get(f"{firm}/status")).json
+    assert (status["state"], status["client_id"]) == ("not-logged-in", other_client)
+
+
+@pytest.fixture
+async def mismatched(
+    request: pytest.FixtureRequest,
+    new_server: NewServer,
+    credentials: Any,
+    add: Add,
+    person: Person,
+    tmp_path: Path,
+    expected_log: Any,
+) -> Server:
+    """A server whose settings (the parameter) describe another login than its account ``firm``
+    has."""
+    expected_log.perhaps(r"WARNING xots\.(web|accounts): ")
+    shared: dict[str, Any] = {"store": f"file://{tmp_path / 'store'}", "key": (new_key(),)}
+    before = await new_server(**shared, **credentials)
+    await add(before)
+    firm = f"{origin(before)}/accounts/firm"
+    page = await person.consent(await person.submit(await person.open(f"{firm}/home")))
+    assert page.status == 200
+    await before.stop()
+    return await new_server(**shared, **credentials | request.param)
+
+
+OTHER_SCOPES = {
+    "scopes": ("offline_access", "accounting.settings"),
+    "sources": {"scopes": "--scopes"},
+}
+OTHER_CLIENT = {"client_id": "other", "sources": {"client_id": "--client-id"}}
+
+
+@pytest.mark.parametrize("mismatched", [OTHER_SCOPES, OTHER_CLIENT], indirect=True)
+@pytest.mark.parametrize("act", ["revoke", "revoke?all=true", "logout", "remove"])
+async def test_the_login_of_an_account_with_other_settings_can_be_ended(
+    mismatched: Server, send: Any, get: Any, sandbox: Sandbox, act: str
+) -> None:
+    """It serves nothing. Its problem names that remedy, which needs no restart: the revocation
+    reaches Xero in the name of the login's own client."""
+    firm = f"{origin(mismatched)}/accounts/firm"
+    assert (await get(f"{firm}/token")).status == 503
+    response = await send("POST", f"{firm}/{act}", None, "")
+    assert response.status in (200, 303), response.text
+    assert [one.client_id for one in revocations(sandbox)] == [DEFAULT_CLIENT_ID]
+    assert (await get(f"{firm}/token")).status == (404 if act == "remove" else 401)
+    assert not (await listed(mismatched, get)).get("firm", {}).get("problem")
+
+
+@pytest.mark.parametrize("mismatched", [{"token_url": "https://other.example/t"}], indirect=True)
+@pytest.mark.parametrize("act", ["revoke", "logout", "remove"])
+async def test_no_token_of_an_account_is_sent_to_another_identity_server(
+    mismatched: Server, send: Any, get: Any, sandbox: Sandbox, act: str
+) -> None:
+    """The settings must be corrected first."""
+    firm = f"{origin(mismatched)}/accounts/firm"
+    response = await send("POST", f"{firm}/{act}", None, "")
+    assert (response.status, response.json["type"]) == (503, "urn:xots:account-unusable")
+    assert revocations(sandbox) == []
 
 
 # ---------- names that are none
@@ -457,7 +632,9 @@ async def test_an_act_of_an_account_acts_only_on_that_account(
 async def test_a_problem_names_the_accounts_own_page(server: Server, firm: str, get: Any) -> None:
     """A program that is told to log in must not log the default account in."""
     problem = (await get(f"{firm}/token")).json
-    assert f"open {firm}/ in a browser" in problem["detail"]
+    assert f"open {firm}/home in a browser" in problem["detail"]
+    [sentence] = (await get(f"{firm}/status")).json["explanation"]
+    assert sentence == f"No user is logged in. Open {firm}/home and log in."
 
 
 # ---------- logins of several accounts and servers in one browser
@@ -582,20 +759,72 @@ async def test_the_list_names_the_accounts_that_share_a_user(
     assert "shares its Xero user with default, shop" in page.text
 
 
+def test_a_list_of_many_accounts_of_one_user_stays_small() -> None:
+    """Each names some of the others: a thousand that share one user would name a million."""
+    directory = Directory({})
+    glimpse = Glimpse(source="", is_live=True, client_id="client", user_id="user")
+    for number in range(1000):
+        directory.note(f"firm-{number:03}", glimpse)
+    directory.note("unknown", replace(glimpse, user_id=None))
+    found = {one.name: one.shares_with for one in directory.summaries()}
+    assert found["firm-001"][:2] == (*found["unknown"][:1], "firm-002")
+    assert sum(map(len, found.values())) <= 20 * 1001
+
+
 @pytest.mark.parametrize("act", ["revoke", "logout"])
 async def test_ending_one_login_leaves_those_of_the_same_user_alive(
     server: Server, three: list[str], send: Any, get: Any, clock: FakeClock, act: str
 ) -> None:
     """Their refreshes at Xero succeed afterwards. A program is told which logins stay."""
     ended = await send("POST", f"{three[1]}/{act}", None, "")
-    if act == "revoke":
-        assert ended.status == 200
-        assert ended.json["status"] == "disconnected"
-        assert ended.json["shared_with"] == ["default", "shop"]
+    assert ended.status == 200
+    assert ended.json["status"] == "disconnected"
+    assert ended.json["shared_with"] == ["default", "shop"]
+    assert "Nothing was revoked at Xero" in ended.json["detail"]
     assert (await get(f"{three[1]}/token")).status == 401
     clock.advance(60)
     for base in (three[0], three[2]):
         assert (await send("POST", f"{base}/refresh", None, "")).status == 303
+
+
+@pytest.mark.parametrize("act", ["revoke", "logout", "remove"])
+async def test_a_user_reads_what_an_end_leaves_at_xero(
+    server: Server, three: list[str], person: Person, get: Any, act: str
+) -> None:
+    """The page names the logins that stay."""
+    page = await person.open(f"{three[1]}/{act}")
+    page = await person.submit(page if act == "remove" else one_form(page, "End this login only"))
+    assert page.status == 200
+    assert "Nothing was revoked at Xero" in page.text
+    assert "default, shop" in page.text
+    assert [(await get(f"{base}/token")).status for base in (three[0], three[2])] == [200, 200]
+
+
+async def test_a_removal_tells_which_logins_stay(
+    server: Server, three: list[str], send: Any, get: Any
+) -> None:
+    """Nothing was revoked, since that would end these too."""
+    response = await send("POST", f"{three[1]}/remove", None, "")
+    assert response.json["status"] == "removed"
+    assert "Nothing was revoked at Xero" in response.json["detail"]
+    assert "default, shop" in response.json["detail"]
+    assert set(await listed(server, get)) == {"default", "shop"}
+
+
+async def test_a_removal_tells_that_xero_has_not_confirmed_it(
+    server: Server,
+    firm: str,
+    person: Person,
+    send: Any,
+    sandbox: Sandbox,
+    expected_log: Any,
+) -> None:
+    """The server repeats the request for the removed account."""
+    expected_log(r"WARNING xots: firm: Xero did not confirm the revocation")
+    await person.consent(await person.submit(await person.open(f"{firm}/home")))
+    sandbox.add_fault("revocation:every:503-html")
+    response = await send("POST", f"{firm}/remove", None, "")
+    assert "has not confirmed the revocation" in response.json["detail"]
 
 
 @pytest.mark.parametrize("act", ["revoke", "logout"])
@@ -604,8 +833,9 @@ async def test_a_user_ends_one_or_all_logins_by_the_buttons(
 ) -> None:
     """The page says which accounts the second button ends, and the first one ends only its own."""
     page = await person.open(f"{three[1]}/{act}")
-    assert "default, shop" in page.text
+    assert "The accounts default, shop log in with the same client" in page.text
     assert "nothing is revoked" in page.text
+    assert '<button type="submit">End this login only</button>' in page.text
     everything = one_form(page, 'name="all"')
     assert "End all of: firm, default, shop" in everything.text
     page = await person.submit(everything)
@@ -617,11 +847,12 @@ async def test_a_user_ends_one_or_all_logins_by_the_buttons(
         assert page.url == f"{origin(server)}/accounts"
 
 
+@pytest.mark.parametrize("act", ["revoke", "logout"])
 async def test_a_program_ends_all_logins_of_a_user(
-    server: Server, three: list[str], send: Any, sandbox: Sandbox, clock: FakeClock
+    server: Server, three: list[str], send: Any, sandbox: Sandbox, clock: FakeClock, act: str
 ) -> None:
     """Each account's status is in the response, and Xero issues from no token any more."""
-    response = await send("POST", f"{three[1]}/revoke?all=true", None, "")
+    response = await send("POST", f"{three[1]}/{act}?all=true", None, "")
     assert (response.status, response.json) == (
         200,
         {

@@ -16,7 +16,7 @@ from ..errors import (
     UnknownAccount,
     XotsError,
 )
-from ..events import Observer
+from ..events import AccountsChanged, Observer
 from ..keeping.ending import EndOutcome
 from ..keeping.keeper import TokenKeeper
 from ..keeping.record_store import RecordStore
@@ -29,7 +29,14 @@ from .keepers import Keepers, Opened, Shared
 from .survey import Survey
 from .work import Work
 
-__all__ = ["Accounts"]
+__all__ = ["Accounts", "unknown_account"]
+
+
+def unknown_account(name: str) -> UnknownAccount:
+    """Return the error for an account that does not exist."""
+    return UnknownAccount(
+        f"there is no account {name}; /accounts or xots account list shows the accounts"
+    )
 
 
 class Accounts:
@@ -121,11 +128,21 @@ class Accounts:
         return self._directory.siblings(name)
 
     async def swept(self) -> None:
-        """Wait until every record was read once: before it, not all siblings are known."""
+        """Wait until every record was read once: before it, neither all siblings nor the removed
+        accounts are known.
+
+        Raises:
+            StoreUnavailable: the store cannot be read.
+        """
         await self._survey.complete()
 
-    async def enter(self, name: str) -> Opened:
+    async def enter(self, name: str, *, to_end: bool = False) -> Opened:
         """Keep an account's keeper open for a request, until ``leave``.
+
+        Args:
+            name: the account.
+            to_end: True if the caller only ends the login, which may be of another client or other
+                scopes than the settings describe.
 
         Raises:
             UnknownAccount: there is none of this name. The store was not asked.
@@ -135,17 +152,21 @@ class Accounts:
             TokenUnavailable: the server is stopping.
         """
         if name not in self._directory:
-            raise UnknownAccount("there is no account of this name; /accounts lists them")
-        return await self._enter(name, is_caller=True)
+            raise unknown_account(name)
+        found = await self._enter(name, is_caller=True, to_end=to_end)
+        if found.keeper.account.removed and not found.config.is_fixed:
+            self.leave(name)  # the directory does not know it yet
+            raise unknown_account(name)
+        return found
 
     def leave(self, name: str) -> None:
         """End a request that entered the account."""
         self._keepers.leave(name)
 
     @asynccontextmanager
-    async def opened(self, name: str) -> AsyncIterator[Opened]:
-        """Enter an account, and leave it at the end; raises as ``enter``."""
-        found = await self.enter(name)
+    async def opened(self, name: str, *, to_end: bool = False) -> AsyncIterator[Opened]:
+        """Enter an account, and leave it at the end; arguments and errors as for ``enter``."""
+        found = await self.enter(name, to_end=to_end)
         try:
             yield found
         finally:
@@ -158,7 +179,12 @@ class Accounts:
             AccountExists, TooManyAccounts: nothing was added.
             StoreUnavailable, SealError: the store cannot be read or written.
         """
+        await self.swept()
         if name in self._directory:
+            if place := self._directory.declared.get(name):
+                raise AccountExists(
+                    f"the account {name} is declared in the settings ({place}); choose another name"
+                )
             raise AccountExists(f"there is an account {name} already; remove it first")
         if len(self._directory) >= self._max_accounts:
             raise TooManyAccounts(
@@ -172,16 +198,20 @@ class Accounts:
             return after_added(account, entry)
 
         await self._update(name, added)
+        self._emit_change(name, removed=False)
 
-    async def remove(self, name: str) -> None:
+    async def remove(self, name: str) -> EndOutcome:
         """End an account's login and hide the account. Its record stays, empty, so that adding the
         name again continues its generations.
+
+        Returns:
+            The outcome of the login's end.
 
         Raises:
             UnknownAccount, AccountFixed: there is none, or it stands in the settings.
             AccountUnusable, StoreUnavailable, SealError: as ``enter``.
         """
-        async with self.opened(name) as found:
+        async with self.opened(name, to_end=True) as found:
             if found.config.is_fixed:
                 raise AccountFixed(
                     f"the account {name} comes from the settings ({found.config.source}), so it "
@@ -189,9 +219,11 @@ class Accounts:
                     f"{name}"
                 )
             await self.swept()
-            await found.keeper.end(forget=True)
+            ended = await found.keeper.end(forget=True)
         now = self._shared.clock.now()
         await self._update(name, lambda account: after_removed(account, now=now))
+        self._emit_change(name, removed=True)
+        return ended
 
     async def end_all(self, name: str, *, forget: bool) -> dict[str, EndOutcome | XotsError]:
         """End the logins of an account and of all that share its client and Xero user.
@@ -204,7 +236,7 @@ class Accounts:
         ended: dict[str, EndOutcome | XotsError] = {}
         for each in (*self.siblings(name), name):
             try:
-                async with self.opened(each) as found:
+                async with self.opened(each, to_end=True) as found:
                     ended[each] = await found.keeper.end(forget=forget, everywhere=True)
             except XotsError as error:
                 ended[each] = error
@@ -268,17 +300,22 @@ class Accounts:
 
     # ---------- inside
 
+    def _emit_change(self, name: str, *, removed: bool) -> None:
+        event = AccountsChanged(account=name, at=self._shared.clock.now(), removed=removed)
+        for observer in self._shared.observers:
+            observer(event)
+
     def _is_open(self, name: str) -> bool:
         return self._keepers.get(name) is not None
 
-    async def _enter(self, name: str, *, is_caller: bool) -> Opened:
+    async def _enter(self, name: str, *, is_caller: bool, to_end: bool = False) -> Opened:
         """Open an account's keeper, and note the problem if that fails.
 
         Raises:
             AccountUnusable, StoreUnavailable, TokenUnavailable: as ``enter``.
         """
         try:
-            return await self._keepers.enter(name, is_caller=is_caller)
+            return await self._keepers.enter(name, is_caller=is_caller, to_end=to_end)
         except (SealError, SettingsError, AccountUnusable) as error:
             self._survey.note_problem(name, str(error))
             raise AccountUnusable(str(error)) from None
@@ -299,6 +336,7 @@ class Accounts:
         replica = Replica(record, clock=clock, report=lambda _: None)
         async with replica.locked():
             await replica.update(change)
+        self._keepers.outdate(name)
         account = replica.account
         config = self._configure(name, account.entry)
         self._survey.note(name, glimpse(config, account, clock.now()))

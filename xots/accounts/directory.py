@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from heapq import merge
+from itertools import islice
 
 from ..keeping.usage import Fresh
 from ..lifecycle.account import Account
@@ -14,6 +16,10 @@ from ..lifecycle.schedule import State, state_of
 from .config import AccountConfig
 
 __all__ = ["Directory", "Glimpse", "Summary", "glimpse"]
+
+MAX_SHARING = 20
+"""Upper bound on the accounts that a summary names as sharing a Xero user. A firm's thousand
+accounts may all share one: a list of all would name a million."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +59,8 @@ class Summary:
     attention_for: Need
     problem: str | None
     shares_with: tuple[str, ...]
-    """The other accounts of the same client and Xero user: see ``Directory.siblings``."""
+    """The first ``MAX_SHARING`` of the other accounts of the same client and Xero user: see
+    ``Directory.siblings``."""
 
 
 def glimpse(config: AccountConfig, account: Account, now: datetime) -> Glimpse:
@@ -126,23 +133,23 @@ class Directory:
         return before
 
     @property
-    def declared(self) -> frozenset[str]:
-        """The names in the settings. Some may have no record yet."""
-        return frozenset(self._declared)
+    def declared(self) -> dict[str, str]:
+        """The accounts in the settings, each with its place. Some may have no record yet."""
+        return {name: found.source for name, found in self._declared.items()}
 
     def keep_only(self, names: Iterable[str]) -> None:
         """Forget the accounts that are not declared and have no record any more."""
-        kept = self.declared.union(names)
+        kept = {*self._declared, *names}
         self._seen = {name: found for name, found in self._seen.items() if name in kept}
 
     def siblings(self, name: str) -> dict[str, Glimpse]:
         """Return the other live accounts of the same client and Xero user.
 
         Xero ends all of a user's connections to an app together. An account whose user is not known
-        may be any user's, so it counts.
+        may be any user's, so it counts. An account without a login has none.
         """
         own = self._seen.get(name)
-        if own is None or own.client_id is None:
+        if own is None or not own.is_live:
             return {}
         return {
             other: found
@@ -183,16 +190,16 @@ class _Sharing:
                 self._of_client[found.client_id].append(name)
 
     def with_account(self, name: str) -> tuple[str, ...]:
-        """Return the other accounts that share client and user with this one."""
+        """Return the first of the other accounts that share client and user with this one."""
         own = self._known[name]
         if not own.is_live:
             return ()
         if own.user_id is None:
-            names = self._of_client[own.client_id]
+            names: Iterable[str] = self._of_client[own.client_id]
         else:
             unknown = self._of_user[own.client_id, None]
-            names = sorted([*self._of_user[own.client_id, own.user_id], *unknown])
-        return tuple(other for other in names if other != name)
+            names = merge(self._of_user[own.client_id, own.user_id], unknown)
+        return tuple(islice((other for other in names if other != name), MAX_SHARING))
 
 
 def _summary(name: str, found: Glimpse, *, is_fixed: bool, shares_with: tuple[str, ...]) -> Summary:

@@ -61,6 +61,8 @@ class Opened:
     kept_until: float = math.inf
     """Until when the keeper stays open without a caller, by ``Clock.elapsed``. The first caller
     sets it."""
+    is_outdated: bool = False
+    """True once the account was added or removed here since it was opened."""
     was_fresh: bool = False
     """True if the account counted as used when it was scheduled last."""
 
@@ -107,6 +109,11 @@ class Keepers:
         """Return an open keeper; None if the account is not open."""
         return self._open.get(name)
 
+    def outdate(self, name: str) -> None:
+        """Open the account anew at its next use: it was added or removed."""
+        if (found := self._open.get(name)) is not None:
+            found.is_outdated = True
+
     def schedule_all(self) -> None:
         """Schedule all open accounts anew, after the clock was set."""
         for name in tuple(self._open):
@@ -124,12 +131,14 @@ class Keepers:
         self._due.note(config.name, None)  # it is maintained at every tick
         return keeper
 
-    async def enter(self, name: str, *, is_caller: bool) -> Opened:
+    async def enter(self, name: str, *, is_caller: bool, to_end: bool = False) -> Opened:
         """Return the open keeper of an account, and count one caller. ``leave`` ends that.
 
         Args:
             name: the account.
             is_caller: True for a request, after which the keeper stays open for a while.
+            to_end: True if the caller only ends the login. It is one of another client or scopes
+                than the settings describe, but never one of another identity server.
 
         Raises:
             AccountUnusable: its settings describe another login than its record.
@@ -142,6 +151,10 @@ class Keepers:
             if found is not None:
                 self._close(name)
             await self._opened(name)
+        if problems := _problems(found, to_end=to_end):
+            if found.callers == 0 and not found.keeper.unsaved:
+                self._close(name)
+            raise AccountUnusable("; ".join(problems))
         found.callers += 1
         kept_seconds = LOGIN_TIMEOUT.total_seconds() if is_caller else 0
         kept_until = self._shared.clock.elapsed() + kept_seconds
@@ -204,10 +217,12 @@ class Keepers:
     # ---------- inside
 
     def _is_outdated(self, found: Opened) -> bool:
-        """Tell if the account was added again with other settings since it was opened."""
+        """Tell if the account was added again with other settings since it was opened, here or by
+        another process, whose write the keeper follows."""
         is_pinned = found.config.name in self._pinned
         is_free = found.callers == 0 and not found.keeper.unsaved and not is_pinned
-        return is_free and found.keeper.account.entry != found.config.entry
+        has_other_entry = found.keeper.account.entry != found.config.entry
+        return is_free and (found.is_outdated or has_other_entry)
 
     async def _opened(self, name: str) -> Opened:
         """Open a keeper, in one task that all callers share."""
@@ -221,8 +236,6 @@ class Keepers:
         record = RecordStore(self._shared.store, self._shared.sealer, name)
         account = record.opened(await record.read())
         config = self._configure(name, account.entry)
-        if problems := config.problems(account):
-            raise AccountUnusable("; ".join(problems))
         return self._added(config, await self._start(config))
 
     def _added(self, config: AccountConfig, keeper: TokenKeeper) -> Opened:
@@ -267,3 +280,12 @@ class Keepers:
         found = self._open.pop(name)
         self._due.note(name, None)
         self._tasks.start(found.keeper.close())
+
+
+def _problems(found: Opened, *, to_end: bool) -> list[str]:
+    """Return why the account cannot be used: nothing is served from a login that is another one
+    than its settings describe, and nothing is sent to another identity server."""
+    account = found.keeper.account
+    is_foreign = account.token_url not in (None, found.config.endpoints.token_url)
+    is_ended = account.consent_id is None
+    return found.config.problems(account) if is_foreign or not (to_end or is_ended) else []

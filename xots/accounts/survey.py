@@ -58,6 +58,7 @@ class Survey:
         self._sweeping: asyncio.Task[None] | None = None
         self._sweep_at = float("-inf")
         self._is_complete = False
+        self._completing = asyncio.Lock()
         self._shared_index = False
         self.shortest_tick_seconds = float("inf")
         """The interval between ticks that the shortest token demands."""
@@ -84,8 +85,9 @@ class Survey:
         Raises:
             StoreUnavailable: the store cannot be read.
         """
-        if not self._is_complete:
-            await self._sweep(pause_seconds=0)
+        async with self._completing:
+            if not self._is_complete:
+                await self._sweep(pause_seconds=0)
 
     def demand_sweep(self) -> None:
         """Make a sweep due now: records may have changed unseen, or the clock was set."""
@@ -103,7 +105,7 @@ class Survey:
         if elapsed < self._sweep_at or is_running:
             return
         self._sweep_at = elapsed + SWEEP_INTERVAL_SECONDS
-        pause_seconds = SWEEP_PAUSE_SECONDS if self._is_complete else 0
+        pause_seconds = 0 if self._sweeping is None else SWEEP_PAUSE_SECONDS
         self._sweeping = asyncio.create_task(self._sweep_quietly(pause_seconds))
 
     async def _watch(self) -> None:
@@ -140,7 +142,7 @@ class Survey:
         names = await self._shared.store.names()
         self._directory.keep_only(names)
         self.shortest_tick_seconds = float("inf")
-        without_record = sorted(self._directory.declared.difference(names))
+        without_record = sorted(self._directory.declared.keys() - set(names))
         for name in (*names, *without_record):
             await self.correct_index(name)
             await asyncio.sleep(pause_seconds)

@@ -1,15 +1,20 @@
 """``/accounts``: the accounts of this server, and how one is added or removed at run time.
 
-The list is made from summaries in memory: it makes no request to the store or to Xero.
+The list is made from summaries in memory: it makes no request to the store or to Xero. Only just
+after a start, it waits until the records were read, which tells the removed accounts.
 """
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
+
 import msgspec
 from tornado.web import HTTPError
 
+from ..accounts.accounts import unknown_account
 from ..backends.records import is_account
-from ..errors import UnknownAccount
+from ..errors import StoreUnavailable
 from ..lifecycle.account import Entry
 from ..secret import Secret
 from ..xero.scopes import scopes
@@ -21,6 +26,10 @@ __all__ = ["ROUTES", "ROUTES_OF_ACCOUNT"]
 
 MAX_SCOPES_LENGTH = 2000
 """Upper bound on the characters of the scopes. All of Xero's together have fewer."""
+
+MAX_SWEEP_WAIT_SECONDS = 2.0
+"""Upper bound on the time for which the list waits after a start. Thousands of records take
+longer."""
 
 WRONG_BODY = (
     "the body must be a form or a JSON object with the fields name, client_id, client_secret, "
@@ -77,6 +86,8 @@ class AccountsHandler(Handler):
 
     async def get(self) -> None:
         """Respond with a page to a browser, and with JSON to a program."""
+        with suppress(StoreUnavailable, TimeoutError):
+            await asyncio.wait_for(self.accounts.swept(), MAX_SWEEP_WAIT_SECONDS)
         if self.wants_page:
             self._write_list([], Added(name=""))
         else:
@@ -165,7 +176,7 @@ class RemoveHandler(Handler):
             raise HTTPError(405, USE_POST)
         name = self.named_account or ""
         if name not in self.accounts.names():
-            raise UnknownAccount("there is no account of this name; /accounts lists them")
+            raise unknown_account(name)
         self.write_page(
             "confirm.html",
             title="Remove the account",
@@ -175,13 +186,25 @@ class RemoveHandler(Handler):
         )
 
     async def post(self) -> None:
-        """Remove the account. Respond with JSON, and to a browser 303 to ``/accounts``."""
+        """Remove the account. Respond with JSON, and to a browser 303 to ``/accounts``, or with a
+        page if the end of its login left anything at Xero."""
         self.check_crowd()
-        await self.accounts.remove(self.named_account or "")
-        if self.wants_page:
-            self.redirect("/accounts", status=303)
+        removed = self.named_account
+        ended = await self.accounts.remove(removed or "")
+        self.named_account = None  # its pages are gone
+        if not self.wants_page:
+            detail = {"detail": ended.explanation} if ended.explanation else {}
+            self.write_json({"status": "removed", "account": removed} | detail)
+        elif ended.explanation:
+            self.write_page(
+                "message.html",
+                title="Removed",
+                detail=ended.explanation,
+                good=True,
+                in_list=True,
+            )
         else:
-            self.write_json({"status": "removed", "account": self.named_account})
+            self.redirect("/accounts", status=303)
 
 
 ROUTES = [(r"/accounts", AccountsHandler)]

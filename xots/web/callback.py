@@ -11,7 +11,7 @@ from ..keeping.login import LOGIN_TIMEOUT, LoginAttempt
 from ..safe_text import safe_text
 from ..secret import Secret
 from ..wording import span_text
-from .cookie_handler import CookieHandler
+from .cookie_handler import OTHER_CLIENT, CookieHandler
 from .guard import browser_origin
 from .handler import UNSUPPORTED
 from .login_cookie import Login
@@ -37,6 +37,9 @@ class CodeHandler(CookieHandler):
                 "Xero's response holds neither a code nor an error; start again at "
                 f"{self.url('/home')}"
             )
+        if self.is_other_client(login.credentials.client_id):
+            # The account was removed meanwhile, and added with another client.
+            raise LoginFailed(OTHER_CLIENT)
         try:
             await self.keeper.login(_attempt(login, code))
         except TooManyLogins:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from tornado.web import HTTPError
 
 from ..keeping.login import LOGIN_TIMEOUT
+from ..lifecycle.account import Account
 from .handler import Handler
 from .login_cookie import Form, Login, LoginCookies
 
-__all__ = ["TOO_LONG", "CookieHandler"]
+__all__ = ["OTHER_CLIENT", "TOO_LONG", "CookieHandler"]
 
 TOO_LONG = (
     "the client id, the secret, the tenant id and the scopes are too long together for a cookie of "
@@ -16,8 +17,25 @@ TOO_LONG = (
 )
 
 
+OTHER_CLIENT = (
+    "the settings of this account name another client, so a login of this one could not be used. "
+    "Enter the credentials of that client, or add an account for this one at /accounts"
+)
+
+
 class CookieHandler(Handler):
     """A handler that reads and writes the cookies of a login."""
+
+    def is_other_client(self, client_id: str) -> bool:
+        """True if the settings name another client, so that its login would make the account
+        unusable. The default account can have such a login until the next start."""
+        login = Account(
+            client_id=client_id,
+            consent_id="new",
+            token_url=self.account_config.endpoints.token_url,
+            scopes_requested=self.account_config.scopes,
+        )
+        return bool(self.account_config.problems(login))
 
     def keep_cookie(self, content: Form | Login) -> None:
         """Seal ``content`` into a cookie that expires with the login.

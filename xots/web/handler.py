@@ -85,6 +85,9 @@ class Handler(RequestHandler):
     opens_account = True
     """False if the handler needs no keeper of the account that its path names."""
 
+    ends_login = False
+    """True if the handler only ends a login. The settings may describe another one."""
+
     refused = False
     """True once the guard has refused the request."""
 
@@ -166,7 +169,7 @@ class Handler(RequestHandler):
             return
         if self.is_crowded and name not in self.accounts.open_now:
             self.check_crowd()
-        found = await self.accounts.enter(name)
+        found = await self.accounts.enter(name, to_end=self.ends_login)
         self._entered = name
         self.keeper, self.account_config = found.keeper, found.config
 
@@ -230,6 +233,10 @@ class Handler(RequestHandler):
     def url(self, path: str) -> str:
         """Return the path with which a page, a redirect or a message leads to the same account."""
         return f"/accounts/{self.named_account}{path}" if self.named_account else path
+
+    def full_url(self, path: str) -> str:
+        """Return the URL with which a message in a terminal leads to a page of the same account."""
+        return self.config.origin + self.url(path)
 
     @property
     def wants_page(self) -> bool:
@@ -304,7 +311,7 @@ class Handler(RequestHandler):
         _, error, _ = kwargs.get("exc_info", (None, None, None))
         if isinstance(error, AccountError):
             self.named_account = None  # the page leads to the accounts that can be used
-        login_url = self.config.origin + self.url("/")
+        login_url = None if self.ends_login else self.full_url("/home")
         headers, problem = problems.error_response(
             error, methods=_supported_methods(type(self)), login_url=login_url
         )

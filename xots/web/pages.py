@@ -19,7 +19,7 @@ from ..lifecycle.account import Account, Organisation
 from ..secret import Secret
 from ..wording import time_text
 from ..xero.protocol import SCOPE_SETS, Credentials, authorize_url, new_code_verifier
-from .cookie_handler import TOO_LONG, CookieHandler
+from .cookie_handler import OTHER_CLIENT, TOO_LONG, CookieHandler
 from .guard import is_opened_by_user, is_other_loopback
 from .health import health
 from .login_cookie import Form, Login
@@ -86,6 +86,8 @@ class FormHandler(Page):
         problems = _form_problems(client_id, client_secret, tenant_id, pkce=pkce)
         if not problems and not self._fits_cookies(form):
             problems = [f"{TOO_LONG[0].upper()}{TOO_LONG[1:]}."]
+        if not problems and self.is_other_client(client_id):
+            problems = [f"{OTHER_CLIENT[0].upper()}{OTHER_CLIENT[1:]}."]
         if problems:
             self.set_status(400)
             self._write_form(problems, client_id, tenant_id)
