@@ -17,7 +17,7 @@ from support.web import BROWSER, one_form, origin, revocations
 
 from xots.accounts.directory import Directory, Glimpse
 from xots.errors import StoreUnavailable
-from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Sandbox
+from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Sandbox, User
 from xots.sandbox.person import Page, Person
 from xots.sealing import new_key
 from xots.server import Server
@@ -899,3 +899,44 @@ async def test_an_unclear_all_ends_nothing(
     for act in ("revoke", "logout"):
         assert (await send("POST", f"{three[1]}/{act}?all={value}", None, "")).status == 400
     assert {(await get(f"{base}/token")).status for base in three} == {200}
+
+
+@pytest.mark.parametrize("act", ["revoke", "logout"])
+async def test_ending_a_login_of_another_xero_user_revokes_only_that_one(
+    server: Server,
+    add: Add,
+    person: Person,
+    sandbox: Sandbox,
+    get: Any,
+    send: Any,
+    clock: FakeClock,
+    act: str,
+) -> None:
+    """Two accounts of one app, each of a user of its own, share nothing. The end is a revocation at
+    Xero, which leaves the other user's connection and tokens."""
+    bo = User("00000000-0000-4000-8000-000000000002", "Bo")
+    sandbox.identity.users[bo.user_id] = bo
+    await add(server)
+    default, firm = origin(server), f"{origin(server)}/accounts/firm"
+    for base, user_id in ((default, None), (firm, bo.user_id)):
+        page = await person.submit(await person.open(f"{base}/home"))
+        assert (await person.consent(page, user_id)).url == f"{base}/home"
+    found = await listed(server, get)
+    assert [one["shares_with"] for one in found.values()] == [[], []]
+    assert "shares its Xero user" not in (await person.open(f"{default}/accounts")).text
+    assert 'name="all"' not in (await person.open(f"{firm}/{act}")).text
+    ended = await send("POST", f"{firm}/{act}", None, "")
+    if act == "revoke":
+        assert (ended.status, ended.json) == (200, {"status": "revoked"})
+    assert sandbox.identity.counts.revocations == 1
+    assert connected(sandbox, bo) == 0
+    assert connected(sandbox, User()) == 1
+    clock.advance(60)
+    assert (await send("POST", f"{default}/refresh", None, "")).status == 303
+    assert (await get(f"{firm}/token")).status == 401
+
+
+def connected(sandbox: Sandbox, user: User) -> int:
+    """Return the number of organisations that the user has connected at Xero."""
+    app = sandbox.identity.app(DEFAULT_CLIENT_ID, user.user_id)
+    return 0 if app is None else len(app.connections)
