@@ -53,7 +53,8 @@ class Summary:
     """True if it is declared in the settings, so that it cannot be removed at run time."""
     state: State
     organisation: str | None
-    """The name of the organisation in use, or its id if the name is not known."""
+    """The name of the organisation in use, or its id if the name is not known. None without a
+    login."""
     login_needed_at: datetime | None
     """When a user must log in if no refresh succeeds; now, if no user is logged in."""
     attention_for: Need
@@ -86,6 +87,8 @@ def glimpse(config: AccountConfig, account: Account, now: datetime) -> Glimpse:
 
 def _organisation(account: Account) -> str | None:
     """Return the name of the organisation in use; its id if the name is not known."""
+    if account.consent_id is None:
+        return None
     for organisation in account.organisations or ():
         if organisation.tenant_id == account.tenant_id:
             return organisation.name or account.tenant_id
