@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from ..clock import MAX_CLOCK_SKEW
 from ..errors import (
@@ -12,6 +12,7 @@ from ..errors import (
     AccountUnusable,
     SealError,
     SettingsError,
+    StoreUnavailable,
     TooManyAccounts,
     UnknownAccount,
     XotsError,
@@ -25,7 +26,7 @@ from ..lifecycle.account import Account, Entry
 from ..lifecycle.logins import after_added, after_removed
 from .config import AccountConfig, Configure
 from .directory import Directory, Glimpse, Summary, glimpse
-from .keepers import Keepers, Opened, Shared
+from .keepers import Keepers, Opened, Shared, Use
 from .survey import Survey
 from .work import Work
 
@@ -135,8 +136,14 @@ class Accounts:
             TokenUnavailable: the server is stopping.
         """
         if name not in self._directory:
-            raise UnknownAccount("there is no account of this name; /accounts lists them")
-        return await self._enter(name, is_caller=True)
+            raise _unknown()
+        found = await self._enter(name, Use.CALLER)
+        if found.keeper.account.removed and not found.config.is_fixed:
+            # Another process has just removed it, or no sweep has read its record yet.
+            self.leave(name)
+            self._survey.observe(found)
+            raise _unknown()
+        return found
 
     def leave(self, name: str) -> None:
         """End a request that entered the account."""
@@ -158,6 +165,7 @@ class Accounts:
             AccountExists, TooManyAccounts: nothing was added.
             StoreUnavailable, SealError: the store cannot be read or written.
         """
+        await self.swept()  # before it, removed accounts look like others
         if name in self._directory:
             raise AccountExists(f"there is an account {name} already; remove it first")
         if len(self._directory) >= self._max_accounts:
@@ -179,9 +187,13 @@ class Accounts:
 
         Raises:
             UnknownAccount, AccountFixed: there is none, or it stands in the settings.
-            AccountUnusable, StoreUnavailable, SealError: as ``enter``.
+            AccountUnusable: its record cannot be opened. It stays as it is.
+            StoreUnavailable: the store cannot be read or written.
         """
-        async with self.opened(name) as found:
+        if name not in self._directory:
+            raise _unknown()
+        found = await self._enter(name, Use.REMOVAL)
+        try:
             if found.config.is_fixed:
                 raise AccountFixed(
                     f"the account {name} comes from the settings ({found.config.source}), so it "
@@ -190,6 +202,8 @@ class Accounts:
                 )
             await self.swept()
             await found.keeper.end(forget=True)
+        finally:
+            self.leave(name)
         now = self._shared.clock.now()
         await self._update(name, lambda account: after_removed(account, now=now))
 
@@ -252,7 +266,7 @@ class Accounts:
         Raises:
             AccountUnusable, SealError, StoreUnavailable, TokenUnavailable: as ``_enter``.
         """
-        found = await self._enter(name, is_caller=False)
+        found = await self._enter(name, Use.MAINTENANCE)
         before = found.keeper.account.write_id
         try:
             await found.keeper.maintain()
@@ -269,14 +283,14 @@ class Accounts:
     def _is_open(self, name: str) -> bool:
         return self._keepers.get(name) is not None
 
-    async def _enter(self, name: str, *, is_caller: bool) -> Opened:
+    async def _enter(self, name: str, use: Use) -> Opened:
         """Open an account's keeper, and note the problem if that fails.
 
         Raises:
             AccountUnusable, StoreUnavailable, TokenUnavailable: as ``enter``.
         """
         try:
-            return await self._keepers.enter(name, is_caller=is_caller)
+            return await self._keepers.enter(name, use)
         except (SealError, SettingsError, AccountUnusable) as error:
             self._survey.note_problem(name, str(error))
             raise AccountUnusable(str(error)) from None
@@ -300,3 +314,11 @@ class Accounts:
         account = replica.account
         config = self._configure(name, account.entry)
         self._survey.note(name, glimpse(config, account, clock.now()))
+        if (found := self._keepers.get(name)) is not None:
+            # An open keeper has the settings from before. The next caller gets another one.
+            with suppress(StoreUnavailable, SealError):
+                await found.keeper.follow()
+
+
+def _unknown() -> UnknownAccount:
+    return UnknownAccount("there is no account of this name; /accounts lists them")

@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import Enum, auto
 
 from ..backends.base import TokenStore
 from ..backends.due_index import DueIndex
@@ -21,12 +22,13 @@ from ..keeping.login import LOGIN_TIMEOUT
 from ..keeping.record_store import RecordStore
 from ..keeping.siblings import siblings_in
 from ..keeping.store_clock import StoreClock
+from ..lifecycle.account import Account
 from ..lifecycle.attention import attention_at
 from ..sealing import Sealer
 from ..tasks import Tasks
 from .config import AccountConfig, Configure
 
-__all__ = ["Keepers", "Opened", "Shared"]
+__all__ = ["Keepers", "Opened", "Shared", "Use"]
 
 
 MAX_KEPT_SECONDS = 3600.0
@@ -34,6 +36,24 @@ MAX_KEPT_SECONDS = 3600.0
 
 UNCLAIMED_TIMEOUT = timedelta(seconds=60)
 """Time after which a keeper is closed whose callers were all cancelled while it was opened."""
+
+
+class Use(Enum):
+    """What a keeper is opened for: settings that describe another login than the record permit less
+    of it."""
+
+    CALLER = auto()
+    """A request. The keeper stays open for a while after it. It needs settings that fit."""
+    MAINTENANCE = auto()
+    """What is due. The revocation of an ended login needs no settings: it has the credentials of
+    that login."""
+    REMOVAL = auto()
+    """The removal of the account, whatever its settings are."""
+
+    def permits(self, account: Account) -> bool:
+        """Tell if settings that describe another login than this record hinder nothing."""
+        is_ended = account.consent_id is None
+        return self is Use.REMOVAL or (self is Use.MAINTENANCE and is_ended)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,12 +144,12 @@ class Keepers:
         self._due.note(config.name, None)  # it is maintained at every tick
         return keeper
 
-    async def enter(self, name: str, *, is_caller: bool) -> Opened:
+    async def enter(self, name: str, use: Use) -> Opened:
         """Return the open keeper of an account, and count one caller. ``leave`` ends that.
 
         Args:
             name: the account.
-            is_caller: True for a request, after which the keeper stays open for a while.
+            use: what it is opened for.
 
         Raises:
             AccountUnusable: its settings describe another login than its record.
@@ -142,8 +162,12 @@ class Keepers:
             if found is not None:
                 self._close(name)
             await self._opened(name)
+        account = found.keeper.account
+        if (problems := found.config.problems(account)) and not use.permits(account):
+            self.schedule(name)  # it is closed soon
+            raise AccountUnusable("; ".join(problems))
         found.callers += 1
-        kept_seconds = LOGIN_TIMEOUT.total_seconds() if is_caller else 0
+        kept_seconds = LOGIN_TIMEOUT.total_seconds() if use is Use.CALLER else 0
         kept_until = self._shared.clock.elapsed() + kept_seconds
         is_first = found.kept_until == math.inf
         found.kept_until = kept_until if is_first else max(found.kept_until, kept_until)
@@ -221,8 +245,6 @@ class Keepers:
         record = RecordStore(self._shared.store, self._shared.sealer, name)
         account = record.opened(await record.read())
         config = self._configure(name, account.entry)
-        if problems := config.problems(account):
-            raise AccountUnusable("; ".join(problems))
         return self._added(config, await self._start(config))
 
     def _added(self, config: AccountConfig, keeper: TokenKeeper) -> Opened:

@@ -84,8 +84,14 @@ class Survey:
         Raises:
             StoreUnavailable: the store cannot be read.
         """
-        if not self._is_complete:
+        if self._is_complete:
+            return
+        self._sweep_at = self._shared.clock.elapsed() + SWEEP_INTERVAL_SECONDS
+        try:
             await self._sweep(pause_seconds=0)
+        except StoreUnavailable:
+            self.demand_sweep()
+            raise
 
     def demand_sweep(self) -> None:
         """Make a sweep due now: records may have changed unseen, or the clock was set."""
