@@ -14,6 +14,7 @@ from xots.errors import AccountExists, TooManyAccounts, UnknownAccount
 from xots.keeping.usage import Fresh
 from xots.lifecycle.account import Entry
 from xots.lifecycle.schedule import State
+from xots.sandbox import Switches
 
 
 async def tick(several: Several, accounts: Accounts, **duration: float) -> None:
@@ -241,3 +242,21 @@ async def test_an_index_that_is_lost_is_made_again(several: Several) -> None:
     for _ in range(2):
         await tick(several, accounts, seconds=15)
         await eventually(lambda: several.refreshes() == 1)
+
+
+async def test_a_sweep_does_not_make_ticks_rare(several: Several) -> None:
+    """It takes minutes for 10,000 accounts, and a token may live for seconds."""
+    several.sandbox.identity.switches = Switches(access_token_life_seconds=20)
+    accounts, store, seen = await several.manager(), several.store, list[float]()
+    await several.add(accounts, "smith")
+    short = accounts.tick_seconds
+    assert short < 5
+
+    def note_at_next_read() -> None:
+        store.before("read", lambda: seen.append(accounts.tick_seconds))  # type: ignore[attr-defined]
+
+    several.clock.advance(hours=2)
+    store.after("names", note_at_next_read)  # type: ignore[attr-defined]
+    await accounts.maintain()
+    await eventually(lambda: bool(seen))
+    assert seen == [short]

@@ -59,6 +59,7 @@ class Survey:
         self._sweep_at = float("-inf")
         self._is_complete = False
         self._shared_index = False
+        self._shortest_of_sweep = float("inf")
         self.shortest_tick_seconds = float("inf")
         """The interval between ticks that the shortest token demands."""
 
@@ -145,11 +146,12 @@ class Survey:
         """
         names = await self._shared.store.names()
         self._directory.keep_only(names)
-        self.shortest_tick_seconds = float("inf")
+        self._shortest_of_sweep = float("inf")
         without_record = sorted(self._directory.declared.difference(names))
         for name in (*names, *without_record):
             await self._look(name, is_sweep=True)
             await asyncio.sleep(pause_seconds)
+        self.shortest_tick_seconds = self._shortest_of_sweep
         self._is_complete = True
 
     async def _look(self, name: str, *, is_sweep: bool = False) -> None:
@@ -198,6 +200,7 @@ class Survey:
         self.note(config.name, glimpse(config, account, self._shared.clock.now()))
         seconds = tick_seconds(account, config.policy)
         self.shortest_tick_seconds = min(self.shortest_tick_seconds, seconds)
+        self._shortest_of_sweep = min(self._shortest_of_sweep, seconds)
 
     def note(self, name: str, found: Glimpse) -> None:
         """Remember an account, and report a problem that is new."""
