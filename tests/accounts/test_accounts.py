@@ -260,3 +260,20 @@ async def test_a_sweep_does_not_make_ticks_rare(several: Several) -> None:
     await accounts.maintain()
     await eventually(lambda: bool(seen))
     assert seen == [short]
+
+
+async def test_a_stop_waits_only_for_requests_that_are_in_progress(several: Several) -> None:
+    """While Xero hangs, the others would follow one after the other, for minutes. They have sent
+    and written nothing."""
+    names = [f"account-{number:02}" for number in range(30)]
+    several.fresh = dict.fromkeys(names, Fresh.ALWAYS)
+    accounts = await several.manager()
+    await several.add(accounts, *names)
+    several.clients[0].deadline_seconds = 2
+    several.sandbox.add_fault("refresh:p=1:hold-before")
+    several.clock.advance(minutes=26)
+    await accounts.maintain()
+    await eventually(lambda: len(accounts.busy) == 30)
+    await accounts.close()
+    records = [await several.record(name) for name in names]
+    assert sum(record.intent is not None for record in records) == 10

@@ -93,6 +93,7 @@ class Accounts:
         Raises:
             StoreUnavailable: the store did not take an unsaved change in time.
         """
+        self._keepers.stop_waiting()
         await self._survey.stop()
         await self._work.close()
         await self._keepers.close()

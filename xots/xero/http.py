@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 from asyncio import Future
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -100,14 +100,33 @@ class XeroClient:
         # Two clients, each with its own queue: a slow list of organisations delays no refresh.
         self._token_http, self._other_http = new_client(max_requests), new_client(max_requests)
         self._slots = asyncio.Semaphore(max_requests)
+        self._may_wait = True
 
-    def slot(self) -> AbstractAsyncContextManager[None]:
+    @asynccontextmanager
+    async def slot(self) -> AsyncIterator[bool]:
         """Wait until fewer than ``max_requests`` requests are in progress, and count one.
 
         An operation enters it before it writes its intent, so that a request that has to wait for
         others is not open meanwhile.
+
+        Yields:
+            False if the process stops, and the operation would have to wait longer. It must send
+            nothing.
         """
-        return self._slots
+        must_wait = self._slots.locked()
+        if must_wait and not self._may_wait:
+            yield False
+            return
+        async with self._slots:
+            yield self._may_wait or not must_wait
+
+    def stop_waiting(self) -> None:
+        """Let no operation wait for others any more. A stop would last for as long as all of their
+        requests do one after the other."""
+        if self._may_wait:
+            self._may_wait = False
+            # The first one that waits gives this place to the next, and so on.
+            self._slots.release()
 
     async def refresh(self, credentials: Credentials, token: Secret) -> Outcome:
         """Spend a refresh token."""
