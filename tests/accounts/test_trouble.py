@@ -9,6 +9,7 @@ from support.bench import eventually
 from support.several import Several
 
 from xots.accounts.accounts import Accounts
+from xots.accounts.work import MAX_AT_ONCE
 from xots.errors import AccountUnusable
 from xots.keeping.usage import Fresh
 
@@ -44,14 +45,19 @@ async def test_a_held_lease(several: Several, accounts: Accounts) -> None:
 
 
 async def test_many_held_leases(several: Several, accounts: Accounts) -> None:
-    """More than are maintained at once would be the only limit; a few dozen are none."""
-    names = [f"held-{number}" for number in range(40)]
+    """A process that is stopped may hold those of all accounts that it has in maintenance."""
+    names = [f"held-{number}" for number in range(MAX_AT_ONCE + 6)]
     several.fresh = {**several.fresh, **dict.fromkeys(names, Fresh.ALWAYS)}
     await several.add(accounts, *names)
+    before = {name: await several.record(name) for name in HEALTHY}
     async with AsyncExitStack() as held:
         for name in names:
             await held.enter_async_context(several.store.lease(name, 60))
-        await all_healthy_are_refreshed(several, accounts)
+        several.clock.advance(minutes=26)
+        await accounts.maintain()
+        await eventually(lambda: {*names} <= accounts.busy and not accounts.busy & {*HEALTHY})
+        for name in HEALTHY:
+            assert (await several.record(name)).refreshed_at != before[name].refreshed_at, name
 
 
 async def test_a_response_that_does_not_come(several: Several, accounts: Accounts) -> None:
