@@ -10,8 +10,10 @@ from support.several import Several
 
 from xots.accounts.accounts import Accounts
 from xots.accounts.work import MAX_AT_ONCE
-from xots.errors import AccountUnusable
+from xots.backends.base import Stored
+from xots.errors import AccountUnusable, StoreUnavailable
 from xots.keeping.usage import Fresh
+from xots.testing import FlakyStore
 
 HEALTHY = ("a-healthy", "z-healthy")
 
@@ -122,6 +124,33 @@ async def test_an_unreadable_record(
     await several.store.swap("troubled", stored.value, expected=version)
     async with accounts.opened("troubled") as opened:
         assert await opened.keeper.token()
+
+
+class BadSector(FlakyStore):
+    """A store that cannot read one record."""
+
+    bad: str | None = None
+
+    async def read(self, name: str) -> Stored | None:
+        if name == self.bad:
+            raise StoreUnavailable("the disk has failed")
+        return await super().read(name)
+
+
+async def test_a_record_that_cannot_be_read(several: Several) -> None:
+    """A new process finds what is due among the accounts after it."""
+    several.fresh = dict.fromkeys((*HEALTHY, "troubled"), Fresh.ALWAYS)
+    several.store = store = BadSector()
+    await several.add(await several.manager(), *HEALTHY, "troubled")
+    for name in HEALTHY:
+        await store.note_due(name, None)
+    store.bad = "troubled"
+    accounts = await several.manager()
+    await accounts.swept()
+    await all_healthy_are_refreshed(several, accounts)
+    with pytest.raises(StoreUnavailable):
+        async with accounts.opened("troubled"):
+            pass
 
 
 async def test_settings_that_describe_another_login(

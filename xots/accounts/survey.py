@@ -29,6 +29,10 @@ SWEEP_INTERVAL_SECONDS = 3600.0
 SWEEP_PAUSE_SECONDS = 0.02
 """Pause between two records of a sweep: it takes some minutes for 10,000, and delays nothing."""
 
+MAX_FAILED_READS = 3
+"""Number of reads in a row whose failure ends a sweep: the store has failed. Fewer are trouble of
+their records, such as a bad sector, which is to delay no other account."""
+
 RETRY_INTERVAL_SECONDS = 1.0
 """Interval between attempts to watch a store that failed."""
 
@@ -148,8 +152,15 @@ class Survey:
         self._directory.keep_only(names)
         self._shortest_of_sweep = float("inf")
         without_record = sorted(self._directory.declared.difference(names))
+        failed_in_a_row = 0
         for name in (*names, *without_record):
-            await self._look(name, is_sweep=True)
+            try:
+                await self._look(name, is_sweep=True)
+                failed_in_a_row = 0
+            except StoreUnavailable:
+                failed_in_a_row += 1
+                if failed_in_a_row == MAX_FAILED_READS:
+                    raise
             await asyncio.sleep(pause_seconds)
         self.shortest_tick_seconds = self._shortest_of_sweep
         self._is_complete = True
