@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from support.bench import eventually
 from support.several import Several
 
 from xots.accounts.accounts import Accounts
+from xots.backends.file import FileStore
 from xots.errors import AccountExists, TooManyAccounts, UnknownAccount
 from xots.keeping.usage import Fresh
 from xots.lifecycle.account import Entry
@@ -155,6 +157,21 @@ async def test_accounts_are_bounded(several: Several) -> None:
     await several.add(accounts, "one", "two", log_in=False)
     with pytest.raises(TooManyAccounts):
         await accounts.add("three", Entry(added_at=several.clock.now()))
+
+
+async def test_accounts_that_are_added_together_are_bounded(
+    several: Several, tmp_path: Path
+) -> None:
+    """A store takes time for each write, and all of them would begin before the first one ends."""
+    several.store = FileStore(tmp_path / "store")
+    accounts = await several.manager(max_accounts=3)
+    outcomes = await asyncio.gather(
+        *(accounts.add(f"a{n}", Entry(added_at=several.clock.now())) for n in range(10)),
+        return_exceptions=True,
+    )
+    assert sum(outcome is None for outcome in outcomes) == 2
+    assert sum(isinstance(outcome, TooManyAccounts) for outcome in outcomes) == 8
+    assert len(await several.store.names()) == 2
 
 
 async def test_the_list_shows_state_organisation_and_need(several: Several) -> None:

@@ -62,6 +62,7 @@ class Accounts:
         self._configure = configure
         self._name_of_default = default
         self._max_accounts = max_accounts
+        self._adding: set[str] = set()
         self._directory = Directory({default: "the default account"} | dict(declared or {}))
         self._survey = Survey(shared, configure, self._directory, self._is_open)
         self._keepers = Keepers(shared, configure, self._survey.observe)
@@ -167,12 +168,13 @@ class Accounts:
             StoreUnavailable, SealError: the store cannot be read or written.
         """
         await self.swept()  # before it, removed accounts look like others
-        if name in self._directory:
+        if name in self._directory or name in self._adding:
             raise AccountExists(f"there is an account {name} already; remove it first")
-        if len(self._directory) >= self._max_accounts:
+        count = len(self._directory) + len(self._adding)
+        if count >= self._max_accounts:
             raise TooManyAccounts(
-                f"there are {len(self._directory)} accounts already, and max_accounts is "
-                f"{self._max_accounts}: remove one, or raise max_accounts"
+                f"there are {count} accounts already, and max_accounts is {self._max_accounts}: "
+                "remove one, or raise max_accounts"
             )
 
         def added(account: Account) -> Account:
@@ -180,7 +182,11 @@ class Accounts:
                 raise AccountExists(f"another process has added the account {name} meanwhile")
             return after_added(account, entry)
 
-        await self._update(name, added)
+        self._adding.add(name)
+        try:
+            await self._update(name, added)
+        finally:
+            self._adding.discard(name)
 
     async def remove(self, name: str) -> None:
         """End an account's login and hide the account. Its record stays, empty, so that adding the
