@@ -294,3 +294,14 @@ async def test_a_stop_waits_only_for_requests_that_are_in_progress(several: Seve
     await accounts.close()
     records = [await several.record(name) for name in names]
     assert sum(record.intent is not None for record in records) == 10
+
+
+async def test_the_end_of_all_ends_a_login_that_was_just_made_elsewhere(several: Several) -> None:
+    """Xero ends it with the others, whether or not this process has heard of it."""
+    here, elsewhere = await several.manager(), await several.manager()
+    await several.add(here, "smith")
+    await here.swept()
+    await several.add(elsewhere, "jones")
+    ended = await here.end_all("smith", forget=False)
+    assert sorted(ended) == ["jones", "smith"]
+    assert (await several.record("jones")).consent_id is None

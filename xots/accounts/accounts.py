@@ -7,12 +7,14 @@ from contextlib import asynccontextmanager, suppress
 
 from ..clock import MAX_CLOCK_SKEW
 from ..errors import (
+    AccountError,
     AccountExists,
     AccountFixed,
     AccountUnusable,
     SealError,
     SettingsError,
     StoreUnavailable,
+    TokenUnavailable,
     TooManyAccounts,
     UnknownAccount,
     XotsError,
@@ -22,6 +24,7 @@ from ..keeping.ending import EndOutcome
 from ..keeping.keeper import TokenKeeper
 from ..keeping.record_store import RecordStore
 from ..keeping.replica import Replica
+from ..keeping.siblings import siblings_in
 from ..lifecycle.account import Account, Entry
 from ..lifecycle.logins import after_added, after_removed
 from .config import AccountConfig, Configure
@@ -223,13 +226,31 @@ class Accounts:
         """
         await self.swept()
         ended: dict[str, EndOutcome | XotsError] = {}
-        for each in (*self.siblings(name), name):
+        for each in (*await self._siblings_now(name), name):
             try:
-                async with self.opened(each) as found:
+                # It need not be in the directory yet: the store has it.
+                found = await self._enter(each, Use.CALLER)
+                try:
                     ended[each] = await found.keeper.end(forget=forget, everywhere=True)
+                finally:
+                    self.leave(each)
             except XotsError as error:
                 ended[each] = error
         return ended
+
+    async def _siblings_now(self, name: str) -> list[str]:
+        """Return the siblings, with those that another process has just logged in.
+
+        Raises:
+            StoreUnavailable: the store cannot be read.
+        """
+        found = set(self.siblings(name))
+        with suppress(AccountError, TokenUnavailable):  # without its record, none can be found
+            async with self.opened(name) as opened:
+                find = siblings_in(self._shared.store, self._shared.sealer, name)
+                stored = await find(opened.keeper.account)
+                found.update(other for other, record in stored.items() if record is not None)
+        return sorted(found)
 
     # ---------- the tick
 
