@@ -475,6 +475,32 @@ async def test_no_token_of_an_account_is_sent_to_another_identity_server(
     assert revocations(sandbox) == []
 
 
+@pytest.mark.safeguard(
+    file="keeping/context.py",
+    old="if account.client_id is None or self.is_foreign:",
+    new="if account.client_id is None:",
+    protects_from="a client secret in the record that another identity server receives",
+)
+@pytest.mark.parametrize("base", ["", "/accounts/firm"])
+async def test_a_kept_secret_is_not_for_another_identity_server(
+    new_server: NewServer, add: Add, person: Person, send: Any, get: Any, tmp_path: Path, base: str
+) -> None:
+    """The login was revoked, and the settings name another server since. The user is asked for
+    its credentials."""
+    shared: dict[str, Any] = {"store": f"file://{tmp_path / 'store'}", "key": (new_key(),)}
+    before = await new_server(**shared)
+    await add(before)
+    page = await person.log_in(origin(before) + base, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET)
+    assert page.status == 200
+    assert (await send("POST", f"{origin(before)}{base}/revoke", None, "")).status == 200
+    assert (await get(f"{origin(before)}{base}/status")).json["client_id"] == DEFAULT_CLIENT_ID
+    await before.stop()
+    server = await new_server(**shared, token_url="https://other.example/t")
+    assert (await get(f"{origin(server)}{base}/status")).json["client_id"] is None
+    home = await get(f"{origin(server)}{base}/home")
+    assert (home.status, home.headers["Location"]) == (303, f"{base}/")
+
+
 # ---------- names that are none
 
 
