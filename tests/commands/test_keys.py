@@ -74,6 +74,16 @@ def test_promote_names_each_record_that_it_cannot_open(xots: Xots, key_file: Pat
     assert xots("key", "promote", *settings).status == 0
 
 
+def test_promote_names_files_of_other_programs(xots: Xots, key_file: Path) -> None:
+    """They are skipped, and the records beside them are sealed anew."""
+    store = key_file.parent / "store"
+    store.mkdir(mode=0o700)
+    (store / "Bad Name.sealed").write_bytes(b"value")
+    ended = xots("key", "promote", "--key-file", str(key_file), "--store", f"file://{store}")
+    assert ended.status == 0
+    assert "Bad Name.sealed; they are skipped" in ended.err
+
+
 def test_a_second_key_is_not_added_before_the_first_is_promoted(xots: Xots, key_file: Path) -> None:
     """Both could not be promoted one after the other. The file stays as it is, and the status is
     2, because a retry does not help."""

@@ -54,6 +54,7 @@ from .base import (
     wait_for_lease,
 )
 from .file_records import RECORD, FolderWatch, foreign_records, records_in
+from .records import MAX_FOREIGN_SHOWN
 
 __all__ = ["FileStore"]
 
@@ -73,9 +74,6 @@ TOO_LONG = (
 )
 
 LINKED = "it is a symbolic link, which is not followed: put the file that it names in its place"
-
-MAX_FOREIGN_SHOWN = 5
-"""Upper bound on the foreign files that a warning names."""
 
 NETWORK_FILE_SYSTEM = re.compile(
     r"(fuse\.)?(9p|afs|beegfs|ceph|cifs|davfs|gfs2|glusterfs|lustre|nfs4?|ocfs2|rclone|s3fs|smb3"

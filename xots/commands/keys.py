@@ -78,6 +78,8 @@ def _promote(settings: Settings) -> int:
             )
 
     sealed = asyncio.run(reseal(settings, promote))
+    for warning in sealed.warnings:
+        print(f"xots: warning: {safe_text(warning, MAX_MESSAGE)}", file=sys.stderr)
     counts = f"{sealed.done} of {sealed.count} records were sealed anew"
     if not sealed.failures:
         print(f"{counts}; all are sealed with the first key now")

@@ -23,6 +23,8 @@ class Resealed:
     """The number of all records."""
     failures: tuple[str, ...]
     """The name of each record that stays as it is, with the reason."""
+    warnings: tuple[str, ...] = ()
+    """Those of the store, such as one about records of other programs, which are skipped."""
 
 
 async def reseal_all(store: TokenStore, sealer: Sealer) -> Resealed:
@@ -41,7 +43,7 @@ async def reseal_all(store: TokenStore, sealer: Sealer) -> Resealed:
             failures.append(f"{name}: {error}")
             if isinstance(error, StoreUnavailable):
                 await store.check()  # if all of it fails, the other records would fail too
-    return Resealed(done, len(names), tuple(failures))
+    return Resealed(done, len(names), tuple(failures), tuple(await store.warnings()))
 
 
 async def _reseal(store: TokenStore, sealer: Sealer, name: str) -> bool:
