@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 import pytest
 from support.bench import eventually
-from support.web import BROWSER, one_form, origin, revocations
+from support.web import BROWSER, WANTS_PAGE, one_form, origin, revocations
 
 from xots.accounts.directory import Directory, Glimpse
 from xots.errors import StoreUnavailable
@@ -618,6 +618,17 @@ async def test_every_link_redirect_and_message_of_an_account_leads_to_it(
         response = await send(method, origin(server) + base + path, None, "")
         location = response.headers.get("Location", f"{base}/")
         assert location.startswith((f"{base}/", sandbox.url)), (path, location)
+
+
+@pytest.mark.parametrize("path", ["/home", "/revoke", "/logout", "/remove"])
+async def test_the_page_of_a_refused_request_leads_back_to_its_account(
+    server: Server, firm: str, send: Any, expected_log: Any, path: str
+) -> None:
+    """The user tries again there, not at the default account."""
+    expected_log(REFUSED)
+    page = await send("POST", f"{firm}{path}", WANTS_PAGE, "")
+    assert page.status == 403
+    assert leads_elsewhere(page.text, "/accounts/firm") == set()
 
 
 @pytest.mark.safeguard(
