@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 import pytest
 from support.bench import eventually
-from support.web import BROWSER, one_form, origin, revocations
+from support.web import BROWSER, WANTS_PAGE, one_form, origin, revocations
 
 from xots.accounts.directory import Directory, Glimpse
 from xots.errors import StoreUnavailable
@@ -491,6 +491,32 @@ async def test_no_token_of_an_account_is_sent_to_another_identity_server(
     assert revocations(sandbox) == []
 
 
+@pytest.mark.safeguard(
+    file="keeping/context.py",
+    old="if account.client_id is None or self.is_foreign:",
+    new="if account.client_id is None:",
+    protects_from="a client secret in the record that another identity server receives",
+)
+@pytest.mark.parametrize("base", ["", "/accounts/firm"])
+async def test_a_kept_secret_is_not_for_another_identity_server(
+    new_server: NewServer, add: Add, person: Person, send: Any, get: Any, tmp_path: Path, base: str
+) -> None:
+    """The login was revoked, and the settings name another server since. The user is asked for
+    its credentials."""
+    shared: dict[str, Any] = {"store": f"file://{tmp_path / 'store'}", "key": (new_key(),)}
+    before = await new_server(**shared)
+    await add(before)
+    page = await person.log_in(origin(before) + base, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET)
+    assert page.status == 200
+    assert (await send("POST", f"{origin(before)}{base}/revoke", None, "")).status == 200
+    assert (await get(f"{origin(before)}{base}/status")).json["client_id"] == DEFAULT_CLIENT_ID
+    await before.stop()
+    server = await new_server(**shared, token_url="https://other.example/t")
+    assert (await get(f"{origin(server)}{base}/status")).json["client_id"] is None
+    home = await get(f"{origin(server)}{base}/home")
+    assert (home.status, home.headers["Location"]) == (303, f"{base}/")
+
+
 # ---------- names that are none
 
 
@@ -608,6 +634,17 @@ async def test_every_link_redirect_and_message_of_an_account_leads_to_it(
         response = await send(method, origin(server) + base + path, None, "")
         location = response.headers.get("Location", f"{base}/")
         assert location.startswith((f"{base}/", sandbox.url)), (path, location)
+
+
+@pytest.mark.parametrize("path", ["/home", "/revoke", "/logout", "/remove"])
+async def test_the_page_of_a_refused_request_leads_back_to_its_account(
+    server: Server, firm: str, send: Any, expected_log: Any, path: str
+) -> None:
+    """The user tries again there, not at the default account."""
+    expected_log(REFUSED)
+    page = await send("POST", f"{firm}{path}", WANTS_PAGE, "")
+    assert page.status == 403
+    assert leads_elsewhere(page.text, "/accounts/firm") == set()
 
 
 @pytest.mark.safeguard(

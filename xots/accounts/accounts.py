@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from ..clock import MAX_CLOCK_SKEW
 from ..errors import (
+    AccountError,
     AccountExists,
     AccountFixed,
     AccountUnusable,
     SealError,
     SettingsError,
+    StoreUnavailable,
+    TokenUnavailable,
     TooManyAccounts,
     UnknownAccount,
     XotsError,
@@ -21,6 +24,7 @@ from ..keeping.ending import EndOutcome
 from ..keeping.keeper import TokenKeeper
 from ..keeping.record_store import RecordStore
 from ..keeping.replica import Replica
+from ..keeping.siblings import siblings_in
 from ..lifecycle.account import Account, Entry
 from ..lifecycle.logins import after_added, after_removed
 from .config import AccountConfig, Configure
@@ -68,6 +72,7 @@ class Accounts:
         self._configure = configure
         self._name_of_default = default
         self._max_accounts = max_accounts
+        self._adding: set[str] = set()
         self._directory = Directory({default: "the default account"} | dict(declared or {}))
         self._survey = Survey(shared, configure, self._directory, self._is_open)
         self._keepers = Keepers(shared, configure, self._survey.observe)
@@ -99,6 +104,7 @@ class Accounts:
         Raises:
             StoreUnavailable: the store did not take an unsaved change in time.
         """
+        self._keepers.stop_waiting()
         await self._survey.stop()
         await self._work.close()
         await self._keepers.close()
@@ -179,17 +185,18 @@ class Accounts:
             AccountExists, TooManyAccounts: nothing was added.
             StoreUnavailable, SealError: the store cannot be read or written.
         """
-        await self.swept()
-        if name in self._directory:
-            if place := self._directory.declared.get(name):
-                raise AccountExists(
-                    f"the account {name} is declared in the settings ({place}); choose another name"
-                )
+        await self.swept()  # before it, removed accounts look like others
+        if place := self._directory.declared.get(name):
+            raise AccountExists(
+                f"the account {name} is declared in the settings ({place}); choose another name"
+            )
+        if name in self._directory or name in self._adding:
             raise AccountExists(f"there is an account {name} already; remove it first")
-        if len(self._directory) >= self._max_accounts:
+        count = len(self._directory) + len(self._adding)
+        if count >= self._max_accounts:
             raise TooManyAccounts(
-                f"there are {len(self._directory)} accounts already, and max_accounts is "
-                f"{self._max_accounts}: remove one, or raise max_accounts"
+                f"there are {count} accounts already, and max_accounts is {self._max_accounts}: "
+                "remove one, or raise max_accounts"
             )
 
         def added(account: Account) -> Account:
@@ -197,7 +204,11 @@ class Accounts:
                 raise AccountExists(f"another process has added the account {name} meanwhile")
             return after_added(account, entry)
 
-        await self._update(name, added)
+        self._adding.add(name)
+        try:
+            await self._update(name, added)
+        finally:
+            self._adding.discard(name)
         self._emit_change(name, removed=False)
 
     async def remove(self, name: str) -> EndOutcome:
@@ -209,7 +220,8 @@ class Accounts:
 
         Raises:
             UnknownAccount, AccountFixed: there is none, or it stands in the settings.
-            AccountUnusable, StoreUnavailable, SealError: as ``enter``.
+            AccountUnusable: its record cannot be opened. It stays as it is.
+            StoreUnavailable: the store cannot be read or written.
         """
         async with self.opened(name, to_end=True) as found:
             if found.config.is_fixed:
@@ -234,13 +246,33 @@ class Accounts:
         """
         await self.swept()
         ended: dict[str, EndOutcome | XotsError] = {}
-        for each in (*self.siblings(name), name):
+        for each in (*await self._siblings_now(name), name):
             try:
-                async with self.opened(each, to_end=True) as found:
+                # It need not be in the directory yet: the store has it.
+                found = await self._enter(each, is_caller=True, to_end=True)
+                try:
                     ended[each] = await found.keeper.end(forget=forget, everywhere=True)
+                finally:
+                    self.leave(each)
             except XotsError as error:
                 ended[each] = error
         return ended
+
+    async def _siblings_now(self, name: str) -> list[str]:
+        """Return the siblings, with those that another process has just logged in.
+
+        Raises:
+            StoreUnavailable: the store cannot be read.
+        """
+        found = set(self.siblings(name))
+        with suppress(AccountError, TokenUnavailable):  # without its record, none can be found
+            async with self.opened(name, to_end=True) as opened:
+                account = opened.keeper.account
+            if account.consent_id is not None:  # otherwise there is no fate to share
+                find = siblings_in(self._shared.store, self._shared.sealer, name)
+                stored = await find(account)
+                found.update(other for other, record in stored.items() if record is not None)
+        return sorted(found)
 
     # ---------- the tick
 
@@ -340,3 +372,11 @@ class Accounts:
         account = replica.account
         config = self._configure(name, account.entry)
         self._survey.note(name, glimpse(config, account, clock.now()))
+        if (found := self._keepers.get(name)) is not None:
+            # An open keeper has the settings from before. The next caller gets another one.
+            with suppress(StoreUnavailable, SealError):
+                await found.keeper.follow()
+
+
+def _unknown() -> UnknownAccount:
+    return UnknownAccount("there is no account of this name; /accounts lists them")

@@ -199,6 +199,12 @@ class Keepers:
         not_before = now + timedelta(seconds=keeper.tick_seconds) if acted else now
         self._due.note(name, max(not_before, min(times)))
 
+    def stop_waiting(self) -> None:
+        """Let no operation wait for requests of others, before ``close``. Those that are in
+        progress are concluded."""
+        for found in self._open.values():
+            found.config.xero.stop_waiting()
+
     async def close(self) -> None:
         """Close all keepers, and wait until every operation is concluded and written.
 

@@ -29,6 +29,10 @@ SWEEP_INTERVAL_SECONDS = 3600.0
 SWEEP_PAUSE_SECONDS = 0.02
 """Pause between two records of a sweep: it takes some minutes for 10,000, and delays nothing."""
 
+MAX_FAILED_READS = 3
+"""Number of reads in a row whose failure ends a sweep: the store has failed. Fewer are trouble of
+their records, such as a bad sector, which is to delay no other account."""
+
 RETRY_INTERVAL_SECONDS = 1.0
 """Interval between attempts to watch a store that failed."""
 
@@ -60,6 +64,7 @@ class Survey:
         self._is_complete = False
         self._completing = asyncio.Lock()
         self._shared_index = False
+        self._shortest_of_sweep = float("inf")
         self.shortest_tick_seconds = float("inf")
         """The interval between ticks that the shortest token demands."""
 
@@ -86,8 +91,14 @@ class Survey:
             StoreUnavailable: the store cannot be read.
         """
         async with self._completing:
-            if not self._is_complete:
+            if self._is_complete:
+                return
+            self._sweep_at = self._shared.clock.elapsed() + SWEEP_INTERVAL_SECONDS
+            try:
                 await self._sweep(pause_seconds=0)
+            except StoreUnavailable:
+                self.demand_sweep()
+                raise
 
     def demand_sweep(self) -> None:
         """Make a sweep due now: records may have changed unseen, or the clock was set."""
@@ -141,11 +152,19 @@ class Survey:
         """
         names = await self._shared.store.names()
         self._directory.keep_only(names)
-        self.shortest_tick_seconds = float("inf")
+        self._shortest_of_sweep = float("inf")
         without_record = sorted(self._directory.declared.keys() - set(names))
+        failed_in_a_row = 0
         for name in (*names, *without_record):
-            await self.correct_index(name)
+            try:
+                await self.correct_index(name)
+                failed_in_a_row = 0
+            except StoreUnavailable:
+                failed_in_a_row += 1
+                if failed_in_a_row == MAX_FAILED_READS:
+                    raise
             await asyncio.sleep(pause_seconds)
+        self.shortest_tick_seconds = self._shortest_of_sweep
         self._is_complete = True
 
     async def _look(self, name: str) -> None:
@@ -200,6 +219,7 @@ class Survey:
         self.note(config.name, glimpse(config, account, self._shared.clock.now()))
         seconds = tick_seconds(account, config.policy)
         self.shortest_tick_seconds = min(self.shortest_tick_seconds, seconds)
+        self._shortest_of_sweep = min(self._shortest_of_sweep, seconds)
 
     def note(self, name: str, found: Glimpse) -> None:
         """Remember an account, and report a problem that is new."""

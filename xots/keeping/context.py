@@ -94,10 +94,11 @@ class Context:
 
         Both secrets are tried if the settings hold another one than the record: neither a new
         secret nor a mistyped one costs the login. The settings' credentials of another client are
-        used only once no login and no revocation is left.
+        used only once no login and no revocation is left. Those of the record are not for another
+        identity server than the one that they were entered for.
         """
         account, configured = self.account, self.configured
-        if account.client_id is None:
+        if account.client_id is None or self.is_foreign:
             return [configured] if configured else []
         kept = Credentials(client_id=account.client_id, client_secret=account.client_secret)
         if configured is None or configured == kept:

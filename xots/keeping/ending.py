@@ -232,9 +232,10 @@ async def _revoke(context: Context, lease: Lease) -> EndOutcome:
     known = replica.account
     tokens = tokens_to_revoke(known) if context.xero.endpoints.revoke_url else ()
     for token in tokens:
-        if not context.may_send(lease):
-            return PENDING
-        async with context.xero.slot():
+        async with context.xero.slot() as is_free:
+            # The wait may have been long enough for a lease to run out.
+            if not is_free or not context.may_send(lease):
+                return PENDING
             _, failure = await context.authenticated(context.xero.revoke, token, lease)
         if failure is not None:
             now, jitter = context.clock.now(), context.rng.random()

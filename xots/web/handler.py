@@ -139,6 +139,7 @@ class Handler(RequestHandler):
             Finish: the response was written.
             UnknownAccount, AccountUnusable, StoreUnavailable: as for ``Accounts.enter``.
         """
+        self.named_account = self.path_kwargs.pop("account", None)
         decision = guard.decide(self._guard_request())
         if isinstance(decision, guard.Refusal):
             self.refused = True
@@ -146,7 +147,6 @@ class Handler(RequestHandler):
         if decision is guard.Decision.SEND_WORKER:
             self._write_worker()
             raise Finish
-        self.named_account = self.path_kwargs.pop("account", None)
         self.check_method()
         if self.named_account is None:
             await self.use_account(self.accounts.default.name)
