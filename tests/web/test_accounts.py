@@ -227,6 +227,24 @@ async def test_no_account_is_added_above_the_bound(
     assert len(await listed(server, get)) == 3
 
 
+@pytest.mark.safeguard(
+    file="accounts/accounts.py",
+    old="async with self._adding:",
+    new="if True:",
+    protects_from="more accounts than max_accounts, by requests at the same time",
+)
+async def test_requests_at_the_same_time_do_not_pass_the_bound(
+    new_server: NewServer, add: Add, get: Any, expected_log: Any, tmp_path: Path
+) -> None:
+    """Each of them is counted, although the store takes a while to write."""
+    expected_log(REFUSED)
+    store = f"file://{tmp_path / 'store'}"
+    server = await new_server(store=store, key=(new_key(),), max_accounts=3)
+    added = await asyncio.gather(*(add(server, f"firm-{number}") for number in range(8)))
+    assert sorted(response.status for response in added) == [201] * 2 + [409] * 6
+    assert len(await listed(server, get)) == 3
+
+
 async def test_a_hostile_page_adds_and_removes_no_account(
     server: Server, firm: str, send: Any, get: Any, expected_log: Any
 ) -> None:

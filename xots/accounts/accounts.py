@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
@@ -64,6 +65,7 @@ class Accounts:
         self._directory = Directory({default: "the default account"} | dict(declared or {}))
         self._survey = Survey(shared, configure, self._directory, self._is_open)
         self._keepers = Keepers(shared, configure, self._survey.observe)
+        self._adding = asyncio.Lock()
         clock = shared.clock
         self._clock_offset = clock.now().timestamp() - clock.elapsed()
         self._work = Work(
@@ -172,21 +174,16 @@ class Accounts:
             AccountExists, TooManyAccounts: nothing was added.
             StoreUnavailable, SealError: the store cannot be read or written.
         """
-        await self.swept()
-        if name in self._directory:
-            raise AccountExists(f"there is an account {name} already; remove it first")
-        if len(self._directory) >= self._max_accounts:
-            raise TooManyAccounts(
-                f"there are {len(self._directory)} accounts already, and max_accounts is "
-                f"{self._max_accounts}: remove one, or raise max_accounts"
-            )
 
         def added(account: Account) -> Account:
             if not account.removed and (account.entry or account.client_id):
                 raise AccountExists(f"another process has added the account {name} meanwhile")
             return after_added(account, entry)
 
-        await self._update(name, added)
+        await self.swept()
+        async with self._adding:  # one at a time, so that no further one passes the bound
+            self._check_addition(name)
+            await self._update(name, added)
         self._emit_change(name, removed=False)
 
     async def remove(self, name: str) -> None:
@@ -282,6 +279,20 @@ class Accounts:
             await self._shared.store.note_due(name, due_at)
 
     # ---------- inside
+
+    def _check_addition(self, name: str) -> None:
+        """Check that the name is free, and that a further account may be added.
+
+        Raises:
+            AccountExists, TooManyAccounts: it is not, or none may.
+        """
+        if name in self._directory:
+            raise AccountExists(f"there is an account {name} already; remove it first")
+        if len(self._directory) >= self._max_accounts:
+            raise TooManyAccounts(
+                f"there are {len(self._directory)} accounts already, and max_accounts is "
+                f"{self._max_accounts}: remove one, or raise max_accounts"
+            )
 
     def _emit_change(self, name: str, *, removed: bool) -> None:
         event = AccountsChanged(account=name, at=self._shared.clock.now(), removed=removed)
