@@ -177,7 +177,9 @@ async def test_an_implausible_account_is_refused_with_the_reason(
     assert set(await listed(server, get)) == {"default"}
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'{"name": "\xff"}', b"name=%ff"])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"null", b'{"name": "\xff"}', b"name=%ff", b"name=a&name=b"]
+)
 async def test_a_body_that_is_no_account_is_refused(
     server: Server, send: Any, get: Any, expected_log: Any, body: bytes
 ) -> None:
