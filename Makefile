@@ -39,7 +39,7 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	@tests/debian-packages
-	@exec $(VENV)/bin/python -m pytest $(ARGS)
+	@exec $(VENV)/bin/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
 test-all: test $(VENV)/installed-all
 	@tests/debian-packages all

@@ -1,4 +1,4 @@
-"""Times and durations in words."""
+"""Times, durations, and accounts and connections in words."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from xots.wording import span_text, time_text
+from xots.wording import (
+    remaining_text,
+    shared_text,
+    sharing_text,
+    span_text,
+    time_text,
+    unclear_text,
+)
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -31,3 +38,53 @@ def test_a_time_of_another_day_is_written_with_the_day() -> None:
     """A time of today is written without it."""
     assert time_text(NOW, NOW + timedelta(minutes=1)) == "12:00:00 UTC"
     assert time_text(NOW, NOW + timedelta(days=1)) == "2026-11-23 12:00:00 UTC"
+
+
+@pytest.mark.parametrize(
+    ("organisations", "text"),
+    [
+        (
+            (),
+            "connections of the ended login may remain at Xero: Xero is away. If no other login "
+            "needs them,",
+        ),
+        (
+            ["A"],
+            "the connection to A may remain at Xero: Xero is away. If no other login needs it,",
+        ),
+        (
+            ["A", "B"],
+            "the connections to A, B may remain at Xero: Xero is away. If no other login "
+            "needs them,",
+        ),
+    ],
+)
+def test_connections_that_may_remain_are_named(organisations: list[str], text: str) -> None:
+    """In the singular if there is one. The remedy follows."""
+    remedy = " disconnect the app at Xero (Settings, Connected apps)"
+    assert remaining_text(organisations, "Xero is away") == text + remedy
+
+
+@pytest.mark.parametrize(
+    ("names", "number", "text"),
+    [
+        (["a"], 1, "xots does not know if the account a uses it"),
+        (["a", "b"], 1, "xots does not know if the accounts a, b use it"),
+        (["a"], 2, "xots does not know which of them the account a uses"),
+        (["a", "b"], 2, "xots does not know which of them the accounts a, b use"),
+    ],
+)
+def test_an_unknown_use_of_connections_is_a_sentence(
+    names: list[str], number: int, text: str
+) -> None:
+    """For each number of accounts and of connections."""
+    assert unclear_text(names, number) == text
+
+
+def test_accounts_of_one_user_are_a_sentence() -> None:
+    """For each number of accounts."""
+    assert sharing_text(["a"]).startswith("The account a logs in with the same client as the same")
+    assert "would end its login too" in sharing_text(["a"])
+    assert sharing_text(["a", "b"]).startswith("The accounts a, b log in with the same client")
+    assert "would end their logins too" in sharing_text(["a", "b"])
+    assert "xots does not know if the Xero user of b is the same one" in shared_text(["a"], ["b"])

@@ -28,6 +28,9 @@ from .wording import counted, problem_text
 __all__ = ["Finding", "check", "clock_finding", "findings", "login_finding", "reach_problem"]
 
 
+FOREIGN = "no account can have this name; the record is skipped: move it away, or delete it"
+
+
 @dataclass(frozen=True)
 class Finding:
     """The state of one subject, such as the store.
@@ -126,6 +129,8 @@ async def _store_findings(settings: Settings) -> AsyncIterator[Finding]:
             yield Finding(subject, shown_store(settings))
             for warning in await store.warnings():
                 yield Finding(subject, warning, warned=True)
+            for name in await store.foreign():
+                yield Finding("record", f"{safe_text(name)}: {FOREIGN}", warned=True)
 
             subject = "key"
             sealer = await sealer_for(store, settings, make=False)

@@ -33,7 +33,7 @@ class Maintained(Protocol):
         """Why the store cannot be used now; None if it can."""
 
     async def maintain(self) -> None:
-        """Carry out what is due."""
+        """Carry out the due operations."""
 
     def observe(self, observer: Observer) -> None:
         """Send every event from now on to ``observer`` too."""
@@ -43,7 +43,7 @@ class Rotation:
     """Calls ``accounts.maintain()`` at every tick. A tick is skipped while the one before runs.
 
     Args:
-        accounts: what to maintain.
+        accounts: they are maintained.
     """
 
     def __init__(self, accounts: Maintained) -> None:

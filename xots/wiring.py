@@ -37,6 +37,7 @@ from .xero.http import XeroClient
 __all__ = [
     "add_account",
     "end_login",
+    "foreign_warnings",
     "list_accounts",
     "log_event",
     "mismatches",
@@ -49,6 +50,11 @@ __all__ = [
 ]
 
 logger = logging.getLogger("xots")
+
+MAX_FOREIGN_SHOWN = 5
+"""Upper bound on the foreign records that a warning names."""
+
+SKIPPED = "They are skipped: move them away, or delete them"
 
 OTHER_LOGIN = (
     "Nothing was changed. Correct the setting, end the stored login with xots logout, or use "
@@ -181,7 +187,7 @@ async def open_accounts(
             declared=dict.fromkeys(settings.accounts, "the configuration file"),
             max_accounts=settings.max_accounts,
         )
-        for warning in await store.warnings():
+        for warning in [*await store.warnings(), *foreign_warnings(await store.foreign())]:
             logger.warning("%s", safe_text(warning, MAX_MESSAGE))
         opened.push_async_callback(accounts.close)
         await accounts.start()
@@ -207,7 +213,7 @@ async def open_keeper(
 
 async def end_login(
     settings: Settings, *, forget: bool, everywhere: bool = False
-) -> list[EndOutcome]:
+) -> dict[str, EndOutcome]:
     """End the login on the store itself, while no server runs.
 
     Args:
@@ -216,7 +222,7 @@ async def end_login(
         everywhere: end the logins of all accounts that share the client and the Xero user too.
 
     Returns:
-        The outcome for each account that was ended.
+        The outcome for each account that was ended, by name.
 
     Raises:
         XotsError: the store holds no login.
@@ -230,8 +236,8 @@ async def end_login(
             ended = await accounts.end_all(settings.account, forget=forget)
             for error in (each for each in ended.values() if isinstance(each, XotsError)):
                 raise error
-            return [each for each in ended.values() if isinstance(each, EndOutcome)]
-        return [await accounts.default.end(forget=forget)]
+            return {name: one for name, one in ended.items() if isinstance(one, EndOutcome)}
+        return {settings.account: await accounts.default.end(forget=forget)}
 
 
 async def add_account(settings: Settings, name: str, entry: Entry) -> None:
@@ -240,10 +246,10 @@ async def add_account(settings: Settings, name: str, entry: Entry) -> None:
         await accounts.add(name, entry)
 
 
-async def remove_account(settings: Settings, name: str) -> None:
-    """Remove an account on the store itself; raises as ``Accounts.remove``."""
+async def remove_account(settings: Settings, name: str) -> EndOutcome:
+    """Remove an account on the store itself; returns and raises as ``Accounts.remove``."""
     async with open_accounts(settings) as (accounts, _):
-        await accounts.remove(name)
+        return await accounts.remove(name)
 
 
 async def list_accounts(settings: Settings) -> list[Summary]:
@@ -271,6 +277,15 @@ async def reseal(settings: Settings, promote: Callable[[], object] = lambda: Non
         return await reseal_all(store, await sealer_for(store, settings))
     finally:
         await store.close()
+
+
+def foreign_warnings(names: Sequence[str]) -> list[str]:
+    """Return a sentence about the store's records that no account can have, if there are any."""
+    if not names:
+        return []
+    shown = ", ".join(safe_text(name) for name in names[:MAX_FOREIGN_SHOWN])
+    others = f" and {len(names) - MAX_FOREIGN_SHOWN} more" if names[MAX_FOREIGN_SHOWN:] else ""
+    return [f"the store holds records that no account can have: {shown}{others}. {SKIPPED}"]
 
 
 def shown_store(settings: Settings) -> str:

@@ -13,8 +13,10 @@ __all__ = [
     "problem_text",
     "remaining_text",
     "shared_text",
+    "sharing_text",
     "span_text",
     "time_text",
+    "unclear_text",
 ]
 
 MAX_LISTED = 5
@@ -63,6 +65,17 @@ def listing(names: Sequence[str]) -> str:
     return ", ".join(shown) + (f" and {counted(others, 'other')}" if others > 0 else "")
 
 
+def sharing_text(names: Sequence[str]) -> str:
+    """Return the sentence about the accounts that a revocation would end too."""
+    if len(names) == 1:
+        who, theirs = f"The account {names[0]} logs in", "its login"
+    else:
+        who, theirs = f"The accounts {listing(names)} log in", "their logins"
+    return (
+        f"{who} with the same client as the same Xero user, and a revocation would end {theirs} too"
+    )
+
+
 def shared_text(names: Sequence[str], user_unknown: Sequence[str]) -> str:
     """Return the sentences about the accounts for whose sake an ended login was not revoked.
 
@@ -76,8 +89,8 @@ def shared_text(names: Sequence[str], user_unknown: Sequence[str]) -> str:
     )
     if user_unknown:
         text += (
-            f". It is not known if the Xero user of {listing(user_unknown)} is the same one, since "
-            "a record of an earlier version does not name its user"
+            f". xots does not know if the Xero user of {listing(user_unknown)} is the same one, "
+            "since a record of an earlier version does not name its user"
         )
     return text
 
@@ -89,8 +102,27 @@ def remaining_text(organisations: Sequence[str], reason: str) -> str:
         organisations: their organisations, as text to show; empty if they are not known.
         reason: why the connections were not deleted.
     """
-    which = f"to {listing(organisations)} " if organisations else ""
+    if len(organisations) == 1:
+        which, them = f"the connection to {organisations[0]}", "it"
+    elif organisations:
+        which, them = f"the connections to {listing(organisations)}", "them"
+    else:
+        which, them = "connections of the ended login", "them"
     return (
-        f"connections of the ended login {which}may remain at Xero: {reason}. If no other login "
-        "needs them, disconnect the app at Xero (Settings, Connected apps)"
+        f"{which} may remain at Xero: {reason}. If no other login needs {them}, disconnect the app "
+        "at Xero (Settings, Connected apps)"
     )
+
+
+def unclear_text(names: Sequence[str], number: int) -> str:
+    """Return the reason not to delete connections that other accounts may use.
+
+    Args:
+        names: the accounts.
+        number: the number of connections.
+    """
+    which = "if" if number == 1 else "which of them"
+    use = (
+        f"the account {names[0]} uses" if len(names) == 1 else f"the accounts {listing(names)} use"
+    )
+    return f"xots does not know {which} {use}{' it' if number == 1 else ''}"

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from support.bench import eventually
 from support.several import Several
 
 from xots.accounts.accounts import Accounts
+from xots.backends.file import FileStore
 from xots.errors import AccountExists, TooManyAccounts, UnknownAccount
 from xots.keeping.usage import Fresh
 from xots.lifecycle.account import Entry
 from xots.lifecycle.schedule import State
+from xots.sandbox import Switches
 
 
 async def tick(several: Several, accounts: Accounts, **duration: float) -> None:
@@ -40,7 +43,9 @@ async def test_a_name_that_is_not_known_costs_no_request_to_the_store(several: S
     """Any client can invent names."""
     accounts = await several.manager()
     several.store.fail("read", "names")  # type: ignore[attr-defined]
-    with pytest.raises(UnknownAccount):
+    with pytest.raises(
+        UnknownAccount, match="there is no account smith; /accounts or xots account"
+    ):
         async with accounts.opened("smith"):
             pass
 
@@ -138,14 +143,43 @@ async def test_a_removed_account_is_hidden_and_continues_its_generations(
     assert not several.sandbox.identity.usable_refresh_tokens(several.clock.now())
 
 
+@pytest.mark.safeguard(
+    file="accounts/directory.py",
+    old="if own is None or not own.is_live:",
+    new="if own is None or own.client_id is None:",
+    protects_from="an account without a login that ends the logins of other accounts",
+)
+async def test_an_account_without_a_login_shares_its_fate_with_no_other(several: Several) -> None:
+    """It was ended, but keeps its client. An end of all from there ends no other login, as the list
+    shows."""
+    accounts = await several.manager()
+    await several.add(accounts, "jones", "smith")
+    await accounts.default.login(several.attempt())
+    async with accounts.opened("smith") as found:
+        await found.keeper.end(forget=False)
+    assert accounts.siblings("smith") == {}
+    shown = {summary.name: summary.shares_with for summary in accounts.summaries()}
+    assert shown == {"default": ("jones",), "jones": ("default",), "smith": ()}
+    assert list(await accounts.end_all("smith", forget=False)) == ["smith"]
+    async with accounts.opened("jones") as found:
+        assert await found.keeper.token()
+
+
 async def test_an_account_is_added_once(several: Several) -> None:
     """The second entry would replace the first account's settings."""
     accounts = await several.manager()
     await several.add(accounts, "smith", log_in=False)
-    with pytest.raises(AccountExists):
+    with pytest.raises(AccountExists, match="an account smith already; remove it first"):
         await accounts.add("smith", Entry(added_at=several.clock.now()))
-    with pytest.raises(AccountExists):
-        await accounts.add("default", Entry(added_at=several.clock.now()))
+
+
+async def test_the_name_of_a_declared_account_is_not_added(several: Several) -> None:
+    """It cannot be removed either, so the message suggests another name."""
+    accounts = await several.manager(declared={"jones": "the configuration file"})
+    for name, place in (("jones", "the configuration file"), ("default", "the default account")):
+        expected = f"the account {name} is declared in the settings .{place}.; choose another name"
+        with pytest.raises(AccountExists, match=expected):
+            await accounts.add(name, Entry(added_at=several.clock.now()))
 
 
 async def test_accounts_are_bounded(several: Several) -> None:
@@ -154,6 +188,21 @@ async def test_accounts_are_bounded(several: Several) -> None:
     await several.add(accounts, "one", "two", log_in=False)
     with pytest.raises(TooManyAccounts):
         await accounts.add("three", Entry(added_at=several.clock.now()))
+
+
+async def test_accounts_that_are_added_together_are_bounded(
+    several: Several, tmp_path: Path
+) -> None:
+    """A store takes time for each write, and all of them would begin before the first one ends."""
+    several.store = FileStore(tmp_path / "store")
+    accounts = await several.manager(max_accounts=3)
+    outcomes = await asyncio.gather(
+        *(accounts.add(f"a{n}", Entry(added_at=several.clock.now())) for n in range(10)),
+        return_exceptions=True,
+    )
+    assert sum(outcome is None for outcome in outcomes) == 2
+    assert sum(isinstance(outcome, TooManyAccounts) for outcome in outcomes) == 8
+    assert len(await several.store.names()) == 2
 
 
 async def test_the_list_shows_state_organisation_and_need(several: Several) -> None:
@@ -238,6 +287,52 @@ async def test_an_index_that_is_lost_is_made_again(several: Several) -> None:
     store.shares_index = False
     await store.note_due("smith", None)
     several.clock.advance(days=51)
-    for _ in range(2):
-        await tick(several, accounts, seconds=15)
-        await eventually(lambda: several.refreshes() == 1)
+    async with asyncio.timeout(20):
+        while several.refreshes() == 0:  # until the sweep has read the record
+            await tick(several, accounts, seconds=15)
+
+
+async def test_a_sweep_does_not_make_ticks_rare(several: Several) -> None:
+    """It takes minutes for 10,000 accounts, and a token may live for seconds."""
+    several.sandbox.identity.switches = Switches(access_token_life_seconds=20)
+    accounts, store, seen = await several.manager(), several.store, list[float]()
+    await several.add(accounts, "smith")
+    short = accounts.tick_seconds
+    assert short < 5
+
+    def note_at_next_read() -> None:
+        store.before("read", lambda: seen.append(accounts.tick_seconds))  # type: ignore[attr-defined]
+
+    several.clock.advance(hours=2)
+    store.after("names", note_at_next_read)  # type: ignore[attr-defined]
+    await accounts.maintain()
+    await eventually(lambda: bool(seen))
+    assert seen == [short]
+
+
+async def test_a_stop_waits_only_for_requests_that_are_in_progress(several: Several) -> None:
+    """While Xero hangs, the others would follow one after the other, for minutes. They have sent
+    and written nothing."""
+    names = [f"account-{number:02}" for number in range(30)]
+    several.fresh = dict.fromkeys(names, Fresh.ALWAYS)
+    accounts = await several.manager()
+    await several.add(accounts, *names)
+    several.clients[0].deadline_seconds = 2
+    several.sandbox.add_fault("refresh:p=1:hold-before")
+    several.clock.advance(minutes=26)
+    await accounts.maintain()
+    await eventually(lambda: len(accounts.busy) == 30)
+    await accounts.close()
+    records = [await several.record(name) for name in names]
+    assert sum(record.intent is not None for record in records) == 10
+
+
+async def test_the_end_of_all_ends_a_login_that_was_just_made_elsewhere(several: Several) -> None:
+    """Xero ends it with the others, whether or not this process has heard of it."""
+    here, elsewhere = await several.manager(), await several.manager()
+    await several.add(here, "smith")
+    await here.swept()
+    await several.add(elsewhere, "jones")
+    ended = await here.end_all("smith", forget=False)
+    assert sorted(ended) == ["jones", "smith"]
+    assert (await several.record("jones")).consent_id is None

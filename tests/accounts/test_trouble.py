@@ -9,8 +9,11 @@ from support.bench import eventually
 from support.several import Several
 
 from xots.accounts.accounts import Accounts
-from xots.errors import AccountUnusable
+from xots.accounts.work import MAX_AT_ONCE
+from xots.backends.base import Stored
+from xots.errors import AccountUnusable, StoreUnavailable
 from xots.keeping.usage import Fresh
+from xots.testing import FlakyStore
 
 HEALTHY = ("a-healthy", "z-healthy")
 
@@ -44,14 +47,19 @@ async def test_a_held_lease(several: Several, accounts: Accounts) -> None:
 
 
 async def test_many_held_leases(several: Several, accounts: Accounts) -> None:
-    """More than are maintained at once would be the only limit; a few dozen are none."""
-    names = [f"held-{number}" for number in range(40)]
+    """A process that is stopped may hold those of all accounts that it has in maintenance."""
+    names = [f"held-{number}" for number in range(MAX_AT_ONCE + 6)]
     several.fresh = {**several.fresh, **dict.fromkeys(names, Fresh.ALWAYS)}
     await several.add(accounts, *names)
+    before = {name: await several.record(name) for name in HEALTHY}
     async with AsyncExitStack() as held:
         for name in names:
             await held.enter_async_context(several.store.lease(name, 60))
-        await all_healthy_are_refreshed(several, accounts)
+        several.clock.advance(minutes=26)
+        await accounts.maintain()
+        await eventually(lambda: {*names} <= accounts.busy and not accounts.busy & {*HEALTHY})
+        for name in HEALTHY:
+            assert (await several.record(name)).refreshed_at != before[name].refreshed_at, name
 
 
 async def test_a_response_that_does_not_come(several: Several, accounts: Accounts) -> None:
@@ -116,6 +124,33 @@ async def test_an_unreadable_record(
     await several.store.swap("troubled", stored.value, expected=version)
     async with accounts.opened("troubled") as opened:
         assert await opened.keeper.token()
+
+
+class BadSector(FlakyStore):
+    """A store that cannot read one record."""
+
+    bad: str | None = None
+
+    async def read(self, name: str) -> Stored | None:
+        if name == self.bad:
+            raise StoreUnavailable("the disk has failed")
+        return await super().read(name)
+
+
+async def test_a_record_that_cannot_be_read(several: Several) -> None:
+    """A new process finds what is due among the accounts after it."""
+    several.fresh = dict.fromkeys((*HEALTHY, "troubled"), Fresh.ALWAYS)
+    several.store = store = BadSector()
+    await several.add(await several.manager(), *HEALTHY, "troubled")
+    for name in HEALTHY:
+        await store.note_due(name, None)
+    store.bad = "troubled"
+    accounts = await several.manager()
+    await accounts.swept()
+    await all_healthy_are_refreshed(several, accounts)
+    with pytest.raises(StoreUnavailable):
+        async with accounts.opened("troubled"):
+            pass
 
 
 async def test_settings_that_describe_another_login(

@@ -89,6 +89,7 @@ async def test_a_foreign_record_blocks_no_other(server: RedisServer, open_store:
         server.admin.set(key, "foreign")
     server.admin.hset("xots:record:hash", "field", "value")
     assert await store.names() == ["good", "hash"]
+    assert len(await store.foreign()) == len(FOREIGN)
     assert await store.read("good") is not None
     for call in (store.read("hash"), store.swap("hash", b"new", expected=None)):
         with pytest.raises(RecordUnusable, match=r"xots:record:hash holds no record.*delete it"):

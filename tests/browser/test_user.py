@@ -184,7 +184,7 @@ async def test_a_user_refreshes_and_revokes_by_the_buttons(
     assert await page.is_visible("text=Xero has revoked the login")
     assert [one.endpoint for one in sandbox.log[before:]] == [Endpoint.REVOCATION]
     await page.click("text=Back to the connection")
-    assert await page.is_visible("text=The login was revoked.")
+    assert await page.is_visible("text=The login was ended here.")
 
 
 async def test_a_user_logs_in_in_two_tabs_at_once(

@@ -272,12 +272,62 @@ def test_the_login_of_an_unusable_account_is_ended_by_the_server(
     assert "revoked here" in ended.out
 
 
-def test_revoke_can_end_all_accounts_of_one_user(xots: Xots, server: StandIn) -> None:
-    """The server ends them. Without one, the command changes nothing."""
-    server.responses["POST /accounts/smith/revoke?all=true"] = (200, {"status": "revoked"})
-    arguments = ("revoke", "--all", "--account", "smith", "--port")
-    assert xots(*arguments, server.port) == Ended(0, "revoked\n", "")
-    assert "POST /accounts/smith/revoke?all=true" in [request for request, _ in server.requests]
+@pytest.mark.parametrize(("command", "done"), [("revoke", "revoked"), ("logout", "logged out")])
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        ("revoked", ""),
+        ("ended", ". The identity server revokes no tokens (revoke_url is empty)"),
+        (
+            "revocation-pending",
+            ". Xero has not confirmed the revocation; the server retries until it does",
+        ),
+    ],
+)
+def test_the_accounts_that_are_ended_together_are_named(
+    xots: Xots, server: StandIn, command: str, done: str, status: str, words: str
+) -> None:
+    """The server ends them, and names them in its response."""
+    accounts = {"smith\u202e": status, "jones": "revoked"}
+    request = f"POST /accounts/smith/{command}?all=true"
+    server.responses[request] = (200, {"status": status, "accounts": accounts})
+    ended = xots(command, "--all", "--account", "smith", "--port", server.port)
+    assert ended == Ended(0, f"{done}: jones, smith\\u202e{words}\n", "")
+    assert request in [request for request, _ in server.requests]
+
+
+@pytest.mark.parametrize("query", ["", "?all=true"])
+def test_revoke_says_that_there_is_no_login(xots: Xots, server: StandIn, query: str) -> None:
+    """The words are the server's."""
+    content = {"status": "revoked", "detail": "there is no login to revoke"}
+    server.responses[f"POST /accounts/smith/revoke{query}"] = (200, content)
+    option = ["--all"] if query else []
+    ended = xots("revoke", *option, "--port", server.port, "--account", "smith")
+    assert ended == Ended(0, "there is no login to revoke\n", "")
+
+
+def test_logout_tells_what_the_end_leaves_at_xero(xots: Xots, server: StandIn) -> None:
+    """The words are the server's."""
+    content = {"status": "disconnected", "detail": "jones stays\u202e"}
+    server.responses["POST /accounts/smith/logout"] = (200, content)
+    ended = xots("logout", "--port", server.port, "--account", "smith")
+    assert ended == Ended(0, "logged out: jones stays\\u202e\n", "")
+
+
+def test_account_remove_tells_what_the_end_leaves_at_xero(xots: Xots, server: StandIn) -> None:
+    """The words are the server's."""
+    content = {"status": "removed", "account": "smith", "detail": "jones stays\u202e"}
+    server.responses["POST /accounts/smith/remove"] = (200, content)
+    ended = xots("account", "remove", "smith", "--port", server.port)
+    assert ended == Ended(0, "removed smith: jones stays\\u202e\n", "")
+
+
+@pytest.mark.parametrize("command", ["revoke", "logout"])
+def test_the_help_of_an_end_tells_of_shared_logins(xots: Xots, command: str) -> None:
+    """An operator must know before the end which other accounts it concerns."""
+    words = xots(command, "-h").out
+    assert "--all" in words
+    assert "other accounts share the client and the Xero user" in words
 
 
 def test_revoke_without_a_server_reports_a_store_without_the_login(

@@ -74,14 +74,21 @@ def test_promote_names_each_record_that_it_cannot_open(xots: Xots, key_file: Pat
     assert xots("key", "promote", *settings).status == 0
 
 
-def test_promote_names_files_of_other_programs(xots: Xots, key_file: Path) -> None:
-    """They are skipped, and the records beside them are sealed anew."""
-    store = key_file.parent / "store"
-    store.mkdir(mode=0o700)
-    (store / "Bad Name.sealed").write_bytes(b"value")
-    ended = xots("key", "promote", "--key-file", str(key_file), "--store", f"file://{store}")
-    assert ended.status == 0
-    assert "Bad Name.sealed; they are skipped" in ended.err
+def test_check_and_promote_name_each_record_that_no_account_can_have(
+    xots: Xots, key_file: Path
+) -> None:
+    """They skip it and go on. It is no failure: another program may have written it."""
+    folder = key_file.parent / "store"
+    settings = ("--key-file", str(key_file), "--store", f"file://{folder}")
+    xots("key", "promote", *settings)
+    for name in ("UPPER", "two words\n"):
+        (folder / f"{name}.sealed").write_bytes(b"foreign")
+    promoted = xots("key", "promote", *settings)
+    assert promoted.status == 0
+    checked = xots("check", *settings, "--token-url", "http://127.0.0.1:1/token")
+    for text in (promoted.out, checked.out):
+        assert "UPPER.sealed" in text
+        assert "two words\\n.sealed" in text
 
 
 def test_a_second_key_is_not_added_before_the_first_is_promoted(xots: Xots, key_file: Path) -> None:

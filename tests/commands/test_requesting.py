@@ -333,14 +333,22 @@ def test_without_a_server_every_command_reports_it(
 
 
 @pytest.mark.parametrize("kind", ["logged_out", "bare"])
-@pytest.mark.parametrize("command", ["token", "exec", "refresh", "tenants", "revoke"])
+@pytest.mark.parametrize("command", ["token", "exec", "refresh", "tenants"])
 def test_before_a_login_every_command_shows_where_to_log_in(
     xots: Xots, servers: ThreadServers, command: str, kind: str
 ) -> None:
     """The message is the server's, with the address to open; the status is 1."""
     server = getattr(servers, kind)
     reason = xots(*arguments_of(command, server.port)).reason()
-    assert f"open http://localhost:{server.port}/ in a browser and log in" in reason
+    assert f"open http://localhost:{server.port}/home in a browser and log in" in reason
+
+
+def test_a_revoke_without_a_login_asks_for_none(xots: Xots, servers: ThreadServers) -> None:
+    """A login would only make one more to revoke."""
+    for server in (servers.logged_out, servers.bare):
+        reason = xots(*arguments_of("revoke", server.port)).reason()
+        assert "there is no login to revoke" in reason
+        assert "log in" not in reason
 
 
 def test_status_before_a_login_is_shown_and_its_exit_status_is_1(

@@ -11,9 +11,9 @@ from documents.reading import text_of
 
 
 def shape(text: str) -> str:
-    """Return sentences without their times, durations, numbers, hosts and causes."""
+    """Return sentences without their dates, times, durations, numbers, hosts and causes."""
     text = re.sub(r"\(no complete response[^)]*\)", "(cause)", text)
-    text = re.sub(r"\d\d:\d\d:\d\d UTC \([^)]*\)", "TIME", text)
+    text = re.sub(r"(\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d UTC \([^)]*\)", "TIME", text)
     text = re.sub(r"by \S+:\d+\.", "by PROCESS.", text)
     text = re.sub(r"\b\d+ failed attempts?", "FAILED", text)
     return re.sub(r"The next attempt is [^.]*\.", "The next attempt is TIME.", text)

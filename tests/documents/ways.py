@@ -49,15 +49,16 @@ WAYS = (
     # Commands that are not complete.
     Row(r"xots .*\b(COMMAND|FILE|NAME|ORGANISATION)\b", Way.PARSED, "has a placeholder"),
     Row(r"xots exec$", Way.PARSED, "is the name of the command; the README shows how it is run"),
+    Row(r"xots (exec|token) --tenant$", Way.PARSED, "names an option without its value"),
     Row(r"xots account (add|remove)$", Way.PARSED, "is the name of the command"),
     Row(r"xots account add miller ", Way.PARSED, "needs the file of a secret"),
     # Commands that start a server.
     Row(r"xots( serve)?$", Way.SERVES, ""),
     Row(r"xots (-o|-p|--account|--config) \S+$", Way.SERVES, ""),
     Row(r"xots demo$", Way.SERVES, ""),
-    Row(r"xots sandbox( --fault \S+)?$", Way.SERVES, ""),
+    Row(r"xots sandbox( (--fault|--redirect-uri) \S+)?$", Way.SERVES, ""),
     # Commands that end the login.
-    Row(r"xots (revoke|logout)$", Way.ENDS_LOGIN, ""),
+    Row(r"xots (revoke|logout)( --all)?$", Way.ENDS_LOGIN, ""),
     # Commands that need root, systemd or another machine.
     Row(r"apt install ", Way.PARSED, "needs root and the network"),
     Row(r"systemctl ", Way.PARSED, "needs a running systemd; test_deploy.py verifies the units"),

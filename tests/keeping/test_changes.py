@@ -116,3 +116,31 @@ async def test_a_stream_that_ends_is_a_failure() -> None:
     with pytest.raises(StoreUnavailable):
         async for _ in one:
             pass
+
+
+class EndingSlowly(Announcing):
+    """A store whose stream takes a moment to end, as a connection does."""
+
+    async def changes(self, every_seconds: float = 1.0) -> AsyncIterator[str | None]:
+        try:
+            async for change in super().changes(every_seconds):
+                yield change
+        finally:
+            await asyncio.sleep(0.05)
+
+
+async def test_a_listener_that_comes_while_a_subscription_ends_misses_nothing() -> None:
+    """The subscription of the last listener ends in several steps."""
+    store = EndingSlowly()
+    changes, seen = Changes(store), list[str]()
+    last = changes.of("one")
+    await anext(last)
+    closing = asyncio.create_task(last.aclose())
+    await asyncio.sleep(0)
+    listening = asyncio.create_task(counted(changes, "one", seen))
+    await closing
+    await eventually(lambda: seen == ["one"])
+    store.announced.put_nowait("one")
+    await eventually(lambda: seen == ["one", "one"])
+    listening.cancel()
+    await asyncio.wait([listening])

@@ -235,7 +235,7 @@ def reason(
         (State.NO_CREDENTIALS, NoCredentials, "credentials have not been entered"),
         (State.NOT_LOGGED_IN, NotLoggedIn, "no user has logged in yet"),
         (State.WAITING, NotLoggedIn, "has not returned from Xero"),
-        (State.REVOKED, NotLoggedIn, "the login was revoked"),
+        (State.REVOKED, NotLoggedIn, "the login was ended here"),
         (State.CONSENT_LOST, ConsentLost, r"refused the refresh token \(reset\)"),
     ],
 )

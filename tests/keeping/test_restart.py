@@ -352,8 +352,9 @@ async def test_an_end_reaches_its_own_account_only(house: House) -> None:
 
 
 @pytest.mark.parametrize("through_server", [False, True])
+@pytest.mark.parametrize("command", ["revoke", "logout"])
 async def test_a_command_leaves_the_other_accounts_of_the_same_user_alive(
-    house: House, through_server: bool
+    house: House, through_server: bool, command: str
 ) -> None:
     """One revocation would end both. The command names the account that stays."""
     for name in ("other", "default"):
@@ -361,9 +362,9 @@ async def test_a_command_leaves_the_other_accounts_of_the_same_user_alive(
             await house.log_in()
     if through_server:
         async with house.serving("--account", "other"):
-            ended = await house.command("revoke", "--account", "other")
+            ended = await house.command(command, "--account", "other")
     else:
-        ended = await house.command("revoke", "--account", "other")
+        ended = await house.command(command, "--account", "other")
     assert (ended[0], ended[2]) == (0, "")
     assert "Nothing was revoked" in ended[1]
     assert "default" in ended[1]
@@ -372,6 +373,27 @@ async def test_a_command_leaves_the_other_accounts_of_the_same_user_alive(
         assert refreshed is not None
         assert refreshed[0] == 200
         assert await house.command("revoke") == (0, "revoked\n", "")
+    assert house.sandbox.identity.usable_refresh_tokens(house.sandbox.clock()) == []
+
+
+@pytest.mark.parametrize("through_server", [False, True])
+async def test_a_command_ends_all_accounts_of_a_user_and_names_them(
+    house: House, through_server: bool
+) -> None:
+    """A second one says that there is no login."""
+    for name in ("other", "default"):
+        async with house.serving("--account", name):
+            await house.log_in()
+    if through_server:
+        async with house.serving():
+            ended = await house.command("revoke", "--all")
+            again = await house.command("revoke")
+    else:
+        ended = await house.command("revoke", "--all")
+        again = await house.command("revoke")
+    assert ended == (0, "revoked: default, other\n", "")
+    assert (again[0], again[2]) == (0, "")
+    assert again[1].startswith("there is no login to revoke")
     assert house.sandbox.identity.usable_refresh_tokens(house.sandbox.clock()) == []
 
 

@@ -27,19 +27,23 @@ CALLERS = 64
 Start = Callable[..., Awaitable[list[Server]]]
 
 
-@pytest.mark.parametrize(("store", "count", "storms"), [("redis", 4, 10), ("file", 3, 8)])
+@pytest.mark.parametrize(
+    ("store", "count", "storms", "accounts"), [("redis", 3, 10, 1), ("file", 3, 8, 0)]
+)
 async def test_processes_that_all_refresh_at_once_cost_one_refresh_a_rotation(
-    store: str, count: int, storms: int
+    store: str, count: int, storms: int, accounts: int
 ) -> None:
-    """Each storm costs one refresh. No token is spent twice, or early."""
-    async with fleet(store, count) as servers:
-        run = Run(servers, life=2)
+    """Each storm costs one refresh. No token of any account is spent twice, or early."""
+    async with fleet(store, count, accounts=accounts) as servers:
+        run = Run(servers, life=2 + accounts)
         figures = await run.go(storms=storms, demands=3, expiries=3)
         assert figures.wrong == []
         assert figures.polls > storms
         assert figures.checks > 0
         assert figures.soonest
-        assert len(servers.sandbox.refreshes()) == run.rotations >= storms + 6
+        assert len(servers.refreshes()) == run.rotations >= storms + 6
+        for name in servers.names[1:]:
+            assert len(servers.refreshes(name)) == servers.rotations(name) > 0
 
 
 async def test_faulty_calls_cost_no_login_and_serve_no_expired_token() -> None:

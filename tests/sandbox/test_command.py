@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import signal
 import socket
 import subprocess
@@ -13,8 +14,9 @@ from contextlib import contextmanager
 import pytest
 import requests
 
-from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, FaultKind, SiblingMode
+from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, FaultKind, SiblingMode, User
 from xots.sandbox.command import add_arguments
+from xots.sandbox.identity.clients import MAX_DEFAULT_USERS, default_users
 
 PROGRAM = """
 import argparse, sys
@@ -117,6 +119,32 @@ def test_the_options_reach_the_sandbox() -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ([], ["Ada Sandbox", "Ben Sandbox"]),
+        (["--users", "1"], ["Ada Sandbox"]),
+        (["--users", "3"], ["Ada Sandbox", "Ben Sandbox", "Cleo Sandbox"]),
+    ],
+)
+def test_the_command_has_two_users_or_as_many_as_the_option_says(
+    options: list[str], names: list[str]
+) -> None:
+    """It prints their names, and the address of the page with their connected apps."""
+    with running(*options) as (_, settings):
+        assert settings["Users"] == ", ".join(names)
+        page = requests.get(settings["Connected apps of each user"], timeout=5).text
+        assert re.findall("<h2>(.*)</h2>", page) == names
+
+
+def test_default_users_are_distinct_and_the_first_one_is_the_default_user() -> None:
+    """A consent without a choice is by that user, as before the option."""
+    users = default_users(MAX_DEFAULT_USERS)
+    assert users[0] == User()
+    assert len({user.user_id for user in users}) == len(users) == 8
+    assert len({user.email for user in users}) == 8
+
+
+@pytest.mark.parametrize(
     ("options", "said"),
     [
         (["--fault", "refresh:every:explode"], ", ".join(FaultKind)),
@@ -124,6 +152,9 @@ def test_the_options_reach_the_sandbox() -> None:
         (["--port", "70000"], "must be a port"),
         (["--redirect-uri", "localhost/code"], "must be a redirect URI"),
         (["--access-token-life", "0"], "seconds from 1 up"),
+        (["--users", "0"], "number of users from 1 to 8"),
+        (["--users", "9"], "number of users from 1 to 8"),
+        (["--users", "two"], "number of users from 1 to 8"),
         (["--grace-minutes", "soon"], "must be a number above 0"),
         (["--client-secret", ""], "must not be empty"),
     ],

@@ -52,6 +52,12 @@ def main() -> int:
         help="instead: this number of years of one process, with 5%% of calls faulty",
     )
     parser.add_argument(
+        "--accounts",
+        type=int,
+        default=0,
+        help="with --years: number of further accounts, which no caller uses (default: 0)",
+    )
+    parser.add_argument(
         "--jobs", type=int, default=1, help="number of worker processes (default: %(default)s)"
     )
     parser.add_argument("--trace", action="store_true", help="print each event")
@@ -66,7 +72,7 @@ def main() -> int:
     elif options.trouble:
         run = partial(run_trouble, hours=options.hours, trace=options.trace)
     elif options.years:
-        seeds, run = seeds[:1], partial(run_years, years=options.years, trace=options.trace)
+        seeds, run = seeds[:1], _years(options)
     else:
         run = partial(run_seed, hours=options.hours, trace=options.trace)
     broken = 0
@@ -98,6 +104,11 @@ def main() -> int:
     return 1 if broken else 0
 
 
+def _years(options: argparse.Namespace) -> Callable[[int, SiblingMode], Counter[str]]:
+    years, accounts, trace = options.years, options.accounts, options.trace
+    return partial(run_years, years=years, accounts=accounts, trace=trace)
+
+
 def _batches(seeds: range, jobs: int) -> list[range]:
     size = SEEDS_PER_BATCH * jobs
     return [seeds[i : i + size] for i in range(0, len(seeds), size)]
@@ -106,7 +117,8 @@ def _batches(seeds: range, jobs: int) -> list[range]:
 def _attempt(
     run: Callable[[int, SiblingMode], Counter[str]], mode: SiblingMode, seed: int
 ) -> tuple[Counter[str], str]:
-    logging.getLogger("xots.keeper").disabled = True
+    for name in ("xots.keeper", "xots.accounts"):
+        logging.getLogger(name).disabled = True
     try:
         return run(seed, mode), ""
     except BrokenInvariantError as error:

@@ -6,11 +6,12 @@ import asyncio
 import random
 from collections import Counter
 
+from xots.keeping.usage import Fresh
 from xots.sandbox import SiblingMode
 
 from .ledger import BrokenInvariantError
 from .story import Story, in_jumping_time
-from .world import KINDS, Climate, World
+from .world import KINDS, SILENT_FAULTS, Climate, World
 
 
 def run_seed(
@@ -37,19 +38,27 @@ def run_seed(
     return in_jumping_time(run())
 
 
-def run_years(seed: int, mode: SiblingMode, years: float, *, trace: bool = False) -> Counter[str]:
+def run_years(
+    seed: int, mode: SiblingMode, years: float, *, accounts: int = 0, trace: bool = False
+) -> Counter[str]:
     """Simulate years of one process in which one call in twenty fails. Return the figures.
+
+    With ``accounts`` more that no caller uses, no fault is silent: their next refresh is far away.
 
     Raises:
         BrokenInvariantError: an invariant does not hold, or the login was lost.
     """
 
     async def run() -> Counter[str]:
-        world = World(seed, mode, Climate(xero=0.05, store=0.05), trace=trace)
+        kinds = tuple(kind for kind in KINDS if not accounts or kind not in SILENT_FAULTS)
+        unused = (Fresh.USED,) * accounts
+        climate = Climate(xero=0.05, store=0.05, kinds=kinds, accounts=unused)
+        world = World(seed, mode, climate, trace=trace)
         story = Story(world, patient=True)
         try:
             story.start()
-            await story.log_in()
+            for name in world.names:
+                await story.log_in(name)
             for _ in range(round(years * 365)):
                 await asyncio.sleep(86400)
                 world.identity.prune(world.now())

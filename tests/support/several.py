@@ -48,7 +48,12 @@ class Several:
     clients: list[XeroClient] = field(default_factory=list)
 
     async def manager(
-        self, store: TokenStore | None = None, *, seed: int = 7, max_accounts: int = 1000
+        self,
+        store: TokenStore | None = None,
+        *,
+        seed: int = 7,
+        max_accounts: int = 1000,
+        declared: Mapping[str, str] | None = None,
     ) -> Accounts:
         """Start one more process; ``store`` is its own opening of the shared records."""
         store = store or self.store
@@ -61,7 +66,12 @@ class Several:
             changes=Changes(store),
             store_clock=StoreClock(store, self.clock),
         )
-        accounts = Accounts(shared, self._configure(self._client()), max_accounts=max_accounts)
+        accounts = Accounts(
+            shared,
+            self._configure(self._client()),
+            declared=declared,
+            max_accounts=max_accounts,
+        )
         self.managers.append(accounts)
         await accounts.start()
         return accounts

@@ -10,6 +10,9 @@ demands   Tokens have a short lifetime, and callers demand most of it (``min_ttl
           refresh has ended refreshes once more, correctly.
 expiry    Tokens have a short lifetime, and no caller demands any of it: the ticks refresh.
 
+With ``--accounts``, the processes keep further accounts at the same time, which are stormed in the
+second part and refreshed by their use in the third. Each of them is judged as the first one is.
+
 During all three parts, callers request ``/token`` from every process, and the run checks that the
 simulated Xero would accept a refresh token of the stored record.
 """
@@ -42,9 +45,11 @@ from xots.backends import open_store
 from xots.keeping.record_store import open_record
 from xots.lifecycle.account import Account
 from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Sandbox, SandboxOptions
+from xots.sandbox.identity.consents import Consent
 from xots.sandbox.identity.protocol import BearerRefused, Refusal
 from xots.sandbox.identity.provider import Identity
 from xots.sandbox.identity.switches import SiblingMode, Switches
+from xots.sandbox.log import LoggedRequest
 from xots.sandbox.person import Person
 from xots.sealing import Sealer, new_key
 from xots.secret import Secret
@@ -56,7 +61,8 @@ MIN_LIFE_TO_CHECK_EXP = 4
 claim is rounded down to whole seconds, and may come a second before Xero's own expiry. xots serves
 no token in the last quarter of its lifetime, which covers that second."""
 
-LEASE_KEY = "xots:lease:default"
+DEFAULT = "default"
+LEASE_KEY = f"xots:lease:{DEFAULT}"
 
 FAULTS = (
     *(
@@ -147,6 +153,11 @@ async def until(
             await asyncio.sleep(0.01)
 
 
+def path_of(name: str, path: str) -> str:
+    """Return the path of an account."""
+    return path if name == DEFAULT else f"/accounts/{name}{path}"
+
+
 # --------------------------------------------------------------------------------- the processes
 
 
@@ -180,7 +191,7 @@ class Process:
 
 @dataclass
 class Fleet:
-    """A simulated Xero, and processes that share one login at it through one store."""
+    """A simulated Xero, and processes that share the logins of some accounts through one store."""
 
     sandbox: Sandbox
     url: str
@@ -190,6 +201,10 @@ class Fleet:
     folder: Path
     environment: dict[str, str]
     command: Sequence[str]
+    names: tuple[str, ...] = (DEFAULT,)
+    """The accounts."""
+    consents: dict[str, Consent] = field(default_factory=dict)
+    """The consent of each account at Xero."""
     lines: list[Line] = field(default_factory=list)
 
     async def start(self) -> Process:
@@ -207,44 +222,66 @@ class Fleet:
         self.lines.append(line)
         return line
 
-    async def log_in(self) -> None:
-        url = f"http://localhost:{self.processes[0].port}"
+    async def log_in(self, name: str = DEFAULT) -> None:
+        url = f"http://localhost:{self.processes[0].port}{path_of(name, '')}"
         page = await Person().log_in(url, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET)
         assert page.status == 200, page.text
-        await self.settled()
+        await self.settled(name)
+        current = (await self.kept(name)).current
+        assert current is not None
+        known = self.sandbox.identity.tokens.refresh_tokens[current.value.reveal()]
+        self.consents[name] = known.consent
 
-    async def tokens(self) -> list[str | None]:
+    def issued(self, name: str) -> set[str]:
+        """Return the fingerprints of all refresh tokens of an account's login."""
+        known = self.sandbox.identity.tokens.refresh_tokens
+        consent = self.consents[name]
+        return {
+            Secret(text).fingerprint for text, token in known.items() if token.consent is consent
+        }
+
+    def rotations(self, name: str = DEFAULT) -> int:
+        """Return the number of rotations of an account at Xero."""
+        return len(self.issued(name)) - 1
+
+    def refreshes(self, name: str = DEFAULT) -> list[LoggedRequest]:
+        """Return the refresh requests of an account at Xero."""
+        own = self.issued(name)
+        return [request for request in self.sandbox.refreshes() if request.token in own]
+
+    async def tokens(self, name: str = DEFAULT) -> list[str | None]:
         """Return the token of each process."""
         lines = [self.line(p) for p in self.processes]
-        responses = await asyncio.gather(*(line.get("/token") for line in lines))
+        path = path_of(name, "/token")
+        responses = await asyncio.gather(*(line.get(path) for line in lines))
         for line in lines:
             line.close()
         return [response.token if response.status == 200 else None for response in responses]
 
-    async def settled(self) -> str:
+    async def settled(self, name: str = DEFAULT) -> str:
         """Wait until all processes serve the same token. Return that token."""
         tokens: list[str | None] = []
 
         async def same() -> bool:
-            tokens[:] = await self.tokens()
+            tokens[:] = await self.tokens(name)
             return None not in tokens and len(set(tokens)) == 1
 
         await until(same)
         return str(tokens[0])
 
-    async def kept(self) -> Account:
+    async def kept(self, name: str = DEFAULT) -> Account:
         """Read the record from the store, without the processes."""
         store = open_store(self.url)
         try:
-            stored = await store.read("default")
+            stored = await store.read(name)
         finally:
             await store.close()
         assert stored is not None
-        return open_record(Sealer([Secret(self.key)]), stored, "default")
+        return open_record(Sealer([Secret(self.key)]), stored, name)
 
-    async def is_safe(self) -> bool:
+    async def is_safe(self, name: str = DEFAULT) -> bool:
         """Check the invariant: tell if the store holds a token from which Xero would issue."""
-        account = await self.kept()
+        account = await self.kept(name)
         tokens = [t for t in (account.current, *account.fallbacks) if t is not None]
         identity, now = self.sandbox.identity, self.sandbox.clock()
         return account.consent_id is not None and any(
@@ -271,9 +308,11 @@ async def fleet(
     seed: int | None = None,
     siblings: SiblingMode = SiblingMode.ALL_VALID,
     command: Sequence[str] = (sys.executable, "-m", "xots"),
+    accounts: int = 0,
     **settings: str,
 ) -> AsyncIterator[Fleet]:
-    """Start ``count`` processes on one Redis or one folder, with a login. End all afterwards."""
+    """Start ``count`` processes on one Redis or one folder, with a login of the default account and
+    of each of ``accounts`` more. End all afterwards."""
     async with AsyncExitStack() as running:
         folder = Path(tempfile.mkdtemp(prefix="xots-processes-"))
         running.callback(shutil.rmtree, folder)
@@ -290,7 +329,22 @@ async def fleet(
         key.chmod(0o600)
         url = redis.unix_url if redis is not None else (folder / "state").as_uri()
         environment = environment_for(sandbox, url, key) | settings
-        servers = Fleet(sandbox, url, key.read_text(), [], redis, folder, environment, command)
+        others = [f"account-{number}" for number in range(1, accounts + 1)]
+        if others:
+            config = folder / "xots.yaml"
+            config.write_text("accounts:\n" + "".join(f"  {name}:\n" for name in others))
+            environment["XOTS_CONFIG"] = str(config)
+        servers = Fleet(
+            sandbox,
+            url,
+            key.read_text(),
+            [],
+            redis,
+            folder,
+            environment,
+            command,
+            (DEFAULT, *others),
+        )
         running.push_async_callback(servers.end_all)
         for _ in range(count):
             await servers.start()
@@ -300,7 +354,8 @@ async def fleet(
         redirect_uris = tuple(f"http://localhost:{one.port}/code" for one in servers.processes)
         sandbox.identity.register(replace(client, redirect_uris=redirect_uris))
         try:
-            await servers.log_in()
+            for name in servers.names:
+                await servers.log_in(name)
             yield servers
         finally:
             sandbox.faults.clear()
@@ -364,9 +419,9 @@ class Figures:
             and response.headers.get("retry-after", "").isdecimal()
         ):
             self.unavailable += 1
-        elif response.status == 303 and where == "/refresh":
+        elif response.status == 303 and where.endswith("/refresh"):
             pass
-        elif response.status == 200 and where != "/refresh":
+        elif response.status == 200 and not where.endswith("/refresh"):
             self.polls += 1
             try:
                 end = identity.check_access(response.token, response.sent_at).expires_at
@@ -382,21 +437,20 @@ class Figures:
             body = response.body.decode()[:300]
             self.wrong.append(f"{where} responded with {response.status} {body}")
 
-    def count(self, fleet: Fleet, faulty: bool) -> None:
-        """Judge the requests that Xero saw."""
-        refreshes = fleet.sandbox.refreshes()
+    def count(self, fleet: Fleet, name: str, faulty: bool) -> None:
+        """Judge the requests of an account that Xero saw."""
+        refreshes = fleet.refreshes(name)
         if SPENT in (r.reason for r in refreshes):
-            self.wrong.append("a refresh token was used again after its grace")
+            self.wrong.append(f"{name}: a refresh token was used again after its grace")
         if faulty:
             return
-        counts = fleet.sandbox.identity.counts
         if bad := [r for r in refreshes if r.outcome != "issued"]:
-            self.wrong.append(f"{len(bad)} refreshes issued nothing, such as: {bad[0]}")
-        if not len(refreshes) == counts.refreshes == len({r.token for r in refreshes}):
-            self.wrong.append("a refresh token was spent twice")
+            self.wrong.append(f"{name}: {len(bad)} refreshes issued nothing, such as: {bad[0]}")
+        if not len(refreshes) == fleet.rotations(name) == len({r.token for r in refreshes}):
+            self.wrong.append(f"{name}: a refresh token was spent twice")
         for earlier, later in pairwise(refreshes):
             if later.token != earlier.issued:
-                self.wrong.append(f"the chain breaks: {later} does not follow {earlier}")
+                self.wrong.append(f"{name}: the chain breaks: {later} does not follow {earlier}")
 
 
 SPENT = str(Refusal.SPENT)
@@ -423,13 +477,17 @@ class Run:
 
     @property
     def rotations(self) -> int:
-        """Return the number of rotations at Xero."""
-        return self.fleet.sandbox.identity.counts.refreshes
+        """Return the number of rotations of the default account at Xero."""
+        return self.fleet.rotations()
 
     async def go(self, *, storms: int, demands: int, expiries: int) -> Figures:
         """Run the three parts, with the number of rotations for each."""
         tasks = [asyncio.create_task(self.parts(storms, demands, expiries))]
-        tasks += [asyncio.create_task(self.call(process)) for process in self.fleet.processes]
+        tasks += [
+            asyncio.create_task(self.call(process, name))
+            for process in self.fleet.processes
+            for name in self.fleet.names
+        ]
         tasks.append(asyncio.create_task(self.check_record()))
         try:
             # A caller ends only by an error.
@@ -451,62 +509,73 @@ class Run:
         while self.rotations < goal:
             await (self.storm() if self.faulty else self.held_storm())
         self.fleet.live(self.life)
-        await self.storm()
+        for name in self.fleet.names:
+            await self.storm(name)
         self.min_ttl = self.life
         goal = self.rotations + demands
         while self.rotations < goal:
             await asyncio.sleep(self.rng.uniform(0, 0.3))
             if self.rng.random() < 0.5:
-                before = len(self.fleet.sandbox.refreshes())
-                await self.storm()
-                self.figures.storms[len(self.fleet.sandbox.refreshes()) - before] += 1
+                name = self.rng.choice(self.fleet.names)
+                before = len(self.fleet.refreshes(name))
+                await self.storm(name)
+                self.figures.storms[len(self.fleet.refreshes(name)) - before] += 1
         self.min_ttl = None
-        goal, before = self.rotations + expiries, len(self.fleet.sandbox.refreshes())
+        goal = self.rotations + expiries
+        made = {name: len(self.fleet.refreshes(name)) for name in self.fleet.names}
         await until(lambda: self.rotations >= goal, 60 + expiries * self.life * 10)
         if not self.faulty:
-            # The first one may follow soon after a refresh that a caller demanded.
-            times = [refresh.at for refresh in self.fleet.sandbox.refreshes()[before:]]
-            gaps = [(later - earlier).total_seconds() for earlier, later in pairwise(times)]
-            self.figures.soonest = min(gaps, default=None)
-            if (
-                self.figures.soonest is not None
-                and self.figures.soonest < self.life * DUE_AFTER_SHARE
-            ):
-                self.figures.wrong.append(
-                    f"a token was refreshed {self.figures.soonest:.2f} s after it was issued"
-                )
+            for name, before in made.items():
+                self.check_intervals(name, before)
 
-    async def call(self, process: Process) -> None:
-        """Request the token of one process again and again."""
+    def check_intervals(self, name: str, before: int) -> None:
+        """Check that no refresh of an account came early, but for its first ``before``."""
+        # The first one may follow soon after a refresh that a caller demanded.
+        times = [refresh.at for refresh in self.fleet.refreshes(name)[before:]]
+        gaps = [(later - earlier).total_seconds() for earlier, later in pairwise(times)]
+        soonest = min(gaps, default=None)
+        if soonest is None:
+            return
+        self.figures.soonest = min(self.figures.soonest or soonest, soonest)
+        if soonest < self.life * DUE_AFTER_SHARE:
+            self.figures.wrong.append(
+                f"a token of {name} was refreshed {soonest:.2f} s after it was issued"
+            )
+
+    async def call(self, process: Process, name: str) -> None:
+        """Request the token of an account at one process again and again."""
         line, identity = self.fleet.line(process), self.fleet.sandbox.identity
         while not self.over:
-            path = "/token" if self.min_ttl is None else f"/token?min_ttl={self.min_ttl}"
-            self.figures.check(await line.get(path), "/token", self.life, identity, self.faulty)
-            await asyncio.sleep(REQUEST_INTERVAL_SECONDS * self.rng.uniform(0.5, 1.5))
+            where = path_of(name, "/token")
+            path = where if self.min_ttl is None else f"{where}?min_ttl={self.min_ttl}"
+            self.figures.check(await line.get(path), where, self.life, identity, self.faulty)
+            interval = REQUEST_INTERVAL_SECONDS * len(self.fleet.names)
+            await asyncio.sleep(interval * self.rng.uniform(0.5, 1.5))
 
     async def check_record(self) -> None:
         """Check the stored record again and again."""
         while not self.over:
-            if not await self.fleet.is_safe():
-                self.figures.wrong.append("the store held no token from which Xero would issue")
-            self.figures.checks += 1
+            for name in self.fleet.names:
+                if not await self.fleet.is_safe(name):
+                    self.figures.wrong.append(
+                        f"the store held no token of {name} from which Xero would issue"
+                    )
+                self.figures.checks += 1
             await asyncio.sleep(0.1)
 
-    async def storm(self) -> None:
-        """Send ``GET /refresh`` to all processes at once."""
-        await asyncio.gather(*(self.refresh(process) for process in self.fleet.processes))
+    async def storm(self, name: str = DEFAULT) -> None:
+        """Send ``GET /refresh`` for an account to all processes at once."""
+        await asyncio.gather(*(self.refresh(process, name) for process in self.fleet.processes))
 
-    async def refresh(self, process: Process) -> None:
-        line = self.fleet.line(process)
-        response = await line.get("/refresh")
+    async def refresh(self, process: Process, name: str) -> None:
+        line, path = self.fleet.line(process), path_of(name, "/refresh")
+        response = await line.get(path)
         line.close()
-        self.figures.check(
-            response, "/refresh", self.life, self.fleet.sandbox.identity, self.faulty
-        )
+        self.figures.check(response, path, self.life, self.fleet.sandbox.identity, self.faulty)
 
     async def held_storm(self) -> None:
         """Send a storm whose refresh Xero holds until every process has received it."""
-        sandbox, before = self.fleet.sandbox, len(self.fleet.sandbox.refreshes())
+        sandbox, before = self.fleet.sandbox, len(self.fleet.refreshes())
         sandbox.add_fault("refresh:nth=1:hold-before")
         storm = asyncio.create_task(self.storm())
         try:
@@ -520,38 +589,43 @@ class Run:
         finally:
             storm.cancel()
             sandbox.faults.clear()
-        made = len(sandbox.refreshes()) - before
+        made = len(self.fleet.refreshes()) - before
         if made != 1:
             self.figures.wrong.append(
                 f"a storm at {len(self.fleet.processes)} processes cost {made} refreshes"
             )
 
     async def end(self) -> None:
-        """Check that in the end every process serves the same token, and that Xero accepts the
-        record's."""
+        """Check that in the end every process serves the same token of each account, and that Xero
+        accepts the record's."""
         self.fleet.sandbox.faults.clear()
         self.fleet.live(LONG_LIFE_SECONDS)
+        for name in self.fleet.names:
+            await self.end_of(name)
+
+    async def end_of(self, name: str) -> None:
+        """Check one account in the end."""
         line = self.fleet.line(self.fleet.processes[0])
 
         async def fresh() -> bool:
-            await line.get("/refresh")
-            token = (await self.fleet.tokens())[0]
+            await line.get(path_of(name, "/refresh"))
+            token = (await self.fleet.tokens(name))[0]
             return token is not None and exp(token) - time.time() > LONG_LIFE_SECONDS / 2
 
         await until(fresh, 90)  # a back-off may still run
-        await self.fleet.settled()
-        if not await self.fleet.is_safe():
+        await self.fleet.settled(name)
+        if not await self.fleet.is_safe(name):
             self.figures.wrong.append(
-                "the record at the end holds no token from which Xero would issue"
+                f"the record of {name} at the end holds no token from which Xero would issue"
             )
         account, identity, now = (
-            await self.fleet.kept(),
+            await self.fleet.kept(name),
             self.fleet.sandbox.identity,
             self.fleet.sandbox.clock(),
         )
         if account.current is None or not identity.would_issue(account.current.value.reveal(), now):
-            self.figures.wrong.append("Xero would not take the record's current token")
-        self.figures.count(self.fleet, self.faulty)
+            self.figures.wrong.append(f"Xero would not take the current token of {name}")
+        self.figures.count(self.fleet, name, self.faulty)
 
     def report(self) -> list[str]:
         """Return the figures as lines."""
@@ -563,7 +637,9 @@ class Run:
         unheld = (
             ", ".join(f"{made}: {times}" for made, times in sorted(seen.storms.items())) or "none"
         )
+        others = {name: self.fleet.rotations(name) for name in self.fleet.names[1:]}
         return [
+            *([f"rotations of the other accounts: {others}"] if others else []),
             f"rotations {self.rotations}, refresh requests {len(refreshes)}, "
             f"distinct refresh tokens spent {spent}, retries {len(refreshes) - spent}, "
             f"reused after the grace period {reused}",
@@ -673,7 +749,11 @@ async def rotate(options: argparse.Namespace) -> list[str]:
     """Make a run, and print its figures. Return the errors."""
     began = time.monotonic()
     async with fleet(
-        options.store, options.processes, seed=options.seed, siblings=options.siblings
+        options.store,
+        options.processes,
+        seed=options.seed,
+        siblings=options.siblings,
+        accounts=options.accounts,
     ) as servers:
         run = Run(servers, faults_percent=options.faults, life=options.life, seed=options.seed)
         storms, demands = options.rotations // 4, options.rotations // 4
@@ -756,6 +836,12 @@ def main(arguments: list[str]) -> int:
         type=int,
         default=1,
         help="seed of the faults and the storms (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--accounts",
+        type=int,
+        default=0,
+        help="number of accounts beside the default one (default: %(default)s)",
     )
     parser.add_argument(
         "--stop",

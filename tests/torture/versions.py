@@ -207,9 +207,10 @@ class House:
         tokens: set[str] = set()
 
         async def found() -> bool:
+            responses = [await self.lines[server.name].get("/token") for server in servers]
             tokens.clear()
-            tokens.update([await self.token(server) for server in servers])
-            return len(tokens) == 1
+            tokens.update(response.token for response in responses if response.status == 200)
+            return len(tokens) == 1 and all(response.status == 200 for response in responses)
 
         await until(found)
         return tokens.pop()

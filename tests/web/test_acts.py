@@ -142,12 +142,27 @@ async def test_revoke_ends_the_login_at_xero_and_keeps_the_credentials(
     assert (await get(f"{server.url}/token")).status == 200
 
 
+@pytest.mark.parametrize("query", ["", "?all=true"])
+async def test_a_second_revoke_says_that_there_is_no_login(
+    brought_to: Any, send: Any, get: Any, query: str
+) -> None:
+    """Its status is that of the first one, so that a program may repeat a lost request."""
+    server = await brought_to("revoked")
+    response = await send("POST", f"{server.url}/revoke{query}", None, "")
+    assert (response.status, response.json["status"]) == (200, "revoked")
+    assert response.json["detail"].startswith("there is no login to revoke")
+    headers = {"Accept": "text/html", "Origin": origin(server)}
+    page = await send("POST", f"{origin(server)}/revoke{query}", headers, "")
+    assert "There is no login to revoke" in page.text
+    assert "Xero has revoked" not in page.text
+
+
 @pytest.mark.parametrize("page", [False, True])
 async def test_revoke_names_the_accounts_that_share_the_user(
     brought_to: Any, sandbox: Sandbox, send: Any, expected_log: Any, page: bool
 ) -> None:
     """Nothing was revoked, since that would end these too. The connection that remains is named."""
-    expected_log(r"WARNING xots: default: connections of the ended login to .* may remain at Xero")
+    expected_log(r"WARNING xots: default: the connection to .* may remain at Xero")
     server = await brought_to("connected")
     account = server.keeper.account
     other = msgspec.structs.replace(account, tenant_id="another", auth_event_id="another")

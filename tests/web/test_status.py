@@ -159,11 +159,27 @@ async def test_before_a_login_the_sentence_says_which_page_to_open(
     new_server: NewServer, credentials: Any, told: Any
 ) -> None:
     """The form if credentials are missing, or else home."""
-    content, words = await told(await new_server())
-    assert words == "The app's credentials are missing. Open / to enter them, and log in."
+    server = await new_server()
+    content, words = await told(server)
+    url = f"http://localhost:{server.port}"
+    assert words == f"The app's credentials are missing. Open {url}/ to enter them, and log in."
     assert (content["attention_for"], content["retrying"]) == ("not-logged-in", None)
-    _, words = await told(await new_server(**credentials))
-    assert words == "No user is logged in. Open /home and log in."
+    server = await new_server(**credentials)
+    _, words = await told(server)
+    url = f"http://localhost:{server.port}"
+    assert words == f"No user is logged in. Open {url}/home and log in."
+
+
+async def test_an_ended_login_is_shown(logged_in: Server, told: Any, send: Any) -> None:
+    """The record does not tell if Xero has revoked it, or if other accounts kept it from that."""
+    await send("POST", f"{logged_in.url}/revoke", None, "")
+    content, words = await told(logged_in)
+    url = f"http://localhost:{logged_in.port}"
+    assert words == f"The login was ended here. Open {url}/home and log in."
+    assert content["state"] == "revoked"
+    home = await send("GET", f"{url}/home", {"Accept": "text/html"})
+    assert "The login was ended here. Connect to log in again." in home.text
+    assert "was revoked" not in home.text
 
 
 async def test_a_started_login_is_shown(server: Server, person: Any, told: Any) -> None:
@@ -366,7 +382,8 @@ async def test_a_lost_consent_names_the_reason_and_the_page_to_open(
     assert "Programs receive an access token that expires at 09:30:00 UTC" in words
     assert words.endswith(
         "The login is lost. Xero refused every refresh token (invalid_grant): most likely the app "
-        "was disconnected at Xero. A user must log in again: open /home."
+        "was disconnected at Xero. A user must log in again: open "
+        f"http://localhost:{logged_in.port}/home."
     )
     assert [content[name] for name in ("retrying", "next_attempt_at", "grace_ends_at")] == [
         None
@@ -458,7 +475,8 @@ async def test_an_unconfirmed_revocation_is_shown(
     )
     assert "1 failed attempt so far" in words
     assert "The next attempt is " in words
-    assert words.endswith("No user is logged in. Open /home and log in.")
+    url = f"http://localhost:{logged_in.port}"
+    assert words.endswith(f"No user is logged in. Open {url}/home and log in.")
     assert content["retrying"] == "revocation"
 
 

@@ -1,10 +1,10 @@
-"""The accounts of one process: a keeper for each that is needed, and what is due across all.
+"""The accounts of one process: a keeper for each that is needed, and the work that is due.
 
 =============  ===================================================================================
 ``config``     the settings of one account, as its keeper needs them
 ``directory``  the known accounts, with a summary of each that costs no request
 ``keepers``    the open keepers: opened when they are needed, closed when they are idle
-``survey``     what the records show, from sweeps and from the store's changes
+``survey``     sweeps of all records, and the store's changes
 ``work``       the accounts that are due, a few at a time
 ``accounts``   ``Accounts``: all of these, for the rest of the program
 =============  ===================================================================================

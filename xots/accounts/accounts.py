@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from ..clock import MAX_CLOCK_SKEW
 from ..errors import (
+    AccountError,
     AccountExists,
     AccountFixed,
     AccountUnusable,
     SealError,
     SettingsError,
+    StoreUnavailable,
+    TokenUnavailable,
     TooManyAccounts,
     UnknownAccount,
     XotsError,
@@ -22,6 +24,7 @@ from ..keeping.ending import EndOutcome
 from ..keeping.keeper import TokenKeeper
 from ..keeping.record_store import RecordStore
 from ..keeping.replica import Replica
+from ..keeping.siblings import siblings_in
 from ..lifecycle.account import Account, Entry
 from ..lifecycle.logins import after_added, after_removed
 from .config import AccountConfig, Configure
@@ -30,7 +33,14 @@ from .keepers import Keepers, Opened, Shared
 from .survey import Survey
 from .work import Work
 
-__all__ = ["Accounts"]
+__all__ = ["Accounts", "unknown_account"]
+
+
+def unknown_account(name: str) -> UnknownAccount:
+    """Return the error for an account that does not exist."""
+    return UnknownAccount(
+        f"there is no account {name}; /accounts or xots account list shows the accounts"
+    )
 
 
 class Accounts:
@@ -62,10 +72,10 @@ class Accounts:
         self._configure = configure
         self._name_of_default = default
         self._max_accounts = max_accounts
+        self._adding: set[str] = set()
         self._directory = Directory({default: "the default account"} | dict(declared or {}))
         self._survey = Survey(shared, configure, self._directory, self._is_open)
         self._keepers = Keepers(shared, configure, self._survey.observe)
-        self._adding = asyncio.Lock()
         clock = shared.clock
         self._clock_offset = clock.now().timestamp() - clock.elapsed()
         self._work = Work(
@@ -94,6 +104,7 @@ class Accounts:
         Raises:
             StoreUnavailable: the store did not take an unsaved change in time.
         """
+        self._keepers.stop_waiting()
         await self._survey.stop()
         await self._work.close()
         await self._keepers.close()
@@ -147,11 +158,11 @@ class Accounts:
             TokenUnavailable: the server is stopping.
         """
         if name not in self._directory:
-            raise UnknownAccount("there is no account of this name; /accounts lists them")
+            raise unknown_account(name)
         found = await self._enter(name, is_caller=True, to_end=to_end)
         if found.keeper.account.removed and not found.config.is_fixed:
             self.leave(name)  # the directory does not know it yet
-            raise UnknownAccount("this account was removed; /accounts lists the others")
+            raise unknown_account(name)
         return found
 
     def leave(self, name: str) -> None:
@@ -174,25 +185,43 @@ class Accounts:
             AccountExists, TooManyAccounts: nothing was added.
             StoreUnavailable, SealError: the store cannot be read or written.
         """
+        await self.swept()  # before it, removed accounts look like others
+        if place := self._directory.declared.get(name):
+            raise AccountExists(
+                f"the account {name} is declared in the settings ({place}); choose another name"
+            )
+        if name in self._directory or name in self._adding:
+            raise AccountExists(f"there is an account {name} already; remove it first")
+        count = len(self._directory) + len(self._adding)
+        if count >= self._max_accounts:
+            raise TooManyAccounts(
+                f"there are {count} accounts already, and max_accounts is {self._max_accounts}: "
+                "remove one, or raise max_accounts"
+            )
 
         def added(account: Account) -> Account:
             if not account.removed and (account.entry or account.client_id):
                 raise AccountExists(f"another process has added the account {name} meanwhile")
             return after_added(account, entry)
 
-        await self.swept()
-        async with self._adding:  # one at a time, so that no further one passes the bound
-            self._check_addition(name)
+        self._adding.add(name)
+        try:
             await self._update(name, added)
+        finally:
+            self._adding.discard(name)
         self._emit_change(name, removed=False)
 
-    async def remove(self, name: str) -> None:
+    async def remove(self, name: str) -> EndOutcome:
         """End an account's login and hide the account. Its record stays, empty, so that adding the
         name again continues its generations.
 
+        Returns:
+            The outcome of the login's end.
+
         Raises:
             UnknownAccount, AccountFixed: there is none, or it stands in the settings.
-            AccountUnusable, StoreUnavailable, SealError: as ``enter``.
+            AccountUnusable: its record cannot be opened. It stays as it is.
+            StoreUnavailable: the store cannot be read or written.
         """
         async with self.opened(name, to_end=True) as found:
             if found.config.is_fixed:
@@ -202,10 +231,11 @@ class Accounts:
                     f"{name}"
                 )
             await self.swept()
-            await found.keeper.end(forget=True)
+            ended = await found.keeper.end(forget=True)
         now = self._shared.clock.now()
         await self._update(name, lambda account: after_removed(account, now=now))
         self._emit_change(name, removed=True)
+        return ended
 
     async def end_all(self, name: str, *, forget: bool) -> dict[str, EndOutcome | XotsError]:
         """End the logins of an account and of all that share its client and Xero user.
@@ -216,13 +246,33 @@ class Accounts:
         """
         await self.swept()
         ended: dict[str, EndOutcome | XotsError] = {}
-        for each in (*self.siblings(name), name):
+        for each in (*await self._siblings_now(name), name):
             try:
-                async with self.opened(each, to_end=True) as found:
+                # It need not be in the directory yet: the store has it.
+                found = await self._enter(each, is_caller=True, to_end=True)
+                try:
                     ended[each] = await found.keeper.end(forget=forget, everywhere=True)
+                finally:
+                    self.leave(each)
             except XotsError as error:
                 ended[each] = error
         return ended
+
+    async def _siblings_now(self, name: str) -> list[str]:
+        """Return the siblings, with those that another process has just logged in.
+
+        Raises:
+            StoreUnavailable: the store cannot be read.
+        """
+        found = set(self.siblings(name))
+        with suppress(AccountError, TokenUnavailable):  # without its record, none can be found
+            async with self.opened(name, to_end=True) as opened:
+                account = opened.keeper.account
+            if account.consent_id is not None:  # otherwise there is no fate to share
+                find = siblings_in(self._shared.store, self._shared.sealer, name)
+                stored = await find(account)
+                found.update(other for other, record in stored.items() if record is not None)
+        return sorted(found)
 
     # ---------- the tick
 
@@ -273,26 +323,14 @@ class Accounts:
         finally:
             self._keepers.leave(name)
             self._keepers.schedule(name, acted=True)
-        account, config, now = found.keeper.account, found.config, self._shared.clock.now()
-        due_at = config.indexed_at(account, now)
+        if name == self._name_of_default:
+            return  # it is maintained at every tick, whatever the index holds
+        account, now = found.keeper.account, self._shared.clock.now()
+        due_at = found.config.indexed_at(account, now)
         if account.write_id == before and (due_at is None or due_at > now):
-            await self._shared.store.note_due(name, due_at)
+            await self._survey.correct_index(name)
 
     # ---------- inside
-
-    def _check_addition(self, name: str) -> None:
-        """Check that the name is free, and that a further account may be added.
-
-        Raises:
-            AccountExists, TooManyAccounts: it is not, or none may.
-        """
-        if name in self._directory:
-            raise AccountExists(f"there is an account {name} already; remove it first")
-        if len(self._directory) >= self._max_accounts:
-            raise TooManyAccounts(
-                f"there are {len(self._directory)} accounts already, and max_accounts is "
-                f"{self._max_accounts}: remove one, or raise max_accounts"
-            )
 
     def _emit_change(self, name: str, *, removed: bool) -> None:
         event = AccountsChanged(account=name, at=self._shared.clock.now(), removed=removed)
@@ -334,3 +372,11 @@ class Accounts:
         account = replica.account
         config = self._configure(name, account.entry)
         self._survey.note(name, glimpse(config, account, clock.now()))
+        if (found := self._keepers.get(name)) is not None:
+            # An open keeper has the settings from before. The next caller gets another one.
+            with suppress(StoreUnavailable, SealError):
+                await found.keeper.follow()
+
+
+def _unknown() -> UnknownAccount:
+    return UnknownAccount("there is no account of this name; /accounts lists them")

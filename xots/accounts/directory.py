@@ -24,7 +24,7 @@ accounts may all share one: a list of all would name a million."""
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Glimpse:
-    """What is remembered of an account's record. It holds no secret."""
+    """The part of an account's record that the directory remembers. It holds no secret."""
 
     source: str
     is_removed: bool = False
@@ -64,7 +64,7 @@ class Summary:
 
 
 def glimpse(config: AccountConfig, account: Account, now: datetime) -> Glimpse:
-    """Return what to remember of a record."""
+    """Return the part of a record that the directory remembers."""
     problems = config.problems(account)
     ahead = config.fresh is Fresh.ALWAYS
     found = outlook(account, now, config.policy, ahead=ahead)
@@ -123,33 +123,33 @@ class Directory:
             self._seen.setdefault(name, Glimpse(source="the store"))
 
     def get(self, name: str) -> Glimpse | None:
-        """Return what is remembered of an account; None if nothing is."""
+        """Return the glimpse of an account; None if its record was never read."""
         return self._seen.get(name)
 
     def note(self, name: str, found: Glimpse) -> Glimpse | None:
-        """Remember an account, and return what was remembered before."""
+        """Remember an account, and return its glimpse before; None if there was none."""
         before = self._seen.get(name)
         self._seen[name] = found
         return before
 
     @property
-    def declared(self) -> frozenset[str]:
-        """The names in the settings. Some may have no record yet."""
-        return frozenset(self._declared)
+    def declared(self) -> dict[str, str]:
+        """The accounts in the settings, each with its place. Some may have no record yet."""
+        return {name: found.source for name, found in self._declared.items()}
 
     def keep_only(self, names: Iterable[str]) -> None:
         """Forget the accounts that are not declared and have no record any more."""
-        kept = self.declared.union(names)
+        kept = {*self._declared, *names}
         self._seen = {name: found for name, found in self._seen.items() if name in kept}
 
     def siblings(self, name: str) -> dict[str, Glimpse]:
         """Return the other live accounts of the same client and Xero user.
 
         Xero ends all of a user's connections to an app together. An account whose user is not known
-        may be any user's, so it counts.
+        may be any user's, so it counts. An account without a login has none.
         """
         own = self._seen.get(name)
-        if own is None or own.client_id is None:
+        if own is None or not own.is_live:
             return {}
         return {
             other: found

@@ -178,7 +178,7 @@ class Keepers:
 
         Args:
             name: the account.
-            acted: True if what was due has just been done or attempted.
+            acted: True if the due operation has just been attempted.
         """
         found, clock = self._open.get(name), self._shared.clock
         if found is None or name in self._pinned or self._tasks.closed:
@@ -198,6 +198,12 @@ class Keepers:
             times.append(now)
         not_before = now + timedelta(seconds=keeper.tick_seconds) if acted else now
         self._due.note(name, max(not_before, min(times)))
+
+    def stop_waiting(self) -> None:
+        """Let no operation wait for requests of others, before ``close``. Those that are in
+        progress are concluded."""
+        for found in self._open.values():
+            found.config.xero.stop_waiting()
 
     async def close(self) -> None:
         """Close all keepers, and wait until every operation is concluded and written.

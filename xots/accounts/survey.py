@@ -1,4 +1,4 @@
-"""``Survey``: what the records of all accounts show, from sweeps and from the store's changes."""
+"""``Survey``: reads the records of all accounts, in sweeps and after changes in the store."""
 
 from __future__ import annotations
 
@@ -28,6 +28,10 @@ SWEEP_INTERVAL_SECONDS = 3600.0
 
 SWEEP_PAUSE_SECONDS = 0.02
 """Pause between two records of a sweep: it takes some minutes for 10,000, and delays nothing."""
+
+MAX_FAILED_READS = 3
+"""Number of reads in a row whose failure ends a sweep: the store has failed. Fewer are trouble of
+their records, such as a bad sector, which is to delay no other account."""
 
 RETRY_INTERVAL_SECONDS = 1.0
 """Interval between attempts to watch a store that failed."""
@@ -60,6 +64,7 @@ class Survey:
         self._is_complete = False
         self._completing = asyncio.Lock()
         self._shared_index = False
+        self._shortest_of_sweep = float("inf")
         self.shortest_tick_seconds = float("inf")
         """The interval between ticks that the shortest token demands."""
 
@@ -86,8 +91,14 @@ class Survey:
             StoreUnavailable: the store cannot be read.
         """
         async with self._completing:
-            if not self._is_complete:
+            if self._is_complete:
+                return
+            self._sweep_at = self._shared.clock.elapsed() + SWEEP_INTERVAL_SECONDS
+            try:
                 await self._sweep(pause_seconds=0)
+            except StoreUnavailable:
+                self.demand_sweep()
+                raise
 
     def demand_sweep(self) -> None:
         """Make a sweep due now: records may have changed unseen, or the clock was set."""
@@ -134,48 +145,62 @@ class Survey:
             logger.exception("reading the records of all accounts failed")
 
     async def _sweep(self, pause_seconds: float) -> None:
-        """Read every record: correct the index, and what is known of the account.
+        """Read every record, and correct the index and the directory.
 
         Raises:
             StoreUnavailable: the store cannot be read.
         """
         names = await self._shared.store.names()
         self._directory.keep_only(names)
-        self.shortest_tick_seconds = float("inf")
-        without_record = sorted(self._directory.declared.difference(names))
+        self._shortest_of_sweep = float("inf")
+        without_record = sorted(self._directory.declared.keys() - set(names))
+        failed_in_a_row = 0
         for name in (*names, *without_record):
-            await self._look(name, is_sweep=True)
+            try:
+                await self.correct_index(name)
+                failed_in_a_row = 0
+            except StoreUnavailable:
+                failed_in_a_row += 1
+                if failed_in_a_row == MAX_FAILED_READS:
+                    raise
             await asyncio.sleep(pause_seconds)
+        self.shortest_tick_seconds = self._shortest_of_sweep
         self._is_complete = True
 
-    async def _look(self, name: str, *, is_sweep: bool = False) -> None:
-        """Read the record of an account, and note what it shows. An open keeper does so itself.
+    async def _look(self, name: str) -> None:
+        """Look at an account that another process has written. An open keeper follows it itself,
+        and the other process has written the index if it is shared.
 
         Raises:
             StoreUnavailable: the store cannot be read.
         """
-        store = self._shared.store
-        corrects_index = is_sweep or not store.shares_index
-        if self._is_open(name) and not corrects_index:
-            return
-        record = RecordStore(store, self._shared.sealer, name)
-        stored = await self._read(record, name)
-        while corrects_index and stored is not None:
-            await store.note_due(name, stored[1])
+        if not self._shared.store.shares_index:
+            await self.correct_index(name)
+        elif not self._is_open(name):
+            await self._read(name)
+
+    async def correct_index(self, name: str) -> None:
+        """Read the record of an account, note what it shows, and correct the index by it.
+
+        Raises:
+            StoreUnavailable: the store cannot be read.
+        """
+        stored = await self._read(name)
+        while stored is not None:
+            await self._shared.store.note_due(name, stored[1])
             # Another process may have written meanwhile, and its time may just have been replaced.
-            before, stored = stored, await self._read(record, name)
+            before, stored = stored, await self._read(name)
             if stored is None or stored[0] == before[0]:
                 return
 
-    async def _read(
-        self, record: RecordStore, name: str
-    ) -> tuple[str | None, datetime | None] | None:
-        """Read a record and note what it shows. Return its version, and when it is due; None if it
-        cannot be used.
+    async def _read(self, name: str) -> tuple[str | None, datetime | None] | None:
+        """Read a record into the directory. Return its version and its due time; None if it cannot
+        be used.
 
         Raises:
             StoreUnavailable: the store cannot be read.
         """
+        record = RecordStore(self._shared.store, self._shared.sealer, name)
         try:
             stored = await record.read()
             account = record.opened(stored)
@@ -187,13 +212,14 @@ class Survey:
         return version_of(stored), config.indexed_at(account, self._shared.clock.now())
 
     def observe(self, found: Opened) -> None:
-        """Note what the record of an open keeper shows."""
+        """Bring the record of an open keeper into the directory."""
         self._observe(found.config, found.keeper.account)
 
     def _observe(self, config: AccountConfig, account: Account) -> None:
         self.note(config.name, glimpse(config, account, self._shared.clock.now()))
         seconds = tick_seconds(account, config.policy)
         self.shortest_tick_seconds = min(self.shortest_tick_seconds, seconds)
+        self._shortest_of_sweep = min(self._shortest_of_sweep, seconds)
 
     def note(self, name: str, found: Glimpse) -> None:
         """Remember an account, and report a problem that is new."""
@@ -202,6 +228,6 @@ class Survey:
             logger.warning("%s: %s", name, found.problem)
 
     def note_problem(self, name: str, problem: str) -> None:
-        """Remember why an account cannot be used. What its record showed before stays known."""
+        """Remember why an account cannot be used. The rest of its glimpse stays."""
         known = self._directory.get(name) or Glimpse(source="the store")
         self.note(name, replace(known, problem=problem))

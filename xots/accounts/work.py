@@ -21,8 +21,16 @@ __all__ = ["Work"]
 logger = logging.getLogger("xots.accounts")
 
 MAX_AT_ONCE = 64
-"""Upper bound on the accounts in maintenance. Few of them have a request at Xero: the others wait
-for a lease or for the store."""
+"""Upper bound on the accounts in maintenance that are not slow. Few of them have a request at Xero:
+the others wait for a lease or for the store."""
+
+SLOW_SECONDS = 2.0
+"""Time after which an account in maintenance is slow, and leaves its place to another one. It waits
+for a lease that another process holds, or for Xero."""
+
+MAX_BUSY = 128
+"""Upper bound on the accounts in maintenance, with the slow ones. Each may hold its lease while it
+waits for a place at Xero. More of them would hold it for longer than other processes wait."""
 
 PAUSE_SECONDS = 2.0
 """Time for which an account is left alone after its maintenance, whatever the index holds."""
@@ -91,7 +99,12 @@ class Work:
             while names := await self._next():
                 for name in names:
                     await self._room.acquire()
-                    self._start(name).add_done_callback(lambda _: self._room.release())
+                    self._tasks.start(self._give_up_room(self._start(name)))
+
+    async def _give_up_room(self, task: asyncio.Task[None]) -> None:
+        """Let another account in once this one's maintenance has ended, or is slow."""
+        await asyncio.wait([task], timeout=SLOW_SECONDS)
+        self._room.release()
 
     async def _next(self) -> list[str]:
         """Return the next due accounts in a random order: the processes that share a store do not
@@ -99,6 +112,8 @@ class Work:
         elapsed = self._clock.elapsed()
         self._paused = {name: until for name, until in self._paused.items() if until > elapsed}
         excluded = self._busy | self._paused.keys()
+        if len(self._busy) >= MAX_BUSY:
+            return []  # the next tick asks again
         try:
             found = await self._find_due(MAX_AT_ONCE + len(excluded))
         except StoreUnavailable:

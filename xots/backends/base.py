@@ -234,6 +234,15 @@ class TokenStore(ABC):
         host, at = found
         return (host, timedelta(seconds=at - time.time())) if at > time.time() else None
 
+    async def foreign(self) -> list[str]:
+        """Return the names of records that no account can have, in order. Another program or an
+        operator has written them. The other methods skip them.
+
+        Raises:
+            StoreUnavailable: the store cannot be read now.
+        """
+        return []
+
     async def warnings(self) -> list[str]:
         """Return the ways in which this store may lose an acknowledged record, or reveal a secret
         of its URL, a sentence each.

@@ -41,7 +41,6 @@ from ..file_access import (
     open_folder,
     restore_owner_rights,
 )
-from ..safe_text import safe_text
 from .base import (
     MAX_RECORD_BYTES,
     Lease,
@@ -54,7 +53,6 @@ from .base import (
     wait_for_lease,
 )
 from .file_records import RECORD, FolderWatch, foreign_records, records_in
-from .records import MAX_FOREIGN_SHOWN
 
 __all__ = ["FileStore"]
 
@@ -168,6 +166,10 @@ class FileStore(TokenStore):
         """See ``TokenStore.check``. It writes a small file, reads it and removes it."""
         await self._in_thread(self._check)
 
+    async def foreign(self) -> list[str]:
+        """See ``TokenStore.foreign``."""
+        return await self._in_thread(self._foreign)
+
     async def warnings(self) -> list[str]:
         """See ``TokenStore.warnings``."""
         return await self._in_thread(self._warnings)
@@ -224,21 +226,19 @@ class FileStore(TokenStore):
                     )
                 os.unlink(temporary, dir_fd=folder)
 
+    def _foreign(self) -> list[str]:
+        with self._checked_folder() as folder:
+            return foreign_records(folder)
+
     def _warnings(self) -> list[str]:
         with self._checked_folder() as folder:
-            kind, foreign = _file_system(os.fstat(folder).st_dev), foreign_records(folder)
+            kind = _file_system(os.fstat(folder).st_dev)
         warnings = []
         if NETWORK_FILE_SYSTEM.fullmatch(kind):
             warnings.append(
                 f"{self._folder} is on a network file system ({kind}): its locks may not reach "
                 "other hosts, and a power cut may undo a write; keep the store on a local disk, or "
                 "use Redis"
-            )
-        if foreign:
-            shown = ", ".join(safe_text(file) for file in foreign[:MAX_FOREIGN_SHOWN])
-            warnings.append(
-                f"{self._folder} holds {len(foreign)} that are no records of accounts: {shown}; "
-                "they are skipped: move them away"
             )
         return warnings
 

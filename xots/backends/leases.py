@@ -31,7 +31,10 @@ LEASE_TIMEOUT_SECONDS = 40.0
 """Time to wait for a lease that another process holds: longer than a refresh with its deadline."""
 
 LEASE_POLL_INTERVAL_SECONDS = 0.05
-"""Interval between attempts to take a lease that another process holds."""
+"""Interval between attempts to take a lease that another process holds, in the first seconds."""
+
+SLOW_POLL_AFTER_SECONDS, SLOW_POLL_INTERVAL_SECONDS = 2.0, 0.25
+"""The same later: then more than a hundred accounts may wait, for a process that hangs."""
 
 LEASE_TOO_LONG = (
     "another process has held the lease of {} for too long: restart that process if it hangs"
@@ -86,11 +89,13 @@ async def wait_for_lease(attempt: Callable[[], Awaitable[Lease | None]], too_lon
     Raises:
         StoreUnavailable: it takes too long, or ``attempt`` raised it.
     """
-    give_up_at = time.monotonic() + LEASE_TIMEOUT_SECONDS
+    began = time.monotonic()
     while (lease := await attempt()) is None:
-        if time.monotonic() > give_up_at:
+        waited = time.monotonic() - began
+        if waited > LEASE_TIMEOUT_SECONDS:
             raise StoreUnavailable(too_long)
-        await asyncio.sleep(LEASE_POLL_INTERVAL_SECONDS)
+        is_slow = waited > SLOW_POLL_AFTER_SECONDS
+        await asyncio.sleep(SLOW_POLL_INTERVAL_SECONDS if is_slow else LEASE_POLL_INTERVAL_SECONDS)
     return lease
 
 

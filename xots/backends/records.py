@@ -9,7 +9,6 @@ from ..errors import RecordUnusable, StaleWrite
 
 __all__ = [
     "LEASE_PREFIX",
-    "MAX_FOREIGN_SHOWN",
     "MAX_RECORD_BYTES",
     "Stored",
     "check_size",
@@ -22,9 +21,6 @@ __all__ = [
 MAX_RECORD_BYTES = 1_000_000
 """Upper bound on the bytes of a record. One of xots has some kilobytes; a larger one comes from
 another program, and would cost every process that reads it memory and time."""
-
-MAX_FOREIGN_SHOWN = 5
-"""Upper bound on the records of other programs that a warning names."""
 
 LEASE_PREFIX = "lease-"
 """The prefix of the names that a store uses itself. ``names`` hides them."""

@@ -37,7 +37,6 @@ from redis import exceptions
 
 from ..errors import RecordUnusable, StoreUnavailable
 from ..log_filters import hush_libraries
-from ..safe_text import safe_text
 from . import redis_url
 from .base import (
     Lease,
@@ -48,7 +47,6 @@ from .base import (
     is_account,
     stale_write,
 )
-from .records import MAX_FOREIGN_SHOWN
 from .redis_index import DUE, RedisIndex, score
 from .redis_lease import held
 from .redis_requests import Requests, is_of_another_type
@@ -165,14 +163,17 @@ class RedisStore(TokenStore):
 
     async def names(self) -> list[str]:
         """See ``TokenStore.names``."""
-        return sorted(filter(is_account, await self._all_names()))
+        return sorted(filter(is_account, await self._names()))
 
-    async def _all_names(self) -> set[str]:
-        """Return the names of all records, those of another program too."""
+    async def foreign(self) -> list[str]:
+        """See ``TokenStore.foreign``."""
+        return sorted(name for name in await self._names() if not is_account(name))
+
+    async def _names(self) -> set[str]:
         async with self._requests.made():
             # A scan may return a key more than once.
             keys = {key async for key in self._redis.scan_iter(match=RECORD + "*", count=1000)}
-        return {key.decode(errors="replace").removeprefix(RECORD) for key in keys}
+        return {key.decode(errors="backslashreplace").removeprefix(RECORD) for key in keys}
 
     def lease(self, name: str, ttl_seconds: float) -> AbstractAsyncContextManager[Lease]:
         """See ``TokenStore.lease``. Redis frees it ``ttl_seconds`` after its last renewal."""
@@ -221,12 +222,6 @@ class RedisStore(TokenStore):
             found.append(
                 f"the key {DUE} of {self._server} holds no sorted set, so each process looks for "
                 "due accounts by itself: delete the key, and restart"
-            )
-        if foreign := sorted(n for n in await self._all_names() if not is_account(n)):
-            shown = ", ".join(safe_text(RECORD + name) for name in foreign[:MAX_FOREIGN_SHOWN])
-            found.append(
-                f"{self._server} holds {len(foreign)} that are no records of accounts: {shown}; "
-                "they are skipped: delete them"
             )
         return found
 

@@ -247,10 +247,11 @@ def _remove(options: argparse.Namespace) -> int:
         from .. import wiring
 
         settings = read_settings(options)
-        asyncio.run(wiring.remove_account(settings, name))
+        detail = asyncio.run(wiring.remove_account(settings, name)).explanation
     else:
-        Client(server.host, server.port, name).request("POST", "/remove", "account")
-    show(f"removed {name}")
+        removed = Client(server.host, server.port, name).request("POST", "/remove", "account")
+        detail = removed.get("detail")
+    show(f"removed {name}" + (f": {detail}" if detail else ""))
     return 0
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from ..client import Client
 from ..errors import ServerRefused, ServerUnreachable, XotsError
@@ -12,7 +14,7 @@ from ..settings import Settings
 from .options import SERVER_URL, add_settings, client_for, read_settings
 from .process import show
 
-__all__ = ["add_revoke_options", "logout", "revoke"]
+__all__ = ["add_end_options", "logout", "revoke"]
 
 UNKNOWN_ACCOUNT = ("unknown-account", "not-found")
 """The problem of a request for an account that the server does not have. A server of an earlier
@@ -23,8 +25,8 @@ UNUSABLE = "account-unusable"
 """The problem of a request for an account whose settings describe another login."""
 
 
-def add_revoke_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of ``xots revoke``: every setting, and ``--all``."""
+def add_end_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of both commands: every setting, and ``--all``."""
     add_settings(parser)
     parser.add_argument(
         "--all",
@@ -40,7 +42,7 @@ def revoke(options: argparse.Namespace) -> int:
     if _serves(server, settings):
         show(_revoke_by_request(server, everywhere=options.all))
     else:
-        show(_end_in_store(settings, forget=False, everywhere=options.all) or "revoked")
+        show(_end_in_store(settings, "revoked", forget=False, everywhere=options.all))
     return 0
 
 
@@ -49,10 +51,9 @@ def logout(options: argparse.Namespace) -> int:
     settings = read_settings(options)
     server = client_for(settings)
     if _serves(server, settings):
-        server.request("POST", "/logout", done_at="/")
-        print("logged out" + (_UNCONFIRMED if _is_pending(server) else ""))
+        show(_log_out_by_request(server, everywhere=options.all))
     else:
-        show(_end_in_store(settings, forget=True) or "logged out")
+        show(_end_in_store(settings, "logged out", forget=True, everywhere=options.all))
     return 0
 
 
@@ -71,7 +72,7 @@ def _serves(server: Client, settings: Settings) -> bool:
     return bool(content["account"] == settings.account)
 
 
-_UNCONFIRMED = " here. Xero has not confirmed the revocation; the server retries until it does"
+_NOT_CONFIRMED = "Xero has not confirmed the revocation; the server retries until it does"
 
 
 def _is_pending(server: Client) -> bool:
@@ -82,16 +83,42 @@ def _is_pending(server: Client) -> bool:
 def _revoke_by_request(server: Client, *, everywhere: bool) -> str:
     """Let the server end the login. Return the sentence about the outcome."""
     content = server.request("POST", "/revoke?all=true" if everywhere else "/revoke", "status")
+    if content["status"] == "revoked" and content.get("detail"):
+        return str(content["detail"])  # there was no login
+    if everywhere:
+        return _all_ended("revoked", content)
     match content["status"]:
         case "ended":
             return "revoked here; the identity server revokes no tokens (revoke_url is empty)"
         case "disconnected":
             return str(content.get("detail") or "disconnected")
-    return "revoked" + (_UNCONFIRMED if _is_pending(server) else "")
+    return f"revoked here. {_NOT_CONFIRMED}" if _is_pending(server) else "revoked"
 
 
-def _end_in_store(settings: Settings, *, forget: bool, everywhere: bool = False) -> str | None:
-    """End the login in the store. Return the sentence about the outcome, if it is a special one.
+def _log_out_by_request(server: Client, *, everywhere: bool) -> str:
+    """Let the server end the login and forget the credentials. Return the sentence about it."""
+    if everywhere:
+        return _all_ended("logged out", server.request("POST", "/logout?all=true", "status"))
+    content = server.request("POST", "/logout", "status", done_at="/")
+    if content is not None:
+        return f"logged out: {content.get('detail') or content['status']}"
+    return f"logged out here. {_NOT_CONFIRMED}" if _is_pending(server) else "logged out"
+
+
+def _all_ended(done: str, content: Mapping[str, Any]) -> str:
+    """Return the sentence about a response that names the accounts whose logins it ended."""
+    accounts = content.get("accounts")
+    text = f"{done}: {', '.join(sorted(accounts))}" if isinstance(accounts, dict) else done
+    match content["status"]:
+        case "ended":
+            return f"{text}. The identity server revokes no tokens (revoke_url is empty)"
+        case "revocation-pending":
+            return f"{text}. {_NOT_CONFIRMED}"
+    return text
+
+
+def _end_in_store(settings: Settings, done: str, *, forget: bool, everywhere: bool) -> str:
+    """End the login in the store. Return the sentence about the outcome.
 
     Raises:
         XotsError: Xero has not confirmed it, or one of the errors of ``wiring.end_login``.
@@ -99,9 +126,16 @@ def _end_in_store(settings: Settings, *, forget: bool, everywhere: bool = False)
     from ..wiring import end_login  # here, because a request to a server needs no Tornado
 
     ended = asyncio.run(end_login(settings, forget=forget, everywhere=everywhere))
-    if not all(ended):
+    if not all(ended.values()):
         raise XotsError(
             "the login is ended here, and no token of it is served any more. Xero has not "
             "confirmed the revocation; run this command again later"
         )
-    return next((each.explanation for each in ended if each.shared_with), None)
+    if not forget and not any(each.had_login for each in ended.values()):
+        return "there is no login to revoke: it was ended before"
+    if everywhere:
+        return f"{done}: {', '.join(sorted(ended))}"
+    explanation = ended[settings.account].explanation
+    if explanation is None:
+        return done
+    return f"{done}: {explanation}" if forget else explanation

@@ -78,8 +78,8 @@ def _promote(settings: Settings) -> int:
             )
 
     sealed = asyncio.run(reseal(settings, promote))
-    for warning in sealed.warnings:
-        print(f"xots: warning: {safe_text(warning, MAX_MESSAGE)}", file=sys.stderr)
+    for name in sealed.foreign:
+        show(f"{safe_text(name)} is no name of an account: the record stays as it is")
     counts = f"{sealed.done} of {sealed.count} records were sealed anew"
     if not sealed.failures:
         print(f"{counts}; all are sealed with the first key now")

@@ -12,7 +12,7 @@ from enum import Enum
 
 from .accounts import account, add_account_options
 from .checking import check
-from .ending import add_revoke_options, logout, revoke
+from .ending import add_end_options, logout, revoke
 from .keys import add_key_options, key
 from .options import add_server, add_settings
 from .requesting import (
@@ -66,6 +66,12 @@ class Command:
         """The text at the top of its own help."""
         return f"{self.help[0].upper()}{self.help[1:]}. {self.details}".rstrip()
 
+
+END_DETAILS = (
+    "If no server runs, the command works on the store. If other accounts share the client and the "
+    "Xero user, nothing is revoked: this account's connections at Xero are deleted instead, and "
+    "those accounts stay logged in."
+)
 
 ROWS = (
     Command(
@@ -156,19 +162,17 @@ ROWS = (
         name="revoke",
         group=Group.RUNNING_SERVER,
         help="end the login and revoke it at Xero",
-        add_options=add_revoke_options,
+        add_options=add_end_options,
         run=revoke,
-        details="The credentials are kept. If no server runs, the command works on the store. If "
-        "other accounts share the client and the Xero user, the server deletes this account's "
-        "connections at Xero instead, and those accounts stay logged in.",
+        details=f"The credentials are kept. {END_DETAILS}",
     ),
     Command(
         name="logout",
         group=Group.RUNNING_SERVER,
         help="end the login, revoke it at Xero, and forget the credentials",
-        add_options=add_settings,
+        add_options=add_end_options,
         run=logout,
-        details="If no server runs, the command works on the store.",
+        details=END_DETAILS,
     ),
     Command(
         name="account",

@@ -70,7 +70,9 @@ class Changes:
             if not self._listeners[name]:
                 del self._listeners[name]
             if not self._listeners and self._subscription is not None:
-                await cancel_until_done(self._subscription)
+                # A listener that comes while the old one ends begins a subscription of its own.
+                ending, self._subscription = self._subscription, None
+                await cancel_until_done(ending)
 
     async def _subscribe(self) -> None:
         error: Exception = StoreUnavailable("the store has ended its stream of changes")

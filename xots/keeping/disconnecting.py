@@ -17,6 +17,7 @@ from ..lifecycle.schedule import candidates
 from ..lifecycle.sharing import is_use_known, own_organisations
 from ..safe_text import safe_text
 from ..secret import Secret
+from ..wording import unclear_text
 from ..xero.connections import read_connections
 from .context import Context
 from .refreshing import spend
@@ -71,8 +72,7 @@ async def delete_connections(
         return Disconnection(remaining=assumed, problem=f"{error}")
     own = _own(account, siblings, listed)
     if own and unclear:
-        names = ", ".join(unclear)
-        return Disconnection(remaining=own, problem=f"it is not known which of them {names} use")
+        return Disconnection(remaining=own, problem=unclear_text(unclear, len(own)))
     until = context.clock.elapsed() + MAX_SECONDS
     for done, organisation in enumerate(own):
         failure: str | None = "the deletions took too long"

@@ -28,10 +28,23 @@ from .disconnecting import Disconnection, delete_connections
 from .refreshing import spend
 from .siblings import Siblings
 
-__all__ = ["EndOutcome", "EndResult", "end_login", "is_revocation_due", "resume_revocation"]
+__all__ = [
+    "PENDING_TEXT",
+    "EndOutcome",
+    "EndResult",
+    "end_login",
+    "is_revocation_due",
+    "resume_revocation",
+]
 
 MAX_NAME = 80
 """Upper bound on the characters of an organisation's name in a sentence."""
+
+
+PENDING_TEXT = (
+    "the login is ended here, but Xero has not confirmed the revocation yet; xots repeats the "
+    "request until Xero confirms it"
+)
 
 
 class EndResult(StrEnum):
@@ -50,6 +63,8 @@ class EndOutcome:
     """The outcome of a login's end. It is true unless Xero is still to be told."""
 
     result: EndResult
+    had_login: bool = True
+    """False if there was no login, and none of an earlier end that Xero has not confirmed."""
     shared_with: tuple[str, ...] = ()
     """If ``DISCONNECTED``: the accounts that a revocation would have ended too."""
     user_unknown: tuple[str, ...] = ()
@@ -63,14 +78,19 @@ class EndOutcome:
         return self.result is not EndResult.PENDING
 
     @property
-    def explanation(self) -> str:
-        """If ``DISCONNECTED``: the outcome in words for a user."""
+    def explanation(self) -> str | None:
+        """The outcome in words for a user; None unless the login lives on at Xero in part."""
+        if self.result is EndResult.PENDING:
+            return PENDING_TEXT
+        if self.result is EndResult.REVOKED:
+            return None
         shared = shared_text(self.shared_with, self.user_unknown)
         text = f"the login is ended here and its tokens are forgotten. {shared}"
         return text if self.problem is None else f"{text}. However, {self.problem}"
 
 
 REVOKED, PENDING = EndOutcome(result=EndResult.REVOKED), EndOutcome(result=EndResult.PENDING)
+NO_LOGIN = EndOutcome(result=EndResult.REVOKED, had_login=False)
 
 
 async def end_login(context: Context, *, forget: bool, everywhere: bool = False) -> EndOutcome:
@@ -92,12 +112,13 @@ async def end_login(context: Context, *, forget: bool, everywhere: bool = False)
         found, now = replica.account, context.clock.now()
         is_pristine = found.client_id is None and found.ended_at is None
         if is_pristine and not forget:
-            return REVOKED
+            return NO_LOGIN
         access = servable(found, now, min_servable(found, context.policy))
         # 2. Write the end. From now on no late response can revive the login. An end is written
         # even if there is no login: it also ends one whose code is being exchanged now.
         await replica.commit(after_end(found, forget=forget, now=now), after=found)
-        if found.consent_id or found.revocation or forget:
+        had_login = found.consent_id is not None or found.revocation is not None
+        if had_login or forget:
             context.emit(LoginEnded(account=context.name, at=now, forgotten=forget))
         if replica.unsaved:
             # Xero is told only after the end is stored. Otherwise a crash would leave a live login
@@ -105,7 +126,7 @@ async def end_login(context: Context, *, forget: bool, everywhere: bool = False)
             return PENDING
         # 3. Tell Xero, unless Xero has failed to confirm an earlier request just now.
         if replica.account.revocation is None:
-            return REVOKED
+            return REVOKED if had_login else NO_LOGIN
         failed_at = found.problem.at if found.problem and found.revocation else None
         if pause_ends_at(failed_at, now, context.policy) is not None:
             return PENDING
@@ -211,9 +232,10 @@ async def _revoke(context: Context, lease: Lease) -> EndOutcome:
     known = replica.account
     tokens = tokens_to_revoke(known) if context.xero.endpoints.revoke_url else ()
     for token in tokens:
-        if not context.may_send(lease):
-            return PENDING
-        async with context.xero.slot():
+        async with context.xero.slot() as is_free:
+            # The wait may have been long enough for a lease to run out.
+            if not is_free or not context.may_send(lease):
+                return PENDING
             _, failure = await context.authenticated(context.xero.revoke, token, lease)
         if failure is not None:
             now, jitter = context.clock.now(), context.rng.random()

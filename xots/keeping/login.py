@@ -132,7 +132,9 @@ async def _exchange(context: Context, attempt: LoginAttempt) -> tuple[Issued, Se
     Raises:
         LoginFailed: Xero issued none, no refresh token, or fewer scopes than requested.
     """
-    async with context.xero.slot():
+    async with context.xero.slot() as may_send:
+        if not may_send:
+            raise LoginFailed("the server is stopping: start it again, and log in again")
         outcome = await context.xero.exchange(
             attempt.credentials,
             code=attempt.code,

@@ -128,8 +128,8 @@ async def refresh(
 async def spend(context: Context, token: RefreshToken, lease: Lease) -> Outcome | None:
     """Spend ``token`` once, from its intent to the next record: steps 2 to 6 of a refresh.
 
-    It first waits while too many requests of other accounts are in progress. Returns None, with the
-    intent written, if the lease ran out before the request.
+    It first waits while too many requests of other accounts are in progress. Returns None if the
+    process stops meanwhile; also, with the intent written, if the lease ran out before the request.
 
     A lease can run out while its holder is suspended. This is why each write is a compare-and-set,
     and why a late response joins the record instead of replacing it::
@@ -157,8 +157,8 @@ async def spend(context: Context, token: RefreshToken, lease: Lease) -> Outcome 
         StaleWrite: another process has written the record since it was read; nothing was spent.
         StoreUnavailable, SealError: the intent could not be written; nothing was spent.
     """
-    async with context.xero.slot():
-        return await _spend(context, token, lease)
+    async with context.xero.slot() as may_send:
+        return await _spend(context, token, lease) if may_send else None
 
 
 async def _spend(context: Context, token: RefreshToken, lease: Lease) -> Outcome | None:

@@ -254,7 +254,7 @@ NO_LOGIN: dict[State, tuple[type[NoToken], str]] = {
         NotLoggedIn,
         "no user has logged in yet: a login was started and has not returned from Xero",
     ),
-    State.REVOKED: (NotLoggedIn, "the login was revoked"),
+    State.REVOKED: (NotLoggedIn, "the login was ended here"),
 }
 """The states without a login, each with its error."""
 

@@ -23,8 +23,8 @@ class Resealed:
     """The number of all records."""
     failures: tuple[str, ...]
     """The name of each record that stays as it is, with the reason."""
-    warnings: tuple[str, ...] = ()
-    """Those of the store, such as one about records of other programs, which are skipped."""
+    foreign: tuple[str, ...] = ()
+    """The names of records that no account can have. They stay as they are."""
 
 
 async def reseal_all(store: TokenStore, sealer: Sealer) -> Resealed:
@@ -43,7 +43,7 @@ async def reseal_all(store: TokenStore, sealer: Sealer) -> Resealed:
             failures.append(f"{name}: {error}")
             if isinstance(error, StoreUnavailable):
                 await store.check()  # if all of it fails, the other records would fail too
-    return Resealed(done, len(names), tuple(failures), tuple(await store.warnings()))
+    return Resealed(done, len(names), tuple(failures), tuple(await store.foreign()))
 
 
 async def _reseal(store: TokenStore, sealer: Sealer, name: str) -> bool:

@@ -21,7 +21,7 @@ A process that finds another version than the one it follows merges both. Each p
 - **The account's settings and its removal** are one decision: the version with the later
   ``entry.added_at`` has both. A live login that meets a removal is ended, since nothing would
   refresh or revoke it.
-- **The notes** (refreshes, results of logins, notices) are united by what each is about, the latest
+- **The notes** (refreshes, results of logins, notices) are united by their subjects, the latest
   first, and cut to their bounds. They belong to the account, so both versions count whatever login
   wins.
 - **Everything else** is that of the first version.

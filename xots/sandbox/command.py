@@ -18,7 +18,9 @@ from .identity.clients import (
     DEFAULT_CLIENT_SECRET,
     DEFAULT_PKCE_CLIENT_ID,
     DEFAULT_REDIRECT_URI,
+    MAX_DEFAULT_USERS,
     Client,
+    default_users,
 )
 from .identity.switches import SiblingMode, Switches
 from .world import SandboxOptions
@@ -82,6 +84,7 @@ def _sandbox_options(arguments: argparse.Namespace) -> SandboxOptions:
             Client(arguments.client_id, arguments.client_secret, redirect_uris, new_app),
             Client(arguments.pkce_client, None, redirect_uris, new_app),
         ),
+        users=default_users(arguments.users),
         organisations=tuple(map(Organisation, arguments.organisation or []))
         or default_organisations(),
         switches=Switches(
@@ -111,6 +114,8 @@ def _greeting(sandbox: Sandbox) -> str:
         f"  client_secret: {web_app.secret}",
         "",
         f"Without a secret (PKCE): client_id {public.client_id}",
+        f"Users: {', '.join(user.name for user in sandbox.options.users)}",
+        f"Connected apps of each user: {sandbox.url}/",
         f"Accounting API: {sandbox.api_url}    key set: {sandbox.jwks_url}",
         f"Control: {sandbox.url}/sandbox/{{clock,switches,faults,release,log,forget}}",
         *(f"Fault: {running.rule}" for running in sandbox.faults.rules),
@@ -142,6 +147,12 @@ def _redirect_uri(text: str) -> str:
 def _seconds(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError("must be a whole number of seconds from 1 up")
+    return int(text)
+
+
+def _user_count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_DEFAULT_USERS:
+        raise argparse.ArgumentTypeError(f"must be a number of users from 1 to {MAX_DEFAULT_USERS}")
     return int(text)
 
 
@@ -202,6 +213,13 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "URI",
         "help": f"registered redirect URI; may be repeated (default: {DEFAULT_REDIRECT_URI})",
     },
+    "--users": {
+        "type": _user_count,
+        "default": 2,
+        "metavar": "COUNT",
+        "help": "number of Xero users; with more than one, the consent page asks which one logs in "
+        "(default: %(default)s)",
+    },
     "--organisation": {
         "type": _word,
         "action": "append",
@@ -252,7 +270,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "--seed": {"type": int, "help": "make tokens, ids and random faults repeatable"},
     "--auto-consent": {
         "action": "store_true",
-        "help": "consent to every request without showing the page",
+        "help": "consent to every request as the first user, without showing the page",
     },
 }
 """The command's options, as arguments of ``add_argument``."""

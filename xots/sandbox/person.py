@@ -83,8 +83,8 @@ class _PageReader(HTMLParser):
         self.form: Form | None = None
         self.links: dict[str, str] = {}
         """Targets by text."""
-        self._select = ""
-        """The name of an open select element without a choice yet."""
+        self._select: str | None = None
+        """The name of an open select element."""
         self._target: str | None = None
         """The target of an open link."""
 
@@ -95,6 +95,8 @@ class _PageReader(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag == "a":
             self._target = None
+        elif tag == "select":
+            self._select = None
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {name: value or "" for name, value in attrs}
@@ -113,9 +115,13 @@ class _PageReader(HTMLParser):
             case "select":
                 self._select = name
             case "option" if self._select:
-                # The first option is chosen, unless the user chooses another one.
-                form.fields.append((self._select, value))
-                self._select = ""
+                self._read_option(form, self._select, given)
+
+    def _read_option(self, form: Form, name: str, given: dict[str, str]) -> None:
+        """Choose the first option, or the selected one."""
+        others = [field for field in form.fields if field[0] != name]
+        if "selected" in given or len(others) == len(form.fields):
+            form.fields[:] = [*others, (name, given.get("value", ""))]
 
 
 def _is_sent(given: dict[str, str]) -> bool:
@@ -154,18 +160,32 @@ class Person:
         return await self._go("POST", target, body, source=page)
 
     async def log_in(
-        self, url: str, client_id: str, client_secret: str = "", tenant_id: str = ""
+        self,
+        url: str,
+        client_id: str,
+        client_secret: str = "",
+        tenant_id: str = "",
+        user_id: str | None = None,
     ) -> Page:
-        """Log in at the server with this URL: form, consent at the simulated Xero, and callback."""
+        """Log in at the server with this URL: form, consent at the simulated Xero, and callback.
+
+        ``user_id`` chooses the Xero user, as in `consent`.
+        """
         page = await self.open(f"{url}/login")
         page = await self.submit(
             page, client_id=client_id, client_secret=client_secret, tenant_id=tenant_id
         )
-        return await self.consent(await self.submit(page))
+        return await self.consent(await self.submit(page), user_id)
 
-    async def consent(self, page: Page) -> Page:
-        """Allow the request on the simulated Xero's consent page."""
-        return await self.submit(page, action="allow")
+    async def consent(self, page: Page, user_id: str | None = None) -> Page:
+        """Allow the request on the simulated Xero's consent page.
+
+        Args:
+            page: the consent page.
+            user_id: the Xero user; None is the one that the page has chosen, which is the first.
+        """
+        choice = {} if user_id is None else {"user": user_id}
+        return await self.submit(page, action="allow", **choice)
 
     async def _go(self, method: str, url: str, body: str | None, *, source: Page | None) -> Page:
         """Navigate, and follow the redirects. ``source`` is the page that holds the form or the

@@ -12,8 +12,9 @@ from contextlib import suppress
 import msgspec
 from tornado.web import HTTPError
 
+from ..accounts.accounts import unknown_account
 from ..backends.records import is_account
-from ..errors import StoreUnavailable, UnknownAccount
+from ..errors import StoreUnavailable
 from ..lifecycle.account import Entry
 from ..secret import Secret
 from ..xero.scopes import scopes
@@ -178,7 +179,7 @@ class RemoveHandler(Handler):
             raise HTTPError(405, USE_POST)
         name = self.named_account or ""
         if name not in self.accounts.names():
-            raise UnknownAccount("there is no account of this name; /accounts lists them")
+            raise unknown_account(name)
         self.write_page(
             "confirm.html",
             title="Remove the account",
@@ -188,13 +189,25 @@ class RemoveHandler(Handler):
         )
 
     async def post(self) -> None:
-        """Remove the account. Respond with JSON, and to a browser 303 to ``/accounts``."""
+        """Remove the account. Respond with JSON, and to a browser 303 to ``/accounts``, or with a
+        page if the end of its login left anything at Xero."""
         self.check_crowd()
-        await self.accounts.remove(self.named_account or "")
-        if self.wants_page:
-            self.redirect("/accounts", status=303)
+        removed = self.named_account
+        ended = await self.accounts.remove(removed or "")
+        self.named_account = None  # its pages are gone
+        if not self.wants_page:
+            detail = {"detail": ended.explanation} if ended.explanation else {}
+            self.write_json({"status": "removed", "account": removed} | detail)
+        elif ended.explanation:
+            self.write_page(
+                "message.html",
+                title="Removed",
+                detail=ended.explanation,
+                good=True,
+                in_list=True,
+            )
         else:
-            self.write_json({"status": "removed", "account": self.named_account})
+            self.redirect("/accounts", status=303)
 
 
 ROUTES = [(r"/accounts", AccountsHandler)]

@@ -14,9 +14,9 @@ import msgspec
 from tornado.web import HTTPError
 
 from ..errors import AccountUnusable, NoCredentials, NotLoggedIn, XotsError
-from ..keeping.ending import EndOutcome, EndResult
+from ..keeping.ending import PENDING_TEXT, EndOutcome, EndResult
 from ..lifecycle.schedule import State
-from ..wording import listing
+from ..wording import sharing_text
 from . import accept, guard
 from .handler import UNSUPPORTED, Handler
 
@@ -27,12 +27,8 @@ USE_POST = (
     "Referer, Sec-... or a User-Agent with Mozilla/), and a browser's GET does not act; use POST"
 )
 
+NO_LOGIN = "there is no login to revoke: it was ended before. The credentials are kept"
 REVOKED = "Xero has revoked the login. The credentials are kept; connect to log in again"
-PENDING = (
-    "the login is ended here, but Xero has not confirmed the revocation yet; xots repeats the "
-    "request until Xero confirms it"
-)
-
 ENDED = (
     "the login is ended here; the identity server revokes no tokens (revoke_url is empty), so they "
     "stay valid there until they expire"
@@ -51,7 +47,10 @@ class Outcome(NamedTuple):
 
 
 CONFIRMED = Outcome(200, "Revoked", REVOKED, {"status": "revoked"})
-UNCONFIRMED = Outcome(202, "Revoked", PENDING, {"status": "revocation-pending", "detail": PENDING})
+UNCONFIRMED = Outcome(
+    202, "Revoked", PENDING_TEXT, {"status": "revocation-pending", "detail": PENDING_TEXT}
+)
+ENDED_BEFORE = Outcome(200, "Ended", NO_LOGIN, {"status": "revoked", "detail": NO_LOGIN})
 NOT_REVOCABLE = Outcome(200, "Ended", ENDED, {"status": "ended", "detail": ENDED})
 
 
@@ -59,6 +58,8 @@ def _ended(ended: EndOutcome, *, can_revoke: bool) -> Outcome:
     """Return the response to the end of one login."""
     if ended.result is EndResult.DISCONNECTED:
         return _disconnected(ended)
+    if not ended.had_login:
+        return ENDED_BEFORE
     if not can_revoke:
         return NOT_REVOCABLE
     return CONFIRMED if ended else UNCONFIRMED
@@ -68,23 +69,26 @@ def _all_ended(ended: Mapping[str, EndOutcome], *, can_revoke: bool) -> Outcome:
     """Return the response to the end of several logins."""
     outcomes = {name: _ended(found, can_revoke=can_revoke) for name, found in ended.items()}
     worst = max(outcomes.values(), key=lambda outcome: outcome.status)
-    content = {name: outcome.content["status"] for name, outcome in outcomes.items()}
-    detail = f"The logins of {', '.join(ended)} were ended together: {worst.detail}"
-    return worst._replace(
-        detail=detail, content={"status": worst.content["status"], "accounts": content}
-    )
+    if len(outcomes) == 1:
+        detail, content = worst.detail, dict(worst.content)
+    else:
+        detail = f"The logins of {', '.join(ended)} were ended together: {worst.detail}"
+        content = {"status": worst.content["status"]}
+    content["accounts"] = {name: outcome.content["status"] for name, outcome in outcomes.items()}
+    return worst._replace(detail=detail, content=content)
 
 
 def _disconnected(ended: EndOutcome) -> Outcome:
+    explanation = ended.explanation or ""
     remaining = [{"tenant_id": one.tenant_id, "name": one.name} for one in ended.remaining]
     content: dict[str, object] = {
         "status": ended.result,
-        "detail": ended.explanation,
+        "detail": explanation,
         "shared_with": list(ended.shared_with),
         "user_unknown": list(ended.user_unknown),
         "remaining": remaining,
     }
-    return Outcome(200, "Ended", ended.explanation, content)
+    return Outcome(200, "Ended", explanation, content)
 
 
 class TenantsHandler(Handler):
@@ -163,13 +167,15 @@ class EndHandler(ActHandler):
     ends_login = True
 
     question_if_shared: str
-    """The text of the page if there are such accounts."""
+    """The text of the page if there are such accounts, with a place for a sentence about them."""
 
     def confirm(self) -> None:
         """Write the page with the button, and with a second one if other accounts share the client
         and the Xero user."""
         shared = list(self.accounts.siblings(self.keeper.name))
-        question = self.question_if_shared.format(listing(shared)) if shared else self.question
+        question = self.question
+        if shared:
+            question = self.question_if_shared.format(sharing_text(shared))
         self.write_page(
             "confirm.html",
             title=self.title,
@@ -191,6 +197,25 @@ class EndHandler(ActHandler):
             others = f"; the logins of {', '.join(ended)} were ended" if ended else ""
             raise AccountUnusable(f"a login could not be ended{others}. {'; '.join(failed)}")
         return ended
+
+    def write_outcome(self, outcome: Outcome) -> None:
+        """Write the outcome as a page or as JSON."""
+        self.set_status(outcome.status)
+        if self.wants_page:
+            self.write_page(
+                "message.html",
+                title=outcome.title,
+                detail=outcome.detail,
+                good=True,
+                in_list=False,
+            )
+        else:
+            self.write_json(outcome.content)
+
+    @property
+    def can_revoke(self) -> bool:
+        """True if the identity server revokes tokens."""
+        return bool(self.account_config.endpoints.revoke_url)
 
     @property
     def ends_all(self) -> bool:
@@ -216,30 +241,19 @@ class RevokeHandler(EndHandler):
         "stay here."
     )
     question_if_shared = (
-        "End this login? The accounts {} log in with the same client as the same Xero user, and a "
-        "revocation would end their logins too. So nothing is revoked: the connections of this "
-        "login are deleted at Xero, and its tokens are forgotten. The credentials stay here."
+        "End this login? {}. So nothing is revoked: the connections of this login are deleted at "
+        "Xero, and its tokens are forgotten. The credentials stay here."
     )
 
     async def act(self) -> None:
         """Respond 200 once Xero has revoked the login, and 202 if Xero has not confirmed it yet."""
-        ends_all, can_revoke = self.ends_all, bool(self.account_config.endpoints.revoke_url)
+        ends_all = self.ends_all
         self._check_login()
         if ends_all:
-            outcome = _all_ended(await self.end_all(forget=False), can_revoke=can_revoke)
+            outcome = _all_ended(await self.end_all(forget=False), can_revoke=self.can_revoke)
         else:
-            outcome = _ended(await self.keeper.end(forget=False), can_revoke=can_revoke)
-        self.set_status(outcome.status)
-        if self.wants_page:
-            self.write_page(
-                "message.html",
-                title=outcome.title,
-                detail=outcome.detail,
-                good=True,
-                in_list=False,
-            )
-        else:
-            self.write_json(outcome.content)
+            outcome = _ended(await self.keeper.end(forget=False), can_revoke=self.can_revoke)
+        self.write_outcome(outcome)
 
     def _check_login(self) -> None:
         """Check that there is a login to revoke.
@@ -266,22 +280,31 @@ class LogoutHandler(EndHandler):
         "organisations."
     )
     question_if_shared = (
-        "End this login and forget the credentials? The accounts {} log in with the same client as "
-        "the same Xero user, and a revocation would end their logins too. So nothing is revoked: "
-        "the connections of this login are deleted at Xero, and its tokens are forgotten."
+        "End this login and forget the credentials? {}. So nothing is revoked: the connections of "
+        "this login are deleted at Xero, and its tokens are forgotten."
     )
 
     async def act(self) -> None:
-        """Respond 303 to the form; to the list of accounts if several were ended.
+        """Respond 303 to the form.
+
+        If nothing was revoked, since other accounts share the Xero user, respond 200 and tell what
+        remains at Xero. If several logins were ended, respond to a program as ``/revoke`` does, and
+        to a browser 303 to the list of accounts.
 
         Raises:
             AccountUnusable: some of them could not be ended.
         """
         if self.ends_all:
-            await self.end_all(forget=True)
-            self.redirect("/accounts", status=303)
+            every = await self.end_all(forget=True)
+            if self.wants_page:
+                self.redirect("/accounts", status=303)
+            else:
+                self.write_outcome(_all_ended(every, can_revoke=self.can_revoke))
+            return
+        ended = await self.keeper.end(forget=True)
+        if ended.result is EndResult.DISCONNECTED:
+            self.write_outcome(_disconnected(ended))
         else:
-            await self.keeper.end(forget=True)
             self.redirect(self.url("/"), status=303)
 
 

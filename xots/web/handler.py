@@ -234,6 +234,10 @@ class Handler(RequestHandler):
         """Return the path with which a page, a redirect or a message leads to the same account."""
         return f"/accounts/{self.named_account}{path}" if self.named_account else path
 
+    def full_url(self, path: str) -> str:
+        """Return the URL with which a message in a terminal leads to a page of the same account."""
+        return self.config.origin + self.url(path)
+
     @property
     def wants_page(self) -> bool:
         """True if a browser sent the request to show the response."""
@@ -307,7 +311,7 @@ class Handler(RequestHandler):
         _, error, _ = kwargs.get("exc_info", (None, None, None))
         if isinstance(error, AccountError):
             self.named_account = None  # the page leads to the accounts that can be used
-        login_url = self.config.origin + self.url("/")
+        login_url = None if self.ends_login else self.full_url("/home")
         headers, problem = problems.error_response(
             error, methods=_supported_methods(type(self)), login_url=login_url
         )

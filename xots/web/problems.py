@@ -117,14 +117,14 @@ class ErrorResponse(NamedTuple):
 
 
 def error_response(
-    error: BaseException | None, *, methods: Sequence[str], login_url: str
+    error: BaseException | None, *, methods: Sequence[str], login_url: str | None
 ) -> ErrorResponse:
     """Return the response to a request that raised ``error``.
 
     Args:
         error: the exception; None if Tornado names none.
         methods: the methods that the path supports, for the response to an unsupported one.
-        login_url: the page at which a user can log in.
+        login_url: the page at which a user can log in; None for a request that needs no login.
     """
     match error:
         case HTTPError(status_code=405):
@@ -134,8 +134,8 @@ def error_response(
         case HTTPError():
             return _response(error, http_reason(error))
         case NoToken():
-            detail = f"{error}; open {login_url} in a browser and log in"
-            return _response(error, detail, {"WWW-Authenticate": CHALLENGE})
+            remedy = f"; open {login_url} in a browser and log in" if login_url else ""
+            return _response(error, f"{error}{remedy}", {"WWW-Authenticate": CHALLENGE})
         case TenantNotFound():
             return _response(error, str(error), organisations=_shown(error.organisations))
         case TokenUnavailable() | TooManyLogins():

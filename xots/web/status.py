@@ -34,7 +34,7 @@ class StatusHandler(Handler):
         keeper, outlook, now = self.keeper, self.keeper.outlook, self.keeper.clock.now()
         status = _fields(keeper, self.config.redirect_uri, outlook, now)
         found = [
-            *explanation(keeper, outlook, now, self.url),
+            *explanation(keeper, outlook, now, self.full_url),
             *_identity_server(keeper.account, self.account_config.endpoints.token_url),
         ]
         sentences = [safe_text(sentence, MAX_MESSAGE) for sentence in found]
@@ -102,7 +102,7 @@ def explanation(
         keeper: the account's keeper.
         outlook: its next attempts.
         now: this host's time.
-        url: returns the path of the account's page for that of the default account.
+        url: returns the URL of the account's page for the path of the default account's.
     """
     account, policy = keeper.account, keeper.policy
     sentences = [
@@ -209,6 +209,7 @@ def _next_attempt(at: datetime | None, now: datetime) -> Iterator[str]:
 
 
 NO_LOGIN = "No user is logged in. Open {home} and log in."
+ENDED = "The login was ended here. Open {home} and log in."
 
 NO_LOGIN_YET = {
     State.NO_CREDENTIALS: (
@@ -235,7 +236,9 @@ def _login_need(
     """Tell when a user must log in, or how an operator can help."""
     need, needed_at = outlook.attention_for, outlook.login_needed_at
     if need is Need.NO_LOGIN:
-        return NO_LOGIN_YET.get(state, NO_LOGIN).format(form=url("/"), home=url("/home"))
+        is_confirmed = state is State.REVOKED and account.revocation is None
+        sentence = ENDED if is_confirmed else NO_LOGIN_YET.get(state, NO_LOGIN)
+        return sentence.format(form=url("/"), home=url("/home"))
     if need is Need.CONSENT_LOST:
         return f"{_lost(account, policy)} A user must log in again: open {url('/home')}."
     if need is Need.CLIENT_REFUSED:

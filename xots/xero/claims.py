@@ -22,7 +22,7 @@ MAX_TOKEN_LENGTH = 1 << 14
 
 
 class Claims(NamedTuple):
-    """What an access token tells. Each is None if the token has no valid claim of this name."""
+    """The claims of an access token. Each is None if the token has no valid one of this name."""
 
     xero_userid: str | None = None
     auth_event_id: str | None = None

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 from asyncio import Future
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -70,7 +70,7 @@ class XeroClient:
         clock: this host's clock; a date in a ``Retry-After`` is compared with it.
         connect_seconds: upper bound on DNS, TCP and TLS together.
         deadline_seconds: upper bound on a whole request. It may be changed later.
-        max_requests: upper bound on simultaneous requests that change tokens: see ``slot``.
+        max_requests: upper bound on simultaneous requests: see ``slot``.
         ca_file: a PEM file with the authorities to trust instead of the system's.
         proxy: an HTTP proxy. It needs pycurl (the extra ``xots[proxy]``).
 
@@ -100,14 +100,40 @@ class XeroClient:
         # Two clients, each with its own queue: a slow list of organisations delays no refresh.
         self._token_http, self._other_http = new_client(max_requests), new_client(max_requests)
         self._slots = asyncio.Semaphore(max_requests)
+        # So the lists leave half of the places to refreshes.
+        self._list_slots = asyncio.Semaphore(max(1, max_requests // 2))
+        self._may_wait = True
 
-    def slot(self) -> AbstractAsyncContextManager[None]:
+    def slot(self) -> AbstractAsyncContextManager[bool]:
         """Wait until fewer than ``max_requests`` requests are in progress, and count one.
 
         An operation enters it before it writes its intent, so that a request that has to wait for
-        others is not open meanwhile.
+        others is not open meanwhile. Requests about connections enter it by themselves.
+
+        Returns:
+            A context that yields False if the process stops, and the operation would have to wait
+            longer. It must send nothing.
         """
-        return self._slots
+        return self._place(self._slots)
+
+    @asynccontextmanager
+    async def _place(self, slots: asyncio.Semaphore) -> AsyncIterator[bool]:
+        """Take a place as ``slot`` does."""
+        must_wait = slots.locked()
+        if must_wait and not self._may_wait:
+            yield False
+            return
+        async with slots:
+            yield self._may_wait or not must_wait
+
+    def stop_waiting(self) -> None:
+        """Let no operation wait for others any more. A stop would last for as long as all of their
+        requests do one after the other."""
+        if self._may_wait:
+            self._may_wait = False
+            # The first one that waits gives this place to the next, and so on.
+            self._slots.release()
+            self._list_slots.release()
 
     async def refresh(self, credentials: Credentials, token: Secret) -> Outcome:
         """Spend a refresh token."""
@@ -143,7 +169,7 @@ class XeroClient:
             UpstreamFailed: there was no response.
         """
         request = connections_request(self.endpoints.connections_url, access_token)
-        response = await self._send(request)
+        response = await self._send_in_turn(request)
         if not isinstance(response, Response):
             raise UpstreamFailed(f"the connections endpoint did not respond: {response.detail}")
         return response
@@ -160,7 +186,7 @@ class XeroClient:
             request = disconnect_request(url, access_token, connection_id)
         except ValueError as error:
             return NotSent(detail=f"{error}")
-        response = await self._send(request)
+        response = await self._send_in_turn(request)
         return read_disconnect_response(response) if isinstance(response, Response) else response
 
     async def reach(self) -> str | None:
@@ -183,6 +209,15 @@ class XeroClient:
         if not isinstance(response, Response):
             return response
         return read(response, self._clock.now())
+
+    async def _send_in_turn(self, request: Request) -> Response | NotSent | Unknown:
+        """Send a request about connections once it is its turn."""
+        async with self._place(self._list_slots) as is_turn:
+            if is_turn:
+                async with self.slot() as is_free:
+                    if is_free:
+                        return await self._send(request)
+        return NotSent(detail="the process is stopping")
 
     async def _send(self, request: Request) -> Response | NotSent | Unknown:
         """Send a request once.

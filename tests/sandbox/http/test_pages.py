@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import AsyncIterator
 
 import pytest
 from support.sandbox_caller import CHALLENGE, NEW_CLIENT, ORGANISATIONS, START, Caller
@@ -11,6 +12,7 @@ from support.sandbox_caller import CHALLENGE, NEW_CLIENT, ORGANISATIONS, START, 
 from xots.sandbox import (
     BROAD_SCOPES,
     DEFAULT_CLIENT_ID,
+    DEFAULT_CLIENT_SECRET,
     DEFAULT_PKCE_CLIENT_ID,
     DEFAULT_REDIRECT_URI,
     GRANULAR_SCOPES,
@@ -21,6 +23,7 @@ from xots.sandbox import (
     Switches,
     User,
 )
+from xots.sandbox.person import Page, Person
 
 BAD_REDIRECTS = [
     "http://localhost:5001/code/",
@@ -230,21 +233,113 @@ async def test_auto_consent_connects_everything_without_a_page() -> None:
         assert len(app.connections) == 2
 
 
-async def test_each_user_has_own_scopes_and_connections() -> None:
+# ---------- several users
+
+
+BO = User("00000000-0000-4000-8000-000000000002", "Bo", "<Other>", "bo@sandbox.example")
+
+
+@pytest.fixture
+async def shared() -> AsyncIterator[Sandbox]:
+    """A sandbox with two users and two organisations."""
+    options = SandboxOptions(port=0, users=(User(), BO), organisations=ORGANISATIONS[1:3])
+    async with Sandbox(options, clock=lambda: START) as running:
+        yield running
+
+
+async def test_each_user_has_own_scopes_and_connections(shared: Sandbox) -> None:
     """The page offers the choice of the user."""
-    other = User("00000000-0000-4000-8000-000000000002", "Bo", "Other", "bo@sandbox.example")
-    async with Sandbox(
-        SandboxOptions(port=0, users=(User(), other)), clock=lambda: START
-    ) as sandbox:
-        caller = Caller(sandbox)
-        assert b"Bo Other" in (await caller.send("GET", caller.authorize_path())).body
-        tenant_id = sandbox.options.organisations[0].tenant_id
-        form = {"action": "allow", "tenant": tenant_id, "user": other.user_id}
-        assert "code" in (await caller.post(caller.authorize_path(), form)).callback
-        assert (
-            await caller.post(caller.authorize_path(), {**form, "user": "unknown"})
-        ).status == 400
-        assert sandbox.identity.app(DEFAULT_CLIENT_ID) is None
-        bo = sandbox.identity.app(DEFAULT_CLIENT_ID, other.user_id)
-        assert bo is not None
-        assert list(bo.connections) == [tenant_id]
+    caller = Caller(shared)
+    assert b"Bo &lt;Other&gt;" in (await caller.send("GET", caller.authorize_path())).body
+    tenant_id = shared.options.organisations[0].tenant_id
+    form = {"action": "allow", "tenant": tenant_id, "user": BO.user_id}
+    assert "code" in (await caller.post(caller.authorize_path(), form)).callback
+    assert shared.identity.app(DEFAULT_CLIENT_ID) is None
+    bo = shared.identity.app(DEFAULT_CLIENT_ID, BO.user_id)
+    assert bo is not None
+    assert list(bo.connections) == [tenant_id]
+
+
+async def test_an_unknown_user_is_refused(shared: Sandbox) -> None:
+    """The page asks again, and no consent is recorded."""
+    caller = Caller(shared)
+    tenant_id = shared.options.organisations[0].tenant_id
+    form = {"action": "allow", "tenant": tenant_id, "user": "unknown"}
+    page = await caller.post(caller.authorize_path(), form)
+    assert page.status == 400
+    assert b"Please choose one of the users." in page.body
+    assert shared.identity.counts.consents == 0
+
+
+async def test_the_page_keeps_the_chosen_user_after_an_error(shared: Sandbox) -> None:
+    """A user who forgot to tick an organisation does not consent as another user then."""
+    caller, person = Caller(shared), Person()
+    form = {"action": "allow", "user": BO.user_id}
+    page = await caller.post(caller.authorize_path(), form)
+    assert page.status == 400
+    url = f"{shared.url}{caller.authorize_path()}"
+    fields = Page(url, page.status, page.body.decode()).form.fields
+    assert fields == [("user", BO.user_id)]
+    assert (await person.open(url)).form.fields[0] == ("user", User().user_id)
+
+
+async def test_with_one_user_the_page_offers_no_choice(caller: Caller) -> None:
+    """Programs that post the form without a user go on working."""
+    assert b"<select" not in (await caller.send("GET", caller.authorize_path())).body
+
+
+# ---------- the start page
+
+
+NO_APP = "No app is connected."
+
+
+async def listed(sandbox: Sandbox) -> list[str]:
+    """Return the text of the start page for each user, which begins with the user's name."""
+    page = await Caller(sandbox).send("GET", "/")
+    assert page.status == 200
+    _, *sections = page.body.decode().split("<h2>")
+    return [html.unescape(" ".join(re.sub("<[^>]*>", " ", one).split())) for one in sections]
+
+
+async def test_the_start_page_lists_the_connections_of_each_user(shared: Sandbox) -> None:
+    """The names are shown as they are, and an organisation can have none."""
+    assert await listed(shared) == [f"Ada Sandbox {NO_APP}", f"Bo <Other> {NO_APP}"]
+    shared.log_in()
+    shared.log_in(tenant_ids=[ORGANISATIONS[1].tenant_id], user_id=BO.user_id)
+    app = f"The app {DEFAULT_CLIENT_ID} :"
+    assert await listed(shared) == [
+        f"Ada Sandbox {app} Two & <Sons> (no name)",
+        f"Bo <Other> {app} Two & <Sons>",
+    ]
+    shared.log_in(client_id=DEFAULT_PKCE_CLIENT_ID)
+    ada, _ = await listed(shared)
+    assert ada.endswith(f"The app {DEFAULT_PKCE_CLIENT_ID} : Two & <Sons> (no name)")
+
+
+async def test_the_start_page_shows_the_connections_that_remain_after_an_end(
+    shared: Sandbox,
+) -> None:
+    """A deleted connection is gone; a revocation removes the app of that user only."""
+    ada = shared.log_in()
+    bo = shared.log_in(user_id=BO.user_id)
+    caller, app = Caller(shared), f"The app {DEFAULT_CLIENT_ID} :"
+    connections = (await caller.api("/connections", bo.access_token)).json
+    paths = [f"/connections/{one['id']}" for one in connections]
+    await caller.api(paths[0], bo.access_token, method="DELETE")
+    assert (await listed(shared))[1] == f"Bo <Other> {app} (no name)"
+    await caller.api(paths[1], bo.access_token, method="DELETE")
+    assert (await listed(shared))[1] == f"Bo <Other> {app} no organisation"
+    await caller.revoke(ada.refresh_token)
+    assert await listed(shared) == [
+        f"Ada Sandbox {NO_APP}",
+        f"Bo <Other> {app} no organisation",
+    ]
+
+
+async def test_the_start_page_shows_no_token_and_no_secret(sandbox: Sandbox) -> None:
+    """A web page can read it by a host name of its own that resolves to this machine."""
+    tokens = sandbox.log_in()
+    page = (await Caller(sandbox).send("GET", "/")).body.decode()
+    secrets = [tokens.access_token, tokens.refresh_token or "", DEFAULT_CLIENT_SECRET]
+    assert [secret for secret in secrets if secret in page] == []

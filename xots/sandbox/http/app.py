@@ -11,7 +11,7 @@ from ..world import World
 from . import control
 from .api import AccountingHandler, ConnectionHandler, ConnectionsHandler
 from .oauth import DiscoveryHandler, KeySetHandler, RevocationHandler, TokenHandler
-from .pages import AuthorizeHandler, ErrorPageHandler
+from .pages import AuthorizeHandler, ErrorPageHandler, StartPageHandler
 
 __all__ = ["make_application"]
 
@@ -23,6 +23,7 @@ def make_application(world: World) -> tornado.web.Application:
     """
     shared: dict[str, Any] = {"world": world}
     routes: list[Any] = [
+        (r"/", StartPageHandler, shared),
         (r"/identity/connect/authorize", AuthorizeHandler, shared),
         (r"/identity/error", ErrorPageHandler, shared),
         (r"/connect/token", TokenHandler, shared),

@@ -1,4 +1,4 @@
-"""The pages for the user: consent, and Xero's own error page."""
+"""The pages for the user: the start page, consent, and Xero's own error page."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import tornado.template
 import tornado.web
 
 from ..faults import Endpoint
+from ..identity.consents import ConnectedApp
 from ..identity.protocol import AuthorizationRequest, CallbackError, ErrorPage, PageProblem, Shape
 from ..log import Outcome
 from ..world import World
 from .handlers import SandboxHandler, single_values
 from .responses import Response, html_response
 
-__all__ = ["AuthorizeHandler", "ErrorPageHandler"]
+__all__ = ["AuthorizeHandler", "ErrorPageHandler", "StartPageHandler"]
 
 _HEAD = """<!doctype html>
 <html lang="en">
@@ -36,6 +37,23 @@ button { font: inherit; padding: .4rem 1.2rem; }
 <p class="note">This is the sandbox that ships with xots, not Xero. Nothing here is real.</p>
 """
 
+_START = tornado.template.Template(
+    _HEAD
+    + """<h1>Connected apps</h1>
+<p>The users of this simulated Xero, each with the apps that they have connected to organisations.
+Reload the page after a login or an end.</p>
+{% for name, apps in users %}<h2>{{ name }}</h2>
+{% for client_id, organisations in apps %}<p>The app <code>{{ client_id }}</code>:</p>
+<ul>
+{% for organisation in organisations or ["no organisation"] %}<li>{{ organisation }}</li>
+{% end %}</ul>
+{% end %}{% if not apps %}<p>No app is connected.</p>
+{% end %}{% end %}</main>
+</body>
+</html>
+"""
+)
+
 _CONSENT = tornado.template.Template(
     _HEAD
     + """<h1>Allow access?</h1>
@@ -46,7 +64,8 @@ _CONSENT = tornado.template.Template(
 {% if message %}<p role="alert"><strong>{{ message }}</strong></p>
 {% end %}<form method="post">
 {% if len(users) > 1 %}<p><label>You are <select name="user">
-{% for user in users %}<option value="{{ user.user_id }}">{{ user.name }}</option>
+{% for user in users %}<option value="{{ user.user_id }}"\
+{% if user.user_id == user_id %} selected{% end %}>{{ user.name }}</option>
 {% end %}</select></label></p>
 {% end %}<fieldset><legend>Organisations to connect</legend>
 {% for organisation in organisations %}<label><input type="checkbox" name="tenant" \
@@ -72,6 +91,27 @@ _ERROR = tornado.template.Template(
 </html>
 """
 )
+
+
+class StartPageHandler(tornado.web.RequestHandler):
+    """GET /: the users with their connections, as on Xero's page "Connected apps"."""
+
+    def initialize(self, world: World) -> None:
+        self.world = world
+
+    def get(self) -> None:
+        identity = self.world.identity
+        users = [
+            (user.name, [self._described(app) for app in identity.apps(user.user_id)])
+            for user in identity.users.values()
+        ]
+        self.set_header("Cache-Control", "no-store")
+        self.finish(_START.generate(title="Connected apps", users=users))
+
+    def _described(self, app: ConnectedApp) -> tuple[str, list[str]]:
+        """Return an app's client id, and the names of its organisations."""
+        rows = self.world.accounting.connections(app.connections.values())
+        return app.client_id, [str(row["tenantName"] or "(no name)") for row in rows]
 
 
 class AuthorizeHandler(SandboxHandler):
@@ -125,12 +165,15 @@ class AuthorizeHandler(SandboxHandler):
             tenant_id for tenant_id in self.get_body_arguments("tenant") if tenant_id in known
         ]
         user_id = self.get_body_argument("user", None)
-        user_is_known = user_id is None or user_id in self.world.identity.users
-        if action != "allow" or not user_is_known:
-            return self._page(request, ticked=ticked, message="Please choose Allow or Cancel.")
-        if not ticked:
-            return self._page(request, ticked=[], message="Please tick at least one organisation.")
-        return self._allow(request, ticked, user_id)
+        if action != "allow":
+            message = "Please choose Allow or Cancel."
+        elif user_id is not None and user_id not in self.world.identity.users:
+            message = "Please choose one of the users."
+        elif not ticked:
+            message = "Please tick at least one organisation."
+        else:
+            return self._allow(request, ticked, user_id)
+        return self._page(request, ticked=ticked, user_id=user_id, message=message)
 
     def _cancel(self, request: AuthorizationRequest) -> Response:
         self.findings.outcome = Outcome.DENIED
@@ -148,7 +191,12 @@ class AuthorizeHandler(SandboxHandler):
         return _redirect(request.redirect_uri, parameters)
 
     def _page(
-        self, request: AuthorizationRequest, *, ticked: list[str], message: str = ""
+        self,
+        request: AuthorizationRequest,
+        *,
+        ticked: list[str],
+        user_id: str | None = None,
+        message: str = "",
     ) -> Response:
         """Return the consent page. With a message, it is an error (status 400)."""
         page = _CONSENT.generate(
@@ -156,6 +204,7 @@ class AuthorizeHandler(SandboxHandler):
             client_id=request.client_id,
             scopes=request.scopes,
             users=list(self.world.identity.users.values()),
+            user_id=user_id,
             organisations=list(self.world.accounting.organisations.values()),
             ticked=ticked,
             message=message,

@@ -14,8 +14,10 @@ __all__ = [
     "DEFAULT_PKCE_CLIENT_ID",
     "DEFAULT_REDIRECT_URI",
     "GRANULAR_SCOPES",
+    "MAX_DEFAULT_USERS",
     "Client",
     "User",
+    "default_users",
     "with_read",
 ]
 
@@ -109,3 +111,21 @@ class User:
     @property
     def name(self) -> str:
         return f"{self.given_name} {self.family_name}"
+
+
+_GIVEN_NAMES = ("Ada", "Ben", "Cleo", "Dev", "Ella", "Finn", "Gwen", "Hugo")
+
+MAX_DEFAULT_USERS = len(_GIVEN_NAMES)
+
+
+def default_users(count: int) -> tuple[User, ...]:
+    """Return up to `MAX_DEFAULT_USERS` users, who are the same in each run.
+
+    The first one is ``User()``.
+    """
+    return tuple(
+        User(
+            str(uuid.UUID(int=0xADA + n, version=4)), name, email=f"{name.lower()}@sandbox.example"
+        )
+        for n, name in enumerate(_GIVEN_NAMES[:count])
+    )

@@ -111,6 +111,11 @@ class ConsentRegistry:
         """Return an app as this user has connected it, or None."""
         return self._apps.get((client_id, user_id))
 
+    def apps(self, user_id: str) -> list[ConnectedApp]:
+        """Return the apps to which this user has consents or connections, oldest first."""
+        of_user = [app for app in self._apps.values() if app.user_id == user_id]
+        return [app for app in of_user if app.consents or app.connections]
+
     def add(
         self,
         request: AuthorizationRequest,

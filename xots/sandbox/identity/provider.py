@@ -304,6 +304,10 @@ class Identity:
         """Return an app as a user (by default the first) has connected it, or None."""
         return self._consents.app(client_id, next(iter(self.users)) if user_id is None else user_id)
 
+    def apps(self, user_id: str) -> list[ConnectedApp]:
+        """Return the apps to which a user has consents or connections, oldest first."""
+        return self._consents.apps(user_id)
+
     def forget(self, client_id: str | None = None) -> int:
         """End every consent of one client, or of all, as if Xero had lost them.
 
