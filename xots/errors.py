@@ -11,7 +11,7 @@
     │   └── StaleWrite           another process has written first; nothing was written
     ├── NoToken                  there is no access token until a user acts
     │   ├── NoCredentials        no client id is known
-    │   ├── NotLoggedIn          there is no login, or it was revoked
+    │   ├── NotLoggedIn          there is no login, or it was ended
     │   └── ConsentLost          Xero has refused every refresh token of the login
     ├── TokenUnavailable         there is no access token now; retry after ``retry_after_seconds``
     ├── LoginFailed              a login has failed; nothing was changed
@@ -120,7 +120,7 @@ class NoCredentials(NoToken):
 
 
 class NotLoggedIn(NoToken):
-    """The client's credentials are known, but there is no login, or it was revoked."""
+    """The client's credentials are known, but there is no login, or it was ended."""
 
 
 class ConsentLost(NoToken):
