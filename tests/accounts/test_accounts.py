@@ -165,6 +165,19 @@ async def test_an_account_without_a_login_shares_its_fate_with_no_other(several:
         assert await found.keeper.token()
 
 
+async def test_an_account_that_another_process_has_ended_shares_its_fate_with_no_other(
+    several: Several,
+) -> None:
+    """This process may still know its login. The record decides."""
+    first, second = await several.manager(), await several.manager()
+    await several.add(first, "jones", "smith")
+    await first.swept()
+    await second.swept()
+    async with second.opened("smith") as found:
+        await found.keeper.end(forget=False)
+    assert list(await first.end_all("smith", forget=False)) == ["smith"]
+
+
 async def test_an_account_is_added_once(several: Several) -> None:
     """The second entry would replace the first account's settings."""
     accounts = await several.manager()

@@ -7,14 +7,13 @@ from contextlib import asynccontextmanager, suppress
 
 from ..clock import MAX_CLOCK_SKEW
 from ..errors import (
-    AccountError,
     AccountExists,
     AccountFixed,
     AccountUnusable,
+    RecordUnusable,
     SealError,
     SettingsError,
     StoreUnavailable,
-    TokenUnavailable,
     TooManyAccounts,
     UnknownAccount,
     XotsError,
@@ -265,13 +264,14 @@ class Accounts:
             StoreUnavailable: the store cannot be read.
         """
         found = set(self.siblings(name))
-        with suppress(AccountError, TokenUnavailable):  # without its record, none can be found
-            async with self.opened(name, to_end=True) as opened:
-                account = opened.keeper.account
-            if account.consent_id is not None:  # otherwise there is no fate to share
-                find = siblings_in(self._shared.store, self._shared.sealer, name)
-                stored = await find(account)
-                found.update(other for other, record in stored.items() if record is not None)
+        store, sealer = self._shared.store, self._shared.sealer
+        record = RecordStore(store, sealer, name)
+        with suppress(RecordUnusable, SealError):  # without its record, no other one can be found
+            account = record.opened(await record.read())
+            if account.consent_id is None:
+                return []  # another process may have ended it
+            stored = await siblings_in(store, sealer, name)(account)
+            found.update(other for other, sibling in stored.items() if sibling is not None)
         return sorted(found)
 
     # ---------- the tick
