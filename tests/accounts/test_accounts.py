@@ -305,3 +305,27 @@ async def test_the_end_of_all_ends_a_login_that_was_just_made_elsewhere(several:
     ended = await here.end_all("smith", forget=False)
     assert sorted(ended) == ["jones", "smith"]
     assert (await several.record("jones")).consent_id is None
+
+
+async def test_an_account_that_is_added_during_a_sweep_stays_known(several: Several) -> None:
+    """The names that the sweep has read do not have it."""
+    accounts = await several.manager()
+    await accounts.swept()
+    hold = several.store.hold("names", after=True)  # type: ignore[attr-defined]
+    several.clock.advance(hours=2)
+    maintaining = asyncio.create_task(accounts.maintain())
+    await hold.reached()
+    await several.add(accounts, "smith", log_in=False)
+    hold.release()
+    await maintaining
+    await eventually(lambda: not accounts.busy)
+    assert accounts.names() == ["default", "smith"]
+
+
+async def test_a_name_of_the_index_alone_is_no_account(several: Several) -> None:
+    """A record may have been deleted, or another program may have written the name."""
+    accounts = await several.manager()
+    await several.store.note_due("ghost", several.clock.now())
+    await tick(several, accounts, seconds=15)
+    assert accounts.names() == ["default"]
+    assert await several.store.due(several.clock.now() + timedelta(days=90), 9) == []

@@ -148,8 +148,9 @@ class Survey:
         Raises:
             StoreUnavailable: the store cannot be read.
         """
-        names = await self._shared.store.names()
-        self._directory.keep_only(names)
+        seen, names = self._directory.seen, await self._shared.store.names()
+        # An account that was added meanwhile need not be among the names.
+        self._directory.forget(seen.difference(names))
         self._shortest_of_sweep = float("inf")
         without_record = sorted(self._directory.declared.difference(names))
         failed_in_a_row = 0
@@ -208,6 +209,11 @@ class Survey:
         self._observe(found.config, found.keeper.account)
 
     def _observe(self, config: AccountConfig, account: Account) -> None:
+        has_record = account.generation > 0
+        if not has_record and config.name not in self._directory.declared:
+            # The index or the stream has a name that is no account's.
+            self._directory.forget([config.name])
+            return
         self.note(config.name, glimpse(config, account, self._shared.clock.now()))
         seconds = tick_seconds(account, config.policy)
         self.shortest_tick_seconds = min(self.shortest_tick_seconds, seconds)
