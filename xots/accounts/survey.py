@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from ..backends.base import version_of
@@ -35,6 +35,17 @@ their records, such as a bad sector, which is to delay no other account."""
 
 RETRY_INTERVAL_SECONDS = 1.0
 """Interval between attempts to watch a store that failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """A record that a look has found."""
+
+    version: str | None
+    due_at: datetime | None
+    """When it needs attention."""
+    keeps_index: bool
+    """False if an earlier version of xots wrote it, which does not tell the store's index."""
 
 
 class Survey:
@@ -177,19 +188,16 @@ class Survey:
         if self._is_open(name) and not corrects_index:
             return
         record = RecordStore(store, self._shared.sealer, name)
-        stored = await self._read(record, name)
-        while corrects_index and stored is not None:
-            await store.note_due(name, stored[1])
+        found = await self._read(record, name)
+        while found is not None and (corrects_index or not found.keeps_index):
+            await store.note_due(name, found.due_at)
             # Another process may have written meanwhile, and its time may just have been replaced.
-            before, stored = stored, await self._read(record, name)
-            if stored is None or stored[0] == before[0]:
+            before, found = found, await self._read(record, name)
+            if found is None or found.version == before.version:
                 return
 
-    async def _read(
-        self, record: RecordStore, name: str
-    ) -> tuple[str | None, datetime | None] | None:
-        """Read a record and note what it shows. Return its version, and when it is due; None if it
-        cannot be used.
+    async def _read(self, record: RecordStore, name: str) -> _Found | None:
+        """Read a record and note what it shows; None if it cannot be used.
 
         Raises:
             StoreUnavailable: the store cannot be read.
@@ -202,7 +210,11 @@ class Survey:
             self.note_problem(name, str(error))
             return None
         self._observe(config, account)
-        return version_of(stored), config.indexed_at(account, self._shared.clock.now())
+        return _Found(
+            version=version_of(stored),
+            due_at=config.indexed_at(account, self._shared.clock.now()),
+            keeps_index=stored is None or record.is_indexed(stored),
+        )
 
     def observe(self, found: Opened) -> None:
         """Note what the record of an open keeper shows."""
