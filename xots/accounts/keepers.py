@@ -164,7 +164,8 @@ class Keepers:
             await self._opened(name)
         account = found.keeper.account
         if (problems := found.config.problems(account)) and not use.permits(account):
-            self.schedule(name)  # it is closed soon
+            if self._is_free(found):
+                self._close(name)
             raise AccountUnusable("; ".join(problems))
         found.callers += 1
         kept_seconds = LOGIN_TIMEOUT.total_seconds() if use is Use.CALLER else 0
@@ -235,9 +236,13 @@ class Keepers:
 
     def _is_outdated(self, found: Opened) -> bool:
         """Tell if the account was added again with other settings since it was opened."""
+        is_new = found.keeper.account.entry != found.config.entry
+        return is_new and self._is_free(found)
+
+    def _is_free(self, found: Opened) -> bool:
+        """Tell if a keeper can be closed now: nothing uses it or would be lost."""
         is_pinned = found.config.name in self._pinned
-        is_free = found.callers == 0 and not found.keeper.unsaved and not is_pinned
-        return is_free and found.keeper.account.entry != found.config.entry
+        return found.callers == 0 and not found.keeper.unsaved and not is_pinned
 
     async def _opened(self, name: str) -> Opened:
         """Open a keeper, in one task that all callers share."""
