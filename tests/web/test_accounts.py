@@ -177,7 +177,9 @@ async def test_an_implausible_account_is_refused_with_the_reason(
     assert set(await listed(server, get)) == {"default"}
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'{"name": "\xff"}', b"name=%ff"])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"null", b'{"name": "\xff"}', b"name=%ff", b"name=a&name=b"]
+)
 async def test_a_body_that_is_no_account_is_refused(
     server: Server, send: Any, get: Any, expected_log: Any, body: bytes
 ) -> None:
@@ -224,6 +226,18 @@ async def test_no_account_is_added_above_the_bound(
     response = await add(server, "firm-2")
     assert response.json["type"] == "urn:xots:too-many-accounts"
     assert "max_accounts" in response.json["detail"]
+    assert len(await listed(server, get)) == 3
+
+
+async def test_requests_at_the_same_time_do_not_pass_the_bound(
+    new_server: NewServer, add: Add, get: Any, expected_log: Any, tmp_path: Path
+) -> None:
+    """Each of them is counted, although the store takes a while to write."""
+    expected_log(REFUSED)
+    store = f"file://{tmp_path / 'store'}"
+    server = await new_server(store=store, key=(new_key(),), max_accounts=3)
+    added = await asyncio.gather(*(add(server, f"firm-{number}") for number in range(8)))
+    assert sorted(response.status for response in added) == [201] * 2 + [409] * 6
     assert len(await listed(server, get)) == 3
 
 

@@ -33,7 +33,7 @@ longer."""
 
 WRONG_BODY = (
     "the body must be a form or a JSON object with the fields name, client_id, client_secret, "
-    "tenant_id and scopes, each a string; only name is required"
+    "tenant_id and scopes, each a string and given once; only name is required"
 )
 
 USE_POST = "nothing was removed: use POST"
@@ -129,7 +129,10 @@ class AccountsHandler(Handler):
         try:
             if content_type.partition(";")[0].strip().lower() == "application/json":
                 return msgspec.json.decode(self.request.body, type=Added, dec_hook=_secret)
-            fields = {name: self.get_body_argument(name) for name in self.request.body_arguments}
+            given = self.request.body_arguments
+            if any(len(values) > 1 for values in given.values()):
+                raise HTTPError(400, WRONG_BODY)
+            fields = {name: self.get_body_argument(name) for name in given}
             return msgspec.convert(fields, Added, dec_hook=_secret)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             raise HTTPError(400, WRONG_BODY) from None
