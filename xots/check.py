@@ -135,7 +135,7 @@ async def _store_findings(settings: Settings) -> AsyncIterator[Finding]:
             subject = "key"
             sealer = await sealer_for(store, settings, make=False)
             accounts, problems = await _open_records(sealer, store, names)
-            yield _key_finding(names, problems)
+            yield _key_finding(names, accounts, problems)
             for name, problem in problems.items():
                 yield Finding("record", f"{name}: {problem}", failed=True)
 
@@ -175,12 +175,19 @@ async def _open_records(
     return accounts, problems
 
 
-def _key_finding(names: list[str], problems: Mapping[str, str]) -> Finding:
+def _key_finding(
+    names: list[str], accounts: Mapping[str, Account], problems: Mapping[str, str]
+) -> Finding:
+    """Return the finding about the key. Removed accounts are not named."""
     if problems:
         opened = len(names) - len(problems)
         return Finding("key", f"opens {opened} of {counted(len(names), 'record')}", failed=True)
-    records = f"opens all records of the store ({', '.join(names)})"
-    return Finding("key", records if names else "the store is empty")
+    shown = [name for name in names if name in accounts and not accounts[name].removed]
+    if shown:
+        return Finding("key", f"opens all records of the store ({', '.join(shown)})")
+    if accounts:
+        return Finding("key", "opens all records of removed accounts; there are no others")
+    return Finding("key", "the store is empty")
 
 
 def _names_to_show(settings: Settings, accounts: Mapping[str, Account]) -> list[str]:
@@ -198,7 +205,8 @@ def login_finding(settings: Settings, account: Account, now: datetime, path: str
         now: the time on this host.
         path: the path of the account, such as ``/accounts/smith``.
     """
-    state = state_of(account, now, settings.policy)
+    is_configured = settings.credentials is not None
+    state = state_of(account, now, settings.policy, is_configured=is_configured)
     problems = mismatches(settings, account)
     if state is State.CONSENT_LOST:
         problems.append(

@@ -226,6 +226,16 @@ async def test_the_list_shows_state_organisation_and_need(several: Several) -> N
     assert len(several.sandbox.log) == requests
 
 
+async def test_an_account_without_a_login_uses_no_organisation(several: Several) -> None:
+    """Neither by its name nor by its id: the next login chooses one."""
+    accounts = await several.manager()
+    await several.add(accounts, "smith")
+    async with accounts.opened("smith") as found:
+        await found.keeper.end(forget=False)
+    [_, smith] = accounts.summaries()
+    assert (smith.name, smith.state, smith.organisation) == ("smith", State.REVOKED, None)
+
+
 @pytest.mark.parametrize("days", [-1, 1])
 async def test_a_clock_that_is_set_delays_no_refresh(several: Several, days: int) -> None:
     """The index holds times of day. They are corrected at the next tick."""

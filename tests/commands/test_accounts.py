@@ -357,6 +357,20 @@ def test_account_list_shows_each_account(xots: Xots, server: StandIn) -> None:
     assert head.index("state") == smith.index("connected") == new.index("not-logged-in")
 
 
+def test_account_list_says_that_a_missing_login_is_needed_now(xots: Xots, server: StandIn) -> None:
+    """The time in the list is that of the last look at the record."""
+    for need, shown in (
+        ("not-logged-in", "now"),
+        ("consent-lost", "now"),
+        ("client-refused", "now"),
+        ("grace-ends", "2027-01-16 10:00 UTC"),
+    ):
+        accounts = {"accounts": [SMITH | {"attention_for": need}]}
+        server.responses["GET /accounts"] = (200, accounts)
+        line = xots("account", "list", "--port", server.port).out.splitlines()[1]
+        assert f"Smith\\u202e & Co  {shown}" in line
+
+
 def test_account_list_as_json_is_as_the_server_lists_them(xots: Xots, server: StandIn) -> None:
     """All fields are there."""
     ended = xots("account", "list", "--json", "--port", server.port)

@@ -386,11 +386,15 @@ async def test_a_command_ends_all_accounts_of_a_user_and_names_them(
             await house.log_in()
     if through_server:
         async with house.serving():
+            listed = await house.command("account", "list")
             ended = await house.command("revoke", "--all")
             again = await house.command("revoke")
     else:
+        listed = await house.command("account", "list")
         ended = await house.command("revoke", "--all")
         again = await house.command("revoke")
+    for name in ("default", "other"):
+        assert f"same client and Xero user as: {name}" in listed[1]
     assert ended == (0, "revoked: default, other\n", "")
     assert (again[0], again[2]) == (0, "")
     assert again[1].startswith("there is no login to revoke")

@@ -148,8 +148,8 @@ def test_check_checks_each_account_by_itself(sandbox: Sandbox, tmp_path: Path) -
         "ok client smith: E, with a secret",
         "FAIL key opens 3 of 4 records",
         "FAIL record sealed-elsewhere: ",
-        "ok login default: ",
-        "ok login smith: ",
+        "ok login default: not-logged-in",
+        "ok login smith: not-logged-in",
         "ok login added: ",
         "FAIL login mismatch: ",
         "ok xero ",
@@ -157,6 +157,33 @@ def test_check_checks_each_account_by_itself(sandbox: Sandbox, tmp_path: Path) -
         assert len([line for line in lines if line.startswith(beginning)]) == 1, beginning
     assert not [line for line in lines if "gone" in line]
     assert "hunter2-canary" not in ended.out
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ((), "opens all records of removed accounts; there are no others"),
+        (("added",), "opens all records of the store (added)"),
+    ],
+)
+def test_the_line_of_the_key_names_no_removed_account(
+    sandbox: Sandbox, tmp_path: Path, names: tuple[str, ...], said: str
+) -> None:
+    """Its record stays, and holds no login."""
+    key = new_key()
+    for name in names:
+        write_record(tmp_path, key, name, sandbox.token_url, client_id="C")
+    write_record(tmp_path, key, "gone", removed=True)
+    ended = process(
+        "check",
+        "--token-url",
+        sandbox.token_url,
+        XOTS_KEY=key.reveal(),
+        XOTS_CLIENT_ID="C",
+        XOTS_STORE=f"file://{tmp_path}/store",
+    )
+    assert (ended.status, ended.err) == (0, "")
+    assert " ".join(lines_by_subject(ended)["key"].split()) == f"ok key {said}"
 
 
 def test_check_requests_each_identity_server(sandbox: Sandbox, tmp_path: Path) -> None:

@@ -85,6 +85,22 @@ async def test_a_program_lists_the_accounts(logged_in: Server, add: Add, get: An
     )
 
 
+async def test_the_page_of_the_list_is_in_words(
+    logged_in: Server, add: Add, send: Any, clock: FakeClock
+) -> None:
+    """A login that is missing is needed now, not at the time of the last look at the record."""
+    await add(logged_in, "firm")
+    clock.advance(120)
+    page = await send("GET", f"{origin(logged_in)}/accounts", BROWSER)
+    cells = re.findall(r"<td>(.*?)</td>", page.text)
+    assert cells[3].endswith("UTC <small>if no refresh succeeds</small>")
+    assert cells[9] == "now <small>no user is logged in</small>"
+    await send("POST", f"{logged_in.url}/revoke", None, "")
+    page = await send("GET", f"{origin(logged_in)}/accounts", BROWSER)
+    cells = re.findall(r"<td>(.*?)</td>", page.text)
+    assert cells[1:4] == ["\N{EN DASH}", "login ended", "now <small>no user is logged in</small>"]
+
+
 async def test_the_list_needs_neither_the_store_nor_xero(
     logged_in: Server,
     add: Add,

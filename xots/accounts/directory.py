@@ -53,7 +53,8 @@ class Summary:
     """True if it is declared in the settings, so that it cannot be removed at run time."""
     state: State
     organisation: str | None
-    """The name of the organisation in use, or its id if the name is not known."""
+    """The name of the organisation in use, or its id if the name is not known. None without a
+    login."""
     login_needed_at: datetime | None
     """When a user must log in if no refresh succeeds; now, if no user is logged in."""
     attention_for: Need
@@ -68,9 +69,6 @@ def glimpse(config: AccountConfig, account: Account, now: datetime) -> Glimpse:
     problems = config.problems(account)
     ahead = config.fresh is Fresh.ALWAYS
     found = outlook(account, now, config.policy, ahead=ahead)
-    state = state_of(account, now, config.policy)
-    if state is State.NO_CREDENTIALS and config.credentials is not None:
-        state = State.NOT_LOGGED_IN
     return Glimpse(
         source=config.source,
         is_removed=account.removed and not config.is_fixed,
@@ -79,7 +77,7 @@ def glimpse(config: AccountConfig, account: Account, now: datetime) -> Glimpse:
         user_id=account.xero_userid,
         tenant_id=account.tenant_id,
         auth_event_id=account.auth_event_id,
-        state=state,
+        state=state_of(account, now, config.policy, is_configured=config.credentials is not None),
         organisation=_organisation(account),
         login_needed_at=found.login_needed_at,
         attention_for=found.attention_for,
@@ -89,6 +87,8 @@ def glimpse(config: AccountConfig, account: Account, now: datetime) -> Glimpse:
 
 def _organisation(account: Account) -> str | None:
     """Return the name of the organisation in use; its id if the name is not known."""
+    if account.consent_id is None:
+        return None
     for organisation in account.organisations or ():
         if organisation.tenant_id == account.tenant_id:
             return organisation.name or account.tenant_id

@@ -27,6 +27,9 @@ __all__ = ["account", "add_account_options"]
 STORE = ("store", "key_file")
 """The settings of the store that are options. ``--client-id`` is that of the account to add."""
 
+NEEDED_NOW = ("not-logged-in", "consent-lost", "client-refused")
+"""The values of ``attention_for`` for which a user or an operator is needed now."""
+
 COLUMNS = ("name", "state", "organisation", "login needed", "source")
 
 
@@ -82,8 +85,8 @@ def _accounts_of_store(settings: Settings) -> list[dict[str, Any]]:
     from .. import wiring
 
     summaries = asyncio.run(wiring.list_accounts(settings))
-    found: list[dict[str, Any]] = msgspec.to_builtins(summaries)
-    return found
+    found: list[dict[str, Any]] = msgspec.json.decode(msgspec.json.encode(summaries))
+    return found  # as the server sends them
 
 
 def _print_table(found: list[dict[str, Any]]) -> None:
@@ -103,7 +106,9 @@ def _print_table(found: list[dict[str, Any]]) -> None:
 def _row(summary: dict[str, Any]) -> tuple[str, ...]:
     fields = ("name", "state", "organisation", "login_needed_at", "source")
     name, state, organisation, needed, source = (summary.get(field) for field in fields)
-    texts = (name, state, organisation, _time_text(needed), source)
+    # The time of a login that is needed now is that of the last look at the record.
+    when = "now" if needed and summary.get("attention_for") in NEEDED_NOW else _time_text(needed)
+    texts = (name, state, organisation, when, source)
     return tuple("-" if text is None else safe_text(text) for text in texts)
 
 

@@ -78,7 +78,9 @@ class Context:
     @property
     def state(self) -> State:
         """The state of the record."""
-        return state_of(self.account, self.clock.now(), self.policy)
+        return state_of(
+            self.account, self.clock.now(), self.policy, is_configured=self.configured is not None
+        )
 
     @property
     def is_foreign(self) -> bool:

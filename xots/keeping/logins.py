@@ -41,8 +41,6 @@ class Logins:
             return state
         if context.clock.elapsed() < self._awaited_until:
             return State.WAITING
-        if state is State.NO_CREDENTIALS and context.configured:
-            return State.NOT_LOGGED_IN
         return state
 
     def started(self) -> None:

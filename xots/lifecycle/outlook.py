@@ -43,6 +43,11 @@ class Need(StrEnum):
     TOKEN_DIES = "refresh-token-unused"  # noqa: S105
     """An unspent refresh token is left. It dies if it lies unused."""
 
+    @property
+    def is_now(self) -> bool:
+        """True if the user or the operator is needed now."""
+        return self in (Need.NO_LOGIN, Need.CONSENT_LOST, Need.CLIENT_REFUSED)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outlook:

@@ -228,10 +228,13 @@ class State(StrEnum):
     REVOKED = "revoked"
 
 
-def state_of(account: Account, now: datetime, policy: Policy) -> State:
-    """Return the state that the record is in."""
+def state_of(
+    account: Account, now: datetime, policy: Policy, *, is_configured: bool = False
+) -> State:
+    """Return the state that the record is in. ``is_configured``: the settings hold the credentials
+    of a client."""
     if account.client_id is None:
-        return State.NO_CREDENTIALS
+        return State.NOT_LOGGED_IN if is_configured else State.NO_CREDENTIALS
     if account.consent_id is None:
         return State.NOT_LOGGED_IN if account.ended_at is None else State.REVOKED
     if not candidates(account, now, policy):

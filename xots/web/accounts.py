@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from datetime import datetime
 
 import msgspec
 from tornado.web import HTTPError
 
 from ..accounts.accounts import unknown_account
+from ..accounts.directory import Summary
 from ..backends.records import is_account
 from ..errors import StoreUnavailable
 from ..lifecycle.account import Entry
+from ..lifecycle.outlook import Need
+from ..lifecycle.schedule import State
 from ..secret import Secret
+from ..wording import time_text
 from ..xero.scopes import scopes
 from . import accept
 from .handler import UNSUPPORTED, Handler
@@ -30,6 +35,26 @@ MAX_SCOPES_LENGTH = 2000
 MAX_SWEEP_WAIT_SECONDS = 2.0
 """Upper bound on the time for which the list waits after a start. Thousands of records take
 longer."""
+
+STATE_TEXTS = {
+    State.NO_CREDENTIALS: "credentials missing",
+    State.NOT_LOGGED_IN: "not logged in",
+    State.WAITING: "login started",
+    State.CONNECTED: "connected",
+    State.REFRESH_FAILING: "refresh failing",
+    State.CONSENT_LOST: "login lost",
+    State.REVOKED: "login ended",
+}
+"""The states on the page."""
+
+NEED_TEXTS = {
+    Need.NO_LOGIN: "no user is logged in",
+    Need.CONSENT_LOST: "the login is lost",
+    Need.CLIENT_REFUSED: "Xero does not accept the client",
+    Need.GRACE_ENDS: "if no response to the open refresh arrives",
+    Need.TOKEN_DIES: "if no refresh succeeds",
+}
+"""The reasons for a login on the page."""
 
 WRONG_BODY = (
     "the body must be a form or a JSON object with the fields name, client_id, client_secret, "
@@ -142,9 +167,20 @@ class AccountsHandler(Handler):
             "accounts.html",
             title="Accounts",
             summaries=self.accounts.summaries(),
+            needed=_needed,
+            state_texts=STATE_TEXTS,
+            need_texts=NEED_TEXTS,
             problems=problems,
             added=added,
         )
+
+
+def _needed(summary: Summary, now: datetime) -> str | None:
+    """Return when a login is needed, in words; None before the first look at the record. The time
+    of one that is needed now is that of the last look."""
+    if summary.login_needed_at is None:
+        return None
+    return "now" if summary.attention_for.is_now else time_text(summary.login_needed_at, now)
 
 
 def _secret(_: type, value: object) -> Secret:
