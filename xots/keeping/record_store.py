@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from datetime import datetime
 
 from ..backends.base import Lease, Stored, TokenStore
@@ -82,12 +82,17 @@ class RecordStore:
         sealed = self._sealer.seal(encode(account), PURPOSE, context)
         due_at = self._due_at(account)
         try:
-            return await self._store.swap(self._name, sealed, expected=expected, due_at=due_at)
+            version = await self._store.swap(self._name, sealed, expected=expected, due_at=due_at)
         except (StaleWrite, StoreUnavailable):
             stored = await self.read()
             if stored is None or self.opened(stored).write_id != account.write_id:
                 raise
-            return stored.version
+            version = stored.version
+        if not self._store.shares_index:
+            # The index is in memory, and a third party's store may leave it to its caller.
+            with suppress(StoreUnavailable):
+                await self._store.note_due(self._name, due_at)
+        return version
 
 
 def open_record(sealer: Sealer, stored: Stored, name: str) -> Account:
