@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from support.bench import eventually
 from support.several import Several
 
@@ -15,7 +17,9 @@ from xots.backends.file import FileStore
 from xots.errors import AccountExists, TooManyAccounts, UnknownAccount
 from xots.keeping.usage import Fresh
 from xots.lifecycle.account import Entry
+from xots.lifecycle.record_json import encode
 from xots.lifecycle.schedule import State
+from xots.lifecycle.transitions import begin_refresh
 from xots.sandbox import Switches
 
 
@@ -359,3 +363,60 @@ async def test_the_end_of_all_ends_a_login_that_was_just_made_elsewhere(several:
     ended = await here.end_all("smith", forget=False)
     assert sorted(ended) == ["jones", "smith"]
     assert (await several.record("jones")).consent_id is None
+
+
+async def test_an_account_that_is_added_during_a_sweep_stays_known(several: Several) -> None:
+    """The names that the sweep has read do not have it."""
+    accounts = await several.manager()
+    await accounts.swept()
+    hold = several.store.hold("names", after=True)  # type: ignore[attr-defined]
+    several.clock.advance(hours=2)
+    maintaining = asyncio.create_task(accounts.maintain())
+    await hold.reached()
+    await several.add(accounts, "smith", log_in=False)
+    hold.release()
+    await maintaining
+    await eventually(lambda: not accounts.busy)
+    assert accounts.names() == ["default", "smith"]
+
+
+async def test_a_name_of_the_index_alone_is_no_account(several: Several) -> None:
+    """A record may have been deleted, or another program may have written the name."""
+    accounts = await several.manager()
+    await several.store.note_due("ghost", several.clock.now())
+    await tick(several, accounts, seconds=15)
+    assert accounts.names() == ["default"]
+    assert await several.store.due(several.clock.now() + timedelta(days=90), 9) == []
+
+
+async def test_a_record_that_an_earlier_version_writes_is_put_into_the_shared_index(
+    several: Several,
+) -> None:
+    """That version tells no index. If it is killed in a refresh, another process is to resume it
+    within Xero's 30 minutes."""
+    store = several.store
+    store.shared = store.shares_index = True
+    accounts = await several.manager()
+    await several.add(accounts, "smith")
+    record = await several.record("smith")
+    assert record.current is not None
+    await close_idle(several, accounts)
+    at = several.clock.now()
+    begun = begin_refresh(record, record.current, by="old:1", now=at)
+    fields = json.loads(encode(replace(begun, generation=9, write_id="old", entry=None)))
+    old = json.dumps(fields | {"format": 3}).encode()
+    stored = await store.read("smith")
+    assert stored is not None
+    sealed = several.sealer.seal(old, "account", {"name": "smith"})
+    await store.swap("smith", sealed, expected=stored.version)
+    assert "smith" not in await store.due(at, 9)
+    async with asyncio.timeout(20):
+        while "smith" not in await store.due(at, 9):
+            await asyncio.sleep(0.05)
+
+
+async def close_idle(several: Several, accounts: Accounts) -> None:
+    """Let the accounts fall idle."""
+    for _ in range(6):
+        await tick(several, accounts, minutes=8)
+    assert accounts.open_now == ["default"]

@@ -12,6 +12,7 @@ from support.several import Several
 from xots.accounts.accounts import Accounts
 from xots.keeping.record_store import RecordStore
 from xots.lifecycle.transitions import begin_refresh
+from xots.testing import FlakyStore
 
 
 @pytest.fixture
@@ -72,3 +73,25 @@ async def test_a_correction_of_the_index_does_not_hide_a_refresh_that_begins(
     await eventually(lambda: not accounts.busy)
     assert (await several.record("smith")).intent is None
     assert several.refreshes() == 1
+
+
+class WithoutIndex(FlakyStore):
+    """A third party's store that does not tell the index of its writes."""
+
+    async def swap(
+        self, name: str, value: bytes, *, expected: str | None, due_at: datetime | None = None
+    ) -> str:
+        before, self._due_index.note = self._due_index.note, lambda *_: None  # type: ignore[method-assign]
+        try:
+            return await super().swap(name, value, expected=expected)
+        finally:
+            self._due_index.note = before  # type: ignore[method-assign]
+
+
+async def test_a_store_that_keeps_no_index_forgets_no_account(several: Several) -> None:
+    """Its writes are noted for it."""
+    several.store = WithoutIndex()
+    accounts = await several.manager()
+    await several.add(accounts, "smith")
+    several.clock.advance(days=51)
+    assert await several.store.due(several.clock.now(), 10) == ["smith"]

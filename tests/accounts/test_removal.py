@@ -70,6 +70,7 @@ async def test_an_account_with_settings_of_another_login_can_be_removed(
     with pytest.raises(AccountUnusable):
         async with second.opened("smith"):
             pass
+    assert second.open_now == ["default"]
     await second.remove("smith")
     assert second.names() == ["default"]
     assert (await several.record("smith")).removed

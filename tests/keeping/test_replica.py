@@ -109,10 +109,10 @@ async def test_a_record_sealed_with_a_new_key_does_not_replace_an_unsaved_token(
 
 @pytest.mark.safeguard(
     file="keeping/record_store.py",
-    old=("return await self._store.swap(self._name, sealed, expected=expected, due_at=due_at)"),
+    old=("version = await self._store.swap(self._name, sealed, expected=expected, due_at=due_at)"),
     new=(
         "there = await self.read()\n"
-        "            return await self._store.swap(\n"
+        "            version = await self._store.swap(\n"
         "                self._name, sealed, expected=there and there.version, due_at=due_at\n"
         "            )"
     ),

@@ -137,10 +137,15 @@ class Directory:
         """The accounts in the settings, each with its place. Some may have no record yet."""
         return {name: found.source for name, found in self._declared.items()}
 
-    def keep_only(self, names: Iterable[str]) -> None:
-        """Forget the accounts that are not declared and have no record any more."""
-        kept = {*self._declared, *names}
-        self._seen = {name: found for name, found in self._seen.items() if name in kept}
+    @property
+    def seen(self) -> frozenset[str]:
+        """The names of the accounts that have a record, as far as they are known."""
+        return frozenset(self._seen)
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Forget accounts that have no record any more. Those in the settings stay."""
+        for name in names:
+            self._seen.pop(name, None)
 
     def siblings(self, name: str) -> dict[str, Glimpse]:
         """Return the other live accounts of the same client and Xero user.

@@ -152,7 +152,7 @@ class Keepers:
                 self._close(name)
             await self._opened(name)
         if problems := _problems(found, to_end=to_end):
-            if found.callers == 0 and not found.keeper.unsaved:
+            if self._is_free(found):
                 self._close(name)
             raise AccountUnusable("; ".join(problems))
         found.callers += 1
@@ -225,10 +225,13 @@ class Keepers:
     def _is_outdated(self, found: Opened) -> bool:
         """Tell if the account was added again with other settings since it was opened, here or by
         another process, whose write the keeper follows."""
-        is_pinned = found.config.name in self._pinned
-        is_free = found.callers == 0 and not found.keeper.unsaved and not is_pinned
         has_other_entry = found.keeper.account.entry != found.config.entry
-        return is_free and (found.is_outdated or has_other_entry)
+        return (found.is_outdated or has_other_entry) and self._is_free(found)
+
+    def _is_free(self, found: Opened) -> bool:
+        """Tell if a keeper can be closed now: nothing uses it or would be lost."""
+        is_pinned = found.config.name in self._pinned
+        return found.callers == 0 and not found.keeper.unsaved and not is_pinned
 
     async def _opened(self, name: str) -> Opened:
         """Open a keeper, in one task that all callers share."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from ..backends.base import version_of
@@ -35,6 +35,17 @@ their records, such as a bad sector, which is to delay no other account."""
 
 RETRY_INTERVAL_SECONDS = 1.0
 """Interval between attempts to watch a store that failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """A record that a look has found."""
+
+    version: str | None
+    due_at: datetime | None
+    """When it needs attention."""
+    keeps_index: bool
+    """False if an earlier version of xots wrote it, which does not tell the store's index."""
 
 
 class Survey:
@@ -150,8 +161,9 @@ class Survey:
         Raises:
             StoreUnavailable: the store cannot be read.
         """
-        names = await self._shared.store.names()
-        self._directory.keep_only(names)
+        seen, names = self._directory.seen, await self._shared.store.names()
+        # An account that was added meanwhile need not be among the names.
+        self._directory.forget(seen.difference(names))
         self._shortest_of_sweep = float("inf")
         without_record = sorted(self._directory.declared.keys() - set(names))
         failed_in_a_row = 0
@@ -177,25 +189,26 @@ class Survey:
         if not self._shared.store.shares_index:
             await self.correct_index(name)
         elif not self._is_open(name):
-            await self._read(name)
+            found = await self._read(name)
+            if found is not None and not found.keeps_index:
+                await self.correct_index(name)
 
     async def correct_index(self, name: str) -> None:
-        """Read the record of an account, note what it shows, and correct the index by it.
+        """Read the record of an account into the directory, and correct the index by it.
 
         Raises:
             StoreUnavailable: the store cannot be read.
         """
-        stored = await self._read(name)
-        while stored is not None:
-            await self._shared.store.note_due(name, stored[1])
+        found = await self._read(name)
+        while found is not None:
+            await self._shared.store.note_due(name, found.due_at)
             # Another process may have written meanwhile, and its time may just have been replaced.
-            before, stored = stored, await self._read(name)
-            if stored is None or stored[0] == before[0]:
+            before, found = found, await self._read(name)
+            if found is None or found.version == before.version:
                 return
 
-    async def _read(self, name: str) -> tuple[str | None, datetime | None] | None:
-        """Read a record into the directory. Return its version and its due time; None if it cannot
-        be used.
+    async def _read(self, name: str) -> _Found | None:
+        """Read a record into the directory; return None if it cannot be used.
 
         Raises:
             StoreUnavailable: the store cannot be read.
@@ -209,13 +222,22 @@ class Survey:
             self.note_problem(name, str(error))
             return None
         self._observe(config, account)
-        return version_of(stored), config.indexed_at(account, self._shared.clock.now())
+        return _Found(
+            version=version_of(stored),
+            due_at=config.indexed_at(account, self._shared.clock.now()),
+            keeps_index=stored is None or record.is_indexed(stored),
+        )
 
     def observe(self, found: Opened) -> None:
         """Bring the record of an open keeper into the directory."""
         self._observe(found.config, found.keeper.account)
 
     def _observe(self, config: AccountConfig, account: Account) -> None:
+        has_record = account.generation > 0
+        if not has_record and config.name not in self._directory.declared:
+            # The index or the stream has a name that is no account's.
+            self._directory.forget([config.name])
+            return
         self.note(config.name, glimpse(config, account, self._shared.clock.now()))
         seconds = tick_seconds(account, config.policy)
         self.shortest_tick_seconds = min(self.shortest_tick_seconds, seconds)

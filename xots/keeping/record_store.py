@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from datetime import datetime
 
 from ..backends.base import Lease, Stored, TokenStore
 from ..errors import SealError, StaleWrite, StoreUnavailable
 from ..lifecycle.account import Account
-from ..lifecycle.record_json import UnknownFormat, decode, encode
+from ..lifecycle.record_json import UnknownFormat, decode, encode, format_of
 from ..sealing import Sealer
 
 __all__ = ["LEASE_SECONDS", "PURPOSE", "RecordStore", "open_record"]
@@ -19,6 +19,9 @@ PURPOSE = "account"
 LEASE_SECONDS = 12.0
 """Lifetime of a lease whose holder died, where the store cannot detect that: longer than a pause of
 a busy machine, and short enough for a caller to wait for."""
+
+FIRST_INDEXED_FORMAT = 4
+"""The record format of the first version that keeps the store's index."""
 
 
 class RecordStore:
@@ -59,6 +62,12 @@ class RecordStore:
         """
         return Account() if stored is None else open_record(self._sealer, stored, self._name)
 
+    def is_indexed(self, stored: Stored) -> bool:
+        """Tell if the version of xots that wrote a record keeps the store's index of due accounts.
+        The record is one that ``opened`` opens."""
+        data = self._sealer.open(stored.value, PURPOSE, {"name": self._name})
+        return format_of(data) >= FIRST_INDEXED_FORMAT
+
     async def swap(self, account: Account, expected: str | None) -> str:
         """Replace the version ``expected``, and return the new version.
 
@@ -73,12 +82,17 @@ class RecordStore:
         sealed = self._sealer.seal(encode(account), PURPOSE, context)
         due_at = self._due_at(account)
         try:
-            return await self._store.swap(self._name, sealed, expected=expected, due_at=due_at)
+            version = await self._store.swap(self._name, sealed, expected=expected, due_at=due_at)
         except (StaleWrite, StoreUnavailable):
             stored = await self.read()
             if stored is None or self.opened(stored).write_id != account.write_id:
                 raise
-            return stored.version
+            version = stored.version
+        if not self._store.shares_index:
+            # The index is in memory, and a third party's store may leave it to its caller.
+            with suppress(StoreUnavailable):
+                await self._store.note_due(self._name, due_at)
+        return version
 
 
 def open_record(sealer: Sealer, stored: Stored, name: str) -> Account:

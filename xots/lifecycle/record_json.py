@@ -14,7 +14,7 @@ import msgspec
 from ..secret import Secret
 from .account import FORMAT, Account
 
-__all__ = ["UnknownFormat", "decode", "encode"]
+__all__ = ["UnknownFormat", "decode", "encode", "format_of"]
 
 
 class UnknownFormat(ValueError):
@@ -53,6 +53,11 @@ def decode(data: bytes) -> Account:
             f"{FORMAT}): upgrade this process"
         )
     return account
+
+
+def format_of(data: bytes) -> int:
+    """Return the number of the format of a record that ``decode`` reads."""
+    return msgspec.json.decode(data, type=_Header).format
 
 
 def _decoded(data: bytes | str) -> Account:
