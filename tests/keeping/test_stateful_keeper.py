@@ -501,8 +501,8 @@ class XeroClientOfStory:
 
     endpoints = Endpoints(connections_url="")
 
-    def slot(self) -> AbstractAsyncContextManager[None]:
-        return nullcontext()
+    def slot(self) -> AbstractAsyncContextManager[bool]:
+        return nullcontext(True)
 
     def __init__(self, story: Story) -> None:
         self.story = story

@@ -205,8 +205,11 @@ class SimulatedXero:
             Endpoints() if self.world.climate.shares_user else Endpoints(connections_url="")
         )
 
-    def slot(self) -> AbstractAsyncContextManager[None]:
-        return nullcontext()
+    def slot(self) -> AbstractAsyncContextManager[bool]:
+        return nullcontext(True)
+
+    def stop_waiting(self) -> None:
+        """Nothing waits here."""
 
     async def refresh(self, credentials: Credentials, token: Secret) -> Outcome:
         world, keeper = self.world, self.process.keepers().get(self.name)

@@ -105,8 +105,8 @@ class Xero:
     ) -> None:
         self._send, self._clock = send, clock
 
-    def slot(self) -> AbstractAsyncContextManager[None]:
-        return nullcontext()
+    def slot(self) -> AbstractAsyncContextManager[bool]:
+        return nullcontext(True)
 
     async def refresh(self, credentials: Credentials, token: Secret) -> Outcome:
         status, body = self._send(token.reveal())
