@@ -57,6 +57,11 @@ async def put_beside(keeper: TokenKeeper, name: str, account: Account) -> None:
     await keeper._context.store.swap(name, sealed, expected=None)
 
 
+def sweep_of(accounts: Accounts) -> asyncio.Task[None] | None:
+    """Return the sweep of all records that was started last by a tick."""
+    return accounts._survey._sweeping
+
+
 def in_flight_of(server: Server) -> InFlight:
     """Return the count of a server's requests without a response."""
     return server._in_flight

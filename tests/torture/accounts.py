@@ -25,6 +25,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from statistics import median
 
+from support.inside import sweep_of
+
 from torture._account_plan import (
     LIFE_SECONDS,
     MIN_TTL_SECONDS,
@@ -241,6 +243,8 @@ async def tick_costs(small: World, large: World, *, due: int = 10, rounds: int =
     managers = [await started(world) for world in worlds]
     for world, accounts in zip(worlds, managers, strict=True):
         await world.tick([accounts])
+        if (sweep := sweep_of(accounts)) is not None:
+            await asyncio.wait([sweep])  # it follows the start, and is no part of a later tick
     busy, idle = (
         [Ticks(world, accounts) for world, accounts in zip(worlds, managers, strict=True)]
         for _ in range(2)
