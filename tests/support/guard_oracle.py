@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 __all__ = [
     "ACTS",
     "METHODS",
+    "REMOVAL",
+    "STATUSES",
     "Case",
     "Decision",
     "Oracle",
