@@ -241,6 +241,7 @@ async def tick_costs(small: World, large: World, *, due: int = 10, rounds: int =
     for world in worlds:  # the newest logins: none of them is rotated by age meanwhile
         world.always = set(sorted(world.logged_in_at, key=world.logged_in_at.__getitem__)[-due:])
     managers = [await started(world) for world in worlds]
+    clock.advance(2 * LIFE_SECONDS)  # so that one tick refreshes them all, and the next ones too
     for world, accounts in zip(worlds, managers, strict=True):
         await world.tick([accounts])
         if (sweep := sweep_of(accounts)) is not None:
