@@ -317,7 +317,8 @@ class Account(_Record, frozen=True, kw_only=True, tag_field="format", tag=FORMAT
     """The notices that were sent, the latest first."""
 
     def __post_init__(self) -> None:
-        """Cut each list to its bound. Every way to make a record leads here."""
+        """Cut each list to its bound. Every way to make a record leads here, ``replace`` too (from
+        msgspec 0.21 on)."""
         for name, bound in BOUNDS.items():
             found = getattr(self, name)
             if found is not None and len(found) > bound:
