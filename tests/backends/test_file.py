@@ -206,7 +206,7 @@ async def test_no_secret_is_in_clear_in_any_file(store: FileStore, folder: Path)
         store._checked_folder() as opened,
         store._temporary_file(opened, "default", sealed) as left_over,
     ):
-        Path(folder, left_over).rename(folder / "default.killed.new")
+        Path(folder, left_over).rename(folder / "default.new")
     async with store.lease("default", 10):
         await store.check()
         files = list(folder.iterdir())

@@ -88,13 +88,13 @@ async def test_a_save_is_on_the_disk_before_it_is_acknowledged(version: str, fol
     """The whole file is synced before the rename, and the folder after it."""
     printed, calls, _ = trace(folder, "-e", "trace=openat,write,fsync,/^rename")
     assert printed == ["saved", "new"]
-    new = rf"<{folder}/default\.[0-9a-f]+\.new>"
+    new = rf"<{folder}/default\.new>"
     steps = (
-        rf'openat\(\d+<{folder}>, "default\.[0-9a-f]+\.new", '
+        rf'openat\(\d+<{folder}>, "default\.new", '
         r"O_RDWR\|O_CREAT\|O_EXCL\|.*O_NOFOLLOW\|O_CLOEXEC, 0600\)",
         rf'write\(\d+{new}, "new", 3\) += 3',
         rf"fsync\(\d+{new}\) += 0",
-        rf'rename\w*\(\d+<{folder}>, "default\.\w+\.new", '
+        rf'rename\w*\(\d+<{folder}>, "default\.new", '
         rf'\d+<{folder}>, "default\.sealed".*\) += 0',
         rf"fsync\(\d+<{folder}>\) += 0",
     )
@@ -133,13 +133,13 @@ async def test_a_crash_before_the_rename_leaves_the_old_record(
     _, _, status = trace(folder, "-e", "inject=/^rename:error=EIO:signal=KILL")
     assert status in (-signal.SIGKILL, 128 + signal.SIGKILL)
     assert [name for name in in_the_folder(folder) if name.endswith(".new")]
-    (folder / "other.0123456789abcdef.new").write_bytes(b"of another record, perhaps being written")
+    (folder / "other.new").write_bytes(b"of another record, perhaps being written")
     stored = await store.read("default")
     assert stored is not None
     assert stored.value == b"old"
     assert await store.names() == ["default"]
     await store.swap("default", b"next", expected=version)
-    assert in_the_folder(folder) == ["default.lock", "default.sealed", "other.0123456789abcdef.new"]
+    assert in_the_folder(folder) == ["default.lock", "default.sealed", "other.new"]
 
 
 @pytest.mark.safeguard(
@@ -169,16 +169,10 @@ async def test_a_save_that_fails_leaves_the_old_record(
     """Whichever step fails: it is an error, the old record is read, and no file is left over."""
     printed, _, _ = trace(folder, "-e", f"inject={call}:error={error}:when=1")
     assert re.fullmatch(
-        rf"the file store cannot be used: {folder}(/default\.\w+\.new)?: {words}", printed[0]
+        rf"the file store cannot be used: {folder}(/default\.new)?: {words}", printed[0]
     )
     assert printed[1:] == ["old"]
     assert in_the_folder(folder) == ["default.lock", "default.sealed"]
-
-
-async def test_a_folder_that_cannot_be_listed_is_an_error(version: str, folder: Path) -> None:
-    """As on a failing disk; nothing is written."""
-    printed, _, _ = trace(folder, "-P", str(folder), "-e", "inject=getdents64:error=EIO")
-    assert printed == [f"the file store cannot be used: {folder}: Input/output error", "old"]
 
 
 @pytest.mark.safeguard(

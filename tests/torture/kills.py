@@ -577,7 +577,7 @@ class Lane:
 
 def unfinished_files(folder: Path, name: str) -> int:
     """Return the number of temporary files of killed writers of this record."""
-    return len(list(folder.glob(f"{name}.*.new")))
+    return len(list(folder.glob(f"{name}.new")))
 
 
 def tokens(account: Account) -> list[RefreshToken]:

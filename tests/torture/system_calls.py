@@ -451,7 +451,7 @@ async def new_stage(parent: Path, identity: Identity | None = None) -> Stage:
     """Make a stage with a login, and with the file of a killed writer, which a write removes."""
     stage = Stage(parent / "store", identity)
     await stage.log_in()
-    left = stage.folder / f"{NAME}.0123456789abcdef.new"
+    left = stage.folder / f"{NAME}.new"
     left.write_bytes(b"left behind")
     left.chmod(0o600)
     return stage

@@ -9,7 +9,7 @@ The kernel releases such a lock whenever its holder dies::
     default.sealed         the record
     default.lock           locked while a process compares and replaces the record
     default.lease          locked while a process holds the lease
-    default.1f0c….new      a record while it is written; if the writer is killed, the next writer
+    default.new            a record while it is written; if the writer is killed, the next writer
                            removes it
 """
 
@@ -297,24 +297,27 @@ class FileStore(TokenStore):
 
     @contextmanager
     def _locked(self, folder: int, name: str) -> Iterator[None]:
-        """Lock a record, and remove the temporary files that killed writers have left."""
+        """Lock a record, and remove the temporary file that a killed writer has left."""
         lock, give_up_at = _FileLock(), time.monotonic() + WRITE_LOCK_TIMEOUT_SECONDS
         try:
             while not lock.take(self._open(folder, name + LOCK, os.O_RDWR | os.O_CREAT)):
                 if time.monotonic() > give_up_at:
                     raise StoreUnavailable(TOO_LONG.format(self._folder / (name + LOCK)))
                 time.sleep(WRITE_LOCK_POLL_INTERVAL_SECONDS)
-            for file in os.listdir(folder):
-                if file.startswith(f"{name}.") and file.endswith(TEMPORARY):
-                    os.unlink(file, dir_fd=folder)
+            with suppress(FileNotFoundError):
+                os.unlink(name + TEMPORARY, dir_fd=folder)
             yield
         finally:
             lock.release()
 
     @contextmanager
     def _temporary_file(self, folder: int, name: str, value: bytes) -> Iterator[str]:
-        """Write a new file and sync it, and yield its name. It is removed if its use fails."""
-        temporary = f"{name}.{secrets.token_hex(8)}{TEMPORARY}"
+        """Write a new file and sync it, and yield its name. It is removed if its use fails.
+
+        The lock of the record permits one at a time. So its name needs no random part, and no list
+        of the folder, which is long with many accounts, to find it again.
+        """
+        temporary = name + TEMPORARY
         opened = self._open(folder, temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
             with os.fdopen(opened, "wb") as stream:
