@@ -376,7 +376,3 @@ class Accounts:
             # An open keeper has the settings from before. The next caller gets another one.
             with suppress(StoreUnavailable, SealError):
                 await found.keeper.follow()
-
-
-def _unknown() -> UnknownAccount:
-    return UnknownAccount("there is no account of this name; /accounts lists them")

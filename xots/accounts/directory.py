@@ -33,8 +33,6 @@ class Glimpse:
     client_id: str | None = None
     user_id: str | None = None
     """The Xero user who logged in; None if Xero did not tell."""
-    tenant_id: str | None = None
-    auth_event_id: str | None = None
     state: State = State.NO_CREDENTIALS
     organisation: str | None = None
     login_needed_at: datetime | None = None
@@ -75,8 +73,6 @@ def glimpse(config: AccountConfig, account: Account, now: datetime) -> Glimpse:
         is_live=account.consent_id is not None,
         client_id=account.client_id,
         user_id=account.xero_userid,
-        tenant_id=account.tenant_id,
-        auth_event_id=account.auth_event_id,
         state=state_of(account, now, config.policy, is_configured=config.credentials is not None),
         organisation=_organisation(account),
         login_needed_at=found.login_needed_at,
