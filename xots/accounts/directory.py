@@ -149,14 +149,7 @@ class Directory:
         Xero ends all of a user's connections to an app together. An account whose user is not known
         may be any user's, so it counts. An account without a login has none.
         """
-        own = self._seen.get(name)
-        if own is None or not own.is_live:
-            return {}
-        return {
-            other: found
-            for other, found in sorted(self._seen.items())
-            if other != name and found.is_live and _is_shared(own, found)
-        }
+        return {other: self._seen[other] for other in _Sharing(self._seen).others(name)}
 
     def summaries(self) -> list[Summary]:
         """Return a summary of each account, in the order of their names."""
@@ -167,15 +160,10 @@ class Directory:
                 name,
                 known[name],
                 is_fixed=name in self._declared,
-                shares_with=sharing.with_account(name),
+                shares_with=tuple(islice(sharing.others(name), MAX_SHARING)),
             )
             for name in self
         ]
-
-
-def _is_shared(one: Glimpse, other: Glimpse) -> bool:
-    same_user = None in (one.user_id, other.user_id) or one.user_id == other.user_id
-    return one.client_id == other.client_id and same_user
 
 
 class _Sharing:
@@ -190,17 +178,17 @@ class _Sharing:
                 self._of_user[found.client_id, found.user_id].append(name)
                 self._of_client[found.client_id].append(name)
 
-    def with_account(self, name: str) -> tuple[str, ...]:
-        """Return the first of the other accounts that share client and user with this one."""
-        own = self._known[name]
-        if not own.is_live:
-            return ()
+    def others(self, name: str) -> Iterator[str]:
+        """Yield the siblings of an account, in order: see ``Directory.siblings``."""
+        own = self._known.get(name)
+        if own is None or not own.is_live:
+            return
         if own.user_id is None:
             names: Iterable[str] = self._of_client[own.client_id]
         else:
             unknown = self._of_user[own.client_id, None]
             names = merge(self._of_user[own.client_id, own.user_id], unknown)
-        return tuple(islice((other for other in names if other != name), MAX_SHARING))
+        yield from (other for other in names if other != name)
 
 
 def _summary(name: str, found: Glimpse, *, is_fixed: bool, shares_with: tuple[str, ...]) -> Summary:
