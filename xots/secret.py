@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote, quote_plus
 
-__all__ = ["Secret", "redacted"]
+__all__ = ["Secret", "concealed", "redacted"]
 
 MIN_LENGTH = 8
 """Shorter values are not looked for: they are no good secrets, and occur in words by chance."""
@@ -65,6 +65,18 @@ class Secret:
 
     def __reduce__(self) -> Any:
         raise TypeError("a Secret is not pickled: seal it instead")
+
+
+def concealed(kind: type, value: object) -> Secret:
+    """Return a decoded field as the secret that its type demands: msgspec's ``dec_hook``.
+
+    Raises:
+        TypeError: the field is of another type, or its value is no string. The message does not
+            show the value.
+    """
+    if kind is Secret and isinstance(value, str):
+        return Secret(value)
+    raise TypeError(f"{kind.__name__} is not written as {type(value).__name__}")
 
 
 def redacted(text: str, limit: int = sys.maxsize) -> str:

@@ -20,7 +20,7 @@ from enum import Enum, auto
 
 from msgspec.structs import replace
 
-from ..backends.base import Lease, Stored
+from ..backends.base import Lease, Stored, version_of
 from ..clock import Clock
 from ..errors import SealError, StaleWrite, StoreUnavailable
 from ..lifecycle.account import Account
@@ -207,7 +207,7 @@ class Replica:
         if self._is_busy:
             return Peeked.NOTHING_NEW
         stored = await self._record.read()
-        if self._is_busy or self._seen is not seen or _version(stored) == seen.version:
+        if self._is_busy or self._seen is not seen or version_of(stored) == seen.version:
             return Peeked.NOTHING_NEW
         theirs = self._record.opened(stored)
         if self._has_lost_writes(theirs):
@@ -285,8 +285,4 @@ class Replica:
         self.expiry = self.expiry.seen(account, self._clock.now(), self._clock.elapsed())
 
     def _note(self, stored: Stored | None, theirs: Account) -> None:
-        self._seen = _Seen(theirs, _version(stored))
-
-
-def _version(stored: Stored | None) -> str | None:
-    return stored.version if stored else None
+        self._seen = _Seen(theirs, version_of(stored))

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from ..secret import Secret
+from ..secret import Secret, concealed
 from .account import FORMAT, Account
 
 __all__ = ["UnknownFormat", "decode", "encode", "format_of"]
@@ -61,7 +61,7 @@ def format_of(data: bytes) -> int:
 
 
 def _decoded(data: bytes | str) -> Account:
-    return msgspec.json.decode(data, type=Account, dec_hook=_conceal)
+    return msgspec.json.decode(data, type=Account, dec_hook=concealed)
 
 
 RENAMED_SINCE_1 = {
@@ -107,9 +107,3 @@ def _reveal(value: object) -> str:
     if isinstance(value, Secret):
         return value.reveal()
     raise NotImplementedError(f"{type(value).__name__} does not belong in a record")
-
-
-def _conceal(kind: type, value: object) -> Secret:
-    if kind is Secret and isinstance(value, str):
-        return Secret(value)
-    raise TypeError(f"{kind.__name__} is not written as {type(value).__name__}")

@@ -20,7 +20,7 @@ from ..errors import StoreUnavailable
 from ..lifecycle.account import Entry
 from ..lifecycle.outlook import Need
 from ..lifecycle.schedule import State
-from ..secret import Secret
+from ..secret import Secret, concealed
 from ..wording import time_text
 from ..xero.scopes import scopes
 from . import accept
@@ -153,12 +153,12 @@ class AccountsHandler(Handler):
         content_type = self.request.headers.get("Content-Type", "")
         try:
             if content_type.partition(";")[0].strip().lower() == "application/json":
-                return msgspec.json.decode(self.request.body, type=Added, dec_hook=_secret)
+                return msgspec.json.decode(self.request.body, type=Added, dec_hook=concealed)
             given = self.request.body_arguments
             if any(len(values) > 1 for values in given.values()):
                 raise HTTPError(400, WRONG_BODY)
             fields = {name: self.get_body_argument(name) for name in given}
-            return msgspec.convert(fields, Added, dec_hook=_secret)
+            return msgspec.convert(fields, Added, dec_hook=concealed)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             raise HTTPError(400, WRONG_BODY) from None
 
@@ -181,17 +181,6 @@ def _needed(summary: Summary, now: datetime) -> str | None:
     if summary.login_needed_at is None:
         return None
     return "now" if summary.attention_for.is_now else time_text(summary.login_needed_at, now)
-
-
-def _secret(_: type, value: object) -> Secret:
-    """Return the field that is a secret. No other type of ``Added`` needs a hook.
-
-    Raises:
-        TypeError: the value is no text.
-    """
-    if not isinstance(value, str):
-        raise TypeError
-    return Secret(value)
 
 
 class RemoveHandler(Handler):

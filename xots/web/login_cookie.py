@@ -21,7 +21,7 @@ import msgspec
 from ..errors import SealError
 from ..keeping.login import LOGIN_TIMEOUT
 from ..sealing import Sealer
-from ..secret import Secret
+from ..secret import Secret, concealed
 from ..xero.protocol import Credentials
 
 __all__ = [
@@ -192,7 +192,7 @@ class LoginCookies:
         try:
             sealed = self.values.get(name, "").encode()
             opened = self.sealer.open(sealed, "cookie", self._context(name, account))
-            content = msgspec.json.decode(opened, type=kind, dec_hook=_secret)
+            content = msgspec.json.decode(opened, type=kind, dec_hook=concealed)
         except (SealError, msgspec.MsgspecError):
             return None
         return content if self.now - content.at < LOGIN_TIMEOUT else None
@@ -204,8 +204,3 @@ def _oldest_logins(cookies: list[OwnCookie], account: str) -> list[str]:
         one.name for one in cookies if one.account == account and isinstance(one.content, Login)
     ]
     return logins[: 1 - MAX_LOGINS]
-
-
-def _secret(_: type, value: str) -> Secret:
-    """Return a field that is a secret. No other type of ``Form`` and ``Login`` needs a hook."""
-    return Secret(value)
