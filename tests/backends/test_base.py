@@ -128,8 +128,8 @@ async def test_a_record_that_cannot_be_read_does_not_end_the_default_stream(
     await soon(lambda: seen == [None, "bad", "good"])
     await store.swap("good", b"two", expected=version)
     await soon(lambda: seen == [None, "bad", "good", "good"])
-    del store._kept["good"]
-    await soon(lambda: seen == [None, "bad", "good", "good", "good"])
+    del store._kept["good"]  # noticed once or twice: by its read, by the list of names
+    await soon(lambda: seen[4:] in (["good"], ["good", "good"]))
     follower.cancel()
     await asyncio.wait([follower])
 
