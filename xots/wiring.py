@@ -77,7 +77,7 @@ def xero_client(settings: Settings, clock: Clock = SystemClock()) -> XeroClient:
         SettingsError: the settings name a proxy, and the library for it is not installed.
     """
     return XeroClient(
-        settings.endpoints,
+        settings.identity_server,
         clock=clock,
         max_requests=settings.max_requests,
         ca_file=str(settings.ca_file) if settings.ca_file else None,
@@ -94,7 +94,7 @@ class _XeroClients:
 
     def of(self, settings: Settings) -> XeroClient:
         """Return the client for these settings; raises as ``xero_client``."""
-        key = (settings.endpoints, settings.ca_file, settings.proxy)
+        key = (settings.identity_server, settings.ca_file, settings.proxy)
         if key not in self._clients:
             self._clients[key] = xero_client(settings, self._clock)
         return self._clients[key]

@@ -271,7 +271,7 @@ async def test_a_holder_that_was_suspended_spends_nothing(
 
 @pytest.mark.safeguard(
     file="keeping/context.py",
-    old="return self.account.token_url not in (None, self.xero.endpoints.token_url)",
+    old="return self.account.token_url not in (None, self.xero.identity_server.token_url)",
     new="return False",
     protects_from="a token that is sent to another identity server",
 )

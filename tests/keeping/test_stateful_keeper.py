@@ -61,7 +61,8 @@ from xots.sandbox import Client, Identity, OAuthError, Refusal, SiblingMode, Swi
 from xots.sealing import Sealer
 from xots.secret import Secret
 from xots.testing import FakeClock, FlakyStore
-from xots.xero.protocol import Credentials, Endpoints
+from xots.xero.identity_server import IdentityServer
+from xots.xero.protocol import Credentials
 
 NAME = "default"
 GRACE = Policy().grace
@@ -499,7 +500,7 @@ class StoryStore(FlakyStore):
 class XeroClientOfStory:
     """A client of the simulated Xero whose calls have the outcomes of the story."""
 
-    endpoints = Endpoints(connections_url="")
+    identity_server = IdentityServer(connections_url="")
 
     def slot(self) -> AbstractAsyncContextManager[bool]:
         return nullcontext(True)

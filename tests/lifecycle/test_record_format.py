@@ -34,7 +34,7 @@ from xots.sealing import Sealer
 from xots.secret import Secret
 from xots.testing import FakeClock
 from xots.xero.http import XeroClient
-from xots.xero.protocol import Endpoints
+from xots.xero.identity_server import IdentityServer
 
 DATA = Path(__file__).parent / "data"
 KEY = Secret("dGhlIGtleSBvZiB0aGUgc3RvcmVkIHRlc3QgcmVjb3I=")
@@ -197,9 +197,9 @@ async def test_a_record_of_a_newer_version_is_never_overwritten() -> None:
     """A process serves its cached token, reports why it cannot refresh, and writes nothing."""
     clock, store, sealer = FakeClock(AT), MemoryStore(), Sealer([KEY])
     version = await store.swap("default", STORED.value, expected=None)
-    xero = XeroClient(Endpoints(token_url="http://127.0.0.1:1/token"), clock=clock)
+    xero = XeroClient(IdentityServer(token_url="http://127.0.0.1:1/token"), clock=clock)
     account = open_record(sealer, STORED, "default")
-    here = Endpoints(token_url=account.token_url or "")
+    here = IdentityServer(token_url=account.token_url or "")
     keeper = TokenKeeper(store, XeroClient(here, clock=clock), sealer, clock=clock)
     await keeper.start()
     cached = await keeper.token()

@@ -29,7 +29,7 @@ def test_the_defaults_are_those_of_the_go_server() -> None:
 
 def test_the_default_identity_server_is_xero() -> None:
     """The defaults are the URLs that Xero publishes. None is discovered at run time."""
-    endpoints = load({}, {}).endpoints
+    endpoints = load({}, {}).identity_server
     assert endpoints.authorize_url == "https://login.xero.com/identity/connect/authorize"
     assert endpoints.token_url == "https://identity.xero.com/connect/token"
     assert endpoints.revoke_url == "https://identity.xero.com/connect/revocation"

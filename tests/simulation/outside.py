@@ -17,7 +17,8 @@ from xots.lifecycle.outcomes import Failure, NotSent, Outcome, Unknown
 from xots.lifecycle.record_json import decode
 from xots.sandbox import OAuthError, TokenResponse
 from xots.secret import Secret
-from xots.xero.protocol import Credentials, Endpoints, Response, read_token_response
+from xots.xero.identity_server import IdentityServer
+from xots.xero.protocol import Credentials, Response, read_token_response
 
 from .world import (
     CLIENT,
@@ -201,8 +202,10 @@ class SimulatedXero:
     def __init__(self, process: Process, name: str) -> None:
         self.process, self.world, self.name = process, process.world, name
         # Without a list of organisations, there are fewer requests.
-        self.endpoints = (
-            Endpoints() if self.world.climate.shares_user else Endpoints(connections_url="")
+        self.identity_server = (
+            IdentityServer()
+            if self.world.climate.shares_user
+            else IdentityServer(connections_url="")
         )
 
     def slot(self) -> AbstractAsyncContextManager[bool]:

@@ -31,7 +31,8 @@ from xots.sealing import Sealer
 from xots.secret import Secret
 from xots.testing import FakeClock, FlakyStore
 from xots.xero.http import XeroClient
-from xots.xero.protocol import Credentials, Endpoints
+from xots.xero.identity_server import IdentityServer
+from xots.xero.protocol import Credentials
 
 START = datetime(2026, 11, 23, 12, tzinfo=UTC)
 UNLIMITED = Policy(refresh_interval=timedelta(0))
@@ -71,13 +72,13 @@ class Bench:
 
     def client(self, clock: FakeClock | None = None, **changes: str) -> XeroClient:
         """Return a client for the sandbox; ``changes`` are other endpoints."""
-        endpoints = {
+        urls: dict[str, Any] = {
             "authorize_url": self.sandbox.authorize_url,
             "token_url": self.sandbox.token_url,
             "revoke_url": self.sandbox.revoke_url,
             "connections_url": self.sandbox.connections_url,
         }
-        return XeroClient(Endpoints(**(endpoints | changes)), clock=clock or self.clock)
+        return XeroClient(IdentityServer(**(urls | changes)), clock=clock or self.clock)
 
     async def keeper(
         self, clock: FakeClock | None = None, xero: XeroClient | None = None, **options: Any

@@ -23,7 +23,7 @@ from xots.sealing import Sealer
 from xots.secret import Secret
 from xots.testing import FakeClock
 from xots.xero.http import XeroClient
-from xots.xero.protocol import Endpoints
+from xots.xero.identity_server import IdentityServer
 
 from .bench import SCOPES, WEB_APP
 
@@ -77,7 +77,7 @@ class Several:
         return accounts
 
     def _client(self) -> XeroClient:
-        endpoints = Endpoints(
+        endpoints = IdentityServer(
             authorize_url=self.sandbox.authorize_url,
             token_url=self.sandbox.token_url,
             revoke_url=self.sandbox.revoke_url,

@@ -48,7 +48,8 @@ from xots.sealing import Sealer
 from xots.secret import Secret
 from xots.testing import FakeClock
 from xots.xero.http import XeroClient
-from xots.xero.protocol import Credentials, Endpoints, Response, read_token_response
+from xots.xero.identity_server import IdentityServer
+from xots.xero.protocol import Credentials, Response, read_token_response
 
 SCOPES = ("offline_access", "accounting.transactions")
 WEB_APP = Credentials(client_id=DEFAULT_CLIENT_ID, client_secret=Secret(DEFAULT_CLIENT_SECRET))
@@ -239,7 +240,7 @@ class World:
             await asyncio.wait(tasks)
 
     def _client(self) -> XeroClient:
-        endpoints = Endpoints(
+        endpoints = IdentityServer(
             authorize_url=self.sandbox.authorize_url,
             token_url=self.sandbox.token_url,
             revoke_url=self.sandbox.revoke_url,

@@ -85,7 +85,8 @@ from xots.sandbox.log import LoggedRequest
 from xots.sealing import Sealer, new_key
 from xots.secret import Secret
 from xots.xero.http import XeroClient
-from xots.xero.protocol import Credentials, Endpoints
+from xots.xero.identity_server import IdentityServer
+from xots.xero.protocol import Credentials
 
 from ._clock import SharedClock
 from ._closing import close_with_all
@@ -248,7 +249,7 @@ def new_store(url: str) -> TokenStore:
 
 def new_keeper(store: TokenStore, key: str, token_url: str, name: str, clock: Clock) -> TokenKeeper:
     """Return a keeper as the server makes it."""
-    xero = XeroClient(Endpoints(token_url=token_url, connections_url=""), clock=clock)
+    xero = XeroClient(IdentityServer(token_url=token_url, connections_url=""), clock=clock)
     sealer = Sealer([Secret(key)])
     return TokenKeeper(store, xero, sealer, policy=UNLIMITED, name=name, clock=clock)
 

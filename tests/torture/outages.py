@@ -67,7 +67,8 @@ from xots.secret import Secret
 from xots.testing import FakeClock
 from xots.wiring import log_event
 from xots.xero.http import XeroClient
-from xots.xero.protocol import Credentials, Endpoints
+from xots.xero.identity_server import IdentityServer
+from xots.xero.protocol import Credentials
 
 from ._clock import LeapingClock
 from ._closing import close_with_all
@@ -179,7 +180,7 @@ class House:
         ticking: bool = True,
     ) -> TokenKeeper:
         """Start the keeper of one more process, with its own connections and its own tick."""
-        endpoints = Endpoints(
+        endpoints = IdentityServer(
             authorize_url=self.sandbox.authorize_url,
             token_url=self.sandbox.token_url,
             revoke_url=self.sandbox.revoke_url,

@@ -54,7 +54,8 @@ from xots.sandbox import Client, Identity, OAuthError
 from xots.sandbox.identity.protocol import BearerRefused
 from xots.sealing import Sealer, new_key
 from xots.secret import Secret
-from xots.xero.protocol import Credentials, Endpoints, Response, read_token_response
+from xots.xero.identity_server import IdentityServer
+from xots.xero.protocol import Credentials, Response, read_token_response
 
 __all__ = [
     "CLIENT",
@@ -98,7 +99,7 @@ Output = TypeVar("Output")
 class Xero:
     """Replaces ``XeroClient``. ``send`` takes a refresh token, and returns a status and a body."""
 
-    endpoints = Endpoints(connections_url="")
+    identity_server = IdentityServer(connections_url="")
 
     def __init__(
         self, send: Callable[[str], tuple[int, str]], clock: Clock = SystemClock()
@@ -233,7 +234,7 @@ class Stage:
             consent_id="a-consent",
             client_id=CLIENT.client_id,
             client_secret=CREDENTIALS.client_secret,
-            token_url=Xero.endpoints.token_url,
+            token_url=Xero.identity_server.token_url,
             tenant_id=None,
             scopes_requested=SCOPES,
             began_at=now,

@@ -12,7 +12,8 @@ from xots.sandbox import DEFAULT_CLIENT_ID, Sandbox, SandboxOptions
 from xots.secret import Secret
 from xots.xero.connections import disconnect_request, read_disconnect_response
 from xots.xero.http import XeroClient
-from xots.xero.protocol import Endpoints, Response
+from xots.xero.identity_server import IdentityServer
+from xots.xero.protocol import Response
 
 CONNECTION = "7cb59f93-2964-421d-bb5e-a0f7a4572a44"
 
@@ -26,7 +27,7 @@ async def xero() -> AsyncIterator[Sandbox]:
 
 @pytest.fixture
 async def client(xero: Sandbox) -> AsyncIterator[XeroClient]:
-    endpoints = Endpoints(connections_url=xero.connections_url)
+    endpoints = IdentityServer(connections_url=xero.connections_url)
     client = XeroClient(endpoints, clock=SystemClock(), deadline_seconds=5)
     yield client
     client.close()

@@ -24,7 +24,8 @@ from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Sandbox, Sand
 from xots.secret import Secret
 from xots.testing import FakeClock
 from xots.xero.http import MAX_RESPONSE_BYTES, XeroClient
-from xots.xero.protocol import Credentials, Endpoints
+from xots.xero.identity_server import IdentityServer
+from xots.xero.protocol import Credentials
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 WEB_APP = Credentials(client_id=DEFAULT_CLIENT_ID, client_secret=Secret(DEFAULT_CLIENT_SECRET))
@@ -39,7 +40,7 @@ async def xero() -> AsyncIterator[Sandbox]:
 
 def client_of(sandbox: Sandbox, deadline_seconds: float = 20) -> XeroClient:
     """A client for the sandbox."""
-    endpoints = Endpoints(
+    endpoints = IdentityServer(
         authorize_url=sandbox.authorize_url,
         token_url=sandbox.token_url,
         revoke_url=sandbox.revoke_url,
@@ -138,7 +139,7 @@ async def test_a_server_that_cannot_be_reached_is_not_sent_the_token() -> None:
             "http://nowhere.invalid/",
             "https://[::1]:1/",
         ):
-            client = XeroClient(Endpoints(token_url=url), clock=FakeClock(NOW))
+            client = XeroClient(IdentityServer(token_url=url), clock=FakeClock(NOW))
             assert isinstance(await client.refresh(WEB_APP, Secret("r")), NotSent)
             client.close()
 
@@ -175,7 +176,7 @@ async def test_a_server_whose_certificate_does_not_verify_is_not_sent_the_token(
 
     async with await asyncio.start_server(serving, "127.0.0.1", 0, ssl=context) as server:
         url = f"https://localhost:{server.sockets[0].getsockname()[1]}/"
-        client = XeroClient(Endpoints(token_url=url), clock=FakeClock(NOW))
+        client = XeroClient(IdentityServer(token_url=url), clock=FakeClock(NOW))
         outcome = await client.refresh(WEB_APP, Secret("r"))
         client.close()
     assert isinstance(outcome, NotSent)
@@ -212,7 +213,7 @@ async def test_redirects_are_never_followed() -> None:
 
     async with await asyncio.start_server(redirecting, "127.0.0.1", 0) as server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/token"
-        client = XeroClient(Endpoints(token_url=url), clock=FakeClock(NOW))
+        client = XeroClient(IdentityServer(token_url=url), clock=FakeClock(NOW))
         assert isinstance(await client.refresh(WEB_APP, Secret("r")), Unknown)
         client.close()
     (head,) = seen

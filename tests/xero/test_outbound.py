@@ -31,7 +31,7 @@ from xots.secret import Secret
 from xots.server import Server
 from xots.settings import Settings, load
 from xots.xero.http import XeroClient
-from xots.xero.protocol import Endpoints
+from xots.xero.identity_server import IdentityServer
 
 NewServer = Callable[..., Awaitable[Server]]
 LogIn = Callable[[Server], Awaitable[None]]
@@ -346,7 +346,7 @@ async def test_login_refresh_and_revocation_go_through_the_proxy(
 
 async def test_a_connection_is_deleted_through_the_proxy(sandbox: Sandbox, proxy: Proxy) -> None:
     """The request has no body, and is sent once. A proxy that is down is a failure."""
-    endpoints = Endpoints(connections_url=sandbox.connections_url)
+    endpoints = IdentityServer(connections_url=sandbox.connections_url)
     client = XeroClient(endpoints, clock=SystemClock(), proxy=through(proxy))
     token = Secret(sandbox.log_in().access_token)
     app = sandbox.identity.app(DEFAULT_CLIENT_ID)

@@ -15,7 +15,8 @@ from xots.errors import UpstreamFailed
 from xots.secret import Secret
 from xots.testing import FakeClock
 from xots.xero.http import XeroClient
-from xots.xero.protocol import Credentials, Endpoints
+from xots.xero.identity_server import IdentityServer
+from xots.xero.protocol import Credentials
 
 WEB_APP = Credentials(client_id="client", client_secret=Secret("secret"))
 TOKEN = Secret("token")
@@ -47,7 +48,7 @@ async def client() -> AsyncIterator[XeroClient]:
     server = HTTPServer(Application([("/.*", Counting)]))
     server.add_sockets([socket])
     url = f"http://127.0.0.1:{port}"
-    endpoints = Endpoints(
+    endpoints = IdentityServer(
         authorize_url=url, token_url=f"{url}/token", revoke_url=url, connections_url=url
     )
     client = XeroClient(endpoints, clock=FakeClock(START), max_requests=4)

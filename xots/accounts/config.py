@@ -11,7 +11,8 @@ from ..lifecycle.account import Account, Entry
 from ..lifecycle.attention import attention_at
 from ..lifecycle.policy import Policy
 from ..xero.http import XeroClient
-from ..xero.protocol import Credentials, Endpoints
+from ..xero.identity_server import IdentityServer
+from ..xero.protocol import Credentials
 
 __all__ = ["AccountConfig", "Configure"]
 
@@ -40,9 +41,9 @@ class AccountConfig:
     """Return a sentence for each setting that describes another login than this record."""
 
     @property
-    def endpoints(self) -> Endpoints:
-        """The URLs of its identity server."""
-        return self.xero.endpoints
+    def identity_server(self) -> IdentityServer:
+        """Its identity server."""
+        return self.xero.identity_server
 
     def indexed_at(self, account: Account, now: datetime) -> datetime | None:
         """Return when this record needs attention, whether callers use the account or not: the time

@@ -295,6 +295,6 @@ def _problems(found: Opened, *, to_end: bool) -> list[str]:
     """Return why the account cannot be used: nothing is served from a login that is another one
     than its settings describe, and nothing is sent to another identity server."""
     account = found.keeper.account
-    is_foreign = account.token_url not in (None, found.config.endpoints.token_url)
+    is_foreign = account.token_url not in (None, found.config.identity_server.token_url)
     is_ended = account.consent_id is None
     return found.config.problems(account) if is_foreign or not (to_end or is_ended) else []

@@ -86,7 +86,7 @@ class Context:
     def is_foreign(self) -> bool:
         """True if another identity server issued the record's tokens. They are never sent to
         ours."""
-        return self.account.token_url not in (None, self.xero.endpoints.token_url)
+        return self.account.token_url not in (None, self.xero.identity_server.token_url)
 
     @property
     def credentials(self) -> list[Credentials]:

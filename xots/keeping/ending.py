@@ -173,7 +173,7 @@ async def _conclude(
     """
     siblings: Siblings = {}
     try:
-        if context.xero.endpoints.connections_url and not everywhere:
+        if context.xero.identity_server.connections_url and not everywhere:
             siblings = await context.siblings(context.replica.account)
         if not siblings:
             return await _revoke(context, lease)
@@ -230,7 +230,7 @@ async def _revoke(context: Context, lease: Lease) -> EndOutcome:
     """
     replica = context.replica
     known = replica.account
-    tokens = tokens_to_revoke(known) if context.xero.endpoints.revoke_url else ()
+    tokens = tokens_to_revoke(known) if context.xero.identity_server.revoke_url else ()
     for token in tokens:
         async with context.xero.slot() as is_free:
             # The wait may have been long enough for a lease to run out.

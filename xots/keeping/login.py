@@ -97,7 +97,7 @@ async def _exchange_and_record(
             consent_id=secrets.token_hex(16),
             client_id=credentials.client_id,
             client_secret=credentials.client_secret,
-            token_url=context.xero.endpoints.token_url,
+            token_url=context.xero.identity_server.token_url,
             tenant_id=tenant_id,
             scopes_requested=attempt.scopes,
             scopes_configured=attempt.scopes_configured,

@@ -102,7 +102,7 @@ class TenantList:
         Raises:
             UpstreamFailed: Xero sent none, now or just before, or the identity server has none.
         """
-        if not self._context.xero.endpoints.connections_url:
+        if not self._context.xero.identity_server.connections_url:
             raise UpstreamFailed(
                 "this identity server has no list of organisations (connections_url is empty)"
             )
@@ -266,7 +266,7 @@ async def tenant_of_login(
     Raises:
         LoginFailed: the requested one is not connected.
     """
-    if not context.xero.endpoints.connections_url:
+    if not context.xero.identity_server.connections_url:
         return requested, None
     try:
         found = await _request_list(context, access_token)

@@ -1,21 +1,33 @@
-"""``Policy``: the durations that the decisions about a login depend on."""
+"""``Policy``: the settings that the decisions about an account depend on."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from enum import StrEnum
 from zlib import crc32
 
-__all__ = ["Policy", "staggered"]
+__all__ = ["Grant", "Policy", "staggered"]
 
 STAGGER = 0.2
 """Upper bound on the part by which an account's refreshes come earlier than the policy demands."""
 
 
+class Grant(StrEnum):
+    """The ways in which an account gets its tokens, by their OAuth names (RFC 6749 section 1.3)."""
+
+    AUTHORIZATION_CODE = "authorization_code"
+    """A user logs in, and a refresh token continues the login."""
+    CLIENT_CREDENTIALS = "client_credentials"
+    """The client's own credentials: no login and no refresh token. Xero calls such a client a
+    custom connection."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """The durations that the decisions depend on."""
+    """The settings that the decisions depend on."""
 
+    grant: Grant = Grant.AUTHORIZATION_CODE
     refresh_ahead: timedelta = timedelta(seconds=300)
     """Refresh this long before the access token expires (at most half its lifetime before), so that
     no caller waits."""
@@ -26,7 +38,8 @@ class Policy:
     tick: timedelta = timedelta(seconds=15)
     """Interval between checks for a due refresh. A retry waits for such a check too."""
     grace: timedelta = timedelta(minutes=30)
-    """Time in which Xero accepts a spent refresh token again (Xero: "Token types")."""
+    """Time in which the identity server accepts a spent refresh token again (Xero: "Token types").
+    Zero: never. Such a server may end the login at a second use of a token."""
     first_backoff: timedelta = timedelta(seconds=1)
     """Upper bound of the first retry's wait. It doubles with each failed attempt."""
     max_backoff: timedelta = timedelta(seconds=60)

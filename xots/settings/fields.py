@@ -9,10 +9,11 @@ from functools import cache
 from pathlib import Path
 
 from ..lifecycle.account import Entry
-from ..lifecycle.policy import Policy
+from ..lifecycle.policy import Grant, Policy
 from ..secret import Secret
 from ..xero.http import Proxy
-from ..xero.protocol import SCOPE_SETS, XERO, Credentials, Endpoints
+from ..xero.identity_server import XERO, ClientAuth, IdentityServer
+from ..xero.protocol import SCOPE_SETS, Credentials
 from . import parsing
 from .accounts import Layer, of_entry
 from .declaring import Setting, setting
@@ -122,6 +123,41 @@ class Settings:
         "URL that lists the connected organisations; empty if there is none",
         metavar="URL",
         may_be_empty=True,
+        per_account=True,
+    )
+    authorize_params: tuple[tuple[str, str], ...] = setting(
+        (),
+        parsing.authorize_params,
+        "further parameters of the login's URL, as in a query: prompt=consent&access_type=offline",
+        metavar="QUERY",
+        per_account=True,
+    )
+    client_auth: str = setting(
+        ClientAuth.BASIC.value,
+        parsing.choice(*ClientAuth),
+        "how the client authenticates: by HTTP Basic, in the form (post), by its id alone (none)",
+        metavar="basic|post|none",
+        per_account=True,
+    )
+    issuer: str | None = setting(
+        None,
+        parsing.printable,
+        "issuer that a login's response must name if it names one",
+        metavar="URL",
+        per_account=True,
+    )
+    grace: float = setting(
+        1800.0,
+        parsing.seconds(0, 86400),
+        "the server accepts a spent refresh token again for this many seconds; 0: never",
+        metavar="SECONDS",
+        per_account=True,
+    )
+    grant: str = setting(
+        Grant.AUTHORIZATION_CODE.value,
+        parsing.choice(*Grant),
+        "how the account gets its tokens: by a user's login, or by the client's own credentials",
+        metavar="|".join(Grant),
         per_account=True,
     )
     pkce: bool = setting(
@@ -273,13 +309,16 @@ class Settings:
         return Credentials(client_id=self.client_id, client_secret=self.client_secret)
 
     @property
-    def endpoints(self) -> Endpoints:
-        """The URLs of the identity server."""
-        return Endpoints(
+    def identity_server(self) -> IdentityServer:
+        """The identity server."""
+        return IdentityServer(
             authorize_url=self.authorize_url,
             token_url=self.token_url,
             revoke_url=self.revoke_url,
             connections_url=self.connections_url,
+            authorize_params=self.authorize_params,
+            client_auth=ClientAuth(self.client_auth),
+            issuer=self.issuer,
         )
 
     @property
@@ -291,6 +330,8 @@ class Settings:
             refresh_lifetime=timedelta(minutes=self.refreshmins),
             tick=timedelta(seconds=self.tick),
             refresh_interval=timedelta(seconds=self.refresh_interval),
+            grace=timedelta(seconds=self.grace),
+            grant=Grant(self.grant),
         )
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from ..backends import scheme_of
 from ..errors import StoreError
@@ -26,6 +26,7 @@ from ..xero.scopes import scopes
 __all__ = [
     "account_name",
     "address",
+    "authorize_params",
     "boolean",
     "certificates",
     "choice",
@@ -247,6 +248,44 @@ def url(text: str) -> str:
 def optional_url(text: str) -> str:
     """Parse an http or https URL, or the empty text."""
     return url(text) if text else ""
+
+
+PARAMETER = re.compile(r"[A-Za-z0-9._~-]{1,64}")
+"""The name of a parameter (RFC 6749 section A.1 permits a few more characters)."""
+
+OWN_PARAMETERS = frozenset(
+    {
+        "client_id",
+        "code_challenge",
+        "code_challenge_method",
+        "redirect_uri",
+        "response_mode",
+        "response_type",
+        "scope",
+        "state",
+    }
+)
+"""The parameters of an authorization request that xots sets itself, or relies on."""
+
+
+def authorize_params(text: str) -> tuple[tuple[str, str], ...]:
+    """Parse further parameters of the authorization request, written as the query of a URL."""
+    if not _is_word(text):
+        raise ValueError(
+            "the value must be parameters joined by &, as in a URL; write a space in one as %20"
+        )
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=True, errors="strict")
+    except ValueError:
+        raise ValueError(
+            "the value must be parameters as in a URL, such as prompt=consent&access_type=offline"
+        ) from None
+    names = [name for name, _ in pairs]
+    if not all(map(PARAMETER.fullmatch, names)) or len(set(names)) < len(names):
+        raise ValueError("a name of a parameter is malformed, or occurs twice")
+    if own := sorted(OWN_PARAMETERS.intersection(names)):
+        raise ValueError(f"xots itself sets the parameters {', '.join(own)}: leave them out")
+    return tuple(pairs)
 
 
 def redirect(text: str) -> str:

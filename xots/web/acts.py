@@ -96,7 +96,7 @@ class TenantsHandler(Handler):
 
     async def get(self) -> None:
         """Return Xero's list with all its fields, as JSON in ASCII."""
-        if not self.account_config.endpoints.connections_url:
+        if not self.account_config.identity_server.connections_url:
             raise HTTPError(
                 404, "the identity server has no organisations: connections_url is empty"
             )
@@ -215,7 +215,7 @@ class EndHandler(ActHandler):
     @property
     def can_revoke(self) -> bool:
         """True if the identity server revokes tokens."""
-        return bool(self.account_config.endpoints.revoke_url)
+        return bool(self.account_config.identity_server.revoke_url)
 
     @property
     def ends_all(self) -> bool:

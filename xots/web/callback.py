@@ -90,7 +90,7 @@ class CodeHandler(CookieHandler):
         Raises:
             LoginFailed: it names another issuer.
         """
-        endpoints = self.account_config.endpoints
+        endpoints = self.account_config.identity_server
         ours = (endpoints.authorize_url, endpoints.token_url)
         if issuer and not _has_origin_of(issuer, ours):
             raise LoginFailed(

@@ -32,7 +32,7 @@ class CookieHandler(Handler):
         login = Account(
             client_id=client_id,
             consent_id="new",
-            token_url=self.account_config.endpoints.token_url,
+            token_url=self.account_config.identity_server.token_url,
             scopes_requested=self.account_config.scopes,
         )
         return bool(self.account_config.problems(login))

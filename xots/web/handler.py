@@ -280,7 +280,7 @@ class Handler(RequestHandler):
 
     def write_page(self, template: str, **names: Any) -> None:
         """Write a page: no script, this server's style sheet, forms that lead here or to Xero."""
-        targets = ["'self'", _origins_of_xero(self.account_config.endpoints.authorize_url)]
+        targets = ["'self'", _origins_of_xero(self.account_config.identity_server.authorize_url)]
         is_known_host = not self.refused
         if is_known_host and guard.is_other_loopback(self.request.host, self.config.redirect_uri):
             targets.append(self.config.origin)  # to which the pages of a login redirect

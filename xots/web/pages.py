@@ -176,7 +176,7 @@ class HomeHandler(Page):
         self.keeper.login_started()
         self.redirect(
             authorize_url(
-                self.account_config.endpoints.authorize_url,
+                self.account_config.identity_server.authorize_url,
                 client_id=login.credentials.client_id,
                 redirect_uri=login.redirect_uri,
                 scopes=login.scopes,
@@ -236,7 +236,8 @@ class HomeHandler(Page):
         here from Xero, but a foreign page can lead here too.
         """
         may_choose = (
-            self.account_config.endpoints.connections_url and not self.keeper.account.tenant_id
+            self.account_config.identity_server.connections_url
+            and not self.keeper.account.tenant_id
         )
         if not may_choose or not self.keeper.can_serve:
             return (), None

@@ -35,7 +35,7 @@ class StatusHandler(Handler):
         status = _fields(keeper, self.config.redirect_uri, outlook, now)
         found = [
             *explanation(keeper, outlook, now, self.full_url),
-            *_identity_server(keeper.account, self.account_config.endpoints.token_url),
+            *_identity_server(keeper.account, self.account_config.identity_server.token_url),
         ]
         sentences = [safe_text(sentence, MAX_MESSAGE) for sentence in found]
         if self.wants_page:

@@ -1,9 +1,11 @@
 """The identity server, Xero or another: its protocol, and the client that speaks it.
 
-===============  =================================================================================
-``protocol``     scopes, requests for tokens, responses, and the outcome of each: pure functions
-``claims``       the Xero user and the login that an access token belongs to: pure functions
-``connections``  the organisations of a login: request and response, pure functions
-``http``         ``XeroClient``: sends one request and returns its outcome; the only I/O
-===============  =================================================================================
+===================  =============================================================================
+``identity_server``  its settings: the URLs, and how a client authenticates there
+``protocol``         requests for tokens, responses, and the outcome of each: pure functions
+``claims``           the Xero user and the login that an access token belongs to: pure functions
+``connections``      the organisations of a login: request and response, pure functions
+``scopes``           the scopes that a user gives, as text: pure functions
+``http``             ``XeroClient``: sends one request and returns its outcome; the only I/O
+===================  =============================================================================
 """

@@ -23,10 +23,9 @@ from ..log_filters import hush_libraries
 from ..safe_text import safe_text
 from ..secret import Secret
 from .connections import connections_request, disconnect_request, read_disconnect_response
+from .identity_server import XERO, IdentityServer
 from .protocol import (
-    XERO,
     Credentials,
-    Endpoints,
     Request,
     Response,
     exchange_request,
@@ -66,7 +65,7 @@ class XeroClient:
     """Sends requests to the identity server, each once and with a deadline. Follows no redirect.
 
     Args:
-        endpoints: the URLs of the identity server.
+        identity_server: the URLs of the identity server, and how to authenticate there.
         clock: this host's clock; a date in a ``Retry-After`` is compared with it.
         connect_seconds: upper bound on DNS, TCP and TLS together.
         deadline_seconds: upper bound on a whole request. It may be changed later.
@@ -80,7 +79,7 @@ class XeroClient:
 
     def __init__(
         self,
-        endpoints: Endpoints = XERO,
+        identity_server: IdentityServer = XERO,
         *,
         clock: Clock,
         connect_seconds: float = 10,
@@ -90,7 +89,7 @@ class XeroClient:
         proxy: Proxy | None = None,
     ) -> None:
         hush_libraries()
-        self.endpoints = endpoints
+        self.identity_server = identity_server
         self.deadline_seconds = deadline_seconds
         self._clock = clock
         self._connect_seconds = connect_seconds
@@ -137,7 +136,7 @@ class XeroClient:
 
     async def refresh(self, credentials: Credentials, token: Secret) -> Outcome:
         """Spend a refresh token."""
-        request = refresh_request(self.endpoints.token_url, credentials, token)
+        request = refresh_request(self.identity_server.token_url, credentials, token)
         return await self._outcome(request, read_token_response)
 
     async def exchange(
@@ -145,7 +144,7 @@ class XeroClient:
     ) -> Outcome:
         """Exchange an authorization code for the first tokens of a login."""
         request = exchange_request(
-            self.endpoints.token_url,
+            self.identity_server.token_url,
             credentials,
             code=code,
             redirect_uri=redirect_uri,
@@ -159,7 +158,7 @@ class XeroClient:
         Returns:
             None if the token is revoked, or unknown to the server.
         """
-        request = revocation_request(self.endpoints.revoke_url, credentials, token)
+        request = revocation_request(self.identity_server.revoke_url, credentials, token)
         return await self._outcome(request, read_revocation_response)
 
     async def connections(self, access_token: Secret) -> Response:
@@ -168,7 +167,7 @@ class XeroClient:
         Raises:
             UpstreamFailed: there was no response.
         """
-        request = connections_request(self.endpoints.connections_url, access_token)
+        request = connections_request(self.identity_server.connections_url, access_token)
         response = await self._send_in_turn(request)
         if not isinstance(response, Response):
             raise UpstreamFailed(f"the connections endpoint did not respond: {response.detail}")
@@ -182,7 +181,7 @@ class XeroClient:
             deleted it.
         """
         try:
-            url = self.endpoints.connections_url
+            url = self.identity_server.connections_url
             request = disconnect_request(url, access_token, connection_id)
         except ValueError as error:
             return NotSent(detail=f"{error}")
@@ -194,7 +193,7 @@ class XeroClient:
 
         This spends no token.
         """
-        response = await self._send(Request("GET", self.endpoints.token_url, {}))
+        response = await self._send(Request("GET", self.identity_server.token_url, {}))
         return None if isinstance(response, Response) else response.detail
 
     def close(self) -> None:

@@ -31,9 +31,7 @@ from .claims import claims_of
 
 __all__ = [
     "SCOPE_SETS",
-    "XERO",
     "Credentials",
-    "Endpoints",
     "Request",
     "Response",
     "authorize_url",
@@ -95,23 +93,6 @@ SCOPE = re.compile(r"[ -~]{0,8192}")
 """Scopes, separated by spaces (RFC 6749 section A.4)."""
 
 DIGITS = re.compile(r"[0-9]+")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Endpoints:
-    """The URLs of an identity server; the defaults are Xero's.
-
-    They are settings and not discovered, so that no response can change them.
-    """
-
-    authorize_url: str = "https://login.xero.com/identity/connect/authorize"
-    token_url: str = "https://identity.xero.com/connect/token"  # noqa: S105 - a URL, not a secret
-    revoke_url: str = "https://identity.xero.com/connect/revocation"
-    connections_url: str = "https://api.xero.com/connections"
-    """Empty for an identity server without organisations."""
-
-
-XERO = Endpoints()
 
 
 @dataclass(frozen=True, kw_only=True)
