@@ -88,6 +88,33 @@ def test_a_secret_on_the_command_line_is_refused_and_not_repeated(
     assert "environment" in ended.err
 
 
+def test_scopes_given_several_times_are_joined(xots: Xots, tmp_path: Path) -> None:
+    """The first server's option is a list. Each text can hold several scopes."""
+    options = (
+        *("-o", "offline_access", "--scopes", "a.read, b"),
+        *("-o=b c", "--store", f"file://{tmp_path}/store", "--token-url", "http://127.0.0.1:1/"),
+        *("--authorize-url", "http://127.0.0.1:1/"),
+    )
+    found = [line.split() for line in xots("check", *options).out.splitlines()]
+    assert ["ok", "scopes", "offline_access", "a.read", "b", "c"] in found
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-p", "6001", "-p", "6001"],
+        ["-p", "6001", "--port=6002"],
+        ["--tenant-id", SECRET, "--tenant-id", SECRET],
+    ],
+)
+def test_another_option_given_twice_is_refused(xots: Xots, arguments: list[str]) -> None:
+    """The last value would win unnoticed. The message repeats none."""
+    ended = xots("check", *arguments)
+    assert ended.status == 2
+    assert "must be given only once" in ended.err
+    assert SECRET not in ended.err
+
+
 @pytest.mark.parametrize("source", ["environment", "config"])
 def test_the_address_of_the_server_comes_from_all_sources(
     connected: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, xots: Xots, source: str

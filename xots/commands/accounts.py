@@ -19,7 +19,14 @@ from ..errors import ServerUnreachable
 from ..safe_text import MAX_MESSAGE, safe_text
 from ..settings import Settings, parsing
 from ..settings.reading import secret_in_file
-from .options import SERVER_URL, UsageError, add_server_address, read_settings, server_client
+from .options import (
+    SERVER_URL,
+    Joined,
+    UsageError,
+    add_server_address,
+    read_settings,
+    server_client,
+)
 from .process import show
 
 __all__ = ["account", "add_account_options"]
@@ -150,6 +157,7 @@ def _declare_add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--scopes",
+        action=Joined,
         dest="own_scopes",
         metavar="SCOPES",
         help="scopes to request; granular and classic stand for whole sets",

@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from .._version import __version__
@@ -17,6 +18,7 @@ from ..settings import Setting, Settings, declared, default_shown, load
 __all__ = [
     "ACCOUNT",
     "SERVER_URL",
+    "Joined",
     "UsageError",
     "add_server",
     "add_server_address",
@@ -38,6 +40,33 @@ SERVER_URL = "XOTS_URL"
 
 class UsageError(XotsError):
     """The command line is wrong. The message says how to correct it."""
+
+
+class Once(argparse.Action):
+    """An option that can be given once: a second value would replace the first unnoticed."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any
+    ) -> None:
+        """Keep the value.
+
+        Raises:
+            ArgumentError: there is one already. The message repeats neither.
+        """
+        if hasattr(namespace, self.dest):
+            raise argparse.ArgumentError(self, "must be given only once")
+        setattr(namespace, self.dest, values)
+
+
+class Joined(argparse.Action):
+    """An option that can be given several times: its values are joined by spaces."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any
+    ) -> None:
+        """Add the value to those before it."""
+        before = getattr(namespace, self.dest, None)
+        setattr(namespace, self.dest, values if before is None else f"{before} {values}")
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -139,6 +168,7 @@ def _add_setting(parser: argparse.ArgumentParser, setting: Setting) -> None:
     parser.add_argument(
         *short,
         setting.option,
+        action=Joined if setting.may_repeat else Once,
         dest=setting.name,
         default=argparse.SUPPRESS,
         metavar=setting.metavar or setting.name.upper(),

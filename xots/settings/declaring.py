@@ -35,6 +35,8 @@ class Setting:
     """True if an empty variable or YAML key sets an empty value. Otherwise it sets nothing."""
     per_account: bool = False
     """True if an account can have a value of its own."""
+    may_repeat: bool = False
+    """True if the option can be given several times: the texts are joined by spaces."""
 
     @property
     def option(self) -> str:
@@ -58,6 +60,7 @@ def setting(
     secret: bool = False,
     may_be_empty: bool = False,
     per_account: bool = False,
+    may_repeat: bool = False,
     in_repr: bool = True,
 ) -> T:
     """Declare a setting as a field of ``Settings``. mypy checks default and parser against the
@@ -72,6 +75,7 @@ def setting(
         secret=secret,
         may_be_empty=may_be_empty,
         per_account=per_account,
+        may_repeat=may_repeat,
     )
     return field(default=default, repr=in_repr, metadata={"setting": declaration})
 

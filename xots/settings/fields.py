@@ -41,6 +41,7 @@ class Settings:
         letter="o",
         default_text=", ".join(SCOPE_SETS["classic"]),
         per_account=True,
+        may_repeat=True,
     )
     refreshmins: int = setting(
         72000,
