@@ -401,7 +401,7 @@ def test_account_add_sends_the_fields_that_are_given(
     ended = xots(
         *("account", "add", "smith", "--port", server.port, "--client-id", "D"),
         *("--client-secret-file", str(secret), "--tenant-id", "T"),
-        *("--scopes", "offline_access,accounting.contacts"),
+        *("--scopes", "offline_access,accounting.contacts", "--scopes", "accounting.settings"),
     )
     assert ended == Ended(0, "added smith. To log in: xots login --account smith\n", "")
     assert server.requests[-1] == (
@@ -411,7 +411,7 @@ def test_account_add_sends_the_fields_that_are_given(
             "client_id": "D",
             "client_secret": SECRET,
             "tenant_id": "T",
-            "scopes": "offline_access accounting.contacts",
+            "scopes": "offline_access accounting.contacts accounting.settings",
         },
     )
     xots("account", "add", "smith", "--port", server.port)
@@ -424,7 +424,7 @@ def test_account_add_sends_the_fields_that_are_given(
         (["Smith"], "NAME: the value is not an account name"),
         (["lease-x"], "NAME: the value is not an account name"),
         (["smith", "--client-id", f"{SECRET} x"], "--client-id: the value is empty, or holds"),
-        (["smith", "--scopes", SECRET], "--scopes: offline_access is missing"),
+        (["smith", "--scopes", f'{SECRET} "'], "--scopes: one of the scopes holds a character"),
         (["smith", "--client-secret-file", f"/{SECRET}"], "--client-secret-file: a client secret"),
         (
             ["smith", "--client-id", "D", "--client-secret-file", f"/{SECRET}"],
@@ -498,6 +498,9 @@ def test_without_a_server_the_accounts_of_the_store_are_changed(
         *("--port", str(free_port), "--config", str(tmp_path / "xots.yaml")),
         *("--store", f"file://{tmp_path}/store"),
     )
+    refused = xots("account", "add", "smith", "--scopes", "accounting.contacts", *place)
+    assert refused.status == 2
+    assert "scopes: offline_access is missing" in refused.err
     added = xots("account", "add", "smith", "--client-id", "D", "--scopes", "granular", *place)
     assert (added.status, added.err) == (0, "")
     assert "log in at /accounts/smith/home" in added.out

@@ -85,7 +85,8 @@ def test_check_and_promote_name_each_record_that_no_account_can_have(
         (folder / f"{name}.sealed").write_bytes(b"foreign")
     promoted = xots("key", "promote", *settings)
     assert promoted.status == 0
-    checked = xots("check", *settings, "--token-url", "http://127.0.0.1:1/token")
+    server = ("--token-url", "http://127.0.0.1:1/token", "--authorize-url", "http://127.0.0.1:1/")
+    checked = xots("check", *settings, *server)
     for text in (promoted.out, checked.out):
         assert "UPPER.sealed" in text
         assert "two words\\n.sealed" in text

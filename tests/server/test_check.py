@@ -58,14 +58,18 @@ def lines_by_subject(ended: Ended) -> dict[str, str]:
     return {line.split()[1]: line for line in ended.out.splitlines()}
 
 
+def at(sandbox: Sandbox) -> tuple[str, ...]:
+    """Return the options of an identity server in place of Xero."""
+    return ("--token-url", sandbox.token_url, "--authorize-url", sandbox.authorize_url)
+
+
 def test_check_reports_each_subject_that_is_in_order(sandbox: Sandbox) -> None:
     """One line for each: settings, store, key, redirect, Xero. The status is 0, and Xero gets no
     token request."""
     before = len(sandbox.log)
     ended = process(
         "check",
-        "--token-url",
-        sandbox.token_url,
+        *at(sandbox),
         "-p",
         "6001",
         XOTS_CLIENT_ID="C",
@@ -91,8 +95,7 @@ def test_check_warns_of_a_secret_that_other_users_can_read(
     secret.chmod(0o644)
     ended = process(
         "check",
-        "--token-url",
-        sandbox.token_url,
+        *at(sandbox),
         XOTS_CLIENT_ID="C",
         XOTS_CLIENT_SECRET_FILE=str(secret),
         XOTS_STORE="memory:",
@@ -109,6 +112,8 @@ def test_check_reports_an_unreachable_token_url() -> None:
         "check",
         "--token-url",
         f"http://127.0.0.1:{free_port()}/connect/token",
+        "--authorize-url",
+        "http://127.0.0.1/identity/connect/authorize",
         XOTS_STORE="memory:",
     )
     assert (ended.status, ended.err) == (1, "")
@@ -136,7 +141,8 @@ def test_check_checks_each_account_by_itself(sandbox: Sandbox, tmp_path: Path) -
     write_record(tmp_path, new_key(), "sealed-elsewhere")
     config = tmp_path / "xots.yaml"
     config.write_text(
-        f"token_url: {sandbox.token_url}\nclient_id: C\nstore: file://{tmp_path}/store\n"
+        f"token_url: {sandbox.token_url}\nauthorize_url: {sandbox.authorize_url}\n"
+        f"client_id: C\nstore: file://{tmp_path}/store\n"
         "accounts: {smith: {client_id: E, client_secret: hunter2-canary}}\n"
     )
     config.chmod(0o600)
@@ -176,8 +182,7 @@ def test_the_line_of_the_key_names_no_removed_account(
     write_record(tmp_path, key, "gone", removed=True)
     ended = process(
         "check",
-        "--token-url",
-        sandbox.token_url,
+        *at(sandbox),
         XOTS_KEY=key.reveal(),
         XOTS_CLIENT_ID="C",
         XOTS_STORE=f"file://{tmp_path}/store",
@@ -192,7 +197,8 @@ def test_check_requests_each_identity_server(sandbox: Sandbox, tmp_path: Path) -
     other = f"token_url: {url}, authorize_url: {url}, revoke_url: , connections_url: "
     config = tmp_path / "xots.yaml"
     config.write_text(
-        f"token_url: {sandbox.token_url}\nstore: 'memory:'\n"
+        f"token_url: {sandbox.token_url}\nauthorize_url: {sandbox.authorize_url}\n"
+        "store: 'memory:'\n"
         f"accounts: {{a: , b: {{{other}}}, c: {{{other}}}}}\n"
     )
     ended = process("check", "--config", str(config))
@@ -216,8 +222,7 @@ def test_check_shows_no_secret(sandbox: Sandbox) -> None:
     """It reports the source of the secret, and not the secret."""
     ended = process(
         "check",
-        "--token-url",
-        sandbox.token_url,
+        *at(sandbox),
         XOTS_CLIENT_ID="C",
         XOTS_CLIENT_SECRET="secret-canary",
         XOTS_STORE="memory:",

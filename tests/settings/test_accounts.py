@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from support.settings_problems import SECRET, problems_of
 from xots.lifecycle.account import Entry
 from xots.secret import Secret
 from xots.settings import Settings, declared, load
-from xots.settings.accounts import Layer
+from xots.settings.accounts import OF_SERVER, Layer
+from xots.xero.identity_server import XERO, IdentityServer
+from xots.xero.protocol import SCOPE_SETS
 
 OTHER = "https://id.example/token"
 
@@ -389,18 +392,160 @@ def test_an_account_of_another_identity_server_inherits_no_client(config: Path) 
     assert a.proxy.host == "proxy.example"
 
 
-@pytest.mark.safeguard(
-    file="settings/account_sources.py",
-    old="if has_own_server and missing:",
-    new="if False:",
-    protects_from="an account whose tokens are never revoked, because it names its token_url only",
-)
-def test_an_account_of_another_identity_server_must_name_all_its_urls(config: Path) -> None:
-    """Inherited URLs would send its tokens to the identity server of the top level."""
-    config.write_text(f"accounts: {{a: {{token_url: {OTHER}, revoke_url: ''}}}}\n")
+def test_a_login_at_another_identity_server_needs_its_login_page(config: Path) -> None:
+    """That of the top level is not inherited. The other URLs may be left out: they are empty."""
+    config.write_text(f"accounts: {{a: {{token_url: {OTHER}}}, b: {{token_url: {OTHER}}}}}\n")
+    a, b = problems_of({}, {}, config)
+    assert a == (
+        f"{config}: accounts.a.token_url: a login at another identity server than Xero needs its "
+        "login page: set accounts.a.authorize_url too"
+    )
+    assert b.startswith(f"{config}: accounts.b.token_url: ")
+    text = f"accounts: {{a: {{token_url: {OTHER}, authorize_url: {OTHER}}}}}\n"
+    a_of = written(config, text).for_account("a")
+    assert (a_of.authorize_url, a_of.revoke_url, a_of.connections_url) == (OTHER, "", "")
+
+
+def test_only_the_grant_of_an_account_makes_its_login_page_missing(config: Path) -> None:
+    """The top level has no logins and no login page, and the account has logins."""
+    config.write_text(
+        f"token_url: {OTHER}\ngrant: client_credentials\n{TOP}"
+        "accounts: {a: {grant: authorization_code}, b: }\n"
+    )
     [problem] = problems_of({}, {}, config)
-    assert problem.startswith(f"{config}: accounts.a.token_url: ")
-    assert "set authorize_url, connections_url of the account too" in problem
+    assert problem.startswith(f"{config}: accounts.a.grant: ")
+    assert problem.endswith("set accounts.a.authorize_url too")
+
+
+def test_an_account_of_another_identity_server_inherits_no_setting_of_that_server(
+    config: Path,
+) -> None:
+    """How the top level's server works says nothing about the other one."""
+    top = (
+        f"{TOP}authorize_params: prompt=consent\nclient_auth: post\nissuer: https://id.example\n"
+        "grace: 0\n"
+    )
+    text = f"{top}accounts: {{a: {{token_url: {OTHER}, authorize_url: {OTHER}}}, b: }}\n"
+    settings = written(config, text)
+    names = ("authorize_params", "client_auth", "issuer", "grace")
+    a, b = (settings.for_account(name) for name in ("a", "b"))
+    assert [getattr(a, name) for name in names] == [(), "basic", None, 1800.0]
+    assert not a.sources.keys() & set(names)
+    assert [getattr(b, name) for name in names] == [
+        (("prompt", "consent"),),
+        "post",
+        "https://id.example",
+        0.0,
+    ]
+
+
+def test_every_setting_of_an_identity_server_is_inherited_with_it_or_not_at_all() -> None:
+    """A new field of ``IdentityServer`` joins the others."""
+    assert {"token_url", *OF_SERVER} == {field.name for field in fields(IdentityServer)}
+
+
+def test_an_account_at_xero_below_another_identity_server_has_the_urls_of_xero(
+    config: Path,
+) -> None:
+    """Its token URL says so. Its default scopes are Xero's too."""
+    top = f"token_url: {OTHER}\nauthorize_url: {OTHER}\n"
+    settings = written(config, f"{top}accounts: {{a: {{token_url: {XERO.token_url}}}, b: }}\n")
+    a, b = (settings.for_account(name) for name in ("a", "b"))
+    assert a.identity_server == XERO
+    assert a.scopes == SCOPE_SETS["classic"]
+    assert (b.token_url, b.revoke_url, b.connections_url, b.scopes) == (OTHER, "", "", ())
+
+
+# ---------- scopes
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("scopes: x\naccounts: {a: }\n", "scopes"),
+        ("accounts: {a: {scopes: x}, b: {scopes: offline_access}}\n", "accounts.a.scopes"),
+        (
+            f"token_url: {OTHER}\nauthorize_url: {OTHER}\n"
+            f"accounts: {{a: {{token_url: {XERO.token_url}, scopes: x}}}}\n",
+            "accounts.a.scopes",
+        ),
+    ],
+)
+def test_a_login_at_xero_demands_offline_access(config: Path, text: str, place: str) -> None:
+    """The one problem names the scopes that lack it, at the top level or in the account."""
+    config.write_text(text)
+    [problem] = problems_of({}, {}, config)
+    assert problem == (
+        f"{config}: {place}: offline_access is missing; without it Xero issues no refresh token: "
+        "add it"
+    )
+
+
+def test_scopes_that_only_an_account_at_xero_inherits_are_its_problem(config: Path) -> None:
+    """At the identity server of the top level, they are right."""
+    config.write_text(
+        f"token_url: {OTHER}\nauthorize_url: {OTHER}\nscopes: x\n"
+        f"accounts: {{a: {{token_url: {XERO.token_url}}}}}\n"
+    )
+    [problem] = problems_of({}, {}, config)
+    assert problem.startswith(f"{config}: scopes: offline_access is missing")
+    assert problem.endswith("or set accounts.a.scopes")
+
+
+def test_an_account_of_another_identity_server_requests_the_scopes_that_are_set(
+    config: Path,
+) -> None:
+    """Its own, else those that are set at the top level. Xero's default is not for it."""
+    other = f"token_url: {OTHER}, authorize_url: {OTHER}"
+    text = f"accounts: {{a: {{{other}}}, b: {{{other}, scopes: [x, 'y,z']}}}}\n"
+    settings = written(config, text)
+    assert [settings.for_account(name).scopes for name in ("a", "b")] == [(), ("x", "y", "z")]
+    settings = written(config, f"scopes: granular\n{text}")
+    assert settings.for_account("a").scopes == SCOPE_SETS["granular"]
+
+
+# ---------- the client's own credentials
+
+
+def test_an_account_by_its_client_requests_no_offline_access(config: Path) -> None:
+    """A refresh token is for logins. The other scopes stay, set or by default."""
+    (config.parent / "secret").write_text("of-file")
+    secret = f"client_id: D, client_secret_file: {config.parent}/secret"
+    settings = written(
+        config,
+        f"{TOP}accounts:\n  a: {{grant: client_credentials, {secret}}}\n"
+        "  b: {grant: client_credentials, scopes: 'offline_access x'}\n"
+        "  c: {grant: client_credentials, scopes: y}\n",
+    )
+    scopes = [settings.for_account(name).scopes for name in ("a", "b", "c", "default")]
+    assert scopes == [SCOPE_SETS["classic"][1:], ("x",), ("y",), SCOPE_SETS["classic"]]
+
+
+@pytest.mark.parametrize(
+    ("own", "missing"),
+    [
+        ("", "accounts.a.client_id and accounts.a.client_secret or accounts.a.client_secret_file"),
+        (", client_id: C", "accounts.a.client_secret or accounts.a.client_secret_file"),
+        (", client_auth: none", "accounts.a.client_id"),
+    ],
+)
+def test_an_account_by_its_client_needs_one(config: Path, own: str, missing: str) -> None:
+    """The problem names the settings to set. Another account's client is not its own."""
+    config.write_text(f"accounts: {{a: {{grant: client_credentials{own}}}, b: {{client_id: D}}}}\n")
+    [problem] = problems_of({}, {}, config)
+    assert problem == (
+        f"{config}: accounts.a.grant: client_credentials needs the client's own credentials: set "
+        f"{missing}"
+    )
+
+
+def test_each_account_by_its_client_can_have_one_of_its_own(config: Path) -> None:
+    """The top level has none, and no account that would need it."""
+    own = "{client_id: C, client_secret: s}"
+    settings = written(
+        config, f"grant: client_credentials\naccount: a\naccounts: {{a: {own}, b: {own}}}\n"
+    )
+    assert settings.for_account("b").client_secret == Secret("s")
 
 
 def test_settings_made_without_a_check_send_no_token_to_another_server() -> None:

@@ -51,6 +51,12 @@ from xots.xero.http import Proxy
         ("min_ttl", "1e9"),
         ("tick", "0"),
         ("log_level", "loud"),
+        ("client_auth", "digest"),
+        ("grant", "password"),
+        ("issuer", "two words"),
+        ("grace", "-1"),
+        ("grace", "86401"),
+        ("grace", "never"),
     ],
 )
 def test_an_invalid_value_is_refused_with_the_name_of_its_option(name: str, text: str) -> None:
@@ -94,13 +100,6 @@ def test_commas_and_spaces_separate_scopes() -> None:
         assert load({"scopes": text}, {}).scopes == expected
 
 
-@pytest.mark.parametrize("text", ["", " , ", "accounting.transactions"])
-def test_scopes_without_offline_access_are_refused(text: str) -> None:
-    """Without it Xero issues no refresh token, so there is nothing to refresh."""
-    [problem] = problems_of({"scopes": text})
-    assert problem.startswith("--scopes: ")
-
-
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -136,6 +135,10 @@ def test_a_problem_never_shows_a_secret(name: str, text: str) -> None:
         ),
         ("account", "lease", "lease"),
         ("revoke_url", "", ""),
+        ("grace", "0", 0.0),
+        ("grace", "86400", 86400.0),
+        ("client_auth", "POST", "post"),
+        ("issuer", "https://id.example", "https://id.example"),
         ("proxy", "http://proxy.example:3128", Proxy(host="proxy.example", port=3128)),
     ],
 )
@@ -175,6 +178,56 @@ def test_a_proxy_can_have_a_quoted_user_name_and_password() -> None:
     assert proxy == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("prompt=consent", (("prompt", "consent"),)),
+        (
+            "access_type=offline&prompt=login%20consent",
+            (("access_type", "offline"), ("prompt", "login consent")),
+        ),
+        (
+            "audience=https%3A%2F%2Fapi.example%2F%3Fa%26b&x=",
+            (("audience", "https://api.example/?a&b"), ("x", "")),
+        ),
+        ("login_hint=%C3%A9tat", (("login_hint", "\u00e9tat"),)),
+        ("", ()),
+    ],
+)
+def test_further_parameters_are_written_as_in_a_query(
+    text: str, expected: tuple[tuple[str, str], ...]
+) -> None:
+    """Their order stays, a value may be empty, and percent-encoded characters are decoded."""
+    assert parsing.authorize_params(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"prompt={SECRET} consent",
+        f"prompt={SECRET}\n",
+        f"prompt={SECRET}\x7f",
+        f"prompt={SECRET}%0A",
+        f"prompt={SECRET}%ff",
+        SECRET,
+        f"{SECRET}&prompt=consent",
+        f"prompt=consent&&a={SECRET}",
+        f"={SECRET}",
+        f"two%20words={SECRET}",
+        f"prompt=consent&prompt={SECRET}",
+        f"state={SECRET}",
+        f"scope={SECRET}",
+        f"redirect%5Furi=https://evil.example/{SECRET}",
+        f"prompt=consent&code_challenge_method={SECRET}",
+    ],
+)
+def test_a_malformed_repeated_or_own_parameter_is_refused(text: str) -> None:
+    """The problem names the option, and does not repeat the value."""
+    [problem] = problems_of({"authorize_params": text})
+    assert problem.startswith("--authorize-params: ")
+    assert SECRET not in problem
+
+
 def test_keys_can_have_the_form_of_a_key_file() -> None:
     """A credential of systemd can be a key file: its comments are no keys."""
     expected = (Secret("one"), Secret("two"), Secret("three"))
@@ -202,6 +255,13 @@ def test_only_loopback_addresses_count_as_loopback() -> None:
     assert all(map(parsing.is_loopback, ("127.0.0.1", "127.0.0.2", "::1", "localhost")))
     others = ("0.0.0.0", "::", "192.0.2.1")  # noqa: S104 - no socket is bound to it
     assert not any(map(parsing.is_loopback, others))
+
+
+def test_three_addresses_are_localhost_in_a_browser() -> None:
+    """The other loopback addresses are not what the name means there."""
+    assert all(map(parsing.is_localhost, ("127.0.0.1", "::1", "localhost")))
+    others = ("127.0.0.2", "127.1.0.1", "0.0.0.0", "::")  # noqa: S104 - no socket is bound to it
+    assert not any(map(parsing.is_localhost, others))
 
 
 def test_a_readable_file_is_its_path(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from support.store_programs import AM_ROOT, OTHER_USER
 
 from xots.secret import Secret
 from xots.settings import Settings, load
+from xots.xero.identity_server import IdentityServer
+from xots.xero.protocol import SCOPE_SETS
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def test_the_first_source_that_has_a_setting_wins(tmp_path: Path, config: Path, 
 def test_the_settings_name_the_source_of_each_value(tmp_path: Path, config: Path) -> None:
     """A name is an option, a variable, a path, or a path with a key."""
     (tmp_path / "tenant_id").write_text("T\n")
-    config.write_text("token_url: https://id.example/token\n")
+    config.write_text("token_url: https://identity.xero.com/connect/token\n")
     environment = {"XOTS_CLIENT_ID": "C", "CREDENTIALS_DIRECTORY": str(tmp_path)}
     settings = load({"refresh_ahead": "60"}, environment, config)
     assert settings.sources["refresh_ahead"] == "--refresh-ahead"
@@ -171,13 +173,21 @@ def test_the_command_line_takes_no_secret(name: str, text: str) -> None:
     assert SECRET not in problem
 
 
-def test_an_address_that_is_not_loopback_needs_a_redirect() -> None:
-    """The default redirect names localhost, which is another machine to a remote browser."""
-    [problem] = problems_of({"address": "192.0.2.1"})
+@pytest.mark.parametrize("address", ["192.0.2.1", "127.0.0.2"])
+def test_an_address_that_is_not_localhost_needs_a_redirect(config: Path, address: str) -> None:
+    """The default redirect names localhost, which a browser does not find at this address. Without
+    logins there is no redirect."""
+    [problem] = problems_of({"address": address})
     assert problem.startswith("--address: ")
-    assert "redirect" in problem
-    both = {"address": "192.0.2.1", "redirect": "https://xots.example/code"}
-    assert load(both, {}).address == "192.0.2.1"
+    assert "set redirect too" in problem
+    both = {"address": address, "redirect": "https://xots.example/code"}
+    assert load(both, {}).address == address
+    client = "grant: client_credentials\nclient_id: C\nclient_secret: s\n"
+    config.write_text(client)
+    assert load({"address": address}, {}, config).address == address
+    config.write_text(f"{client}accounts: {{a: {{grant: authorization_code}}}}\n")
+    [problem] = problems_of({"address": address}, {}, config)
+    assert problem.startswith("--address: ")
 
 
 def test_some_settings_can_be_read_alone() -> None:
@@ -186,6 +196,96 @@ def test_some_settings_can_be_read_alone() -> None:
     settings = load({}, environment, only=("address", "port"))
     assert (settings.address, settings.port) == ("192.0.2.1", 6001)
     assert settings.tick == 15
+
+
+# ---------- the identity server
+
+OTHER = "https://id.example/token"
+
+
+@pytest.mark.safeguard(
+    file="settings/sources.py",
+    old="combined = Layer(values, places).above(defaults)",
+    new="combined = Layer({**defaults.values, **values}, places)",
+    protects_from="tokens of another identity server that are sent to Xero",
+)
+def test_another_identity_server_has_no_url_of_xero() -> None:
+    """It has those that are set. Nor does it get Xero's scopes."""
+    server = {"token_url": OTHER, "authorize_url": "https://id.example/login"}
+    settings = load(server, {})
+    assert settings.identity_server == IdentityServer(
+        token_url=OTHER,
+        authorize_url="https://id.example/login",
+        revoke_url="",
+        connections_url="",
+    )
+    assert settings.scopes == settings.for_account("default").scopes == ()
+    urls = {"revoke_url": OTHER, "connections_url": OTHER}
+    settings = load(server | urls, {"XOTS_SCOPES": "openid"})
+    assert (settings.revoke_url, settings.connections_url) == (OTHER, OTHER)
+    assert settings.scopes == ("openid",)
+
+
+def test_a_server_with_the_login_page_of_xero_gets_the_scopes_of_xero() -> None:
+    """It stands in for Xero, as the simulated one does. Its other URLs are its own."""
+    base = "http://localhost:5002"
+    page = f"{base}/identity/connect/authorize"
+    settings = load({"token_url": f"{base}/connect/token", "authorize_url": page}, {})
+    assert settings.scopes == SCOPE_SETS["classic"]
+    assert (settings.revoke_url, settings.connections_url) == ("", "")
+
+
+def test_another_identity_server_needs_its_login_page() -> None:
+    """Unless no user logs in."""
+    [problem] = problems_of({"token_url": OTHER})
+    assert problem.startswith("--token-url: ")
+    assert problem.endswith("set authorize_url too")
+    settings = load(
+        {"token_url": OTHER, "grant": "client_credentials", "client_id": "C"},
+        {"XOTS_CLIENT_SECRET": SECRET},
+    )
+    assert settings.authorize_url == ""
+
+
+def test_a_wrong_setting_of_the_identity_server_is_one_problem() -> None:
+    """It is not reported as missing too, and demands nothing."""
+    for name, text in (
+        ("token_url", "nonsense"),
+        ("authorize_url", "nonsense"),
+        ("grant", "none"),
+        ("scopes", '"'),
+    ):
+        [problem] = problems_of({"token_url": OTHER, "authorize_url": OTHER, name: text})
+        assert problem.startswith(f"--{name.replace('_', '-')}: ")
+
+
+@pytest.mark.parametrize("source", ["--scopes", "XOTS_SCOPES"])
+@pytest.mark.parametrize("text", [" , ", "accounting.transactions"])
+def test_scopes_without_offline_access_are_refused_at_xero(source: str, text: str) -> None:
+    """Without it Xero issues no refresh token. Other servers have rules of their own."""
+    arguments = {"scopes": text} if source == "--scopes" else {}
+    environment = {} if arguments else {"XOTS_SCOPES": text}
+    [problem] = problems_of(arguments, environment)
+    assert problem.startswith(f"{source}: offline_access is missing")
+    other = {"token_url": OTHER, "authorize_url": OTHER}
+    expected = tuple(text.replace(",", " ").split())
+    assert load(arguments | other, environment).scopes == expected
+
+
+def test_a_client_without_logins_needs_its_credentials() -> None:
+    """The problem names the settings to set. The scopes need no ``offline_access``."""
+    grant = {"grant": "client_credentials", "scopes": "accounting.transactions"}
+    [problem] = problems_of(grant)
+    assert problem == (
+        "--grant: client_credentials needs the client's own credentials: set client_id and "
+        "client_secret or client_secret_file"
+    )
+    [problem] = problems_of(grant | {"client_id": "C"})
+    assert problem.endswith(": set client_secret or client_secret_file")
+    [problem] = problems_of(grant, {"XOTS_CLIENT_SECRET": SECRET})
+    assert problem.startswith("XOTS_CLIENT_SECRET: a client secret needs a client id")
+    settings = load(grant | {"client_id": "C", "client_auth": "none"}, {})
+    assert settings.scopes == ("accounting.transactions",)
 
 
 # ---------- the file of the client secret
@@ -415,8 +515,14 @@ def test_yaml_takes_lists_booleans_and_numbers(config: Path) -> None:
     assert settings.scopes == ("offline_access", "accounting.contacts")
     assert settings.client_id == "C0FFEE"
     assert settings.tenant_id is None
-    config.write_text("scopes: offline_access accounting.contacts\npkce: 'true'\n")
-    assert load({}, {}, config).scopes == ("offline_access", "accounting.contacts")
+    for scopes in (
+        "offline_access accounting.contacts",
+        "offline_access, accounting.contacts",
+        "['offline_access,accounting.contacts']",
+        "['offline_access accounting.contacts', offline_access]",
+    ):
+        config.write_text(f"scopes: {scopes}\npkce: 'true'\n")
+        assert load({}, {}, config).scopes == ("offline_access", "accounting.contacts")
 
 
 @pytest.mark.parametrize(

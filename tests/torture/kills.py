@@ -715,6 +715,7 @@ def environment_of(lane: Lane) -> dict[str, str]:
         "XOTS_ACCOUNT": lane.name,
         "XOTS_STORE": lane.url,
         "XOTS_KEY_FILE": str(lane.key),
+        "XOTS_AUTHORIZE_URL": lane.sandbox.authorize_url,
         "XOTS_TOKEN_URL": lane.sandbox.token_url,
         "XOTS_CONNECTIONS_URL": "",
         "XOTS_REFRESH_INTERVAL": "0",

@@ -152,6 +152,30 @@ async def test_a_user_adds_an_account_by_the_page(server: Server, person: Person
     assert "accounting.invoices" in (await person.follow(page, "firm")).text
 
 
+async def test_scopes_that_xero_needs_are_named_in_the_form_again(
+    server: Server, person: Person, get: Any, expected_log: Any
+) -> None:
+    """The page keeps what the user entered."""
+    expected_log.perhaps(REFUSED)
+    page = await person.open(f"{origin(server)}/accounts")
+    page = await person.submit(page, name="firm", scopes="accounting.transactions")
+    assert page.status == 400
+    assert "offline_access is missing" in page.text
+    assert 'value="firm"' in page.text
+    assert set(await listed(server, get)) == {"default"}
+
+
+async def test_an_account_of_another_identity_server_can_be_added_with_any_scopes(
+    new_server: NewServer, add: Add
+) -> None:
+    """Only a login at Xero needs ``offline_access``."""
+    url = "http://127.0.0.1:1/"
+    urls = {"token_url": url, "authorize_url": url, "revoke_url": "", "connections_url": ""}
+    for own in (urls, {"grant": "client_credentials", "client_id": "C"}):
+        server = await new_server(**own)
+        assert (await add(server, "firm", scopes="openid")).status == 201
+
+
 @pytest.mark.parametrize(
     ("fields", "told"),
     [

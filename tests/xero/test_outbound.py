@@ -588,7 +588,8 @@ def test_check_finds_that_pycurl_is_missing() -> None:
 
 def test_without_a_proxy_nothing_needs_pycurl() -> None:
     """It is an optional extra."""
-    ended = without_pycurl("check", "--token-url", "http://127.0.0.1:1/connect/token")
+    url = "http://127.0.0.1:1/connect/token"
+    ended = without_pycurl("check", "--token-url", url, "--authorize-url", url)
     assert "pycurl" not in ended.stdout + ended.stderr
     assert "can't reach 127.0.0.1" in ended.stdout
 

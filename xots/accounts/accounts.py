@@ -182,8 +182,11 @@ class Accounts:
 
         Raises:
             AccountExists, TooManyAccounts: nothing was added.
+            SettingsError: nothing was added; its scopes cannot be requested.
             StoreUnavailable, SealError: the store cannot be read or written.
         """
+        if entry.scopes and (problem := self._configure(name, entry).scope_problem):
+            raise SettingsError([f"scopes: {problem}"])
         await self.swept()  # before it, removed accounts look like others
         if place := self._directory.declared.get(name):
             raise AccountExists(

@@ -9,10 +9,11 @@ from datetime import datetime
 from ..keeping.usage import Fresh
 from ..lifecycle.account import Account, Entry
 from ..lifecycle.attention import attention_at
-from ..lifecycle.policy import Policy
+from ..lifecycle.policy import Grant, Policy
 from ..xero.http import XeroClient
 from ..xero.identity_server import IdentityServer
 from ..xero.protocol import Credentials
+from ..xero.scopes import login_problem
 
 __all__ = ["AccountConfig", "Configure"]
 
@@ -44,6 +45,13 @@ class AccountConfig:
     def identity_server(self) -> IdentityServer:
         """Its identity server."""
         return self.xero.identity_server
+
+    @property
+    def scope_problem(self) -> str | None:
+        """Why a login with the scopes would bring no refresh token; None if it may bring one."""
+        if self.policy.grant is not Grant.AUTHORIZATION_CODE:
+            return None
+        return login_problem(self.scopes, self.identity_server)
 
     def indexed_at(self, account: Account, now: datetime) -> datetime | None:
         """Return when this record needs attention, whether callers use the account or not: the time

@@ -4,6 +4,7 @@
 ``parsing``          from text to value, setting by setting (pure)
 ``declaring``        ``Setting``, the declaration of one setting, and ``default_shown``
 ``accounts``         the settings that an account inherits, and its own (pure)
+``demands``          the settings that other settings demand (pure)
 ``fields``           ``Settings`` and the declarations of its fields: ``declared``
 ``reading``          the texts and files that all sources share
 ``yaml_file``        the YAML file

@@ -6,10 +6,11 @@ A credential ``accounts.NAME.client_secret`` is the client secret of the account
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from .accounts import URLS_OF_SERVER, Layer
+from .accounts import Layer
+from .demands import demands
 from .reading import (
     SETTINGS,
     File,
@@ -108,7 +109,7 @@ def account_layers(
         read_client_secret(values, places, problems, warnings)
         check_authorities(values, places, problems, warnings)
         own = Layer(values, places)
-        problems += _missing(name, own, top)
+        problems += demands(own, own.above(top), f"accounts.{name}.")
         is_secret_of_top = SECRET in values and "client_id" not in places
         if is_secret_of_top and top.values.get("client_id") is not None:
             # It stays that client's secret if the account's entry names another client.
@@ -116,21 +117,3 @@ def account_layers(
             places["client_id"] = top.places["client_id"]
         layers[name] = own
     return layers
-
-
-def _missing(name: str, own: Layer, top: Layer) -> Iterator[str]:
-    """Yield a problem for each setting that the account must have because of another one."""
-    has_own_server = own.differs("token_url", top)
-    missing = [url for url in URLS_OF_SERVER if url not in own.places]
-    if has_own_server and missing:
-        yield (
-            f"{own.places['token_url']}: this is another identity server than that of the top "
-            f"level, so the account inherits none of its URLs: set {', '.join(missing)} of the "
-            "account too (revoke_url and connections_url may be empty)"
-        )
-    inherits_client = "client_id" in top.places and not has_own_server
-    if SECRET in own.places and "client_id" not in own.places and not inherits_client:
-        yield (
-            f"{own.places[SECRET]}: a client secret needs a client id: set accounts.{name}."
-            "client_id too"
-        )

@@ -281,7 +281,8 @@ class Settings:
     """Why other users may know a secret of the settings or replace it, with the remedies."""
 
     def for_account(self, name: str, entry: Entry | None = None) -> Settings:
-        """Return the settings of one account: ``account`` is its name, and ``fresh`` is set.
+        """Return the settings of one account: ``account`` is its name, ``fresh`` is set, and the
+        scopes are those to request.
 
         Settings of its own in the YAML file win over those of its entry, and both over those of the
         top level. ``accounts`` says which ones are inherited.
@@ -295,6 +296,10 @@ class Settings:
         values = dict(own.values)
         if values["fresh"] is None:
             values["fresh"] = "always" if name == self.account else "used"
+        if values["grant"] == Grant.CLIENT_CREDENTIALS:
+            # It brings no refresh token, and Xero refuses the scope.
+            scopes = (scope for scope in values["scopes"] if scope != "offline_access")
+            values["scopes"] = tuple(scopes)
         return replace(self, **values, account=name, accounts={}, sources=own.places)
 
     @property

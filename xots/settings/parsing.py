@@ -33,6 +33,7 @@ __all__ = [
     "holds_password",
     "hosts",
     "integer",
+    "is_localhost",
     "is_loopback",
     "keys",
     "optional_url",
@@ -181,6 +182,12 @@ def is_loopback(address: str) -> bool:
     return address == "localhost" or ip_address(address).is_loopback
 
 
+def is_localhost(address: str) -> bool:
+    """Tell if a browser on this machine reaches ``address``, as ``address()`` returns it, by the
+    name ``localhost``. Xero permits http in a redirect URI for this name only."""
+    return address in ("127.0.0.1", "::1", "localhost")
+
+
 HOST = re.compile(r"([\w.-]+|\[[0-9a-f:.]+\])(:[0-9]*)?")
 
 
@@ -283,6 +290,8 @@ def authorize_params(text: str) -> tuple[tuple[str, str], ...]:
     names = [name for name, _ in pairs]
     if not all(map(PARAMETER.fullmatch, names)) or len(set(names)) < len(names):
         raise ValueError("a name of a parameter is malformed, or occurs twice")
+    if not all(value.isprintable() for _, value in pairs):
+        raise ValueError("the value of a parameter holds a control character")
     if own := sorted(OWN_PARAMETERS.intersection(names)):
         raise ValueError(f"xots itself sets the parameters {', '.join(own)}: leave them out")
     return tuple(pairs)

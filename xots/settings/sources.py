@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SettingsError
-from . import parsing
 from .account_sources import account_layers, account_texts
 from .accounts import Layer
+from .demands import address_demands, client_demands, demands
 from .fields import Settings
 from .reading import (
     SETTINGS,
@@ -69,36 +69,36 @@ def load(
     problems += set_twice(places)
     read_client_secret(values, places, problems, warnings)
     check_authorities(values, places, problems, warnings)
+    top = _top_layer(values, places)
     accounts = {}
     if only is None:
-        problems += _missing(values, places)
-        names = {*yaml.accounts, values.get("account", SETTINGS["account"].default)}
+        default = values.get("account", SETTINGS["account"].default)
+        names = {*yaml.accounts, default}
         texts = account_texts(names, yaml.accounts, directory, problems, warnings)
-        accounts = account_layers(texts, _top_layer(values, places), problems, warnings)
+        problems += demands(top, top)
+        accounts = account_layers(texts, top, problems, warnings)
+        problems += _demands_of_all(default, accounts, top)
     if problems:
         raise SettingsError(problems)
-    return Settings(**values, accounts=accounts, sources=places, warnings=tuple(warnings))
+    return Settings(**top.values, accounts=accounts, sources=places, warnings=tuple(warnings))
 
 
 def _top_layer(values: Mapping[str, Any], places: Mapping[str, str]) -> Layer:
     """Return the settings of the top level, with defaults, without those that have a problem."""
-    defaults = {name: setting.default for name, setting in SETTINGS.items() if name not in places}
-    return Layer({**defaults, **values}, places)
+    defaults = Layer({name: setting.default for name, setting in SETTINGS.items()})
+    combined = Layer(values, places).above(defaults)
+    problematic = places.keys() - values.keys()
+    known = {name: value for name, value in combined.values.items() if name not in problematic}
+    return Layer(known, places)
 
 
-# ---------- settings that depend on each other
-
-
-def _missing(values: Mapping[str, Any], places: Mapping[str, str]) -> Iterator[str]:
-    """Yield a problem for each setting that is required because another one is set."""
-    if "client_secret" in values and "client_id" not in places:
-        yield f"{places['client_secret']}: a client secret needs a client id: set client_id too"
-    is_public = "address" in values and not parsing.is_loopback(values["address"])
-    if is_public and "redirect" not in places:
-        yield (
-            f"{places['address']}: an address that is not loopback needs a redirect URI at which "
-            "browsers reach this server: set redirect too"
-        )
+def _demands_of_all(default: str, accounts: Mapping[str, Layer], top: Layer) -> Iterator[str]:
+    """Yield the problems of the accounts that depend on each account as a whole."""
+    yield from address_demands(top, accounts.values())
+    if default not in accounts:
+        yield from client_demands(top)
+    for name, own in accounts.items():
+        yield from client_demands(own.above(top), f"accounts.{name}.")
 
 
 # ---------- the command line, the environment, and systemd's credentials

@@ -16,7 +16,7 @@ from tornado.web import HTTPError
 from ..accounts.accounts import unknown_account
 from ..accounts.directory import Summary
 from ..backends.records import is_account
-from ..errors import StoreUnavailable
+from ..errors import SettingsError, StoreUnavailable
 from ..lifecycle.account import Entry
 from ..lifecycle.outlook import Need
 from ..lifecycle.schedule import State
@@ -122,10 +122,7 @@ class AccountsHandler(Handler):
         """Add an account. Respond 201 to a program, and to a browser 303 to its ``/home``."""
         added = self._added()
         if problems := added.problems:
-            if not self.wants_page:
-                raise HTTPError(400, " ".join(problems))
-            self.set_status(400)
-            self._write_list(problems, added)
+            self._refuse(problems, added)
             return
         self.check_crowd()
         entry = Entry(
@@ -135,7 +132,11 @@ class AccountsHandler(Handler):
             scopes=added.scope_list(),
             added_at=self.keeper.clock.now(),
         )
-        await self.accounts.add(added.name, entry)
+        try:
+            await self.accounts.add(added.name, entry)
+        except SettingsError as error:
+            self._refuse(error.problems, added)
+            return
         self.named_account = added.name
         if self.wants_page:
             self.redirect(self.url("/home"), status=303)
@@ -143,6 +144,17 @@ class AccountsHandler(Handler):
             self.set_status(201)
             self.set_header("Location", self.url("/home"))
             self.write_json({"status": "added", "account": added.name})
+
+    def _refuse(self, problems: list[str], added: Added) -> None:
+        """Respond with the reasons why the account cannot be added: on the page, or by raising.
+
+        Raises:
+            HTTPError: the client is a program.
+        """
+        if not self.wants_page:
+            raise HTTPError(400, " ".join(problems))
+        self.set_status(400)
+        self._write_list(problems, added)
 
     def _added(self) -> Added:
         """Return the fields of the body.
