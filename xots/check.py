@@ -5,7 +5,7 @@ It changes nothing and spends nothing.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,15 +18,30 @@ from .keeping.record_store import open_record
 from .keeping.reporting import clock_skew
 from .keys import sealer_for, store_url
 from .lifecycle.account import Account
+from .lifecycle.policy import Grant
 from .lifecycle.schedule import State, state_of
 from .safe_text import MAX_MESSAGE, safe_text
 from .sealing import Sealer
 from .settings import Settings
 from .wiring import mismatches, shown_store, xero_client
 from .wording import counted, problem_text
+from .xero.identity_server import ClientAuth
 
 __all__ = ["Finding", "check", "clock_finding", "findings", "login_finding", "reach_problem"]
 
+
+AUTH_TEXTS = {
+    ClientAuth.BASIC: "",
+    ClientAuth.POST: "; it authenticates in the form (client_auth: post)",
+    ClientAuth.NONE: "; it authenticates by its id alone (client_auth: none)",
+}
+"""How a client authenticates, where that is not the default."""
+
+ASSUMED_GRACE = (
+    "a spent refresh token counts as accepted again for {:g} seconds (the default); set grace: 0 "
+    "if the server ends a login at a second use"
+)
+"""The assumption about an identity server other than Xero."""
 
 FOREIGN = "no account can have this name; the record is skipped: move it away, or delete it"
 
@@ -70,18 +85,19 @@ async def findings(settings: Settings) -> AsyncIterator[Finding]:
     yield _settings_finding(settings)
     for warning in settings.warnings:
         yield Finding("files", warning, warned=True)
-    for own in _settings_of_accounts(settings):
+    accounts = _settings_of_accounts(settings)
+    for own in accounts:
         if own.account == settings.account or own.client_id != settings.client_id:
             yield _client_finding(own, settings)
-    yield Finding(
-        "redirect", f"register exactly this redirect URI at Xero: {settings.redirect_uri}"
-    )
-    yield Finding("scopes", " ".join(settings.for_account(settings.account).scopes))
+    for finding in (*_grant_findings(accounts), *_login_findings(accounts)):
+        yield finding
+    yield Finding("scopes", " ".join(accounts[0].scopes) or "none are requested")
     async for finding in _store_findings(settings):
         yield finding
     for own in _by_identity_server(settings):
         problem = await reach_problem(own)
-        yield Finding("xero", problem or f"{own.token_url} responds", failed=problem is not None)
+        subject = "xero" if own.identity_server.is_xero else "server"
+        yield Finding(subject, problem or f"{own.token_url} responds", failed=problem is not None)
 
 
 def _settings_of_accounts(settings: Settings) -> list[Settings]:
@@ -110,10 +126,37 @@ def _settings_finding(settings: Settings) -> Finding:
 def _client_finding(own: Settings, settings: Settings) -> Finding:
     """Return the finding about an account's client. Only further accounts are named."""
     name = "" if own.account == settings.account else f"{own.account}: "
+    auth = AUTH_TEXTS[ClientAuth(own.client_auth)]
     if own.credentials is None:
-        return Finding("client", f"{name}no client id is set: the user enters it in the form")
+        return Finding("client", f"{name}no client id is set: the user enters it in the form{auth}")
     secret = "with a secret" if own.client_secret else "without a secret, as a PKCE app"
-    return Finding("client", f"{name}{own.credentials.client_id}, {secret}")
+    return Finding("client", f"{name}{own.credentials.client_id}, {secret}{auth}")
+
+
+def _grant_findings(accounts: Sequence[Settings]) -> Iterator[Finding]:
+    """Yield a finding for each account without logins."""
+    for own in accounts:
+        if not _has_login(own):
+            yield Finding("grant", f"{own.account}: {own.grant}: no user logs in")
+
+
+def _login_findings(accounts: Sequence[Settings]) -> Iterator[Finding]:
+    """Yield what the operator must know about the identity servers at which users log in."""
+    logins = [own for own in accounts if _has_login(own)]
+    if logins:
+        where = " and ".join(dict.fromkeys(own.identity_server.name for own in logins))
+        redirect_uri = logins[0].redirect_uri
+        yield Finding("redirect", f"register exactly this redirect URI at {where}: {redirect_uri}")
+    named = set()
+    for own in logins:
+        is_assumed = "grace" not in own.sources and not own.identity_server.is_xero
+        if is_assumed and own.token_url not in named:
+            named.add(own.token_url)
+            yield Finding("grace", f"{own.account}: {ASSUMED_GRACE.format(own.grace)}")
+
+
+def _has_login(own: Settings) -> bool:
+    return own.policy.grant is Grant.AUTHORIZATION_CODE
 
 
 async def _store_findings(settings: Settings) -> AsyncIterator[Finding]:

@@ -58,6 +58,11 @@ def lines_by_subject(ended: Ended) -> dict[str, str]:
     return {line.split()[1]: line for line in ended.out.splitlines()}
 
 
+def lines_of(ended: Ended) -> list[str]:
+    """Return the lines of ``xots check``, with one space between words."""
+    return [" ".join(line.split()) for line in ended.out.splitlines()]
+
+
 def at(sandbox: Sandbox) -> tuple[str, ...]:
     """Return the options of an identity server in place of Xero."""
     return ("--token-url", sandbox.token_url, "--authorize-url", sandbox.authorize_url)
@@ -148,7 +153,7 @@ def test_check_checks_each_account_by_itself(sandbox: Sandbox, tmp_path: Path) -
     config.chmod(0o600)
     ended = process("check", "--config", str(config), XOTS_KEY=key.reveal())
     assert (ended.status, ended.err) == (1, "")
-    lines = [" ".join(line.split()) for line in ended.out.splitlines()]
+    lines = lines_of(ended)
     for beginning in (
         "ok client C, without a secret",
         "ok client smith: E, with a secret",
@@ -194,7 +199,7 @@ def test_the_line_of_the_key_names_no_removed_account(
 def test_check_requests_each_identity_server(sandbox: Sandbox, tmp_path: Path) -> None:
     """Those of the accounts too, each once."""
     url = f"http://127.0.0.1:{free_port()}/token"
-    other = f"token_url: {url}, authorize_url: {url}, revoke_url: , connections_url: "
+    other = f"token_url: {url}, authorize_url: {url}"
     config = tmp_path / "xots.yaml"
     config.write_text(
         f"token_url: {sandbox.token_url}\nauthorize_url: {sandbox.authorize_url}\n"
@@ -202,9 +207,55 @@ def test_check_requests_each_identity_server(sandbox: Sandbox, tmp_path: Path) -
         f"accounts: {{a: , b: {{{other}}}, c: {{{other}}}}}\n"
     )
     ended = process("check", "--config", str(config))
-    lines = [line for line in ended.out.splitlines() if line.split()[1] == "xero"]
+    lines = [line.split() for line in ended.out.splitlines()]
     assert ended.status == 1
-    assert [line.split()[0] for line in lines] == ["ok", "FAIL"]
+    found = [line[:2] for line in lines if line[1] in ("xero", "server")]
+    assert found == [["ok", "xero"], ["FAIL", "server"]]
+
+
+def test_check_tells_what_is_assumed_of_another_identity_server(tmp_path: Path) -> None:
+    """Its grace period by default, once a server, and how the client authenticates there. The
+    redirect URI is for that server."""
+    url = f"http://127.0.0.1:{free_port()}/token"
+    config = tmp_path / "xots.yaml"
+    config.write_text(
+        f"token_url: {url}\nauthorize_url: {url}\nclient_id: C\nclient_auth: post\n"
+        "store: 'memory:'\naccounts:\n  a:\n"
+        f"  b: {{token_url: '{url}b', authorize_url: '{url}', grace: 0}}\n"
+    )
+    lines = lines_of(process("check", "--config", str(config)))
+    assert [line for line in lines if line.split()[1] in ("client", "grace", "redirect")] == [
+        "ok client C, without a secret, as a PKCE app; it authenticates in the form (client_auth: "
+        "post)",
+        "ok client b: no client id is set: the user enters it in the form",
+        "ok redirect register exactly this redirect URI at the identity server: "
+        "http://localhost:5001/code",
+        "ok grace default: a spent refresh token counts as accepted again for 1800 seconds (the "
+        "default); set grace: 0 if the server ends a login at a second use",
+    ]
+    assert "ok scopes none are requested" in lines
+
+
+def test_check_names_accounts_without_logins(sandbox: Sandbox, tmp_path: Path) -> None:
+    """They need no redirect URI, and it is of no importance whether a token is accepted again."""
+    config = tmp_path / "xots.yaml"
+    account = "{grant: client_credentials, client_id: D, client_secret: hunter2-canary}"
+    servers = f"token_url: {sandbox.token_url}\nauthorize_url: {sandbox.authorize_url}\n"
+    config.write_text(f"{servers}store: 'memory:'\naccounts: {{a: {account}}}\n")
+    config.chmod(0o600)
+    ended = process("check", "--config", str(config))
+    assert (ended.status, ended.err) == (0, "")
+    assert "ok grant a: client_credentials: no user logs in" in lines_of(ended)
+    assert "at Xero: http://localhost:5001/code" in lines_by_subject(ended)["redirect"]
+    config.write_text(
+        f"token_url: {sandbox.token_url}\nstore: 'memory:'\ngrant: client_credentials\n"
+        "client_id: D\nclient_secret: hunter2-canary\n"
+    )
+    ended = process("check", "--config", str(config))
+    assert (ended.status, ended.err) == (0, "")
+    found = lines_by_subject(ended)
+    assert {"grant", "server"} <= found.keys()
+    assert not {"redirect", "grace", "xero"} & found.keys()
 
 
 def test_check_reports_all_bad_settings_with_status_2() -> None:
