@@ -84,10 +84,11 @@ def test_a_record_of_format_1_is_written_back_in_this_format() -> None:
     assert decode(written) == account
 
 
-def test_a_record_of_format_2_is_read() -> None:
-    """Format 3 only adds a field to the refresh tokens, with a default."""
+@pytest.mark.parametrize("older_format", [2, 3, 4])
+def test_a_record_of_a_format_from_2_on_is_read(older_format: int) -> None:
+    """The formats after it only add fields, with defaults."""
     account = open_record(Sealer([KEY]), STORED, "default")
-    older = json.loads(encode(account)) | {"format": 2}
+    older = json.loads(encode(account)) | {"format": older_format}
     assert decode(json.dumps(older).encode()) == account
 
 

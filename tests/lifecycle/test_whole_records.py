@@ -241,7 +241,7 @@ def test_a_failure_sets_problem_wait_and_count(
         LOGIN if unspent else BEGUN,
         failed_attempts=3,
         retry_not_before=AT + wait,
-        problem=Problem(kind=kind, detail="d", at=AT),
+        problem=Problem(kind=kind, code=getattr(outcome, "code", None), detail="d", at=AT),
         refreshes=(RefreshNote(at=AT, by="h:1", ok=False, kind=kind), NOTE),
     )
 
@@ -418,7 +418,9 @@ def test_a_failed_revocation_keeps_the_tokens_to_revoke(failure: Failure, wait: 
         pending,
         failed_attempts=3,
         retry_not_before=AT + wait,
-        problem=Problem(kind=ProblemKind.REVOCATION, detail="d", at=AT),
+        problem=Problem(
+            kind=ProblemKind.REVOCATION, code=getattr(failure, "code", None), detail="d", at=AT
+        ),
     )
 
 

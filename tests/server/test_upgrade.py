@@ -18,6 +18,7 @@ import pytest
 
 from xots.backends import open_store
 from xots.keeping.record_store import PURPOSE
+from xots.lifecycle.account import FORMAT
 from xots.sandbox import DEFAULT_CLIENT_ID, Sandbox
 from xots.sandbox.identity.protocol import AuthorizationRequest
 from xots.sandbox.identity.tokens import AccessToken, RefreshToken
@@ -113,7 +114,7 @@ async def test_the_first_refresh_keeps_the_login_and_writes_the_new_format(
     [refresh] = sandbox.refreshes()
     assert refresh.outcome == "issued"
     written = json.loads(sealer_of(folder).open(path.read_bytes(), PURPOSE, {"name": "default"}))
-    assert written["format"] == 4
+    assert written["format"] == FORMAT
     assert written["generation"] > record["generation"]
     for name in ("client_id", "consent_id", "consented_at", "tenant_id", "scopes_granted"):
         assert written[name] == record[name], name

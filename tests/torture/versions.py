@@ -38,6 +38,7 @@ from support.redis_servers import ACL_LINE, OLD_ACL_LINE, RedisServer, set_user
 from xots.backends import open_store
 from xots.backends.base import Stored
 from xots.keeping.record_store import PURPOSE
+from xots.lifecycle.account import FORMAT
 from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Sandbox, SandboxOptions
 from xots.sandbox.person import Person
 from xots.sealing import Sealer, new_key
@@ -324,7 +325,7 @@ async def _shared_login(
     token = await servers.same(*old, *new)
     demand(await servers.refresh(new[0]) == 303, "the new version does not refresh")
     record, stored = await servers.record(), await servers.stored()
-    demand(record.get("format") == 4, f"the record has the format {record.get('format')}")
+    demand(record.get("format") == FORMAT, f"the record has the format {record.get('format')}")
     fresh = await servers.same(*new)
     demand(fresh != token, "the new version has refreshed, and serves the old token")
     for server in old:
@@ -335,7 +336,9 @@ async def _shared_login(
             demand(response.status == 503, f"{server.name}: {path} gave {response.status}")
             demand(NEWER in response.body.decode(), f"{server.name}: {response.body.decode()}")
     demand(await servers.stored() == stored, "an older process has written")
-    report.append(f"generation {record['generation']}: format 4; both older ones: 503, {NEWER!r}")
+    report.append(
+        f"generation {record['generation']}: format {FORMAT}; both older ones: 503, {NEWER!r}"
+    )
     for _ in range(3):
         for server in new:
             demand(await servers.refresh(server) == 303, f"{server.name} does not refresh")

@@ -42,7 +42,7 @@ __all__ = [
     "valid_id",
 ]
 
-FORMAT: Final = 4
+FORMAT: Final = 5
 """The format that this version writes."""
 
 MAX_TOMBSTONES: Final = 100
@@ -117,6 +117,9 @@ class RefreshToken(_Record, frozen=True, kw_only=True):
     """True if a request that spends it had no known outcome when the next one was sent. Xero may
     carry that request out later, and invalidate the newer tokens then. This token is the way back,
     so it stays until its grace period is over, however many refreshes follow."""
+    resent: bool = False
+    """True if another request spent it after one that may have spent it. At an identity server that
+    accepts no token twice, that was the last attempt."""
 
     @property
     def fingerprint(self) -> str:
@@ -164,6 +167,8 @@ class Problem(_Record, frozen=True, kw_only=True):
     """The last failure, for the operator. It holds no secret."""
 
     kind: ProblemKind
+    code: str | None = None
+    """The OAuth error code of the response (RFC 6749 section 5.2), if there was one to act on."""
     detail: str
     at: datetime
 
@@ -304,6 +309,8 @@ class Account(_Record, frozen=True, kw_only=True, tag_field="format", tag=FORMAT
     """The organisations of the login as they were listed last; None if they never were."""
     listed_at: datetime | None = None
     """When Xero first sent ``organisations`` as they are."""
+    lists_without_tenant: int = 0
+    """Number of lists in a row that did not hold the chosen organisation."""
 
     removed: bool = False
     """True if the account was removed at run time. ``entry`` then holds the time."""

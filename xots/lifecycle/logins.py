@@ -122,6 +122,7 @@ def after_revoked(account: Account) -> Account:
         auth_event_id=None,
         organisations=None,
         listed_at=None,
+        lists_without_tenant=0,
     )
 
 

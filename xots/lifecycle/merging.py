@@ -12,7 +12,7 @@ A process that finds another version than the one it follows merges both. Each p
   4. held, and spent. Xero may still accept it, so it is tried again.
 
 - **The first use** of a token is the earlier of the two times. A refusal by either counts, and so
-  does a request that may still be in flight.
+  do a request that may still be in flight and a second one.
 - **The access token** is the one that expires later.
 - **An open intent** stays, since its request may have invalidated the tokens of the other version.
   If both versions have one, that of the first stays; the other's request may be in flight.
@@ -144,6 +144,7 @@ def _united(base: Account, other: Account) -> Account:
         auth_event_id=base.auth_event_id or other.auth_event_id,
         organisations=lister.organisations,
         listed_at=lister.listed_at,
+        lists_without_tenant=lister.lists_without_tenant,
     )
     if other.intent not in (None, united.intent) and other.spending is not None:
         cut_off = united.token(other.spending.fingerprint) or other.spending
@@ -180,6 +181,7 @@ def _known_to_both(token: RefreshToken, account: Account) -> RefreshToken:
         first_spent_at=min(uses, default=None),
         refused_at=refused_at,
         may_be_in_flight=token.may_be_in_flight or other.may_be_in_flight,
+        resent=token.resent or other.resent,
     )
 
 

@@ -90,12 +90,13 @@ def _from_format_1(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_new_fields(record: dict[str, Any]) -> dict[str, Any]:
-    """Formats 3 and 4 only add fields, with defaults: format 3 ``RefreshToken.may_be_in_flight``,
-    format 4 those of ``Account`` from ``xero_userid`` on."""
+    """Formats 3 to 5 only add fields, with defaults: format 3 ``RefreshToken.may_be_in_flight``,
+    format 4 those of ``Account`` from ``xero_userid`` on, format 5 ``RefreshToken.resent``,
+    ``Problem.code`` and ``Account.lists_without_tenant``."""
     return record | {"format": FORMAT}
 
 
-CONVERSIONS = {1: _from_format_1, 2: _with_new_fields, 3: _with_new_fields}
+CONVERSIONS = {1: _from_format_1, **dict.fromkeys((2, 3, 4), _with_new_fields)}
 """What turns a record of each older format into one of this format."""
 
 

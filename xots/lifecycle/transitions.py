@@ -214,8 +214,12 @@ def after_failure(
         account,
         failed_attempts=account.failed_attempts + 1,
         retry_not_before=now + wait,
-        problem=Problem(kind=kind, detail=failure.detail, at=now),
+        problem=Problem(kind=kind, code=_code_of(failure), detail=failure.detail, at=now),
     )
+
+
+def _code_of(failure: Failure) -> str | None:
+    return failure.code if isinstance(failure, ClientRefused) else None
 
 
 def _unspent(account: Account) -> Account:
