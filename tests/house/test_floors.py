@@ -24,7 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("lifecycle",),
     ("lifecycle.account", "lifecycle.policy"),
     ("lifecycle.outcomes", "lifecycle.record_json", "wording"),
-    ("lifecycle.waits",),
+    ("lifecycle.waits", "lifecycle.candidates"),
     ("lifecycle.schedule",),
     ("lifecycle.attention",),
     ("lifecycle.outlook", "lifecycle.expiry"),

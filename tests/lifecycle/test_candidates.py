@@ -20,8 +20,9 @@ from support.accounts import (
 )
 
 from xots.lifecycle.account import RefreshToken
+from xots.lifecycle.candidates import candidates
 from xots.lifecycle.outcomes import Refused, Unknown
-from xots.lifecycle.schedule import Spend, State, candidates, next_step, state_of
+from xots.lifecycle.schedule import Spend, State, next_step, state_of
 from xots.lifecycle.transitions import begin_refresh
 from xots.secret import Secret
 
@@ -37,7 +38,7 @@ def test_the_current_token_is_a_candidate_however_old_its_open_refresh() -> None
 
 
 @pytest.mark.safeguard(
-    file="lifecycle/schedule.py",
+    file="lifecycle/candidates.py",
     old=(
         "    if token is account.current:\n"
         "        return _rank_of_current(account, token, now, policy)\n"
@@ -58,7 +59,7 @@ def test_a_current_token_spent_long_ago_is_a_candidate_without_an_open_refresh()
 
 
 @pytest.mark.safeguard(
-    file="lifecycle/schedule.py",
+    file="lifecycle/candidates.py",
     old="return Rank.IN_GRACE if account.intent is None else Rank.LATE",
     new="return Rank.LATE",
     protects_from="the same two tokens again and again, until the grace period of both is over",
@@ -82,7 +83,7 @@ def test_a_current_token_from_a_replay_comes_before_the_token_that_was_replayed(
 
 
 @pytest.mark.safeguard(
-    file="lifecycle/schedule.py",
+    file="lifecycle/candidates.py",
     old="if within_grace(token, now, policy):",
     new="if True:",
     protects_from="late reuse, for which a server may end the whole chain",
@@ -96,13 +97,13 @@ def test_an_unspent_fallback_comes_before_a_current_token_whose_grace_is_over() 
 
 
 @pytest.mark.safeguard(
-    file="lifecycle/schedule.py",
+    file="lifecycle/candidates.py",
     old="return Rank.IN_GRACE if account.intent is None else Rank.LATE",
     new="return Rank.IN_GRACE",
     protects_from="late reuse of the current token, after the fallback was tried",
 )
 @pytest.mark.safeguard(
-    file="lifecycle/schedule.py",
+    file="lifecycle/candidates.py",
     old="return is_past and within_grace(token, now, policy)",
     new="return within_grace(token, now, policy)",
     protects_from="late reuse after a clock was set back",
@@ -135,7 +136,7 @@ def test_fallbacks_come_in_the_order_they_were_spent_whatever_their_dates() -> N
 
 
 @pytest.mark.safeguard(
-    file="lifecycle/schedule.py",
+    file="lifecycle/candidates.py",
     old="return Rank.LATE if spent_in_future or is_last_hope else None",
     new="return Rank.LATE",
     protects_from="late reuse, for which a server may end the whole chain",
@@ -148,7 +149,7 @@ def test_a_spent_fallback_is_no_candidate_after_its_grace() -> None:
 
 
 @pytest.mark.safeguard(
-    file="lifecycle/schedule.py",
+    file="lifecycle/candidates.py",
     old="return Rank.OUTDATED if _is_outdated(account, token, policy) else Rank.UNSPENT",
     new="return Rank.UNSPENT",
     protects_from="late reuse, for which a server may end the whole chain",
@@ -196,7 +197,7 @@ def test_the_last_candidate_stays_one_after_an_outage_longer_than_the_grace() ->
 
 
 @pytest.mark.safeguard(
-    file="lifecycle/schedule.py",
+    file="lifecycle/candidates.py",
     old="is_last_hope = token in (account.spending, _last_resort(account))",
     new="is_last_hope = token == _last_resort(account)",
     protects_from=(
@@ -230,7 +231,7 @@ def test_only_the_latest_predecessor_of_a_refused_token_is_a_candidate_after_its
 
 
 @pytest.mark.safeguard(
-    file="lifecycle/schedule.py",
+    file="lifecycle/candidates.py",
     old="is_last_hope = token in (account.spending, _last_resort(account))",
     new="is_last_hope = token == account.spending",
     protects_from=(

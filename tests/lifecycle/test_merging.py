@@ -39,6 +39,7 @@ from xots.lifecycle.account import (
     RefreshToken,
     Revocation,
 )
+from xots.lifecycle.candidates import candidates
 from xots.lifecycle.logins import (
     after_added,
     after_end,
@@ -49,7 +50,7 @@ from xots.lifecycle.logins import (
 )
 from xots.lifecycle.merging import diverged, is_same_consent, merged
 from xots.lifecycle.outcomes import Issued, NotSent, Outcome, Refused, Unknown
-from xots.lifecycle.schedule import Spend, candidates, good_for, next_step
+from xots.lifecycle.schedule import Spend, good_for, next_step
 from xots.lifecycle.transitions import after, begin_refresh
 from xots.secret import Secret
 

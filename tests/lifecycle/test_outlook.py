@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from support import accounts
 
 from xots.lifecycle.account import Account, ProblemKind, RefreshToken
+from xots.lifecycle.candidates import candidates
 from xots.lifecycle.logins import after_end, after_login, after_revocation_failed, after_revoked
 from xots.lifecycle.outcomes import (
     ClientRefused,
@@ -22,7 +23,6 @@ from xots.lifecycle.outcomes import (
 )
 from xots.lifecycle.outlook import Need, Retrying, outlook, why_lost
 from xots.lifecycle.policy import Policy
-from xots.lifecycle.schedule import candidates
 from xots.lifecycle.transitions import after, begin_refresh
 from xots.secret import Secret
 from xots.wording import problem_text

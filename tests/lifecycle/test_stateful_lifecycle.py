@@ -29,6 +29,7 @@ from support.records import SETTINGS, issued, tokens_of
 
 from xots.clock import MAX_CLOCK_SKEW
 from xots.lifecycle.account import MAX_SPENT_FALLBACKS, Account, Entry, Organisation, RefreshToken
+from xots.lifecycle.candidates import candidates
 from xots.lifecycle.logins import (
     MAX_TOKENS_TO_REVOKE,
     after_added,
@@ -57,7 +58,6 @@ from xots.lifecycle.schedule import (
     Spend,
     State,
     Wait,
-    candidates,
     good_for,
     next_step,
     revocation_due,

@@ -19,11 +19,12 @@ from xots.lifecycle.account import (
     RefreshNote,
     RefreshToken,
 )
+from xots.lifecycle.candidates import candidates
 from xots.lifecycle.logins import after_end, after_login, after_revoked
 from xots.lifecycle.merging import merged
 from xots.lifecycle.outcomes import Issued, Outcome
 from xots.lifecycle.policy import Policy
-from xots.lifecycle.schedule import Spend, candidates, next_step
+from xots.lifecycle.schedule import Spend, next_step
 from xots.lifecycle.transitions import after, begin_refresh
 from xots.secret import Secret
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from ..backends.base import Lease
 from ..errors import UpstreamFailed
 from ..lifecycle.account import AccessToken, Account, Organisation
+from ..lifecycle.candidates import candidates
 from ..lifecycle.outcomes import Failure, Issued
-from ..lifecycle.schedule import candidates
 from ..lifecycle.sharing import is_use_known, own_organisations
 from ..safe_text import safe_text
 from ..secret import Secret

@@ -17,8 +17,9 @@ from ..backends.base import Lease
 from ..errors import SealError, StaleWrite, StoreUnavailable
 from ..events import ConnectionsRemain, Disconnected, LoginEnded, RevocationFailed, Revoked
 from ..lifecycle.account import AccessToken, Organisation
+from ..lifecycle.candidates import candidates
 from ..lifecycle.logins import after_end, after_revocation_failed, after_revoked, tokens_to_revoke
-from ..lifecycle.schedule import candidates, min_servable, revocation_due, servable
+from ..lifecycle.schedule import min_servable, revocation_due, servable
 from ..lifecycle.sharing import is_user_known
 from ..lifecycle.waits import pause_ends_at
 from ..safe_text import safe_text

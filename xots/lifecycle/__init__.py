@@ -3,9 +3,10 @@
 ==============  ==================================================================================
 ``account``     the record, and its JSON
 ``outcomes``    the outcomes of a request to the token endpoint
-``policy``      the durations that the decisions depend on
+``policy``      the settings that the decisions depend on
 ``waits``       the time before the next attempt
-``schedule``    the login's state, what is due, the token to spend: ``next_step``
+``candidates``  the refresh tokens worth spending, the most promising first
+``schedule``    the login's state, and what is due: ``next_step``
 ``attention``   when an account needs attention next: ``attention_at``
 ``transitions`` the next record after a refresh, a login or its end: ``begin_refresh``, ``after``
 ``sharing``     the accounts that share their fate at Xero, and their organisations

@@ -8,8 +8,9 @@ from enum import StrEnum
 
 from .account import Account, Intent, RefreshToken
 from .attention import attention_at
+from .candidates import candidates
 from .policy import Policy
-from .schedule import XERO_REFRESH_LIFETIME, candidates, client_refused
+from .schedule import XERO_REFRESH_LIFETIME, client_refused
 
 __all__ = ["Need", "Outlook", "Retrying", "outlook", "unresolved_intent", "why_lost"]
 

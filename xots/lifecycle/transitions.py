@@ -20,9 +20,9 @@ from .account import (
     RefreshToken,
     bounded,
 )
+from .candidates import surely_within_grace, within_grace
 from .outcomes import ClientRefused, Failure, Issued, NotSent, Outcome, Refused, Throttled, Unknown
 from .policy import Policy
-from .schedule import surely_within_grace, within_grace
 from .waits import backoff_wait, demanded_wait, doubled_wait, slow_wait
 
 __all__ = [

@@ -1,0 +1,94 @@
+"""The refresh tokens that are worth spending, the most promising first.
+
+Every function is pure: ``now`` is an argument, aware UTC. Protocol facts come from RFC 6749 and
+Xero's page "Token types": a refresh token is used once, and a lost response may be retried with the
+same token for 30 minutes.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import IntEnum
+
+from ..clock import MAX_CLOCK_SKEW
+from .account import Account, RefreshToken
+from .policy import Policy
+
+__all__ = ["Rank", "candidates", "surely_within_grace", "within_grace"]
+
+
+class Rank(IntEnum):
+    """The order in which refresh tokens are spent, the most promising first."""
+
+    CURRENT = 0
+    """The current token, unspent or spent within the grace period."""
+    UNSPENT = 1
+    """A fallback that was never spent."""
+    IN_GRACE = 2
+    """A fallback spent within the grace period, or a current token that a replay brought."""
+    LATE = 3
+    """A token spent longer ago, or at a future time. Its reuse may end the whole chain."""
+    OUTDATED = 4
+    """A fallback that looks unspent but is older than the current token by the grace period: it
+    comes from an old dump of the store and was spent long ago."""
+
+
+def candidates(account: Account, now: datetime, policy: Policy) -> tuple[RefreshToken, ...]:
+    """Return the refresh tokens worth spending, the most promising first.
+
+    Tokens of one rank stay in the record's order, since dates may be wrong. Only Xero condemns a
+    token, so neither the current token nor that of an open refresh is left out. Any other fallback
+    is left out once its grace period is over: Xero may end the whole consent on late reuse.
+    """
+    ranked = [(_rank(account, token, now, policy), token) for token in account.tokens]
+    kept = [(rank, token) for rank, token in ranked if rank is not None]
+    return tuple(token for _, token in sorted(kept, key=lambda pair: pair[0]))
+
+
+def _rank(account: Account, token: RefreshToken, now: datetime, policy: Policy) -> Rank | None:
+    """Return the token's rank; None if it is not worth spending."""
+    if token.refused_at:
+        return None
+    if token is account.current:
+        return _rank_of_current(account, token, now, policy)
+    if token.first_spent_at is None:
+        return Rank.OUTDATED if _is_outdated(account, token, policy) else Rank.UNSPENT
+    if surely_within_grace(token, now, policy):
+        return Rank.IN_GRACE
+    spent_in_future = within_grace(token, now, policy)
+    is_last_hope = token in (account.spending, _last_resort(account))
+    return Rank.LATE if spent_in_future or is_last_hope else None
+
+
+def _rank_of_current(account: Account, token: RefreshToken, now: datetime, policy: Policy) -> Rank:
+    if within_grace(token, now, policy):
+        return Rank.CURRENT
+    # Without an open refresh, a replay brought this spent token. Spending the fallback again that
+    # brought it would bring it once more.
+    return Rank.IN_GRACE if account.intent is None else Rank.LATE
+
+
+def _is_outdated(account: Account, token: RefreshToken, policy: Policy) -> bool:
+    current = account.current
+    return current is not None and current.obtained_at - token.obtained_at >= policy.grace
+
+
+def _last_resort(account: Account) -> RefreshToken | None:
+    """Return the first spent fallback if the current token was refused: a clock may have been set
+    since it was spent, and nothing else is left to lose."""
+    if account.current is None or account.current.refused_at is None:
+        return None
+    return next((token for token in account.fallbacks if token.first_spent_at), None)
+
+
+def within_grace(token: RefreshToken, now: datetime, policy: Policy) -> bool:
+    """Tell if the token is unspent or within its grace period. A spending in the future counts as
+    within it."""
+    return token.first_spent_at is None or now - token.first_spent_at < policy.grace
+
+
+def surely_within_grace(token: RefreshToken, now: datetime, policy: Policy) -> bool:
+    """Like ``within_grace``, but False for a token spent in the future: the clock was set back, so
+    its age is unknown."""
+    is_past = token.first_spent_at is None or token.first_spent_at - now <= MAX_CLOCK_SKEW
+    return is_past and within_grace(token, now, policy)
