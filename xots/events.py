@@ -116,8 +116,8 @@ class RecordFollowed(Event):
 class Refreshed(Event):
     """Xero issued a new access token, and the response is kept."""
 
-    spent: str
-    """Fingerprint of the refresh token that was spent."""
+    spent: str | None
+    """Fingerprint of the refresh token that was spent; None for an account without one."""
     issued: str | None
     """Fingerprint of its successor; None if the response held none."""
     expires_at: datetime
@@ -130,6 +130,8 @@ class Refreshed(Event):
 
     def __str__(self) -> str:
         successor = "no new refresh token"
+        if self.spent is None:
+            successor = "the client has a new access token"
         if self.issued:
             successor = f"refresh token #{self.issued} follows #{self.spent}"
         expiry = f"the access token expires at {self.expires_at:%Y-%m-%d %H:%M:%S} UTC"
@@ -195,26 +197,38 @@ class RefreshFailed(Event):
     next_attempt_at: datetime | None
     grace_ends_at: datetime | None
     """Until when Xero surely accepts the same refresh token again, if it may be spent."""
-    login_needed_at: datetime
-    """When a user must log in if nothing improves."""
+    login_needed_at: datetime | None
+    """When a user must log in if nothing improves; None for an account without a login."""
+    is_reuse_refused: bool = False
+    """True if the identity server accepts no refresh token twice."""
 
     def __str__(self) -> str:
         attempt = f"refresh failed (attempt {self.failed_attempts})"
         next_attempt = _next_attempt(self.next_attempt_at, self.at)
-        text = f"{attempt}: {problem_text(self.problem)}; {next_attempt}; "
-        return text + self._grace() + self._need()
+        text = f"{attempt}: {problem_text(self.problem)}; {next_attempt}"
+        return "; ".join(filter(None, (text, self._grace(), self._need())))
 
     def _grace(self) -> str:
+        if self.is_reuse_refused:
+            return (
+                "the identity server accepts no refresh token twice, so this one is not sent again "
+                "before the access token has expired, and then once"
+            )
         if self.grace_ends_at is None:
             return ""
         until = time_text(self.grace_ends_at, self.at)
         if self.grace_ends_at > self.at:
-            return f"Xero accepts the same refresh token again until {until}; "
-        return f"Xero may no longer accept the same refresh token since {until}; "
+            return f"Xero accepts the same refresh token again until {until}"
+        return f"Xero may no longer accept the same refresh token since {until}"
 
     def _need(self) -> str:
         if self.problem.kind is ProblemKind.CLIENT_REFUSED:
             return "an operator is needed now"
+        if self.login_needed_at is None:
+            return ""
+        if self.is_reuse_refused:
+            after = time_text(self.login_needed_at, self.at)
+            return f"a user must probably log in after {after}"
         # A request may have spent the token or not: after the grace period Xero may still issue.
         grace_ends_at = self.grace_ends_at
         is_certain = grace_ends_at is None or self.login_needed_at > max(grace_ends_at, self.at)

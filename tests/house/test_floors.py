@@ -30,7 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("lifecycle.outlook", "lifecycle.expiry"),
     ("lifecycle.transitions",),
     ("lifecycle.logins", "lifecycle.sharing"),
-    ("lifecycle.merging",),
+    ("lifecycle.merging", "lifecycle.client_grant"),
     ("events",),
     ("sealing",),
     ("xero",),
@@ -51,6 +51,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("keeping.replica", "keeping.resealing", "keeping.siblings"),
     ("keeping.reporting",),
     ("keeping.context",),
+    ("keeping.obtaining",),
     (
         "keeping.refreshing",
         "keeping.tenants",

@@ -36,7 +36,7 @@ class Glimpse:
     state: State = State.NO_CREDENTIALS
     organisation: str | None = None
     login_needed_at: datetime | None = None
-    attention_for: Need = Need.NO_LOGIN
+    attention_for: Need | None = Need.NO_LOGIN
     problem: str | None = None
     """Why the account cannot be used; None if it can."""
 
@@ -55,7 +55,7 @@ class Summary:
     login."""
     login_needed_at: datetime | None
     """When a user must log in if no refresh succeeds; now, if no user is logged in."""
-    attention_for: Need
+    attention_for: Need | None
     problem: str | None
     shares_with: tuple[str, ...]
     """The first ``MAX_SHARING`` of the other accounts of the same client and Xero user: see

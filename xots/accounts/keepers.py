@@ -262,6 +262,8 @@ class Keepers:
             policy=config.policy,
             name=config.name,
             configured=config.credentials,
+            scopes=config.scopes,
+            tenant_id=config.tenant_id,
             fresh=config.fresh,
             observers=[self._emit],
             clock=shared.clock,

@@ -58,6 +58,10 @@ class Context:
     xero: XeroClient
     configured: Credentials | None
     """The client's credentials in the settings, if they are there."""
+    scopes: tuple[str, ...]
+    """The scopes in the settings: those of a grant without a login."""
+    tenant_id: str | None
+    """The organisation that the settings name."""
     clock: Clock
     rng: random.Random
     """The source of jitter."""
@@ -138,7 +142,11 @@ class Context:
         )
 
     def next_step(
-        self, *, min_life: timedelta | None = None, expected_current: str | None = None
+        self,
+        *,
+        min_life: timedelta | None = None,
+        expected_current: str | None = None,
+        by_user: bool = False,
     ) -> Step:
         """Return the next step: see ``schedule.next_step``. Nothing is done about foreign
         tokens."""
@@ -151,6 +159,7 @@ class Context:
             ahead=self.keeps_fresh,
             min_life=min_life,
             expected_current=expected_current,
+            by_user=by_user,
         )
 
     def may_send(self, lease: Lease) -> bool:

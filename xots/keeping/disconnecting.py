@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ..backends.base import Lease
 from ..errors import UpstreamFailed
 from ..lifecycle.account import AccessToken, Account, Organisation
-from ..lifecycle.candidates import candidates
+from ..lifecycle.candidates import without_reuse
 from ..lifecycle.outcomes import Failure, Issued
 from ..lifecycle.sharing import is_use_known, own_organisations
 from ..safe_text import safe_text
@@ -101,7 +101,7 @@ async def _new_access_token(context: Context, lease: Lease) -> Secret | None:
 
     The record holds no login any more, so no caller receives the token.
     """
-    tokens = candidates(context.account, context.clock.now(), context.policy)
+    tokens = without_reuse(context.account, context.clock.now(), context.policy)
     if not tokens or not context.may_send(lease):
         return None
     outcome = await spend(context, tokens[0], lease)

@@ -17,7 +17,7 @@ from ..backends.base import Lease
 from ..errors import SealError, StaleWrite, StoreUnavailable
 from ..events import ConnectionsRemain, Disconnected, LoginEnded, RevocationFailed, Revoked
 from ..lifecycle.account import AccessToken, Organisation
-from ..lifecycle.candidates import candidates
+from ..lifecycle.candidates import without_reuse
 from ..lifecycle.logins import after_end, after_revocation_failed, after_revoked, tokens_to_revoke
 from ..lifecycle.schedule import min_servable, revocation_due, servable
 from ..lifecycle.sharing import is_user_known
@@ -153,7 +153,7 @@ async def resume_revocation(context: Context) -> None:
 
 async def _conclude_open_refresh(context: Context, lease: Lease) -> None:
     account = context.account
-    tokens = candidates(account, context.clock.now(), context.policy)
+    tokens = without_reuse(account, context.clock.now(), context.policy)
     if account.intent is None or context.is_foreign or not tokens:
         return
     try:

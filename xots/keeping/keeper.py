@@ -16,8 +16,8 @@ from ..lifecycle.attention import attention_at
 from ..lifecycle.outlook import Outlook
 from ..lifecycle.policy import Policy
 from ..lifecycle.schedule import (
-    Spend,
     State,
+    is_work,
     tick_seconds,
 )
 from ..sealing import Sealer
@@ -59,6 +59,8 @@ class TokenKeeper:
         policy: the durations that decide when a refresh is due.
         name: the account's name in the store.
         configured: the client's credentials in the settings, if they are there.
+        scopes: the scopes in the settings, for a grant without a login.
+        tenant_id: the organisation that the settings name.
         fresh: when the access token is refreshed ahead of its expiry.
         observers: receive every event.
         clock: this host's clock.
@@ -77,6 +79,8 @@ class TokenKeeper:
         policy: Policy = Policy(),
         name: str = "default",
         configured: Credentials | None = None,
+        scopes: tuple[str, ...] = (),
+        tenant_id: str | None = None,
         fresh: Fresh = Fresh.ALWAYS,
         observers: Iterable[Observer] = (),
         clock: Clock = SystemClock(),
@@ -95,6 +99,8 @@ class TokenKeeper:
             store=store,
             xero=xero,
             configured=configured,
+            scopes=scopes,
+            tenant_id=tenant_id,
             clock=clock,
             rng=rng,
             process=this_process(),
@@ -228,7 +234,7 @@ class TokenKeeper:
         with suppress(Closed):
             if self._replica.needs_settling:
                 await self._tasks.run(self._following.settle())
-            if isinstance(self._context.next_step(), Spend):
+            if is_work(self._context.next_step()):
                 await self._refreshing.complete()
             if is_revocation_due(self._context):
                 await self._tasks.run(resume_revocation(self._context))
@@ -254,9 +260,9 @@ class TokenKeeper:
         """Return an access token: see ``Serving.token``."""
         return await self._serving.token(min_ttl, may_wait=may_wait)
 
-    async def refresh(self) -> None:
+    async def refresh(self, *, by_user: bool = False) -> None:
         """Refresh now: see ``Serving.refresh``."""
-        await self._serving.refresh()
+        await self._serving.refresh(by_user=by_user)
 
     # ---------- login and end
 

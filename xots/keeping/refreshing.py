@@ -11,12 +11,14 @@ from msgspec.structs import replace
 from ..backends.base import Lease
 from ..errors import SealError, StaleWrite, StoreUnavailable
 from ..lifecycle.account import RefreshToken
+from ..lifecycle.candidates import is_strict
 from ..lifecycle.outcomes import Issued, Outcome, Refused
-from ..lifecycle.schedule import Spend
-from ..lifecycle.transitions import after, begin_refresh
+from ..lifecycle.schedule import NoteCutOff, Obtain, Spend, is_work
+from ..lifecycle.transitions import after, after_cut_off, begin_refresh
 from ..tasks import Closed, SharedTask, Tasks
 from .context import Context
-from .reporting import refresh_events, resumed_event
+from .obtaining import obtain
+from .reporting import cut_off_event, refresh_events, resumed_event
 
 __all__ = ["Refreshing", "refresh", "spend"]
 
@@ -50,6 +52,7 @@ class Refreshing:
         *,
         min_life: timedelta | None = None,
         expected_current: str | None = None,
+        by_user: bool = False,
         stale_ok: Callable[[], bool] = lambda: False,
     ) -> bool:
         """Join the refresh in progress, or start one. Return when it is over, whatever its outcome,
@@ -58,6 +61,7 @@ class Refreshing:
         Args:
             min_life: as in ``schedule.next_step``; ignored if a refresh is joined.
             expected_current: likewise.
+            by_user: likewise.
             stale_ok: tells if the caller can use the old access token meanwhile.
 
         Returns:
@@ -66,7 +70,7 @@ class Refreshing:
         """
         try:
             task, started = self._shared.join(
-                lambda: refresh(self._context, min_life, expected_current)
+                lambda: refresh(self._context, min_life, expected_current, by_user=by_user)
             )
         except Closed:
             return True
@@ -78,21 +82,25 @@ class Refreshing:
             ended.result()
         return started or not done
 
-    async def complete(self, expected_current: str | None = None) -> None:
+    async def complete(self, expected_current: str | None = None, *, by_user: bool = False) -> None:
         """Join the refresh in progress, and make the one that is due or forced after it. Without
         either, neither the lease is taken nor the store read: a flood of calls delays nothing."""
-        while self.in_progress or self._would_spend(expected_current):
+        while self.in_progress or self._has_work(expected_current, by_user):
             # The joined refresh may have been about to end. Then start another.
-            if await self.join(expected_current=expected_current):
+            if await self.join(expected_current=expected_current, by_user=by_user):
                 return
 
-    def _would_spend(self, expected_current: str | None) -> bool:
-        step = self._context.next_step(expected_current=expected_current)
-        return isinstance(step, Spend)
+    def _has_work(self, expected_current: str | None, by_user: bool) -> bool:
+        step = self._context.next_step(expected_current=expected_current, by_user=by_user)
+        return is_work(step)
 
 
 async def refresh(
-    context: Context, min_life: timedelta | None = None, expected_current: str | None = None
+    context: Context,
+    min_life: timedelta | None = None,
+    expected_current: str | None = None,
+    *,
+    by_user: bool = False,
 ) -> None:
     """Refresh the account if that is still due under the lease.
 
@@ -103,11 +111,20 @@ async def refresh(
         # Step 1. Take the lease and read the record again: another process may have refreshed it.
         async with replica.locked() as lease:
             while context.may_send(lease):
-                step = context.next_step(min_life=min_life, expected_current=expected_current)
-                if not isinstance(step, Spend):
-                    return
+                step = context.next_step(
+                    min_life=min_life, expected_current=expected_current, by_user=by_user
+                )
+                by_user = False  # a refused token is sent once
                 try:
-                    outcome = await spend(context, step.token, lease)  # steps 2 to 6
+                    match step:
+                        case Spend():
+                            outcome = await spend(context, step.token, lease)  # steps 2 to 6
+                        case NoteCutOff():
+                            return await note_cut_off(context)
+                        case Obtain():
+                            return await obtain(context, lease)
+                        case _:
+                            return None
                 except StaleWrite:
                     # A process whose lease has run out wrote under ours: decide by its record.
                     await replica.read()
@@ -120,7 +137,7 @@ async def refresh(
                     case Issued() if not issued:
                         issued, min_life, expected_current = True, None, None
                     case _:
-                        return
+                        return None
     except (StoreUnavailable, SealError) as error:
         replica.failed(error)
 
@@ -180,6 +197,7 @@ async def _spend(context: Context, token: RefreshToken, lease: Lease) -> Outcome
 
     # Step 4. Send the request once. It has a deadline, and no library retries it.
     is_retry = begun.intent is not None and not begun.intent.set_first_spent
+    is_retry = is_retry and not is_strict(begun, context.policy)  # which sends no replay
     sending = replica.expiry.sending(token.fingerprint, retry=is_retry, elapsed=clock.elapsed())
     replica.expiry = sending
     credentials, outcome = await context.authenticated(context.xero.refresh, token, lease)
@@ -209,3 +227,20 @@ async def _spend(context: Context, token: RefreshToken, lease: Lease) -> Outcome
     for event in events:
         context.emit(event)
     return outcome
+
+
+async def note_cut_off(context: Context) -> None:
+    """Record that the open refresh of another process was cut off: the lease shows that. Its token
+    is not sent again now, and the operator learns when a user must log in.
+
+    Raises:
+        StaleWrite, StoreUnavailable, SealError: it could not be written.
+    """
+    replica, now = context.replica, context.clock.now()
+    found, token = replica.account, replica.account.spending
+    if token is None:
+        return
+    jitter = context.rng.random()
+    noted = after_cut_off(found, now=now, policy=context.policy, jitter=jitter)
+    concluded = await replica.compare_and_set(noted)
+    context.emit(cut_off_event(context.situation(), concluded))

@@ -25,20 +25,23 @@ from ..events import (
 )
 from ..lifecycle.account import Account, Problem, RefreshToken
 from ..lifecycle.outcomes import Failure, Issued, Outcome
-from ..lifecycle.outlook import Outlook, Retrying, unresolved_intent, why_lost
+from ..lifecycle.outlook import Need, Outlook, Retrying, why_lost
 from ..lifecycle.policy import Policy
 from ..lifecycle.schedule import (
     State,
     min_servable,
     scheduled_refresh_at,
     servable,
+    unresolved_intent,
 )
 from ..wording import problem_text, time_text
 from .replica import StoreChange
 
 __all__ = [
     "Situation",
+    "client_token_event",
     "clock_skew",
+    "cut_off_event",
     "followed_event",
     "loss_at_close",
     "no_token",
@@ -141,6 +144,46 @@ def _issued_events(
     return events
 
 
+def client_token_event(
+    situation: Situation,
+    *,
+    concluded: Account,
+    failed_attempts: int,
+    due_at: datetime | None,
+    seconds: float,
+) -> Event:
+    """Return the event of a request with the client's own credentials.
+
+    Args:
+        situation: the account after the outcome was committed.
+        concluded: the record that the outcome made.
+        failed_attempts: the failed attempts before it.
+        due_at: when the request was due, if that is known.
+        seconds: the duration of the request.
+    """
+    account = situation.account
+    if account.problem is not None and account.problem == concluded.problem:
+        return _failed_event(situation, account.problem)
+    if concluded.problem is not None or account.access is None:
+        return followed_event(situation)
+    return Refreshed(
+        account=situation.name,
+        at=situation.at,
+        spent=None,
+        issued=None,
+        expires_at=account.access.expires_at,
+        seconds=seconds,
+        failed_attempts=failed_attempts,
+        due_at=due_at,
+    )
+
+
+def cut_off_event(situation: Situation, concluded: Account) -> Event:
+    """Return the event of a refresh that was cut off and is not repeated now."""
+    problem = concluded.problem
+    return followed_event(situation) if problem is None else _failed_event(situation, problem)
+
+
 def _lost_event(situation: Situation, spent: RefreshToken, failure: Failure) -> ConsentWasLost:
     account, at, policy = situation.account, situation.at, situation.policy
     served = servable(account, at, min_servable(account, policy))
@@ -164,6 +207,7 @@ def _failed_event(situation: Situation, problem: Problem) -> RefreshFailed:
         next_attempt_at=outlook.next_attempt_at,
         grace_ends_at=outlook.grace_ends_at,
         login_needed_at=outlook.login_needed_at,
+        is_reuse_refused=outlook.attention_for is Need.LAST_ATTEMPT,
     )
 
 

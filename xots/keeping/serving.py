@@ -11,11 +11,12 @@ from ..errors import XotsError
 from ..events import TokenRead
 from ..lifecycle.account import AccessToken
 from ..lifecycle.schedule import (
-    Spend,
     access_lifetime,
     effective_min_ttl,
+    is_work,
     issued_since,
     min_servable,
+    newest_token,
     servable,
 )
 from ..lifecycle.waits import pause_ends_at
@@ -97,9 +98,13 @@ class Serving:
         context.emit(TokenRead(account=context.name, at=at, token=token))
         return access
 
-    async def refresh(self) -> None:
+    async def refresh(self, *, by_user: bool = False) -> None:
         """Refresh now, due or not, unless the token was issued within ``refresh_interval``. A wait
         that is running is kept, unless Xero refused the client.
+
+        Args:
+            by_user: True if a user demands it. A refused token is then sent once more if no other
+                is left.
 
         Raises:
             NoCredentials, NotLoggedIn, ConsentLost: there is nothing to refresh.
@@ -107,8 +112,8 @@ class Serving:
         """
         context = self._context
         before = context.replica.account
-        if before.current is not None:
-            await self._refreshing.complete(before.current.fingerprint)
+        if (seen := newest_token(before)) is not None or self._refresh_could_help(None):
+            await self._refreshing.complete(seen, by_user=by_user)
         account, now = context.replica.account, context.clock.now()
         recent = pause_ends_at(account.refreshed_at, now, context.policy) is not None
         is_new = account.access != before.access or (recent and self.can_serve)
@@ -128,7 +133,7 @@ class Serving:
         if self._ends_running:
             return False
         step = self._context.next_step(min_life=self._min_life(min_ttl))
-        return self._refreshing.in_progress or isinstance(step, Spend)
+        return self._refreshing.in_progress or is_work(step)
 
     def _no_token(self) -> XotsError:
         if self._tasks.closed and self._context.account.consent_id is not None:

@@ -9,6 +9,7 @@
 ``schedule``    the login's state, and what is due: ``next_step``
 ``attention``   when an account needs attention next: ``attention_at``
 ``transitions`` the next record after a refresh, a login or its end: ``begin_refresh``, ``after``
+``client_grant`` the next record without a login: ``after_client_token``
 ``sharing``     the accounts that share their fate at Xero, and their organisations
 ``merging``     the merge of two versions of the record: ``merged``
 ``expiry``      the end of an access token and of a wait by two clocks: ``Expiry``

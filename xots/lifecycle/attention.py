@@ -9,7 +9,7 @@ from datetime import datetime
 
 from .account import Account
 from .policy import Policy
-from .schedule import Spend, Wait, next_step, refresh_due, revocation_due
+from .schedule import Wait, is_work, next_step, refresh_due, revocation_due
 
 __all__ = ["attention_at"]
 
@@ -32,4 +32,4 @@ def attention_at(
     step = next_step(account, at, policy, ahead=ahead)
     if isinstance(step, Wait):
         return step.until
-    return at if isinstance(step, Spend) else None
+    return at if is_work(step) else None

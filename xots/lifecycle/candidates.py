@@ -14,7 +14,15 @@ from ..clock import MAX_CLOCK_SKEW
 from .account import Account, RefreshToken
 from .policy import Policy
 
-__all__ = ["Rank", "candidates", "surely_within_grace", "within_grace"]
+__all__ = [
+    "Rank",
+    "candidates",
+    "is_strict",
+    "refused_again",
+    "surely_within_grace",
+    "within_grace",
+    "without_reuse",
+]
 
 
 class Rank(IntEnum):
@@ -39,10 +47,56 @@ def candidates(account: Account, now: datetime, policy: Policy) -> tuple[Refresh
     Tokens of one rank stay in the record's order, since dates may be wrong. Only Xero condemns a
     token, so neither the current token nor that of an open refresh is left out. Any other fallback
     is left out once its grace period is over: Xero may end the whole consent on late reuse.
+    ``is_strict`` has stricter rules.
     """
+    if is_strict(account, policy):
+        return _without_reuse(account, policy) + _last_attempt(account)
     ranked = [(_rank(account, token, now, policy), token) for token in account.tokens]
     kept = [(rank, token) for rank, token in ranked if rank is not None]
     return tuple(token for _, token in sorted(kept, key=lambda pair: pair[0]))
+
+
+def is_strict(account: Account, policy: Policy) -> bool:
+    """Tell if the identity server accepts no refresh token twice, and may end the login at a second
+    use (RFC 9700 section 4.14.2): ``grace`` is zero, and it rotates.
+
+    A token that may have been spent is then sent once more at most, when the access token has
+    expired. It is no fallback of another token.
+    """
+    return not policy.grace and account.rotates
+
+
+def without_reuse(account: Account, now: datetime, policy: Policy) -> tuple[RefreshToken, ...]:
+    """Return the candidates that the identity server permits to send now, whatever became of
+    earlier requests."""
+    if is_strict(account, policy):
+        return _without_reuse(account, policy)
+    return candidates(account, now, policy)
+
+
+def _without_reuse(account: Account, policy: Policy) -> tuple[RefreshToken, ...]:
+    """Return the tokens that were surely not spent. An outdated one comes from an old dump."""
+    return tuple(
+        token
+        for token in account.tokens
+        if token.is_fresh and (token is account.current or not _is_outdated(account, token, policy))
+    )
+
+
+def _last_attempt(account: Account) -> tuple[RefreshToken, ...]:
+    """Return the token that may have been spent and was not sent again yet, if there is one."""
+    spent = (account.spending, account.current)
+    tokens = (token for token in spent if token and not token.is_fresh)
+    return tuple(token for token in tokens if not (token.refused_at or token.resent))[:1]
+
+
+def refused_again(account: Account, policy: Policy) -> RefreshToken | None:
+    """Return the refused token to send once more at a user's request: the current one, if no other
+    is left. A server's momentary ``invalid_grant`` then costs no login."""
+    token = account.current
+    if token is None or token.refused_at is None:
+        return None
+    return None if token.resent and is_strict(account, policy) else token
 
 
 def _rank(account: Account, token: RefreshToken, now: datetime, policy: Policy) -> Rank | None:

@@ -26,11 +26,13 @@ from .waits import backoff_wait, demanded_wait, slow_wait
 __all__ = [
     "after_added",
     "after_end",
+    "after_epoch",
     "after_login",
     "after_removed",
     "after_revocation_failed",
     "after_revoked",
     "tokens_to_revoke",
+    "without_login",
 ]
 
 MAX_TOKENS_TO_REVOKE = 8
@@ -55,13 +57,13 @@ def after_login(
     of the login before but the time of its end. ``organisations``: None if they were not listed."""
     token = issued.refresh_token
     return replace(
-        _without_login(account),
+        without_login(account),
         client_id=client_id,
         client_secret=client_secret,
         token_url=token_url,
         tenant_id=tenant_id,
         consent_id=consent_id,
-        consented_at=_after_epoch(account, began_at),
+        consented_at=after_epoch(account, began_at),
         scopes_requested=scopes_requested,
         scopes_configured=scopes_configured,
         scopes_granted=scopes_requested if issued.scopes is None else issued.scopes,
@@ -91,7 +93,7 @@ def after_end(account: Account, *, forget: bool, now: datetime) -> Account:
     ended = replace(
         account,
         consent_id=None,
-        ended_at=_after_epoch(account, now),
+        ended_at=after_epoch(account, now),
         access=None,
         scopes_granted=(),
         revocation=Revocation.FORGET_CREDENTIALS if forget else Revocation.KEEP_CREDENTIALS,
@@ -107,7 +109,7 @@ def after_revoked(account: Account) -> Account:
     A forgotten account is an empty record, not a missing one, so that generations never restart.
     """
     if account.revocation is Revocation.FORGET_CREDENTIALS:
-        return _without_login(account)
+        return without_login(account)
     return replace(
         account,
         access=None,
@@ -149,7 +151,7 @@ def _after_entry(account: Account, entry: Entry) -> Entry:
     return replace(entry, added_at=max(entry.added_at, earliest))
 
 
-def _without_login(account: Account) -> Account:
+def without_login(account: Account) -> Account:
     """Return the account with nothing of its login but the time of its end.
 
     The rest belongs to the account itself: its settings, its history and its generation.
@@ -194,6 +196,6 @@ def tokens_to_revoke(account: Account) -> tuple[RefreshToken, ...]:
     return tuple(named)[:MAX_TOKENS_TO_REVOKE]
 
 
-def _after_epoch(account: Account, now: datetime) -> datetime:
+def after_epoch(account: Account, now: datetime) -> datetime:
     """Return the time of a new login or end: always later than ``account.epoch``."""
     return max(now, account.epoch + timedelta(microseconds=1))

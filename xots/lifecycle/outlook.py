@@ -8,11 +8,11 @@ from enum import StrEnum
 
 from .account import Account, Intent, RefreshToken
 from .attention import attention_at
-from .candidates import candidates
-from .policy import Policy
-from .schedule import XERO_REFRESH_LIFETIME, client_refused
+from .candidates import candidates, is_strict
+from .policy import Grant, Policy
+from .schedule import XERO_REFRESH_LIFETIME, client_refused, good_for, unresolved_intent
 
-__all__ = ["Need", "Outlook", "Retrying", "outlook", "unresolved_intent", "why_lost"]
+__all__ = ["Need", "Outlook", "Retrying", "outlook", "why_lost"]
 
 
 class Retrying(StrEnum):
@@ -41,6 +41,9 @@ class Need(StrEnum):
     """Xero does not accept the client's credentials. Retries do not help."""
     GRACE_ENDS = "grace-ends"
     """Only spent tokens are left, which Xero accepts again within the grace period only."""
+    LAST_ATTEMPT = "last-attempt"
+    """Only a token that may be spent is left, and the identity server accepts none twice. It is
+    sent once more when the access token has expired."""
     TOKEN_DIES = "refresh-token-unused"  # noqa: S105
     """An unspent refresh token is left. It dies if it lies unused."""
 
@@ -60,9 +63,10 @@ class Outlook:
     grace_ends_at: datetime | None
     """Until when Xero surely accepts the spent token again. None unless its successor is unknown,
     or exists in this process only."""
-    login_needed_at: datetime
-    """When a user must log in if no attempt succeeds; now, if that time has passed."""
-    attention_for: Need
+    login_needed_at: datetime | None
+    """When a user must log in if no attempt succeeds; now, if that time has passed. None for an
+    account without a login, unless an operator is needed now."""
+    attention_for: Need | None
     """Why."""
 
 
@@ -75,6 +79,8 @@ def outlook(
     The time is that of the refresh token that lasts longest. That a token was spent does not prove
     that Xero received it: Xero may still accept it after the grace period, but that is not certain.
     """
+    if policy.grant is Grant.CLIENT_CREDENTIALS:
+        return _outlook_of_client(account, now, policy, ahead=ahead)
     logged_in = account.consent_id is not None
     live = candidates(account, now, policy)
     need, needed_at = _need(account, live, now, policy)
@@ -84,6 +90,18 @@ def outlook(
         grace_ends_at=_grace_ends_at(account, now, policy, unsaved) if logged_in else None,
         login_needed_at=max(needed_at, now),
         attention_for=need,
+    )
+
+
+def _outlook_of_client(account: Account, now: datetime, policy: Policy, *, ahead: bool) -> Outlook:
+    """Return the outlook of an account without a login."""
+    is_refused = client_refused(account)
+    return Outlook(
+        retrying=Retrying.REFRESH if account.failed_attempts else None,
+        next_attempt_at=attention_at(account, now, policy, ahead=ahead),
+        grace_ends_at=None,
+        login_needed_at=now if is_refused else None,
+        attention_for=Need.CLIENT_REFUSED if is_refused else None,
     )
 
 
@@ -97,6 +115,8 @@ def _need(
     if client_refused(account):
         return Need.CLIENT_REFUSED, now
     best = max(live, key=lambda token: _dies_at(token, now, policy))
+    if best.first_spent_at and is_strict(account, policy):
+        return Need.LAST_ATTEMPT, now + good_for(account, now)
     need = Need.GRACE_ENDS if best.first_spent_at else Need.TOKEN_DIES
     return need, _dies_at(best, now, policy)
 
@@ -115,6 +135,8 @@ def _grace_ends_at(
 ) -> datetime | None:
     """Return the end of the grace period of the refresh that would be repeated: the open one, or
     the last one if its result exists in this process only."""
+    if is_strict(account, policy):
+        return None
     result_is_unsaved = unsaved and not account.failed_attempts
     retried = account.tokens if result_is_unsaved else (account.spending,)
     live = [token for token in filter(None, retried) if not token.refused_at]
@@ -142,28 +164,32 @@ def _retrying_open(account: Account, intent: Intent) -> Retrying:
     return Retrying.UNDER_WAY if in_first_attempt else Retrying.LOST_RESPONSE
 
 
-def unresolved_intent(account: Account) -> Intent | None:
-    """Return the intent of a refresh that is in progress or was cut off; None if the outcome of the
-    last attempt is known."""
-    intent, problem = account.intent, account.problem
-    if intent is None or account.responses_without_token:
-        return None
-    return None if problem is not None and problem.at >= intent.began_at else intent
-
-
 def why_lost(account: Account, policy: Policy) -> str:
     """Return why Xero refused the refresh tokens, as far as the record of a lost consent shows."""
+    if (sent := account.spending) is not None and sent.resent and not sent.refused_at:
+        return (
+            f"no response to the refresh started at {_time(sent.first_spent_at)} arrived, nor to "
+            "the last attempt, and the identity server accepts no refresh token twice"
+        )
     refused = [token for token in account.tokens if token.refused_at]
     newest = max(refused, key=lambda token: token.obtained_at, default=None)
     if newest is None or newest.refused_at is None:
         return "the record holds no refresh token"
     spent = newest.first_spent_at or newest.refused_at
-    if newest.refused_at - spent >= policy.grace:
+    if newest.resent and is_strict(account, policy):
+        return (
+            f"no response to the refresh started at {_time(spent)} arrived, and the identity "
+            "server accepts no refresh token twice"
+        )
+    if policy.grace and newest.refused_at - spent >= policy.grace:
         minutes = f"{policy.grace.total_seconds() / 60:.0f} minutes"
         return (
-            f"no response to the refresh started at {spent:%Y-%m-%d %H:%M:%S} UTC arrived within "
-            f"Xero's {minutes}"
+            f"no response to the refresh started at {_time(spent)} arrived within Xero's {minutes}"
         )
     if newest.refused_at - newest.obtained_at >= XERO_REFRESH_LIFETIME:
         return f"the refresh token lay unused for {XERO_REFRESH_LIFETIME.days} days"
     return "most likely the app was disconnected at Xero"
+
+
+def _time(moment: datetime | None) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC" if moment else "an unknown time"

@@ -12,15 +12,17 @@ from datetime import datetime, timedelta
 from enum import Enum, StrEnum
 
 from ..clock import MAX_CLOCK_SKEW
-from .account import AccessToken, Account, ProblemKind, RefreshToken
-from .candidates import candidates
-from .policy import Policy
+from .account import AccessToken, Account, Intent, ProblemKind, RefreshToken
+from .candidates import candidates, refused_again, within_grace
+from .policy import Grant, Policy
 from .waits import pause_ends_at, wait_ends_at
 
 __all__ = [
     "XERO_REFRESH_LIFETIME",
     "Due",
     "Idle",
+    "NoteCutOff",
+    "Obtain",
     "Spend",
     "State",
     "Step",
@@ -29,8 +31,10 @@ __all__ = [
     "client_refused",
     "effective_min_ttl",
     "good_for",
+    "is_work",
     "issued_since",
     "min_servable",
+    "newest_token",
     "next_step",
     "promised_ttl",
     "refresh_due",
@@ -39,6 +43,7 @@ __all__ = [
     "servable",
     "state_of",
     "tick_seconds",
+    "unresolved_intent",
 ]
 
 XERO_ACCESS_LIFETIME = timedelta(minutes=30)
@@ -150,6 +155,9 @@ def state_of(
 ) -> State:
     """Return the state that the record is in. ``is_configured``: the settings hold the credentials
     of a client."""
+    if policy.grant is Grant.CLIENT_CREDENTIALS:
+        failing = State.REFRESH_FAILING if account.failed_attempts else State.CONNECTED
+        return failing if is_configured else State.NO_CREDENTIALS
     if account.client_id is None:
         return State.NOT_LOGGED_IN if is_configured else State.NO_CREDENTIALS
     if account.consent_id is None:
@@ -162,6 +170,22 @@ def state_of(
 def client_refused(account: Account) -> bool:
     """Tell if Xero refused the client's credentials at the last attempt."""
     return account.problem is not None and account.problem.kind is ProblemKind.CLIENT_REFUSED
+
+
+def newest_token(account: Account) -> str | None:
+    """Return the fingerprint of the token that the next refresh replaces: the current refresh
+    token, or the access token of an account without refresh tokens."""
+    token = account.current or account.access
+    return token.value.fingerprint if token else None
+
+
+def unresolved_intent(account: Account) -> Intent | None:
+    """Return the intent of a refresh that is in progress or was cut off; None if the outcome of the
+    last attempt is known."""
+    intent, problem = account.intent, account.problem
+    if intent is None or account.responses_without_token:
+        return None
+    return None if problem is not None and problem.at >= intent.began_at else intent
 
 
 # ---------- what is due
@@ -191,6 +215,8 @@ def refresh_due(
             only the refresh token is kept alive.
     """
     current, access = account.current, account.access
+    if policy.grant is Grant.CLIENT_CREDENTIALS:
+        return _renewal_due(account, now, policy) if ahead else Due.NEVER
     if account.consent_id is None or current is None:
         return Due.NEVER
     if account.intent is not None or not current.is_fresh:
@@ -205,17 +231,30 @@ def refresh_due(
 def scheduled_refresh_at(account: Account, policy: Policy) -> datetime | None:
     """Return the scheduled time of the refresh, without regard to the reasons that make one due at
     once; None without tokens."""
-    if account.current is None or account.access is None:
+    if account.access is None:
         return None
+    if account.current is None:
+        return _ahead_of(account.access, policy)
     return min(_scheduled(account, account.current, account.access, policy))
+
+
+def _renewal_due(account: Account, now: datetime, policy: Policy) -> datetime | Due:
+    """Return when an account without refresh tokens needs its next access token."""
+    access = account.access
+    if account.consent_id is None or access is None or _issued_in_future(access, now):
+        return Due.AT_ONCE
+    return _ahead_of(access, policy)
+
+
+def _ahead_of(access: AccessToken, policy: Policy) -> datetime:
+    return access.expires_at - min(policy.refresh_ahead, access.lifetime / 2)
 
 
 def _scheduled(
     account: Account, current: RefreshToken, access: AccessToken, policy: Policy
 ) -> list[datetime]:
     """Return the dates of the access token's expiry, of the rotation by age, and of proofs."""
-    ahead = min(policy.refresh_ahead, access.lifetime / 2)
-    return [access.expires_at - ahead, *_rotations(account, current, policy)]
+    return [_ahead_of(access, policy), *_rotations(account, current, policy)]
 
 
 def _rotations(account: Account, current: RefreshToken, policy: Policy) -> list[datetime]:
@@ -243,7 +282,22 @@ class Spend:
     token: RefreshToken
 
 
-Step = Idle | Wait | Spend
+@dataclass(frozen=True)
+class NoteCutOff:
+    """Note that a refresh was cut off. Its token may be spent, and is not to be sent now."""
+
+
+@dataclass(frozen=True)
+class Obtain:
+    """Request an access token with the client's own credentials now."""
+
+
+Step = Idle | Wait | Spend | NoteCutOff | Obtain
+
+
+def is_work(step: Step) -> bool:
+    """Tell if something is to be done now, under the lease."""
+    return not isinstance(step, Idle | Wait)
 
 
 def next_step(
@@ -254,6 +308,7 @@ def next_step(
     ahead: bool = True,
     min_life: timedelta | None = None,
     expected_current: str | None = None,
+    by_user: bool = False,
 ) -> Step:
     """Return what to do about the tokens now.
 
@@ -263,24 +318,66 @@ def next_step(
         policy: the durations to decide by.
         ahead: False for an account that is not in use: see ``refresh_due``.
         min_life: the time left that a caller needs. A token with less is refreshed early.
-        expected_current: the fingerprint of the current token that a caller saw and wants refreshed
-            now, due or not. If another is current, a refresh has happened, and nothing is forced.
-            Within ``refresh_interval`` of the last refresh or failure nothing is forced either.
+        expected_current: the ``newest_token`` that a caller saw and wants refreshed now, due or
+            not. If there is another, a refresh has happened, and nothing is forced. Within
+            ``refresh_interval`` of the last refresh or failure nothing is forced either.
+        by_user: True if a user demands it, who may have a refused token sent once more.
     """
     due = refresh_due(account, now, policy, ahead=ahead)
-    choices = candidates(account, now, policy)
-    if due is Due.NEVER or not choices:
+    if due is Due.NEVER:
         return Idle()
+    action = _action(account, now, policy)
+    forced = expected_current is not None and newest_token(account) == expected_current
+    if action is None:
+        return _last_hope(account, now, policy) if forced and by_user else Idle()
     is_due = due is Due.AT_ONCE or due <= now
     too_short = min_life is not None and good_for(account, now) < min_life
-    forced = account.current is not None and account.current.fingerprint == expected_current
     if forced and pause_ends_at(account.refreshed_at, now, policy) is None:
         until = _forced_at(account, now, policy, needed=is_due or too_short)
     elif is_due or too_short:
         until = wait_ends_at(account, now, policy)
     else:
         return Idle()
-    return Spend(choices[0]) if until is None else Wait(until)
+    return _when_sent_again(account, now, policy, action, until)
+
+
+def _action(account: Account, now: datetime, policy: Policy) -> Spend | Obtain | None:
+    """Return the request that a refresh makes; None if none can succeed."""
+    if policy.grant is Grant.CLIENT_CREDENTIALS:
+        return Obtain()
+    choices = candidates(account, now, policy)
+    return Spend(choices[0]) if choices else None
+
+
+def _last_hope(account: Account, now: datetime, policy: Policy) -> Step:
+    """Return the step for a user who demands a refresh although every token was refused."""
+    token = refused_again(account, policy)
+    if token is None:
+        return Idle()
+    until = pause_ends_at(account.problem.at if account.problem else None, now, policy)
+    return Spend(token) if until is None else Wait(until)
+
+
+def _when_sent_again(
+    account: Account,
+    now: datetime,
+    policy: Policy,
+    action: Spend | Obtain,
+    until: datetime | None,
+) -> Step:
+    """Return ``action``, or the wait before it.
+
+    A token that may be spent, and whose grace period is over, is not sent before the access token
+    has expired: a server that notices its reuse may end that one too (RFC 9700 section 4.14.2).
+    Xero's access tokens do not outlive the grace period.
+    """
+    is_late = isinstance(action, Spend) and not within_grace(action.token, now, policy)
+    live = account.access if good_for(account, now) else None
+    if is_late and live is not None and live.lifetime > policy.grace:
+        if unresolved_intent(account) is not None:
+            return NoteCutOff()
+        until = max(until or live.expires_at, live.expires_at)
+    return action if until is None else Wait(until)
 
 
 def _forced_at(account: Account, now: datetime, policy: Policy, *, needed: bool) -> datetime | None:

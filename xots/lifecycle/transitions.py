@@ -20,14 +20,16 @@ from .account import (
     RefreshToken,
     bounded,
 )
-from .candidates import surely_within_grace, within_grace
+from .candidates import is_strict, surely_within_grace, within_grace
 from .outcomes import ClientRefused, Failure, Issued, NotSent, Outcome, Refused, Throttled, Unknown
 from .policy import Policy
 from .waits import backoff_wait, demanded_wait, doubled_wait, slow_wait
 
 __all__ = [
     "after",
+    "after_cut_off",
     "after_failure",
+    "after_other_failure",
     "begin_refresh",
     "new_access_token",
 ]
@@ -44,7 +46,8 @@ def begin_refresh(account: Account, token: RefreshToken, *, by: str, now: dateti
 
     If the refresh of another token is open, the intent remembers that token too. Its refresh counts
     as open again if this attempt spends nothing. A request without a known outcome, of this token
-    or of the other one, may still be on its way to Xero.
+    or of the other one, may still be on its way to Xero. A refused token is sent once more only at
+    a user's request: its refusal counts no longer.
     """
     also_open = _also_open(account, token)
     intent = Intent(
@@ -59,7 +62,9 @@ def begin_refresh(account: Account, token: RefreshToken, *, by: str, now: dateti
     spent = replace(
         token,
         first_spent_at=token.first_spent_at or now,
+        refused_at=None,
         may_be_in_flight=token.first_spent_at is not None,
+        resent=token.first_spent_at is not None,
     )
     return replace(account.with_token(spent), intent=intent)
 
@@ -95,23 +100,46 @@ def _after_outcome(
     account: Account, outcome: Outcome, *, now: datetime, policy: Policy, jitter: float
 ) -> Account:
     """Return what ``after`` returns, without the note in the history."""
-    backoff = backoff_wait(account, policy, jitter)
     match outcome:
         case Issued():
             return _after_issued(account, outcome, now=now, policy=policy)
         case Refused():
             return _after_refused(account, outcome, now=now)
-        case Unknown():
-            return after_failure(account, outcome, ProblemKind.UNKNOWN, now, backoff)
-        case NotSent():
-            return after_failure(_unspent(account), outcome, ProblemKind.NOT_SENT, now, backoff)
-        case Throttled():
+        case NotSent() | Throttled() | ClientRefused():
             account = _unspent(account)
-            wait = max(backoff, demanded_wait(account, outcome, policy, jitter))
-            return after_failure(account, outcome, ProblemKind.THROTTLED, now, wait)
+    return after_other_failure(account, outcome, now=now, policy=policy, jitter=jitter)
+
+
+def after_other_failure(
+    account: Account,
+    failure: Unknown | NotSent | Throttled | ClientRefused,
+    *,
+    now: datetime,
+    policy: Policy,
+    jitter: float,
+) -> Account:
+    """Return the account with the failure as its problem, and the next attempt after a wait that
+    fits it."""
+    wait = backoff_wait(account, policy, jitter)
+    match failure:
+        case Unknown():
+            kind = ProblemKind.UNKNOWN
+        case NotSent():
+            kind = ProblemKind.NOT_SENT
+        case Throttled():
+            kind = ProblemKind.THROTTLED
+            wait = max(wait, demanded_wait(account, failure, policy, jitter))
         case ClientRefused():
-            wait = slow_wait(policy, jitter)
-            return after_failure(_unspent(account), outcome, ProblemKind.CLIENT_REFUSED, now, wait)
+            kind, wait = ProblemKind.CLIENT_REFUSED, slow_wait(policy, jitter)
+    return after_failure(account, failure, kind, now, wait)
+
+
+def after_cut_off(account: Account, *, now: datetime, policy: Policy, jitter: float) -> Account:
+    """Return the account once its open refresh is known to be cut off: it has no outcome, and is
+    not repeated now."""
+    intent, _ = _open_refresh(account)
+    failure = Unknown(detail=f"{intent.by} started a refresh and recorded no outcome")
+    return after(account, failure, now=now, policy=policy, jitter=jitter)
 
 
 def _after_issued(account: Account, issued: Issued, *, now: datetime, policy: Policy) -> Account:
@@ -133,7 +161,8 @@ def _after_issued(account: Account, issued: Issued, *, now: datetime, policy: Po
     others = _others(account, spent)
     successor = _successor(account, spent, issued.refresh_token, now)
     kept = [t for t in others if t is not successor and _worth_keeping(t, spent, now, policy)]
-    if issued.refresh_token != spent.value:  # a server that returns the same token does not rotate
+    has_rotated = issued.refresh_token != spent.value
+    if has_rotated and not is_strict(account, policy):
         kept.insert(0, spent)
     return _concluded(account, successor, bounded(kept), rotates=True)
 
@@ -155,11 +184,12 @@ def _access_after(account: Account, issued: Issued, now: datetime, policy: Polic
 
     The response to a retry may be a replay of the lost one, so its lifetime counts from the first
     attempt. If that lies outside the grace period, the retry is late or a clock was set: the age of
-    the access token is unknown, and it counts as expired.
+    the access token is unknown, and it counts as expired. A server that accepts no token twice
+    sends no replay.
     """
     intent, spent = _open_refresh(account)
     began = min(intent.began_at, now)
-    if not intent.set_first_spent:  # a retry
+    if not (intent.set_first_spent or is_strict(account, policy)):  # a retry
         datable = surely_within_grace(spent, now, policy)
         began = min(spent.first_spent_at or began, began) if datable else began - _lifetime(issued)
     access = new_access_token(issued, began)
@@ -176,18 +206,20 @@ def _without_refresh_token(
     Either the token was lost on the way, or the server does not rotate. At the first such response
     the intent stays open, and a retry requests the token again. After the second, the server counts
     as one that does not rotate, and the spent token as fresh. A server that has rotated tokens of
-    this login before is asked again as long as the grace period lasts.
+    this login before is asked again as long as the grace period lasts. A server that accepts no
+    token twice is not: without a new token, the old one stays valid (RFC 6749 section 6).
     """
     others = _others(account, spent)
     has_rotated = bool(others) and within_grace(spent, now, policy)
     is_first = account.rotates and account.responses_without_token == 0
+    is_first = is_first and not is_strict(account, policy)
     if is_first or has_rotated:
         return replace(
             account,
             responses_without_token=account.responses_without_token + 1,
             retry_not_before=now + doubled_wait(policy, account.responses_without_token),
         )
-    fresh = replace(spent, obtained_at=now, first_spent_at=None, may_be_in_flight=False)
+    fresh = RefreshToken(value=spent.value, obtained_at=now)
     kept = tuple(t for t in others if _worth_keeping(t, spent, now, policy))
     return _concluded(account, fresh, bounded(kept), rotates=False)
 
@@ -229,7 +261,7 @@ def _unspent(account: Account) -> Account:
     """
     intent, spent = _open_refresh(account)
     if not intent.set_first_spent:
-        return account
+        return account.with_token(replace(spent, resent=False))
     account = account.with_token(replace(spent, first_spent_at=None))
     return replace(account, intent=_other_open_refresh(account))
 

@@ -190,7 +190,7 @@ class AccountsHandler(Handler):
 def _needed(summary: Summary, now: datetime) -> str | None:
     """Return when a login is needed, in words; None before the first look at the record. The time
     of one that is needed now is that of the last look."""
-    if summary.login_needed_at is None:
+    if summary.login_needed_at is None or summary.attention_for is None:
         return None
     return "now" if summary.attention_for.is_now else time_text(summary.login_needed_at, now)
 

@@ -160,6 +160,12 @@ def _operation(account: Account, outlook: Outlook, policy: Policy, now: datetime
     match outlook.retrying:
         case Retrying.UNDER_WAY if account.intent:
             yield from _under_way(account.intent, policy, now)
+        case Retrying.LOST_RESPONSE if outlook.attention_for is Need.LAST_ATTEMPT:
+            yield (
+                "A refresh was started, and no usable response arrived: its refresh token may be "
+                "spent, and the identity server accepts none twice. It is sent once more when the "
+                "access token has expired."
+            )
         case Retrying.LOST_RESPONSE if outlook.grace_ends_at:
             began = _time(outlook.grace_ends_at - policy.grace, now)
             yield (
@@ -179,6 +185,8 @@ def _under_way(intent: Intent, policy: Policy, now: datetime) -> Iterator[str]:
     began = _time(intent.began_at, now)
     yield f"{intent.by} started a refresh at {began} and has recorded no outcome yet."
     within = span_text(timedelta(seconds=LEASE_SECONDS) + policy.tick)
+    if not policy.grace:
+        return
     yield f"If that process has ended, another process resumes the refresh within {within}."
 
 
@@ -243,6 +251,10 @@ def _login_need(
         return f"{_lost(account, policy)} A user must log in again: open {url('/home')}."
     if need is Need.CLIENT_REFUSED:
         return CLIENT_REFUSED
+    if needed_at is None:
+        return "No user has to log in: the client's own credentials get the access tokens."
+    if need is Need.LAST_ATTEMPT:
+        return f"A user must probably log in after {_time(needed_at, now)}."
     if needed_at <= now:
         return "If the next attempt fails, a user must log in."
     if need is Need.GRACE_ENDS:
