@@ -327,6 +327,25 @@ async def test_a_custom_connection_gets_only_an_access_token(
     assert (await caller.api("/connections", response.json["access_token"])).status == 401
 
 
+async def test_all_tokens_of_a_custom_connection_share_one_connection(
+    caller: Caller, sandbox: Sandbox
+) -> None:
+    """It is authorised once, so its event and its times stay the same. No user consents."""
+    form = {"grant_type": "client_credentials", "scope": "accounting.settings"}
+    tokens, lists = [], []
+    for _ in range(2):
+        tokens.append((await caller.token(CUSTOM_CLIENT, **form)).json["access_token"])
+        lists.append((await caller.api("/connections", tokens[-1])).json)
+        sandbox.clock.advance(60)
+    [connection] = lists[0]
+    assert lists[1] == lists[0]
+    assert connection["tenantId"] == CUSTOM_CLIENT.custom_connection_tenant_id
+    assert {claims_of(token)["authentication_event_id"] for token in tokens} == {
+        connection["authEventId"]
+    }
+    assert sandbox.identity.counts.consents == 0
+
+
 async def test_revocation_ends_tokens_connections_and_scopes(
     caller: Caller, sandbox: Sandbox
 ) -> None:

@@ -134,11 +134,17 @@ class ConsentRegistry:
     def add_custom(
         self, client_id: str, tenant_id: str, scopes: tuple[str, ...], now: datetime
     ) -> Consent:
-        """Connect the organisation of a custom connection, and return a consent without a user.
+        """Return a consent without a user to the organisation of a custom connection.
 
-        It is for one access token only, so the app does not keep it.
+        It is for one access token only, so the app does not keep it. The first one connects the
+        organisation. The others leave this connection, with its event, as it is.
         """
-        return self._consent(self._connected(client_id, ""), scopes, (tenant_id,), now)
+        app = self._connected(client_id, "")
+        connection = app.connections.get(tenant_id)
+        if connection is None:
+            return self._consent(app, scopes, (tenant_id,), now)
+        event, session_id = connection.auth_event_id, self._texts.text(32)
+        return Consent(app, event, session_id, scopes, now, frozenset({tenant_id}))
 
     def end(self, reason: Refusal, client_id: str | None = None) -> int:
         """End every consent of one client, or of all. Return their number."""

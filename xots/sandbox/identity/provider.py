@@ -223,7 +223,6 @@ class Identity:
             raise OAuthError(OAuthErrorCode.INVALID_SCOPE, reason)
         tenant_id = client.custom_connection_tenant_id
         consent = self._consents.add_custom(client.client_id, tenant_id, scopes, now)
-        self.counts.consents += 1
         self.counts.exchanges += 1
         return self._issue(consent, now, shape)[0]
 
