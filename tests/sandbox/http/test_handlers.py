@@ -6,7 +6,7 @@ import asyncio
 import json
 
 import pytest
-from support.sandbox_caller import Caller, Response
+from support.sandbox_caller import CUSTOM_CLIENT, Caller, Response
 
 from xots.sandbox import (
     Endpoint,
@@ -240,3 +240,18 @@ async def test_the_log_holds_no_secret(caller: Caller, sandbox: Sandbox) -> None
     ]
     assert not [secret for secret in secrets if secret in text]
     assert [request.number for request in sandbox.log] == [1, 2, 3, 4, 5]
+
+
+async def test_the_log_tells_the_requests_of_a_custom_connection_from_others(
+    caller: Caller, sandbox: Sandbox
+) -> None:
+    """A rule for ``token`` hits them too, and a test can count them."""
+    sandbox.add_fault("token:nth=2:lost")
+    form = {"grant_type": "client_credentials", "scope": "accounting.settings"}
+    failures = [(await caller.token(CUSTOM_CLIENT, **form)).failure for _ in range(3)]
+    await caller.log_in()
+    assert failures == ["", "reset", ""]
+    logged = sandbox.requests("client_credentials")
+    assert [request.outcome for request in logged] == ["issued", "lost", "issued"]
+    assert {request.client_id for request in logged} == {CUSTOM_CLIENT.client_id}
+    assert sandbox.refreshes() == []

@@ -148,6 +148,10 @@ class Sandbox:
         """Return the logged requests with a refresh token as grant, with any outcome."""
         return [request for request in self.log if request.endpoint is Endpoint.REFRESH]
 
+    def requests(self, grant_type: str) -> list[LoggedRequest]:
+        """Return the logged requests with this ``grant_type``, with any outcome."""
+        return [request for request in self.log if request.grant_type == grant_type]
+
     def add_fault(self, rule: str | Rule) -> int:
         """Add a rule (`xots.sandbox.faults` has the grammar) and return its id.
 
