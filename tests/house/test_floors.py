@@ -110,7 +110,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 
 FLOORS_ASIDE: tuple[tuple[str, ...], ...] = (
     ("sandbox.identity",),
-    ("sandbox.identity.switches", "sandbox.identity.clients", "sandbox.identity.protocol"),
+    ("sandbox.identity.clients", "sandbox.identity.protocol"),
+    ("sandbox.identity.switches",),
     ("sandbox.identity.randomness", "sandbox.identity.counts"),
     ("sandbox.identity.authorization", "sandbox.identity.consents", "sandbox.identity.signing"),
     ("sandbox.identity.tokens", "sandbox.identity.claims"),

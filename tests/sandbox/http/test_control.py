@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from support.sandbox_caller import START, Caller
+from support.sandbox_caller import CUSTOM_CLIENT, START, Caller
 
 from xots.sandbox import Sandbox, SiblingMode, fingerprint
 
@@ -34,6 +34,23 @@ async def test_switches_are_read_and_set_one_by_one(caller: Caller, sandbox: San
     )
     assert response.json == before | {"sibling_mode": "same-response", "grace_seconds": 60}
     assert sandbox.identity.switches.sibling_mode is SiblingMode.SAME_RESPONSE
+
+
+@pytest.mark.parametrize("error", ["invalid_client", "unauthorized_client"])
+async def test_custom_connections_are_deactivated_until_the_switch_is_set_back(
+    caller: Caller, error: str
+) -> None:
+    """Xero documents no error for it. Access tokens and other clients are not affected."""
+    form = {"grant_type": "client_credentials", "scope": "accounting.settings"}
+    token = (await caller.token(CUSTOM_CLIENT, **form)).json["access_token"]
+    switched = await caller.control("POST", "switches", {"custom_connections_refused": error})
+    assert switched.json["custom_connections_refused"] == error
+    refused = await caller.token(CUSTOM_CLIENT, **form)
+    assert (refused.status, refused.json) == (400, {"error": error})
+    assert (await caller.api("/connections", token)).status == 200
+    assert (await caller.log_in()).status == 200
+    await caller.control("POST", "switches", {"custom_connections_refused": None})
+    assert (await caller.token(CUSTOM_CLIENT, **form)).status == 200
 
 
 async def test_faults_are_added_listed_and_removed(caller: Caller, sandbox: Sandbox) -> None:
@@ -113,6 +130,7 @@ async def test_every_consent_can_be_forgotten(caller: Caller, sandbox: Sandbox) 
         ("switches", {"grace_seconds": "60"}),
         ("switches", {"grace_seconds": -60}),
         ("switches", {"gracious": True}),
+        ("switches", {"custom_connections_refused": "deactivated"}),
         ("faults", {"rule": "refresh:every:explode"}),
         ("faults", {}),
         ("release", {"count": -1}),

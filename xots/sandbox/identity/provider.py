@@ -212,10 +212,13 @@ class Identity:
         """Issue an access token of a custom connection: one organisation and no refresh token.
 
         Raises:
-            OAuthError: ``unauthorized_client`` or ``invalid_scope``.
+            OAuthError: ``unauthorized_client``, ``invalid_scope``, or the error of the switch
+                ``custom_connections_refused``.
         """
         if client.custom_connection_tenant_id is None or client.secret is None:
             raise OAuthError(OAuthErrorCode.UNAUTHORIZED_CLIENT, "not a custom connection")
+        if self.switches.custom_connections_refused is not None:
+            raise OAuthError(self.switches.custom_connections_refused, "deactivated")
         scopes = tuple(dict.fromkeys((scope or "").split()))
         of_users = {"offline_access", "openid"}.intersection(scopes)
         if not scopes or of_users or client.refused_scopes(scopes):

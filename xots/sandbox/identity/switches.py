@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from enum import StrEnum
 
+from .protocol import OAuthErrorCode
+
 __all__ = ["SiblingMode", "Switches"]
 
 
@@ -57,6 +59,9 @@ class Switches:
     """Leave that claim out of the access tokens."""
     shuffle_connections: bool = False
     """Each list of connections starts with another one."""
+    custom_connections_refused: OAuthErrorCode | None = None
+    """The error for every custom connection, as if it were deactivated: a change of its scopes does
+    so until it is authorised again. Its access tokens stay valid. None: all are active."""
     grace_seconds: float = 30 * 60
     """Time after its first use in which a refresh token can be used again."""
     access_token_life_seconds: int = 30 * 60
