@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import html
 import re
 import signal
 import socket
@@ -10,12 +11,21 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+from urllib.parse import quote_plus
 
 import pytest
 import requests
 
-from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, FaultKind, SiblingMode, User
-from xots.sandbox.command import add_arguments
+from xots.sandbox import (
+    DEFAULT_CLIENT_ID,
+    DEFAULT_CLIENT_SECRET,
+    DEFAULT_CUSTOM_CLIENT_ID,
+    FaultKind,
+    SiblingMode,
+    User,
+)
+from xots.sandbox.command import add_arguments, run
 from xots.sandbox.identity.clients import MAX_DEFAULT_USERS, default_users
 
 PROGRAM = """
@@ -39,10 +49,11 @@ def running(*options: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, st
     with process:
         try:
             assert process.stdout is not None
-            settings = {}
+            settings: dict[str, str] = {}
             for line in process.stdout:
                 name, _, value = line.strip().partition(": ")
-                settings[name] = value
+                # Those that are printed twice are also for the custom connection.
+                settings[f"custom {name}" if name in settings else name] = value
                 if line.startswith("Stop with"):
                     break
             yield process, settings
@@ -133,7 +144,38 @@ def test_the_command_has_two_users_or_as_many_as_the_option_says(
     with running(*options) as (_, settings):
         assert settings["Users"] == ", ".join(names)
         page = requests.get(settings["Connected apps of each user"], timeout=5).text
-        assert re.findall("<h2>(.*)</h2>", page) == names
+        assert re.findall("<h2>(.*)</h2>", page) == [*names, "Custom connections"]
+
+
+@pytest.mark.parametrize(
+    ("options", "client_id", "organisation"),
+    [
+        ([], DEFAULT_CUSTOM_CLIENT_ID, "Demo Company (NZ)"),
+        (["--new-app", "--custom-client", "A&B", "--organisation", "Mine"], "A&B", "Mine"),
+    ],
+)
+def test_the_printed_custom_connection_works_for_the_first_organisation_alone(
+    options: list[str], client_id: str, organisation: str
+) -> None:
+    """Its token needs no tenant header, and the start page names both."""
+    with running(*options) as (_, settings):
+        assert settings["custom client_id"] == client_id
+        form = {"grant_type": settings["grant"], "scope": settings["scopes"]}
+        client = (quote_plus(client_id), settings["custom client_secret"])
+        issued = requests.post(settings["token_url"], form, auth=client, timeout=5).json()
+        assert "refresh_token" not in issued
+        bearer = {"Authorization": f"Bearer {issued['access_token']}"}
+
+        def read(url: str) -> Any:
+            return requests.get(url, headers=bearer, timeout=5).json()
+
+        assert [row["tenantName"] for row in read(settings["connections_url"])] == [organisation]
+        api_url = settings["Accounting API"].split()[0]
+        assert read(f"{api_url}/Organisation")["Organisations"][0]["Name"] == organisation
+        assert len(read(f"{api_url}/Contacts")["Contacts"]) == 4
+        assert len(read(f"{api_url}/Invoices")["Invoices"]) == 5
+        page = requests.get(settings["Connected apps of each user"], timeout=5).text
+        assert f"<li><code>{html.escape(client_id)}</code>: {organisation}</li>" in page
 
 
 def test_default_users_are_distinct_and_the_first_one_is_the_default_user() -> None:
@@ -201,8 +243,19 @@ def test_a_foreign_address_is_a_message_and_status_1() -> None:
     assert "can't listen on 192.0.2.1 port 0: Cannot assign requested address" in error
 
 
-def test_two_apps_with_one_client_id_are_a_message_and_status_2() -> None:
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("--client-id", "--pkce-client"),
+        ("--client-id", "--custom-client"),
+        ("--pkce-client", "--custom-client"),
+    ],
+)
+def test_two_apps_with_one_client_id_are_a_message_and_status_2(
+    one: str, other: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The second app would replace the first."""
-    status, error = failing("--client-id", "SAME", "--pkce-client", "SAME")
-    assert status == 2
-    assert "--client-id and --pkce-client are both SAME" in error
+    parser = argparse.ArgumentParser("xots sandbox")
+    add_arguments(parser)
+    assert run(parser.parse_args([one, "SAME", other, "SAME"])) == 2
+    assert f"{one} and {other} are both SAME; give each app an id" in capsys.readouterr().err

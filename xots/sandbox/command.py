@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 import sys
+from itertools import combinations
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ from .http.server import Sandbox
 from .identity.clients import (
     DEFAULT_CLIENT_ID,
     DEFAULT_CLIENT_SECRET,
+    DEFAULT_CUSTOM_CLIENT_ID,
     DEFAULT_PKCE_CLIENT_ID,
     DEFAULT_REDIRECT_URI,
     MAX_DEFAULT_USERS,
@@ -26,6 +28,9 @@ from .identity.switches import SiblingMode, Switches
 from .world import SandboxOptions
 
 __all__ = ["add_arguments", "run"]
+
+CUSTOM_SCOPES = "accounting.settings accounting.contacts accounting.invoices"
+"""The scopes printed for the custom connection: those of all accounting data of the sandbox."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,8 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     0: stopped by a signal; 1: the address is not available; 2: two options contradict each other.
     """
-    if arguments.client_id == arguments.pkce_client:
-        both = f"--client-id and --pkce-client are both {arguments.client_id}"
+    if (both := _shared_id(arguments)) is not None:
         print(f"xots sandbox: {both}; give each app an id of its own", file=sys.stderr)
         return 2
     sandbox = Sandbox(_sandbox_options(arguments))
@@ -53,6 +57,19 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"xots sandbox: {problem}; choose another with --address or --port", file=sys.stderr)
         return 1
     return 0
+
+
+def _shared_id(arguments: argparse.Namespace) -> str | None:
+    """Return a sentence about two apps with the same client id, or None."""
+    ids = {
+        "--client-id": arguments.client_id,
+        "--pkce-client": arguments.pkce_client,
+        "--custom-client": arguments.custom_client,
+    }
+    for one, other in combinations(ids, 2):
+        if ids[one] == ids[other]:
+            return f"{one} and {other} are both {ids[one]}"
+    return None
 
 
 def _reason(error: OSError) -> str | None:
@@ -76,17 +93,20 @@ async def _serve(sandbox: Sandbox) -> None:
 
 def _sandbox_options(arguments: argparse.Namespace) -> SandboxOptions:
     redirect_uris = tuple(arguments.redirect_uri or [DEFAULT_REDIRECT_URI])
-    new_app = arguments.new_app
+    organisations = (
+        tuple(map(Organisation, arguments.organisation or [])) or default_organisations()
+    )
+    secret, new_app = arguments.client_secret, arguments.new_app
     return SandboxOptions(
         port=arguments.port,
         address=arguments.address,
         clients=(
-            Client(arguments.client_id, arguments.client_secret, redirect_uris, new_app),
+            Client(arguments.client_id, secret, redirect_uris, new_app),
             Client(arguments.pkce_client, None, redirect_uris, new_app),
+            Client(arguments.custom_client, secret, (), new_app, organisations[0].tenant_id),
         ),
         users=default_users(arguments.users),
-        organisations=tuple(map(Organisation, arguments.organisation or []))
-        or default_organisations(),
+        organisations=organisations,
         switches=Switches(
             sibling_mode=arguments.siblings,
             late_reuse_kills_chain=arguments.late_reuse_kills_chain,
@@ -101,7 +121,7 @@ def _sandbox_options(arguments: argparse.Namespace) -> SandboxOptions:
 
 
 def _greeting(sandbox: Sandbox) -> str:
-    web_app, public = sandbox.options.clients
+    web_app, public, custom = sandbox.options.clients
     lines = [
         f"A simulated Xero listens on {sandbox.url}. Settings for xots, or any client:",
         "",
@@ -114,6 +134,13 @@ def _greeting(sandbox: Sandbox) -> str:
         f"  client_secret: {web_app.secret}",
         "",
         f"Without a secret (PKCE): client_id {public.client_id}",
+        "For a custom connection to the first organisation, without a login, use this client:",
+        "",
+        "  grant: client_credentials",
+        f"  client_id: {custom.client_id}",
+        f"  client_secret: {custom.secret}",
+        f"  scopes: {CUSTOM_SCOPES}",
+        "",
         f"Users: {', '.join(user.name for user in sandbox.options.users)}",
         f"Connected apps of each user: {sandbox.url}/",
         f"Accounting API: {sandbox.api_url}    key set: {sandbox.jwks_url}",
@@ -206,6 +233,13 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "default": DEFAULT_PKCE_CLIENT_ID,
         "metavar": "ID",
         "help": "client id of an app without a secret (default: %(default)s)",
+    },
+    "--custom-client": {
+        "type": _word,
+        "default": DEFAULT_CUSTOM_CLIENT_ID,
+        "metavar": "ID",
+        "help": "client id of a custom connection for the first organisation, with the same secret "
+        "(default: %(default)s)",
     },
     "--redirect-uri": {
         "type": _redirect_uri,

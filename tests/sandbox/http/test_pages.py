@@ -7,7 +7,14 @@ import re
 from collections.abc import AsyncIterator
 
 import pytest
-from support.sandbox_caller import CHALLENGE, NEW_CLIENT, ORGANISATIONS, START, Caller
+from support.sandbox_caller import (
+    CHALLENGE,
+    CUSTOM_CLIENT,
+    NEW_CLIENT,
+    ORGANISATIONS,
+    START,
+    Caller,
+)
 
 from xots.sandbox import (
     BROAD_SCOPES,
@@ -342,4 +349,5 @@ async def test_the_start_page_shows_no_token_and_no_secret(sandbox: Sandbox) -> 
     tokens = sandbox.log_in()
     page = (await Caller(sandbox).send("GET", "/")).body.decode()
     secrets = [tokens.access_token, tokens.refresh_token or "", DEFAULT_CLIENT_SECRET]
+    secrets.append(CUSTOM_CLIENT.secret or "")
     assert [secret for secret in secrets if secret in page] == []

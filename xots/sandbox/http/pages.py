@@ -48,7 +48,13 @@ Reload the page after a login or an end.</p>
 {% for organisation in organisations or ["no organisation"] %}<li>{{ organisation }}</li>
 {% end %}</ul>
 {% end %}{% if not apps %}<p>No app is connected.</p>
-{% end %}{% end %}</main>
+{% end %}{% end %}{% if custom_connections %}<h2>Custom connections</h2>
+<p>Each of these apps is connected to one organisation, and no user logs in to it.</p>
+<ul>
+{% for client_id, organisation in custom_connections %}<li><code>{{ client_id }}</code>: \
+{{ organisation }}</li>
+{% end %}</ul>
+{% end %}</main>
 </body>
 </html>
 """
@@ -94,7 +100,8 @@ _ERROR = tornado.template.Template(
 
 
 class StartPageHandler(tornado.web.RequestHandler):
-    """GET /: the users with their connections, as on Xero's page "Connected apps"."""
+    """GET /: the users with their connections, as on Xero's page "Connected apps", and the custom
+    connections."""
 
     def initialize(self, world: World) -> None:
         self.world = world
@@ -105,13 +112,27 @@ class StartPageHandler(tornado.web.RequestHandler):
             (user.name, [self._described(app) for app in identity.apps(user.user_id)])
             for user in identity.users.values()
         ]
+        custom_connections = [
+            (client.client_id, self._name(client.custom_connection_tenant_id))
+            for client in identity.clients.values()
+            if client.custom_connection_tenant_id is not None
+        ]
         self.set_header("Cache-Control", "no-store")
-        self.finish(_START.generate(title="Connected apps", users=users))
+        page = _START.generate(
+            title="Connected apps", users=users, custom_connections=custom_connections
+        )
+        self.finish(page)
 
     def _described(self, app: ConnectedApp) -> tuple[str, list[str]]:
         """Return an app's client id, and the names of its organisations."""
-        rows = self.world.accounting.connections(app.connections.values())
-        return app.client_id, [str(row["tenantName"] or "(no name)") for row in rows]
+        return app.client_id, [self._name(tenant_id) for tenant_id in app.connections]
+
+    def _name(self, tenant_id: str) -> str:
+        """Return the name of an organisation for the page."""
+        organisation = self.world.accounting.organisations.get(tenant_id)
+        if organisation is None:
+            return "an unknown organisation"
+        return organisation.name or "(no name)"
 
 
 class AuthorizeHandler(SandboxHandler):
