@@ -30,6 +30,7 @@ PROBLEM_TEXTS = {
     "token ({}): correct the client id or secret in the settings, or enter the right ones at "
     "/login and log in again",
     ProblemKind.REFUSED: "Xero refused a refresh token ({})",
+    ProblemKind.EXPIRED: "Xero issued an access token that had expired already ({})",
     ProblemKind.REVOCATION: "Xero did not confirm the revocation ({})",
 }
 

@@ -23,7 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     # A package's __init__, which every import of one of its modules imports too.
     ("lifecycle",),
     ("lifecycle.account", "lifecycle.policy"),
-    ("lifecycle.outcomes", "lifecycle.record_json", "wording"),
+    ("lifecycle.outcomes", "lifecycle.record_json", "lifecycle.tenants", "wording"),
     ("lifecycle.waits", "lifecycle.candidates"),
     ("lifecycle.schedule",),
     ("lifecycle.attention",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace as replace_issued
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -181,6 +182,11 @@ TABLE: dict[str, tuple[Account, datetime, tuple[Any, ...]]] = {
         attempted(with_fallback(LOGGED_IN), Refused(detail="invalid_grant"), DUE),
         DUE,
         (Retrying.REFRESH, DUE, None, DUE + 60 * DAY, Need.TOKEN_DIES),
+    ),
+    "the access token had expired at its issue": (
+        attempted(LOGGED_IN, replace_issued(issued("r1"), lifetime=timedelta(0)), DUE),
+        DUE,
+        (Retrying.REFRESH, DUE + 0.75 * POLICY.slow_wait, None, DUE + 60 * DAY, Need.TOKEN_DIES),
     ),
     "a fallback is to be proved": (
         with_fallback(attempted(LOGGED_IN, issued("r1"), DUE)),

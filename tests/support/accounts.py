@@ -51,7 +51,10 @@ FULL = Account(
     scopes_granted=("offline_access", "openid"),
     access=AccessToken(value=Secret(CANARY + "-access"), issued_at=PRECISELY, expires_at=PRECISELY),
     current=RefreshToken(
-        value=Secret(CANARY + "-current"), obtained_at=PRECISELY, first_spent_at=PRECISELY
+        value=Secret(CANARY + "-current"),
+        obtained_at=PRECISELY,
+        first_spent_at=PRECISELY,
+        resent=True,
     ),
     fallbacks=(
         RefreshToken(
@@ -62,7 +65,7 @@ FULL = Account(
     retry_not_before=PRECISELY,
     failed_attempts=2,
     responses_without_token=1,
-    problem=Problem(kind=ProblemKind.UNKNOWN, detail="reset", at=PRECISELY),
+    problem=Problem(kind=ProblemKind.UNKNOWN, code="invalid_scope", detail="reset", at=PRECISELY),
     refreshed_at=PRECISELY,
     refreshed_by="host:1",
     xero_userid="user-1",
@@ -77,6 +80,7 @@ FULL = Account(
         ),
     ),
     listed_at=PRECISELY,
+    lists_without_tenant=1,
     removed=True,
     entry=Entry(
         client_id="client",

@@ -23,7 +23,7 @@ from ..events import (
     StoreLostWrites,
     StoreRecovered,
 )
-from ..lifecycle.account import Account, Problem, RefreshToken
+from ..lifecycle.account import Account, Problem, ProblemKind, RefreshToken
 from ..lifecycle.outcomes import Failure, Issued, Outcome
 from ..lifecycle.outlook import Need, Outlook, Retrying, why_lost
 from ..lifecycle.policy import Policy
@@ -117,7 +117,10 @@ def _issued_events(
     situation: Situation, begun: Account, spent: RefreshToken, issued: Issued, seconds: float
 ) -> list[Event]:
     account, outlook, events = situation.account, situation.outlook, list[Event]()
-    if account.access is not None:
+    problem = account.problem
+    if problem is not None and problem.kind is ProblemKind.EXPIRED:
+        events.append(_failed_event(situation, problem))
+    elif account.access is not None:
         token = issued.refresh_token
         events.append(
             Refreshed(

@@ -1,20 +1,21 @@
 """The life of a login's tokens, as pure functions on one record: no I/O, no clock, no randomness.
 
-==============  ==================================================================================
-``account``     the record, and its JSON
-``outcomes``    the outcomes of a request to the token endpoint
-``policy``      the settings that the decisions depend on
-``waits``       the time before the next attempt
-``candidates``  the refresh tokens worth spending, the most promising first
-``schedule``    the login's state, and what is due: ``next_step``
-``attention``   when an account needs attention next: ``attention_at``
-``transitions`` the next record after a refresh, a login or its end: ``begin_refresh``, ``after``
-``client_grant`` the next record without a login: ``after_client_token``
-``sharing``     the accounts that share their fate at Xero, and their organisations
-``merging``     the merge of two versions of the record: ``merged``
-``expiry``      the end of an access token and of a wait by two clocks: ``Expiry``
-``outlook``     the next attempts, and when a user must log in: ``outlook``
-==============  ==================================================================================
+================  ================================================================================
+``account``       the record, and its JSON
+``outcomes``      the outcomes of a request to the token endpoint
+``policy``        the settings that the decisions depend on
+``waits``         the time before the next attempt
+``candidates``    the refresh tokens worth spending, the most promising first
+``schedule``      the login's state, and what is due: ``next_step``
+``attention``     when an account needs attention next: ``attention_at``
+``transitions``   the next record after a refresh, a login or its end: ``begin_refresh``, ``after``
+``client_grant``  the next record without a login: ``after_client_token``
+``tenants``       the organisation that an account uses: ``after_list``
+``sharing``       the accounts that share their fate at Xero, and their organisations
+``merging``       the merge of two versions of the record: ``merged``
+``expiry``        the end of an access token and of a wait by two clocks: ``Expiry``
+``outlook``       the next attempts, and when a user must log in: ``outlook``
+================  ================================================================================
 
 ``keeping`` asks ``next_step``, acts, and passes the outcome to ``after``.
 

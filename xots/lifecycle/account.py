@@ -159,6 +159,8 @@ class ProblemKind(StrEnum):
     """Xero refused the client or its request. Retries do not help."""
     REFUSED = "refused"
     """Xero refused one refresh token."""
+    EXPIRED = "expired"
+    """Xero issued an access token that had expired already."""
     REVOCATION = "revocation"
     """Xero did not confirm a revocation."""
 

@@ -16,7 +16,7 @@ from .account import Account, ProblemKind, RefreshNote
 from .logins import after_epoch, without_login
 from .outcomes import Issued, Outcome, Refused
 from .policy import Policy
-from .transitions import after_failure, after_other_failure, new_access_token
+from .transitions import after_failure, after_other_failure, new_access_token, with_expired_noted
 from .waits import slow_wait
 
 __all__ = ["after_client_token"]
@@ -68,6 +68,7 @@ def after_client_token(
                 problem=None,
                 retry_not_before=None,
             )
+            found = with_expired_noted(found, account, outcome, now, policy, jitter)
         case Refused():
             wait = slow_wait(policy, jitter)
             found = after_failure(account, outcome, ProblemKind.REFUSED, now, wait)

@@ -372,7 +372,7 @@ def _when_sent_again(
     Xero's access tokens do not outlive the grace period.
     """
     is_late = isinstance(action, Spend) and not within_grace(action.token, now, policy)
-    live = account.access if good_for(account, now) else None
+    live = account.access if account.rotates and good_for(account, now) else None
     if is_late and live is not None and live.lifetime > policy.grace:
         if unresolved_intent(account) is not None:
             return NoteCutOff()

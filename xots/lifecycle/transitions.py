@@ -32,6 +32,7 @@ __all__ = [
     "after_other_failure",
     "begin_refresh",
     "new_access_token",
+    "with_expired_noted",
 ]
 
 MAX_LIFETIME = timedelta(days=1)
@@ -102,7 +103,8 @@ def _after_outcome(
     """Return what ``after`` returns, without the note in the history."""
     match outcome:
         case Issued():
-            return _after_issued(account, outcome, now=now, policy=policy)
+            issued = _after_issued(account, outcome, now=now, policy=policy)
+            return with_expired_noted(issued, account, outcome, now, policy, jitter)
         case Refused():
             return _after_refused(account, outcome, now=now)
         case NotSent() | Throttled() | ClientRefused():
@@ -132,6 +134,18 @@ def after_other_failure(
         case ClientRefused():
             kind, wait = ProblemKind.CLIENT_REFUSED, slow_wait(policy, jitter)
     return after_failure(account, failure, kind, now, wait)
+
+
+def with_expired_noted(
+    account: Account, before: Account, issued: Issued, now: datetime, policy: Policy, jitter: float
+) -> Account:
+    """Return the account after ``issued``, with a long wait if its access token had expired at its
+    issue: the next one may have, too. ``before`` is the record before the response."""
+    if issued.lifetime is None or issued.lifetime > timedelta(0):
+        return account
+    failure = Failure(detail="expires_in is not above 0")
+    account = replace(account, failed_attempts=before.failed_attempts)
+    return after_failure(account, failure, ProblemKind.EXPIRED, now, slow_wait(policy, jitter))
 
 
 def after_cut_off(account: Account, *, now: datetime, policy: Policy, jitter: float) -> Account:
@@ -332,4 +346,4 @@ def new_access_token(issued: Issued, began: datetime) -> AccessToken:
 
 
 def _lifetime(issued: Issued) -> timedelta:
-    return min(issued.lifetime, MAX_LIFETIME) if issued.lifetime else ASSUMED_LIFETIME
+    return ASSUMED_LIFETIME if issued.lifetime is None else min(issued.lifetime, MAX_LIFETIME)

@@ -1,0 +1,278 @@
+"""``grace: 0``: an identity server that accepts no refresh token twice, and may end the login at a
+second use (RFC 9700 section 4.14.2)."""
+
+from __future__ import annotations
+
+from dataclasses import replace as replace_policy
+from datetime import datetime, timedelta
+
+import pytest
+from msgspec.structs import replace
+from support.accounts import HALF_HOUR, MINUTE, NOW, POLICY, current, issued, logged_in
+
+from xots.lifecycle.account import Account, RefreshToken
+from xots.lifecycle.attention import attention_at
+from xots.lifecycle.candidates import candidates, without_reuse
+from xots.lifecycle.outcomes import (
+    ClientRefused,
+    NotSent,
+    Outcome,
+    Refused,
+    Throttled,
+    Unknown,
+)
+from xots.lifecycle.outlook import Need, Retrying, outlook, why_lost
+from xots.lifecycle.schedule import (
+    Idle,
+    NoteCutOff,
+    Spend,
+    State,
+    Wait,
+    newest_token,
+    next_step,
+    servable,
+    state_of,
+)
+from xots.lifecycle.transitions import after, after_cut_off, begin_refresh
+from xots.secret import Secret
+
+STRICT = replace_policy(POLICY, grace=timedelta(0))
+EXPIRY = NOW + HALF_HOUR
+LOST = Unknown(detail="reset")
+
+
+def sent(account: Account, at: datetime) -> Account:
+    """Return the record with the intent of the refresh that is due."""
+    step = next_step(account, at, STRICT)
+    assert isinstance(step, Spend)
+    return begin_refresh(account, step.token, by="h:1", now=at)
+
+
+def answered(account: Account, outcome: Outcome, at: datetime) -> Account:
+    """Return the record after the outcome of its open refresh."""
+    return after(account, outcome, now=at, policy=STRICT, jitter=0.5)
+
+
+def after_lost_response() -> Account:
+    """Return the record after a refresh at the 25th minute whose response was lost."""
+    at = NOW + 25 * MINUTE
+    return answered(sent(logged_in(), at), LOST, at)
+
+
+@pytest.mark.safeguard(
+    file="lifecycle/schedule.py",
+    old="        until = max(until or live.expires_at, live.expires_at)\n",
+    new="",
+    protects_from="a reuse at a strict server, which ends the live access token with the login",
+)
+def test_a_token_that_may_be_spent_waits_for_the_expiry_of_the_access_token() -> None:
+    """Neither a tick, nor a caller's demand, nor a forced refresh sends it before."""
+    account = after_lost_response()
+    for at in (NOW + 26 * MINUTE, EXPIRY - timedelta(seconds=1)):
+        assert servable(account, at, timedelta(0)) is not None
+        assert next_step(account, at, STRICT) == Wait(EXPIRY)
+        assert next_step(account, at, STRICT, min_life=timedelta(hours=1)) == Wait(EXPIRY)
+        forced = next_step(account, at, STRICT, expected_current=newest_token(account))
+        assert forced == Wait(EXPIRY)
+        by_user = next_step(
+            account, at, STRICT, expected_current=newest_token(account), by_user=True
+        )
+        assert by_user == Wait(EXPIRY)
+        assert attention_at(account, at, STRICT) == EXPIRY
+        assert without_reuse(account, at, STRICT) == ()
+    assert isinstance(next_step(account, EXPIRY, STRICT), Spend)
+
+
+@pytest.mark.safeguard(
+    file="lifecycle/candidates.py",
+    old="(token.refused_at or token.resent)",
+    new="token.refused_at",
+    protects_from="one reuse after another at a server that accepts none",
+)
+def test_the_last_attempt_is_made_once() -> None:
+    """After its response is lost too, the login is lost."""
+    account = answered(sent(after_lost_response(), EXPIRY), LOST, EXPIRY)
+    at = EXPIRY + timedelta(hours=1)
+    assert next_step(account, at, STRICT) == Idle()
+    assert state_of(account, at, STRICT) is State.CONSENT_LOST
+    assert "12:25:00 UTC arrived, nor to the last attempt" in why_lost(account, STRICT)
+
+
+def test_the_last_attempt_may_succeed() -> None:
+    """The first request never reached the server. The new access token has its whole lifetime."""
+    account = answered(sent(after_lost_response(), EXPIRY), issued(), EXPIRY)
+    assert account.access is not None
+    assert account.access.expires_at == EXPIRY + HALF_HOUR
+    assert account.intent is None
+    assert current(account).is_fresh
+
+
+def test_a_refused_last_attempt_ends_the_login() -> None:
+    """The reason names the lost response, not a time of Xero's."""
+    account = answered(sent(after_lost_response(), EXPIRY), Refused(detail="d"), EXPIRY)
+    assert state_of(account, EXPIRY, STRICT) is State.CONSENT_LOST
+    assert why_lost(account, STRICT) == (
+        "no response to the refresh started at 2026-11-23 12:25:00 UTC arrived, and the identity "
+        "server accepts no refresh token twice"
+    )
+    assert (
+        next_step(account, EXPIRY, STRICT, expected_current=newest_token(account), by_user=True)
+        == Idle()
+    )
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        NotSent(detail="d"),
+        Throttled(detail="d"),
+        ClientRefused(detail="d", code="invalid_client"),
+    ],
+)
+def test_a_last_attempt_that_was_not_carried_out_is_repeated(outcome: Outcome) -> None:
+    """Its outcome proves that it was no second use."""
+    account = answered(sent(after_lost_response(), EXPIRY), outcome, EXPIRY)
+    at = EXPIRY + timedelta(hours=1)
+    step = next_step(account, at, STRICT)
+    assert isinstance(step, Spend)
+    again = answered(begin_refresh(account, step.token, by="h:2", now=at), LOST, at)
+    assert next_step(again, at + timedelta(hours=1), STRICT) == Idle()
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        NotSent(detail="d"),
+        Throttled(detail="d"),
+        ClientRefused(detail="d", code="invalid_client"),
+    ],
+)
+def test_a_first_attempt_that_was_not_carried_out_is_repeated_soon(outcome: Outcome) -> None:
+    """The token is unspent: its refresh need not wait for the access token's expiry."""
+    at = NOW + 25 * MINUTE
+    account = answered(sent(logged_in(), at), outcome, at)
+    assert isinstance(next_step(account, at + 5 * MINUTE, STRICT), Spend)
+    assert outlook(account, at, STRICT).attention_for is not Need.LAST_ATTEMPT
+
+
+@pytest.mark.safeguard(
+    file="lifecycle/schedule.py",
+    old="        if unresolved_intent(account) is not None:\n            return NoteCutOff()\n",
+    new="",
+    protects_from="an operator who learns of a lost refresh only when the access token has expired",
+)
+def test_an_intent_found_at_a_start_is_noted_and_not_resent() -> None:
+    """The process that finds it, under the lease, tells the operator when a login will be
+    needed."""
+    at = NOW + 25 * MINUTE
+    found = sent(logged_in(), at)
+    assert next_step(found, at + MINUTE, STRICT) == NoteCutOff()
+    noted = after_cut_off(found, now=at + MINUTE, policy=STRICT, jitter=0.5)
+    assert next_step(noted, at + MINUTE, STRICT) == Wait(EXPIRY)
+    assert state_of(noted, at + MINUTE, STRICT) is State.REFRESH_FAILING
+    assert noted.problem is not None
+    assert "h:1 started a refresh and recorded no outcome" in noted.problem.detail
+    assert outlook(noted, at + MINUTE, STRICT).login_needed_at == EXPIRY
+
+
+def test_the_operator_learns_at_once_when_a_user_must_log_in() -> None:
+    """That is when the access token expires, and the last attempt is made."""
+    account = after_lost_response()
+    found = outlook(account, NOW + 26 * MINUTE, STRICT)
+    assert found.attention_for is Need.LAST_ATTEMPT
+    assert found.login_needed_at == found.next_attempt_at == EXPIRY
+    assert found.retrying is Retrying.LOST_RESPONSE
+    assert found.grace_ends_at is None
+    assert outlook(account, EXPIRY + MINUTE, STRICT).login_needed_at == EXPIRY + MINUTE
+
+
+@pytest.mark.safeguard(
+    file="lifecycle/transitions.py",
+    old="    if has_rotated and not is_strict(account, policy):\n",
+    new="    if has_rotated:\n",
+    protects_from="a record that keeps spent tokens which must never be sent",
+)
+def test_a_spent_token_is_no_fallback() -> None:
+    """Its successor is alone in the record from the start. Where reuse is permitted, it stays."""
+    at = NOW + 25 * MINUTE
+    strict = answered(sent(logged_in(), at), issued(), at)
+    assert [token.value.reveal() for token in strict.tokens] == ["r1"]
+    lenient = after(
+        begin_refresh(logged_in(), current(logged_in()), by="h:1", now=at),
+        issued(),
+        now=at,
+        policy=POLICY,
+        jitter=0.5,
+    )
+    assert [token.value.reveal() for token in lenient.tokens] == ["r1", "r0"]
+
+
+def test_fallbacks_that_were_never_spent_are_used_and_outdated_ones_are_not() -> None:
+    """A token of an old dump was most likely spent; one that joined later was not."""
+    old = RefreshToken(value=Secret("old"), obtained_at=NOW - MINUTE)
+    new = RefreshToken(value=Secret("new"), obtained_at=NOW + MINUTE)
+    account = replace(logged_in(), fallbacks=(old, new))
+    assert [t.value.reveal() for t in candidates(account, NOW, STRICT)] == ["r0", "new"]
+
+
+def test_a_response_without_a_refresh_token_keeps_the_old_one() -> None:
+    """RFC 6749 section 6: the server does not rotate. No request repeats it."""
+    at = NOW + 25 * MINUTE
+    account = answered(sent(logged_in(), at), issued(None), at)
+    assert (account.intent, account.rotates) == (None, False)
+    assert current(account).is_fresh
+    assert current(account).value.reveal() == "r0"
+
+
+def test_a_server_that_does_not_rotate_gets_the_same_token_again() -> None:
+    """No reuse can be noticed where a token is used for ever."""
+    at = NOW + 25 * MINUTE
+    account = answered(sent(logged_in(), at), issued(None), at)
+    later = at + 25 * MINUTE
+    account = answered(sent(account, later), LOST, later)
+    assert isinstance(next_step(account, later + MINUTE, STRICT), Spend)
+
+
+def test_a_short_grace_period_is_used_and_then_over() -> None:
+    """Within it a lost response is retried; after it the token waits for the access token's
+    expiry."""
+    short = replace_policy(POLICY, grace=timedelta(seconds=60))
+    account, at = after_lost_response(), NOW + 25 * MINUTE
+    assert isinstance(next_step(account, at + timedelta(seconds=30), short), Spend)
+    assert next_step(account, at + timedelta(seconds=61), short) == Wait(EXPIRY)
+
+
+def test_a_retry_of_a_refused_token_needs_a_user() -> None:
+    """POST /refresh sends it once more; a tick, a caller or a program's GET never does."""
+    at = NOW + 25 * MINUTE
+    refused = after(
+        begin_refresh(logged_in(), current(logged_in()), by="h:1", now=at),
+        Refused(detail="invalid_grant"),
+        now=at,
+        policy=POLICY,
+        jitter=0.5,
+    )
+    later, seen = at + MINUTE, newest_token(refused)
+    assert state_of(refused, later, POLICY) is State.CONSENT_LOST
+    assert next_step(refused, later, POLICY) == Idle()
+    assert next_step(refused, later, POLICY, min_life=HALF_HOUR) == Idle()
+    assert next_step(refused, later, POLICY, expected_current=seen) == Idle()
+    step = next_step(refused, later, POLICY, expected_current=seen, by_user=True)
+    assert isinstance(step, Spend)
+    soon = at + timedelta(seconds=1)
+    pause = next_step(refused, soon, POLICY, expected_current=seen, by_user=True)
+    assert pause == Wait(at + POLICY.refresh_interval)
+    again = begin_refresh(refused, step.token, by="h:1", now=later)
+    recovered = after(again, issued(), now=later, policy=POLICY, jitter=0.5)
+    assert state_of(recovered, later, POLICY) is State.CONNECTED
+    lost = after(again, Refused(detail="invalid_grant"), now=later, policy=POLICY, jitter=0.5)
+    assert state_of(lost, later, POLICY) is State.CONSENT_LOST
+
+
+def test_a_lost_response_to_the_retry_of_a_refused_token_is_retried() -> None:
+    """Xero may have issued from it after all."""
+    at = NOW + 25 * MINUTE
+    refused = answered(sent(logged_in(), at), Refused(detail="d"), at)
+    again = begin_refresh(refused, current(refused), by="h:1", now=at + MINUTE)
+    open_again = after(again, LOST, now=at + MINUTE, policy=POLICY, jitter=0.5)
+    assert isinstance(next_step(open_again, at + 3 * MINUTE, POLICY), Spend)
