@@ -367,7 +367,7 @@ def test_a_clock_set_back_blocks_no_forced_refresh_for_long() -> None:
 
 @pytest.mark.safeguard(
     file="lifecycle/schedule.py",
-    old="return Spend(choices[0]) if until is None else Wait(until)",
+    old="return action if until is None else Wait(until)",
     new="return Spend(choices[0])",
     protects_from="a request to Xero at every tick and for every caller",
 )

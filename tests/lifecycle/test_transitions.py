@@ -218,7 +218,9 @@ def test_a_replay_that_returns_a_tombstoned_token_makes_it_no_fresher() -> None:
 
 @pytest.mark.safeguard(
     file="lifecycle/transitions.py",
-    old=("return min(issued.lifetime, MAX_LIFETIME) if issued.lifetime else ASSUMED_LIFETIME"),
+    old=(
+        "return ASSUMED_LIFETIME if issued.lifetime is None else min(issued.lifetime, MAX_LIFETIME)"
+    ),
     new="return issued.lifetime or ASSUMED_LIFETIME",
     protects_from="serving an expired token for a year",
 )
@@ -231,7 +233,7 @@ def test_a_missing_or_enormous_lifetime_is_bounded(life: timedelta | None) -> No
 
 @pytest.mark.safeguard(
     file="lifecycle/transitions.py",
-    old="if not intent.set_first_spent:  # a retry",
+    old="if not (intent.set_first_spent or is_strict(account, policy)):  # a retry",
     new="if False:",
     protects_from="serving an expired token, since the response was a replay",
 )
@@ -361,10 +363,9 @@ def test_responses_without_a_refresh_token_are_counted_for_one_token() -> None:
 
 @pytest.mark.safeguard(
     file="lifecycle/transitions.py",
-    old="return after_failure(account, outcome, ProblemKind.UNKNOWN, now, backoff)",
+    old="            kind = ProblemKind.UNKNOWN\n",
     new=(
-        "account = replace(account, intent=None)\n            "
-        "return after_failure(account, outcome, ProblemKind.UNKNOWN, now, backoff)"
+        "            kind = ProblemKind.UNKNOWN\n            account = replace(account, intent=None)\n"
     ),
     protects_from="a lost response that is forgotten",
 )
@@ -404,7 +405,10 @@ def test_an_outcome_that_proves_the_token_unspent_clears_its_first_spent_time(
 
 @pytest.mark.safeguard(
     file="lifecycle/transitions.py",
-    old=("    if not intent.set_first_spent:\n        return account\n"),
+    old=(
+        "    if not intent.set_first_spent:\n"
+        "        return account.with_token(replace(spent, resent=False))\n"
+    ),
     new="",
     protects_from="a later attempt that was not sent, and hides that an earlier one was",
 )
@@ -449,11 +453,11 @@ def test_a_failed_attempt_reopens_the_refresh_of_another_token(outcome: Outcome)
 
 @pytest.mark.safeguard(
     file="lifecycle/transitions.py",
-    old=("case ClientRefused():\n            wait ="),
+    old=("        case NotSent() | Throttled() | ClientRefused():\n"),
     new=(
-        "case ClientRefused():\n"
+        "        case ClientRefused():\n"
         "            return _after_refused(account, Refused(detail=outcome.detail), now=now)\n"
-        "            wait ="
+        "        case NotSent() | Throttled():\n"
     ),
     protects_from="a mistyped secret that costs the login",
 )
