@@ -28,7 +28,7 @@ from .keeping.store_clock import StoreClock
 from .keeping.usage import Fresh
 from .keys import sealer_for, store_url
 from .lifecycle.account import Account, Entry
-from .lifecycle.policy import staggered
+from .lifecycle.policy import Grant, staggered
 from .safe_text import MAX_MESSAGE, safe_text
 from .sealing import Sealer
 from .settings import Settings
@@ -309,10 +309,22 @@ def mismatches(settings: Settings, account: Account, *, ignore_scopes: bool = Fa
     """
     if account.consent_id is None and account.revocation is None:
         return []
-    found = [_client_mismatch(settings, account), _token_url_mismatch(settings, account)]
+    found = [
+        _grant_mismatch(settings, account),
+        _client_mismatch(settings, account),
+        _token_url_mismatch(settings, account),
+    ]
     if account.consent_id is not None and not ignore_scopes:
         found.append(_scope_mismatch(settings, account))
     return [problem for problem in found if problem]
+
+
+def _grant_mismatch(settings: Settings, account: Account) -> str | None:
+    stored = Grant.CLIENT_CREDENTIALS if account.without_user else Grant.AUTHORIZATION_CODE
+    if settings.policy.grant is stored:
+        return None
+    where = settings.sources.get("grant", "grant (the default)")
+    return f"{where}: the stored login has another grant, {stored}. {OTHER_LOGIN}"
 
 
 def _client_mismatch(settings: Settings, account: Account) -> str | None:

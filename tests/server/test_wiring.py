@@ -96,3 +96,14 @@ async def test_an_empty_store_has_no_login_to_end() -> None:
     """The error names the store that was searched."""
     with pytest.raises(XotsError, match="the store holds no login: memory:"):
         await end_login(Settings(store="memory:"), forget=True)
+
+
+@pytest.mark.parametrize(
+    ("grant", "without_user"), [("client_credentials", False), ("authorization_code", True)]
+)
+def test_a_record_of_another_grant_is_not_taken_over(grant: str, without_user: bool) -> None:
+    """The login of a user would be forgotten, or the client's own token served as a user's."""
+    settings = replace(SETTINGS, grant=grant, sources={"grant": "--grant"})
+    [problem] = mismatches(settings, changed(without_user=without_user))
+    assert problem.startswith("--grant: the stored login has another grant, ")
+    assert mismatches(settings, changed(without_user=not without_user)) == []

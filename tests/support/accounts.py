@@ -47,6 +47,7 @@ FULL = Account(
     tenant_id="tenant",
     consent_id="consent",
     consented_at=PRECISELY,
+    without_user=True,
     scopes_requested=("offline_access",),
     scopes_granted=("offline_access", "openid"),
     access=AccessToken(value=Secret(CANARY + "-access"), issued_at=PRECISELY, expires_at=PRECISELY),

@@ -270,6 +270,8 @@ class Account(_Record, frozen=True, kw_only=True, tag_field="format", tag=FORMAT
     consent_id: str | None = None
     """Random, new with every code exchange. None while no user is logged in."""
     consented_at: datetime | None = None
+    without_user: bool = False
+    """True if the client's own credentials got the access token: no user is logged in."""
     ended_at: datetime | None = None
     """When a login was last revoked or logged out, if one ever was. A new login keeps it."""
     revocation: Revocation | None = None

@@ -86,6 +86,7 @@ def _begun(account: Account, consent_id: str, tenant_id: str | None, began_at: d
     return replace(
         without_login(account),
         consent_id=consent_id,
+        without_user=True,
         consented_at=after_epoch(account, began_at),
         tenant_id=tenant_id,
     )
