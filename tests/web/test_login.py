@@ -25,7 +25,7 @@ from xots.sandbox import (
 )
 from xots.sandbox.person import Person
 from xots.server import Server
-from xots.xero.protocol import code_challenge
+from xots.xero.requests import code_challenge
 
 NewServer = Callable[..., Awaitable[Server]]
 

@@ -1,16 +1,18 @@
-"""The deletion of a connection: its request, its response, and both over real sockets."""
+"""The list of connections, and the deletion of one: requests, responses, and real sockets."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 
 import pytest
 
 from xots.clock import SystemClock
+from xots.errors import UpstreamFailed
 from xots.lifecycle.outcomes import Failure
 from xots.sandbox import DEFAULT_CLIENT_ID, Sandbox, SandboxOptions
 from xots.secret import Secret
-from xots.xero.connections import disconnect_request, read_disconnect_response
+from xots.xero.connections import disconnect_request, read_connections, read_disconnect_response
 from xots.xero.http import XeroClient
 from xots.xero.identity_server import IdentityServer
 from xots.xero.protocol import Response
@@ -106,3 +108,56 @@ async def test_a_strange_id_is_sent_nowhere(client: XeroClient, xero: Sandbox) -
     token = Secret(xero.log_in().access_token)
     assert isinstance(await client.disconnect(token, "../connect/revocation"), Failure)
     assert xero.log == []
+
+
+# ---------- the list
+
+
+def test_connections_are_read_as_xero_sends_them() -> None:
+    """A bare array; a name may be null, and unknown fields are ignored."""
+    body = (
+        b'[{"id": "1", "authEventId": "e", "tenantId": "t", "tenantType": "PRACTICE",'
+        b' "tenantName": null, "new": 1}]'
+    )
+    (connection,) = read_connections(Response(200, {}, body))
+    assert (connection.tenant_id, connection.tenant_name) == ("t", None)
+    for bad in (
+        Response(401, {}, body),
+        Response(200, {}, b"{}"),
+        Response(200, {}, b"<html>"),
+        Response(200, {}, b"[{}]"),
+    ):
+        with pytest.raises(UpstreamFailed):
+            read_connections(bad)
+
+
+@pytest.mark.parametrize("field", ["id", "tenantId", "tenantType"])
+@pytest.mark.parametrize(
+    "value", ["", "a b", "a\nb", "\x1b[2J", "\x9b", "\u202e", "é", "a\n", "x" * 129], ids=ascii
+)
+@pytest.mark.safeguard(
+    file="xero/connections.py",
+    old='msgspec.Meta(pattern=r"\\A[!-~]{1,128}\\Z")',
+    new='msgspec.Meta(pattern=r"")',
+    protects_from="an id in the record that forges a line of the log or drives a terminal",
+)
+def test_a_strange_id_of_an_organisation_is_refused(field: str, value: str) -> None:
+    """It would be kept in the record, and shown. The message does not repeat it."""
+    content = [{"id": "1", "tenantId": "t", "tenantType": "ORGANISATION"} | {field: value}]
+    with pytest.raises(UpstreamFailed, match="printable characters") as caught:
+        read_connections(Response(200, {}, json.dumps(content).encode()))
+    assert len(value) < 2 or value not in str(caught.value)
+
+
+@pytest.mark.parametrize("body", [b"\xff", b'["\\ud800"]', b'[{"id":"\xed\xa0\x80"}]', b"[" * 9999])
+def test_a_list_that_is_no_text_is_refused(body: bytes) -> None:
+    """Bytes that are not UTF-8, lone surrogates and endless nesting raise the same error."""
+    with pytest.raises(UpstreamFailed, match="not a list of connections"):
+        read_connections(Response(200, {}, body))
+
+
+def test_a_strange_name_of_an_organisation_is_accepted() -> None:
+    """It is kept only in part, and shown as safe text, so it costs no login."""
+    content = [{"id": "1", "tenantId": "t", "tenantName": "Acme\n\x1b[2J\u202e" * 100}]
+    [connection] = read_connections(Response(200, {}, json.dumps(content).encode()))
+    assert connection.tenant_id == "t"

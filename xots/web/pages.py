@@ -18,7 +18,8 @@ from ..keeping.tenants import organisations_of
 from ..lifecycle.account import Account, Organisation
 from ..secret import Secret
 from ..wording import time_text
-from ..xero.protocol import SCOPE_SETS, Credentials, authorize_url, new_code_verifier
+from ..xero.protocol import SCOPE_SETS, Credentials
+from ..xero.requests import authorize_url, new_code_verifier
 from .cookie_handler import OTHER_CLIENT, TOO_LONG, CookieHandler
 from .guard import is_opened_by_user, is_other_loopback
 from .health import health

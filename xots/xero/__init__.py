@@ -2,7 +2,8 @@
 
 ===================  =============================================================================
 ``identity_server``  its settings: the URLs, and how a client authenticates there
-``protocol``         requests for tokens, responses, and the outcome of each: pure functions
+``protocol``         credentials, requests and responses, and the outcome of each: pure functions
+``requests``         requests for tokens, and the URL at which a login starts: pure functions
 ``claims``           the Xero user and the login that an access token belongs to: pure functions
 ``connections``      the organisations of a login: request and response, pure functions
 ``scopes``           the scopes that a user gives, as text: pure functions

@@ -28,12 +28,10 @@ from .protocol import (
     Credentials,
     Request,
     Response,
-    exchange_request,
     read_revocation_response,
     read_token_response,
-    refresh_request,
-    revocation_request,
 )
+from .requests import exchange_request, refresh_request, revocation_request
 
 if TYPE_CHECKING:
     from tornado.httpclient import AsyncHTTPClient
