@@ -20,11 +20,18 @@ from cryptography.x509.oid import NameOID
 from xots.clock import SystemClock
 from xots.errors import UpstreamFailed
 from xots.lifecycle.outcomes import ClientRefused, Issued, NotSent, Throttled, Unknown
-from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Sandbox, SandboxOptions
+from xots.sandbox import (
+    DEFAULT_CLIENT_ID,
+    DEFAULT_CLIENT_SECRET,
+    Client,
+    Organisation,
+    Sandbox,
+    SandboxOptions,
+)
 from xots.secret import Secret
 from xots.testing import FakeClock
 from xots.xero.http import MAX_RESPONSE_BYTES, XeroClient
-from xots.xero.identity_server import IdentityServer
+from xots.xero.identity_server import ClientAuth, IdentityServer
 from xots.xero.protocol import Credentials
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -38,13 +45,16 @@ async def xero() -> AsyncIterator[Sandbox]:
         yield sandbox
 
 
-def client_of(sandbox: Sandbox, deadline_seconds: float = 20) -> XeroClient:
+def client_of(
+    sandbox: Sandbox, deadline_seconds: float = 20, client_auth: ClientAuth = ClientAuth.BASIC
+) -> XeroClient:
     """A client for the sandbox."""
     endpoints = IdentityServer(
         authorize_url=sandbox.authorize_url,
         token_url=sandbox.token_url,
         revoke_url=sandbox.revoke_url,
         connections_url=sandbox.connections_url,
+        client_auth=client_auth,
     )
     return XeroClient(endpoints, clock=SystemClock(), deadline_seconds=deadline_seconds)
 
@@ -64,6 +74,35 @@ async def test_a_refresh_is_issued_over_the_wire(xero: Sandbox) -> None:
     assert outcome.refresh_token is not None
     assert [r.outcome for r in xero.refreshes()] == ["issued"]
     client.close()
+
+
+async def test_a_client_may_send_its_secret_in_the_form(xero: Sandbox) -> None:
+    """The simulated Xero accepts it at both endpoints, and refuses a client without one."""
+    client = client_of(xero, client_auth=ClientAuth.POST)
+    outcome = await client.refresh(WEB_APP, token_of(xero))
+    assert isinstance(outcome, Issued)
+    assert outcome.refresh_token is not None
+    assert await client.revoke(WEB_APP, outcome.refresh_token) is None
+    client.close()
+    client = client_of(xero, client_auth=ClientAuth.NONE)
+    refused = await client.refresh(WEB_APP, token_of(xero))
+    assert isinstance(refused, ClientRefused)
+    assert refused.code == "invalid_client"
+    client.close()
+
+
+async def test_a_client_gets_a_token_of_its_own() -> None:
+    """RFC 6749 section 4.4.3: without a refresh token. Another client is refused."""
+    tenant_id = Organisation("One Ltd").tenant_id
+    own = Client(custom_connection_tenant_id=tenant_id)
+    async with Sandbox(SandboxOptions(port=0, clients=(own,))) as xero:
+        client = client_of(xero)
+        outcome = await client.client_token(WEB_APP, ("accounting.settings",))
+        assert isinstance(outcome, Issued)
+        assert (outcome.refresh_token, outcome.scopes) == (None, ("accounting.settings",))
+        other = Credentials(client_id=DEFAULT_CLIENT_ID, client_secret=Secret("other"))
+        assert isinstance(await client.client_token(other, ()), ClientRefused)
+        client.close()
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from ..backends import scheme_of
 from ..errors import StoreError
 from ..secret import Secret
 from ..xero.http import Proxy
+from ..xero.requests import OWN_PARAMETERS
 from ..xero.scopes import scopes
 
 __all__ = [
@@ -259,20 +260,6 @@ def optional_url(text: str) -> str:
 
 PARAMETER = re.compile(r"[A-Za-z0-9._~-]{1,64}")
 """The name of a parameter (RFC 6749 section A.1 permits a few more characters)."""
-
-OWN_PARAMETERS = frozenset(
-    {
-        "client_id",
-        "code_challenge",
-        "code_challenge_method",
-        "redirect_uri",
-        "response_mode",
-        "response_type",
-        "scope",
-        "state",
-    }
-)
-"""The parameters of an authorization request that xots sets itself, or relies on."""
 
 
 def authorize_params(text: str) -> tuple[tuple[str, str], ...]:

@@ -177,7 +177,7 @@ class HomeHandler(Page):
         self.keeper.login_started()
         self.redirect(
             authorize_url(
-                self.account_config.identity_server.authorize_url,
+                self.account_config.identity_server,
                 client_id=login.credentials.client_id,
                 redirect_uri=login.redirect_uri,
                 scopes=login.scopes,

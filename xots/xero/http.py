@@ -31,7 +31,12 @@ from .protocol import (
     read_revocation_response,
     read_token_response,
 )
-from .requests import exchange_request, refresh_request, revocation_request
+from .requests import (
+    client_credentials_request,
+    exchange_request,
+    refresh_request,
+    revocation_request,
+)
 
 if TYPE_CHECKING:
     from tornado.httpclient import AsyncHTTPClient
@@ -134,7 +139,7 @@ class XeroClient:
 
     async def refresh(self, credentials: Credentials, token: Secret) -> Outcome:
         """Spend a refresh token."""
-        request = refresh_request(self.identity_server.token_url, credentials, token)
+        request = refresh_request(self.identity_server, credentials, token)
         return await self._outcome(request, read_token_response)
 
     async def exchange(
@@ -142,12 +147,17 @@ class XeroClient:
     ) -> Outcome:
         """Exchange an authorization code for the first tokens of a login."""
         request = exchange_request(
-            self.identity_server.token_url,
+            self.identity_server,
             credentials,
             code=code,
             redirect_uri=redirect_uri,
             verifier=verifier,
         )
+        return await self._outcome(request, read_token_response)
+
+    async def client_token(self, credentials: Credentials, scopes: tuple[str, ...]) -> Outcome:
+        """Request an access token of the client itself. It spends no token."""
+        request = client_credentials_request(self.identity_server, credentials, scopes)
         return await self._outcome(request, read_token_response)
 
     async def revoke(self, credentials: Credentials, token: Secret) -> Failure | None:
@@ -156,7 +166,7 @@ class XeroClient:
         Returns:
             None if the token is revoked, or unknown to the server.
         """
-        request = revocation_request(self.identity_server.revoke_url, credentials, token)
+        request = revocation_request(self.identity_server, credentials, token)
         return await self._outcome(request, read_revocation_response)
 
     async def connections(self, access_token: Secret) -> Response:
