@@ -74,10 +74,35 @@ def test_an_unusable_lifetime_does_not_cost_the_refresh_token(expires_in: object
 
 @pytest.mark.parametrize(
     ("expires_in", "seconds"),
-    [("1800", 1800), (1799.5, 1799.5), (60, 60), (0, 1), (-5, 1), (True, None), ("9" * 5000, None)],
+    [
+        (60, 60),
+        ("1800", 1800),
+        (1799.5, 1799.5),
+        ("1799.5", 1799.5),
+        (0.25, 0.25),
+        (0, 0),
+        ("0", 0),
+        (0.0, 0),
+        (-5, 0),
+        ("-5", 0),
+        (-1e300, 0),
+        (1e9, None),
+        (1e300, None),
+        (float("inf"), None),
+        (float("nan"), None),
+        ("9" * 5000, None),
+        ("1e3", None),
+        ("1800 ", None),
+        ("", None),
+        (True, None),
+        ([1800], None),
+        (None, None),
+    ],
+    ids=lambda value: repr(value)[:12],
 )
 def test_a_lifetime_may_be_digits_or_a_fraction(expires_in: object, seconds: float | None) -> None:
-    """Servers differ in the form of ``expires_in``; a token never expires before it is issued."""
+    """RFC 6749 section 5.1 demands a number; servers differ. One that is not positive means that
+    the token has expired already."""
     outcome = outcome_of(200, GOOD | {"expires_in": expires_in})
     assert isinstance(outcome, Issued)
     assert outcome.lifetime == (None if seconds is None else timedelta(seconds=seconds))
@@ -89,7 +114,14 @@ def test_a_lifetime_may_be_digits_or_a_fraction(expires_in: object, seconds: flo
         ("refresh_token", "with space"),
         ("refresh_token", ""),
         ("scope", "line\nbreak"),
-        ("scope", ["x"]),
+        ("scope", ["line\nbreak", 5, None, ["x"]]),
+        ("scope", ["a" * 5000, "b" * 5000]),
+        ("scope", {"x": 1}),
+        ("scope", 5),
+        ("scope", " , "),
+        ("scope", ""),
+        ("scope", []),
+        ("scope", None),
         ("token_type", "Bearer\r\n"),
         ("token_type", 5),
     ],
@@ -100,6 +132,67 @@ def test_a_malformed_field_counts_as_missing_and_costs_no_other(field: str, valu
     outcome = outcome_of(200, GOOD | {field: value})
     assert isinstance(outcome, Issued)
     assert outcome == outcome_of(200, without)
+
+
+@pytest.mark.parametrize(
+    ("scope", "scopes"),
+    [
+        ("x y", ("x", "y")),
+        ("x", ("x",)),
+        (" x  y ", ("x", "y")),
+        ("x,y", ("x", "y")),
+        ("x, y", ("x", "y")),
+        (["x", "y"], ("x", "y")),
+        (["x y", "z"], ("x", "y", "z")),
+        (["x", 5, None, "", "b\x00d", ["y"], "y"], ("x", "y")),
+        ("https://api.example/a.read urn:b", ("https://api.example/a.read", "urn:b")),
+    ],
+)
+def test_scopes_are_separated_by_spaces_or_commas_or_are_an_array(
+    scope: object, scopes: tuple[str, ...]
+) -> None:
+    """RFC 6749 section 3.3 demands spaces; an entry of an array that is no scope is skipped."""
+    outcome = outcome_of(200, GOOD | {"scope": scope})
+    assert isinstance(outcome, Issued)
+    assert outcome.scopes == scopes
+
+
+@pytest.mark.parametrize(
+    ("token_type", "shown"),
+    [("Bearer", "Bearer"), ("bearer", "Bearer"), ("BEARER", "Bearer"), ("DPoP", "DPoP")],
+)
+def test_the_case_of_a_token_type_does_not_matter(token_type: str, shown: str) -> None:
+    """RFC 6749 section 5.1; a program that puts it into a header receives the usual case."""
+    outcome = outcome_of(200, GOOD | {"token_type": token_type})
+    assert isinstance(outcome, Issued)
+    assert outcome.token_type == shown
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 203, 206, 226])
+@pytest.mark.safeguard(
+    file="xero/protocol.py",
+    old="return 200 <= status < 300",
+    new="return status == 200",
+    protects_from="a new refresh token that is thrown away for an unusual status",
+)
+def test_each_2xx_with_an_access_token_is_issued(status: int) -> None:
+    """RFC 6749 section 5.1 demands 200. The server has rotated the refresh token all the same."""
+    outcome = outcome_of(status, GOOD)
+    assert isinstance(outcome, Issued)
+    assert outcome.refresh_token == Secret("r")
+
+
+@pytest.mark.parametrize("status", [100, 302, 400, 401, 403, 429, 500])
+def test_tokens_in_another_response_are_not_issued(status: int) -> None:
+    """The response of an error may hold an example."""
+    assert not isinstance(outcome_of(status, GOOD), Issued)
+
+
+def test_a_byte_order_mark_does_not_matter() -> None:
+    """RFC 8259 section 8.1 lets a reader ignore it."""
+    mark = b"\xef\xbb\xbf"
+    assert outcome_of(200, mark + json.dumps(GOOD).encode()) == outcome_of(200, GOOD)
+    assert isinstance(outcome_of(400, mark + b'{"error": "invalid_grant"}'), Refused)
 
 
 @pytest.mark.parametrize(
@@ -162,6 +255,44 @@ def test_the_other_errors_of_oauth_refuse_the_client(code: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("status", "content", "detail"),
+    [
+        (400, {"error": "slow_down"}, "status 400, error slow_down, and says nothing"),
+        (401, {"error": "Access.Denied-1"}, "status 401, error Access.Denied-1, and"),
+        (403, {"error": "invalid_client"}, "status 403, error invalid_client, and"),
+        (403, {"error": "invalid_grant"}, "status 403, error invalid_grant, and"),
+        (500, {"error": "server_error"}, "status 500, error server_error, and"),
+        (503, {"error": "temporarily_unavailable"}, "error temporarily_unavailable, and"),
+        (
+            200,
+            {"error": "slow_down"},
+            "status 200, error slow_down, but is not the JSON of a token",
+        ),
+        (200, {}, "status 200 but is not the JSON of a token"),
+        (204, b"", "status 204 but is not the JSON of a token"),
+        (400, {"error": "x" * 65}, "status 400 and says nothing"),
+        (400, {"error": "a b"}, "status 400 and says nothing"),
+        (400, {"error": "line\n"}, "status 400 and says nothing"),
+        (400, {"error": "\u202e"}, "status 400 and says nothing"),
+        (400, {"error": ""}, "status 400 and says nothing"),
+        (400, {"error": {"code": "x"}}, "status 400 and says nothing"),
+        (400, {"error_description": "slow_down"}, "status 400 and says nothing"),
+        (400, ["slow_down"], "status 400 and says nothing"),
+        (302, b"", "status 302, a redirect, which is not followed, and says nothing"),
+        (307, b"", "status 307, a redirect, which is not followed, and says nothing"),
+        (503, b"<html>", "status 503 and says nothing about the token"),
+    ],
+)
+def test_an_unclear_response_is_named_by_its_status_and_its_error_code(
+    status: int, content: object, detail: str
+) -> None:
+    """The code alone, with safe characters: they are fewer than in RFC 6749 section 5.2."""
+    outcome = outcome_of(status, content)
+    assert isinstance(outcome, Unknown)
+    assert detail in outcome.detail
+
+
+@pytest.mark.parametrize(
     ("header", "seconds"),
     [
         ("7", 7),
@@ -189,8 +320,14 @@ def test_random_bytes_neither_refuse_nor_issue_a_token(status: int, body: bytes)
 
 def test_a_detail_never_repeats_what_the_server_sent() -> None:
     """A response that echoes the token cannot put it into a log."""
-    for status in (200, 400, 401, 403, 429, 500):
-        for content in (b"canary", {"error_description": "canary"}, {"error": 5, "x": "canary"}):
+    for status in (200, 302, 400, 401, 403, 429, 500):
+        for content in (
+            b"canary",
+            {"error_description": "canary"},
+            {"error": 5, "x": "canary"},
+            {"error": "the canary"},
+            {"error": "slow_down", "error_description": "canary", "error_uri": "canary"},
+        ):
             assert "canary" not in str(outcome_of(status, content))
 
 
@@ -206,6 +343,19 @@ def test_a_token_is_revoked_by_a_2xx_or_because_it_is_unknown() -> None:
     assert isinstance(revoked(429, b""), Throttled)
     assert isinstance(revoked(302, b""), Unknown)
     assert isinstance(revoked(503, b"<html>"), Unknown)
+
+
+@pytest.mark.parametrize("status", [400, 401])
+def test_a_server_that_cannot_revoke_a_refresh_token_is_a_failure_with_its_code(
+    status: int,
+) -> None:
+    """RFC 7009 section 2.2.1. A retry does not help, so the next one waits for an operator; at the
+    token endpoint the code says nothing."""
+    failure = revoked(status, {"error": "unsupported_token_type"})
+    assert isinstance(failure, ClientRefused)
+    assert failure.code == "unsupported_token_type"
+    assert "unsupported_token_type" in failure.detail
+    assert isinstance(outcome_of(status, {"error": "unsupported_token_type"}), Unknown)
 
 
 # ---------- what is kept

@@ -30,8 +30,11 @@ __all__ = [
     "Credentials",
     "Request",
     "Response",
+    "is_success",
     "read_revocation_response",
     "read_token_response",
+    "retry_after",
+    "status_text",
 ]
 
 SCOPE_SETS = {
@@ -67,6 +70,10 @@ CLIENT_ERRORS = frozenset(
 """The error codes by which a token endpoint refuses the client or the request, so that it has not
 spent the token (RFC 6749 section 5.2)."""
 
+UNREVOKABLE = "unsupported_token_type"
+"""The error code by which a server says that it cannot revoke refresh tokens (RFC 7009 section
+2.2.1)."""
+
 MAX_LIFETIME_SECONDS = 1e9
 """Upper bound on ``expires_in``, about 32 years. A larger value is a fault of the server."""
 
@@ -82,7 +89,16 @@ TOKEN_TYPE = re.compile(r"[A-Za-z]{1,64}")
 SCOPE = re.compile(r"[ -~]{0,8192}")
 """Scopes, separated by spaces (RFC 6749 section A.4)."""
 
+SCOPE_SEPARATOR = re.compile(r"[ ,]+")
+"""Between two scopes: RFC 6749 section 3.3 demands a space, and some servers use a comma."""
+
+ERROR_CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+"""An error code that is shown. RFC 6749 section 5.2 permits more characters than any code has."""
+
 DIGITS = re.compile(r"[0-9]+")
+
+NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
+"""A number that is written as text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,24 +131,25 @@ class Response:
 def read_token_response(response: Response, now: datetime) -> Outcome:
     """Return the outcome of a request to the token endpoint, for the token that it held.
 
-    Only the error code ``invalid_grant``, in a JSON response with status 400 or 401, means that
-    the token is refused. A response that clearly says neither "issued" nor "not carried out" is
-    ``Unknown``: the token is kept. ``now`` is aware UTC.
+    Every 2xx status with an access token means "issued", since a refresh token that is lost is
+    worse than a wrong status. Only the error code ``invalid_grant``, in a JSON response with status
+    400 or 401, means that the token is refused. A response that clearly says neither "issued" nor
+    "not carried out" is ``Unknown``: the token is kept. ``now`` is aware UTC.
     """
-    content = _json_object(response.body)
-    match response.status:
-        case 200:
-            return _issued(content) or Unknown(
-                detail="the response has status 200, but is not the JSON of a token"
-            )
+    status, content = response.status, _json_object(response.body)
+    if is_success(status):
+        return _issued(content) or Unknown(
+            detail=f"the response has {_status(status, content)} but is not the JSON of a token"
+        )
+    match status:
         case 429:
             return Throttled(
                 detail="too many requests (429)",
-                retry_after=_retry_after(response.headers.get("Retry-After"), now),
+                retry_after=retry_after(response, now),
             )
         case 400 | 401:
-            return _refusal(content.get("error"), response.status)
-    return _unclear(response.status)
+            return _refusal(status, content)
+    return _unclear(status, content)
 
 
 def read_revocation_response(response: Response, now: datetime) -> Failure | None:
@@ -140,25 +157,54 @@ def read_revocation_response(response: Response, now: datetime) -> Failure | Non
 
     A token that the server does not know counts as revoked. ``now`` is aware UTC.
     """
-    if 200 <= response.status < 300:
+    if is_success(response.status):
         return None
     outcome = read_token_response(response, now)
+    if isinstance(outcome, Unknown) and _error_code(_json_object(response.body)) == UNREVOKABLE:
+        return ClientRefused(detail=f"{UNREVOKABLE} ({response.status})", code=UNREVOKABLE)
     return None if isinstance(outcome, Issued | Refused) else outcome
 
 
-def _refusal(code: object, status: int) -> Outcome:
+def is_success(status: int) -> bool:
+    """True for a 2xx status."""
+    return 200 <= status < 300
+
+
+def status_text(status: int) -> str:
+    """Return the status of a response in words."""
+    if 300 <= status < 400:
+        return f"status {status}, a redirect, which is not followed"
+    return f"status {status}"
+
+
+def _status(status: int, content: Mapping[str, object]) -> str:
+    """Return the status and the error code of a response in words, before a verb."""
+    code = _error_code(content)
+    text = status_text(status) if code is None else f"{status_text(status)}, error {code}"
+    return f"{text}," if "," in text else text
+
+
+def _error_code(content: Mapping[str, object]) -> str | None:
+    """Return the error code of a response. None if it has none that is safe to show.
+
+    The other texts of an error (``error_description``) may hold anything, and are never shown.
+    """
+    return _text(content.get("error"), ERROR_CODE)
+
+
+def _refusal(status: int, content: Mapping[str, object]) -> Outcome:
     """Return the outcome of an error response (RFC 6749 section 5.2)."""
-    if not isinstance(code, str):
-        return _unclear(status)
+    code = _error_code(content)
     if code == "invalid_grant":
         return Refused(detail="invalid_grant")
     if code in CLIENT_ERRORS:
         return ClientRefused(detail=f"{code} ({status})", code=code)
-    return _unclear(status)
+    return _unclear(status, content)
 
 
-def _unclear(status: int) -> Unknown:
-    return Unknown(detail=f"the response has status {status} and says nothing about the token")
+def _unclear(status: int, content: Mapping[str, object]) -> Unknown:
+    shown = _status(status, content)
+    return Unknown(detail=f"the response has {shown} and says nothing about the token")
 
 
 def _issued(content: Mapping[str, object]) -> Issued | None:
@@ -170,17 +216,30 @@ def _issued(content: Mapping[str, object]) -> Issued | None:
     access_token = _token(content.get("access_token"))
     if access_token is None:
         return None
-    scope = _text(content.get("scope"), SCOPE)
     xero_userid, auth_event_id = claims_of(access_token)
     return Issued(
         access_token=access_token,
-        token_type=_text(content.get("token_type"), TOKEN_TYPE) or "Bearer",
+        token_type=_token_type(content.get("token_type")),
         lifetime=_lifetime(content.get("expires_in")),
         refresh_token=_token(content.get("refresh_token")),
-        scopes=None if scope is None else tuple(scope.split()),
+        scopes=_scopes(content.get("scope")),
         xero_userid=xero_userid,
         auth_event_id=auth_event_id,
     )
+
+
+def _token_type(value: object) -> str:
+    """Return the token type. Its case does not matter (RFC 6749 section 5.1)."""
+    text = _text(value, TOKEN_TYPE) or "Bearer"
+    return "Bearer" if text.lower() == "bearer" else text
+
+
+def _scopes(value: object) -> tuple[str, ...] | None:
+    """Return the scopes, separated by spaces or commas, or in an array; None if none is named."""
+    entries = value if isinstance(value, list) else [value]
+    found = [text for text in (_text(entry, SCOPE) for entry in entries) if text is not None]
+    text = _text(" ".join(found), SCOPE) or ""  # an array is as long as a string at most
+    return tuple(scope for scope in SCOPE_SEPARATOR.split(text) if scope) or None
 
 
 def _token(value: object) -> Secret | None:
@@ -198,12 +257,12 @@ def _text(value: object, permitted: re.Pattern[str]) -> str | None:
 def _lifetime(expires_in: object) -> timedelta | None:
     """Return ``expires_in``, a number or its digits, as a duration; None if it is unusable.
 
-    A lifetime below one second becomes one second: a token never expires before it is issued.
+    Zero means that the token has expired already. So does a negative number.
     """
     seconds = _number(expires_in)
-    if seconds is None or not abs(seconds) < MAX_LIFETIME_SECONDS:
+    if seconds is None or not seconds < MAX_LIFETIME_SECONDS:
         return None
-    return timedelta(seconds=max(seconds, 1))
+    return timedelta(seconds=max(seconds, 0))
 
 
 def _number(value: object) -> float | None:
@@ -212,8 +271,8 @@ def _number(value: object) -> float | None:
             return None
         case int() | float():
             return value
-        case str():
-            return _whole_number(value)
+        case str() if NUMBER.fullmatch(value):
+            return float(value)
     return None
 
 
@@ -223,9 +282,10 @@ def _whole_number(text: str) -> int | None:
     return int(text[:12]) if DIGITS.fullmatch(text) else None
 
 
-def _retry_after(value: str | None, now: datetime) -> timedelta | None:
-    """Return a ``Retry-After`` header, seconds or an HTTP date, as a duration (RFC 9110
-    section 10.2.3); None if it is neither."""
+def retry_after(response: Response, now: datetime) -> timedelta | None:
+    """Return the header ``Retry-After``, seconds or an HTTP date, as a duration (RFC 9110
+    section 10.2.3); None if it is missing or neither. ``now`` is aware UTC."""
+    value = response.headers.get("Retry-After")
     if value is None:
         return None
     seconds = _whole_number(value.strip())
