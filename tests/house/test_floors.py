@@ -36,7 +36,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("xero",),
     ("xero.claims", "xero.identity_server"),
     ("xero.protocol",),
-    ("xero.connections", "xero.requests", "xero.scopes"),
+    ("xero.coding", "xero.connections", "xero.requests", "xero.scopes"),
     ("xero.http",),
     ("backends.records",),
     ("backends.leases", "backends.due_index", "backends.file_records"),

@@ -164,7 +164,7 @@ async def test_a_failure_is_told_in_words(xero: Sandbox) -> None:
         xero.release()
     await xero.stop()
     assert await client.reach() == "can't reach 127.0.0.1: Connection refused"
-    with pytest.raises(UpstreamFailed, match=r"endpoint did not respond: can't reach 127\.0\.0\.1"):
+    with pytest.raises(UpstreamFailed, match=r"sent no usable response: can't reach 127\.0\.0\.1"):
         await client.connections(Secret("a"))
     client.close()
 

@@ -22,6 +22,7 @@ from ..lifecycle.outcomes import Failure, NotSent, Outcome, Unknown
 from ..log_filters import hush_libraries
 from ..safe_text import safe_text
 from ..secret import Secret
+from .coding import decoded
 from .connections import connections_request, disconnect_request, read_disconnect_response
 from .identity_server import XERO, IdentityServer
 from .protocol import (
@@ -46,8 +47,8 @@ __all__ = ["MAX_RESPONSE_BYTES", "Proxy", "XeroClient"]
 T = TypeVar("T")
 
 MAX_RESPONSE_BYTES = 1 << 20
-"""Upper bound on a response. A token response has about 4 kB, a long list of connections about
-100 kB."""
+"""Upper bound on a response, as it arrives and decoded. A token response has about 4 kB, a long
+list of connections about 100 kB."""
 
 CURL_NOT_SENT = frozenset({5, 6, 7, 35, 60, 77})
 """The errors of libcurl that precede the request: the name of the proxy or the host, the
@@ -173,12 +174,14 @@ class XeroClient:
         """Return the response of the connections endpoint, of any status.
 
         Raises:
-            UpstreamFailed: there was no response.
+            UpstreamFailed: there was no response, or its content cannot be decoded.
         """
         request = connections_request(self.identity_server.connections_url, access_token)
         response = await self._send_in_turn(request)
         if not isinstance(response, Response):
-            raise UpstreamFailed(f"the connections endpoint did not respond: {response.detail}")
+            raise UpstreamFailed(
+                f"the connections endpoint sent no usable response: {response.detail}"
+            )
         return response
 
     async def disconnect(self, access_token: Secret, connection_id: str) -> Failure | None:
@@ -201,7 +204,7 @@ class XeroClient:
 
         This spends no token.
         """
-        response = await self._send(Request("GET", self.identity_server.token_url, {}))
+        response = await self._sent(Request("GET", self.identity_server.token_url, {}))
         return None if isinstance(response, Response) else response.detail
 
     def close(self) -> None:
@@ -227,11 +230,19 @@ class XeroClient:
         return NotSent(detail="the process is stopping")
 
     async def _send(self, request: Request) -> Response | NotSent | Unknown:
+        """Send a request once, and return its response with the content decoded. ``Unknown`` if
+        that cannot be read; and as ``_sent``."""
+        response = await self._sent(request)
+        if not isinstance(response, Response):
+            return response
+        return decoded(response, MAX_RESPONSE_BYTES)
+
+    async def _sent(self, request: Request) -> Response | NotSent | Unknown:
         """Send a request once.
 
         Returns:
-            The response. Without one: ``NotSent`` if no byte of the body has left this process,
-            since the body is the part that spends a token; else ``Unknown``.
+            The response as it arrived. Without one: ``NotSent`` if no byte of the body has left
+            this process, since the body is the part that spends a token; else ``Unknown``.
         """
         from tornado.httpclient import HTTPRequest
 
@@ -262,14 +273,16 @@ class XeroClient:
 
     def _transfer_options(self, request: Request, body: _Body) -> dict[str, Any]:
         """Return Tornado's options for the headers, the body and the proxy of a request."""
+        # No coding is asked for. Without this header, the server may choose any.
+        headers = {**request.headers, "Accept-Encoding": "identity"}
         if self._proxy is not None:
             sent = request.body if request.method == "POST" else None
-            return {"headers": dict(request.headers), "body": sent, **_proxy_options(self._proxy)}
+            return {"headers": headers, "body": sent, **_proxy_options(self._proxy)}
         if request.method != "POST":
-            return {"headers": dict(request.headers)}
+            return {"headers": headers}
         # With a length in the headers, Tornado does not use the chunked coding for a body_producer.
-        length = {"Content-Length": str(len(request.body))}
-        return {"headers": {**request.headers, **length}, "body_producer": body}
+        headers["Content-Length"] = str(len(request.body))
+        return {"headers": headers, "body_producer": body}
 
     def _detail(self, request: Request, error: Exception, *, may_have_left: bool) -> str:
         """Return the failure in words, for the operator."""
