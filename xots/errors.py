@@ -26,6 +26,7 @@
     │   ├── TooManyAccounts      there are as many accounts as ``max_accounts`` permits
     │   └── AccountUnusable      its settings, or its record, must be corrected first
     ├── UpstreamFailed           a request that spends no token has failed
+    │   └── UpstreamThrottled    Xero has received too many requests
     └── ClientError              a request of a program to a running xots server has failed
         ├── ServerUnreachable    no server responds
         └── ServerRefused        the server has responded with an error, or is not xots
@@ -62,6 +63,7 @@ __all__ = [
     "UnknownAccount",
     "UnknownTenant",
     "UpstreamFailed",
+    "UpstreamThrottled",
     "XotsError",
 ]
 
@@ -203,7 +205,19 @@ class AmbiguousTenant(TenantNotFound):
 
 class UpstreamFailed(XotsError):
     """The identity server gave no usable response to a request that spends no token, such as the
-    request for the list of organisations."""
+    request for the list of organisations.
+
+    Attributes:
+        retry_after_seconds: the time to wait before the next request, if the server demands one.
+    """
+
+    def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class UpstreamThrottled(UpstreamFailed):
+    """The identity server has received too many requests (429)."""
 
 
 class ClientError(XotsError):

@@ -22,6 +22,7 @@ from xots.errors import (
     TokenUnavailable,
     UnknownTenant,
     UpstreamFailed,
+    UpstreamThrottled,
 )
 from xots.server import Server
 from xots.web.problems import ErrorResponse, error_response
@@ -50,6 +51,7 @@ def response_to(error: BaseException | None) -> ErrorResponse:
         (TenantNotFound("x", []), 404, "tenant-not-found"),
         (AmbiguousTenant("x", []), 409, "ambiguous-tenant"),
         (UpstreamFailed("x"), 502, "upstream-failed"),
+        (UpstreamThrottled("x"), 503, "upstream-throttled"),
         (StaleWrite("x"), 500, "internal-error"),
         (HTTPError(400, "x"), 400, "bad-request"),
         (HTTPError(403, "x"), 403, "forbidden"),
@@ -84,6 +86,10 @@ def test_an_unexpected_error_is_500_without_its_message(error: BaseException | N
         (NotLoggedIn("x"), {"WWW-Authenticate": 'Bearer realm="xots"'}),
         (TokenUnavailable("x", 0.2), {"Retry-After": "1"}),
         (TokenUnavailable("x", 20.1), {"Retry-After": "21"}),
+        (UpstreamFailed("x", 20.1), {"Retry-After": "21"}),
+        (UpstreamFailed("x"), {}),
+        (UpstreamThrottled("x", 0), {"Retry-After": "1"}),
+        (UpstreamThrottled("x"), {}),
         (LoginFailed("x"), {}),
     ],
 )

@@ -35,6 +35,7 @@ from ..errors import (
     UnknownAccount,
     UnknownTenant,
     UpstreamFailed,
+    UpstreamThrottled,
     XotsError,
 )
 from ..safe_text import safe_text
@@ -79,6 +80,7 @@ PROBLEM_TYPES: Mapping[type[XotsError], ProblemType] = {
     TooManyAccounts: ProblemType(409, "too-many-accounts", "No account can be added"),
     AccountUnusable: ProblemType(503, "account-unusable", "The account cannot be used"),
     SettingsError: ProblemType(400, "invalid-settings", "The settings of the account are wrong"),
+    UpstreamThrottled: ProblemType(503, "upstream-throttled", "Xero received too many requests"),
     UpstreamFailed: ProblemType(502, "upstream-failed", "Xero returned no usable response"),
 }
 """The problem type of each error: that of the first class which the error is an instance of."""
@@ -138,12 +140,16 @@ def error_response(
             return _response(error, f"{error}{remedy}", {"WWW-Authenticate": CHALLENGE})
         case TenantNotFound():
             return _response(error, str(error), organisations=_shown(error.organisations))
-        case TokenUnavailable() | TooManyLogins():
-            seconds = max(1, ceil(error.retry_after_seconds))
-            return _response(error, str(error), {"Retry-After": str(seconds)})
+        case TokenUnavailable() | TooManyLogins() | UpstreamFailed():
+            return _response(error, str(error), _retry_after(error.retry_after_seconds))
         case XotsError():
             return _response(error, str(error))
     return _response(error, "an unexpected error occurred; the server's log shows it")
+
+
+def _retry_after(seconds: float | None) -> dict[str, str]:
+    """Return the header with the time to wait, in whole seconds; none if there is no such time."""
+    return {} if seconds is None else {"Retry-After": str(max(1, ceil(seconds)))}
 
 
 def http_reason(error: HTTPError) -> str | None:
