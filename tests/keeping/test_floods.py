@@ -177,7 +177,7 @@ async def test_the_list_is_requested_once_in_some_seconds(bench: Bench) -> None:
     first = await keeper.connections()
     assert keeper.known_organisations == organisations_of(first)
     bench.clock.advance(LIST_KEPT_SECONDS)
-    await outcomes([keeper.connections_response() for _ in range(50)])
+    await outcomes([keeper.connections() for _ in range(50)])
     assert requests(bench, Endpoint.CONNECTIONS) == 2
     bench.clock.advance(LIST_KEPT_SECONDS - 1)
     assert await keeper.connections() == first

@@ -340,6 +340,45 @@ async def test_tokens_are_forgotten_although_xero_deletes_no_connection(
     await assert_alive(b)
 
 
+async def test_the_connections_that_have_an_id_are_deleted_although_others_have_none(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry of the list may lack everything but its tenant id. The other one is not spared."""
+    accounting = bench.sandbox.world.accounting
+    rows = accounting.connections
+
+    def without_an_id(connections: Any) -> list[dict[str, object]]:
+        return [
+            row | {"id": None} if row["tenantName"] == "One Ltd" else row
+            for row in rows(connections)
+        ]
+
+    monkeypatch.setattr(accounting, "connections", without_an_id)
+    a = await logged_in(bench, "a", ONE, TWO)
+    b = await logged_in(bench, "b", THREE)
+    outcome = await a.end(forget=False)
+    assert connected(bench) == ["One Ltd", "Three Ltd"]
+    assert remaining(outcome) == ["One Ltd"]
+    assert "names no id for it" in str(outcome.problem)
+    await assert_alive(b)
+
+
+async def test_an_end_reports_the_connections_that_it_cannot_read(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may belong to the ended login. The others are deleted."""
+    a = await logged_in(bench, "a", ONE)
+    b = await logged_in(bench, "b", TWO)
+    accounting = bench.sandbox.world.accounting
+    rows = accounting.connections
+    monkeypatch.setattr(accounting, "connections", lambda found: [{"id": "1"}, *rows(found)])
+    outcome = await a.end(forget=False)
+    assert connected(bench) == ["Two Ltd"]
+    assert remaining(outcome) == []
+    assert "holds 1 entries that cannot be used" in str(outcome.problem)
+    await assert_alive(b)
+
+
 async def test_tokens_are_forgotten_although_xero_lists_no_connection(bench: Bench) -> None:
     """The record knows the organisations that it listed at the login."""
     a = await logged_in(bench, "a", ONE, TWO)

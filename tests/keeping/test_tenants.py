@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 from support.bench import Bench
 from support.inside import replica_of
 
-from xots.errors import LoginFailed, UnknownTenant, UpstreamFailed
+from xots.errors import LoginFailed, UnknownTenant, UpstreamFailed, UpstreamThrottled
 from xots.events import TenantChosen
 from xots.keeping.tenants import LIST_KEPT_SECONDS
+from xots.lifecycle.account import Organisation
 from xots.lifecycle.schedule import State
+from xots.sandbox import Endpoint
 
 
 async def test_a_tenant_that_is_not_connected_fails_the_login(bench: Bench) -> None:
@@ -93,3 +96,86 @@ async def test_an_organisation_is_not_chosen_for_a_login_after_the_lease(bench: 
     with pytest.raises(UnknownTenant, match="has changed meanwhile"):
         await choice
     assert (bench.record().consent_id, bench.record().tenant_id) == ("another", None)
+
+
+# ---------- lists that are not as Xero sends them
+
+
+def add_to_list(bench: Bench, monkeypatch: pytest.MonkeyPatch, *entries: object) -> None:
+    """Let Xero's list hold these entries before its own."""
+    accounting = bench.sandbox.world.accounting
+    own = accounting.connections
+    monkeypatch.setattr(accounting, "connections", lambda found: [*entries, *own(found)])
+
+
+def lists(bench: Bench) -> int:
+    """Return the number of requests for the list."""
+    return sum(one.endpoint is Endpoint.CONNECTIONS for one in bench.sandbox.log)
+
+
+async def test_entries_that_cannot_be_used_are_reported_once_a_list(
+    bench: Bench,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    expected_log: Any,
+) -> None:
+    """The login uses the organisation that is left, and the record holds no other."""
+    skipped = "the list of organisations holds 2 entries that cannot be used; they are skipped"
+    expected_log(skipped)
+    add_to_list(bench, monkeypatch, {"tenantId": "a b"}, None)
+    keeper = await bench.logged_in()
+    [connection] = await keeper.connections()
+    assert keeper.account.tenant_id == connection.tenant_id
+    assert [one.tenant_id for one in bench.record().organisations or ()] == [connection.tenant_id]
+    assert caplog.text.count(skipped) == 1
+
+
+async def test_an_organisation_of_which_only_the_id_is_known_can_be_chosen(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another identity server may send nothing else, or nulls."""
+    nulls = {"id": None, "tenantType": None, "tenantName": None, "authEventId": None}
+    add_to_list(bench, monkeypatch, {"tenantId": "t-1"}, {"tenantId": "t-2", **nulls})
+    keeper = await bench.logged_in()
+    await keeper.choose_tenant("T-2")
+    assert bench.record().tenant_id == "t-2"
+    found = {one.tenant_id: one for one in bench.record().organisations or ()}
+    assert found["t-1"] == Organisation(tenant_id="t-1")
+    assert found["t-2"] == Organisation(tenant_id="t-2")
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "kept_seconds", "told"),
+    [
+        ("429=90", UpstreamThrottled, 90, 90),
+        ("429=2", UpstreamThrottled, LIST_KEPT_SECONDS, LIST_KEPT_SECONDS),
+        ("429=86400", UpstreamThrottled, 3600, 3600),
+        ("429", UpstreamThrottled, LIST_KEPT_SECONDS, None),
+        ("503-html", UpstreamFailed, LIST_KEPT_SECONDS, None),
+    ],
+)
+@pytest.mark.safeguard(
+    file="keeping/tenants.py",
+    old="seconds = max(seconds, min(outcome.retry_after_seconds, longest))",
+    new="pass",
+    protects_from="requests to a Xero that has demanded to wait",
+)
+async def test_xero_is_not_asked_for_a_list_before_the_time_that_it_demanded(
+    bench: Bench, fault: str, kind: type, kept_seconds: float, told: float | None
+) -> None:
+    """The failure names the time that is left. It is an hour at most."""
+    keeper = await bench.logged_in()
+    bench.clock.advance(LIST_KEPT_SECONDS)
+    bench.sandbox.add_fault(f"connections:every:{fault}")
+    before = lists(bench)
+    for advanced in (0, kept_seconds - 1):
+        bench.clock.advance(advanced)
+        with pytest.raises(UpstreamFailed) as caught:
+            await keeper.connections()
+        assert type(caught.value) is kind
+        left = None if told is None else told - advanced
+        assert caught.value.retry_after_seconds == left
+    assert lists(bench) == before + 1
+    bench.sandbox.faults.clear()
+    bench.clock.advance(1)
+    assert await keeper.connections()

@@ -272,7 +272,7 @@ async def test_an_exception_in_a_handler_shows_no_data(
     def fail(*_: object, **__: object) -> Any:
         raise broken(kind)
 
-    for name in ("token", "refresh", "end", "connections_response", "check_store", "login"):
+    for name in ("token", "refresh", "end", "connections", "check_store", "login"):
         monkeypatch.setattr(logged_in.keeper, name, fail)
     for name in ("can_serve", "outlook", "store_problem", "clock_skew"):
         monkeypatch.setattr(type(logged_in.keeper), name, property(fail))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
@@ -123,6 +125,58 @@ async def test_tenants_are_502_while_xero_cannot_list_them(
     assert (response.status, response.json["type"]) == (502, "urn:xots:upstream-failed")
     assert "503" in response.json["detail"]
     assert (await get(f"{server.url}/token")).status == 200
+
+
+async def test_tenants_are_503_with_the_time_that_xero_demands(
+    brought_to: Any, sandbox: Sandbox, get: Any, expected_log: Any, clock: FakeClock
+) -> None:
+    """A program waits as long as this server does."""
+    expected_log(r"WARNING xots\.web: GET /tenants: ")
+    server = await brought_to("connected")
+    clock.advance(LIST_KEPT_SECONDS)
+    sandbox.add_fault("connections:every:429=90")
+    for left in (90, 60):
+        response = await get(f"{server.url}/tenants")
+        assert (response.status, response.json["type"]) == (503, "urn:xots:upstream-throttled")
+        assert response.headers["Retry-After"] == f"{left}"
+        clock.advance(30)
+
+
+async def test_a_list_that_is_not_as_xero_sends_it_is_served_without_its_bad_entries(
+    new_server: Any, credentials: Any, log_in: Any, get: Any, send: Any, expected_log: Any
+) -> None:
+    """A byte order mark, missing fields and strange values cost neither the list nor the page."""
+    expected_log(
+        "holds 3 entries that cannot be used",
+        r"WARNING xots\.web: GET /token: .*no organisation",
+    )
+    nulls = {"tenantId": "t-2", "id": None, "tenantType": None, "tenantName": None}
+    good = [
+        {"tenantId": "t-1"},
+        nulls,
+        {"tenantId": "t-3", "tenantName": ["x"], "\u202e": {"a": 1}},
+    ]
+    bad = [None, {"tenantId": "a b"}, {"id": "1", "tenantName": "No id"}]
+    body = b"\xef\xbb\xbf" + json.dumps([*bad, *good]).encode()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as lists:
+        url = f"http://127.0.0.1:{lists.sockets[0].getsockname()[1]}/connections"
+        server = await new_server(**credentials, connections_url=url)
+        await log_in(server)
+        response = await get(f"{server.url}/tenants")
+        assert (response.status, response.json) == (200, good)
+        assert response.body.isascii()
+        assert (await get(f"{server.url}/token?tenant=t-3")).json["tenantId"] == "t-3"
+        assert (await get(f"{server.url}/token?tenant=a%20b")).status == 404
+        page = await send("GET", f"{origin(server)}/home", BROWSER)
+        assert page.status == 200
+        assert "t-2" in page.text
 
 
 # ---------- the end of a login

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from xots.clock import SystemClock
-from xots.errors import UpstreamFailed
+from xots.errors import UpstreamFailed, UpstreamThrottled
 from xots.lifecycle.outcomes import Failure
 from xots.sandbox import DEFAULT_CLIENT_ID, Sandbox, SandboxOptions
 from xots.secret import Secret
-from xots.xero.connections import disconnect_request, read_connections, read_disconnect_response
+from xots.xero.connections import (
+    Connection,
+    Listed,
+    disconnect_request,
+    read_connections,
+    read_disconnect_response,
+)
 from xots.xero.http import XeroClient
 from xots.xero.identity_server import IdentityServer
 from xots.xero.protocol import Response
 
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 CONNECTION = "7cb59f93-2964-421d-bb5e-a0f7a4572a44"
 
 
@@ -113,51 +125,178 @@ async def test_a_strange_id_is_sent_nowhere(client: XeroClient, xero: Sandbox) -
 # ---------- the list
 
 
+def listed(content: object, status: int = 200, **headers: str) -> Listed:
+    """The list in this response; an underscore in a header's name stands for a hyphen."""
+    body = content if isinstance(content, bytes) else json.dumps(content).encode()
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return read_connections(Response(status, named, body), NOW)
+
+
+XEROS = {
+    "id": "7cb59f93",
+    "authEventId": "e-1",
+    "tenantId": "t",
+    "tenantType": "PRACTICE",
+    "tenantName": "Acme",
+    "createdDateUtc": "2019-12-07T18:46:19.5165400",
+}
+
+
 def test_connections_are_read_as_xero_sends_them() -> None:
-    """A bare array; a name may be null, and unknown fields are ignored."""
-    body = (
-        b'[{"id": "1", "authEventId": "e", "tenantId": "t", "tenantType": "PRACTICE",'
-        b' "tenantName": null, "new": 1}]'
+    """A bare array; fields that xots does not know are kept for those who ask for the list."""
+    assert listed([XEROS]) == Listed(
+        (
+            Connection(
+                tenant_id="t",
+                id="7cb59f93",
+                tenant_type="PRACTICE",
+                tenant_name="Acme",
+                auth_event_id="e-1",
+                fields=XEROS,
+            ),
+        ),
+        skipped=0,
     )
-    (connection,) = read_connections(Response(200, {}, body))
-    assert (connection.tenant_id, connection.tenant_name) == ("t", None)
-    for bad in (
-        Response(401, {}, body),
-        Response(200, {}, b"{}"),
-        Response(200, {}, b"<html>"),
-        Response(200, {}, b"[{}]"),
-    ):
-        with pytest.raises(UpstreamFailed):
-            read_connections(bad)
+    assert listed([]) == Listed((), skipped=0)
 
 
-@pytest.mark.parametrize("field", ["id", "tenantId", "tenantType"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_byte_order_mark_does_not_matter_in_a_list(mark: bytes) -> None:
+    """RFC 8259 section 8.1 lets a reader ignore it."""
+    assert listed(mark + json.dumps([XEROS]).encode()) == listed([XEROS])
+
+
+FIELDS = {
+    "id": "id",
+    "authEventId": "auth_event_id",
+    "tenantType": "tenant_type",
+    "tenantName": "tenant_name",
+}
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("value", ["missing", None, 5, True, 1.5, [], ["x"], {}, {"x": 1}])
+def test_each_field_but_the_tenant_id_may_be_missing_or_of_a_wrong_type(
+    field: str, value: object
+) -> None:
+    """It counts as missing then, and costs neither the entry nor the others."""
+    entry = {name: content for name, content in XEROS.items() if name != field}
+    if value != "missing":
+        entry[field] = value  # type: ignore[assignment]
+    [connection] = listed([entry]).connections
+    [full] = listed([XEROS]).connections
+    assert connection == replace(full, **{FIELDS[field]: None, "fields": entry})  # type: ignore[arg-type]
+
+
+STRANGE = ["", "a b", "a\nb", "\x1b[2J", "\x9b", "\u202e", "é", "a\n", "x" * 129]
+
+
+@pytest.mark.parametrize(("field", "value"), [(f, v) for f in FIELDS for v in STRANGE], ids=ascii)
+def test_a_strange_text_in_a_field_that_is_kept_counts_as_missing(field: str, value: str) -> None:
+    """A name may be any text: it is kept only in part, and shown as safe text."""
+    [connection] = listed([XEROS | {field: value}]).connections
+    assert getattr(connection, FIELDS[field]) == (value if field == "tenantName" else None)
+
+
+@pytest.mark.parametrize("connection_id", ["..", "a/b", "a?b", "a%2fb", "x" * 65])
+def test_an_id_that_could_name_another_resource_is_not_read(connection_id: str) -> None:
+    """Its connection cannot be deleted."""
+    [connection] = listed([XEROS | {"id": connection_id}]).connections
+    assert connection.id is None
+
+
 @pytest.mark.parametrize(
-    "value", ["", "a b", "a\nb", "\x1b[2J", "\x9b", "\u202e", "é", "a\n", "x" * 129], ids=ascii
+    "entry",
+    [
+        *({"id": "1", "tenantId": value} for value in (*STRANGE, None, 5, True, ["t"], {"t": 1})),
+        {},
+        {"id": "1", "TenantId": "t"},
+        None,
+        "t",
+        5,
+        ["t"],
+        [XEROS],
+    ],
+    ids=ascii,
 )
 @pytest.mark.safeguard(
     file="xero/connections.py",
-    old='msgspec.Meta(pattern=r"\\A[!-~]{1,128}\\Z")',
-    new='msgspec.Meta(pattern=r"")',
+    old='re.compile(r"[!-~]{1,128}")',
+    new='re.compile(r"(?s).*")',
     protects_from="an id in the record that forges a line of the log or drives a terminal",
 )
-def test_a_strange_id_of_an_organisation_is_refused(field: str, value: str) -> None:
-    """It would be kept in the record, and shown. The message does not repeat it."""
-    content = [{"id": "1", "tenantId": "t", "tenantType": "ORGANISATION"} | {field: value}]
-    with pytest.raises(UpstreamFailed, match="printable characters") as caught:
-        read_connections(Response(200, {}, json.dumps(content).encode()))
-    assert len(value) < 2 or value not in str(caught.value)
+def test_an_entry_without_a_valid_tenant_id_is_skipped_and_counted(entry: object) -> None:
+    """The id would be kept in the record, and shown. The other entries are read."""
+    assert listed([entry, XEROS, entry]) == Listed(listed([XEROS]).connections, skipped=2)
 
 
-@pytest.mark.parametrize("body", [b"\xff", b'["\\ud800"]', b'[{"id":"\xed\xa0\x80"}]', b"[" * 9999])
-def test_a_list_that_is_no_text_is_refused(body: bytes) -> None:
-    """Bytes that are not UTF-8, lone surrogates and endless nesting raise the same error."""
-    with pytest.raises(UpstreamFailed, match="not a list of connections"):
-        read_connections(Response(200, {}, body))
+@pytest.mark.parametrize(
+    "entry",
+    [
+        b'{"tenantId":"t","tenantName":"\xff"}',
+        b'{"tenantId":"t","x":1e999}',
+        b'{"tenantId":"t","x":' + b"9" * 5000 + b"}",
+        b'{"tenantId":"t","x":' + b"[" * 30 + b"]" * 30 + b"}",
+        b'{"tenantId":"t","x":' + b'{"a":' * 300 + b"1" + b"}" * 301,
+    ],
+    ids=["no text", "a large number", "a long number", "nested arrays", "nested objects"],
+)
+def test_an_entry_that_cannot_be_written_as_json_again_is_skipped(entry: bytes) -> None:
+    """Those who ask for the list would receive an error instead of it."""
+    found = listed(b"[" + entry + b"," + json.dumps(XEROS).encode() + b"]")
+    assert found == Listed(listed([XEROS]).connections, skipped=1)
+    json.dumps([connection.fields for connection in found.connections], allow_nan=False)
 
 
-def test_a_strange_name_of_an_organisation_is_accepted() -> None:
-    """It is kept only in part, and shown as safe text, so it costs no login."""
-    content = [{"id": "1", "tenantId": "t", "tenantName": "Acme\n\x1b[2J\u202e" * 100}]
-    [connection] = read_connections(Response(200, {}, json.dumps(content).encode()))
-    assert connection.tenant_id == "t"
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"{}", b'{"connections": []}', b"null", b'"x"', b"<html>", b"[", b"[1,]", b"[NaN]"),
+        *(b"\xff", b'["\\ud800"]', b"[" * 9999, b"\xff\xfe[\0]\0"),
+    ],
+    ids=ascii,
+)
+def test_a_body_that_is_no_array_is_refused(body: bytes) -> None:
+    """Neither is it read as a login without organisations. The message does not repeat it."""
+    with pytest.raises(UpstreamFailed, match="is not a list of connections"):
+        listed(body)
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_never_raise_another_error(content: bytes) -> None:
+    """Each body is a list or a failure."""
+    for body in (content, b"[" + content + b"]", b'[{"tenantId":"' + content + b'"}]'):
+        with suppress(UpstreamFailed):
+            listed(body)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "told"),
+    [
+        (401, UpstreamFailed, "status 401"),
+        (302, UpstreamFailed, "status 302, a redirect, which is not followed"),
+        (204, UpstreamFailed, "status 204"),
+        (429, UpstreamThrottled, "status 429"),
+        (503, UpstreamFailed, "status 503"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        (None, None),
+        ("7", 7),
+        ("0", 0),
+        ("Mon, 23 Nov 2026 12:01:00 GMT", 60),
+        ("soon", None),
+        ("9" * 5000, 10**6),
+    ],
+    ids=["none", "7", "0", "a date", "no time", "digits"],
+)
+def test_another_status_is_a_failure_with_the_time_to_wait(
+    status: int, kind: type, told: str, header: str | None, seconds: float | None
+) -> None:
+    """RFC 9110 section 10.2.3: each status may have a Retry-After."""
+    with pytest.raises(UpstreamFailed, match=f"responded with {told}$") as caught:
+        listed([XEROS], status, **({"Retry_After": header} if header else {}))
+    assert type(caught.value) is kind
+    assert caught.value.retry_after_seconds == seconds

@@ -22,7 +22,7 @@ from ..xero.connections import read_connections
 from .context import Context
 from .refreshing import spend
 from .siblings import Siblings
-from .tenants import organisations_of
+from .tenants import organisations_of, skipped_text
 
 __all__ = ["Disconnection", "delete_connections"]
 
@@ -67,10 +67,17 @@ async def delete_connections(
     if token is None:
         return Disconnection(remaining=assumed, problem="Xero issued no access token for it")
     try:
-        listed = organisations_of(read_connections(await context.xero.connections(token)))
+        response = await context.xero.connections(token)
+        listed = read_connections(response, context.clock.now())
     except UpstreamFailed as error:
         return Disconnection(remaining=assumed, problem=f"{error}")
-    own = _own(account, siblings, listed)
+    # Those that cannot be deleted come last: the first failure ends the deletions.
+    own = tuple(
+        sorted(
+            _own(account, siblings, organisations_of(listed.connections)),
+            key=lambda organisation: organisation.connection_id is None,
+        )
+    )
     if own and unclear:
         return Disconnection(remaining=own, problem=unclear_text(unclear, len(own)))
     until = context.clock.elapsed() + MAX_SECONDS
@@ -80,7 +87,8 @@ async def delete_connections(
             failure = await _delete(context, lease, token, organisation)
         if failure is not None:
             return Disconnection(deleted=done, remaining=own[done:], problem=failure)
-    return Disconnection(deleted=len(own))
+    problem = skipped_text(listed.skipped) if listed.skipped else None
+    return Disconnection(deleted=len(own), problem=problem)
 
 
 def _own(

@@ -24,7 +24,7 @@ from ..sealing import Sealer
 from ..tasks import Closed, Tasks
 from ..xero.connections import Connection
 from ..xero.http import XeroClient
-from ..xero.protocol import Credentials, Response
+from ..xero.protocol import Credentials
 from .acts import MAX_CHOICES_AT_ONCE, Acts
 from .changes import Changes
 from .checking import StoreCheck
@@ -302,19 +302,14 @@ class TokenKeeper:
         with self._serving.stopped():  # at once, whatever has to be waited for
             return await end_login(self._context, forget=forget, everywhere=everywhere)
 
-    async def connections(self) -> list[Connection]:
-        """Return the organisations that the login is connected to.
+    async def connections(self) -> tuple[Connection, ...]:
+        """Return the organisations that the login is connected to, listed some seconds ago at most.
 
         Raises:
             NoCredentials, NotLoggedIn, ConsentLost, TokenUnavailable: as ``token``.
             UpstreamFailed: Xero returned no list.
         """
         return (await self._tenant_list.read(await self.token())).connections
-
-    async def connections_response(self) -> Response:
-        """Return Xero's response with the list, of some seconds ago at most; raises as
-        ``connections``."""
-        return (await self._tenant_list.read(await self.token())).response
 
     async def tenant(self, text: str, *, may_wait: bool = True) -> str:
         """Return the tenant id of the login's organisation with this id or unique name.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,20 +28,18 @@ from ..lifecycle.account import (
     AccessToken,
     Account,
     Organisation,
-    valid_id,
 )
 from ..safe_text import safe_text
 from ..secret import Secret
 from ..tasks import Closed, SharedTask, Tasks
-from ..xero.connections import Connection, read_connections
-from ..xero.protocol import Response
+from ..xero.connections import Connection, Listed, read_connections
 from .context import Context
 
 __all__ = [
-    "Listed",
     "TenantList",
     "matching_tenant",
     "organisations_of",
+    "skipped_text",
     "tenant_of_login",
     "write_tenant",
 ]
@@ -49,16 +47,8 @@ __all__ = [
 logger = logging.getLogger("xots.keeper")
 
 LIST_KEPT_SECONDS = 10.0
-"""Time for which a list, or the failure to read it, is kept. A new organisation needs a new login,
-which drops it."""
-
-
-@dataclass(frozen=True)
-class Listed:
-    """The list of organisations, as Xero sent it and as it was read."""
-
-    response: Response
-    connections: list[Connection]
+"""Time for which a list, or the failure to read it, is kept at least. A new organisation needs a
+new login, which drops it."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +90,8 @@ class TenantList:
         """Return the list, from memory or with the login's access token from Xero.
 
         Raises:
-            UpstreamFailed: Xero sent none, now or just before, or the identity server has none.
+            UpstreamFailed: Xero sent none, now or just before, or the identity server has none. A
+                failure with a time to wait is kept for as long, and names the time that is left.
         """
         if not self._context.xero.identity_server.connections_url:
             raise UpstreamFailed(
@@ -108,11 +99,12 @@ class TenantList:
             )
         consent_id = self._context.account.consent_id
         async with self._requesting:
-            outcome = self._kept(consent_id)
-            if outcome is None:
-                outcome = await self._requested(access, consent_id)
+            kept = self._kept(consent_id) or await self._requested(access, consent_id)
+            left = kept.until - self._context.clock.elapsed()
+        outcome = kept.outcome
         if isinstance(outcome, UpstreamFailed):
-            raise UpstreamFailed(str(outcome))
+            is_demanded = outcome.retry_after_seconds is not None
+            raise type(outcome)(str(outcome), left if is_demanded else None)
         return outcome
 
     async def find(
@@ -156,29 +148,32 @@ class TenantList:
         if listed is not None:
             self._keep(listed, self._context.account.consent_id)
 
-    def _kept(self, consent_id: str | None) -> Listed | UpstreamFailed | None:
+    def _kept(self, consent_id: str | None) -> _Kept | None:
         kept, elapsed = self._last, self._context.clock.elapsed()
         if kept is None or kept.consent_id != consent_id or elapsed >= kept.until:
             return None
-        return kept.outcome
+        return kept
 
-    async def _requested(
-        self, access: AccessToken, consent_id: str | None
-    ) -> Listed | UpstreamFailed:
+    async def _requested(self, access: AccessToken, consent_id: str | None) -> _Kept:
         outcome: Listed | UpstreamFailed
         try:
             outcome = await _request_list(self._context, access.value)
         except UpstreamFailed as error:
             outcome = error
-        self._keep(outcome, consent_id)
+        kept = self._keep(outcome, consent_id)
         if isinstance(outcome, Listed):
             found = organisations_of(outcome.connections)[:MAX_ORGANISATIONS]
             self._write_if_new(found, consent_id)
-        return outcome
+        return kept
 
-    def _keep(self, outcome: Listed | UpstreamFailed, consent_id: str | None) -> None:
-        until = self._context.clock.elapsed() + LIST_KEPT_SECONDS
+    def _keep(self, outcome: Listed | UpstreamFailed, consent_id: str | None) -> _Kept:
+        seconds = LIST_KEPT_SECONDS
+        if isinstance(outcome, UpstreamFailed) and outcome.retry_after_seconds is not None:
+            longest = self._context.policy.max_wait.total_seconds()
+            seconds = max(seconds, min(outcome.retry_after_seconds, longest))
+        until = self._context.clock.elapsed() + seconds
         self._last = _Kept(consent_id, until, outcome)
+        return self._last
 
     def _write_if_new(self, found: tuple[Organisation, ...], consent_id: str | None) -> None:
         if self._context.account.organisations == found:
@@ -193,11 +188,11 @@ def organisations_of(connections: Iterable[Connection]) -> tuple[Organisation, .
     record keeps the first ``MAX_ORGANISATIONS`` of them."""
     found = (
         Organisation(
-            connection_id=valid_id(connection.id),
+            connection_id=connection.id,
             tenant_id=connection.tenant_id,
             name=connection.tenant_name,
             kind=connection.tenant_type,
-            auth_event_id=valid_id(connection.auth_event_id),
+            auth_event_id=connection.auth_event_id,
         )
         for connection in connections
     )
@@ -205,13 +200,21 @@ def organisations_of(connections: Iterable[Connection]) -> tuple[Organisation, .
 
 
 async def _request_list(context: Context, access_token: Secret) -> Listed:
-    """Return the list of organisations.
+    """Return the list of organisations, and log the number of entries that cannot be used.
 
     Raises:
         UpstreamFailed: there was no response, or not one with status 200 and a list.
     """
     response = await context.xero.connections(access_token)
-    return Listed(response, read_connections(response))
+    listed = read_connections(response, context.clock.now())
+    if listed.skipped:
+        logger.warning("%s", skipped_text(listed.skipped))
+    return listed
+
+
+def skipped_text(number: int) -> str:
+    """Return the sentence about entries of the list that name no valid organisation."""
+    return f"the list of organisations holds {number} entries that cannot be used; they are skipped"
 
 
 async def write_organisations(
@@ -286,7 +289,7 @@ async def tenant_of_login(
     return used_before if used_before in listed else None, found
 
 
-def matching_tenant(tenant_id: str, connected: list[Connection]) -> str:
+def matching_tenant(tenant_id: str, connected: Sequence[Connection]) -> str:
     """Return the tenant id as Xero writes it.
 
     Raises:
