@@ -227,6 +227,9 @@ def test_only_invalid_grant_itself_refuses_a_token() -> None:
     for status, content in (
         (400, b"invalid_grant"),
         (400, {"error": "not invalid_grant"}),
+        (400, {"error": "not_invalid_grant"}),
+        (400, {"error": "Invalid_Grant"}),
+        (401, {"error": "slow_down"}),
         (400, {"message": "invalid_grant"}),
         (400, {"error": ["invalid_grant"]}),
         (400, ["invalid_grant"]),
@@ -329,6 +332,14 @@ def test_a_detail_never_repeats_what_the_server_sent() -> None:
             {"error": "slow_down", "error_description": "canary", "error_uri": "canary"},
         ):
             assert "canary" not in str(outcome_of(status, content))
+
+
+def test_an_error_code_that_is_the_token_is_not_shown() -> None:
+    """A broken server may echo any part of the request there."""
+    token = Secret("canary-4b1d7c0e5f2a49d6")
+    outcome = outcome_of(400, {"error": token.reveal()})
+    assert isinstance(outcome, Unknown)
+    assert "canary" not in outcome.detail
 
 
 # ---------- responses of the other endpoints

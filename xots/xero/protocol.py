@@ -22,6 +22,7 @@ from ..lifecycle.outcomes import (
     Throttled,
     Unknown,
 )
+from ..safe_text import safe_text
 from ..secret import Secret
 from .claims import claims_of
 
@@ -180,7 +181,10 @@ def status_text(status: int) -> str:
 def _status(status: int, content: Mapping[str, object]) -> str:
     """Return the status and the error code of a response in words, before a verb."""
     code = _error_code(content)
-    text = status_text(status) if code is None else f"{status_text(status)}, error {code}"
+    text = status_text(status)
+    if code is not None:
+        # The server may have echoed the token, which may be forgotten before the detail is shown.
+        text += f", error {safe_text(code)}"
     return f"{text}," if "," in text else text
 
 
