@@ -17,6 +17,7 @@ from xots.lifecycle.account import (
     FORMAT,
     Account,
     Intent,
+    Organisation,
     Problem,
     ProblemKind,
     RefreshToken,
@@ -109,7 +110,8 @@ def test_a_stored_record_of_format_3_is_read() -> None:
         set_first_spent=False,
     )
     assert (account.tombstones, account.tombstones_ever) == (("6bcd92e0a280",), 1)
-    assert (account.xero_userid, account.auth_event_id, account.organisations) == (None, None, None)
+    assert (account.xero_userid, account.auth_event_id) == (None, None)
+    assert account.organisations == (Organisation(tenant_id=account.tenant_id),)
     assert (account.listed_at, account.entry, account.removed) == (None, None, False)
     assert (account.refreshes, account.login_states, account.notices) == ((), (), ())
     step = next_step(account, at + timedelta(minutes=2), Policy())

@@ -365,7 +365,8 @@ def test_responses_without_a_refresh_token_are_counted_for_one_token() -> None:
     file="lifecycle/transitions.py",
     old="            kind = ProblemKind.UNKNOWN\n",
     new=(
-        "            kind = ProblemKind.UNKNOWN\n            account = replace(account, intent=None)\n"
+        "            kind = ProblemKind.UNKNOWN\n"
+        "            account = replace(account, intent=None)\n"
     ),
     protects_from="a lost response that is forgotten",
 )

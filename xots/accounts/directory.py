@@ -13,6 +13,7 @@ from ..keeping.usage import Fresh
 from ..lifecycle.account import Account
 from ..lifecycle.outlook import Need, outlook
 from ..lifecycle.schedule import State, state_of
+from ..lifecycle.tenants import verified_tenant
 from .config import AccountConfig
 
 __all__ = ["Directory", "Glimpse", "Summary", "glimpse"]
@@ -74,21 +75,23 @@ def glimpse(config: AccountConfig, account: Account, now: datetime) -> Glimpse:
         client_id=account.client_id,
         user_id=account.xero_userid,
         state=state_of(account, now, config.policy, is_configured=config.credentials is not None),
-        organisation=_organisation(account),
+        organisation=_organisation(config, account),
         login_needed_at=found.login_needed_at,
         attention_for=found.attention_for,
         problem="; ".join(problems) or None,
     )
 
 
-def _organisation(account: Account) -> str | None:
+def _organisation(config: AccountConfig, account: Account) -> str | None:
     """Return the name of the organisation in use; its id if the name is not known."""
+    has_list = bool(config.identity_server.connections_url)
+    used = verified_tenant(account, has_list=has_list)
     if account.consent_id is None:
         return None
     for organisation in account.organisations or ():
-        if organisation.tenant_id == account.tenant_id:
-            return organisation.name or account.tenant_id
-    return account.tenant_id
+        if organisation.tenant_id == used:
+            return organisation.name or used
+    return used
 
 
 class Directory:

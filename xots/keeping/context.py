@@ -93,6 +93,11 @@ class Context:
         return self.account.token_url not in (None, self.xero.identity_server.token_url)
 
     @property
+    def has_list(self) -> bool:
+        """True if the identity server lists organisations."""
+        return bool(self.xero.identity_server.connections_url)
+
+    @property
     def credentials(self) -> list[Credentials]:
         """The credentials to authenticate with, the likeliest first; empty if there are none.
 

@@ -20,6 +20,7 @@ from ..lifecycle.schedule import (
     is_work,
     tick_seconds,
 )
+from ..lifecycle.tenants import tenant_problem, verified_tenant
 from ..sealing import Sealer
 from ..tasks import Closed, Tasks
 from ..xero.connections import Connection
@@ -112,10 +113,10 @@ class TokenKeeper:
         )
         self._tasks = Tasks()
         self._acts = Acts()
-        self._refreshing = Refreshing(self._context, self._tasks)
         self._following = Following(self._context, self._tasks)
         self._store_check = StoreCheck(self._context, self._tasks)
         self._tenant_list = TenantList(self._context, self._tasks)
+        self._refreshing = Refreshing(self._context, self._tasks, self._tenant_list.refreshed)
         self._logins = Logins(self._context, self._tasks, self._tenant_list)
         self._serving = Serving(self._context, self._refreshing, self._logins, self._tasks)
 
@@ -198,6 +199,17 @@ class TokenKeeper:
         """The organisations of the login as the record has them, however old; None if they were
         never listed. It makes no request."""
         return self._tenant_list.known
+
+    @property
+    def tenant_id(self) -> str | None:
+        """The organisation that callers are to use; None if there is none, or it is not
+        verified."""
+        return verified_tenant(self.account, has_list=self._context.has_list)
+
+    @property
+    def tenant_problem(self) -> str | None:
+        """Why callers are told no organisation; None if they are told one or need none."""
+        return tenant_problem(self.account, has_list=self._context.has_list)
 
     def observe(self, observer: Observer) -> None:
         """Send every event from now on to ``observer`` too."""

@@ -36,10 +36,12 @@ class Refreshing:
     Args:
         context: the parts of the account's keeper.
         tasks: the keeper's tasks, which the refresh belongs to.
+        refreshed: is called after a refresh that brought an access token. It must not wait.
     """
 
-    def __init__(self, context: Context, tasks: Tasks) -> None:
+    def __init__(self, context: Context, tasks: Tasks, refreshed: Callable[[], None]) -> None:
         self._context = context
+        self._refreshed = refreshed
         self._shared = SharedTask(tasks)
 
     @property
@@ -70,7 +72,7 @@ class Refreshing:
         """
         try:
             task, started = self._shared.join(
-                lambda: refresh(self._context, min_life, expected_current, by_user=by_user)
+                lambda: self._refresh(min_life, expected_current, by_user=by_user)
             )
         except Closed:
             return True
@@ -81,6 +83,14 @@ class Refreshing:
         for ended in done:
             ended.result()
         return started or not done
+
+    async def _refresh(
+        self, min_life: timedelta | None, expected_current: str | None, *, by_user: bool
+    ) -> None:
+        before = self._context.replica.account.access
+        await refresh(self._context, min_life, expected_current, by_user=by_user)
+        if self._context.replica.account.access not in (None, before):
+            self._refreshed()
 
     async def complete(self, expected_current: str | None = None, *, by_user: bool = False) -> None:
         """Join the refresh in progress, and make the one that is due or forced after it. Without

@@ -24,11 +24,11 @@ from ..errors import (
 from ..events import TenantChosen
 from ..lifecycle.account import (
     MAX_NAME_LENGTH,
-    MAX_ORGANISATIONS,
     AccessToken,
     Account,
     Organisation,
 )
+from ..lifecycle.tenants import after_list, tenant_problem
 from ..safe_text import safe_text
 from ..secret import Secret
 from ..tasks import Closed, SharedTask, Tasks
@@ -51,6 +51,10 @@ LIST_KEPT_SECONDS = 10.0
 new login, which drops it."""
 
 
+LIST_INTERVAL_SECONDS = 86400.0
+"""Interval between lists that no user and no caller demands."""
+
+
 @dataclass(frozen=True)
 class _Kept:
     """The outcome of a request for the list."""
@@ -65,8 +69,8 @@ class TenantList:
     """The list of the login's organisations, requested at most once in ``LIST_KEPT_SECONDS``.
 
     Callers at the same time share one request. A list belongs to one consent. The record keeps the
-    organisations too, for a restart and for other processes. It is written only if they are others
-    than before, and no caller waits for that.
+    organisations too, for a restart and for other processes. It is written only if the list changes
+    it, and no caller waits for that.
 
     Args:
         context: the parts of the account's keeper.
@@ -78,6 +82,9 @@ class TenantList:
         self._requesting = asyncio.Lock()
         self._last: _Kept | None = None
         self._writing = SharedTask(tasks)
+        self._checking = SharedTask(tasks)
+        self._due_at = context.clock.elapsed() + LIST_INTERVAL_SECONDS
+        """When the list is requested again without a demand, by ``Clock.elapsed``."""
 
     @property
     def known(self) -> tuple[Organisation, ...] | None:
@@ -127,8 +134,9 @@ class TenantList:
         """
         account = self._context.account
         used = account.tenant_id if account.consent_id is not None else None
-        if self.known is None and used is not None and used.lower() == text.lower():
-            return used  # an identity server without a list, or a record of format 3
+        has_list = self._context.has_list
+        if not has_list and used is not None and used.lower() == text.lower():
+            return used
         if found := named(text, self.known or ()):
             return found
         if not may_wait:
@@ -141,6 +149,24 @@ class TenantList:
             + _in_words(listed),
             [(one.tenant_id, one.name) for one in listed],
         )
+
+    def refreshed(self) -> None:
+        """Request the list after a refresh, if the organisation to use was not verified yet or no
+        list was read for a day. No caller waits for it."""
+        context, account = self._context, self._context.account
+        is_due = account.organisations is None or context.clock.elapsed() >= self._due_at
+        if not (context.has_list and is_due) or account.consent_id is None:
+            return
+        if (access := account.access) is not None:
+            with suppress(Closed):
+                self._checking.join(lambda: self._check(access))
+
+    async def _check(self, access: AccessToken) -> None:
+        try:
+            await self.read(access)
+        except UpstreamFailed as error:
+            name = self._context.name
+            logger.warning("%s: the organisations could not be listed: %s", name, error)
 
     def keep(self, listed: Listed | None) -> None:
         """Keep the list that was read with the access token of the login in the record, if it was
@@ -162,8 +188,8 @@ class TenantList:
             outcome = error
         kept = self._keep(outcome, consent_id)
         if isinstance(outcome, Listed):
-            found = organisations_of(outcome.connections)[:MAX_ORGANISATIONS]
-            self._write_if_new(found, consent_id)
+            self._due_at = self._context.clock.elapsed() + LIST_INTERVAL_SECONDS
+            self._write_if_new(organisations_of(outcome.connections), consent_id)
         return kept
 
     def _keep(self, outcome: Listed | UpstreamFailed, consent_id: str | None) -> _Kept:
@@ -176,10 +202,10 @@ class TenantList:
         return self._last
 
     def _write_if_new(self, found: tuple[Organisation, ...], consent_id: str | None) -> None:
-        if self._context.account.organisations == found:
+        account, at = self._context.replica.account, self._context.clock.now()
+        if after_list(account, found, listed_at=at) == account:
             return
         with suppress(Closed):
-            at = self._context.clock.now()
             self._writing.join(lambda: write_organisations(self._context, found, consent_id, at))
 
 
@@ -220,21 +246,34 @@ def skipped_text(number: int) -> str:
 async def write_organisations(
     context: Context, found: tuple[Organisation, ...], consent_id: str | None, listed_at: datetime
 ) -> None:
-    """Write the organisations into the record of the login ``consent_id``, if they are others than
-    before. A failed store only costs the record its list: the next request writes it."""
+    """Write the list into the record of the login ``consent_id``, if that changes it. A failed
+    store only costs the record its list: the next request writes it."""
     replica = context.replica
 
     def change(account: Account) -> Account:
-        if account.consent_id != consent_id or account.organisations == found:
+        if account.consent_id != consent_id:
             return account
-        return replace(account, organisations=found, listed_at=listed_at)
+        return after_list(account, found, listed_at=listed_at)
 
+    before = replica.account
     try:
         async with replica.locked():
             if change(replica.account) != replica.account:
                 await replica.update(change)
     except (StoreUnavailable, SealError) as error:
         replica.failed(error)
+        return
+    if replica.account.consent_id != consent_id:
+        return
+    problem = tenant_problem(replica.account, has_list=True)
+    if problem not in (None, tenant_problem(before, has_list=True)):
+        logger.warning("%s: %s", context.name, problem)
+    if before.tenant_id is not None and replica.account.tenant_id is None:
+        logger.warning(
+            "%s: the organisation %s is not connected: choose another one at /home",
+            context.name,
+            safe_text(before.tenant_id),
+        )
 
 
 async def write_tenant(context: Context, tenant_id: str, consent_id: str | None) -> None:
@@ -250,7 +289,7 @@ async def write_tenant(context: Context, tenant_id: str, consent_id: str | None)
     def change(account: Account) -> Account:  # again if another process wrote after our lease
         if account.consent_id != consent_id:
             raise UnknownTenant("the login has changed meanwhile: choose the organisation again")
-        return replace(account, tenant_id=tenant_id)
+        return replace(account, tenant_id=tenant_id, lists_without_tenant=0)
 
     async with replica.locked():
         if change(replica.account) == replica.account:

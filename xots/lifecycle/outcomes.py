@@ -57,6 +57,9 @@ class NotSent(Failure):
 class Unknown(Failure):
     """The request may have been carried out: no response, part of one, or an unclear one."""
 
+    retry_after: timedelta | None = None
+    """The wait that the server demanded, such as with a status 503."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Throttled(Failure):

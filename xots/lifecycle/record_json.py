@@ -80,13 +80,20 @@ dropped."""
 
 
 def _from_format_1(record: dict[str, Any]) -> dict[str, Any]:
-    converted = _renamed(record) | {"format": FORMAT}
+    converted = _with_organisation(_renamed(record))
     converted.pop("notices_sent", None)
     if converted.get("responses_without_token", 0) > 1 and "intent" not in converted:
         converted |= {"responses_without_token": 0, "rotates": False}
     if "intent" in converted:
         converted["intent"] = _renamed(converted["intent"])
     return converted
+
+
+def _with_organisation(record: dict[str, Any]) -> dict[str, Any]:
+    """Before format 4, the record held no list: the organisation counts as listed."""
+    tenant_id = record.get("tenant_id")
+    listed = {"organisations": [{"tenant_id": tenant_id}]} if tenant_id else {}
+    return _with_new_fields(record | listed)
 
 
 def _with_new_fields(record: dict[str, Any]) -> dict[str, Any]:
@@ -96,7 +103,12 @@ def _with_new_fields(record: dict[str, Any]) -> dict[str, Any]:
     return record | {"format": FORMAT}
 
 
-CONVERSIONS = {1: _from_format_1, **dict.fromkeys((2, 3, 4), _with_new_fields)}
+CONVERSIONS = {
+    1: _from_format_1,
+    2: _with_organisation,
+    3: _with_organisation,
+    4: _with_new_fields,
+}
 """What turns a record of each older format into one of this format."""
 
 

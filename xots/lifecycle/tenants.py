@@ -55,8 +55,8 @@ def verified_tenant(account: Account, *, has_list: bool) -> str | None:
 
 
 def tenant_problem(account: Account, *, has_list: bool) -> str | None:
-    """Return why callers are told no organisation; None if they are told one, or if the identity
-    server has none."""
+    """Return why callers are told no organisation although one may be chosen; None if they are told
+    one, if none is chosen, or if the identity server has none."""
     if account.consent_id is None or not has_list:
         return None
     if account.organisations is None:
@@ -64,8 +64,6 @@ def tenant_problem(account: Account, *, has_list: bool) -> str | None:
             "the organisations of this login could not be listed yet; the list is requested again "
             "at each refresh"
         )
-    if account.tenant_id is None:
-        return "no organisation is chosen yet: choose one at /home"
     if account.lists_without_tenant >= MAX_LISTS_WITHOUT:
         return (
             "the chosen organisation is not connected any more: choose another one at /home, or "

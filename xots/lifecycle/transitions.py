@@ -126,6 +126,7 @@ def after_other_failure(
     match failure:
         case Unknown():
             kind = ProblemKind.UNKNOWN
+            wait = max(wait, demanded_wait(account, failure, policy, jitter))
         case NotSent():
             kind = ProblemKind.NOT_SENT
         case Throttled():

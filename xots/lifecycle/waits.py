@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from ..clock import MAX_CLOCK_SKEW
 from .account import Account
-from .outcomes import Throttled
+from .outcomes import Throttled, Unknown
 from .policy import Policy
 
 __all__ = [
@@ -38,14 +38,14 @@ def doubled_wait(policy: Policy, times: int) -> timedelta:
 
 
 def demanded_wait(
-    account: Account, throttled: Throttled, policy: Policy, jitter: float
+    account: Account, failure: Throttled | Unknown, policy: Policy, jitter: float
 ) -> timedelta:
-    """Return the wait that a 429 demands, with jitter on top: clients that were sent away together
-    do not return together."""
-    if throttled.retry_after is None:
+    """Return the wait that a ``Retry-After`` demands, with jitter on top: clients that were sent
+    away together do not return together."""
+    if failure.retry_after is None:
         return timedelta(0)
     longest = longest_wait(account, policy)
-    return min(throttled.retry_after, longest) + jitter * policy.first_backoff
+    return min(failure.retry_after, longest) + jitter * policy.first_backoff
 
 
 def slow_wait(policy: Policy, jitter: float) -> timedelta:

@@ -37,6 +37,7 @@ class TokenHandler(Handler):
             self.write(access.value.reveal())
             return
         left = access.expires_at - self.keeper.clock.now()
+        problem = self.keeper.tenant_problem if tenant is None else None
         self.write_json(
             {
                 "accessToken": access.value.reveal(),
@@ -44,8 +45,9 @@ class TokenHandler(Handler):
                 "expiresAt": access.expires_at,
                 "expiresIn": int(left.total_seconds()),
                 "scopes": account.scopes_granted,
-                "tenantId": account.tenant_id if tenant is None else tenant_id,
+                "tenantId": self.keeper.tenant_id if tenant is None else tenant_id,
             }
+            | ({"tenantProblem": problem} if problem else {})
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
@@ -81,11 +81,14 @@ MAX_LIFETIME_SECONDS = 1e9
 MAX_RETRY_AFTER_SECONDS = 10**6
 """Upper bound on ``Retry-After``, about 12 days. A fault of a server stops refreshes no longer."""
 
-TOKEN = re.compile(r"[!-~]{1,16384}")
-"""A token: visible ASCII (RFC 6749 sections A.12 and A.17, without the space). Xero's are 2,000."""
+ACCESS_TOKEN = re.compile(r"[!-~]{1,16384}")
+"""An access token: visible ASCII (RFC 6750 section 2.1 permits no space). Xero's have 2,000."""
 
-TOKEN_TYPE = re.compile(r"[A-Za-z]{1,64}")
-"""A token type: the name of an authentication scheme (RFC 6749 section A.13, letters only)."""
+REFRESH_TOKEN = re.compile(r"[ -~]{1,16384}")
+"""A refresh token: printable ASCII (RFC 6749 section A.17)."""
+
+TOKEN_TYPE = re.compile(r"[!-~]{1,128}")
+"""A token type: a name or a URI (RFC 6749 section A.13)."""
 
 SCOPE = re.compile(r"[ -~]{0,8192}")
 """Scopes, separated by spaces (RFC 6749 section A.4)."""
@@ -150,7 +153,7 @@ def read_token_response(response: Response, now: datetime) -> Outcome:
             )
         case 400 | 401:
             return _refusal(status, content)
-    return _unclear(status, content)
+    return replace(_unclear(status, content), retry_after=retry_after(response, now))
 
 
 def read_revocation_response(response: Response, now: datetime) -> Failure | None:
@@ -217,7 +220,7 @@ def _issued(content: Mapping[str, object]) -> Issued | None:
     A field with characters that it may not hold counts as missing: one malformed field does not
     cost the others.
     """
-    access_token = _token(content.get("access_token"))
+    access_token = _token(content.get("access_token"), ACCESS_TOKEN)
     if access_token is None:
         return None
     xero_userid, auth_event_id = claims_of(access_token)
@@ -225,7 +228,7 @@ def _issued(content: Mapping[str, object]) -> Issued | None:
         access_token=access_token,
         token_type=_token_type(content.get("token_type")),
         lifetime=_lifetime(content.get("expires_in")),
-        refresh_token=_token(content.get("refresh_token")),
+        refresh_token=_token(content.get("refresh_token"), REFRESH_TOKEN),
         scopes=_scopes(content.get("scope")),
         xero_userid=xero_userid,
         auth_event_id=auth_event_id,
@@ -239,15 +242,18 @@ def _token_type(value: object) -> str:
 
 
 def _scopes(value: object) -> tuple[str, ...] | None:
-    """Return the scopes, separated by spaces or commas, or in an array; None if none is named."""
+    """Return the scopes, separated by spaces or commas, or in an array; none for an empty field,
+    which names nothing that was granted. None if the field is missing or malformed."""
     entries = value if isinstance(value, list) else [value]
     found = [text for text in (_text(entry, SCOPE) for entry in entries) if text is not None]
-    text = _text(" ".join(found), SCOPE) or ""  # an array is as long as a string at most
-    return tuple(scope for scope in SCOPE_SEPARATOR.split(text) if scope) or None
+    text = _text(" ".join(found), SCOPE)  # an array is as long as a string at most
+    if text is None or (entries and not found):
+        return None
+    return tuple(scope for scope in SCOPE_SEPARATOR.split(text) if scope)
 
 
-def _token(value: object) -> Secret | None:
-    text = _text(value, TOKEN)
+def _token(value: object, permitted: re.Pattern[str]) -> Secret | None:
+    text = _text(value, permitted)
     return None if text is None else Secret(text)
 
 
