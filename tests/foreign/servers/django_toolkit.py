@@ -1,8 +1,8 @@
-"""An identity server that is neither xots's own nor Xero's: Django OAuth Toolkit in one file.
+"""A foreign identity server for the tests: Django OAuth Toolkit in one file.
 
-It rotates refresh tokens, demands PKCE, and has no tenants. It listens on a free port, prints its
-URL, and serves until its process is ended. Its user is "ada" with the password "lovelace"; the
-command line gives its client.
+It issues refresh tokens without ``offline_access``, rotates them with a grace period, demands PKCE,
+and has no tenants. It listens on a free port, prints its URL, and serves until its process is
+ended. Its user is "ada" with the password "lovelace"; the command line gives its client.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ settings.configure(
         "REFRESH_TOKEN_GRACE_PERIOD_SECONDS": 1800,
         "ROTATE_REFRESH_TOKEN": True,
         "PKCE_REQUIRED": True,
-        "SCOPES": {"offline_access": "stay logged in", "books": "read the books"},
+        "SCOPES": {"books": "read the books"},
     },
     ROOT_URLCONF="other_urls",
     SECRET_KEY="of a test",
