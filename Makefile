@@ -6,6 +6,8 @@ ARGS ?=
 
 VENV := .venv
 LOWEST := .venv-lowest
+# A foreign identity server of the tests, which runs on Node.
+OIDC := tests/foreign/servers/oidc_provider
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 # Named for the Python that made it: another Python makes a new one.
 MADE := $(VENV)/made-by-$(subst /,-,$(PYTHON))
@@ -41,13 +43,13 @@ test: $(VENV)/installed-dev
 	@tests/debian-packages
 	@exec $(VENV)/bin/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
-test-all: test $(VENV)/installed-all
+test-all: test $(VENV)/installed-all $(VENV)/installed-node
 	@tests/debian-packages all
 	@exec $(VENV)/bin/python -m pytest tests/documents tests/foreign tests/browser tests/load
 
 # Style and types are checked with the newest libraries only: the hints of older ones differ. The
 # blocking client of redis-py 5, which only tests use, leaves a socket open when it cannot connect.
-test-lowest: $(LOWEST)/installed
+test-lowest: $(LOWEST)/installed $(VENV)/installed-node
 	@tests/debian-packages all
 	@$(LOWEST)/bin/python -m pytest --ignore=tests/house/test_quality.py \
 	  -W default::pytest.PytestUnraisableExceptionWarning $(ARGS)
@@ -69,7 +71,8 @@ lint: $(VENV)/installed-dev
 	$(VENV)/bin/python -m mypy --strict
 
 clean:
-	rm -rf $(VENV) $(LOWEST) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LOWEST) $(OIDC)/node_modules build dist *.egg-info
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(MADE): setup.cfg pyproject.toml
@@ -100,6 +103,12 @@ $(VENV)/installed-dev: $(MADE)
 $(VENV)/installed-all: $(MADE)
 	@$(PIP) install -e '.[all]'
 	@touch $(VENV)/installed $(VENV)/installed-dev $@
+
+# npm ci installs what the lock file names, and runs no program of these packages.
+$(VENV)/installed-node: $(MADE) $(OIDC)/package.json $(OIDC)/package-lock.json
+	@tests/debian-packages all
+	@cd $(OIDC) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
 
 $(LOWEST)/installed: $(MADE) tests/install-lowest
 	@echo 'making $(LOWEST); it takes a minute'

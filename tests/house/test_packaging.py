@@ -85,7 +85,7 @@ class Published:
                 shutil.copytree(
                     ROOT / name,
                     self.tree / name,
-                    ignore=shutil.ignore_patterns("__pycache__", ".*"),
+                    ignore=shutil.ignore_patterns("__pycache__", "node_modules", ".*"),
                 )
         link(["setuptools"], self.tools)
         # Without options it builds the sdist, and the wheel from that sdist.
