@@ -13,17 +13,14 @@ from datetime import datetime, timedelta
 from typing import ClassVar
 
 from .lifecycle.account import Problem, ProblemKind
-from .wording import counted, problem_text, remaining_text, shared_text, span_text, time_text
+from .wording import counted, problem_text, span_text, time_text
 
 __all__ = [
     "AccountsChanged",
     "ClockSkewed",
-    "ConnectionsRemain",
     "ConsentWasLost",
-    "Disconnected",
     "Event",
     "LoggedIn",
-    "LoginEnded",
     "LoginRefused",
     "Observer",
     "RecordFollowed",
@@ -31,13 +28,12 @@ __all__ = [
     "RefreshResumed",
     "RefreshTokenMissing",
     "Refreshed",
-    "RevocationFailed",
-    "Revoked",
     "StoreDegraded",
     "StoreLostWrites",
     "StoreRecovered",
     "TenantChosen",
     "TokenRead",
+    "next_attempt_text",
 ]
 
 
@@ -64,7 +60,8 @@ class AccountsChanged(Event):
         return "the account was removed" if self.removed else "the account was added"
 
 
-def _next_attempt(at: datetime | None, now: datetime) -> str:
+def next_attempt_text(at: datetime | None, now: datetime) -> str:
+    """Return the time of the next attempt in words."""
     if at is None or at <= now:
         return "next attempt at once"
     return f"next attempt at {time_text(at, now)} or later"
@@ -165,7 +162,7 @@ class RefreshTokenMissing(Event):
 
     def __str__(self) -> str:
         text = f"Xero's response held no refresh token; #{self.token} is spent again, "
-        text += _next_attempt(self.next_attempt_at, self.at)
+        text += next_attempt_text(self.next_attempt_at, self.at)
         if self.grace_ends_at is not None:
             text += f". Xero accepts it again until {time_text(self.grace_ends_at, self.at)}"
         return text
@@ -204,7 +201,7 @@ class RefreshFailed(Event):
 
     def __str__(self) -> str:
         attempt = f"refresh failed (attempt {self.failed_attempts})"
-        next_attempt = _next_attempt(self.next_attempt_at, self.at)
+        next_attempt = next_attempt_text(self.next_attempt_at, self.at)
         text = f"{attempt}: {problem_text(self.problem)}; {next_attempt}"
         return "; ".join(filter(None, (text, self._grace(), self._need())))
 
@@ -265,73 +262,6 @@ class ConsentWasLost(Event):
             until = time_text(self.served_until, self.at)
             text += f"; programs receive the old access token until {until}"
         return text
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoginEnded(Event):
-    """A login was ended here: nothing is served from it any more."""
-
-    forgotten: bool
-    """Are the credentials dropped too?"""
-
-    def __str__(self) -> str:
-        rest = (
-            "; the credentials are forgotten once Xero has confirmed it" if self.forgotten else ""
-        )
-        return f"the login was ended, nothing is served from it any more{rest}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Revoked(Event):
-    """Xero has revoked the tokens of a login that was ended here."""
-
-    def __str__(self) -> str:
-        return "Xero has revoked the login's tokens"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Disconnected(Event):
-    """A login that was ended here shares its Xero user with others: its own connections were
-    deleted, and its tokens forgotten instead of revoked."""
-
-    shared_with: tuple[str, ...]
-    """The names of the accounts that a revocation would have ended too."""
-    user_unknown: tuple[str, ...]
-    """Those of them that may have another Xero user."""
-    deleted: int
-    """Number of connections that Xero has deleted."""
-
-    def __str__(self) -> str:
-        return (
-            f"the login's tokens are forgotten, and {counted(self.deleted, 'connection')} of its "
-            f"own deleted at Xero. {shared_text(self.shared_with, self.user_unknown)}"
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConnectionsRemain(Event):
-    """A login was ended by ``Disconnected``, and connections of its own may remain at Xero."""
-
-    level: ClassVar[int] = logging.WARNING
-    organisations: tuple[str, ...]
-    """Their organisations, as text to show; empty if they are not known."""
-    reason: str
-
-    def __str__(self) -> str:
-        return remaining_text(self.organisations, self.reason)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RevocationFailed(Event):
-    """Xero did not confirm a revocation. The next request follows at ``retry_not_before``."""
-
-    level: ClassVar[int] = logging.WARNING
-    detail: str
-    retry_not_before: datetime | None
-
-    def __str__(self) -> str:
-        next_attempt = _next_attempt(self.retry_not_before, self.at)
-        return f"Xero did not confirm the revocation of the tokens: {self.detail}; {next_attempt}"
 
 
 @dataclass(frozen=True, kw_only=True)

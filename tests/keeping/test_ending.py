@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from support.bench import Bench, eventually, revocations
 
+from xots.end_events import LoginEnded
 from xots.errors import NotLoggedIn, TokenUnavailable
-from xots.events import LoginEnded
 from xots.lifecycle.schedule import State
 from xots.sandbox import DEFAULT_CLIENT_ID
 from xots.secret import Secret

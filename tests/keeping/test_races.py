@@ -9,8 +9,9 @@ import pytest
 from support.bench import Bench, revocations
 
 from xots.backends.base import Lease
+from xots.end_events import LoginEnded
 from xots.errors import LoginFailed, TokenUnavailable
-from xots.events import ClockSkewed, ConsentWasLost, LoginEnded
+from xots.events import ClockSkewed, ConsentWasLost
 from xots.lifecycle.schedule import State
 
 # ---------- two logins

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from support.bench import Bench, revocations
 from support.inside import replica_of
 
+from xots.end_events import LoginEnded, RevocationFailed, Revoked
 from xots.errors import (
     ConsentLost,
     LoginFailed,
@@ -24,15 +25,12 @@ from xots.events import (
     ConsentWasLost,
     Event,
     LoggedIn,
-    LoginEnded,
     LoginRefused,
     RecordFollowed,
     Refreshed,
     RefreshFailed,
     RefreshResumed,
     RefreshTokenMissing,
-    RevocationFailed,
-    Revoked,
     StoreDegraded,
     StoreLostWrites,
     StoreRecovered,

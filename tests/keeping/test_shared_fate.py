@@ -14,8 +14,9 @@ from msgspec.structs import replace
 from support.bench import WEB_APP, Bench, revocations, running_bench
 
 from xots.backends.base import Stored
+from xots.end_events import ConnectionsRemain, Disconnected, LoginEnded, Revoked
 from xots.errors import NotLoggedIn, TokenUnavailable
-from xots.events import ConnectionsRemain, Disconnected, LoginEnded, Refreshed, Revoked
+from xots.events import Refreshed
 from xots.keeping.ending import EndOutcome, EndResult
 from xots.keeping.keeper import TokenKeeper
 from xots.lifecycle.account import Account, Revocation

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ..backends.base import Lease
+from ..end_events import ConnectionsRemain, Disconnected, LoginEnded, RevocationFailed, Revoked
 from ..errors import SealError, StaleWrite, StoreUnavailable
-from ..events import ConnectionsRemain, Disconnected, LoginEnded, RevocationFailed, Revoked
 from ..lifecycle.account import AccessToken, Organisation
 from ..lifecycle.candidates import without_reuse
 from ..lifecycle.logins import after_end, after_revocation_failed, after_revoked, tokens_to_revoke
