@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from xots.advice import XERO
 from xots.wording import (
     remaining_text,
     shared_text,
@@ -62,7 +63,7 @@ def test_a_time_of_another_day_is_written_with_the_day() -> None:
 def test_connections_that_may_remain_are_named(organisations: list[str], text: str) -> None:
     """In the singular if there is one. The remedy follows."""
     remedy = " disconnect the app at Xero (Settings, Connected apps)"
-    assert remaining_text(organisations, "Xero is away") == text + remedy
+    assert remaining_text(organisations, "Xero is away", XERO) == text + remedy
 
 
 @pytest.mark.parametrize(
@@ -83,8 +84,10 @@ def test_an_unknown_use_of_connections_is_a_sentence(
 
 def test_accounts_of_one_user_are_a_sentence() -> None:
     """For each number of accounts."""
-    assert sharing_text(["a"]).startswith("The account a logs in with the same client as the same")
-    assert "would end its login too" in sharing_text(["a"])
-    assert sharing_text(["a", "b"]).startswith("The accounts a, b log in with the same client")
-    assert "would end their logins too" in sharing_text(["a", "b"])
-    assert "xots does not know if the Xero user of b is the same one" in shared_text(["a"], ["b"])
+    one, two = sharing_text(["a"], XERO), sharing_text(["a", "b"], XERO)
+    assert one.startswith("The account a logs in with the same client as the same Xero user")
+    assert "would end its login too" in one
+    assert two.startswith("The accounts a, b log in with the same client")
+    assert "would end their logins too" in two
+    shared = shared_text(["a"], ["b"], XERO)
+    assert "xots does not know if the Xero user of b is the same one" in shared

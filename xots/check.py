@@ -259,7 +259,8 @@ def login_finding(settings: Settings, account: Account, now: datetime, path: str
         return Finding("login", f"{settings.account}: {'; '.join(problems)}", failed=True)
     if settings.policy.grant is Grant.CLIENT_CREDENTIALS and account.access is None:
         return Finding("login", f"{settings.account}: no access token was requested yet")
-    last = f", {problem_text(account.problem)}" if account.problem else ""
+    server = settings.identity_server.name
+    last = f", {problem_text(account.problem, server)}" if account.problem else ""
     return Finding("login", f"{settings.account}: {state}{last}")
 
 

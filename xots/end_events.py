@@ -8,9 +8,16 @@ from datetime import datetime
 from typing import ClassVar
 
 from .events import Event, next_attempt_text
-from .wording import counted, remaining_text, shared_text
+from .wording import FORGOTTEN_TEXT, counted, remaining_text, shared_text
 
-__all__ = ["ConnectionsRemain", "Disconnected", "LoginEnded", "RevocationFailed", "Revoked"]
+__all__ = [
+    "ConnectionsRemain",
+    "Disconnected",
+    "Forgotten",
+    "LoginEnded",
+    "RevocationFailed",
+    "Revoked",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,18 +28,24 @@ class LoginEnded(Event):
     """Are the credentials dropped too?"""
 
     def __str__(self) -> str:
-        rest = (
-            "; the credentials are forgotten once Xero has confirmed it" if self.forgotten else ""
-        )
+        rest = "; the credentials are forgotten once the end is complete" if self.forgotten else ""
         return f"the login was ended, nothing is served from it any more{rest}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Revoked(Event):
-    """Xero has revoked the tokens of a login that was ended here."""
+    """The identity server has revoked the tokens of a login that was ended here."""
 
     def __str__(self) -> str:
-        return "Xero has revoked the login's tokens"
+        return f"{self.server} has revoked the login's tokens"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forgotten(Event):
+    """A login was ended here, at an identity server that revokes no tokens."""
+
+    def __str__(self) -> str:
+        return f"the login's tokens are {FORGOTTEN_TEXT}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +63,8 @@ class Disconnected(Event):
     def __str__(self) -> str:
         return (
             f"the login's tokens are forgotten, and {counted(self.deleted, 'connection')} of its "
-            f"own deleted at Xero. {shared_text(self.shared_with, self.user_unknown)}"
+            f"own deleted at {self.server}. "
+            f"{shared_text(self.shared_with, self.user_unknown, self.server)}"
         )
 
 
@@ -64,7 +78,7 @@ class ConnectionsRemain(Event):
     reason: str
 
     def __str__(self) -> str:
-        return remaining_text(self.organisations, self.reason)
+        return remaining_text(self.organisations, self.reason, self.server)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,4 +91,7 @@ class RevocationFailed(Event):
 
     def __str__(self) -> str:
         next_attempt = next_attempt_text(self.retry_not_before, self.at)
-        return f"Xero did not confirm the revocation of the tokens: {self.detail}; {next_attempt}"
+        return (
+            f"{self.server} did not confirm the revocation of the tokens: {self.detail}; "
+            f"{next_attempt}"
+        )

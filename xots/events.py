@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import ClassVar
 
+from .advice import XERO, capitalised
 from .lifecycle.account import Problem, ProblemKind
+from .lifecycle.outlook import Need
 from .wording import counted, problem_text, span_text, time_text
 
 __all__ = [
@@ -44,6 +46,8 @@ class Event:
     level: ClassVar[int] = logging.INFO
     account: str
     at: datetime
+    server: str = XERO
+    """The name of the account's identity server in a sentence. The keeper sets it."""
 
 
 Observer = Callable[[Event], None]
@@ -161,10 +165,11 @@ class RefreshTokenMissing(Event):
     """Until when Xero surely accepts it again."""
 
     def __str__(self) -> str:
-        text = f"Xero's response held no refresh token; #{self.token} is spent again, "
+        text = f"{self.server}'s response held no refresh token; #{self.token} is spent again, "
         text += next_attempt_text(self.next_attempt_at, self.at)
         if self.grace_ends_at is not None:
-            text += f". Xero accepts it again until {time_text(self.grace_ends_at, self.at)}"
+            until = time_text(self.grace_ends_at, self.at)
+            text += f". {capitalised(self.server)} accepts it again until {until}"
         return text
 
 
@@ -184,6 +189,13 @@ class RefreshResumed(Event):
         return f"{self.by} started a refresh at {began} and recorded no outcome; spending {which}"
 
 
+LIFETIME_UNKNOWN = (
+    "if nothing improves, a user may have to log in: an unused refresh token may expire"
+)
+"""The need for a login while an unspent refresh token is left, at a server of which its lifetime is
+not known."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RefreshFailed(Event):
     """A refresh did not succeed. Nothing was lost; ``next_attempt_at`` is the next attempt."""
@@ -196,36 +208,38 @@ class RefreshFailed(Event):
     """Until when Xero surely accepts the same refresh token again, if it may be spent."""
     login_needed_at: datetime | None
     """When a user must log in if nothing improves; None for an account without a login."""
-    is_reuse_refused: bool = False
-    """True if the identity server accepts no refresh token twice."""
+    attention_for: Need | None
+    """Why."""
 
     def __str__(self) -> str:
         attempt = f"refresh failed (attempt {self.failed_attempts})"
         next_attempt = next_attempt_text(self.next_attempt_at, self.at)
-        text = f"{attempt}: {problem_text(self.problem)}; {next_attempt}"
+        text = f"{attempt}: {problem_text(self.problem, self.server)}; {next_attempt}"
         return "; ".join(filter(None, (text, self._grace(), self._need())))
 
     def _grace(self) -> str:
-        if self.is_reuse_refused:
+        if self.attention_for is Need.LAST_ATTEMPT:
             return (
-                "the identity server accepts no refresh token twice, so this one is not sent again "
+                f"{self.server} accepts no refresh token twice, so this one is not sent again "
                 "before the access token has expired, and then once"
             )
         if self.grace_ends_at is None:
             return ""
         until = time_text(self.grace_ends_at, self.at)
         if self.grace_ends_at > self.at:
-            return f"Xero accepts the same refresh token again until {until}"
-        return f"Xero may no longer accept the same refresh token since {until}"
+            return f"{self.server} accepts the same refresh token again until {until}"
+        return f"{self.server} may no longer accept the same refresh token since {until}"
 
     def _need(self) -> str:
         if self.problem.kind is ProblemKind.CLIENT_REFUSED:
             return "an operator is needed now"
         if self.login_needed_at is None:
             return ""
-        if self.is_reuse_refused:
+        if self.attention_for is Need.LAST_ATTEMPT:
             after = time_text(self.login_needed_at, self.at)
             return f"a user must probably log in after {after}"
+        if self.attention_for is Need.TOKEN_DIES and self.server != XERO:
+            return LIFETIME_UNKNOWN
         # A request may have spent the token or not: after the grace period Xero may still issue.
         grace_ends_at = self.grace_ends_at
         is_certain = grace_ends_at is None or self.login_needed_at > max(grace_ends_at, self.at)
@@ -255,8 +269,8 @@ class ConsentWasLost(Event):
     def __str__(self) -> str:
         text = (
             f"the login is lost, a user must log in again: open /accounts/{self.account}/home and "
-            f"log in. Xero refused every refresh token, #{self.refused} last ({self.detail}): "
-            f"{self.reason}"
+            f"log in. {capitalised(self.server)} refused every refresh token, #{self.refused} last "
+            f"({self.detail}): {self.reason}"
         )
         if self.served_until is not None:
             until = time_text(self.served_until, self.at)

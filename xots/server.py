@@ -283,7 +283,10 @@ async def serve(settings: Settings) -> None:
             settings.address,
         )
     logger.info(
-        "serving on %s; the redirect URI to register at Xero is %s", server.url, server.redirect_uri
+        "serving on %s; the redirect URI to register at %s is %s",
+        server.url,
+        settings.identity_server.name,
+        server.redirect_uri,
     )
     try:
         await stop.wait()

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from .advice import XERO, meaning, remedy
 from .lifecycle.account import Problem, ProblemKind
 
 __all__ = [
+    "FORGOTTEN_TEXT",
     "counted",
+    "failure_text",
     "listing",
     "problem_text",
     "remaining_text",
@@ -22,22 +25,44 @@ __all__ = [
 MAX_LISTED = 5
 """Upper bound on the names in one sentence."""
 
-PROBLEM_TEXTS = {
-    ProblemKind.UNKNOWN: "no usable response came from Xero; the refresh token may be spent ({})",
-    ProblemKind.NOT_SENT: "Xero could not be reached; this attempt spent no refresh token ({})",
-    ProblemKind.THROTTLED: "Xero demands a pause; this attempt spent no refresh token ({})",
-    ProblemKind.CLIENT_REFUSED: "Xero does not accept the client; this attempt spent no refresh "
-    "token ({}): correct the client id or secret in the settings, or enter the right ones at "
-    "/login and log in again",
-    ProblemKind.REFUSED: "Xero refused a refresh token ({})",
-    ProblemKind.EXPIRED: "Xero issued an access token that had expired already ({})",
-    ProblemKind.REVOCATION: "Xero did not confirm the revocation ({})",
+FORGOTTEN_TEXT = (
+    "forgotten here only: the identity server revokes no tokens (revoke_url is empty), so they "
+    "stay valid there until they expire"
+)
+"""The predicate of a login that ended without a revocation."""
+
+FAILURE_TEXTS = {
+    ProblemKind.UNKNOWN: "no usable response came from {server}; the refresh token may be spent "
+    "({detail})",
+    ProblemKind.NOT_SENT: "{server} could not be reached; this attempt spent no refresh token "
+    "({detail})",
+    ProblemKind.THROTTLED: "{server} demands a pause; this attempt spent no refresh token "
+    "({detail})",
+    ProblemKind.CLIENT_REFUSED: "{meaning} ({detail}); this attempt spent no refresh token",
+    ProblemKind.REFUSED: "{server} refused a refresh token ({detail})",
+    ProblemKind.EXPIRED: "{server} issued an access token that had expired already ({detail})",
+    ProblemKind.REVOCATION: "{server} did not confirm the revocation ({detail})",
 }
 
 
-def problem_text(problem: Problem) -> str:
-    """Return a problem in words for the operator."""
-    return PROBLEM_TEXTS[problem.kind].format(problem.detail)
+def failure_text(problem: Problem, server: str) -> str:
+    """Return a problem in words for the operator, without the remedy.
+
+    Args:
+        problem: the problem.
+        server: the name of the identity server in a sentence (``IdentityServer.name``).
+    """
+    text = FAILURE_TEXTS[problem.kind]
+    means = meaning(problem.code, server)
+    return text.format(server=server, detail=problem.detail, meaning=means)
+
+
+def problem_text(problem: Problem, server: str) -> str:
+    """Return a problem in words, with the remedy if an operator is needed: see ``failure_text``."""
+    text = failure_text(problem, server)
+    if problem.kind is ProblemKind.CLIENT_REFUSED:
+        text += f": {remedy(problem.code, server)}"
+    return text
 
 
 def time_text(moment: datetime, now: datetime) -> str:
@@ -66,42 +91,50 @@ def listing(names: Sequence[str]) -> str:
     return ", ".join(shown) + (f" and {counted(others, 'other')}" if others > 0 else "")
 
 
-def sharing_text(names: Sequence[str]) -> str:
-    """Return the sentence about the accounts that a revocation would end too."""
+def sharing_text(names: Sequence[str], server: str) -> str:
+    """Return the sentence about the accounts that a revocation at ``server`` would end too."""
     if len(names) == 1:
         who, theirs = f"The account {names[0]} logs in", "its login"
     else:
         who, theirs = f"The accounts {listing(names)} log in", "their logins"
     return (
-        f"{who} with the same client as the same Xero user, and a revocation would end {theirs} too"
+        f"{who} with the same client as the same {_user(server)}, and a revocation would end "
+        f"{theirs} too"
     )
 
 
-def shared_text(names: Sequence[str], user_unknown: Sequence[str]) -> str:
+def shared_text(names: Sequence[str], user_unknown: Sequence[str], server: str) -> str:
     """Return the sentences about the accounts for whose sake an ended login was not revoked.
 
     Args:
         names: the accounts.
-        user_unknown: those of them that may have another Xero user.
+        user_unknown: those of them that may have another user.
+        server: the name of the identity server in a sentence.
     """
+    user = _user(server)
     text = (
-        "Nothing was revoked at Xero, since that would end other logins of the same Xero user too: "
-        + listing(names)
+        f"Nothing was revoked at {server}, since that would end other logins of the same {user} "
+        f"too: {listing(names)}"
     )
     if user_unknown:
         text += (
-            f". xots does not know if the Xero user of {listing(user_unknown)} is the same one, "
+            f". xots does not know if the {user} of {listing(user_unknown)} is the same one, "
             "since a record of an earlier version does not name its user"
         )
     return text
 
 
-def remaining_text(organisations: Sequence[str], reason: str) -> str:
-    """Return the sentences about connections that an ended login leaves at Xero.
+def _user(server: str) -> str:
+    return "Xero user" if server == XERO else "user"
+
+
+def remaining_text(organisations: Sequence[str], reason: str, server: str) -> str:
+    """Return the sentences about connections that an ended login leaves at ``server``.
 
     Args:
         organisations: their organisations, as text to show; empty if they are not known.
         reason: why the connections were not deleted.
+        server: the name of the identity server in a sentence.
     """
     if len(organisations) == 1:
         which, them = f"the connection to {organisations[0]}", "it"
@@ -109,9 +142,10 @@ def remaining_text(organisations: Sequence[str], reason: str) -> str:
         which, them = f"the connections to {listing(organisations)}", "them"
     else:
         which, them = "connections of the ended login", "them"
+    place = f"{server} (Settings, Connected apps)" if server == XERO else server
     return (
-        f"{which} may remain at Xero: {reason}. If no other login needs {them}, disconnect the app "
-        "at Xero (Settings, Connected apps)"
+        f"{which} may remain at {server}: {reason}. If no other login needs {them}, disconnect the "
+        f"app at {place}"
     )
 
 

@@ -234,7 +234,7 @@ def test_a_token_can_be_for_an_organisation(xots: Xots, server: StandIn, tenant:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"status": "ended"}, "revoke_url is empty"),
+        ({"status": "ended", "detail": "forgotten here only"}, "forgotten here only"),
         (
             {"status": "disconnected", "shared_with": ["jones"], "detail": "jones stays\u202e"},
             "jones stays\\u202e",
@@ -266,10 +266,13 @@ def test_the_login_of_an_unusable_account_is_ended_by_the_server(
     """Its settings describe another login. That problem names this command as the remedy."""
     unusable = {"type": "urn:xots:account-unusable", "title": "The account cannot be used"}
     server.responses["GET /accounts/smith/status"] = (503, unusable)
-    server.responses["POST /accounts/smith/revoke"] = (200, {"status": "ended"})
+    server.responses["POST /accounts/smith/revoke"] = (
+        200,
+        {"status": "ended", "detail": "forgotten here only"},
+    )
     ended = xots("revoke", "--port", server.port, "--account", "smith")
     assert (ended.status, ended.err) == (0, "")
-    assert "revoked here" in ended.out
+    assert "forgotten here only" in ended.out
 
 
 @pytest.mark.parametrize(("command", "done"), [("revoke", "revoked"), ("logout", "logged out")])
@@ -277,10 +280,10 @@ def test_the_login_of_an_unusable_account_is_ended_by_the_server(
     ("status", "words"),
     [
         ("revoked", ""),
-        ("ended", ". The identity server revokes no tokens (revoke_url is empty)"),
+        ("ended", ". Forgotten here only"),
         (
             "revocation-pending",
-            ". Xero has not confirmed the revocation; the server retries until it does",
+            ". The identity server has not confirmed the revocation; xots retries until it does",
         ),
     ],
 )
@@ -290,7 +293,8 @@ def test_the_accounts_that_are_ended_together_are_named(
     """The server ends them, and names them in its response."""
     accounts = {"smith\u202e": status, "jones": "revoked"}
     request = f"POST /accounts/smith/{command}?all=true"
-    server.responses[request] = (200, {"status": status, "accounts": accounts})
+    detail = {} if status == "revoked" else {"detail": "forgotten here only"}
+    server.responses[request] = (200, {"status": status, "accounts": accounts} | detail)
     ended = xots(command, "--all", "--account", "smith", "--port", server.port)
     assert ended == Ended(0, f"{done}: jones, smith\\u202e{words}\n", "")
     assert request in [request for request, _ in server.requests]
@@ -351,7 +355,7 @@ def test_account_list_shows_each_account(xots: Xots, server: StandIn) -> None:
     assert " ".join(smith.split()) == (
         "smith connected Smith\\u202e & Co 2027-01-16 10:00 UTC added at run time"
     )
-    assert siblings.strip() == "same client and Xero user as: jones"
+    assert siblings.strip() == "same client and user as: jones"
     assert " ".join(new.split()) == "new not-logged-in - - the configuration file"
     assert problem.strip() == "problem: Xero could not be reached"
     assert head.index("state") == smith.index("connected") == new.index("not-logged-in")

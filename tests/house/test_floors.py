@@ -17,7 +17,7 @@ PACKAGE = Path(xots.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("secret",),
     ("safe_text",),
-    ("errors", "clock", "file_access"),
+    ("errors", "clock", "file_access", "advice"),
     ("log_filters",),
     ("tasks",),
     # A package's __init__, which every import of one of its modules imports too.
@@ -183,6 +183,7 @@ PURE = frozenset({"asyncio", "socket", "tornado"})
 NEVER = {
     "client": frozenset({"tornado"}),
     "lifecycle": PURE,
+    "advice": PURE,
     "wording": PURE,
     "events": PURE,
     "end_events": PURE,

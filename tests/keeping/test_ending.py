@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 from support.bench import Bench, eventually, revocations
+from support.other_server import facts_of_xero
 
-from xots.end_events import LoginEnded
+from xots.end_events import Forgotten, LoginEnded, Revoked
 from xots.errors import NotLoggedIn, TokenUnavailable
+from xots.keeping.ending import EndResult
 from xots.lifecycle.schedule import State
 from xots.sandbox import DEFAULT_CLIENT_ID
 from xots.secret import Secret
+from xots.web.status import explanation
 from xots.xero.protocol import Credentials
 
 # ---------- serving
@@ -337,13 +340,57 @@ async def test_a_late_response_to_a_revocation_does_not_end_a_new_login(bench: B
 
 
 async def test_a_server_that_revokes_nothing_is_sent_no_request(bench: Bench) -> None:
-    """Its URL is empty in the settings. The login ends here, and that is all."""
+    """Its URL is empty in the settings. The login is forgotten here only, and outcome and log say
+    so."""
     keeper = await bench.keeper(xero=bench.client(revoke_url=""))
     await keeper.login(bench.attempt())
-    assert await keeper.end(forget=False)
+    outcome = await keeper.end(forget=False)
+    assert outcome
+    assert outcome.result is EndResult.FORGOTTEN
+    assert "forgotten here only: the identity server revokes no tokens" in str(outcome.explanation)
+    assert (bench.happened(Revoked), bench.happened(Forgotten)) == (0, 1)
+    assert "forgotten here only" in str(bench.events[-1])
     assert keeper.state is State.REVOKED
     assert keeper.account.revocation is None
     assert revocations(bench) == 0
+    again = await keeper.end(forget=False)
+    assert (again.result, again.had_login) == (EndResult.REVOKED, False)
+
+
+async def test_an_end_that_the_store_did_not_take_is_pending_without_a_revocation(
+    bench: Bench,
+) -> None:
+    """It does not promise a request that will never be sent."""
+    keeper = await bench.keeper(xero=bench.client(revoke_url=""))
+    await keeper.login(bench.attempt())
+    bench.store.fail("swap")
+    outcome = await keeper.end(forget=False)
+    assert outcome.result is EndResult.PENDING
+    assert "the token store has not taken that yet" in str(outcome.explanation)
+    sentences = explanation(keeper, keeper.outlook, bench.clock.now())
+    assert any("its tokens are still to be forgotten" in one for one in sentences)
+    bench.store.repair()
+    await keeper.maintain()
+    await keeper.maintain()
+    assert bench.happened(Forgotten) == 1
+    assert keeper.account.current is None
+
+
+@pytest.mark.parametrize("revoked", [True, False])
+async def test_an_end_at_another_server_names_it(bench: Bench, revoked: bool) -> None:
+    """In the outcome and in each event."""
+    url = "https://id.example/authorize"
+    keeper = await bench.keeper(xero=bench.client(authorize_url=url, connections_url=""))
+    await keeper.login(bench.attempt())
+    if not revoked:
+        bench.sandbox.add_fault("revocation:nth=1:503-html")
+    outcome = await keeper.end(forget=True)
+    assert bool(outcome) is revoked
+    text = "\n".join([str(outcome.explanation), *map(str, bench.events)])
+    assert facts_of_xero(text) == []
+    assert {event.server for event in bench.events} == {"the identity server"}
+    words = "has revoked the login's tokens" if revoked else "has not confirmed the revocation"
+    assert f"the identity server {words}" in text
 
 
 async def test_a_repeated_end_repeats_its_revocation_and_is_reported(bench: Bench) -> None:

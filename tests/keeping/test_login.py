@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import re
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from support.bench import SCOPES, Bench, revocations
-from support.inside import operations_of
+from support.inside import context_of, operations_of
 
 from xots.errors import LoginFailed, StoreUnavailable
 from xots.events import LoggedIn
+from xots.lifecycle.outcomes import Issued
 from xots.lifecycle.schedule import State
 from xots.secret import Secret
 
@@ -158,6 +162,53 @@ async def test_a_login_with_fewer_scopes_than_requested_fails(bench: Bench) -> N
         await keeper.login(bench.attempt(scopes=(*SCOPES, "payroll.settings")))
     await keeper.login(bench.attempt(scopes=("offline_access",)))
     assert set(keeper.account.scopes_granted) == set(SCOPES)
+
+
+@pytest.mark.parametrize("named", [(), ("accounting.transactions",)])
+async def test_a_refresh_token_counts_as_granted_offline_access(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, named: tuple[str, ...]
+) -> None:
+    """A server may issue one without naming that scope. Another scope is missed as before."""
+    keeper = await bench.keeper()
+    xero = context_of(keeper).xero
+    exchange = xero.exchange
+
+    async def exchanged(*args: Any, **kwargs: Any) -> Any:
+        issued = await exchange(*args, **kwargs)
+        assert isinstance(issued, Issued)
+        return dataclasses.replace(issued, scopes=named)
+
+    monkeypatch.setattr(xero, "exchange", exchanged)
+    if named:
+        await keeper.login(bench.attempt())
+        assert keeper.state is State.CONNECTED
+        return
+    with pytest.raises(LoginFailed) as failed:
+        await keeper.login(bench.attempt())
+    assert str(failed.value).endswith("missing: accounting.transactions")
+
+
+@pytest.mark.parametrize(
+    ("authorize_url", "says"),
+    [
+        (None, "Xero issued no refresh token: the scopes must include offline_access"),
+        (
+            "https://id.example/authorize",
+            "the identity server issued no refresh token, without which the login would end with "
+            "its access token: request the scope or the parameter by which this server issues one "
+            "(settings scopes and authorize_params)",
+        ),
+    ],
+)
+async def test_a_missing_refresh_token_has_the_advice_of_its_server(
+    bench: Bench, authorize_url: str | None, says: str
+) -> None:
+    """Other servers issue it by other scopes, or by a parameter."""
+    url = authorize_url or bench.sandbox.authorize_url
+    keeper = await bench.keeper(xero=bench.client(authorize_url=url))
+    bench.sandbox.add_fault("token:nth=1:no-refresh-token")
+    with pytest.raises(LoginFailed, match=re.escape(says)):
+        await keeper.login(bench.attempt())
 
 
 # ---------- the lease during the exchange

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from msgspec.structs import replace
 from support.bench import Bench, revocations
 from support.inside import replica_of
+from support.other_server import facts_of_xero
 
 from xots.end_events import LoginEnded, RevocationFailed, Revoked
 from xots.errors import (
@@ -158,6 +160,7 @@ def test_a_failure_is_reported_with_its_outlook() -> None:
         next_attempt_at=NOW + SECOND,
         grace_ends_at=NOW + 30 * MINUTE,
         login_needed_at=NOW + 31 * MINUTE,
+        attention_for=Need.GRACE_ENDS,
     )
     lost = Unknown(detail="reset")
     assert events_of(situation(), lost) == [failed]
@@ -280,14 +283,45 @@ def test_the_error_says_when_to_retry_and_what_is_served_meanwhile() -> None:
     assert foreign.retry_after_seconds == 3600
 
 
+def test_a_failure_at_another_server_says_nothing_about_xero() -> None:
+    """Neither its name, nor when an unused refresh token dies there."""
+    server = "the identity server"
+    unspent = Outlook(**(vars_of(OUTLOOK) | {"attention_for": Need.TOKEN_DIES}))
+    for outlook in (OUTLOOK, unspent):
+        found = situation(server=server, outlook=outlook, store_problem=None)
+        [failed] = events_of(found, Unknown(detail="reset"))
+        text = f"{dataclasses.replace(failed, server=server)} {reason(found)}"
+        assert facts_of_xero(text) == []
+        assert "no usable response came from the identity server" in text
+        assert ("an unused refresh token may expire" in text) is (outlook is unspent)
+        assert ("12:31:00 UTC" in text) is (outlook is OUTLOOK)
+    for state in (State.WAITING, State.CONSENT_LOST):
+        text = str(reason(situation(server=server, state=state)))
+        assert server in text
+        assert facts_of_xero(text) == []
+
+
+async def test_every_event_of_a_keeper_names_its_identity_server(bench: Bench) -> None:
+    """Xero, or another one."""
+    for url, name in ((bench.sandbox.authorize_url, "Xero"), ("https://id.example/", "the id")):
+        keeper = await bench.keeper(xero=bench.client(authorize_url=url))
+        await keeper.login(bench.attempt())
+        assert bench.events[-1].server.startswith(name)
+
+
 @pytest.mark.parametrize(
-    ("rolled_back", "says"), [(False, "can be repeated for 30 minutes"), (True, "older record")]
+    ("rolled_back", "grace", "says"),
+    [
+        (False, 30, "can be repeated for 30 minutes"),
+        (False, 0, "a refresh cannot be repeated"),
+        (True, 30, "older record"),
+    ],
 )
 def test_a_loss_at_the_close_says_how_the_next_start_continues(
-    rolled_back: bool, says: str
+    rolled_back: bool, grace: int, says: str
 ) -> None:
     """The next start reads the record of the store."""
-    text = loss_at_close("books", "away", rolled_back=rolled_back)
+    text = loss_at_close("books", "away", rolled_back=rolled_back, grace=grace * MINUTE)
     assert text.startswith("stopped with a change of 'books' that the store could not take (away)")
     assert says in text
 

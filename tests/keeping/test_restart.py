@@ -394,11 +394,27 @@ async def test_a_command_ends_all_accounts_of_a_user_and_names_them(
         ended = await house.command("revoke", "--all")
         again = await house.command("revoke")
     for name in ("default", "other"):
-        assert f"same client and Xero user as: {name}" in listed[1]
+        assert f"same client and user as: {name}" in listed[1]
     assert ended == (0, "revoked: default, other\n", "")
     assert (again[0], again[2]) == (0, "")
     assert again[1].startswith("there is no login to revoke")
     assert house.sandbox.identity.usable_refresh_tokens(house.sandbox.clock()) == []
+
+
+async def test_the_commands_say_that_a_login_is_forgotten_here_only(house: House) -> None:
+    """Through the server and on the store, if the identity server revokes no tokens."""
+    empty = {"XOTS_REVOKE_URL": ""}
+    async with house.serving(**empty):
+        await house.log_in()
+        revoked = await house.command("revoke", **empty)
+        await house.log_in()
+        logged_out = await house.command("logout", **empty)
+        await house.log_in()
+    in_store = await house.command("revoke", "--all", **empty)
+    for status, out, err in (revoked, logged_out, in_store):
+        assert (status, err) == (0, "")
+        assert "forgotten here only: the identity server revokes no tokens" in out
+    assert in_store[1].startswith("revoked: default. The login is ended here")
 
 
 async def test_a_login_after_a_promotion_is_sealed_with_the_new_key(

@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 from support import accounts
 
+from xots.advice import XERO
 from xots.lifecycle.account import Account, ProblemKind, RefreshToken
 from xots.lifecycle.candidates import candidates
 from xots.lifecycle.logins import after_end, after_login, after_revocation_failed, after_revoked
@@ -258,12 +259,23 @@ def test_an_unsaved_failed_attempt_risks_no_token() -> None:
 )
 def test_a_lost_consent_has_a_reason(account: Account, at: datetime, reason: str) -> None:
     """A loss after the grace period differs from a token that lay unused too long."""
-    assert reason in why_lost(attempted(account, Refused(detail="invalid_grant"), at), POLICY)
+    assert reason in why_lost(attempted(account, Refused(detail="invalid_grant"), at), POLICY, XERO)
+
+
+def test_a_lost_consent_at_another_server_is_explained_without_facts_of_xero() -> None:
+    """How long a refresh token may lie unused there is not known."""
+    server = "the identity server"
+    for at in (DUE, NOW + 60 * DAY):
+        lost = attempted(LOGGED_IN, Refused(detail="invalid_grant"), at)
+        text = why_lost(lost, POLICY, server)
+        assert text == f"most likely the login was ended at {server}, or lay unused there too long"
+    text = why_lost(attempted(LOST, Refused(detail="invalid_grant"), GRACE_ENDS), POLICY, server)
+    assert text.endswith("arrived within the identity server's 30 minutes")
 
 
 def test_a_record_without_tokens_has_a_reason_of_its_own() -> None:
     """Xero refused none of its tokens."""
-    assert why_lost(Account(), POLICY) == "the record holds no refresh token"
+    assert why_lost(Account(), POLICY, XERO) == "the record holds no refresh token"
 
 
 def test_a_server_without_rotation_is_remembered_until_it_rotates() -> None:
@@ -294,8 +306,8 @@ def test_a_lost_consent_is_explained_by_its_newest_token() -> None:
     )
     new = RefreshToken(value=Secret("new"), obtained_at=NOW, refused_at=NOW + MINUTE)
     account = replace(accounts.logged_in(), current=new, fallbacks=(old,))
-    assert "disconnected" in why_lost(account, POLICY)
-    assert "unused" in why_lost(replace(account, current=old, fallbacks=()), POLICY)
+    assert "disconnected" in why_lost(account, POLICY, XERO)
+    assert "unused" in why_lost(replace(account, current=old, fallbacks=()), POLICY, XERO)
 
 
 def test_every_kind_of_problem_has_words() -> None:
@@ -303,4 +315,4 @@ def test_every_kind_of_problem_has_words() -> None:
     failed = [account.problem for account, _, _ in TABLE.values() if account.problem is not None]
     kinds = {problem.kind for problem in failed}
     assert kinds == set(ProblemKind)
-    assert all("Xero" in problem_text(problem) for problem in failed)
+    assert all("Xero" in problem_text(problem, XERO) for problem in failed)

@@ -848,7 +848,7 @@ async def test_the_list_names_the_accounts_that_share_a_user(
     found = await listed(server, get)
     assert found["firm"]["shares_with"] == ["default", "shop"]
     page = await send("GET", f"{origin(server)}/accounts", BROWSER)
-    assert "shares its Xero user with default, shop" in page.text
+    assert "shares its user with default, shop" in page.text
 
 
 def test_a_list_of_many_accounts_of_one_user_stays_small() -> None:
@@ -1015,7 +1015,7 @@ async def test_ending_a_login_of_another_xero_user_revokes_only_that_one(
         assert (await person.consent(page, user_id)).url == f"{base}/home"
     found = await listed(server, get)
     assert [one["shares_with"] for one in found.values()] == [[], []]
-    assert "shares its Xero user" not in (await person.open(f"{default}/accounts")).text
+    assert "shares its user" not in (await person.open(f"{default}/accounts")).text
     assert 'name="all"' not in (await person.open(f"{firm}/{act}")).text
     ended = await send("POST", f"{firm}/{act}", None, "")
     if act == "revoke":

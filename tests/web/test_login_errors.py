@@ -165,7 +165,7 @@ CASES = [
         wrong_secret,
         400,
         r"does not accept the client id and secret \(invalid_client\)",
-        r"check both.*log in again",
+        r"correct the client id or secret.*log in again",
     ),
     Case(
         wrong_redirect,

@@ -348,8 +348,8 @@ async def test_a_refused_client_names_the_correction(
 ) -> None:
     """An operator can correct the settings without a new login. Retries do not help."""
     expected_log(
-        r"refresh failed \(attempt 1\): .*\(invalid_client \(40\d\)\): "
-        r"correct the client id or secret in the settings"
+        r"refresh failed \(attempt 1\): .*\(invalid_client \(40\d\)\); "
+        r"this attempt spent no refresh token: correct the client id or secret in the settings"
     )
     sandbox.add_fault("refresh:every:invalid-client")
     await fails_once(logged_in, clock)

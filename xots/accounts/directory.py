@@ -30,7 +30,8 @@ class Glimpse:
     source: str
     is_removed: bool = False
     is_live: bool = False
-    """True while a user is logged in."""
+    """True while a user is logged in at a server with organisations. At another one, logins of one
+    client do not share their fate."""
     client_id: str | None = None
     user_id: str | None = None
     """The Xero user who logged in; None if Xero did not tell."""
@@ -71,7 +72,7 @@ def glimpse(config: AccountConfig, account: Account, now: datetime) -> Glimpse:
     return Glimpse(
         source=config.source,
         is_removed=account.removed and not config.is_fixed,
-        is_live=account.consent_id is not None,
+        is_live=bool(account.consent_id and config.identity_server.connections_url),
         client_id=account.client_id,
         user_id=account.xero_userid,
         state=state_of(account, now, config.policy, is_configured=config.credentials is not None),

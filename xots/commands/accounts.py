@@ -107,7 +107,7 @@ def _print_table(found: list[dict[str, Any]]) -> None:
             show(f"  problem: {summary['problem']}")
         shares_with = summary.get("shares_with")
         if isinstance(shares_with, list) and shares_with:
-            show(f"  same client and Xero user as: {', '.join(map(str, shares_with))}")
+            show(f"  same client and user as: {', '.join(map(str, shares_with))}")
 
 
 def _row(summary: dict[str, Any]) -> tuple[str, ...]:
@@ -139,7 +139,7 @@ def _declare_add(parser: argparse.ArgumentParser) -> None:
         "--client-id",
         dest="own_client_id",
         metavar="ID",
-        help="client id of the account's app at Xero (default: that of the server's settings)",
+        help="client id of the account's app (default: that of the server's settings)",
     )
     parser.add_argument(
         "--client-secret-file",

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from ..advice import capitalised
 from ..client import Client
 from ..errors import ServerRefused, ServerUnreachable, XotsError
 from ..settings import Settings
@@ -72,7 +73,7 @@ def _serves(server: Client, settings: Settings) -> bool:
     return bool(content["account"] == settings.account)
 
 
-_NOT_CONFIRMED = "Xero has not confirmed the revocation; the server retries until it does"
+_NOT_CONFIRMED = "The identity server has not confirmed the revocation; xots retries until it does"
 
 
 def _is_pending(server: Client) -> bool:
@@ -87,11 +88,8 @@ def _revoke_by_request(server: Client, *, everywhere: bool) -> str:
         return str(content["detail"])  # there was no login
     if everywhere:
         return _all_ended("revoked", content)
-    match content["status"]:
-        case "ended":
-            return "revoked here; the identity server revokes no tokens (revoke_url is empty)"
-        case "disconnected":
-            return str(content.get("detail") or "disconnected")
+    if content["status"] in ("ended", "disconnected"):
+        return str(content.get("detail") or content["status"])
     return f"revoked here. {_NOT_CONFIRMED}" if _is_pending(server) else "revoked"
 
 
@@ -111,7 +109,7 @@ def _all_ended(done: str, content: Mapping[str, Any]) -> str:
     text = f"{done}: {', '.join(sorted(accounts))}" if isinstance(accounts, dict) else done
     match content["status"]:
         case "ended":
-            return f"{text}. The identity server revokes no tokens (revoke_url is empty)"
+            return f"{text}. {capitalised(str(content.get('detail') or 'ended here only'))}"
         case "revocation-pending":
             return f"{text}. {_NOT_CONFIRMED}"
     return text
@@ -126,15 +124,17 @@ def _end_in_store(settings: Settings, done: str, *, forget: bool, everywhere: bo
     from ..wiring import end_login  # here, because a request to a server needs no Tornado
 
     ended = asyncio.run(end_login(settings, forget=forget, everywhere=everywhere))
-    if not all(ended.values()):
+    if pending := [each for each in ended.values() if not each]:
         raise XotsError(
-            "the login is ended here, and no token of it is served any more. Xero has not "
-            "confirmed the revocation; run this command again later"
+            "the login is ended here, and no token of it is served any more. "
+            f"{capitalised(pending[0].server)} has not confirmed the revocation; run this command "
+            "again later"
         )
     if not forget and not any(each.had_login for each in ended.values()):
         return "there is no login to revoke: it was ended before"
     if everywhere:
-        return f"{done}: {', '.join(sorted(ended))}"
+        rest = {capitalised(each.explanation) for each in ended.values() if each.explanation}
+        return ". ".join([f"{done}: {', '.join(sorted(ended))}", *sorted(rest)])
     explanation = ended[settings.account].explanation
     if explanation is None:
         return done

@@ -75,6 +75,11 @@ class Context:
     """Finds the other accounts that a revocation of this one's tokens would end too."""
 
     @property
+    def server_name(self) -> str:
+        """The name of the identity server in the middle of a sentence."""
+        return self.xero.identity_server.name
+
+    @property
     def account(self) -> Account:
         """The record, its dates corrected for clock changes. ``replica.account`` is as stored."""
         return self.replica.dated()
@@ -144,6 +149,7 @@ class Context:
             outlook=self.outlook,
             unsaved=self.replica.unsaved,
             store_problem=self.replica.problem,
+            server=self.server_name,
         )
 
     def next_step(

@@ -65,7 +65,8 @@ async def delete_connections(
     unclear = [name for name, sibling in siblings.items() if not is_use_known(sibling)]
     token = access.value if access else await _new_access_token(context, lease)
     if token is None:
-        return Disconnection(remaining=assumed, problem="Xero issued no access token for it")
+        problem = f"{context.server_name} issued no access token for it"
+        return Disconnection(remaining=assumed, problem=problem)
     try:
         response = await context.xero.connections(token)
         listed = read_connections(response, context.clock.now())
@@ -125,7 +126,7 @@ async def _delete(
     connection keeps its id in a new consent.
     """
     if organisation.connection_id is None:
-        return "Xero's list names no id for it"
+        return f"{context.server_name}'s list names no id for it"
     if not context.may_send(lease):
         return "another process has the account"
     failure: Failure | None = await context.xero.disconnect(token, organisation.connection_id)

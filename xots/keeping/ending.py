@@ -1,4 +1,4 @@
-"""A login's end: nothing is served from it, and Xero revokes its tokens.
+"""A login's end: nothing is served from it, and the identity server revokes its tokens.
 
 If other accounts log in by the same Xero user, a revocation would end these too. Then the login's
 own connections are deleted and its tokens forgotten (``disconnecting``). The end is written first,
@@ -13,8 +13,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ..advice import XERO
 from ..backends.base import Lease
-from ..end_events import ConnectionsRemain, Disconnected, LoginEnded, RevocationFailed, Revoked
+from ..end_events import (
+    ConnectionsRemain,
+    Disconnected,
+    Forgotten,
+    LoginEnded,
+    RevocationFailed,
+    Revoked,
+)
 from ..errors import SealError, StaleWrite, StoreUnavailable
 from ..lifecycle.account import AccessToken, Organisation
 from ..lifecycle.candidates import without_reuse
@@ -23,14 +31,13 @@ from ..lifecycle.schedule import min_servable, revocation_due, servable
 from ..lifecycle.sharing import is_user_known
 from ..lifecycle.waits import pause_ends_at
 from ..safe_text import safe_text
-from ..wording import remaining_text, shared_text
+from ..wording import FORGOTTEN_TEXT, remaining_text, shared_text
 from .context import Context
 from .disconnecting import Disconnection, delete_connections
 from .refreshing import spend
 from .siblings import Siblings
 
 __all__ = [
-    "PENDING_TEXT",
     "EndOutcome",
     "EndResult",
     "end_login",
@@ -42,28 +49,28 @@ MAX_NAME = 80
 """Upper bound on the characters of an organisation's name in a sentence."""
 
 
-PENDING_TEXT = (
-    "the login is ended here, but Xero has not confirmed the revocation yet; xots repeats the "
-    "request until Xero confirms it"
-)
-
-
 class EndResult(StrEnum):
     """The results of a login's end."""
 
     REVOKED = "revoked"
     """Nothing is left to revoke."""
     PENDING = "revocation-pending"
-    """The login is ended here, and Xero is still to be told."""
+    """The login is ended here, and that is still to be written or told to the identity server."""
     DISCONNECTED = "disconnected"
     """The login shares its Xero user with others. Its tokens are forgotten, not revoked."""
+    FORGOTTEN = "forgotten"
+    """The identity server revokes no tokens. They are forgotten here only."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EndOutcome:
-    """The outcome of a login's end. It is true unless Xero is still to be told."""
+    """The outcome of a login's end. It is true unless the end is pending."""
 
     result: EndResult
+    server: str = XERO
+    """The name of the identity server in a sentence."""
+    revokes: bool = True
+    """Does the identity server revoke tokens?"""
     had_login: bool = True
     """False if there was no login, and none of an earlier end that Xero has not confirmed."""
     shared_with: tuple[str, ...] = ()
@@ -80,18 +87,43 @@ class EndOutcome:
 
     @property
     def explanation(self) -> str | None:
-        """The outcome in words for a user; None unless the login lives on at Xero in part."""
-        if self.result is EndResult.PENDING:
-            return PENDING_TEXT
-        if self.result is EndResult.REVOKED:
-            return None
-        shared = shared_text(self.shared_with, self.user_unknown)
+        """The outcome in words for a user; None unless the login lives on in part."""
+        match self.result:
+            case EndResult.REVOKED:
+                return None
+            case EndResult.FORGOTTEN:
+                return f"the login is ended here and its tokens are {FORGOTTEN_TEXT}"
+            case EndResult.PENDING if self.revokes:
+                return (
+                    f"the login is ended here, but {self.server} has not confirmed the revocation "
+                    f"yet; xots repeats the request until {self.server} confirms it"
+                )
+            case EndResult.PENDING:
+                return (
+                    "the login is ended here, but the token store has not taken that yet; xots "
+                    "repeats the write"
+                )
+        shared = shared_text(self.shared_with, self.user_unknown, self.server)
         text = f"the login is ended here and its tokens are forgotten. {shared}"
         return text if self.problem is None else f"{text}. However, {self.problem}"
 
 
-REVOKED, PENDING = EndOutcome(result=EndResult.REVOKED), EndOutcome(result=EndResult.PENDING)
-NO_LOGIN = EndOutcome(result=EndResult.REVOKED, had_login=False)
+def _outcome(context: Context, result: EndResult, *, had_login: bool = True) -> EndOutcome:
+    server = context.xero.identity_server
+    return EndOutcome(
+        result=result, server=server.name, revokes=bool(server.revoke_url), had_login=had_login
+    )
+
+
+def _pending(context: Context) -> EndOutcome:
+    return _outcome(context, EndResult.PENDING)
+
+
+def _nothing_left(context: Context, *, had_login: bool = True) -> EndOutcome:
+    """Return the outcome once the record holds no token any more."""
+    revokes = context.xero.identity_server.revoke_url or not had_login
+    result = EndResult.REVOKED if revokes else EndResult.FORGOTTEN
+    return _outcome(context, result, had_login=had_login)
 
 
 async def end_login(context: Context, *, forget: bool, everywhere: bool = False) -> EndOutcome:
@@ -113,7 +145,7 @@ async def end_login(context: Context, *, forget: bool, everywhere: bool = False)
         found, now = replica.account, context.clock.now()
         is_pristine = found.client_id is None and found.ended_at is None
         if is_pristine and not forget:
-            return NO_LOGIN
+            return _nothing_left(context, had_login=False)
         access = servable(found, now, min_servable(found, context.policy))
         # 2. Write the end. From now on no late response can revive the login. An end is written
         # even if there is no login: it also ends one whose code is being exchanged now.
@@ -124,13 +156,13 @@ async def end_login(context: Context, *, forget: bool, everywhere: bool = False)
         if replica.unsaved:
             # Xero is told only after the end is stored. Otherwise a crash would leave a live login
             # in the store that Xero has ended.
-            return PENDING
+            return _pending(context)
         # 3. Tell Xero, unless Xero has failed to confirm an earlier request just now.
         if replica.account.revocation is None:
-            return REVOKED if had_login else NO_LOGIN
+            return _nothing_left(context, had_login=had_login)
         failed_at = found.problem.at if found.problem and found.revocation else None
         if pause_ends_at(failed_at, now, context.policy) is not None:
-            return PENDING
+            return _pending(context)
         return await _conclude(context, lease, access, everywhere=everywhere)
 
 
@@ -179,15 +211,15 @@ async def _conclude(
         if not siblings:
             return await _revoke(context, lease)
         if not context.may_send(lease):
-            return PENDING
+            return _pending(context)
         done = await delete_connections(context, lease, access, siblings)
     except StaleWrite:  # another process has the account
-        return PENDING
+        return _pending(context)
     except (StoreUnavailable, SealError) as error:
         context.replica.failed(error)
-        return PENDING
+        return _pending(context)
     if lease.lost:
-        return PENDING
+        return _pending(context)
     return await _forget_tokens(context, siblings, done)
 
 
@@ -210,12 +242,13 @@ async def _forget_tokens(context: Context, siblings: Siblings, done: Disconnecti
     problem = None
     if done.problem is not None:
         shown = tuple(safe_text(one.name or one.tenant_id, MAX_NAME) for one in done.remaining)
-        problem = remaining_text(shown, done.problem)
+        problem = remaining_text(shown, done.problem, context.server_name)
         context.emit(
             ConnectionsRemain(account=name, at=at, organisations=shown, reason=done.problem)
         )
     return EndOutcome(
         result=EndResult.DISCONNECTED,
+        server=context.server_name,
         shared_with=shared_with,
         user_unknown=user_unknown,
         remaining=done.remaining,
@@ -224,7 +257,7 @@ async def _forget_tokens(context: Context, siblings: Siblings, done: Disconnecti
 
 
 async def _revoke(context: Context, lease: Lease) -> EndOutcome:
-    """Tell Xero to revoke the tokens.
+    """Tell the identity server to revoke the tokens, if it revokes any.
 
     It stops once the lease is lost: a user may have logged in since, and this request would end
     that login too.
@@ -236,7 +269,7 @@ async def _revoke(context: Context, lease: Lease) -> EndOutcome:
         async with context.xero.slot() as is_free:
             # The wait may have been long enough for a lease to run out.
             if not is_free or not context.may_send(lease):
-                return PENDING
+                return _pending(context)
             _, failure = await context.authenticated(context.xero.revoke, token, lease)
         if failure is not None:
             now, jitter = context.clock.now(), context.rng.random()
@@ -252,7 +285,8 @@ async def _revoke(context: Context, lease: Lease) -> EndOutcome:
                     retry_not_before=replica.account.retry_not_before,
                 )
             )
-            return PENDING
+            return _pending(context)
     await replica.commit(after_revoked(known), after=known)
-    context.emit(Revoked(account=context.name, at=context.clock.now()))
-    return REVOKED
+    ended = Revoked if context.xero.identity_server.revoke_url else Forgotten
+    context.emit(ended(account=context.name, at=context.clock.now()))
+    return _nothing_left(context)

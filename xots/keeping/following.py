@@ -101,7 +101,12 @@ class Following:
             if time.monotonic() > give_up_at:
                 name, rolled_back = self._context.name, replica.rolled_back
                 raise StoreUnavailable(
-                    loss_at_close(name, replica.problem, rolled_back=rolled_back)
+                    loss_at_close(
+                        name,
+                        replica.problem,
+                        rolled_back=rolled_back,
+                        grace=self._context.policy.grace,
+                    )
                 )
             await asyncio.sleep(RETRY_INTERVAL_SECONDS)
             await self.settle()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
 from collections.abc import Iterable
 from contextlib import suppress
@@ -25,6 +26,7 @@ from ..sealing import Sealer
 from ..tasks import Closed, Tasks
 from ..xero.connections import Connection
 from ..xero.http import XeroClient
+from ..xero.identity_server import IdentityServer
 from ..xero.protocol import Credentials
 from .acts import MAX_CHOICES_AT_ONCE, Acts
 from .changes import Changes
@@ -136,6 +138,11 @@ class TokenKeeper:
     def clock(self) -> Clock:
         """This host's clock."""
         return self._context.clock
+
+    @property
+    def identity_server(self) -> IdentityServer:
+        """The identity server of the account."""
+        return self._context.xero.identity_server
 
     @property
     def account(self) -> Account:
@@ -279,8 +286,8 @@ class TokenKeeper:
     # ---------- login and end
 
     def login_started(self) -> None:
-        """Note that a user was sent to Xero. ``state`` is WAITING until the user returns, or the
-        time for the login is over."""
+        """Note that a user was sent to the identity server. ``state`` is WAITING until the user
+        returns, or the time for the login is over."""
         self._logins.started()
 
     def login_returned(self) -> None:
@@ -357,5 +364,8 @@ class TokenKeeper:
         self._emit(store_event(self._context.situation(), change))
 
     def _emit(self, event: Event) -> None:
+        server = self.identity_server.name
+        if event.server != server:
+            event = dataclasses.replace(event, server=server)
         for observer in self._observers:
             observer(event)

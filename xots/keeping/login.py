@@ -9,6 +9,7 @@ from datetime import timedelta
 
 from msgspec.structs import replace
 
+from ..advice import XERO, meaning, remedy, shown_code
 from ..errors import LoginFailed, SealError, StoreUnavailable
 from ..events import LoggedIn, LoginRefused
 from ..lifecycle.logins import after_login
@@ -22,7 +23,15 @@ from .tenants import TenantList, organisations_of, tenant_of_login
 __all__ = ["LOGIN_TIMEOUT", "LoginAttempt", "log_in"]
 
 LOGIN_TIMEOUT = timedelta(minutes=10)
-"""Time a started login may take, on Xero's pages too. Xero's code itself lives for 5 minutes."""
+"""Time a started login may take, on the identity server's pages too. Xero's code itself lives for 5
+minutes."""
+
+ADVICE_AT_XERO = ": the scopes must include offline_access"
+ADVICE_ELSEWHERE = (
+    ", without which the login would end with its access token: request the scope or the "
+    "parameter by which this server issues one (settings scopes and authorize_params)"
+)
+"""What a login without a refresh token lacks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,27 +150,29 @@ async def _exchange(context: Context, attempt: LoginAttempt) -> tuple[Issued, Se
             redirect_uri=attempt.redirect_uri,
             verifier=attempt.verifier,
         )
+    server = context.server_name
     if not isinstance(outcome, Issued):
-        raise LoginFailed(_exchange_error(outcome))
+        raise LoginFailed(_exchange_error(outcome, server))
     if outcome.refresh_token is None:
-        raise LoginFailed("Xero issued no refresh token: the scopes must include offline_access")
-    granted = attempt.scopes if outcome.scopes is None else outcome.scopes
+        advice = ADVICE_AT_XERO if server == XERO else ADVICE_ELSEWHERE
+        raise LoginFailed(f"{server} issued no refresh token{advice}")
+    # The refresh token grants offline_access, whether the response names that or not.
+    granted = (*(attempt.scopes if outcome.scopes is None else outcome.scopes), "offline_access")
     if missing := [scope for scope in attempt.scopes if scope not in granted]:
-        raise LoginFailed(f"Xero granted fewer scopes than requested; missing: {' '.join(missing)}")
+        raise LoginFailed(
+            f"{server} granted fewer scopes than requested; missing: {' '.join(missing)}"
+        )
     return outcome, outcome.refresh_token
 
 
-def _exchange_error(failure: Failure) -> str:
+def _exchange_error(failure: Failure, server: str) -> str:
     if isinstance(failure, Refused):
+        aged = "is older than 5 minutes" if server == XERO else "has expired"
         return (
-            "Xero refused the code (invalid_grant): it was used before, or is older than 5 "
-            "minutes; log in again"
+            f"{server} refused the code (invalid_grant): it was used before, or {aged}; log in "
+            "again"
         )
     if not isinstance(failure, ClientRefused):
         return f"{failure.detail}; log in again"
-    if failure.code == "invalid_client":
-        return (
-            "Xero does not accept the client id and secret (invalid_client): check both and log in "
-            "again"
-        )
-    return f"Xero refused the exchange of the code: {failure.detail}"
+    code = failure.code
+    return f"{meaning(code, server)} ({shown_code(code)}): {remedy(code, server)}, and log in again"

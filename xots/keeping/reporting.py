@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from ..advice import XERO
 from ..clock import MAX_CLOCK_SKEW
 from ..errors import ConsentLost, NoCredentials, NotLoggedIn, NoToken, TokenUnavailable, XotsError
 from ..events import (
@@ -34,7 +35,7 @@ from ..lifecycle.schedule import (
     servable,
     unresolved_intent,
 )
-from ..wording import problem_text, time_text
+from ..wording import problem_text, span_text, time_text
 from .replica import StoreChange
 
 __all__ = [
@@ -64,6 +65,8 @@ class Situation:
     outlook: Outlook
     unsaved: bool
     store_problem: str | None
+    server: str = XERO
+    """The name of the identity server in a sentence."""
 
 
 # ---------- events
@@ -195,7 +198,7 @@ def _lost_event(situation: Situation, spent: RefreshToken, failure: Failure) -> 
         at=at,
         detail=failure.detail,
         refused=spent.fingerprint,
-        reason=why_lost(account, policy),
+        reason=why_lost(account, policy, situation.server),
         served_until=served.expires_at if served else None,
     )
 
@@ -210,7 +213,7 @@ def _failed_event(situation: Situation, problem: Problem) -> RefreshFailed:
         next_attempt_at=outlook.next_attempt_at,
         grace_ends_at=outlook.grace_ends_at,
         login_needed_at=outlook.login_needed_at,
-        is_reuse_refused=outlook.attention_for is Need.LAST_ATTEMPT,
+        attention_for=outlook.attention_for,
     )
 
 
@@ -277,11 +280,15 @@ def _dates(account: Account) -> list[tuple[str, datetime]]:
     return [(host, at) for host, at in dates if at is not None]
 
 
-def loss_at_close(name: str, problem: str | None, *, rolled_back: bool) -> str:
-    """Return the message of a keeper that closes with a change that the store did not take."""
+def loss_at_close(name: str, problem: str | None, *, rolled_back: bool, grace: timedelta) -> str:
+    """Return the message of a keeper that closes with a change that the store did not take.
+
+    ``grace`` is the time in which the identity server accepts a spent refresh token again.
+    """
+    again = f"can be repeated for {span_text(grace)}" if grace else "cannot be repeated"
     loss = (
-        "the next start goes on from the record before it: a refresh can be repeated for 30 "
-        "minutes, a login or its end has to be done again"
+        f"the next start goes on from the record before it: a refresh {again}, a login or its end "
+        "has to be done again"
     )
     if rolled_back:
         loss = "the next start goes on from the store's older record: a user may have to log in"
@@ -299,11 +306,11 @@ NO_LOGIN: dict[State, tuple[type[NoToken], str]] = {
     State.NOT_LOGGED_IN: (NotLoggedIn, "no user has logged in yet"),
     State.WAITING: (
         NotLoggedIn,
-        "no user has logged in yet: a login was started and has not returned from Xero",
+        "no user has logged in yet: a login was started and has not returned from {server}",
     ),
     State.REVOKED: (NotLoggedIn, "the login was ended here"),
 }
-"""The states without a login, each with its error."""
+"""The states without a login, each with its error and its text."""
 
 
 def no_token(situation: Situation, *, ending: bool, in_progress: bool, foreign: bool) -> XotsError:
@@ -319,11 +326,11 @@ def no_token(situation: Situation, *, ending: bool, in_progress: bool, foreign: 
         return NotLoggedIn("the login is being ended")
     if situation.state in NO_LOGIN:
         error, message = NO_LOGIN[situation.state]
-        return error(message)
+        return error(message.format(server=situation.server))
     problem = situation.account.problem
     if situation.state is State.CONSENT_LOST:
         detail = problem.detail if problem else "no token"
-        return ConsentLost(f"Xero refused the refresh token ({detail})")
+        return ConsentLost(f"{situation.server} refused the refresh token ({detail})")
     if foreign:
         return TokenUnavailable(
             f"the stored login belongs to another identity server, {situation.account.token_url}; "
@@ -338,7 +345,8 @@ def _unavailable(situation: Situation, in_progress: bool) -> TokenUnavailable:
     reason, wait = _reason(situation, in_progress), policy.first_backoff
     if account.retry_not_before is not None and account.retry_not_before > now:
         wait = max(wait, account.retry_not_before - now)
-        reason += f"; the next request to Xero is at {time_text(account.retry_not_before, now)}"
+        at = time_text(account.retry_not_before, now)
+        reason += f"; the next request to {situation.server} is at {at}"
     if served := servable(account, now, min_servable(account, policy)):
         until = time_text(served.expires_at, now)
         reason += f"; /token returns the old access token until {until}"
@@ -350,7 +358,7 @@ def _reason(situation: Situation, in_progress: bool) -> str:
     if situation.store_problem is not None:
         return f"the token store cannot be used: {situation.store_problem}"
     if problem is not None:
-        return problem_text(problem)
+        return problem_text(problem, situation.server)
     if in_progress:
         return "a refresh is in progress and takes long"
     return "the access token could not be refreshed"

@@ -140,7 +140,8 @@ class TenantList:
         if found := named(text, self.known or ()):
             return found
         if not may_wait:
-            raise TokenUnavailable("many requests wait for Xero already; retry", 1.0)
+            server = self._context.server_name
+            raise TokenUnavailable(f"many requests wait for {server} already; retry", 1.0)
         listed = organisations_of((await self.read(await token())).connections)
         if found := named(text, listed):
             return found

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from ..advice import XERO
 from .account import Account, Intent, RefreshToken
 from .attention import attention_at
 from .candidates import candidates, is_strict
@@ -164,12 +165,13 @@ def _retrying_open(account: Account, intent: Intent) -> Retrying:
     return Retrying.UNDER_WAY if in_first_attempt else Retrying.LOST_RESPONSE
 
 
-def why_lost(account: Account, policy: Policy) -> str:
-    """Return why Xero refused the refresh tokens, as far as the record of a lost consent shows."""
+def why_lost(account: Account, policy: Policy, server: str) -> str:
+    """Return why the refresh tokens were refused, as far as the record of a lost consent shows.
+    ``server`` is the name of the identity server in a sentence."""
     if (sent := account.spending) is not None and sent.resent and not sent.refused_at:
         return (
             f"no response to the refresh started at {_time(sent.first_spent_at)} arrived, nor to "
-            "the last attempt, and the identity server accepts no refresh token twice"
+            f"the last attempt, and {server} accepts no refresh token twice"
         )
     refused = [token for token in account.tokens if token.refused_at]
     newest = max(refused, key=lambda token: token.obtained_at, default=None)
@@ -178,14 +180,17 @@ def why_lost(account: Account, policy: Policy) -> str:
     spent = newest.first_spent_at or newest.refused_at
     if newest.resent and is_strict(account, policy):
         return (
-            f"no response to the refresh started at {_time(spent)} arrived, and the identity "
-            "server accepts no refresh token twice"
+            f"no response to the refresh started at {_time(spent)} arrived, and {server} accepts "
+            "no refresh token twice"
         )
     if policy.grace and newest.refused_at - spent >= policy.grace:
         minutes = f"{policy.grace.total_seconds() / 60:.0f} minutes"
         return (
-            f"no response to the refresh started at {_time(spent)} arrived within Xero's {minutes}"
+            f"no response to the refresh started at {_time(spent)} arrived within {server}'s "
+            f"{minutes}"
         )
+    if server != XERO:
+        return f"most likely the login was ended at {server}, or lay unused there too long"
     if newest.refused_at - newest.obtained_at >= XERO_REFRESH_LIFETIME:
         return f"the refresh token lay unused for {XERO_REFRESH_LIFETIME.days} days"
     return "most likely the app was disconnected at Xero"

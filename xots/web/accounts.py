@@ -50,7 +50,7 @@ STATE_TEXTS = {
 NEED_TEXTS = {
     Need.NO_LOGIN: "no user is logged in",
     Need.CONSENT_LOST: "the login is lost",
-    Need.CLIENT_REFUSED: "Xero does not accept the client",
+    Need.CLIENT_REFUSED: "the client or its request is refused",
     Need.GRACE_ENDS: "if no response to the open refresh arrives",
     Need.TOKEN_DIES: "if no refresh succeeds",
 }

@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 from tornado.web import HTTPError
 
+from ..advice import capitalised
 from ..errors import AccountUnusable, NoCredentials, NotLoggedIn, XotsError
-from ..keeping.ending import PENDING_TEXT, EndOutcome, EndResult
+from ..keeping.ending import EndOutcome, EndResult
 from ..lifecycle.schedule import State
-from ..wording import sharing_text
+from ..wording import FORGOTTEN_TEXT, sharing_text
 from . import accept, guard
 from .handler import UNSUPPORTED, Handler
 
@@ -27,11 +28,10 @@ USE_POST = (
 )
 
 NO_LOGIN = "there is no login to revoke: it was ended before. The credentials are kept"
-REVOKED = "Xero has revoked the login. The credentials are kept; connect to log in again"
-ENDED = (
-    "the login is ended here; the identity server revokes no tokens (revoke_url is empty), so they "
-    "stay valid there until they expire"
-)
+ENDED_BEFORE = {"status": "revoked", "detail": NO_LOGIN}
+
+STATUSES = {EndResult.FORGOTTEN: "ended"}
+"""The ``status`` in the response, where that is not the result itself."""
 
 
 class Outcome(NamedTuple):
@@ -45,56 +45,53 @@ class Outcome(NamedTuple):
     """The JSON for a program."""
 
 
-CONFIRMED = Outcome(200, "Revoked", REVOKED, {"status": "revoked"})
-UNCONFIRMED = Outcome(
-    202, "Revoked", PENDING_TEXT, {"status": "revocation-pending", "detail": PENDING_TEXT}
-)
-ENDED_BEFORE = Outcome(200, "Ended", NO_LOGIN, {"status": "revoked", "detail": NO_LOGIN})
-NOT_REVOCABLE = Outcome(200, "Ended", ENDED, {"status": "ended", "detail": ENDED})
-
-
-def _ended(ended: EndOutcome, *, can_revoke: bool) -> Outcome:
+def _ended(ended: EndOutcome) -> Outcome:
     """Return the response to the end of one login."""
-    if ended.result is EndResult.DISCONNECTED:
-        return _disconnected(ended)
     if not ended.had_login:
-        return ENDED_BEFORE
-    if not can_revoke:
-        return NOT_REVOCABLE
-    return CONFIRMED if ended else UNCONFIRMED
+        return Outcome(200, "Ended", NO_LOGIN, dict(ENDED_BEFORE))
+    status: dict[str, object] = {"status": STATUSES.get(ended.result, ended.result.value)}
+    detail = ended.explanation
+    if detail is None:
+        server = capitalised(ended.server)
+        revoked = f"{server} has revoked the login. The credentials are kept; log in again"
+        return Outcome(200, "Revoked", revoked, status)
+    content = status | {"detail": detail}
+    match ended.result:
+        case EndResult.PENDING:
+            return Outcome(202, "Revoked" if ended.revokes else "Ended", detail, content)
+        case EndResult.DISCONNECTED:
+            content |= _disconnected(ended)
+    return Outcome(200, "Ended", detail, content)
 
 
-def _all_ended(ended: Mapping[str, EndOutcome], *, can_revoke: bool) -> Outcome:
-    """Return the response to the end of several logins."""
-    outcomes = {name: _ended(found, can_revoke=can_revoke) for name, found in ended.items()}
-    worst = max(outcomes.values(), key=lambda outcome: outcome.status)
+def _disconnected(ended: EndOutcome) -> dict[str, object]:
+    """Return the fields about accounts that share the user."""
+    return {
+        "shared_with": list(ended.shared_with),
+        "user_unknown": list(ended.user_unknown),
+        "remaining": [{"tenant_id": one.tenant_id, "name": one.name} for one in ended.remaining],
+    }
+
+
+def _all_ended(ended: Mapping[str, EndOutcome]) -> Outcome:
+    """Return the response to the end of several logins: that of the one with the most left."""
+    outcomes = {name: _ended(found) for name, found in ended.items()}
+    worst = max(outcomes.values(), key=lambda outcome: (outcome.status, len(outcome.content)))
     if len(outcomes) == 1:
         detail, content = worst.detail, dict(worst.content)
     else:
         detail = f"The logins of {', '.join(ended)} were ended together: {worst.detail}"
-        content = {"status": worst.content["status"]}
+        has_detail = "detail" in worst.content
+        content = {"status": worst.content["status"]} | ({"detail": detail} if has_detail else {})
     content["accounts"] = {name: outcome.content["status"] for name, outcome in outcomes.items()}
     return worst._replace(detail=detail, content=content)
-
-
-def _disconnected(ended: EndOutcome) -> Outcome:
-    explanation = ended.explanation or ""
-    remaining = [{"tenant_id": one.tenant_id, "name": one.name} for one in ended.remaining]
-    content: dict[str, object] = {
-        "status": ended.result,
-        "detail": explanation,
-        "shared_with": list(ended.shared_with),
-        "user_unknown": list(ended.user_unknown),
-        "remaining": remaining,
-    }
-    return Outcome(200, "Ended", explanation, content)
 
 
 class TenantsHandler(Handler):
     """``GET /tenants``: the organisations that the login is connected to."""
 
     async def get(self) -> None:
-        """Return Xero's list, each valid organisation with all its fields, as JSON in ASCII."""
+        """Return the list, each valid organisation with all its fields, as JSON in ASCII."""
         if not self.account_config.identity_server.connections_url:
             raise HTTPError(
                 404, "the identity server has no organisations: connections_url is empty"
@@ -107,8 +104,11 @@ class ActHandler(Handler):
     """An act on the login: by POST, or by a program's GET."""
 
     title: str
-    question: str
-    """The text of the page with the button."""
+
+    @property
+    def question(self) -> str:
+        """The text of the page with the button."""
+        raise NotImplementedError
 
     head = UNSUPPORTED  # type: ignore[assignment]  # Tornado marks a missing method so
 
@@ -149,7 +149,14 @@ class RefreshHandler(ActHandler):
     """``/refresh``: refresh now."""
 
     title = "Refresh"
-    question = "Get a new access token from Xero now? The old one stays valid until it expires."
+
+    @property
+    def question(self) -> str:
+        """The text of the page with the button."""
+        return (
+            f"Get a new access token from {self.server_name} now? The old one stays valid until it "
+            "expires."
+        )
 
     async def act(self) -> None:
         """Respond 303 to the new token, and to a browser 303 to ``/home``."""
@@ -164,20 +171,41 @@ class EndHandler(ActHandler):
 
     ends_login = True
 
-    question_if_shared: str
-    """The text of the page if there are such accounts, with a place for a sentence about them."""
+    act_in_words: str
+    """The act in the middle of a question."""
+    consequence: str
+    """The sentence about the credentials, if they stay."""
+
+    @property
+    def question(self) -> str:
+        """The text of the page with the button."""
+        return f"{self.act_in_words}? {self._consequence()}{self.consequence}"
+
+    def _consequence(self) -> str:
+        server = self.account_config.identity_server
+        if shared := self._shared():
+            return (
+                f"{sharing_text(shared, server.name)}. So nothing is revoked: the connections of "
+                f"this login are deleted at {server.name}, and its tokens are forgotten."
+            )
+        if not server.revoke_url:
+            return f"Its tokens are {FORGOTTEN_TEXT}."
+        if server.is_xero:
+            return "Xero disconnects the app from all its organisations."
+        return f"{capitalised(server.name)} revokes its tokens."
+
+    def _shared(self) -> list[str]:
+        """Return the accounts that share the client and the Xero user."""
+        return list(self.accounts.siblings(self.keeper.name))
 
     def confirm(self) -> None:
         """Write the page with the button, and with a second one if other accounts share the client
         and the Xero user."""
-        shared = list(self.accounts.siblings(self.keeper.name))
-        question = self.question
-        if shared:
-            question = self.question_if_shared.format(sharing_text(shared))
+        shared = self._shared()
         self.write_page(
             "confirm.html",
             title=self.title,
-            question=question,
+            question=self.question,
             action=self.request.path,
             end_all=", ".join([self.keeper.name, *shared]) if shared else None,
         )
@@ -211,11 +239,6 @@ class EndHandler(ActHandler):
             self.write_json(outcome.content)
 
     @property
-    def can_revoke(self) -> bool:
-        """True if the identity server revokes tokens."""
-        return bool(self.account_config.identity_server.revoke_url)
-
-    @property
     def ends_all(self) -> bool:
         """True if the accounts that share the client and the Xero user are to be ended too.
 
@@ -231,26 +254,20 @@ class EndHandler(ActHandler):
 
 
 class RevokeHandler(EndHandler):
-    """``/revoke``: end the login and revoke it at Xero, but keep the credentials."""
+    """``/revoke``: end the login and revoke it, but keep the credentials."""
 
     title = "Revoke"
-    question = (
-        "End this login? Xero disconnects the app from all its organisations; the credentials "
-        "stay here."
-    )
-    question_if_shared = (
-        "End this login? {}. So nothing is revoked: the connections of this login are deleted at "
-        "Xero, and its tokens are forgotten. The credentials stay here."
-    )
+    act_in_words = "End this login"
+    consequence = " The credentials stay here."
 
     async def act(self) -> None:
-        """Respond 200 once Xero has revoked the login, and 202 if Xero has not confirmed it yet."""
+        """Respond 200 once the login is revoked or forgotten, and 202 if that is pending."""
         ends_all = self.ends_all
         self._check_login()
         if ends_all:
-            outcome = _all_ended(await self.end_all(forget=False), can_revoke=self.can_revoke)
+            outcome = _all_ended(await self.end_all(forget=False))
         else:
-            outcome = _ended(await self.keeper.end(forget=False), can_revoke=self.can_revoke)
+            outcome = _ended(await self.keeper.end(forget=False))
         self.write_outcome(outcome)
 
     def _check_login(self) -> None:
@@ -270,24 +287,18 @@ class RevokeHandler(EndHandler):
 
 
 class LogoutHandler(EndHandler):
-    """``/logout``: end the login, revoke it at Xero, and forget the credentials."""
+    """``/logout``: end the login, revoke it, and forget the credentials."""
 
     title = "Log out"
-    question = (
-        "End this login and forget the credentials? Xero disconnects the app from all its "
-        "organisations."
-    )
-    question_if_shared = (
-        "End this login and forget the credentials? {}. So nothing is revoked: the connections of "
-        "this login are deleted at Xero, and its tokens are forgotten."
-    )
+    act_in_words = "End this login and forget the credentials"
+    consequence = ""
 
     async def act(self) -> None:
         """Respond 303 to the form.
 
-        If nothing was revoked, since other accounts share the Xero user, respond 200 and tell what
-        remains at Xero. If several logins were ended, respond to a program as ``/revoke`` does, and
-        to a browser 303 to the list of accounts.
+        If nothing was revoked, respond 200 and tell what remains at the identity server. If several
+        logins were ended, respond to a program as ``/revoke`` does, and to a browser 303 to the
+        list of accounts.
 
         Raises:
             AccountUnusable: some of them could not be ended.
@@ -297,11 +308,11 @@ class LogoutHandler(EndHandler):
             if self.wants_page:
                 self.redirect("/accounts", status=303)
             else:
-                self.write_outcome(_all_ended(every, can_revoke=self.can_revoke))
+                self.write_outcome(_all_ended(every))
             return
         ended = await self.keeper.end(forget=True)
-        if ended.result is EndResult.DISCONNECTED:
-            self.write_outcome(_disconnected(ended))
+        if ended.result in (EndResult.DISCONNECTED, EndResult.FORGOTTEN):
+            self.write_outcome(_ended(ended))
         else:
             self.redirect(self.url("/"), status=303)
 

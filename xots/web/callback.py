@@ -1,4 +1,5 @@
-"""``/code``: the redirect URI, at which a browser returns from Xero. It serves all accounts."""
+"""``/code``: the redirect URI, at which a browser returns from the identity server. It serves all
+accounts."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from collections.abc import Iterable
 
 from tornado.web import HTTPError
 
+from ..advice import XERO, meaning, remedy, shown_code
 from ..errors import LoginFailed, TooManyLogins
 from ..keeping.login import LOGIN_TIMEOUT, LoginAttempt
 from ..safe_text import safe_text
@@ -20,7 +22,7 @@ __all__ = ["ROUTES"]
 
 
 class CodeHandler(CookieHandler):
-    """``/code``: the redirect URI, at which a browser returns from Xero."""
+    """``/code``: the redirect URI, at which a browser returns from the identity server."""
 
     head = UNSUPPORTED  # type: ignore[assignment]  # Tornado marks a missing method so
 
@@ -29,12 +31,13 @@ class CodeHandler(CookieHandler):
         login = await self._started_login(self._single("state"))
         self.keeper.login_returned()
         self._check_issuer(self._single("iss"))
+        server = self.server_name
         if error := self._single("error"):
             description = self._single("error_description")
-            raise LoginFailed(_error_of_xero(error, description, self.url("/home")))
+            raise LoginFailed(_error_in_words(error, description, server, self.url("/home")))
         if not (code := self._single("code")):
             raise LoginFailed(
-                "Xero's response holds neither a code nor an error; start again at "
+                f"{server}'s response holds neither a code nor an error; start again at "
                 f"{self.url('/home')}"
             )
         if self.is_other_client(login.credentials.client_id):
@@ -117,30 +120,27 @@ def _attempt(login: Login, code: str) -> LoginAttempt:
     )
 
 
-def _error_of_xero(error: str, description: str, home: str) -> str:
-    """Return an error that the browser brought from Xero in words (RFC 6749 section 4.1.2.1).
+def _error_in_words(code: str, description: str, server: str, home: str) -> str:
+    """Return an error that the browser brought from the identity server in words (RFC 6749 section
+    4.1.2.1).
 
     Args:
-        error: the code of the error.
-        description: Xero's own words.
+        code: the code of the error.
+        description: the server's own words.
+        server: the server's name in a sentence.
         home: the path at which the user can start again.
     """
-    granular = f"start xots with -o granular, or use the button for the granular scopes on {home}"
-    match error:
-        case "access_denied" if "scope" in description.lower():
-            return (
-                "Xero refused the scopes for this app. Apps created since 2 March 2026 cannot use "
-                f"the classic ones: {granular}"
-            )
-        case "access_denied":
-            return (
-                "the consent was cancelled at Xero, or not given. Nothing was changed; start again "
-                f"at {home}"
-            )
-        case "invalid_scope":
-            return f"Xero does not permit these scopes for this app: {granular}"
-    words = f"{safe_text(error)} {safe_text(description)}"
-    return f"Xero responded with an error: {words}".rstrip()
+    if server == XERO and code == "access_denied" and "scope" in description.lower():
+        # Xero refuses some scopes by the code for a cancelled consent.
+        return (
+            "Xero refused the scopes for this app. Apps created since 2 March 2026 cannot use the "
+            f"classic ones: {remedy('invalid_scope', server, home)}"
+        )
+    words = f": {safe_text(description)}" if description else ""
+    return (
+        f"{meaning(code, server)} ({shown_code(code)}{words}): {remedy(code, server, home)}; start "
+        f"again at {home}"
+    )
 
 
 ROUTES = [(r"/code", CodeHandler)]

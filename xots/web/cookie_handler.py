@@ -9,13 +9,7 @@ from ..lifecycle.account import Account
 from .handler import Handler
 from .login_cookie import Form, Login, LoginCookies
 
-__all__ = ["OTHER_CLIENT", "TOO_LONG", "CookieHandler"]
-
-TOO_LONG = (
-    "the client id, the secret, the tenant id and the scopes are too long together for a cookie of "
-    "4096 bytes, which carries them to Xero and back. Nothing was changed; check each of them"
-)
-
+__all__ = ["OTHER_CLIENT", "CookieHandler"]
 
 OTHER_CLIENT = (
     "the settings of this account name another client, so a login of this one could not be used. "
@@ -25,6 +19,15 @@ OTHER_CLIENT = (
 
 class CookieHandler(Handler):
     """A handler that reads and writes the cookies of a login."""
+
+    @property
+    def too_long(self) -> str:
+        """Why a login is refused whose cookie browsers would drop."""
+        return (
+            "the client id, the secret, the tenant id and the scopes are too long together for a "
+            f"cookie of 4096 bytes, which carries them to {self.server_name} and back. Nothing was "
+            "changed; check each of them"
+        )
 
     def is_other_client(self, client_id: str) -> bool:
         """True if the settings name another client, so that its login would make the account
@@ -45,7 +48,7 @@ class CookieHandler(Handler):
         """
         cookie = self.login_cookies().new(self.keeper.name, content)
         if cookie is None:
-            raise HTTPError(400, TOO_LONG)
+            raise HTTPError(400, self.too_long)
         for name in cookie.replaced:
             self.clear_cookie(name)
         self.set_cookie(

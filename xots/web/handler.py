@@ -15,6 +15,7 @@ from tornado.web import Finish, HTTPError, RequestHandler
 
 from ..accounts.accounts import Accounts
 from ..accounts.config import AccountConfig
+from ..advice import capitalised
 from ..errors import AccountError, NoToken, TokenUnavailable, XotsError
 from ..keeping.keeper import TokenKeeper
 from ..safe_text import MAX_MESSAGE, safe_text
@@ -218,7 +219,12 @@ class Handler(RequestHandler):
             TokenUnavailable: too many others do.
         """
         if self.is_crowded:
-            raise TokenUnavailable("many requests wait for Xero already; retry", 1.0)
+            raise TokenUnavailable(f"many requests wait for {self.server_name} already; retry", 1.0)
+
+    @property
+    def server_name(self) -> str:
+        """The name of the account's identity server in the middle of a sentence."""
+        return self.account_config.identity_server.name
 
     @property
     def is_read(self) -> bool:
@@ -294,6 +300,9 @@ class Handler(RequestHandler):
         names |= {
             "config": self.config,
             "account_config": self.account_config,
+            "server": self.server_name,
+            "is_xero": self.account_config.identity_server.is_xero,
+            "capitalised": capitalised,
             "named_account": self.named_account,
             "now": self.accounts.default.clock.now(),
             "time_text": time_text,

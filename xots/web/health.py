@@ -23,15 +23,17 @@ R = TypeVar("R")
 def health(keeper: TokenKeeper) -> dict[str, Any]:
     """Return the health of the login, without secrets, under the field names of the Go server.
 
-    The age at which a refresh token is rotated counts as its lifetime, although Xero's is longer.
+    The age at which a refresh token is rotated counts as its lifetime; Xero's is longer.
     """
     account, access, current = keeper.account, None, None
+    server = keeper.identity_server.name
+    problem = if_known(account.problem, lambda found: problem_text(found, server))
     if account.consent_id is not None:
         access, current = account.access, account.current
     return {
         "healthy": keeper.can_serve,
         "state": keeper.state.value,
-        "reason": keeper.store_problem or if_known(account.problem, problem_text),
+        "reason": keeper.store_problem or problem,
         "access_token_expiry_utc": if_known(access, lambda token: token.expires_at),
         "refresh_token_expiry_utc": if_known(
             current, lambda token: token.obtained_at + keeper.policy.refresh_lifetime

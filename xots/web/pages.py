@@ -1,4 +1,4 @@
-"""The pages of a login: the form for the credentials, the state, and the start at Xero.
+"""The pages of a login: the form for the credentials, the state, and its start.
 
 ``login_cookie`` describes how a login survives from one request to the next, and ``callback`` is
 the return from Xero.
@@ -13,11 +13,12 @@ from collections.abc import Mapping
 
 from tornado.web import HTTPError
 
+from ..advice import capitalised
 from ..errors import XotsError
 from ..keeping.tenants import organisations_of
 from ..lifecycle.account import Account, Organisation
 from ..secret import Secret
-from ..wording import time_text
+from ..wording import FORGOTTEN_TEXT, time_text
 from ..xero.protocol import SCOPE_SETS, Credentials
 from ..xero.requests import authorize_url, new_code_verifier
 from .cookie_handler import OTHER_CLIENT, TOO_LONG, CookieHandler
@@ -85,16 +86,23 @@ class FormHandler(Page):
         )
         pkce = self.account_config.pkce
         problems = _form_problems(client_id, client_secret, tenant_id, pkce=pkce)
+        if not client_id:
+            problems.append(self._missing_client_id())
         if not problems and not self._fits_cookies(form):
-            problems = [f"{TOO_LONG[0].upper()}{TOO_LONG[1:]}."]
+            problems = [f"{capitalised(self.too_long)}."]
         if not problems and self.is_other_client(client_id):
-            problems = [f"{OTHER_CLIENT[0].upper()}{OTHER_CLIENT[1:]}."]
+            problems = [f"{capitalised(OTHER_CLIENT)}."]
         if problems:
             self.set_status(400)
             self._write_form(problems, client_id, tenant_id)
         else:
             self.keep_cookie(form)
             self.redirect(self.url("/home"), status=303)
+
+    def _missing_client_id(self) -> str:
+        if self.account_config.identity_server.is_xero:
+            return "The client id is missing: Xero shows it on the app's Configuration page."
+        return "The client id is missing: it is part of the client's registration."
 
     def _fits_cookies(self, form: Form) -> bool:
         """True if browsers keep the cookie of a login with this form. The form's is smaller."""
@@ -114,8 +122,6 @@ class FormHandler(Page):
 def _form_problems(client_id: str, client_secret: str, tenant_id: str, *, pkce: bool) -> list[str]:
     fields = {"client id": client_id, "client secret": client_secret, "tenant id": tenant_id}
     problems = field_problems(fields)
-    if not client_id:
-        problems.append("The client id is missing: Xero shows it on the app's Configuration page.")
     if not client_secret and not pkce:
         problems.append(
             "The client secret is missing: a login without one needs PKCE, which is off."
@@ -144,16 +150,19 @@ class HomeHandler(Page):
             return
         client_id, known = client.credentials.client_id, self.keeper.credentials
         account, pending = self.keeper.account, self._pending()
+        config = self.account_config
+        is_xero = config.identity_server.is_xero
         organisations, trouble = await self._organisations()
         self.write_page(
             "home.html",
-            title="Xero connection",
+            title="Xero connection" if is_xero else "Connection",
             health=health(self.keeper),
             account=account,
             client_id=client_id,
             new_client=known is None or client_id != known.client_id,
             pending=pending[-1] if pending else None,
-            offer_granular=_offers_granular(self.account_config.scopes, account, pending),
+            offer_granular=is_xero and _offers_granular(config.scopes, account, pending),
+            forgotten_text=FORGOTTEN_TEXT,
             organisations=organisations,
             trouble=trouble,
         )
@@ -172,7 +181,7 @@ class HomeHandler(Page):
             self._start(self.new_login(client, *self._scopes()))
 
     def _start(self, login: Login) -> None:
-        """Keep the login in a cookie and redirect to Xero."""
+        """Keep the login in a cookie and redirect to the identity server."""
         self.keep_cookie(login)
         self.keeper.login_started()
         self.redirect(
@@ -210,7 +219,7 @@ class HomeHandler(Page):
         return Form(credentials=credentials, tenant_id=self.account_config.tenant_id, at=now)
 
     def _pending(self) -> list[Login]:
-        """Return the logins that have not returned from Xero, and log each.
+        """Return the logins that have not returned from the identity server, and log each.
 
         A login that started before the live one needs no hint. Times of day cannot tell.
         """
@@ -218,14 +227,17 @@ class HomeHandler(Page):
         logins = self.login_cookies().logins(self.keeper.name)
         if consent_id is not None:
             logins = [login for login in logins if login.replaces == consent_id]
+        server = self.account_config.identity_server
         for login in logins:
             logger.info(
-                "%s: a login started at %s has not returned from Xero; if Xero showed an error "
-                "page, register exactly the redirect URI %s there, check the client id, or start "
-                "xots with -o granular",
+                "%s: a login started at %s has not returned from %s; if %s showed an error page, "
+                "register exactly the redirect URI %s there, check the client id, or %s",
                 self.keeper.name,
                 time_text(login.at, now),
+                server.name,
+                server.name,
                 login.redirect_uri,
+                "start xots with -o granular" if server.is_xero else "correct the setting scopes",
             )
         return logins
 

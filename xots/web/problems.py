@@ -80,8 +80,8 @@ PROBLEM_TYPES: Mapping[type[XotsError], ProblemType] = {
     TooManyAccounts: ProblemType(409, "too-many-accounts", "No account can be added"),
     AccountUnusable: ProblemType(503, "account-unusable", "The account cannot be used"),
     SettingsError: ProblemType(400, "invalid-settings", "The settings of the account are wrong"),
-    UpstreamThrottled: ProblemType(503, "upstream-throttled", "Xero received too many requests"),
-    UpstreamFailed: ProblemType(502, "upstream-failed", "Xero returned no usable response"),
+    UpstreamThrottled: ProblemType(503, "upstream-throttled", "The organisations must wait"),
+    UpstreamFailed: ProblemType(502, "upstream-failed", "The organisations could not be listed"),
 }
 """The problem type of each error: that of the first class which the error is an instance of."""
 

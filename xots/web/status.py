@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from .._version import __version__
+from ..advice import capitalised, remedy
 from ..clock import MAX_CLOCK_SKEW
 from ..events import ClockSkewed
 from ..keeping.keeper import TokenKeeper
@@ -16,7 +17,15 @@ from ..lifecycle.outlook import Need, Outlook, Retrying, why_lost
 from ..lifecycle.policy import Policy
 from ..lifecycle.schedule import XERO_REFRESH_LIFETIME, State
 from ..safe_text import MAX_MESSAGE, safe_text
-from ..wording import counted, problem_text, span_text, time_text
+from ..wording import (
+    FORGOTTEN_TEXT,
+    counted,
+    failure_text,
+    problem_text,
+    span_text,
+    time_text,
+)
+from ..xero.identity_server import IdentityServer
 from .handler import Handler
 from .health import health, if_known, store_health
 
@@ -64,7 +73,9 @@ def _fields(
         "refreshed_at": account.refreshed_at,
         "refreshed_by": if_known(account.refreshed_by, safe_text),
         "failed_attempts": account.failed_attempts,
-        "last_problem": if_known(account.problem, problem_text),
+        "last_problem": if_known(
+            account.problem, lambda problem: problem_text(problem, keeper.identity_server.name)
+        ),
         "last_problem_at": if_known(account.problem, lambda problem: problem.at),
         "retry_not_before": account.retry_not_before,
         "retrying": outlook.retrying,
@@ -105,11 +116,11 @@ def explanation(
         now: this host's time.
         url: returns the URL of the account's page for the path of the default account's.
     """
-    account, policy = keeper.account, keeper.policy
+    account, policy, server = keeper.account, keeper.policy, keeper.identity_server
     sentences = [
         *_tokens(account, now, can_serve=keeper.can_serve),
-        *_attempts(account, outlook, policy, now),
-        _login_need(account, keeper.state, outlook, policy, now, url),
+        *_attempts(account, outlook, policy, now, server),
+        _login_need(keeper, outlook, now, url),
         *_store(keeper.store_problem),
         *_clocks(keeper.clock_skew),
     ]
@@ -140,14 +151,16 @@ def _last_refresh(at: datetime, by: str | None, now: datetime) -> str:
     return f"Last refreshed at {_time(at, now)} by {by}."
 
 
-def _attempts(account: Account, outlook: Outlook, policy: Policy, now: datetime) -> Iterator[str]:
+def _attempts(
+    account: Account, outlook: Outlook, policy: Policy, now: datetime, server: IdentityServer
+) -> Iterator[str]:
     """Describe the operation that is not done yet, and the next attempt or refresh."""
     if outlook.retrying is None:
         yield from _next_refresh(outlook.next_attempt_at, now)
         return
-    yield from _operation(account, outlook, policy, now)
-    yield from _failures(account.problem, account.failed_attempts, now)
-    yield from _grace(account.intent, outlook.grace_ends_at, now)
+    yield from _operation(account, outlook, policy, now, server)
+    yield from _failures(account.problem, account.failed_attempts, now, server.name)
+    yield from _grace(account.intent, outlook.grace_ends_at, now, server.name)
     if outlook.retrying is not Retrying.UNDER_WAY:
         yield from _next_attempt(outlook.next_attempt_at, now)
 
@@ -157,7 +170,9 @@ def _next_refresh(at: datetime | None, now: datetime) -> Iterator[str]:
         yield f"The next refresh is due at {_time(at, now)}."
 
 
-def _operation(account: Account, outlook: Outlook, policy: Policy, now: datetime) -> Iterator[str]:
+def _operation(
+    account: Account, outlook: Outlook, policy: Policy, now: datetime, server: IdentityServer
+) -> Iterator[str]:
     match outlook.retrying:
         case Retrying.UNDER_WAY if account.intent:
             yield from _under_way(account.intent, policy, now)
@@ -170,16 +185,22 @@ def _operation(account: Account, outlook: Outlook, policy: Policy, now: datetime
         case Retrying.LOST_RESPONSE if outlook.grace_ends_at:
             began = _time(outlook.grace_ends_at - policy.grace, now)
             yield (
-                f"A refresh started at {began}, and no usable response arrived: Xero may have "
-                "carried it out."
+                f"A refresh started at {began}, and no usable response arrived: {server.name} may "
+                "have carried it out."
             )
         case Retrying.MISSING_TOKEN:
-            yield "Xero's last response held no refresh token: the same one is spent again."
+            yield (
+                f"{capitalised(server.name)}'s last response held no refresh token: the same one "
+                "is spent again."
+            )
         case Retrying.PROOF:
             yield "Several refresh tokens may be live: the next refresh shows which one is."
         case Retrying.REVOCATION if account.ended_at:
             ended = _time(account.ended_at, now)
-            yield f"The login was ended at {ended}, and Xero has not confirmed the revocation yet."
+            rest = f"{server.name} has not confirmed the revocation yet"
+            if not server.revoke_url:
+                rest = "its tokens are still to be forgotten"
+            yield f"The login was ended at {ended}, and {rest}."
 
 
 def _under_way(intent: Intent, policy: Policy, now: datetime) -> Iterator[str]:
@@ -191,21 +212,25 @@ def _under_way(intent: Intent, policy: Policy, now: datetime) -> Iterator[str]:
     yield f"If that process has ended, another process resumes the refresh within {within}."
 
 
-def _failures(problem: Problem | None, attempts: int, now: datetime) -> Iterator[str]:
+def _failures(problem: Problem | None, attempts: int, now: datetime, server: str) -> Iterator[str]:
     if problem is not None:
-        count = counted(attempts, "failed attempt")
-        yield f"{count} so far, the last at {_time(problem.at, now)}: {problem_text(problem)}."
+        count, at = counted(attempts, "failed attempt"), _time(problem.at, now)
+        yield f"{count} so far, the last at {at}: {failure_text(problem, server)}."
 
 
-def _grace(intent: Intent | None, ends_at: datetime | None, now: datetime) -> Iterator[str]:
+def _grace(
+    intent: Intent | None, ends_at: datetime | None, now: datetime, server: str
+) -> Iterator[str]:
     """Tell when the grace period ends, while a refresh is open."""
     if intent is None or ends_at is None:
         return
     until = _time(ends_at, now)
     if ends_at > now:
-        yield f"Xero accepts the same refresh token again until {until}."
+        yield f"{capitalised(server)} accepts the same refresh token again until {until}."
     else:
-        yield f"The grace period of the refresh token ended at {until}: Xero may refuse it now."
+        yield (
+            f"The grace period of the refresh token ended at {until}: {server} may refuse it now."
+        )
 
 
 def _next_attempt(at: datetime | None, now: datetime) -> Iterator[str]:
@@ -219,39 +244,37 @@ def _next_attempt(at: datetime | None, now: datetime) -> Iterator[str]:
 
 NO_LOGIN = "No user is logged in. Open {home} and log in."
 ENDED = "The login was ended here. Open {home} and log in."
+FORGOTTEN = f"The login was ended here. Its tokens are {FORGOTTEN_TEXT}. Open {{home}} and log in."
 
 NO_LOGIN_YET = {
     State.NO_CREDENTIALS: (
         "The app's credentials are missing. Open {form} to enter them, and log in."
     ),
-    State.WAITING: "A login was started and has not returned from Xero yet.",
+    State.WAITING: "A login was started and has not returned from {server} yet.",
 }
 """The sentences of two states that need another one than ``NO_LOGIN``."""
 
 CLIENT_REFUSED = (
-    "An operator must act: correct the client id or secret in the settings, restart xots and "
-    "request a refresh, or log in again with the right credentials. The login is kept until then."
+    "An operator must act: {remedy}. After a change of the settings, restart xots and request a "
+    "refresh. The login is kept until then."
 )
 
 
 def _login_need(
-    account: Account,
-    state: State,
-    outlook: Outlook,
-    policy: Policy,
-    now: datetime,
-    url: Callable[[str], str],
+    keeper: TokenKeeper, outlook: Outlook, now: datetime, url: Callable[[str], str]
 ) -> str:
     """Tell when a user must log in, or how an operator can help."""
+    account, server = keeper.account, keeper.identity_server
     need, needed_at = outlook.attention_for, outlook.login_needed_at
     if need is Need.NO_LOGIN:
-        is_confirmed = state is State.REVOKED and account.revocation is None
-        sentence = ENDED if is_confirmed else NO_LOGIN_YET.get(state, NO_LOGIN)
-        return sentence.format(form=url("/"), home=url("/home"))
+        sentence = _no_login(account, keeper.state, server)
+        return sentence.format(form=url("/"), home=url("/home"), server=server.name)
     if need is Need.CONSENT_LOST:
-        return f"{_lost(account, policy)} A user must log in again: open {url('/home')}."
+        lost = _lost(account, keeper.policy, server.name)
+        return f"{lost} A user must log in again: open {url('/home')}."
     if need is Need.CLIENT_REFUSED:
-        return CLIENT_REFUSED
+        code = account.problem.code if account.problem else None
+        return CLIENT_REFUSED.format(remedy=remedy(code, server.name, url("/home")))
     if needed_at is None:
         return "No user has to log in: the client's own credentials get the access tokens."
     if need is Need.LAST_ATTEMPT:
@@ -260,17 +283,32 @@ def _login_need(
         return "If the next attempt fails, a user must log in."
     if need is Need.GRACE_ENDS:
         return f"If nothing improves, a user may have to log in after {_time(needed_at, now)}."
+    if not server.is_xero:
+        return LIFETIME_UNKNOWN
     return (
         f"If no refresh succeeds, a user must log in after {_time(needed_at, now)}: unused refresh "
         f"tokens expire after {XERO_REFRESH_LIFETIME.days} days."
     )
 
 
-def _lost(account: Account, policy: Policy) -> str:
+LIFETIME_UNKNOWN = (
+    "If no refresh succeeds, a user may have to log in: an unused refresh token may expire."
+)
+"""The need for a login while an unspent refresh token is left, at a server of which its lifetime is
+not known."""
+
+
+def _no_login(account: Account, state: State, server: IdentityServer) -> str:
+    if state is State.REVOKED and account.revocation is None:
+        return ENDED if server.revoke_url else FORGOTTEN
+    return NO_LOGIN_YET.get(state, NO_LOGIN)
+
+
+def _lost(account: Account, policy: Policy, server: str) -> str:
     response = account.problem.detail if account.problem else "no token"
     return (
-        f"The login is lost. Xero refused every refresh token ({response}): "
-        f"{why_lost(account, policy)}."
+        f"The login is lost. {capitalised(server)} refused every refresh token ({response}): "
+        f"{why_lost(account, policy, server)}."
     )
 
 
@@ -282,8 +320,7 @@ def _store(problem: str | None) -> Iterator[str]:
 
 def _clocks(skew: ClockSkewed | None) -> Iterator[str]:
     if skew is not None:
-        text = str(skew)
-        yield f"{text[0].upper()}{text[1:]}."
+        yield f"{capitalised(str(skew))}."
 
 
 UNSAVED = (
