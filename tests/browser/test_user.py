@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 from browser.sites import Site
 from playwright.async_api import BrowserContext, ConsoleMessage, Page
+from support.other_server import running_other_server
 
 from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Endpoint, Sandbox
 from xots.server import Server
@@ -79,6 +80,20 @@ async def test_a_user_types_the_address_and_logs_in(
     assert await context.cookies() == []
     await page.reload()
     assert await page.is_visible("text=Connected.")
+
+
+async def test_a_user_logs_in_at_a_server_that_leads_to_another_origin(
+    context: BrowserContext, bare: NewServer, sandbox: Sandbox, credentials: dict[str, Any]
+) -> None:
+    """The authorize endpoint redirects to a login page on another origin, as it may at any server
+    but Xero. Chromium holds the form to its policy on the way."""
+    async with running_other_server(sandbox.authorize_url) as other:
+        server = await bare(**credentials, authorize_url=other.authorize_url)
+        page = await context.new_page()
+        await page.goto(f"{host(server)}/home")
+        await page.click("main >> button >> text=Log in")
+        await consent(page)
+        assert page.url == f"{host(server)}/home"
 
 
 @pytest.mark.parametrize("path", ["/", "/home", "/login"])

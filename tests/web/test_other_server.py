@@ -247,3 +247,33 @@ async def test_accounts_of_one_client_share_no_fate_without_organisations(
     page = await person.open(f"{origin(server)}/revoke")
     assert "End all of" not in page.text
     assert "The identity server revokes its tokens." in page.text
+
+
+# ---------- the places to which forms lead
+
+
+def form_action(response: Any) -> list[str]:
+    [directive] = [
+        one.split()[1:]
+        for one in response.headers["Content-Security-Policy"].split(";")
+        if one.strip().startswith("form-action")
+    ]
+    return sorted(directive)
+
+
+async def test_only_the_page_that_starts_a_login_has_forms_that_lead_elsewhere(
+    elsewhere: Any, send: Any
+) -> None:
+    """A login at another server than Xero may go on at any origin, so its scheme is allowed."""
+    server = await elsewhere()
+    assert form_action(await send("GET", f"{origin(server)}/home", BROWSER)) == [
+        "'self'",
+        "http:",
+        "https:",
+    ]
+    for path in ("/login", "/status", "/revoke", "/logout", "/refresh", "/accounts"):
+        response = await send("GET", origin(server) + path, BROWSER)
+        assert form_action(response) == ["'self'"], path
+    secure = await elsewhere(authorize_url="https://id.example/authorize")
+    home = await send("GET", f"{origin(secure)}/home", BROWSER)
+    assert form_action(home) == ["'self'", "https:"]

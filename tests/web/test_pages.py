@@ -225,6 +225,13 @@ async def test_a_form_may_lead_only_to_this_server_and_xero(
     assert set(directive) == {"'self'", sandbox.url}
 
 
+async def test_the_forms_of_other_pages_lead_to_this_server_only(server: Server, send: Any) -> None:
+    """Only ``/home`` starts a login."""
+    for path in ("/login", "/status", "/revoke", "/logout", "/accounts"):
+        response = await send("GET", f"{origin(server)}{path}", BROWSER)
+        assert "form-action 'self';" in response.headers["Content-Security-Policy"], path
+
+
 async def test_no_request_chooses_the_target_of_a_redirect(
     server: Server, person: Person, send: Any, get: Any
 ) -> None:

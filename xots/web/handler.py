@@ -21,6 +21,7 @@ from ..keeping.keeper import TokenKeeper
 from ..safe_text import MAX_MESSAGE, safe_text
 from ..sealing import Sealer
 from ..wording import time_text
+from ..xero.identity_server import IdentityServer
 from . import accept, guard, problems
 from .headers import BROWSER_HEADERS, SECURITY_HEADERS
 from .in_flight import InFlight
@@ -284,9 +285,14 @@ class Handler(RequestHandler):
         names = {"safe_text": safe_text, "shown": _shown, "url": self.url}
         return super().get_template_namespace() | names
 
-    def write_page(self, template: str, **names: Any) -> None:
-        """Write a page: no script, this server's style sheet, forms that lead here or to Xero."""
-        targets = ["'self'", _origins_of_xero(self.account_config.identity_server.authorize_url)]
+    def write_page(self, template: str, *, starts_login: bool = False, **names: Any) -> None:
+        """Write a page: no script, this server's style sheet, forms that lead here.
+
+        ``starts_login``: a form of it leads to the identity server too.
+        """
+        targets = ["'self'"]
+        if starts_login:
+            targets += _login_origins(self.account_config.identity_server)
         is_known_host = not self.refused
         if is_known_host and guard.is_other_loopback(self.request.host, self.config.redirect_uri):
             targets.append(self.config.origin)  # to which the pages of a login redirect
@@ -371,11 +377,14 @@ def _supported_methods(handler: type[RequestHandler]) -> list[str]:
     return [method for method in methods if getattr(handler, method.lower()) is not UNSUPPORTED]
 
 
-def _origins_of_xero(authorize_url: str) -> str:
-    """Return the origins to which a form may lead, apart from this server's.
+def _login_origins(server: IdentityServer) -> list[str]:
+    """Return the sources to which the form that starts a login may lead, apart from this server.
 
     Chromium applies ``form-action`` also to the target of a form's redirect, and to the redirects
-    that follow.
+    that follow. Another server than Xero may send the user on to any origin to log in.
     """
-    origin = "/".join(authorize_url.split("/")[:3])
-    return f"{origin} https://*.xero.com" if origin.endswith(".xero.com") else origin
+    url = server.authorize_url
+    if not server.is_xero:
+        return ["https:"] if url.startswith("https:") else ["http:", "https:"]
+    origin = "/".join(url.split("/")[:3])
+    return [origin, "https://*.xero.com"] if origin.endswith(".xero.com") else [origin]

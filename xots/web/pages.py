@@ -155,6 +155,7 @@ class HomeHandler(Page):
         organisations, trouble = await self._organisations()
         self.write_page(
             "home.html",
+            starts_login=True,
             title="Xero connection" if is_xero else "Connection",
             health=health(self.keeper),
             account=account,
