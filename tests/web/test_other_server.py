@@ -191,6 +191,46 @@ async def test_an_error_of_the_token_endpoint_is_named_with_its_advice(
     assert facts_of_xero(shown) == []
 
 
+@pytest.mark.safeguard(
+    file="web/callback.py",
+    old="            is_ours = issuer == ours.issuer\n",
+    new="            is_ours = True\n",
+    protects_from="a code of another identity server that is sent to this one's token endpoint",
+)
+@pytest.mark.parametrize(
+    ("issuer", "named", "is_ours"),
+    [
+        ("https://id.example/a", "https://id.example/a", True),
+        ("https://id.example/a", "https://id.example/a/", False),
+        ("https://id.example/a", "https://ID.example/a", False),
+        ("https://id.example/a", None, True),
+        (None, None, True),
+        (None, "OTHER/elsewhere", True),
+        (None, "https://id.example/a", False),
+    ],
+)
+async def test_an_issuer_in_the_callback_must_be_the_one_that_is_set(
+    elsewhere: Any,
+    other: OtherServer,
+    person: Person,
+    expected_log: Any,
+    issuer: str | None,
+    named: str | None,
+    is_ours: bool,
+) -> None:
+    """Byte for byte (RFC 9207 section 2.4). Without the setting, its origin must be the server's.
+    A response need not name it."""
+    expected_log(FAILED)
+    expected_log.perhaps(REFUSED)
+    server = await elsewhere(token_url=other.token_url, issuer=issuer)
+    other.callback = {"code": "c"}
+    if named is not None:
+        other.callback["iss"] = named.replace("OTHER", other.url)
+    page = await begin(person, server)
+    assert ("names an issuer that is not the identity server" in page.text) is not is_ours
+    assert ("invalid_client" in page.text) is is_ours
+
+
 # ---------- an end without a revocation
 
 

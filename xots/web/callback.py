@@ -90,12 +90,18 @@ class CodeHandler(CookieHandler):
     def _check_issuer(self, issuer: str) -> None:
         """Check that a response that names its issuer names ours (RFC 9207). Xero names none.
 
+        It must equal the setting ``issuer`` (section 2.4: by simple string comparison). If that is
+        not set, it must have the origin of the identity server's URLs.
+
         Raises:
             LoginFailed: it names another issuer.
         """
-        endpoints = self.account_config.identity_server
-        ours = (endpoints.authorize_url, endpoints.token_url)
-        if issuer and not _has_origin_of(issuer, ours):
+        ours = self.account_config.identity_server
+        if ours.issuer is not None:
+            is_ours = issuer == ours.issuer
+        else:
+            is_ours = _has_origin_of(issuer, (ours.authorize_url, ours.token_url))
+        if issuer and not is_ours:
             raise LoginFailed(
                 "the response names an issuer that is not the identity server of this login"
             )
