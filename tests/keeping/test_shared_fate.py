@@ -479,7 +479,7 @@ async def test_nothing_is_deleted_before_the_end_is_written(bench: Bench) -> Non
 
 @pytest.mark.safeguard(
     file="keeping/ending.py",
-    old="        context.replica.failed(error)\n        return PENDING",
+    old="        context.replica.failed(error)\n        return _pending(context)",
     new="        return await _revoke(context, lease)",
     protects_from="revoking every login of the user because the store could not name them",
 )
@@ -548,7 +548,11 @@ async def test_a_holder_that_loses_its_lease_deletes_nothing(bench: Bench) -> No
 
 @pytest.mark.safeguard(
     file="keeping/ending.py",
-    old="        if not context.may_send(lease):\n            return PENDING\n        done",
+    old=(
+        "        if not context.may_send(lease):\n"
+        "            return _pending(context)\n"
+        "        done"
+    ),
     new="        done",
     protects_from="an access token that is sent to another identity server than its own",
 )
