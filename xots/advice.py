@@ -50,13 +50,11 @@ ADVICE = {
     ),
     "invalid_request": Advice(
         "{server} finds the request malformed",
-        "the secret is not the cause; check the settings client_auth, pkce, authorize_params and "
-        "redirect",
+        "check the settings client_auth, pkce, authorize_params and redirect",
     ),
     "invalid_scope": Advice(
         "{server} does not permit these scopes for this client",
-        "the secret is not the cause; correct the setting scopes, or permit the scopes in the "
-        "client's registration",
+        "correct the setting scopes, or permit the scopes in the client's registration",
         "start xots with -o granular, or use the button for the granular scopes on {home}",
     ),
     "login_required": PAGE_NEEDED,
@@ -64,11 +62,11 @@ ADVICE = {
     "temporarily_unavailable": Advice("{server} is overloaded or under maintenance", "retry later"),
     "unauthorized_client": Advice(
         "{server} does not permit this client to use the grant",
-        "the secret is not the cause; change the type of the app, or its registration",
+        "change the type of the app, or its registration",
     ),
     "unsupported_grant_type": Advice(
         "{server} does not support the grant",
-        "the secret is not the cause; check the settings token_url, client_auth and grant",
+        "check the settings token_url, client_auth and grant",
     ),
     "unsupported_response_type": Advice(
         "{server} issues no authorization codes to this client",

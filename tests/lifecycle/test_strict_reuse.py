@@ -95,7 +95,9 @@ def test_the_last_attempt_is_made_once() -> None:
     at = EXPIRY + timedelta(hours=1)
     assert next_step(account, at, STRICT) == Idle()
     assert state_of(account, at, STRICT) is State.CONSENT_LOST
-    assert "12:25:00 UTC arrived, nor to the last attempt" in why_lost(account, STRICT)
+    assert "12:25:00 UTC arrived, nor to the last attempt" in why_lost(
+        account, STRICT, "the identity server"
+    )
 
 
 def test_the_last_attempt_may_succeed() -> None:
@@ -111,7 +113,7 @@ def test_a_refused_last_attempt_ends_the_login() -> None:
     """The reason names the lost response, not a time of Xero's."""
     account = answered(sent(after_lost_response(), EXPIRY), Refused(detail="d"), EXPIRY)
     assert state_of(account, EXPIRY, STRICT) is State.CONSENT_LOST
-    assert why_lost(account, STRICT) == (
+    assert why_lost(account, STRICT, "the identity server") == (
         "no response to the refresh started at 2026-11-23 12:25:00 UTC arrived, and the identity "
         "server accepts no refresh token twice"
     )

@@ -214,7 +214,7 @@ CLIENT_CREDENTIALS = [
         "expire",
         "RFC 6749 section 4.4.3: no refresh token is issued; the client requests the next token "
         "as it did the first.",
-        Serves(),
+        Serves({"scopes": ["books"]}),
         Passes(1800),
         Serves({"expiresIn": 1800, "scopes": ["books"]}),
     ),

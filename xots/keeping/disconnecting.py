@@ -88,8 +88,8 @@ async def delete_connections(
             failure = await _delete(context, lease, token, organisation)
         if failure is not None:
             return Disconnection(deleted=done, remaining=own[done:], problem=failure)
-    problem = skipped_text(listed.skipped) if listed.skipped else None
-    return Disconnection(deleted=len(own), problem=problem)
+    skipped = skipped_text(listed.skipped) if listed.skipped else None
+    return Disconnection(deleted=len(own), problem=skipped)
 
 
 def _own(

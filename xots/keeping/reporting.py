@@ -26,7 +26,7 @@ from ..events import (
 )
 from ..lifecycle.account import Account, Problem, ProblemKind, RefreshToken
 from ..lifecycle.outcomes import Failure, Issued, Outcome
-from ..lifecycle.outlook import Need, Outlook, Retrying, why_lost
+from ..lifecycle.outlook import Outlook, Retrying, why_lost
 from ..lifecycle.policy import Policy
 from ..lifecycle.schedule import (
     State,

@@ -159,9 +159,12 @@ class RefreshHandler(ActHandler):
         )
 
     async def act(self) -> None:
-        """Respond 303 to the new token, and to a browser 303 to ``/home``."""
+        """Respond 303 to the new token, and to a browser 303 to ``/home``.
+
+        A POST is the demand of a user, for whom a refused token is sent once more.
+        """
         self.check_crowd()
-        await self.keeper.refresh()
+        await self.keeper.refresh(by_user=not self.is_read)
         self.redirect(self.url("/home" if self.wants_page else "/token"), status=303)
 
 

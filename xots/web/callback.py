@@ -98,12 +98,14 @@ class CodeHandler(CookieHandler):
         """
         ours = self.account_config.identity_server
         if ours.issuer is not None:
-            is_ours = issuer == ours.issuer
+            is_ours, rule = issuer == ours.issuer, "it is not that of the setting issuer"
         else:
             is_ours = _has_origin_of(issuer, (ours.authorize_url, ours.token_url))
+            rule = "set issuer, if its origin is not that of authorize_url or token_url"
         if issuer and not is_ours:
             raise LoginFailed(
-                "the response names an issuer that is not the identity server of this login"
+                "the response names an issuer that is not the identity server of this login: "
+                + rule
             )
 
 

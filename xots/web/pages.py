@@ -21,7 +21,7 @@ from ..secret import Secret
 from ..wording import FORGOTTEN_TEXT, time_text
 from ..xero.protocol import SCOPE_SETS, Credentials
 from ..xero.requests import authorize_url, new_code_verifier
-from .cookie_handler import OTHER_CLIENT, TOO_LONG, CookieHandler
+from .cookie_handler import OTHER_CLIENT, CookieHandler
 from .guard import is_opened_by_user, is_other_loopback
 from .health import health
 from .login_cookie import Form, Login
