@@ -53,6 +53,11 @@ class AccountConfig:
             return None
         return login_problem(self.scopes, self.identity_server)
 
+    @property
+    def needs_login(self) -> bool:
+        """True if a user must log in; False for a client that gets tokens by itself."""
+        return self.policy.grant is Grant.AUTHORIZATION_CODE
+
     def indexed_at(self, account: Account, now: datetime) -> datetime | None:
         """Return when this record needs attention, whether callers use the account or not: the time
         for the store's index."""

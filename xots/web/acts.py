@@ -174,6 +174,11 @@ class EndHandler(ActHandler):
 
     ends_login = True
 
+    async def prepare(self) -> None:
+        """Refuse the end of a login for an account that has none."""
+        await super().prepare()
+        self.check_needs_login()
+
     act_in_words: str
     """The act in the middle of a question."""
     consequence: str

@@ -40,6 +40,12 @@ self.addEventListener("activate", (event) => event.waitUntil(self.registration.u
 """
 
 
+WITHOUT_LOGIN = (
+    "nothing was done: this account has no login to start or to end. Its client gets access tokens "
+    "by itself (grant: client_credentials)"
+)
+
+
 class EveryMethod(tuple[str, ...]):
     """Every method, as Tornado checks it before the guard. ``Handler.check_method`` follows it."""
 
@@ -226,6 +232,15 @@ class Handler(RequestHandler):
     def server_name(self) -> str:
         """The name of the account's identity server in the middle of a sentence."""
         return self.account_config.identity_server.name
+
+    def check_needs_login(self) -> None:
+        """Check that a user can log in to the account, and end the login.
+
+        Raises:
+            HTTPError: the account has no login.
+        """
+        if not self.account_config.needs_login:
+            raise HTTPError(409, WITHOUT_LOGIN)
 
     @property
     def is_read(self) -> bool:

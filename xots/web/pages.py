@@ -65,14 +65,17 @@ class FormHandler(Page):
     """``/`` and ``/login``: the form for the client's credentials."""
 
     async def get(self) -> None:
-        """Show the form. ``/`` redirects to ``/home`` once the credentials are known."""
-        if self.path == "/" and self.keeper.credentials is not None:
+        """Show the form. ``/`` redirects to ``/home`` once the credentials are known. An account
+        without a login has no form."""
+        is_known = self.path == "/" and self.keeper.credentials is not None
+        if is_known or not self.account_config.needs_login:
             self.redirect(self.url("/home"), status=303)
         else:
             self._write_form([])
 
     async def post(self) -> None:
         """Keep the credentials in a cookie and redirect to ``/home``."""
+        self.check_needs_login()
         client_id = self.get_body_argument("client_id", "")
         client_secret = self.get_body_argument("client_secret", "")
         tenant_id = self.get_body_argument("tenant_id", "")
@@ -155,7 +158,7 @@ class HomeHandler(Page):
         organisations, trouble = await self._organisations()
         self.write_page(
             "home.html",
-            starts_login=True,
+            starts_login=config.needs_login,
             title="Xero connection" if is_xero else "Connection",
             health=health(self.keeper),
             account=account,
@@ -166,6 +169,8 @@ class HomeHandler(Page):
             forgotten_text=FORGOTTEN_TEXT,
             organisations=organisations,
             trouble=trouble,
+            tenant_id=self.keeper.tenant_id,
+            tenant_problem=self.keeper.tenant_problem,
         )
 
     async def post(self) -> None:
@@ -179,6 +184,7 @@ class HomeHandler(Page):
         elif client is None:
             self.redirect(self.url("/"), status=303)
         else:
+            self.check_needs_login()
             self._start(self.new_login(client, *self._scopes()))
 
     def _start(self, login: Login) -> None:
@@ -251,7 +257,7 @@ class HomeHandler(Page):
         """
         may_choose = (
             self.account_config.identity_server.connections_url
-            and not self.keeper.account.tenant_id
+            and not self.keeper.tenant_id
         )
         if not may_choose or not self.keeper.can_serve:
             return (), None
