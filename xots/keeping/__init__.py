@@ -9,6 +9,7 @@
 ``reporting``     the events that follow from an operation, and why there is no token (pure)
 ``context``       the parts of the keeper that every operation shares
 ``refreshing``    a refresh, step by step
+``obtaining``     an access token by the client's own credentials
 ``login``         a login, step by step
 ``logins``        the logins in progress, and their bounds
 ``serving``       the access tokens for callers
