@@ -184,7 +184,7 @@ async def server(
 
 
 @pytest.fixture
-def person() -> Person:
+async def person() -> Person:  # inside the loop that its HTTP client belongs to
     return Person()
 
 

@@ -41,9 +41,9 @@ def test_the_advice_at_another_server_says_nothing_about_xero(code: str | None) 
         ("invalid_client", OTHER, "the client id, the client secret or client_auth"),
         ("unauthorized_client", OTHER, "the type of the app, or its registration"),
         ("invalid_scope", XERO, "-o granular"),
-        ("invalid_scope", OTHER, "the secret is not the cause; correct the setting scopes"),
+        ("invalid_scope", OTHER, "correct the setting scopes"),
         ("invalid_request", OTHER, "client_auth, pkce, authorize_params and redirect"),
-        ("unsupported_grant_type", OTHER, "the secret is not the cause"),
+        ("unsupported_grant_type", OTHER, "check the settings token_url"),
         (None, OTHER, "check the client id, the client secret and the other settings"),
     ],
 )

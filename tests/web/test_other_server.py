@@ -193,8 +193,8 @@ async def test_an_error_of_the_token_endpoint_is_named_with_its_advice(
 
 @pytest.mark.safeguard(
     file="web/callback.py",
-    old="            is_ours = issuer == ours.issuer\n",
-    new="            is_ours = True\n",
+    old="            is_ours, rule = issuer == ours.issuer, ",
+    new="            is_ours, rule = True, ",
     protects_from="a code of another identity server that is sent to this one's token endpoint",
 )
 @pytest.mark.parametrize(
