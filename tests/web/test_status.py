@@ -461,6 +461,52 @@ async def test_an_unsaved_change_is_shown_with_the_loss_if_the_process_ends(
     assert "do not stop this" not in words
 
 
+@pytest.mark.parametrize(
+    ("settings", "loss"),
+    [
+        ({"grace": 0}, "a user may have to log in"),
+        (
+            {"grant": "client_credentials", "scopes": ("accounting.contacts",)},
+            "the next process requests another access token",
+        ),
+    ],
+)
+async def test_the_loss_depends_on_what_the_server_permits(
+    new_server: Any,
+    credentials: Any,
+    log_in: Any,
+    sandbox: Sandbox,
+    clock: Any,
+    told: Any,
+    expected_log: Any,
+    settings: dict[str, Any],
+    loss: str,
+) -> None:
+    """Where no token is accepted twice, no refresh is repeated; without a login, any is."""
+    expected_log(STORE_FAILS)
+    server = await new_server(**credentials, **settings)
+    endpoint = "token"
+    if "grace" in settings:
+        await log_in(server)
+        endpoint = "refresh"
+    else:
+        tenant_id = next(iter(sandbox.world.accounting.organisations))
+        client = with_changes(
+            next(iter(sandbox.identity.clients.values())), custom_connection_tenant_id=tenant_id
+        )
+        sandbox.identity.register(client)
+        await server.rotation.tick()
+    sandbox.add_fault(f"{endpoint}:nth=1:hold-after")
+    clock.advance(XERO_LIFE - 300)
+    ticking = asyncio.create_task(server.rotation.tick())
+    await sandbox.held()
+    with broken(server):
+        sandbox.release()
+        await ticking
+        assert (await told(server))[1].endswith(f"If it stops, {loss}.")
+    await server.rotation.tick()
+
+
 async def test_an_unconfirmed_revocation_is_shown(
     logged_in: Server, sandbox: Sandbox, send: Any, told: Any, expected_log: Any
 ) -> None:

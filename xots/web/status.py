@@ -125,7 +125,7 @@ def explanation(
         *_clocks(keeper.clock_skew),
     ]
     if keeper.unsaved:
-        loss = _loss(account, outlook, now, rolled_back=keeper.rolled_back)
+        loss = _loss(keeper, outlook, now)
         sentences += [UNSAVED, f"If it stops, {loss}."]
     return sentences
 
@@ -329,15 +329,19 @@ UNSAVED = (
 )
 
 
-def _loss(account: Account, outlook: Outlook, now: datetime, *, rolled_back: bool) -> str:
+def _loss(keeper: TokenKeeper, outlook: Outlook, now: datetime) -> str:
     """Return the consequence if this process ends with a change that the store did not take."""
-    if rolled_back:
+    account = keeper.account
+    if account.without_user:
+        return "the next process requests another access token"
+    if keeper.rolled_back:
         return "a user may have to log in: the store holds an older record"
     if account.failed_attempts:
         return "the next process repeats the attempt"
-    if outlook.grace_ends_at is None:
+    is_refresh = account.consent_id is not None and account.refreshed_by is not None
+    if outlook.grace_ends_at is None and not is_refresh:
         return "the last login or logout must be repeated"
-    if outlook.grace_ends_at > now:
+    if outlook.grace_ends_at is not None and outlook.grace_ends_at > now:
         return f"the refresh can be repeated until {_time(outlook.grace_ends_at, now)}"
     return "a user may have to log in"
 
