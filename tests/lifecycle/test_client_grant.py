@@ -90,6 +90,19 @@ def test_an_unused_account_requests_nothing() -> None:
     assert attention_at(Account(), NOW, CLIENT, ahead=False) is None
 
 
+def test_a_forced_refresh_needs_neither_use_nor_a_token() -> None:
+    """An operator who has corrected the client's secret does not wait for the next caller."""
+    account, at = requested(Account(), issued(None), NOW), NOW + MINUTE
+    for known in (Account(), account):
+        forced = newest_token(known)
+        assert next_step(known, at, CLIENT, ahead=False, expected_current=forced) == Obtain()
+    assert next_step(account, at, CLIENT, ahead=False, expected_current="") == Idle()
+    refused = requested(Account(), ClientRefused(detail="d", code="invalid_client"), NOW)
+    assert next_step(refused, at, CLIENT, expected_current="") == Obtain()
+    assert next_step(refused, at, CLIENT) == Wait(refused.retry_not_before or NOW)
+    assert next_step(Account(), NOW, POLICY, expected_current="") == Idle()
+
+
 def test_a_refresh_token_that_came_is_not_kept() -> None:
     """RFC 6749 section 4.4.3: there should be none."""
     assert requested(Account(), issued("r1"), NOW).tokens == ()

@@ -112,8 +112,7 @@ class Serving:
         """
         context = self._context
         before = context.replica.account
-        if (seen := newest_token(before)) is not None or self._refresh_could_help(None):
-            await self._refreshing.complete(seen, by_user=by_user)
+        await self._refreshing.complete(newest_token(before), by_user=by_user)
         account, now = context.replica.account, context.clock.now()
         recent = pause_ends_at(account.refreshed_at, now, context.policy) is not None
         is_new = account.access != before.access or (recent and self.can_serve)

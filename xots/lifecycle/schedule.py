@@ -172,11 +172,11 @@ def client_refused(account: Account) -> bool:
     return account.problem is not None and account.problem.kind is ProblemKind.CLIENT_REFUSED
 
 
-def newest_token(account: Account) -> str | None:
+def newest_token(account: Account) -> str:
     """Return the fingerprint of the token that the next refresh replaces: the current refresh
-    token, or the access token of an account without refresh tokens."""
+    token, or the access token of an account without refresh tokens; empty if there is none."""
     token = account.current or account.access
-    return token.value.fingerprint if token else None
+    return token.value.fingerprint if token else ""
 
 
 def unresolved_intent(account: Account) -> Intent | None:
@@ -324,13 +324,13 @@ def next_step(
         by_user: True if a user demands it, who may have a refused token sent once more.
     """
     due = refresh_due(account, now, policy, ahead=ahead)
-    if due is Due.NEVER:
-        return Idle()
     action = _action(account, now, policy)
     forced = expected_current is not None and newest_token(account) == expected_current
+    if due is Due.NEVER and not (forced and isinstance(action, Obtain)):
+        return Idle()
     if action is None:
         return _last_hope(account, now, policy) if forced and by_user else Idle()
-    is_due = due is Due.AT_ONCE or due <= now
+    is_due = due is Due.AT_ONCE or (due is not Due.NEVER and due <= now)
     too_short = min_life is not None and good_for(account, now) < min_life
     if forced and pause_ends_at(account.refreshed_at, now, policy) is None:
         until = _forced_at(account, now, policy, needed=is_due or too_short)
