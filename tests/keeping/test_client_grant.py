@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support.bench import SCOPES, UNLIMITED, Bench, eventually, running_bench
 
-from xots.errors import TokenUnavailable
+from xots.errors import NoCredentials, TokenUnavailable
 from xots.events import Refreshed, RefreshFailed, StoreRecovered
 from xots.keeping.keeper import TokenKeeper
 from xots.keeping.usage import Fresh
@@ -262,6 +262,41 @@ async def test_a_refused_client_recovers_by_itself(bench: Bench) -> None:
     bench.clock.advance(minutes=5)
     await keeper.maintain()
     assert keeper.can_serve
+
+
+@pytest.mark.safeguard(
+    file="keeping/context.py",
+    old="if self.is_foreign or self.lacks_credentials:",
+    new="if self.is_foreign:",
+    protects_from="a lease taken at each tick for a request that cannot be made",
+)
+async def test_without_credentials_no_request_is_made(bench: Bench) -> None:
+    """The lease is not taken either, however often a tick or a caller comes."""
+    bench.store.fail("lease", "swap")
+    keeper = await client_keeper(bench, configured=None)
+    for _ in range(3):
+        await keeper.maintain()
+        with pytest.raises(NoCredentials):
+            await keeper.token()
+        with pytest.raises(NoCredentials):
+            await keeper.refresh()
+        bench.clock.advance(minutes=1)
+    assert keeper.state is State.NO_CREDENTIALS
+    assert keeper.outlook.next_attempt_at is None
+    assert keeper.outlook.attention_for is Need.CLIENT_REFUSED
+    assert bench.sandbox.log == []
+    assert keeper.store_problem is None
+
+
+async def test_a_record_whose_client_left_the_settings_is_due_for_nothing(bench: Bench) -> None:
+    """The record of an earlier run still names the client, but not its secret."""
+    await (await client_keeper(bench)).token()
+    bench.clock.advance(minutes=31)
+    keeper = await client_keeper(bench, configured=None)
+    await keeper.maintain()
+    with pytest.raises(NoCredentials):
+        await keeper.token()
+    assert requests(bench) == 1
 
 
 # ---------- the store

@@ -16,8 +16,8 @@ from ..clock import Clock
 from ..events import Event
 from ..lifecycle.account import Account, RefreshToken
 from ..lifecycle.outcomes import ClientRefused
-from ..lifecycle.outlook import Outlook, outlook
-from ..lifecycle.policy import Policy
+from ..lifecycle.outlook import Need, Outlook, outlook
+from ..lifecycle.policy import Grant, Policy
 from ..lifecycle.schedule import (
     Idle,
     State,
@@ -98,6 +98,12 @@ class Context:
         return self.account.token_url not in (None, self.xero.identity_server.token_url)
 
     @property
+    def lacks_credentials(self) -> bool:
+        """True if the grant needs the client's credentials of the settings, and these hold none.
+        Then no request is made."""
+        return self.policy.grant is Grant.CLIENT_CREDENTIALS and self.configured is None
+
+    @property
     def has_list(self) -> bool:
         """True if the identity server lists organisations."""
         return bool(self.xero.identity_server.connections_url)
@@ -131,6 +137,11 @@ class Context:
         )
         if self.is_foreign:  # tokens of another identity server are left alone
             return dataclasses.replace(found, retrying=None, next_attempt_at=None)
+        if self.lacks_credentials:
+            found = dataclasses.replace(found, retrying=None, next_attempt_at=None)
+            found = dataclasses.replace(
+                found, login_needed_at=now, attention_for=Need.CLIENT_REFUSED
+            )
         return found
 
     @property
@@ -159,9 +170,9 @@ class Context:
         expected_current: str | None = None,
         by_user: bool = False,
     ) -> Step:
-        """Return the next step: see ``schedule.next_step``. Nothing is done about foreign
-        tokens."""
-        if self.is_foreign:
+        """Return the next step: see ``schedule.next_step``. Nothing is done about foreign tokens,
+        nor without the credentials that the grant needs."""
+        if self.is_foreign or self.lacks_credentials:
             return Idle()
         return next_step(
             self.account,

@@ -357,6 +357,8 @@ class TokenKeeper:
     def _attention_at(self, account: Account) -> datetime | None:
         """Return when a record needs attention, whether callers use it or not: the store's index
         tells it to all processes."""
+        if self._context.lacks_credentials:
+            return None
         ahead = self._context.usage.fresh is Fresh.ALWAYS
         return attention_at(account, self.clock.now(), self.policy, ahead=ahead)
 

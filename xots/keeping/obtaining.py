@@ -21,7 +21,7 @@ async def obtain(context: Context, lease: Lease) -> None:
     """Request an access token once, and commit the outcome.
 
     It first waits while too many requests of other accounts are in progress. It does nothing if the
-    process stops meanwhile, if the lease ran out, or if the settings hold no credentials.
+    process stops meanwhile, or if the lease ran out.
     """
     async with context.xero.slot() as may_send:
         if may_send and context.may_send(lease):
