@@ -432,6 +432,17 @@ async def test_a_tenant_id_in_the_settings_is_checked_against_the_list(
     assert other.tenant_id is None
 
 
+async def test_a_tenant_id_that_is_set_later_counts_from_the_next_token(bench: Bench) -> None:
+    """The record was made without it. Where no list exists, the settings alone tell it."""
+    first = await client_keeper(bench)
+    await first.token()
+    assert first.tenant_id is None
+    second = await client_keeper(bench, tenant_id="t1")
+    await second.refresh()
+    assert second.tenant_id == "t1"
+    assert bench.record().tenant_id == "t1"
+
+
 # ---------- an end
 
 

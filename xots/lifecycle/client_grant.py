@@ -45,7 +45,8 @@ def after_client_token(
         consent_id: a random id for the record's first token. Later tokens keep it.
         client_id: the client.
         token_url: the token endpoint.
-        tenant_id: the organisation that the settings name.
+        tenant_id: the organisation that the settings name. Another one than the record's has to be
+            verified anew.
         scopes_requested: the requested scopes.
         by: the process that made the request.
         began_at: when it was sent.
@@ -80,9 +81,11 @@ def after_client_token(
 
 
 def _begun(account: Account, consent_id: str, tenant_id: str | None, began_at: datetime) -> Account:
-    """Return the account with the id that all its tokens share."""
+    """Return the account with the id that all its tokens share, and the settings' organisation."""
     if account.consent_id is not None:
-        return account
+        if tenant_id is None or tenant_id.lower() == (account.tenant_id or "").lower():
+            return account
+        return replace(account, tenant_id=tenant_id, organisations=None, lists_without_tenant=0)
     return replace(
         without_login(account),
         consent_id=consent_id,
