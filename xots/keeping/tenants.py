@@ -28,7 +28,7 @@ from ..lifecycle.account import (
     Account,
     Organisation,
 )
-from ..lifecycle.tenants import after_list, tenant_problem
+from ..lifecycle.tenants import after_list, tenant_problem, verified_tenant
 from ..safe_text import safe_text
 from ..secret import Secret
 from ..tasks import Closed, SharedTask, Tasks
@@ -266,6 +266,10 @@ async def write_organisations(
         return
     if replica.account.consent_id != consent_id:
         return
+    used = verified_tenant(replica.account, has_list=True)
+    if used not in (None, verified_tenant(before, has_list=True)):
+        at = context.clock.now()
+        context.emit(TenantChosen(account=context.name, at=at, tenant_id=used))
     problem = tenant_problem(replica.account, has_list=True)
     if problem not in (None, tenant_problem(before, has_list=True)):
         logger.warning("%s: %s", context.name, problem)

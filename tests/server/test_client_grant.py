@@ -1,0 +1,195 @@
+"""A server whose accounts need no login: custom connections, in one process and as a program."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.command_line import process
+from support.running import running
+
+from xots.sandbox import (
+    DEFAULT_CLIENT_SECRET,
+    DEFAULT_CUSTOM_CLIENT_ID,
+    Client,
+    OAuthErrorCode,
+    Sandbox,
+)
+from xots.secret import Secret
+from xots.server import Server
+from xots.settings.accounts import Layer
+from xots.testing import FakeClock
+
+NewServer = Callable[..., Awaitable[Server]]
+
+SECOND_CLIENT = "SECOND-CUSTOM-CLIENT"
+OWN: dict[str, Any] = {
+    "grant": "client_credentials",
+    "client_id": DEFAULT_CUSTOM_CLIENT_ID,
+    "client_secret": Secret(DEFAULT_CLIENT_SECRET),
+    "scopes": ("accounting.settings",),
+}
+"""The settings of an account that is a custom connection."""
+
+
+@pytest.fixture(autouse=True)
+def organisation(sandbox: Sandbox) -> str:
+    """Register two custom connections for the first organisation; return its id."""
+    tenant_id = next(iter(sandbox.world.accounting.organisations))
+    for client_id in (DEFAULT_CUSTOM_CLIENT_ID, SECOND_CLIENT):
+        own = Client(client_id, redirect_uris=(), custom_connection_tenant_id=tenant_id)
+        sandbox.identity.register(own)
+    return tenant_id
+
+
+def requests(sandbox: Sandbox) -> int:
+    """Return the number of requests for an access token by a client alone."""
+    return len(sandbox.requests("client_credentials"))
+
+
+async def served(get: Any, url: str) -> Any:
+    """Return the response to ``GET /token`` once the organisations were listed."""
+    async with asyncio.timeout(20):
+        while "tenantProblem" in (found := (await get(f"{url}/token")).json):
+            await asyncio.sleep(0.01)
+    return found
+
+
+# ---------- one account
+
+
+async def test_the_first_caller_waits_for_the_first_token(
+    new_server: NewServer, sandbox: Sandbox, get: Any
+) -> None:
+    """Nobody logs in. The tick at the start has made the request already."""
+    sandbox.add_fault("token:nth=1:hold-before")
+    server = await new_server(**OWN)
+    await sandbox.held()
+    assert (await get(f"{server.url}/livez")).status == 503
+    caller = asyncio.create_task(get(f"{server.url}/token"))
+    assert (await get(f"{server.url}/ping")).status == 200
+    assert not caller.done()
+    sandbox.release()
+    response = await caller
+    assert response.status == 200
+    assert response.json["expiresIn"] == 1800
+    assert response.json["scopes"] == ["accounting.settings"]
+    assert (await get(f"{server.url}/livez")).status == 200
+    assert requests(sandbox) == 1
+
+
+async def test_the_endpoints_for_programs_work_without_a_login(
+    new_server: NewServer, sandbox: Sandbox, get: Any, send: Any, organisation: str
+) -> None:
+    """No user is asked for. The only organisation is that of the token."""
+    server = await new_server(**OWN)
+    first = await served(get, server.url)
+    assert first["tenantId"] == organisation
+    [listed] = (await get(f"{server.url}/tenants")).json
+    assert listed["tenantId"] == organisation
+    for method in ("GET", "POST"):
+        assert (await send(method, f"{server.url}/refresh")).status == 303
+    second = await served(get, server.url)
+    assert second["accessToken"] != first["accessToken"]
+    assert requests(sandbox) == 3
+    plain = await get(f"{server.url}/token?tenant={organisation}", Accept="text/plain")
+    assert plain.text == second["accessToken"]
+
+
+async def test_the_status_asks_for_no_login(
+    new_server: NewServer, sandbox: Sandbox, get: Any, clock: FakeClock, expected_log: Any
+) -> None:
+    """It asks for an operator once Xero refuses the client, and for none after the recovery."""
+    server = await new_server(**OWN)
+    await served(get, server.url)
+    status = (await get(f"{server.url}/status")).json
+    assert (status["state"], status["healthy"]) == ("connected", True)
+    assert status["client_id"] == DEFAULT_CUSTOM_CLIENT_ID
+    assert (status["refresh_token"], status["refresh_token_expiry_utc"]) == (None, None)
+    assert (status["attention_for"], status["login_needed_at"]) == (None, None)
+    assert "No user has to log in" in " ".join(status["explanation"])
+    expected_log(r"refresh failed")
+    switches = sandbox.identity.switches
+    refused = replace(switches, custom_connections_refused=OAuthErrorCode.INVALID_CLIENT)
+    sandbox.identity.switches = refused
+    clock.advance(minutes=25)
+    await server.rotation.tick()
+    status = (await get(f"{server.url}/status")).json
+    assert (status["state"], status["attention_for"]) == ("refresh-failing", "client-refused")
+    assert (await get(f"{server.url}/token")).status == 200
+    assert requests(sandbox) == 2
+    sandbox.identity.switches = switches
+    assert (await get(f"{server.url}/refresh")).status == 303
+    status = (await get(f"{server.url}/status")).json
+    assert (status["state"], status["attention_for"]) == ("connected", None)
+
+
+# ---------- other settings
+
+
+# ---------- several accounts
+
+
+async def test_one_server_serves_a_login_and_a_custom_connection(
+    new_server: NewServer,
+    credentials: dict[str, Any],
+    log_in: Callable[[Server], Awaitable[None]],
+    sandbox: Sandbox,
+    get: Any,
+    organisation: str,
+) -> None:
+    """Each has its own client and grant. The list shows both as connected."""
+    server = await new_server(**credentials, accounts={"firm": Layer(OWN)})
+    firm = await served(get, f"{server.url}/accounts/firm")
+    assert firm["tenantId"] == organisation
+    assert (await get(f"{server.url}/accounts/firm/livez")).status == 200
+    await log_in(server)
+    assert (await served(get, server.url))["accessToken"] != firm["accessToken"]
+    listed = (await get(f"{server.url}/accounts")).json["accounts"]
+    found = {one["name"]: one for one in listed}
+    assert found.keys() == {"default", "firm"}
+    assert {one["state"] for one in found.values()} == {"connected"}
+    assert found["firm"]["organisation"] == "Demo Company (NZ)"
+    assert (found["firm"]["attention_for"], found["firm"]["login_needed_at"]) == (None, None)
+    assert len(sandbox.refreshes()) == 0
+
+
+# ---------- the program
+
+
+async def test_the_commands_work_with_the_settings_that_the_sandbox_prints(tmp_path: Path) -> None:
+    """``token``, ``refresh``, ``exec`` and ``account list`` of real processes, without a login."""
+    async with running("sandbox", "--port", "0") as sandbox:
+        await sandbox.until("stdout", "Stop with")
+        printed = dict(re.findall(r"(?m)^  (\w+): (.*)$", sandbox.output))
+        assert printed["grant"] == "client_credentials"
+        config = tmp_path / "xots.yaml"
+        lines = [f"{key}: {text}\n" for key, text in printed.items()]
+        config.write_text("".join([*lines, "refresh_interval: 0\n"]))
+        config.chmod(0o600)
+        async with running("-p", "0", "--config", str(config), "--store", "memory:") as xots:
+            found = await xots.until("stderr", r"serving on http://127\.0\.0\.1:(\d+)")
+            at = ("--port", found[1])
+            first = await asyncio.to_thread(process, "token", *at)
+            assert first.status == 0, first
+            assert first.out.startswith("eyJ")
+            assert (await asyncio.to_thread(process, "refresh", *at)).status == 0
+            program = (sys.executable, "-c", "import os; print(os.environ['XERO_ACCESS_TOKEN'])")
+            second = await asyncio.to_thread(process, "exec", *at, "--", *program)
+            assert second.out.startswith("eyJ")
+            assert second.out != first.out
+            listed = await asyncio.to_thread(process, "account", "list", *at)
+            row = listed.out.splitlines()[1].split("  ")
+            assert [cell.strip() for cell in row if cell.strip()] == [
+                "default",
+                "connected",
+                "Demo Company (NZ)",
+                "-",
+                "the default account",
+            ]
