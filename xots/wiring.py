@@ -305,16 +305,20 @@ def mismatches(settings: Settings, account: Account, *, ignore_scopes: bool = Fa
     Args:
         settings: the settings.
         account: the stored record.
-        ignore_scopes: do not compare the scopes, because the login is about to be ended.
+        ignore_scopes: do not compare the scopes, because the login is about to be ended. Without a
+            user, compare nothing then: such an end sends no request.
     """
     if account.consent_id is None and account.revocation is None:
+        return []
+    if account.without_user and ignore_scopes:
         return []
     found = [
         _grant_mismatch(settings, account),
         _client_mismatch(settings, account),
         _token_url_mismatch(settings, account),
     ]
-    if account.consent_id is not None and not ignore_scopes:
+    is_login = account.consent_id is not None and not account.without_user
+    if is_login and not ignore_scopes:
         found.append(_scope_mismatch(settings, account))
     return [problem for problem in found if problem]
 
@@ -360,8 +364,8 @@ def _shown_scopes(scopes: set[str]) -> str:
 def _scope_mismatch(settings: Settings, account: Account) -> str | None:
     """Compare the scopes if they are set explicitly.
 
-    As with the Go server that xots replaces, the user revokes the token before a start with more or
-    fewer scopes.
+    Without a user, other scopes count from the next access token on. With one, the user revokes the
+    token before a start with more or fewer scopes, as with the Go server that xots replaces.
     """
     wanted, requested = set(settings.scopes), set(account.scopes_requested)
     if "scopes" not in settings.sources or wanted in (requested, set(account.scopes_configured)):

@@ -14,6 +14,7 @@ import pytest
 from support.command_line import process
 from support.running import running
 
+from xots.errors import SettingsError
 from xots.sandbox import (
     DEFAULT_CLIENT_SECRET,
     DEFAULT_CUSTOM_CLIENT_ID,
@@ -25,6 +26,7 @@ from xots.secret import Secret
 from xots.server import Server
 from xots.settings.accounts import Layer
 from xots.testing import FakeClock
+from xots.wiring import end_login
 
 NewServer = Callable[..., Awaitable[Server]]
 
@@ -131,6 +133,41 @@ async def test_the_status_asks_for_no_login(
 
 
 # ---------- other settings
+
+
+async def test_another_client_must_not_take_over_the_record(
+    new_server: NewServer, sandbox: Sandbox, get: Any, tmp_path: Path, expected_log: Any
+) -> None:
+    """It may be of another organisation. An end of the old one, which sends nothing, permits it."""
+    kept = {"store": (tmp_path / "state").as_uri()}
+    first = await new_server(**OWN, **kept)
+    await served(get, first.url)
+    await first.stop()
+    with pytest.raises(SettingsError, match="belongs to another client"):
+        await new_server(**OWN | {"client_id": SECOND_CLIENT}, **kept)
+    made, settings = len(sandbox.log), first.settings
+    expected_log.perhaps("clock is at least")  # an end without a server is by the real clock
+    ended = await end_login(replace(settings, client_id=SECOND_CLIENT), forget=True)
+    assert ended["default"]
+    assert len(sandbox.log) == made
+    second = await new_server(**OWN | {"client_id": SECOND_CLIENT}, **kept)
+    await served(get, second.url)
+    assert second.keeper.account.client_id == SECOND_CLIENT
+
+
+async def test_other_scopes_count_from_the_next_token_on(
+    new_server: NewServer, get: Any, tmp_path: Path
+) -> None:
+    """No login was made for the old ones, so that none has to be ended first."""
+    kept = {"store": (tmp_path / "state").as_uri(), "sources": {"scopes": "-o"}}
+    first = await new_server(**OWN, **kept)
+    await served(get, first.url)
+    await first.stop()
+    more = ("accounting.settings", "accounting.contacts")
+    second = await new_server(**OWN | {"scopes": more}, **kept)
+    assert (await served(get, second.url))["scopes"] == list(OWN["scopes"])
+    assert (await get(f"{second.url}/refresh")).status == 303
+    assert (await served(get, second.url))["scopes"] == list(more)
 
 
 # ---------- several accounts
