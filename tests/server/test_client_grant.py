@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.bench import eventually
 from support.command_line import process
+from support.inside import context_of
 from support.running import running
 
 from xots.errors import SettingsError
@@ -61,6 +63,11 @@ async def served(get: Any, url: str) -> Any:
         while "tenantProblem" in (found := (await get(f"{url}/token")).json):
             await asyncio.sleep(0.01)
     return found
+
+
+async def indexed(server: Server, clock: FakeClock) -> list[str]:
+    """Return the accounts that the store's index names as due."""
+    return await context_of(server.keeper).store.due(clock.now(), 9)
 
 
 # ---------- one account
@@ -195,6 +202,60 @@ async def test_one_server_serves_a_login_and_a_custom_connection(
     assert found["firm"]["organisation"] == "Demo Company (NZ)"
     assert (found["firm"]["attention_for"], found["firm"]["login_needed_at"]) == (None, None)
     assert len(sandbox.refreshes()) == 0
+
+
+async def test_an_account_that_was_never_used_looks_connected_and_requests_nothing(
+    new_server: NewServer, credentials: dict[str, Any], sandbox: Sandbox, get: Any
+) -> None:
+    """Its first caller, or a forced refresh, gets its first token."""
+    server = await new_server(**credentials, accounts={"firm": Layer(OWN), "shop": Layer(OWN)})
+    await server.accounts.swept()
+    await server.rotation.tick()
+    assert requests(sandbox) == 0
+    listed = (await get(f"{server.url}/accounts")).json["accounts"]
+    assert {one["name"]: one["state"] for one in listed if one["name"] != "default"} == {
+        "firm": "connected",
+        "shop": "connected",
+    }
+    assert (await get(f"{server.url}/accounts/firm/refresh")).status == 303
+    await served(get, f"{server.url}/accounts/shop")
+    assert requests(sandbox) == 2
+    listed = (await get(f"{server.url}/accounts")).json["accounts"]
+    assert [one["shares_with"] for one in listed] == [[], [], []]
+
+
+@pytest.mark.safeguard(
+    file="accounts/keepers.py",
+    old="config = replace(config, fresh=Fresh.USED)",
+    new="pass",
+    protects_from="tokens for an account that was removed",
+)
+@pytest.mark.safeguard(
+    file="accounts/config.py",
+    old=" and not self.is_removed(account)",
+    new="",
+    protects_from="a removed account that is due at each tick",
+)
+async def test_a_removed_account_requests_nothing_any_more(
+    new_server: NewServer, sandbox: Sandbox, send: Any, clock: FakeClock, tmp_path: Path
+) -> None:
+    """Not even if all accounts are kept fresh, here or in a process that is started later."""
+    kept = {"store": (tmp_path / "state").as_uri(), "fresh": "always"}
+    server = await new_server(**OWN, **kept)
+    url = f"{server.url}/accounts"
+    added = await send("POST", url, {"Content-Type": "application/json"}, '{"name": "firm"}')
+    assert added.status == 201
+    await server.rotation.tick()
+    await eventually(lambda: requests(sandbox) == 2)
+    assert (await send("POST", f"{url}/firm/remove")).status == 200
+    other = await new_server(**OWN, **kept)
+    await other.accounts.swept()
+    clock.advance(minutes=25)
+    for one in (server, other, server, other):
+        await one.rotation.tick()
+        await eventually(lambda one=one: not one.accounts.busy)  # type: ignore[misc]
+    assert requests(sandbox) == 3  # the last one is the default account's
+    assert await indexed(other, clock) == []
 
 
 # ---------- the program

@@ -159,7 +159,7 @@ class Accounts:
         if name not in self._directory:
             raise unknown_account(name)
         found = await self._enter(name, is_caller=True, to_end=to_end)
-        if found.keeper.account.removed and not found.config.is_fixed:
+        if found.config.is_removed(found.keeper.account):
             self.leave(name)  # the directory does not know it yet
             raise unknown_account(name)
         return found
@@ -185,7 +185,8 @@ class Accounts:
             SettingsError: nothing was added; its scopes cannot be requested.
             StoreUnavailable, SealError: the store cannot be read or written.
         """
-        if entry.scopes and (problem := self._configure(name, entry).scope_problem):
+        config = self._configure(name, entry)
+        if entry.scopes and (problem := config.scope_problem):
             raise SettingsError([f"scopes: {problem}"])
         await self.swept()  # before it, removed accounts look like others
         if place := self._directory.declared.get(name):

@@ -58,10 +58,15 @@ class AccountConfig:
         """True if a user must log in; False for a client that gets tokens by itself."""
         return self.policy.grant is Grant.AUTHORIZATION_CODE
 
+    def is_removed(self, account: Account) -> bool:
+        """Tell if the account with this record was removed. One in the settings stays."""
+        return account.removed and not self.is_fixed
+
     def indexed_at(self, account: Account, now: datetime) -> datetime | None:
         """Return when this record needs attention, whether callers use the account or not: the time
         for the store's index."""
-        return attention_at(account, now, self.policy, ahead=self.fresh is Fresh.ALWAYS)
+        ahead = self.fresh is Fresh.ALWAYS and not self.is_removed(account)
+        return attention_at(account, now, self.policy, ahead=ahead)
 
 
 Configure = Callable[[str, Entry | None], AccountConfig]

@@ -71,8 +71,12 @@ def glimpse(config: AccountConfig, account: Account, now: datetime) -> Glimpse:
     found = outlook(account, now, config.policy, ahead=ahead)
     return Glimpse(
         source=config.source,
-        is_removed=account.removed and not config.is_fixed,
-        is_live=bool(account.consent_id and config.identity_server.connections_url),
+        is_removed=config.is_removed(account),
+        is_live=bool(
+            account.consent_id
+            and not account.without_user
+            and config.identity_server.connections_url
+        ),
         client_id=account.client_id,
         user_id=account.xero_userid,
         state=state_of(account, now, config.policy, is_configured=config.credentials is not None),

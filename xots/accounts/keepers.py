@@ -6,7 +6,7 @@ import asyncio
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from ..backends.base import TokenStore
@@ -21,6 +21,7 @@ from ..keeping.login import LOGIN_TIMEOUT
 from ..keeping.record_store import RecordStore
 from ..keeping.siblings import siblings_in
 from ..keeping.store_clock import StoreClock
+from ..keeping.usage import Fresh
 from ..lifecycle.attention import attention_at
 from ..sealing import Sealer
 from ..tasks import Tasks
@@ -245,6 +246,8 @@ class Keepers:
         record = RecordStore(self._shared.store, self._shared.sealer, name)
         account = record.opened(await record.read())
         config = self._configure(name, account.entry)
+        if config.is_removed(account):
+            config = replace(config, fresh=Fresh.USED)  # no caller enters it
         return self._added(config, await self._start(config))
 
     def _added(self, config: AccountConfig, keeper: TokenKeeper) -> Opened:
