@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import sys
 from collections.abc import Awaitable, Callable
@@ -139,6 +140,22 @@ async def test_the_status_asks_for_no_login(
     assert (status["state"], status["attention_for"]) == ("connected", None)
 
 
+async def test_without_its_credentials_a_server_requests_nothing(
+    new_server: NewServer, sandbox: Sandbox, get: Any, clock: FakeClock, expected_log: Any
+) -> None:
+    """A client id without the secret is not sent either. ``load`` refuses such settings."""
+    expected_log.perhaps("GET /token")
+    for missing in ({"client_id": None, "client_secret": None}, {"client_secret": None}):
+        server = await new_server(**OWN | missing)
+        await server.rotation.tick()
+        response = await get(f"{server.url}/token")
+        assert (response.status, response.json["type"]) == (401, "urn:xots:no-credentials")
+        assert (await get(f"{server.url}/livez")).status == 401
+        await server.accounts.swept()
+        assert await indexed(server, clock) == []
+    assert sandbox.log == []
+
+
 # ---------- other settings
 
 
@@ -222,6 +239,24 @@ async def test_an_account_that_was_never_used_looks_connected_and_requests_nothi
     assert requests(sandbox) == 2
     listed = (await get(f"{server.url}/accounts")).json["accounts"]
     assert [one["shares_with"] for one in listed] == [[], [], []]
+
+
+@pytest.mark.parametrize("given", [{}, {"client_id": SECOND_CLIENT}])
+async def test_an_account_without_the_credentials_that_its_grant_needs_is_not_added(
+    new_server: NewServer, send: Any, get: Any, expected_log: Any, given: dict[str, str]
+) -> None:
+    """The client of the account that it inherits from is not its own. With a secret, it is."""
+    expected_log(r"WARNING xots\.web: ")
+    server = await new_server(grant="client_credentials", accounts={"default": Layer(OWN)})
+    url, typed = f"{server.url}/accounts", {"Content-Type": "application/json"}
+    fields = {"name": "firm", "scopes": "accounting.settings", **given}
+    refused = await send("POST", url, typed, json.dumps(fields))
+    assert refused.status == 400
+    assert "give client_id and client_secret" in refused.json["detail"]
+    assert [one["name"] for one in (await get(url)).json["accounts"]] == ["default"]
+    fields |= {"client_id": SECOND_CLIENT, "client_secret": DEFAULT_CLIENT_SECRET}
+    assert (await send("POST", url, typed, json.dumps(fields))).status == 201
+    await served(get, f"{url}/firm")
 
 
 @pytest.mark.safeguard(

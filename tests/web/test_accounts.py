@@ -20,6 +20,7 @@ from xots.errors import StoreUnavailable
 from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Sandbox, User
 from xots.sandbox.person import Page, Person
 from xots.sealing import new_key
+from xots.secret import Secret
 from xots.server import Server
 from xots.testing import FakeClock
 
@@ -172,7 +173,8 @@ async def test_an_account_of_another_identity_server_can_be_added_with_any_scope
     expected_log.perhaps("refresh failed")  # the simulated Xero does not know the client
     url = "http://127.0.0.1:1/"
     urls = {"token_url": url, "authorize_url": url, "revoke_url": "", "connections_url": ""}
-    for own in (urls, {"grant": "client_credentials", "client_id": "C"}):
+    client = {"client_id": "C", "client_secret": Secret(SECRET)}
+    for own in (urls, {"grant": "client_credentials", **client}):
         server = await new_server(**own)
         assert (await add(server, "firm", scopes="openid")).status == 201
 

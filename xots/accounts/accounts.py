@@ -34,6 +34,11 @@ from .work import Work
 
 __all__ = ["Accounts", "unknown_account"]
 
+LACKS_CREDENTIALS = (
+    "client_id: the account inherits grant: client_credentials, which needs the client's own "
+    "credentials: give client_id and client_secret"
+)
+
 
 def unknown_account(name: str) -> UnknownAccount:
     """Return the error for an account that does not exist."""
@@ -182,12 +187,15 @@ class Accounts:
 
         Raises:
             AccountExists, TooManyAccounts: nothing was added.
-            SettingsError: nothing was added; its scopes cannot be requested.
+            SettingsError: nothing was added; its scopes cannot be requested, or its client lacks
+                the credentials that its grant needs.
             StoreUnavailable, SealError: the store cannot be read or written.
         """
         config = self._configure(name, entry)
         if entry.scopes and (problem := config.scope_problem):
             raise SettingsError([f"scopes: {problem}"])
+        if config.lacks_credentials:
+            raise SettingsError([LACKS_CREDENTIALS])
         await self.swept()  # before it, removed accounts look like others
         if place := self._directory.declared.get(name):
             raise AccountExists(

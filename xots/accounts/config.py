@@ -58,6 +58,11 @@ class AccountConfig:
         """True if a user must log in; False for a client that gets tokens by itself."""
         return self.policy.grant is Grant.AUTHORIZATION_CODE
 
+    @property
+    def lacks_credentials(self) -> bool:
+        """True if the grant needs the client's credentials of the settings, and these hold none."""
+        return not self.needs_login and self.credentials is None
+
     def is_removed(self, account: Account) -> bool:
         """Tell if the account with this record was removed. One in the settings stays."""
         return account.removed and not self.is_fixed
@@ -65,6 +70,8 @@ class AccountConfig:
     def indexed_at(self, account: Account, now: datetime) -> datetime | None:
         """Return when this record needs attention, whether callers use the account or not: the time
         for the store's index."""
+        if self.lacks_credentials:
+            return None
         ahead = self.fresh is Fresh.ALWAYS and not self.is_removed(account)
         return attention_at(account, now, self.policy, ahead=ahead)
 

@@ -309,8 +309,11 @@ class Settings:
 
     @property
     def credentials(self) -> Credentials | None:
-        """The client's credentials; None if the settings hold no client id."""
-        if self.client_id is None:
+        """The client's credentials; None if the settings hold no client id, or lack the secret by
+        which alone it gets tokens."""
+        by_client = self.grant == Grant.CLIENT_CREDENTIALS
+        is_secret_needed = by_client and self.client_auth != ClientAuth.NONE
+        if self.client_id is None or (is_secret_needed and self.client_secret is None):
             return None
         return Credentials(client_id=self.client_id, client_secret=self.client_secret)
 
