@@ -179,6 +179,25 @@ async def test_another_client_must_not_take_over_the_record(
     assert second.keeper.account.client_id == SECOND_CLIENT
 
 
+async def test_an_account_with_another_client_is_used_once_the_old_token_was_forgotten(
+    new_server: NewServer, send: Any, get: Any, tmp_path: Path, expected_log: Any
+) -> None:
+    """The server that runs forgets it, and sends nothing."""
+    expected_log("belongs to another client")
+    kept = {"store": (tmp_path / "state").as_uri()}
+    first = await new_server(accounts={"firm": Layer(OWN)}, **kept)
+    await served(get, f"{first.url}/accounts/firm")
+    await first.stop()
+    changed = Layer(OWN | {"client_id": SECOND_CLIENT})
+    second = await new_server(accounts={"firm": changed}, **kept)
+    url = f"{second.url}/accounts/firm"
+    refused = await get(f"{url}/token")
+    assert (refused.status, refused.json["type"]) == (503, "urn:xots:account-unusable")
+    assert (await send("POST", f"{url}/logout")).status == 303
+    await served(get, url)
+    assert (await get(f"{url}/status")).json["client_id"] == SECOND_CLIENT
+
+
 async def test_other_scopes_count_from_the_next_token_on(
     new_server: NewServer, get: Any, tmp_path: Path
 ) -> None:
@@ -290,7 +309,7 @@ async def test_a_removed_account_requests_nothing_any_more(
         await one.rotation.tick()
         await eventually(lambda one=one: not one.accounts.busy)  # type: ignore[misc]
     assert requests(sandbox) == 3  # the last one is the default account's
-    assert await indexed(other, clock) == []
+    assert "firm" not in await indexed(other, clock)
 
 
 # ---------- the program
