@@ -17,6 +17,7 @@ from support.inside import context_of
 from torture.processes import Run, fleet, stop_the_holder
 
 from xots.backends.base import Lease
+from xots.lifecycle.policy import Grant
 from xots.sandbox import Sandbox
 from xots.sandbox.identity.switches import SiblingMode
 from xots.server import Server
@@ -44,6 +45,19 @@ async def test_processes_that_all_refresh_at_once_cost_one_refresh_a_rotation(
         assert len(servers.refreshes()) == run.rotations >= storms + 6
         for name in servers.names[1:]:
             assert len(servers.refreshes(name)) == servers.rotations(name) > 0
+
+
+async def test_eight_processes_of_a_custom_connection_cost_one_request_a_rotation() -> None:
+    """Nobody logs in. After each storm, all of them serve the same token."""
+    async with fleet("redis", 8, grant=Grant.CLIENT_CREDENTIALS) as servers:
+        assert len(servers.sandbox.requests("client_credentials")) == 1
+        run = Run(servers, life=2)
+        figures = await run.go(storms=5, demands=1, expiries=2)
+        assert figures.wrong == []
+        assert figures.polls > 5
+        assert figures.soonest
+        assert len(servers.refreshes()) == run.rotations >= 8
+        assert servers.sandbox.refreshes() == []
 
 
 async def test_faulty_calls_cost_no_login_and_serve_no_expired_token() -> None:

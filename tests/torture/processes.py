@@ -13,8 +13,12 @@ expiry    Tokens have a short lifetime, and no caller demands any of it: the tic
 With ``--accounts``, the processes keep further accounts at the same time, which are stormed in the
 second part and refreshed by their use in the third. Each of them is judged as the first one is.
 
+With ``--grant client_credentials``, nobody logs in: the processes share the access tokens of one
+custom connection. A rotation is then a new access token, and a refresh the request for it.
+
 During all three parts, callers request ``/token`` from every process, and the run checks that the
-simulated Xero would accept a refresh token of the stored record.
+simulated Xero would accept a refresh token of the stored record. (That of a custom connection holds
+an access token, and never a refresh token.)
 """
 
 from __future__ import annotations
@@ -44,13 +48,23 @@ from support.redis_servers import RedisServer
 from xots.backends import open_store
 from xots.keeping.record_store import open_record
 from xots.lifecycle.account import Account
-from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Sandbox, SandboxOptions
+from xots.lifecycle.policy import Grant
+from xots.sandbox import (
+    DEFAULT_CLIENT_ID,
+    DEFAULT_CLIENT_SECRET,
+    DEFAULT_CUSTOM_CLIENT_ID,
+    Client,
+    Sandbox,
+    SandboxOptions,
+)
+from xots.sandbox.accounting import default_organisations
 from xots.sandbox.identity.consents import Consent
 from xots.sandbox.identity.protocol import BearerRefused, Refusal
 from xots.sandbox.identity.provider import Identity
 from xots.sandbox.identity.switches import SiblingMode, Switches
-from xots.sandbox.log import LoggedRequest
+from xots.sandbox.log import LoggedRequest, Outcome
 from xots.sandbox.person import Person
+from xots.sandbox.world import default_clients
 from xots.sealing import Sealer, new_key
 from xots.secret import Secret
 
@@ -62,6 +76,21 @@ claim is rounded down to whole seconds, and may come a second before Xero's own 
 no token in the last quarter of its lifetime, which covers that second."""
 
 DEFAULT = "default"
+CLIENTS = (
+    *default_clients(),
+    Client(
+        DEFAULT_CUSTOM_CLIENT_ID,
+        redirect_uris=(),
+        custom_connection_tenant_id=default_organisations()[0].tenant_id,
+    ),
+)
+CUSTOM_CONNECTION = {
+    "XOTS_GRANT": Grant.CLIENT_CREDENTIALS.value,
+    "XOTS_CLIENT_ID": DEFAULT_CUSTOM_CLIENT_ID,
+    "XOTS_CLIENT_SECRET": DEFAULT_CLIENT_SECRET,
+    "XOTS_SCOPES": "accounting.settings",
+}
+"""The settings of a server without a login."""
 LEASE_KEY = f"xots:lease:{DEFAULT}"
 
 FAULTS = (
@@ -203,6 +232,8 @@ class Fleet:
     command: Sequence[str]
     names: tuple[str, ...] = (DEFAULT,)
     """The accounts."""
+    grant: Grant = Grant.AUTHORIZATION_CODE
+    """How they get their tokens."""
     consents: dict[str, Consent] = field(default_factory=dict)
     """The consent of each account at Xero."""
     lines: list[Line] = field(default_factory=list)
@@ -221,6 +252,16 @@ class Fleet:
         line = Line(process.port, self.sandbox.clock)
         self.lines.append(line)
         return line
+
+    @property
+    def by_client(self) -> bool:
+        """True if the account is a custom connection."""
+        return self.grant is Grant.CLIENT_CREDENTIALS
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint of the rotations, for faults."""
+        return "token" if self.by_client else "refresh"
 
     async def log_in(self, name: str = DEFAULT) -> None:
         url = f"http://localhost:{self.processes[0].port}{path_of(name, '')}"
@@ -242,10 +283,16 @@ class Fleet:
 
     def rotations(self, name: str = DEFAULT) -> int:
         """Return the number of rotations of an account at Xero."""
+        if self.by_client:
+            issued = (Outcome.ISSUED, Outcome.LOST)
+            return sum(request.outcome in issued for request in self.refreshes())
         return len(self.issued(name)) - 1
 
     def refreshes(self, name: str = DEFAULT) -> list[LoggedRequest]:
-        """Return the refresh requests of an account at Xero."""
+        """Return the refresh requests of an account at Xero; those of a custom connection without
+        the one for its first token."""
+        if self.by_client:
+            return self.sandbox.requests(self.grant)[1:]
         own = self.issued(name)
         return [request for request in self.sandbox.refreshes() if request.token in own]
 
@@ -280,8 +327,11 @@ class Fleet:
         return open_record(Sealer([Secret(self.key)]), stored, name)
 
     async def is_safe(self, name: str = DEFAULT) -> bool:
-        """Check the invariant: tell if the store holds a token from which Xero would issue."""
+        """Check the invariant: tell if the store holds a token from which Xero would issue, or the
+        access token of a custom connection and no other."""
         account = await self.kept(name)
+        if self.by_client:
+            return account.access is not None and account.tokens == ()
         tokens = [t for t in (account.current, *account.fallbacks) if t is not None]
         identity, now = self.sandbox.identity, self.sandbox.clock()
         return account.consent_id is not None and any(
@@ -309,10 +359,11 @@ async def fleet(
     siblings: SiblingMode = SiblingMode.ALL_VALID,
     command: Sequence[str] = (sys.executable, "-m", "xots"),
     accounts: int = 0,
+    grant: Grant = Grant.AUTHORIZATION_CODE,
     **settings: str,
 ) -> AsyncIterator[Fleet]:
     """Start ``count`` processes on one Redis or one folder, with a login of the default account and
-    of each of ``accounts`` more. End all afterwards."""
+    of each of ``accounts`` more, or with a custom connection. End all afterwards."""
     async with AsyncExitStack() as running:
         folder = Path(tempfile.mkdtemp(prefix="xots-processes-"))
         running.callback(shutil.rmtree, folder)
@@ -322,13 +373,15 @@ async def fleet(
             await asyncio.to_thread(redis.start)
         switches = Switches(access_token_life_seconds=life, sibling_mode=siblings)
         sandbox = await running.enter_async_context(
-            Sandbox(SandboxOptions(port=0, switches=switches, seed=seed))
+            Sandbox(SandboxOptions(port=0, clients=CLIENTS, switches=switches, seed=seed))
         )
         key = folder / "key"
         key.write_text(new_key().reveal())
         key.chmod(0o600)
         url = redis.unix_url if redis is not None else (folder / "state").as_uri()
         environment = environment_for(sandbox, url, key) | settings
+        if grant is Grant.CLIENT_CREDENTIALS:
+            environment |= CUSTOM_CONNECTION
         others = [f"account-{number}" for number in range(1, accounts + 1)]
         if others:
             config = folder / "xots.yaml"
@@ -344,6 +397,7 @@ async def fleet(
             environment,
             command,
             (DEFAULT, *others),
+            grant,
         )
         running.push_async_callback(servers.end_all)
         for _ in range(count):
@@ -354,8 +408,11 @@ async def fleet(
         redirect_uris = tuple(f"http://localhost:{one.port}/code" for one in servers.processes)
         sandbox.identity.register(replace(client, redirect_uris=redirect_uris))
         try:
-            for name in servers.names:
-                await servers.log_in(name)
+            if servers.by_client:
+                await servers.settled()
+            else:
+                for name in servers.names:
+                    await servers.log_in(name)
             yield servers
         finally:
             sandbox.faults.clear()
@@ -440,6 +497,11 @@ class Figures:
     def count(self, fleet: Fleet, name: str, faulty: bool) -> None:
         """Judge the requests of an account that Xero saw."""
         refreshes = fleet.refreshes(name)
+        if fleet.by_client:
+            bad = [r for r in refreshes if r.outcome is not Outcome.ISSUED]
+            if bad and not faulty:
+                self.wrong.append(f"{len(bad)} requests issued nothing, such as: {bad[0]}")
+            return
         if SPENT in (r.reason for r in refreshes):
             self.wrong.append(f"{name}: a refresh token was used again after its grace")
         if faulty:
@@ -505,7 +567,7 @@ class Run:
     async def parts(self, storms: int, demands: int, expiries: int) -> None:
         goal = self.rotations + storms
         for kind in FAULTS if self.faulty else ():
-            self.fleet.sandbox.add_fault(f"refresh:p={self.probability}:{kind}")
+            self.fleet.sandbox.add_fault(f"{self.fleet.endpoint}:p={self.probability}:{kind}")
         while self.rotations < goal:
             await (self.storm() if self.faulty else self.held_storm())
         self.fleet.live(self.life)
@@ -576,7 +638,7 @@ class Run:
     async def held_storm(self) -> None:
         """Send a storm whose refresh Xero holds until every process has received it."""
         sandbox, before = self.fleet.sandbox, len(self.fleet.refreshes())
-        sandbox.add_fault("refresh:nth=1:hold-before")
+        sandbox.add_fault(f"{self.fleet.endpoint}:nth=1:hold-before")
         storm = asyncio.create_task(self.storm())
         try:
             async with asyncio.timeout(60):
@@ -594,6 +656,8 @@ class Run:
             self.figures.wrong.append(
                 f"a storm at {len(self.fleet.processes)} processes cost {made} refreshes"
             )
+        if self.fleet.by_client:
+            await self.fleet.settled()
 
     async def end(self) -> None:
         """Check that in the end every process serves the same token of each account, and that Xero
@@ -623,13 +687,21 @@ class Run:
             self.fleet.sandbox.identity,
             self.fleet.sandbox.clock(),
         )
-        if account.current is None or not identity.would_issue(account.current.value.reveal(), now):
+        if self.fleet.by_client:
+            if account.access is None:
+                self.figures.wrong.append("the record at the end holds no access token")
+            else:
+                identity.check_access(account.access.value.reveal(), now)
+        elif account.current is None or not identity.would_issue(
+            account.current.value.reveal(), now
+        ):
             self.figures.wrong.append(f"Xero would not take the current token of {name}")
         self.figures.count(self.fleet, name, self.faulty)
 
     def report(self) -> list[str]:
         """Return the figures as lines."""
-        refreshes, seen = self.fleet.sandbox.refreshes(), self.figures
+        by_client, seen = self.fleet.by_client, self.figures
+        refreshes = self.fleet.refreshes() if by_client else self.fleet.sandbox.refreshes()
         spent = len({r.token for r in refreshes})
         reused = sum(r.reason == SPENT for r in refreshes)
         outcomes = Counter(f"{r.outcome}" + (f" ({r.fault})" if r.fault else "") for r in refreshes)
@@ -640,7 +712,10 @@ class Run:
         others = {name: self.fleet.rotations(name) for name in self.fleet.names[1:]}
         return [
             *([f"rotations of the other accounts: {others}"] if others else []),
-            f"rotations {self.rotations}, refresh requests {len(refreshes)}, "
+            f"rotations {self.rotations}, requests for access tokens {len(refreshes)}, "
+            "and one for the first"
+            if by_client
+            else f"rotations {self.rotations}, refresh requests {len(refreshes)}, "
             f"distinct refresh tokens spent {spent}, retries {len(refreshes) - spent}, "
             f"reused after the grace period {reused}",
             f"token requests {seen.polls}, 503s with Retry-After {seen.unavailable}, "
@@ -754,6 +829,7 @@ async def rotate(options: argparse.Namespace) -> list[str]:
         seed=options.seed,
         siblings=options.siblings,
         accounts=options.accounts,
+        grant=options.grant,
     ) as servers:
         run = Run(servers, faults_percent=options.faults, life=options.life, seed=options.seed)
         storms, demands = options.rotations // 4, options.rotations // 4
@@ -765,9 +841,9 @@ async def rotate(options: argparse.Namespace) -> list[str]:
             for line in run.report():
                 print(line, flush=True)
             print(
-                f"{options.processes} processes on {options.store}, faults {options.faults:g}%, "
-                f"life {options.life} s, siblings {options.siblings}, seed {options.seed}: "
-                f"{time.monotonic() - began:.0f} s",
+                f"{options.processes} processes on {options.store}, {options.grant}, "
+                f"faults {options.faults:g}%, life {options.life} s, siblings {options.siblings}, "
+                f"seed {options.seed}: {time.monotonic() - began:.0f} s",
                 flush=True,
             )
         return run.figures.wrong
@@ -844,6 +920,13 @@ def main(arguments: list[str]) -> int:
         help="number of accounts beside the default one (default: %(default)s)",
     )
     parser.add_argument(
+        "--grant",
+        type=Grant,
+        choices=list(Grant),
+        default=Grant.AUTHORIZATION_CODE,
+        help="how the processes get their tokens (default: %(default)s)",
+    )
+    parser.add_argument(
         "--stop",
         action="store_true",
         help="instead: stop (SIGSTOP) the lease holder during a refresh, in all modes",
@@ -856,6 +939,8 @@ def main(arguments: list[str]) -> int:
         "deadline of the request has passed too (default 0: the lease in Redis is made to expire)",
     )
     options = parser.parse_args(arguments)
+    if options.grant is Grant.CLIENT_CREDENTIALS and (options.stop or options.accounts):
+        parser.error("--stop and --accounts are for logins: they need no other --grant")
     options.processes = options.processes or (8 if options.store == "redis" else 4)
     wrong = asyncio.run((stop_holders if options.stop else rotate)(options))
     for one in wrong[:20]:
