@@ -352,6 +352,17 @@ async def test_two_tokens_of_a_lapsed_lease_leave_the_later_one(bench: Bench) ->
     assert requests(bench) == 2
 
 
+async def test_a_store_that_lost_the_token_gets_it_again(bench: Bench) -> None:
+    """It was restored from a copy that is older than the account. No request is needed."""
+    keeper = await client_keeper(bench)
+    token = await keeper.token()
+    bench.store.restore({})
+    await keeper.follow()
+    await keeper.maintain()
+    assert bench.record().access == await keeper.token() == token
+    assert requests(bench) == 1
+
+
 async def test_a_close_waits_for_the_request_in_progress_and_writes_its_token(
     bench: Bench,
 ) -> None:
