@@ -28,6 +28,8 @@ class Advice(NamedTuple):
     remedy: str
     xeros_remedy: str | None = None
     """The remedy at Xero, if it is another one."""
+    at_login: str = ""
+    """A further remedy for an account with a login."""
 
 
 PAGE_NEEDED = Advice(
@@ -44,9 +46,9 @@ ADVICE = {
     "interaction_required": PAGE_NEEDED,
     "invalid_client": Advice(
         "{server} does not accept the client id and secret",
-        "correct the client id, the client secret or client_auth in the settings, or enter the "
-        "right credentials at /login",
-        "correct the client id or secret in the settings, or enter the right ones at /login",
+        "correct the client id, the client secret or client_auth in the settings",
+        "correct the client id or secret in the settings",
+        ", or enter the right ones at /login",
     ),
     "invalid_request": Advice(
         "{server} finds the request malformed",
@@ -99,18 +101,21 @@ def meaning(code: str | None, server: str) -> str:
     return _advice(code).meaning.format(server=server)
 
 
-def remedy(code: str | None, server: str, home: str = "/home") -> str:
+def remedy(code: str | None, server: str, home: str = "/home", *, can_log_in: bool = True) -> str:
     """Return what to do about an error code of ``server``, as the end of a sentence.
 
     Args:
         code: the error code.
         server: the server's name in a sentence.
         home: the path of the page at which a login starts.
+        can_log_in: False for an account without a login.
     """
     advice = _advice(code)
     text = advice.remedy
     if server == XERO and advice.xeros_remedy is not None:
         text = advice.xeros_remedy
+    if can_log_in:
+        text += advice.at_login
     return text.format(server=server, home=home)
 
 

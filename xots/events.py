@@ -280,7 +280,7 @@ class ConsentWasLost(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class TenantChosen(Event):
-    """The user chose an organisation among the connected ones."""
+    """A user has chosen an organisation among the connected ones, or a list has verified it."""
 
     tenant_id: str
 

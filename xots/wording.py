@@ -32,17 +32,24 @@ FORGOTTEN_TEXT = (
 """The predicate of a login that ended without a revocation."""
 
 FAILURE_TEXTS = {
-    ProblemKind.UNKNOWN: "no usable response came from {server}; the refresh token may be spent "
-    "({detail})",
-    ProblemKind.NOT_SENT: "{server} could not be reached; this attempt spent no refresh token "
-    "({detail})",
-    ProblemKind.THROTTLED: "{server} demands a pause; this attempt spent no refresh token "
-    "({detail})",
-    ProblemKind.CLIENT_REFUSED: "{meaning} ({detail}); this attempt spent no refresh token",
-    ProblemKind.REFUSED: "{server} refused a refresh token ({detail})",
+    ProblemKind.UNKNOWN: "no usable response came from {server}{token} ({detail})",
+    ProblemKind.NOT_SENT: "{server} could not be reached{token} ({detail})",
+    ProblemKind.THROTTLED: "{server} demands a pause{token} ({detail})",
+    ProblemKind.CLIENT_REFUSED: "{meaning} ({detail}){token}",
+    ProblemKind.REFUSED: "{server} refused {refused} ({detail})",
     ProblemKind.EXPIRED: "{server} issued an access token that had expired already ({detail})",
     ProblemKind.REVOCATION: "{server} did not confirm the revocation ({detail})",
 }
+
+UNSPENT = "; this attempt spent no refresh token"
+
+TOKEN_TEXTS = {
+    ProblemKind.UNKNOWN: "; the refresh token may be spent",
+    ProblemKind.NOT_SENT: UNSPENT,
+    ProblemKind.THROTTLED: UNSPENT,
+    ProblemKind.CLIENT_REFUSED: UNSPENT,
+}
+"""What a failure means for the refresh token of a login."""
 
 
 def failure_text(problem: Problem, server: str) -> str:
@@ -52,16 +59,20 @@ def failure_text(problem: Problem, server: str) -> str:
         problem: the problem.
         server: the name of the identity server in a sentence (``IdentityServer.name``).
     """
-    text = FAILURE_TEXTS[problem.kind]
-    means = meaning(problem.code, server)
-    return text.format(server=server, detail=problem.detail, meaning=means)
+    return FAILURE_TEXTS[problem.kind].format(
+        server=server,
+        detail=problem.detail,
+        meaning=meaning(problem.code, server),
+        token="" if problem.without_user else TOKEN_TEXTS.get(problem.kind),
+        refused="the client" if problem.without_user else "a refresh token",
+    )
 
 
 def problem_text(problem: Problem, server: str) -> str:
     """Return a problem in words, with the remedy if an operator is needed: see ``failure_text``."""
     text = failure_text(problem, server)
     if problem.kind is ProblemKind.CLIENT_REFUSED:
-        text += f": {remedy(problem.code, server)}"
+        text += f": {remedy(problem.code, server, can_log_in=not problem.without_user)}"
     return text
 
 

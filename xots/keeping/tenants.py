@@ -275,7 +275,8 @@ async def write_organisations(
         logger.warning("%s: %s", context.name, problem)
     if before.tenant_id is not None and replica.account.tenant_id is None:
         logger.warning(
-            "%s: the organisation %s is not connected: choose another one at /home",
+            "%s: the organisation %s is not connected: correct tenant_id, or choose another one at "
+            "/home",
             context.name,
             safe_text(before.tenant_id),
         )

@@ -173,6 +173,8 @@ class Problem(_Record, frozen=True, kw_only=True):
     """The OAuth error code of the response (RFC 6749 section 5.2), if there was one to act on."""
     detail: str
     at: datetime
+    without_user: bool = False
+    """True if the request held the client's own credentials only: no refresh token was at stake."""
 
 
 class Revocation(StrEnum):

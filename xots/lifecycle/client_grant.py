@@ -75,6 +75,8 @@ def after_client_token(
             found = after_failure(account, outcome, ProblemKind.REFUSED, now, wait)
         case _:
             found = after_other_failure(account, outcome, now=now, policy=policy, jitter=jitter)
+    if found.problem is not None:
+        found = replace(found, problem=replace(found.problem, without_user=True))
     kind = found.problem.kind if found.problem else None
     note = RefreshNote(at=now, by=by, ok=kind is None, kind=kind)
     return replace(found, refreshes=(note, *account.refreshes))

@@ -99,7 +99,8 @@ def _with_organisation(record: dict[str, Any]) -> dict[str, Any]:
 def _with_new_fields(record: dict[str, Any]) -> dict[str, Any]:
     """Formats 3 to 5 only add fields, with defaults: format 3 ``RefreshToken.may_be_in_flight``,
     format 4 those of ``Account`` from ``xero_userid`` on, format 5 ``RefreshToken.resent``,
-    ``Problem.code``, and ``without_user`` and ``lists_without_tenant`` of ``Account``."""
+    ``code`` and ``without_user`` of ``Problem``, and ``without_user`` and ``lists_without_tenant``
+    of ``Account``."""
     return record | {"format": FORMAT}
 
 

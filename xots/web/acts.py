@@ -177,7 +177,8 @@ class EndHandler(ActHandler):
     async def prepare(self) -> None:
         """Refuse the end of a login for an account that has none."""
         await super().prepare()
-        self.check_needs_login()
+        if not self.account_config.problems(self.keeper.account):  # or the record's login is ended
+            self.check_needs_login()
 
     act_in_words: str
     """The act in the middle of a question."""

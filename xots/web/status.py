@@ -14,7 +14,7 @@ from ..keeping.keeper import TokenKeeper
 from ..keeping.record_store import LEASE_SECONDS
 from ..lifecycle.account import AccessToken, Account, Intent, Problem, RefreshToken
 from ..lifecycle.outlook import Need, Outlook, Retrying, why_lost
-from ..lifecycle.policy import Policy
+from ..lifecycle.policy import Grant, Policy
 from ..lifecycle.schedule import XERO_REFRESH_LIFETIME, State
 from ..safe_text import MAX_MESSAGE, safe_text
 from ..wording import (
@@ -259,6 +259,10 @@ CLIENT_REFUSED = (
     "refresh. The login is kept until then."
 )
 
+CLIENT_REFUSED_WITHOUT_LOGIN = (
+    "An operator must act: {remedy}. After a change of the settings, restart xots."
+)
+
 
 def _login_need(
     keeper: TokenKeeper, outlook: Outlook, now: datetime, url: Callable[[str], str]
@@ -274,7 +278,10 @@ def _login_need(
         return f"{lost} A user must log in again: open {url('/home')}."
     if need is Need.CLIENT_REFUSED:
         code = account.problem.code if account.problem else None
-        return CLIENT_REFUSED.format(remedy=remedy(code, server.name, url("/home")))
+        can_log_in = keeper.policy.grant is Grant.AUTHORIZATION_CODE
+        text = CLIENT_REFUSED if can_log_in else CLIENT_REFUSED_WITHOUT_LOGIN
+        advice = remedy(code, server.name, url("/home"), can_log_in=can_log_in)
+        return text.format(remedy=advice)
     if needed_at is None:
         return "No user has to log in: the client's own credentials get the access tokens."
     if need is Need.LAST_ATTEMPT:
