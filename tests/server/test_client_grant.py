@@ -180,7 +180,12 @@ async def test_another_client_must_not_take_over_the_record(
 
 
 async def test_an_account_with_another_client_is_used_once_the_old_token_was_forgotten(
-    new_server: NewServer, sandbox: Sandbox, get: Any, tmp_path: Path, expected_log: Any
+    new_server: NewServer,
+    sandbox: Sandbox,
+    send: Any,
+    get: Any,
+    tmp_path: Path,
+    expected_log: Any,
 ) -> None:
     """Its end sends nothing, also in a server that runs."""
     expected_log("belongs to another client")
@@ -194,8 +199,7 @@ async def test_an_account_with_another_client_is_used_once_the_old_token_was_for
     refused = await get(f"{url}/token")
     assert (refused.status, refused.json["type"]) == (503, "urn:xots:account-unusable")
     made = len(sandbox.log)
-    async with second.accounts.opened("firm", to_end=True) as found:
-        await found.keeper.end(forget=True)
+    assert (await send("POST", f"{url}/logout")).status == 303
     assert len(sandbox.log) == made
     await served(get, url)
     assert (await get(f"{url}/status")).json["client_id"] == SECOND_CLIENT
