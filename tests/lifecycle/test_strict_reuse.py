@@ -13,6 +13,7 @@ from support.accounts import HALF_HOUR, MINUTE, NOW, POLICY, current, issued, lo
 from xots.lifecycle.account import Account, RefreshToken
 from xots.lifecycle.attention import attention_at
 from xots.lifecycle.candidates import candidates, without_reuse
+from xots.lifecycle.merging import merged
 from xots.lifecycle.outcomes import (
     ClientRefused,
     NotSent,
@@ -177,6 +178,18 @@ def test_an_intent_found_at_a_start_is_noted_and_not_resent() -> None:
     assert outlook(noted, at + MINUTE, STRICT).login_needed_at == EXPIRY
 
 
+@pytest.mark.safeguard(
+    file="lifecycle/candidates.py",
+    old="    return max(now - token.first_spent_at, timedelta(0)) < policy.grace\n",
+    new="    return now - token.first_spent_at < policy.grace\n",
+    protects_from="a reuse after a refresh by a process whose clock is ahead",
+)
+def test_a_token_spent_in_the_future_is_not_sent_again() -> None:
+    """The clock of the process that spent it is ahead. No grace period has begun."""
+    found = sent(logged_in(), NOW + 26 * MINUTE)
+    assert next_step(found, NOW + 25 * MINUTE, STRICT) == NoteCutOff()
+
+
 def test_the_operator_learns_at_once_when_a_user_must_log_in() -> None:
     """That is when the access token expires, and the last attempt is made."""
     account = after_lost_response()
@@ -207,6 +220,29 @@ def test_a_spent_token_is_no_fallback() -> None:
         jitter=0.5,
     )
     assert [token.value.reveal() for token in lenient.tokens] == ["r1", "r0"]
+
+
+@pytest.mark.safeguard(
+    file="lifecycle/candidates.py",
+    old="if token in _newest(account, policy) and not token.is_fresh",
+    new="if token and not token.is_fresh",
+    protects_from="a reuse of a token whose successor is known",
+)
+def test_a_token_with_a_known_successor_is_not_sent_again() -> None:
+    """The response came late, after another process had noted that the refresh was cut off."""
+    at = NOW + 25 * MINUTE
+    found = sent(logged_in(), at)
+    late = answered(found, issued(), at + MINUTE)
+    noted = after_cut_off(found, now=at + MINUTE, policy=STRICT, jitter=0.5)
+    account = merged(noted, late)
+    assert [t.value.reveal() for t in account.tokens] == ["r1", "r0"]
+    for outcome in (LOST, Refused(detail="d")):
+        at += HALF_HOUR
+        step = next_step(account, at, STRICT)
+        assert isinstance(step, Spend)
+        assert step.token.value.reveal() == "r1"
+        account = answered(begin_refresh(account, step.token, by="h:1", now=at), outcome, at)
+    assert state_of(account, at, STRICT) is State.CONSENT_LOST
 
 
 def test_fallbacks_that_were_never_spent_are_used_and_outdated_ones_are_not() -> None:

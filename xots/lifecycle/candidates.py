@@ -7,7 +7,7 @@ same token for 30 minutes.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import IntEnum
 
 from ..clock import MAX_CLOCK_SKEW
@@ -50,7 +50,7 @@ def candidates(account: Account, now: datetime, policy: Policy) -> tuple[Refresh
     ``is_strict`` has stricter rules.
     """
     if is_strict(account, policy):
-        return _without_reuse(account, policy) + _last_attempt(account)
+        return _without_reuse(account, policy) + _last_attempt(account, policy)
     ranked = [(_rank(account, token, now, policy), token) for token in account.tokens]
     kept = [(rank, token) for rank, token in ranked if rank is not None]
     return tuple(token for _, token in sorted(kept, key=lambda pair: pair[0]))
@@ -76,18 +76,21 @@ def without_reuse(account: Account, now: datetime, policy: Policy) -> tuple[Refr
 
 def _without_reuse(account: Account, policy: Policy) -> tuple[RefreshToken, ...]:
     """Return the tokens that were surely not spent. An outdated one comes from an old dump."""
-    return tuple(
-        token
-        for token in account.tokens
-        if token.is_fresh and (token is account.current or not _is_outdated(account, token, policy))
-    )
+    return tuple(token for token in _newest(account, policy) if token.is_fresh)
 
 
-def _last_attempt(account: Account) -> tuple[RefreshToken, ...]:
-    """Return the token that may have been spent and was not sent again yet, if there is one."""
+def _last_attempt(account: Account, policy: Policy) -> tuple[RefreshToken, ...]:
+    """Return the token that may have been spent and was not sent again yet, if there is one. An
+    outdated one was spent: its successor is known."""
     spent = (account.spending, account.current)
-    tokens = (token for token in spent if token and not token.is_fresh)
+    tokens = (token for token in spent if token in _newest(account, policy) and not token.is_fresh)
     return tuple(token for token in tokens if not (token.refused_at or token.resent))[:1]
+
+
+def _newest(account: Account, policy: Policy) -> list[RefreshToken]:
+    """Return the current token, and the fallbacks that are newer."""
+    current = account.current
+    return [t for t in account.tokens if t is current or not _is_outdated(account, t, policy)]
 
 
 def refused_again(account: Account, policy: Policy) -> RefreshToken | None:
@@ -137,8 +140,10 @@ def _last_resort(account: Account) -> RefreshToken | None:
 
 def within_grace(token: RefreshToken, now: datetime, policy: Policy) -> bool:
     """Tell if the token is unspent or within its grace period. A spending in the future counts as
-    within it."""
-    return token.first_spent_at is None or now - token.first_spent_at < policy.grace
+    one now: a clock is wrong."""
+    if token.first_spent_at is None:
+        return True
+    return max(now - token.first_spent_at, timedelta(0)) < policy.grace
 
 
 def surely_within_grace(token: RefreshToken, now: datetime, policy: Policy) -> bool:
