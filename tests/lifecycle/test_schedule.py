@@ -134,7 +134,7 @@ def test_the_state_tells_whether_a_login_was_ended_or_never_made() -> None:
 
 @pytest.mark.safeguard(
     file="lifecycle/schedule.py",
-    old="if not candidates(account, now, policy):",
+    old="if _action(account, now, policy) is None:",
     new="if account.current and account.current.refused_at:",
     protects_from="giving a login up while another of its tokens would issue",
 )
@@ -352,8 +352,8 @@ def test_the_shortest_interval_delays_no_refresh_that_is_due() -> None:
 
 @pytest.mark.safeguard(
     file="lifecycle/waits.py",
-    old="or not -MAX_CLOCK_SKEW <= now - at < interval",
-    new="or not now - at < interval",
+    old="or not -MAX_CLOCK_SKEW <= now - at < wait",
+    new="or not now - at < wait",
     protects_from="a clock that was set back by a day: no forced refresh until that day is over",
 )
 def test_a_clock_set_back_blocks_no_forced_refresh_for_long() -> None:

@@ -62,8 +62,8 @@ def after_lost_response() -> Account:
 
 @pytest.mark.safeguard(
     file="lifecycle/schedule.py",
-    old="        until = max(until or live.expires_at, live.expires_at)\n",
-    new="",
+    old="            until = max(until or live.expires_at, live.expires_at)\n",
+    new="            pass\n",
     protects_from="a reuse at a strict server, which ends the live access token with the login",
 )
 def test_a_token_that_may_be_spent_waits_for_the_expiry_of_the_access_token() -> None:
@@ -179,6 +179,22 @@ def test_an_intent_found_at_a_start_is_noted_and_not_resent() -> None:
 
 
 @pytest.mark.safeguard(
+    file="lifecycle/transitions.py",
+    old="    return replace(noted, retry_not_before=now + CUT_OFF_WAIT)\n",
+    new="    return noted\n",
+    protects_from="a reuse that ends the login of a process whose response is not written yet",
+)
+def test_a_refresh_that_was_cut_off_may_still_be_written() -> None:
+    """The access token has expired, and the store did not take the response of another process at
+    once. The last attempt waits for several of its ticks."""
+    first = begin_refresh(logged_in(), current(logged_in()), by="h:1", now=EXPIRY)
+    assert next_step(first, EXPIRY + MINUTE, STRICT) == NoteCutOff()
+    noted = after_cut_off(first, now=EXPIRY + MINUTE, policy=STRICT, jitter=0.0)
+    assert next_step(noted, EXPIRY + MINUTE, STRICT) == Wait(EXPIRY + 2 * MINUTE)
+    assert isinstance(next_step(noted, EXPIRY + 2 * MINUTE, STRICT), Spend)
+
+
+@pytest.mark.safeguard(
     file="lifecycle/candidates.py",
     old="    return max(now - token.first_spent_at, timedelta(0)) < policy.grace\n",
     new="    return now - token.first_spent_at < policy.grace\n",
@@ -188,6 +204,27 @@ def test_a_token_spent_in_the_future_is_not_sent_again() -> None:
     """The clock of the process that spent it is ahead. No grace period has begun."""
     found = sent(logged_in(), NOW + 26 * MINUTE)
     assert next_step(found, NOW + 25 * MINUTE, STRICT) == NoteCutOff()
+
+
+@pytest.mark.safeguard(
+    file="lifecycle/schedule.py",
+    old="    return None if unresolved_intent(account) is None else NoteCutOff()\n",
+    new="    return None\n",
+    protects_from="a login that counts as lost while its last attempt is in progress",
+)
+def test_a_last_attempt_in_progress_is_no_loss() -> None:
+    """Its outcome may still be written for a minute. The process that finds its intent then, under
+    the lease, tells the operator of the loss."""
+    found, at = sent(after_lost_response(), EXPIRY), EXPIRY + MINUTE
+    assert state_of(found, at, STRICT) is State.REFRESH_FAILING
+    assert next_step(found, EXPIRY, STRICT) == Wait(at)
+    assert next_step(found, at, STRICT) == NoteCutOff()
+    seen = outlook(found, at, STRICT)
+    assert (seen.attention_for, seen.retrying) == (Need.LAST_ATTEMPT, Retrying.LOST_RESPONSE)
+    noted = after_cut_off(found, now=at, policy=STRICT, jitter=0.5)
+    assert state_of(noted, at, STRICT) is State.CONSENT_LOST
+    assert next_step(noted, at + timedelta(hours=1), STRICT) == Idle()
+    assert outlook(noted, at, STRICT).attention_for is Need.CONSENT_LOST
 
 
 def test_the_operator_learns_at_once_when_a_user_must_log_in() -> None:

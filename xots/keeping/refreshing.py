@@ -252,5 +252,6 @@ async def note_cut_off(context: Context) -> None:
         return
     jitter = context.rng.random()
     noted = after_cut_off(found, now=now, policy=context.policy, jitter=jitter)
-    concluded = await replica.compare_and_set(noted)
-    context.emit(cut_off_event(context.situation(), concluded))
+    await replica.compare_and_set(noted)
+    if noted.problem is not None:
+        context.emit(cut_off_event(context.situation(), token, noted.problem))

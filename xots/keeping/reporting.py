@@ -184,10 +184,17 @@ def client_token_event(
     )
 
 
-def cut_off_event(situation: Situation, concluded: Account) -> Event:
-    """Return the event of a refresh that was cut off and is not repeated now."""
-    problem = concluded.problem
-    return followed_event(situation) if problem is None else _failed_event(situation, problem)
+def cut_off_event(situation: Situation, spent: RefreshToken, problem: Problem) -> Event:
+    """Return the event of a refresh that was cut off and is not repeated now.
+
+    Args:
+        situation: the account after that was written.
+        spent: the refresh token that it may have spent.
+        problem: how it was cut off.
+    """
+    if situation.state is State.CONSENT_LOST:
+        return _lost_event(situation, spent, Failure(detail=problem.detail))
+    return _failed_event(situation, problem)
 
 
 def _lost_event(situation: Situation, spent: RefreshToken, failure: Failure) -> ConsentWasLost:

@@ -112,7 +112,8 @@ def _need(
     if account.consent_id is None:
         return Need.NO_LOGIN, now
     if not live:
-        return Need.CONSENT_LOST, now
+        is_over = unresolved_intent(account) is None
+        return Need.CONSENT_LOST if is_over else Need.LAST_ATTEMPT, now
     if client_refused(account):
         return Need.CLIENT_REFUSED, now
     best = max(live, key=lambda token: _dies_at(token, now, policy))
@@ -148,7 +149,7 @@ def _grace_ends_at(
 def _retrying(account: Account, live: tuple[RefreshToken, ...]) -> Retrying | None:
     if account.consent_id is None:
         return Retrying.REVOCATION if account.revocation else None
-    if not live:
+    if not live and unresolved_intent(account) is None:
         return None
     if account.intent is not None:
         return _retrying_open(account, account.intent)

@@ -13,9 +13,9 @@ from enum import Enum, StrEnum
 
 from ..clock import MAX_CLOCK_SKEW
 from .account import AccessToken, Account, Intent, ProblemKind, RefreshToken
-from .candidates import candidates, refused_again, within_grace
+from .candidates import candidates, is_strict, refused_again, within_grace
 from .policy import Grant, Policy
-from .waits import pause_ends_at, wait_ends_at
+from .waits import cut_off_wait_ends_at, pause_ends_at, wait_ends_at
 
 __all__ = [
     "XERO_REFRESH_LIFETIME",
@@ -162,7 +162,7 @@ def state_of(
         return State.NOT_LOGGED_IN if is_configured else State.NO_CREDENTIALS
     if account.consent_id is None:
         return State.NOT_LOGGED_IN if account.ended_at is None else State.REVOKED
-    if not candidates(account, now, policy):
+    if _action(account, now, policy) is None:
         return State.CONSENT_LOST
     return State.REFRESH_FAILING if account.failed_attempts else State.CONNECTED
 
@@ -292,7 +292,8 @@ class Obtain:
     """Request an access token with the client's own credentials now."""
 
 
-Step = Idle | Wait | Spend | NoteCutOff | Obtain
+Action = Spend | NoteCutOff | Obtain
+Step = Idle | Wait | Action
 
 
 def is_work(step: Step) -> bool:
@@ -341,12 +342,17 @@ def next_step(
     return _when_sent_again(account, now, policy, action, until)
 
 
-def _action(account: Account, now: datetime, policy: Policy) -> Spend | Obtain | None:
-    """Return the request that a refresh makes; None if none can succeed."""
+def _action(account: Account, now: datetime, policy: Policy) -> Action | None:
+    """Return what a refresh does; None if no request can succeed.
+
+    A last attempt without an outcome may still succeed. Only the lease shows that it was cut off.
+    """
     if policy.grant is Grant.CLIENT_CREDENTIALS:
         return Obtain()
     choices = candidates(account, now, policy)
-    return Spend(choices[0]) if choices else None
+    if choices:
+        return Spend(choices[0])
+    return None if unresolved_intent(account) is None else NoteCutOff()
 
 
 def _last_hope(account: Account, now: datetime, policy: Policy) -> Step:
@@ -362,21 +368,26 @@ def _when_sent_again(
     account: Account,
     now: datetime,
     policy: Policy,
-    action: Spend | Obtain,
+    action: Action,
     until: datetime | None,
 ) -> Step:
     """Return ``action``, or the wait before it.
 
     A token that may be spent, and whose grace period is over, is not sent before the access token
     has expired: a server that notices its reuse may end that one too (RFC 9700 section 4.14.2).
-    Xero's access tokens do not outlive the grace period.
+    Xero's access tokens do not outlive the grace period. A refresh that was cut off is noted first,
+    with a wait in which its outcome may still be written.
     """
+    if isinstance(action, NoteCutOff):
+        until = cut_off_wait_ends_at(account, now)
     is_late = isinstance(action, Spend) and not within_grace(action.token, now, policy)
     live = account.access if account.rotates and good_for(account, now) else None
-    if is_late and live is not None and live.lifetime > policy.grace:
+    outlives = live is not None and live.lifetime > policy.grace
+    if is_late and (outlives or is_strict(account, policy)):
         if unresolved_intent(account) is not None:
             return NoteCutOff()
-        until = max(until or live.expires_at, live.expires_at)
+        if live is not None:
+            until = max(until or live.expires_at, live.expires_at)
     return action if until is None else Wait(until)
 
 

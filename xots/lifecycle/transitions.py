@@ -23,7 +23,7 @@ from .account import (
 from .candidates import is_strict, surely_within_grace, within_grace
 from .outcomes import ClientRefused, Failure, Issued, NotSent, Outcome, Refused, Throttled, Unknown
 from .policy import Policy
-from .waits import backoff_wait, demanded_wait, doubled_wait, slow_wait
+from .waits import CUT_OFF_WAIT, backoff_wait, demanded_wait, doubled_wait, slow_wait
 
 __all__ = [
     "after",
@@ -154,7 +154,8 @@ def after_cut_off(account: Account, *, now: datetime, policy: Policy, jitter: fl
     not repeated now."""
     intent, _ = _open_refresh(account)
     failure = Unknown(detail=f"{intent.by} started a refresh and recorded no outcome")
-    return after(account, failure, now=now, policy=policy, jitter=jitter)
+    noted = after(account, failure, now=now, policy=policy, jitter=jitter)
+    return replace(noted, retry_not_before=now + CUT_OFF_WAIT)
 
 
 def _after_issued(account: Account, issued: Issued, *, now: datetime, policy: Policy) -> Account:

@@ -13,7 +13,9 @@ from .outcomes import Throttled, Unknown
 from .policy import Policy
 
 __all__ = [
+    "CUT_OFF_WAIT",
     "backoff_wait",
+    "cut_off_wait_ends_at",
     "demanded_wait",
     "doubled_wait",
     "longest_wait",
@@ -24,6 +26,12 @@ __all__ = [
 
 MAX_DOUBLINGS = 20
 """Upper bound on the doublings of a wait. It keeps the arithmetic in range; the caps are lower."""
+
+
+CUT_OFF_WAIT = timedelta(seconds=60)
+"""Time in which the outcome of an open refresh may still be written, at a server that accepts no
+token twice: the request may be on its way, or the store did not take the outcome, which its process
+tries to write at each tick."""
 
 
 def backoff_wait(account: Account, policy: Policy, jitter: float) -> timedelta:
@@ -70,12 +78,22 @@ def longest_wait(account: Account, policy: Policy) -> timedelta:
 
 
 def pause_ends_at(at: datetime | None, now: datetime, policy: Policy) -> datetime | None:
-    """Return until when callers can force no request after one at ``at``; None if they can.
+    """Return until when callers can force no request after one at ``at``; None if they can."""
+    return _ends_at(at, now, policy.refresh_interval)
 
-    A time far in the future, which a clock that was set back leaves behind, is no limit: it would
-    block callers for long.
+
+def cut_off_wait_ends_at(account: Account, now: datetime) -> datetime | None:
+    """Return until when the outcome of the open refresh may still be written; None if that time is
+    over."""
+    return _ends_at(account.intent.began_at if account.intent else None, now, CUT_OFF_WAIT)
+
+
+def _ends_at(at: datetime | None, now: datetime, wait: timedelta) -> datetime | None:
+    """Return the end of a wait that began at ``at``; None if it is over.
+
+    A time far in the future, which a clock that was set back leaves behind, begins no wait: that
+    would last for long.
     """
-    interval = policy.refresh_interval
-    if at is None or not interval or not -MAX_CLOCK_SKEW <= now - at < interval:
+    if at is None or not wait or not -MAX_CLOCK_SKEW <= now - at < wait:
         return None
-    return at + interval
+    return at + wait
