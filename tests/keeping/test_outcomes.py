@@ -42,7 +42,8 @@ async def test_a_lost_response_is_requested_again_with_the_same_token(bench: Ben
     file="keeping/refreshing.py",
     old=(
         "begun = await replica.compare_and_set(\n"
-        "        begin_refresh(found, token, by=context.process, now=began_at)\n"
+        "        begin_refresh(found, token, by=context.process, now=began_at),\n"
+        "        withdraw=partial(_withdrawn, context) if strict else None,\n"
         "    )"
     ),
     new="begun = begin_refresh(found, token, by=context.process, now=began_at)",

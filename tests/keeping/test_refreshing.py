@@ -151,7 +151,8 @@ async def test_a_caller_waits_for_the_refresh_once_the_old_token_is_not_servable
     file="keeping/refreshing.py",
     old=(
         "begun = await replica.compare_and_set(\n"
-        "        begin_refresh(found, token, by=context.process, now=began_at)\n"
+        "        begin_refresh(found, token, by=context.process, now=began_at),\n"
+        "        withdraw=partial(_withdrawn, context) if strict else None,\n"
         "    )"
     ),
     new=(
@@ -183,7 +184,8 @@ async def test_no_token_is_spent_if_the_intent_cannot_be_written(bench: Bench) -
     file="keeping/refreshing.py",
     old=(
         "begun = await replica.compare_and_set(\n"
-        "        begin_refresh(found, token, by=context.process, now=began_at)\n"
+        "        begin_refresh(found, token, by=context.process, now=began_at),\n"
+        "        withdraw=partial(_withdrawn, context) if strict else None,\n"
         "    )"
     ),
     new=(
@@ -210,7 +212,12 @@ async def test_the_request_is_sent_after_the_store_has_acknowledged_the_intent(
 
 @pytest.mark.safeguard(
     file="keeping/refreshing.py",
-    old="    if not context.may_send(lease):\n        return None\n",
+    old=(
+        "    if not context.may_send(lease):\n"
+        "        if strict:\n"
+        "            await replica.commit(_withdrawn(context, begun), after=begun)\n"
+        "        return None\n"
+    ),
     new="",
     protects_from=(
         "a suspended process that sends a token after its lease ran out: another "

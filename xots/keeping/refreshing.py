@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 from msgspec.structs import replace
 
 from ..backends.base import Lease
 from ..errors import SealError, StaleWrite, StoreUnavailable
-from ..lifecycle.account import RefreshToken
+from ..lifecycle.account import Account, RefreshToken
 from ..lifecycle.candidates import is_strict
-from ..lifecycle.outcomes import Issued, Outcome, Refused
+from ..lifecycle.outcomes import Issued, NotSent, Outcome, Refused
 from ..lifecycle.schedule import NoteCutOff, Obtain, Spend, is_work
 from ..lifecycle.transitions import after, after_cut_off, begin_refresh
 from ..tasks import Closed, SharedTask, Tasks
@@ -194,20 +195,24 @@ async def _spend(context: Context, token: RefreshToken, lease: Lease) -> Outcome
     # Step 2. Write the intent, as a compare-and-set on the stored record. If that fails, the token
     # is not spent. A later process that finds the intent knows that the token may be spent.
     found, began_at = replica.account, clock.now()
+    strict = is_strict(found, context.policy)
     begun = await replica.compare_and_set(
-        begin_refresh(found, token, by=context.process, now=began_at)
+        begin_refresh(found, token, by=context.process, now=began_at),
+        withdraw=partial(_withdrawn, context) if strict else None,
     )
     if resumed := resumed_event(context.name, found, token, began_at):
         context.emit(resumed)
 
     # Step 3. Check that the lease still holds: this process may have been suspended during the
-    # write.
+    # write. Where no token is sent again, it withdraws its intent; elsewhere that is resumed.
     if not context.may_send(lease):
+        if strict:
+            await replica.commit(_withdrawn(context, begun), after=begun)
         return None
 
     # Step 4. Send the request once. It has a deadline, and no library retries it.
     is_retry = begun.intent is not None and not begun.intent.set_first_spent
-    is_retry = is_retry and not is_strict(begun, context.policy)  # which sends no replay
+    is_retry = is_retry and not strict  # which sends no replay
     sending = replica.expiry.sending(token.fingerprint, retry=is_retry, elapsed=clock.elapsed())
     replica.expiry = sending
     credentials, outcome = await context.authenticated(context.xero.refresh, token, lease)
@@ -237,6 +242,13 @@ async def _spend(context: Context, token: RefreshToken, lease: Lease) -> Outcome
     for event in events:
         context.emit(event)
     return outcome
+
+
+def _withdrawn(context: Context, begun: Account) -> Account:
+    """Return the record with an intent whose request was not sent, once that is known."""
+    failure = NotSent(detail="the request was not sent: the store or the lease failed before it")
+    now, jitter = context.clock.now(), context.rng.random()
+    return after(begun, failure, now=now, policy=context.policy, jitter=jitter)
 
 
 async def note_cut_off(context: Context) -> None:
