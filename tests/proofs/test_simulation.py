@@ -28,6 +28,23 @@ def test_one_account_and_many_lose_no_login(seed: int, accounts: int) -> None:
     assert figures["logins"] >= accounts
 
 
+@pytest.mark.parametrize("seed", [24, 26])
+def test_at_a_strict_server_only_a_lost_response_costs_a_login(seed: int) -> None:
+    """No spent token is sent again, except for one last attempt after the access token's expiry."""
+    figures = run_seed(seed, SiblingMode.LAST_VALID, hours=2, grace_seconds=0)
+    lost = sum(count for name, count in figures.items() if name.startswith("logins lost: "))
+    assert figures["last attempts"] > 0
+    assert figures["logins after a loss"] <= lost <= figures["last attempts"]
+    assert figures["reuses of spent tokens"] <= figures["last attempts"]
+
+
+def test_a_short_grace_period_is_used_and_then_over() -> None:
+    """Within it a lost response is retried; later, the access token's expiry comes first."""
+    figures = run_seed(24, SiblingMode.LAST_VALID, hours=2, grace_seconds=30)
+    assert figures["reuses within the grace period"] > 0
+    assert figures["reuses of spent tokens"] > figures["reuses within the grace period"]
+
+
 @pytest.mark.parametrize("seed", [1, 4])
 def test_trouble_in_some_accounts_delays_no_other(seed: int, expected_log: Any) -> None:
     """Due refreshes and callers of the other accounts never wait for them."""

@@ -29,6 +29,17 @@ Checks after every write and after every request that Xero carried out, for each
 Single clocks are set by a minute or a day. While clocks differ, the first two checks still hold: no
 refresh token is lost. Extra refreshes and errors are allowed then.
 
+``--grace`` runs the same faults at a server with a shorter grace period than Xero's, such as 0 for
+strict reuse detection (RFC 9700 section 4.14.2), with the same setting in each process. The server
+ends a login if a token is used again later. So a lost response may cost the login there, and
+``Attempts`` checks that nothing else does:
+
+- a spent token is used again once at most (with a grace period: late only after a lost response),
+  and only after the access token of the record has expired;
+- a login is lost only if a response was lost, or was not written before the end, a pause or a lost
+  connection of its process; or if two requests got no response;
+- its user logs in again.
+
 ``--trouble`` runs another story: nothing fails but requests, leases, records and consents of some
 accounts. The other accounts must not notice: each due refresh is made within a tick and the time of
 its requests, and callers of a used account never wait.

@@ -38,6 +38,13 @@ def main() -> int:
         help="simulated hours of each seed (default: %(default)s)",
     )
     parser.add_argument(
+        "--grace",
+        type=float,
+        metavar="SECONDS",
+        help="instead: a server with this grace period, which ends a login after a later reuse; "
+        "0: strict reuse detection",
+    )
+    parser.add_argument(
         "--refreshes", type=int, help="stop each mode after this number of refresh requests"
     )
     parser.add_argument(
@@ -74,7 +81,9 @@ def main() -> int:
     elif options.years:
         seeds, run = seeds[:1], _years(options)
     else:
-        run = partial(run_seed, hours=options.hours, trace=options.trace)
+        run = partial(
+            run_seed, hours=options.hours, grace_seconds=options.grace, trace=options.trace
+        )
     broken = 0
     with ProcessPoolExecutor(options.jobs) as pool:
         for mode in [SiblingMode(options.mode)] if options.mode else list(SiblingMode):

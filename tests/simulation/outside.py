@@ -16,10 +16,12 @@ from xots.lifecycle.account import Account, RefreshToken
 from xots.lifecycle.outcomes import Failure, NotSent, Outcome, Unknown
 from xots.lifecycle.record_json import decode
 from xots.sandbox import OAuthError, TokenResponse
+from xots.sandbox.identity.protocol import BearerRefused
 from xots.secret import Secret
 from xots.xero.identity_server import IdentityServer
 from xots.xero.protocol import Credentials, Response, read_token_response
 
+from .attempts import LOSSES, Attempt
 from .world import (
     CLIENT,
     DEFAULT,
@@ -223,15 +225,22 @@ class SimulatedXero:
         if current is None or current.value != token:
             world.figures["refresh requests with a fallback token"] += 1
 
+        attempt = world.attempts.sent(self.process, token.fingerprint)
+
         def commit() -> TokenResponse:
-            world.check_use(token.reveal())
+            if world.climate.has_short_grace:
+                world.attempts.check_use(token.reveal(), token.fingerprint, self.name)
+            else:
+                world.check_use(token.reveal())
             response = world.identity.refresh(CLIENT, token.reveal(), world.now())
             world.figures["refreshes issued"] += 1
+            if attempt is not None:
+                attempt.issued_at = world.now()
             got = Secret(response.refresh_token or "").fingerprint
             world.say(f"  Xero: p{self.process.number} spent #{token.fingerprint}, got #{got}")
             return response
 
-        return await self._post(commit)
+        return await self._post(commit, attempt)
 
     async def exchange(
         self, credentials: Credentials, *, code: Secret, redirect_uri: str, verifier: Secret | None
@@ -272,7 +281,10 @@ class SimulatedXero:
 
     async def connections(self, access_token: Secret) -> Response:
         await self._api_request()
-        access = self.world.identity.check_access(access_token.reveal(), self.world.now())
+        try:
+            access = self.world.identity.check_access(access_token.reveal(), self.world.now())
+        except BearerRefused:  # a process woke up with a response that came long ago
+            return Response(401, {}, b"")
         found = [
             {
                 "id": connection.connection_id,
@@ -311,9 +323,17 @@ class SimulatedXero:
         end, kind = self.world.xero_away
         return kind if self.world.loop.time() < end else ""
 
-    async def _post(self, commit: Callable[[], TokenResponse], *, forbidden: str = "") -> Outcome:
-        await self.process.step()
+    async def _post(
+        self,
+        commit: Callable[[], TokenResponse],
+        attempt: Attempt | None = None,
+        *,
+        forbidden: str = "",
+    ) -> Outcome:
         world = self.world
+        # A sleep between the last check of the lease and the request is beyond the bound if another
+        # process may make the last attempt meanwhile: this request would be its reuse.
+        await self.process.step(may_pause=not world.climate.has_short_grace)
         kind = self._away() or world.troubles.get(self.name, "")
         if not kind and world.rng.random() < world.climate.xero:
             kind = world.rng.choice(world.climate.kinds)
@@ -322,6 +342,8 @@ class SimulatedXero:
         if kind:
             world.figures[f"xero: {kind}"] += 1
             world.say(f"  Xero: {kind}")
+        if attempt is not None and kind in LOSSES:
+            attempt.troubles.append(kind)
         if kind == "not-sent":
             return NotSent(detail="no route")
         # From here on the request continues, even if the process dies.

@@ -15,16 +15,27 @@ from .world import KINDS, SILENT_FAULTS, Climate, World
 
 
 def run_seed(
-    seed: int, mode: SiblingMode, *, hours: float = 12, trace: bool = False
+    seed: int,
+    mode: SiblingMode,
+    *,
+    hours: float = 12,
+    grace_seconds: float | None = None,
+    trace: bool = False,
 ) -> Counter[str]:
     """Simulate some hours with the faults of this seed, then a time without. Return the figures.
+
+    ``grace_seconds``: the grace period, instead of Xero's, of a server that ends the login if a
+    token is used again later.
 
     Raises:
         BrokenInvariantError: an invariant does not hold.
     """
 
     async def run() -> Counter[str]:
-        world = World(seed, mode, Climate.drawn(random.Random(seed)), trace=trace)  # noqa: S311
+        climate = Climate.drawn(random.Random(seed))  # noqa: S311
+        if grace_seconds is not None:
+            climate = climate.with_short_grace(grace_seconds)
+        world = World(seed, mode, climate, trace=trace)
         world.say(world.climate)
         story = Story(world)
         try:

@@ -25,10 +25,13 @@ from xots.lifecycle.policy import Policy, staggered
 from xots.lifecycle.schedule import (
     Idle,
     State,
+    Wait,
     next_step,
+    state_of,
 )
 from xots.secret import Secret
 
+from .attempts import PAUSE_SECONDS
 from .ledger import BrokenInvariantError
 from .loop import JumpingLoop
 from .outside import PlainSealer, SimulatedStore, SimulatedXero
@@ -37,7 +40,6 @@ from .world import (
     DEFAULT,
     MAX_LOSSLESS_OUTAGE_SECONDS,
     MAX_OUTAGE_SECONDS,
-    PAUSE_SECONDS,
     SCOPES,
     Process,
     World,
@@ -75,6 +77,7 @@ class Story:
             refresh_ahead=timedelta(seconds=world.climate.ahead_seconds),
             refresh_interval=timedelta(0),
             refresh_lifetime=timedelta(hours=world.climate.rotation_hours),
+            grace=timedelta(seconds=world.climate.grace_seconds),
         )
         self._count = 0
         self._calm_until = 0.0
@@ -177,6 +180,9 @@ class Story:
             abs(process.skew) < MAX_CORRECT_SKEW or not self.world.within_bound
         ):
             self.lost.add(event.account)
+            if self.world.climate.has_short_grace:
+                account = process.keepers()[event.account].account
+                self.world.attempts.check_lost(event.account, account)
 
     def _died(self, process: Process) -> None:
         if process in self.processes:
@@ -208,6 +214,8 @@ class Story:
             await asyncio.sleep(world.rng.expovariate(1 / world.climate.every_seconds))
             await self._next_event()
             world.check()
+            if world.climate.has_short_grace and world.rng.random() < 0.3:
+                await self._log_in_again()
 
     async def _next_event(self) -> None:
         world, climate = self.world, self.world.climate
@@ -250,7 +258,8 @@ class Story:
             case "pause" if world.loop.time() >= process.safe_until:
                 process.sleep(rng.choice(PAUSE_SECONDS))
             case "step":
-                process.skew = timedelta(seconds=rng.choice((-86400, -60, 60, 86400)))
+                process.skew = timedelta(seconds=rng.choice(climate.step_seconds))
+                world.widest_skew = max(world.widest_skew, abs(process.skew))
                 world.say(f"p{process.number}'s clock is off by {process.skew}")
                 world.figures["clock steps"] += 1
                 process.spawn(self._mend_clock(process))
@@ -270,6 +279,7 @@ class Story:
                 self._outage()
             case "cut":
                 process.cut_off_until = world.loop.time() + rng.uniform(30, MAX_OUTAGE_SECONDS)
+                world.attempts.interrupt(process, "a lost connection to the store")
                 until = f"{process.cut_off_until:.0f} s"
                 world.say(f"p{process.number} has no connection to the store until {until}")
                 world.figures["cut off from the store"] += 1
@@ -277,6 +287,16 @@ class Story:
                 self.dumps = [*self.dumps[-3:], dict(world.kept)]
             case "roll back":
                 await self._roll_back()
+
+    async def _log_in_again(self) -> None:
+        """Log in to each account whose login is lost, as a user does who learns of that."""
+        world = self.world
+        for name in world.names:
+            account, policy = world.account(name), self.policy_of(name)
+            if state_of(account, world.now(), policy) is State.CONSENT_LOST:
+                world.figures["logins after a loss"] += 1
+                await self.log_in(name)
+                self.lost.discard(name)
 
     async def token(self, process: Process, name: str = DEFAULT) -> None:
         """Request the token, as a caller does."""
@@ -290,7 +310,9 @@ class Story:
         for _ in range(count):
             await process.step()
             async with process.accounts.opened(name) as found:
-                await found.keeper.refresh()
+                # Only a short grace forbids what a user may demand.
+                by_user = self.world.climate.has_short_grace and self.world.rng.random() < 0.5
+                await found.keeper.refresh(by_user=by_user)
 
     async def log_in(self, name: str = DEFAULT) -> None:
         """Log in as a user does, and retry for longer than any outage lasts."""
@@ -430,6 +452,10 @@ class Story:
             process.skew, process.cut_off_until = timedelta(0), 0.0
         await asyncio.sleep(4500)
         world.check()
+        if world.climate.has_short_grace:
+            await self._log_in_again()
+            await asyncio.sleep(120)
+            world.check()
         listed = [name for name in world.names if name in world.kept]
         listed = [name for name in listed if not world.account(name).removed]
         for process in self.processes:
@@ -471,7 +497,7 @@ class Story:
         Raises:
             BrokenInvariantError: one does not.
         """
-        if self.lost and self.world.within_bound:
+        if self.lost and self.world.within_bound and not self.world.climate.has_short_grace:
             raise BrokenInvariantError(f"a login was reported lost: {sorted(self.lost)}")
         for name in self.world.names:
             if self.world.account(name).consent_id is not None:
@@ -482,12 +508,21 @@ class Story:
 
     async def _check_connected(self, process: Process, name: str) -> None:
         async with process.accounts.opened(name) as found:
-            await self.token(process, name)
+            try:
+                await self.token(process, name)
+            except ConsentLost:  # a caller is the first who needs a token since a reuse
+                if not self.world.climate.has_short_grace:
+                    raise
+                await self._log_in_again()
+                await asyncio.sleep(120)
+                await self.token(process, name)
             keeper, now = found.keeper, process.clock.now()
             # A refresh ahead that failed and left no open refresh waits for the next due time.
             ahead = keeper.usage.keeps_fresh(process.clock.elapsed())
             step = next_step(keeper.account, now, keeper.policy, ahead=ahead)
-            is_waiting = keeper.state is State.REFRESH_FAILING and isinstance(step, Idle)
+            # With a short grace, the last attempt waits for the expiry of the access token.
+            rests = (Idle, Wait) if self.world.climate.has_short_grace else (Idle,)
+            is_waiting = keeper.state is State.REFRESH_FAILING and isinstance(step, rests)
             if keeper.state is not State.CONNECTED and not is_waiting:
                 raise BrokenInvariantError(
                     f"at the end, {name} is {keeper.state} at p{process.number}"

@@ -29,20 +29,18 @@ from xots.sandbox.identity.consents import Consent
 from xots.secret import Secret
 from xots.xero.protocol import Credentials
 
+from .attempts import PAUSE_SECONDS, Attempts
 from .ledger import BrokenInvariantError, Ledger
 
 START = datetime(2026, 1, 5, 9, tzinfo=UTC)
 CLIENT = Client()
 CREDENTIALS = Credentials(client_id=CLIENT.client_id, client_secret=Secret(CLIENT.secret or ""))
 SCOPES = ("offline_access", "accounting.transactions")
-GRACE = timedelta(minutes=30)
+XERO_GRACE_SECONDS = 1800.0
 
 DEFAULT = "default"
 MAX_OTHER_ACCOUNTS = 4
 """Upper bound on the accounts of a seed beside the default one."""
-
-PAUSE_SECONDS = (5, 30, 240)
-"""Lengths of a pause: within the lease, past it, and well within the grace period."""
 
 LONG_PAUSE_SECONDS = 4000
 """Far longer than the grace period."""
@@ -98,6 +96,7 @@ class Climate:
     roll_backs: bool = False
     steps: bool = False
     """True if clocks are set."""
+    step_seconds: tuple[int, ...] = (-86400, -60, 60, 86400)
     kernel_locks: bool = False
     """True if only the death of its holder frees a lease; False if it expires without a renewal."""
     accounts: tuple[Fresh, ...] = ()
@@ -108,6 +107,8 @@ class Climate:
     """True if the store keeps the index of due accounts; False if each process has its own."""
     rotation_hours: float = 1200
     """The age at which the refresh token of an unused account is rotated."""
+    grace_seconds: float = XERO_GRACE_SECONDS
+    """The grace period of the server, which is also that of the processes' settings."""
 
     @classmethod
     def drawn(cls, rng: random.Random) -> Climate:
@@ -152,6 +153,31 @@ class Climate:
             rotation_hours=rng.choice((2, 1200)),
         )
 
+    def with_short_grace(self, seconds: float) -> Climate:
+        """Return the climate at a server with this grace period, which ends a login if a token is
+        used again later.
+
+        These faults are left out, since no process can know then what a reuse costs:
+
+        - a restored old dump holds spent tokens that look unspent;
+        - a request that arrives twice is a reuse of its own;
+        - a response without a refresh token says that the old one stays valid (RFC 6749 section 6);
+        - clocks that differ by more than ``MAX_CLOCK_SKEW`` tell nothing about the expiry of the
+          access token, which permits a reuse.
+
+        A process pauses at any call, but not between its check of the lease and the request: see
+        ``SimulatedXero.refresh``.
+        """
+        kinds = tuple(kind for kind in self.kinds if kind not in SILENT_FAULTS) or LOSSLESS_FAULTS
+        return replace(
+            self, kinds=kinds, roll_backs=False, step_seconds=(-4, 4), grace_seconds=seconds
+        )
+
+    @property
+    def has_short_grace(self) -> bool:
+        """True if a lost response can cost the login: see ``Attempts``."""
+        return self.grace_seconds < XERO_GRACE_SECONDS
+
     @property
     def names(self) -> tuple[str, ...]:
         """The names of all accounts."""
@@ -175,6 +201,7 @@ class Climate:
             shares_user=self.shares_user,
             shares_index=self.shares_index,
             rotation_hours=self.rotation_hours,
+            grace_seconds=self.grace_seconds,
         )
 
 
@@ -312,6 +339,7 @@ class Process:
             self.world.say(f"p{self.number} sleeps for {seconds} s")
             self.world.figures["long sleeps" if seconds == LONG_PAUSE_SECONDS else "pauses"] += 1
             self.awake.clear()
+            self.world.attempts.interrupt(self, "a pause")
             self.gone_since = self.world.loop.time()
             self.world.loop.call_later(seconds, self.wake)
 
@@ -330,6 +358,7 @@ class Process:
         if any(keeper.unsaved for keeper in self.keepers().values()):
             self.world.figures["deaths with something unsaved"] += 1
         self.dead, self.gone_since = True, self.world.loop.time()
+        self.world.attempts.interrupt(self, "a death")
         for ledger in self.world.ledgers.values():
             ledger.died(self)
         self.awake.set()
@@ -368,6 +397,7 @@ class World:
         self.loop = asyncio.get_running_loop()
         self.loop.set_task_factory(new_task)  # type: ignore[arg-type]
         self.names = climate.names
+        may_kill = self.rng.random() < 0.5
         users = dict.fromkeys(climate.user_id(name) for name in self.names)
         self.identity = Identity(
             [CLIENT],
@@ -375,7 +405,8 @@ class World:
             mint=_unsigned,
             switches=Switches(
                 sibling_mode=mode,
-                late_reuse_kills_chain=self.rng.random() < 0.5,
+                late_reuse_kills_chain=may_kill or climate.has_short_grace,
+                grace_seconds=climate.grace_seconds,
                 access_token_life_seconds=climate.life_seconds,
             ),
             random=self.rng,
@@ -388,6 +419,9 @@ class World:
         self.followers: dict[Follower, None] = {}
         self.leases: dict[str, Held] = {}
         self.ledgers = {name: Ledger(name) for name in self.names}
+        self.attempts = Attempts(self)
+        self.widest_skew = timedelta(0)
+        """The largest error that a clock has had."""
         self.owners: dict[Consent, str] = {}
         """The account whose login made each consent at Xero."""
         self.stuck: set[str] = set()
@@ -427,7 +461,9 @@ class World:
     def write(self, name: str, stored: Stored, by: Process) -> None:
         """Write a record for a process."""
         self.kept[name] = stored
-        self.ledgers[name].written(self.account(name).consent_id, by)
+        account = self.account(name)
+        self.ledgers[name].written(account.consent_id, by)
+        self.attempts.written(name, account, by)
         self.notify(name)
         self.check()
 
@@ -490,6 +526,9 @@ class World:
         app = self.identity.app(CLIENT.client_id, self.climate.user_id(name))
         if account.tenant_id and app and account.tenant_id not in app.connections:
             raise BrokenInvariantError(f"{name}: its organisation is disconnected at Xero")
+        if self.climate.has_short_grace:
+            self.attempts.check_record(name, account)
+            return
         if any(self.identity.would_issue(t.value.reveal(), self.now()) for t in tokens):
             return
         why = [
@@ -506,7 +545,8 @@ class World:
         if known is None or known.first_used_at is None or self.owners[known.consent] in self.stuck:
             return  # after the end of a consent at Xero, a late reuse can end nothing more
         self.figures["reuses of spent tokens"] += 1
-        if self.within_bound and self.now() - known.first_used_at > GRACE:
+        grace = timedelta(seconds=XERO_GRACE_SECONDS)
+        if self.within_bound and self.now() - known.first_used_at > grace:
             after = self.now() - known.first_used_at
             self.breaks(
                 BrokenInvariantError(f"a refresh token was used again {after} after its first use")
