@@ -56,6 +56,8 @@ ATTEMPT = LoginAttempt(
 TICK_SECONDS = Policy().tick.total_seconds()
 DUE_WITHIN = timedelta(seconds=TICK_SECONDS + 8)
 """Upper bound on the delay of a due refresh while all is well: a tick, and the requests."""
+NEW_LOGIN_SECONDS = 45.0
+"""Time in which all processes know a new login, and before its first refresh is due."""
 MAX_IDLE_SECONDS = 3600.0
 """Upper bound on the time without a tick in a patient run."""
 MAX_CORRECT_SKEW = timedelta(seconds=2)
@@ -454,7 +456,7 @@ class Story:
         world.check()
         if world.climate.has_short_grace:
             await self._log_in_again()
-            await asyncio.sleep(120)
+            await asyncio.sleep(NEW_LOGIN_SECONDS)
             world.check()
         listed = [name for name in world.names if name in world.kept]
         listed = [name for name in listed if not world.account(name).removed]
@@ -514,7 +516,7 @@ class Story:
                 if not self.world.climate.has_short_grace:
                     raise
                 await self._log_in_again()
-                await asyncio.sleep(120)
+                await asyncio.sleep(NEW_LOGIN_SECONDS)
                 await self.token(process, name)
             keeper, now = found.keeper, process.clock.now()
             # A refresh ahead that failed and left no open refresh waits for the next due time.
