@@ -148,10 +148,12 @@ class Attempts:
         for attempt in issued:
             if not attempt.over and world.now() - (attempt.issued_at or world.now()) > MAX_UNSAVED:
                 attempt.troubles.append("an unsaved change")
-        if not all(attempt.troubles for attempt in issued):
+        troubles = [attempt.troubles[0] for attempt in issued if attempt.troubles]
+        # Within a grace period each request brings a successor, and only one may be valid.
+        if not troubles or (len(troubles) < len(issued) and not self._policy.grace):
             self._breaks(f"{name}: #{fingerprint} was used again, and no response was lost")
         elif known.consent.ended is None:
-            self._killed[known.consent] = issued[0].troubles[0]
+            self._killed[known.consent] = troubles[0]
             self._check_expired(name, known.consent)
 
     def _check_expired(self, name: str, consent: Consent) -> None:
