@@ -15,7 +15,7 @@ from typing import ClassVar
 from .advice import XERO, capitalised
 from .lifecycle.account import Problem, ProblemKind
 from .lifecycle.outlook import Need
-from .wording import counted, problem_text, span_text, time_text
+from .wording import counted, lost_text, problem_text, span_text, time_text
 
 __all__ = [
     "AccountsChanged",
@@ -251,16 +251,18 @@ class RefreshFailed(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ConsentWasLost(Event):
-    """No refresh token is left that Xero accepts: a user must log in again.
+    """No refresh token is left that Xero surely accepts: a user must log in again.
 
-    The process whose request Xero refused emits this once. Others follow the record.
+    The process whose request failed last emits this once. Others follow the record.
     """
 
     level: ClassVar[int] = logging.ERROR
     detail: str
-    """Xero's response."""
-    refused: str
-    """Fingerprint of the refresh token that it refused last."""
+    """Xero's response, or why there was none."""
+    token: str
+    """Fingerprint of the refresh token that was sent last."""
+    is_refused: bool
+    """True if Xero refused it."""
     reason: str
     """The likely cause."""
     served_until: datetime | None
@@ -269,7 +271,7 @@ class ConsentWasLost(Event):
     def __str__(self) -> str:
         text = (
             f"the login is lost, a user must log in again: open /accounts/{self.account}/home and "
-            f"log in. {capitalised(self.server)} refused every refresh token, #{self.refused} last "
+            f"log in. {lost_text(self.server, is_refused=self.is_refused)}, #{self.token} last "
             f"({self.detail}): {self.reason}"
         )
         if self.served_until is not None:

@@ -13,6 +13,7 @@ __all__ = [
     "counted",
     "failure_text",
     "listing",
+    "lost_text",
     "problem_text",
     "remaining_text",
     "shared_text",
@@ -66,6 +67,14 @@ def failure_text(problem: Problem, server: str) -> str:
         token="" if problem.without_user else TOKEN_TEXTS.get(problem.kind),
         refused="the client" if problem.without_user else "a refresh token",
     )
+
+
+def lost_text(server: str, *, is_refused: bool) -> str:
+    """Return why a login is lost. ``is_refused``: the last refresh token was refused. Otherwise its
+    request had no known outcome."""
+    if is_refused:
+        return f"{server} refused every refresh token"
+    return f"no refresh token is left that {server} surely accepts"
 
 
 def problem_text(problem: Problem, server: str) -> str:

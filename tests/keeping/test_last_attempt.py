@@ -33,29 +33,7 @@ async def before_the_last_attempt(bench: Bench) -> TokenKeeper:
 
 @pytest.mark.safeguard(
     file="keeping/refreshing.py",
-    old="        withdraw=partial(_withdrawn, context) if strict else None,\n",
-    new="",
-    protects_from="a login that is lost because the store failed before the last attempt",
-)
-async def test_a_lost_reply_of_the_store_costs_no_last_attempt(bench: Bench) -> None:
-    """The store holds the intent, and can not be read. The process knows that it sent nothing."""
-    keeper = await before_the_last_attempt(bench)
-    sent = len(bench.sandbox.refreshes())
-    bench.store.lose_replies(1)
-    bench.store.before("swap", lambda: bench.store.fail("read"))
-    await keeper.maintain()
-    assert len(bench.sandbox.refreshes()) == sent
-    bench.store.repair()
-    await keeper.maintain()
-    bench.clock.advance(minutes=1)
-    await keeper.maintain()
-    assert keeper.state is State.CONNECTED
-    assert len(bench.sandbox.refreshes()) == sent + 1
-
-
-@pytest.mark.safeguard(
-    file="keeping/refreshing.py",
-    old="            await replica.commit(_withdrawn(context, begun), after=begun)\n",
+    old="            await replica.commit(replace(begun, **before), after=begun)\n",
     new="            pass\n",
     protects_from="a login that is lost because the lease ran out before the last attempt",
 )

@@ -42,8 +42,7 @@ async def test_a_lost_response_is_requested_again_with_the_same_token(bench: Ben
     file="keeping/refreshing.py",
     old=(
         "begun = await replica.compare_and_set(\n"
-        "        begin_refresh(found, token, by=context.process, now=began_at),\n"
-        "        withdraw=partial(_withdrawn, context) if strict else None,\n"
+        "        begin_refresh(found, token, by=context.process, now=began_at, strict=strict)\n"
         "    )"
     ),
     new="begun = begin_refresh(found, token, by=context.process, now=began_at)",

@@ -151,12 +151,11 @@ async def test_a_caller_waits_for_the_refresh_once_the_old_token_is_not_servable
     file="keeping/refreshing.py",
     old=(
         "begun = await replica.compare_and_set(\n"
-        "        begin_refresh(found, token, by=context.process, now=began_at),\n"
-        "        withdraw=partial(_withdrawn, context) if strict else None,\n"
+        "        begin_refresh(found, token, by=context.process, now=began_at, strict=strict)\n"
         "    )"
     ),
     new=(
-        "begun = begin_refresh(found, token, by=context.process, now=began_at)\n"
+        "begun = begin_refresh(found, token, by=context.process, now=began_at, strict=strict)\n"
         "    await replica.commit(begun, after=found)\n"
         "    begun = replica.account"
     ),
@@ -184,12 +183,11 @@ async def test_no_token_is_spent_if_the_intent_cannot_be_written(bench: Bench) -
     file="keeping/refreshing.py",
     old=(
         "begun = await replica.compare_and_set(\n"
-        "        begin_refresh(found, token, by=context.process, now=began_at),\n"
-        "        withdraw=partial(_withdrawn, context) if strict else None,\n"
+        "        begin_refresh(found, token, by=context.process, now=began_at, strict=strict)\n"
         "    )"
     ),
     new=(
-        "begun = begin_refresh(found, token, by=context.process, now=began_at)\n"
+        "begun = begin_refresh(found, token, by=context.process, now=began_at, strict=strict)\n"
         "    asyncio.create_task(replica.compare_and_set(begun))"
     ),
     protects_from="a request that overtakes the write of its intent",
@@ -215,7 +213,7 @@ async def test_the_request_is_sent_after_the_store_has_acknowledged_the_intent(
     old=(
         "    if not context.may_send(lease):\n"
         "        if strict:\n"
-        "            await replica.commit(_withdrawn(context, begun), after=begun)\n"
+        "            await replica.commit(replace(begun, **before), after=begun)\n"
         "        return None\n"
     ),
     new="",

@@ -185,7 +185,8 @@ def test_a_lost_consent_says_until_when_the_access_token_is_served(served: bool)
             account="books",
             at=NOW,
             detail="invalid_grant",
-            refused=R0.fingerprint,
+            token=R0.fingerprint,
+            is_refused=True,
             reason="most likely the app was disconnected at Xero",
             served_until=ACCESS.expires_at if served else None,
         )
@@ -237,16 +238,20 @@ def reason(
         (State.NOT_LOGGED_IN, NotLoggedIn, "no user has logged in yet"),
         (State.WAITING, NotLoggedIn, "has not returned from Xero"),
         (State.REVOKED, NotLoggedIn, "the login was ended here"),
-        (State.CONSENT_LOST, ConsentLost, r"refused the refresh token \(reset\)"),
+        (
+            State.CONSENT_LOST,
+            ConsentLost,
+            r"the login is lost: no refresh token is left that Xero surely accepts \(reset\)",
+        ),
     ],
 )
 def test_a_state_without_tokens_has_an_error_of_its_own(
     state: State, error: type[Exception], says: str
 ) -> None:
-    """It comes before any other reason, except an end that is under way."""
+    """It comes before any other reason, except an end that is under way and a foreign login."""
     found = situation(state=state)
     with pytest.raises(error, match=says):
-        raise reason(found, foreign=True, in_progress=True)
+        raise reason(found, foreign=state is not State.CONSENT_LOST, in_progress=True)
     with pytest.raises(NotLoggedIn, match="is being ended"):
         raise reason(found, ending=True)
     without = situation(state=State.CONSENT_LOST, account=replace(LOGIN, problem=None))
@@ -279,7 +284,7 @@ def test_the_error_says_when_to_retry_and_what_is_served_meanwhile() -> None:
     assert "/token returns" not in str(reason(dead))
     foreign = reason(situation(), foreign=True)
     assert isinstance(foreign, TokenUnavailable)
-    assert "another identity server, https://id.example/token" in str(foreign)
+    assert "its token_url is https://id.example/token" in str(foreign)
     assert foreign.retry_after_seconds == 3600
 
 

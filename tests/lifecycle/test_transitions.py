@@ -233,7 +233,7 @@ def test_a_missing_or_enormous_lifetime_is_bounded(life: timedelta | None) -> No
 
 @pytest.mark.safeguard(
     file="lifecycle/transitions.py",
-    old="if not (intent.set_first_spent or is_strict(account, policy)):  # a retry",
+    old="if not (intent.set_first_spent or is_strict(policy)):  # a retry",
     new="if False:",
     protects_from="serving an expired token, since the response was a replay",
 )

@@ -93,9 +93,21 @@ class Context:
 
     @property
     def is_foreign(self) -> bool:
-        """True if another identity server issued the record's tokens. They are never sent to
-        ours."""
-        return self.account.token_url not in (None, self.xero.identity_server.token_url)
+        """True if the record's tokens are those of another identity server or grant, or of another
+        client without a login. They are neither served nor sent."""
+        account = self.account
+        if account.token_url not in (None, self.xero.identity_server.token_url):
+            return True
+        is_client = self.policy.grant is Grant.CLIENT_CREDENTIALS
+        if account.consent_id is None or self.lacks_credentials:
+            return False
+        if account.without_user is not is_client:
+            return True
+        return (
+            is_client
+            and self.configured is not None
+            and (account.client_id != self.configured.client_id)
+        )
 
     @property
     def lacks_credentials(self) -> bool:

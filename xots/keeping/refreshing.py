@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import timedelta
-from functools import partial
 
 from msgspec.structs import replace
 
 from ..backends.base import Lease
 from ..errors import SealError, StaleWrite, StoreUnavailable
-from ..lifecycle.account import Account, RefreshToken
+from ..lifecycle.account import RefreshToken
 from ..lifecycle.candidates import is_strict
-from ..lifecycle.outcomes import Issued, NotSent, Outcome, Refused
+from ..lifecycle.outcomes import Issued, Outcome, Refused
 from ..lifecycle.schedule import NoteCutOff, Obtain, Spend, is_work
 from ..lifecycle.transitions import after, after_cut_off, begin_refresh
 from ..tasks import Closed, SharedTask, Tasks
@@ -125,11 +124,11 @@ async def refresh(
                 step = context.next_step(
                     min_life=min_life, expected_current=expected_current, by_user=by_user
                 )
-                by_user = False  # a refused token is sent once
                 try:
                     match step:
                         case Spend():
                             outcome = await spend(context, step.token, lease)  # steps 2 to 6
+                            by_user = False  # a refused token is sent once
                         case NoteCutOff():
                             return await note_cut_off(context)
                         case Obtain():
@@ -195,10 +194,9 @@ async def _spend(context: Context, token: RefreshToken, lease: Lease) -> Outcome
     # Step 2. Write the intent, as a compare-and-set on the stored record. If that fails, the token
     # is not spent. A later process that finds the intent knows that the token may be spent.
     found, began_at = replica.account, clock.now()
-    strict = is_strict(found, context.policy)
+    strict = is_strict(context.policy)
     begun = await replica.compare_and_set(
-        begin_refresh(found, token, by=context.process, now=began_at),
-        withdraw=partial(_withdrawn, context) if strict else None,
+        begin_refresh(found, token, by=context.process, now=began_at, strict=strict)
     )
     if resumed := resumed_event(context.name, found, token, began_at):
         context.emit(resumed)
@@ -207,7 +205,8 @@ async def _spend(context: Context, token: RefreshToken, lease: Lease) -> Outcome
     # write. Where no token is sent again, it withdraws its intent; elsewhere that is resumed.
     if not context.may_send(lease):
         if strict:
-            await replica.commit(_withdrawn(context, begun), after=begun)
+            before = {name: getattr(found, name) for name in ("current", "fallbacks", "intent")}
+            await replica.commit(replace(begun, **before), after=begun)
         return None
 
     # Step 4. Send the request once. It has a deadline, and no library retries it.
@@ -244,13 +243,6 @@ async def _spend(context: Context, token: RefreshToken, lease: Lease) -> Outcome
     return outcome
 
 
-def _withdrawn(context: Context, begun: Account) -> Account:
-    """Return the record with an intent whose request was not sent, once that is known."""
-    failure = NotSent(detail="the request was not sent: the store or the lease failed before it")
-    now, jitter = context.clock.now(), context.rng.random()
-    return after(begun, failure, now=now, policy=context.policy, jitter=jitter)
-
-
 async def note_cut_off(context: Context) -> None:
     """Record that the open refresh of another process was cut off: the lease shows that. Its token
     is not sent again now, and the operator learns when a user must log in.
@@ -262,8 +254,7 @@ async def note_cut_off(context: Context) -> None:
     found, token = replica.account, replica.account.spending
     if token is None:
         return
-    jitter = context.rng.random()
-    noted = after_cut_off(found, now=now, policy=context.policy, jitter=jitter)
+    noted = after_cut_off(found, now=now)
     await replica.compare_and_set(noted)
     if noted.problem is not None:
         context.emit(cut_off_event(context.situation(), token, noted.problem))

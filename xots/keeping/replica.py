@@ -30,9 +30,6 @@ from .record_store import RecordStore
 
 __all__ = ["Peeked", "Replica", "StoreChange"]
 
-Change = Callable[[Account], Account]
-"""A function that returns the next record."""
-
 
 class StoreChange(Enum):
     """The changes of the store's health that the replica reports."""
@@ -93,9 +90,6 @@ class Replica:
         self._seen = _Seen(self.account, None)
         self._holders = 0
         """Operations of this process that took the lease. They may have lost it since."""
-        self._withdrawal: tuple[str, Change] | None = None
-        """The write id of a change that the store may hold although it failed, and the change that
-        withdraws it."""
 
     @property
     def needs_settling(self) -> bool:
@@ -143,16 +137,13 @@ class Replica:
                 continue  # another operation has held or written a change meanwhile
             if not self._has_lost_writes(theirs):
                 self._follow(stored, theirs)
-                if not self._withdraws(theirs):
-                    return
-                continue
+                return
             self._join(stored, theirs)
         await self._write_held()
 
-    async def compare_and_set(self, account: Account, withdraw: Change | None = None) -> Account:
+    async def compare_and_set(self, account: Account) -> Account:
         """Write ``account`` in place of the record that memory follows; return it as it was
-        written. ``withdraw``: the change to write later if the store fails, and holds ``account``
-        nevertheless.
+        written.
 
         Raises:
             StaleWrite: another record is there. Memory stays.
@@ -162,7 +153,6 @@ class Replica:
         try:
             version = await self._record.swap(account, self._seen.version)
         except StoreUnavailable as error:
-            self._withdrawal = (account.write_id, withdraw) if withdraw else self._withdrawal
             self.failed(error)
             raise
         if self.account is before:
@@ -191,7 +181,7 @@ class Replica:
             self.problem = None  # report the unsaved change, even if the failure is known
             self.failed(error)
 
-    async def update(self, change: Change) -> None:
+    async def update(self, change: Callable[[Account], Account]) -> None:
         """Write ``change(record)`` for the record that is there, whichever process wrote that.
 
         Raises:
@@ -238,15 +228,6 @@ class Replica:
             self._report(StoreChange.RECOVERED)
 
     # ---------- inside
-
-    def _withdraws(self, theirs: Account) -> bool:
-        """Hold the withdrawal of the change that the store holds although it failed. Return False
-        if there is none."""
-        found, self._withdrawal = self._withdrawal, None
-        if found is None or found[0] != theirs.write_id:
-            return False
-        self._hold(found[1](theirs), above=theirs)
-        return True
 
     async def _write_held(self) -> None:
         while self.unsaved:

@@ -25,8 +25,8 @@ from ..events import (
     StoreRecovered,
 )
 from ..lifecycle.account import Account, Problem, ProblemKind, RefreshToken
-from ..lifecycle.outcomes import Failure, Issued, Outcome
-from ..lifecycle.outlook import Outlook, Retrying, why_lost
+from ..lifecycle.outcomes import Failure, Issued, Outcome, Refused
+from ..lifecycle.outlook import Need, Outlook, Retrying, why_lost
 from ..lifecycle.policy import Policy
 from ..lifecycle.schedule import (
     State,
@@ -35,7 +35,7 @@ from ..lifecycle.schedule import (
     servable,
     unresolved_intent,
 )
-from ..wording import problem_text, span_text, time_text
+from ..wording import lost_text, problem_text, span_text, time_text
 from .replica import StoreChange
 
 __all__ = [
@@ -204,7 +204,8 @@ def _lost_event(situation: Situation, spent: RefreshToken, failure: Failure) -> 
         account=situation.name,
         at=at,
         detail=failure.detail,
-        refused=spent.fingerprint,
+        token=spent.fingerprint,
+        is_refused=isinstance(failure, Refused),
         reason=why_lost(account, policy, situation.server),
         served_until=served.expires_at if served else None,
     )
@@ -334,26 +335,32 @@ def no_token(situation: Situation, *, ending: bool, in_progress: bool, foreign: 
     if situation.state in NO_LOGIN:
         error, message = NO_LOGIN[situation.state]
         return error(message.format(server=situation.server))
+    if foreign:
+        url = situation.account.token_url
+        return TokenUnavailable(
+            "the stored login belongs to another identity server, client or grant than the "
+            f"settings name (its token_url is {url}); set the same again, or keep the two apart "
+            "with an account of their own",
+            situation.policy.max_wait.total_seconds(),
+        )
     problem = situation.account.problem
     if situation.state is State.CONSENT_LOST:
         detail = problem.detail if problem else "no token"
-        return ConsentLost(f"{situation.server} refused the refresh token ({detail})")
-    if foreign:
-        return TokenUnavailable(
-            f"the stored login belongs to another identity server, {situation.account.token_url}; "
-            "set token_url to that, or keep the two apart with an account of their own",
-            situation.policy.max_wait.total_seconds(),
-        )
+        is_refused = problem is None or problem.kind is ProblemKind.REFUSED
+        text = lost_text(situation.server, is_refused=is_refused)
+        return ConsentLost(f"the login is lost: {text} ({detail})")
     return _unavailable(situation, in_progress)
 
 
 def _unavailable(situation: Situation, in_progress: bool) -> TokenUnavailable:
     account, now, policy = situation.account, situation.at, situation.policy
     reason, wait = _reason(situation, in_progress), policy.first_backoff
-    if account.retry_not_before is not None and account.retry_not_before > now:
-        wait = max(wait, account.retry_not_before - now)
-        at = time_text(account.retry_not_before, now)
-        reason += f"; the next request to {situation.server} is at {at}"
+    next_at = account.retry_not_before
+    if situation.outlook.attention_for is Need.LAST_ATTEMPT:
+        next_at = situation.outlook.next_attempt_at
+    if next_at is not None and next_at > now:
+        wait = max(wait, next_at - now)
+        reason += f"; the next request to {situation.server} is at {time_text(next_at, now)}"
     if served := servable(account, now, min_servable(account, policy)):
         until = time_text(served.expires_at, now)
         reason += f"; /token returns the old access token until {until}"

@@ -123,7 +123,7 @@ class Serving:
         return effective_min_ttl(self._context.account, self._context.policy, min_ttl)
 
     def _servable(self, min_life: timedelta) -> AccessToken | None:
-        if self._ends_running:
+        if self._ends_running or self._context.is_foreign:
             return None
         return servable(self._context.account, self._context.clock.now(), min_life)
 

@@ -100,6 +100,8 @@ class TenantList:
             UpstreamFailed: Xero sent none, now or just before, or the identity server has none. A
                 failure with a time to wait is kept for as long, and names the time that is left.
         """
+        if self._context.is_foreign:
+            raise UpstreamFailed("the login belongs to another identity server, client or grant")
         if not self._context.xero.identity_server.connections_url:
             raise UpstreamFailed(
                 "this identity server has no list of organisations (connections_url is empty)"
@@ -109,6 +111,8 @@ class TenantList:
             kept = self._kept(consent_id) or await self._requested(access, consent_id)
             left = kept.until - self._context.clock.elapsed()
         outcome = kept.outcome
+        if isinstance(outcome, Listed):
+            self._write_if_new(organisations_of(outcome.connections), consent_id)
         if isinstance(outcome, UpstreamFailed):
             is_demanded = outcome.retry_after_seconds is not None
             raise type(outcome)(str(outcome), left if is_demanded else None)
@@ -190,7 +194,6 @@ class TenantList:
         kept = self._keep(outcome, consent_id)
         if isinstance(outcome, Listed):
             self._due_at = self._context.clock.elapsed() + LIST_INTERVAL_SECONDS
-            self._write_if_new(organisations_of(outcome.connections), consent_id)
         return kept
 
     def _keep(self, outcome: Listed | UpstreamFailed, consent_id: str | None) -> _Kept:
@@ -273,13 +276,6 @@ async def write_organisations(
     problem = tenant_problem(replica.account, has_list=True)
     if problem not in (None, tenant_problem(before, has_list=True)):
         logger.warning("%s: %s", context.name, problem)
-    if before.tenant_id is not None and replica.account.tenant_id is None:
-        logger.warning(
-            "%s: the organisation %s is not connected: correct tenant_id, or choose another one at "
-            "/home",
-            context.name,
-            safe_text(before.tenant_id),
-        )
 
 
 async def write_tenant(context: Context, tenant_id: str, consent_id: str | None) -> None:

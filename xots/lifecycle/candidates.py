@@ -18,7 +18,7 @@ __all__ = [
     "Rank",
     "candidates",
     "is_strict",
-    "refused_again",
+    "sent_for_user",
     "surely_within_grace",
     "within_grace",
     "without_reuse",
@@ -49,27 +49,27 @@ def candidates(account: Account, now: datetime, policy: Policy) -> tuple[Refresh
     is left out once its grace period is over: Xero may end the whole consent on late reuse.
     ``is_strict`` has stricter rules.
     """
-    if is_strict(account, policy):
+    if is_strict(policy):
         return _without_reuse(account, policy) + _last_attempt(account, policy)
     ranked = [(_rank(account, token, now, policy), token) for token in account.tokens]
     kept = [(rank, token) for rank, token in ranked if rank is not None]
     return tuple(token for _, token in sorted(kept, key=lambda pair: pair[0]))
 
 
-def is_strict(account: Account, policy: Policy) -> bool:
+def is_strict(policy: Policy) -> bool:
     """Tell if the identity server accepts no refresh token twice, and may end the login at a second
-    use (RFC 9700 section 4.14.2): ``grace`` is zero, and it rotates.
+    use (RFC 9700 section 4.14.2): ``grace`` is zero.
 
     A token that may have been spent is then sent once more at most, when the access token has
     expired. It is no fallback of another token.
     """
-    return not policy.grace and account.rotates
+    return not policy.grace
 
 
 def without_reuse(account: Account, now: datetime, policy: Policy) -> tuple[RefreshToken, ...]:
     """Return the candidates that the identity server permits to send now, whatever became of
     earlier requests."""
-    if is_strict(account, policy):
+    if is_strict(policy):
         return _without_reuse(account, policy)
     return candidates(account, now, policy)
 
@@ -81,10 +81,12 @@ def _without_reuse(account: Account, policy: Policy) -> tuple[RefreshToken, ...]
 
 def _last_attempt(account: Account, policy: Policy) -> tuple[RefreshToken, ...]:
     """Return the token that may have been spent and was not sent again yet, if there is one. An
-    outdated one was spent: its successor is known."""
+    outdated one was spent: its successor is known. A server that does not rotate accepts it again
+    and again."""
     spent = (account.spending, account.current)
     tokens = (token for token in spent if token in _newest(account, policy) and not token.is_fresh)
-    return tuple(token for token in tokens if not (token.refused_at or token.resent))[:1]
+    is_over = {token for token in account.tokens if token.resent and account.rotates}
+    return tuple(token for token in tokens if not (token.refused_at or token in is_over))[:1]
 
 
 def _newest(account: Account, policy: Policy) -> list[RefreshToken]:
@@ -93,13 +95,17 @@ def _newest(account: Account, policy: Policy) -> list[RefreshToken]:
     return [t for t in account.tokens if t is current or not _is_outdated(account, t, policy)]
 
 
-def refused_again(account: Account, policy: Policy) -> RefreshToken | None:
-    """Return the refused token to send once more at a user's request: the current one, if no other
-    is left. A server's momentary ``invalid_grant`` then costs no login."""
+def sent_for_user(account: Account, policy: Policy, *, is_live: bool) -> RefreshToken | None:
+    """Return the current token, to send it once more at a user's request once no other is left. A
+    server's momentary ``invalid_grant``, or an outage, then costs no login.
+
+    A server that accepts no token twice may end the access token: it is not sent a second time
+    while that is live (``is_live``).
+    """
     token = account.current
-    if token is None or token.refused_at is None:
+    if token is None or token.is_fresh:
         return None
-    return None if token.resent and is_strict(account, policy) else token
+    return None if token.resent and is_live and is_strict(policy) else token
 
 
 def _rank(account: Account, token: RefreshToken, now: datetime, policy: Policy) -> Rank | None:

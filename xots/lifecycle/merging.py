@@ -51,6 +51,7 @@ from .account import (
     Revocation,
 )
 from .logins import after_end
+from .tenants import MAX_LISTS_WITHOUT
 
 __all__ = ["diverged", "is_same_consent", "merged"]
 
@@ -144,13 +145,22 @@ def _united(base: Account, other: Account) -> Account:
         auth_event_id=base.auth_event_id or other.auth_event_id,
         organisations=lister.organisations,
         listed_at=lister.listed_at,
-        lists_without_tenant=lister.lists_without_tenant,
+        lists_without_tenant=_lists_without(base, lister),
     )
     if other.intent not in (None, united.intent) and other.spending is not None:
         cut_off = united.token(other.spending.fingerprint) or other.spending
         united = united.with_token(replace(cut_off, may_be_in_flight=True))
     united = united.with_tombstones(other.tombstones)
     return replace(united, tombstones_ever=max(united.tombstones_ever, other.tombstones_ever))
+
+
+def _lists_without(base: Account, lister: Account) -> int:
+    """Return how many of the lister's lists in a row lacked the organisation of ``base``."""
+    is_same = base.tenant_id == lister.tenant_id
+    is_listed = any(o.tenant_id == base.tenant_id for o in lister.organisations or ())
+    if is_same or lister.organisations is None:
+        return lister.lists_without_tenant
+    return 0 if is_listed or base.tenant_id is None else MAX_LISTS_WITHOUT
 
 
 def _fallbacks_of_both(first: Account, second: Account) -> tuple[RefreshToken, ...]:

@@ -112,12 +112,12 @@ def _need(
     if account.consent_id is None:
         return Need.NO_LOGIN, now
     if not live:
-        is_over = unresolved_intent(account) is None
-        return Need.CONSENT_LOST if is_over else Need.LAST_ATTEMPT, now
+        is_last = is_strict(policy) and unresolved_intent(account) is not None
+        return Need.LAST_ATTEMPT if is_last else Need.CONSENT_LOST, now
     if client_refused(account):
         return Need.CLIENT_REFUSED, now
     best = max(live, key=lambda token: _dies_at(token, now, policy))
-    if best.first_spent_at and is_strict(account, policy):
+    if best.first_spent_at and is_strict(policy):
         return Need.LAST_ATTEMPT, now + good_for(account, now)
     need = Need.GRACE_ENDS if best.first_spent_at else Need.TOKEN_DIES
     return need, _dies_at(best, now, policy)
@@ -137,7 +137,7 @@ def _grace_ends_at(
 ) -> datetime | None:
     """Return the end of the grace period of the refresh that would be repeated: the open one, or
     the last one if its result exists in this process only."""
-    if is_strict(account, policy):
+    if is_strict(policy):
         return None
     result_is_unsaved = unsaved and not account.failed_attempts
     retried = account.tokens if result_is_unsaved else (account.spending,)
@@ -167,7 +167,7 @@ def _retrying_open(account: Account, intent: Intent) -> Retrying:
 
 
 def why_lost(account: Account, policy: Policy, server: str) -> str:
-    """Return why the refresh tokens were refused, as far as the record of a lost consent shows.
+    """Return why no refresh token is left, as far as the record of a lost consent shows.
     ``server`` is the name of the identity server in a sentence."""
     if (sent := account.spending) is not None and sent.resent and not sent.refused_at:
         return (
@@ -179,7 +179,7 @@ def why_lost(account: Account, policy: Policy, server: str) -> str:
     if newest is None or newest.refused_at is None:
         return "the record holds no refresh token"
     spent = newest.first_spent_at or newest.refused_at
-    if newest.resent and is_strict(account, policy):
+    if newest.resent and newest.may_be_in_flight and is_strict(policy):
         return (
             f"no response to the refresh started at {_time(spent)} arrived, and {server} accepts "
             "no refresh token twice"
@@ -189,6 +189,11 @@ def why_lost(account: Account, policy: Policy, server: str) -> str:
         return (
             f"no response to the refresh started at {_time(spent)} arrived within {server}'s "
             f"{minutes}"
+        )
+    if newest.may_be_in_flight and server != XERO:
+        return (
+            f"no response to the refresh started at {_time(spent)} arrived, so xots sent the token "
+            f"again; if {server} accepts none twice, set grace: 0"
         )
     if server != XERO:
         return f"most likely the login was ended at {server}, or lay unused there too long"

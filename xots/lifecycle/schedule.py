@@ -13,7 +13,7 @@ from enum import Enum, StrEnum
 
 from ..clock import MAX_CLOCK_SKEW
 from .account import AccessToken, Account, Intent, ProblemKind, RefreshToken
-from .candidates import candidates, is_strict, refused_again, within_grace
+from .candidates import candidates, is_strict, sent_for_user, within_grace
 from .policy import Grant, Policy
 from .waits import cut_off_wait_ends_at, pause_ends_at, wait_ends_at
 
@@ -322,7 +322,7 @@ def next_step(
         expected_current: the ``newest_token`` that a caller saw and wants refreshed now, due or
             not. If there is another, a refresh has happened, and nothing is forced. Within
             ``refresh_interval`` of the last refresh or failure nothing is forced either.
-        by_user: True if a user demands it, who may have a refused token sent once more.
+        by_user: True if a user demands it, who may have the current token sent once more.
     """
     due = refresh_due(account, now, policy, ahead=ahead)
     action = _action(account, now, policy)
@@ -330,7 +330,7 @@ def next_step(
     if due is Due.NEVER and not (forced and isinstance(action, Obtain)):
         return Idle()
     if action is None:
-        return _last_hope(account, now, policy) if forced and by_user else Idle()
+        return _step_for_user(account, now, policy) if forced and by_user else Idle()
     is_due = due is Due.AT_ONCE or (due is not Due.NEVER and due <= now)
     too_short = min_life is not None and good_for(account, now) < min_life
     if forced and pause_ends_at(account.refreshed_at, now, policy) is None:
@@ -355,9 +355,10 @@ def _action(account: Account, now: datetime, policy: Policy) -> Action | None:
     return None if unresolved_intent(account) is None else NoteCutOff()
 
 
-def _last_hope(account: Account, now: datetime, policy: Policy) -> Step:
-    """Return the step for a user who demands a refresh although every token was refused."""
-    token = refused_again(account, policy)
+def _step_for_user(account: Account, now: datetime, policy: Policy) -> Step:
+    """Return the step for a user who demands a refresh although no token is left to spend."""
+    is_live = good_for(account, now) > timedelta(0)
+    token = sent_for_user(account, policy, is_live=is_live)
     if token is None:
         return Idle()
     until = pause_ends_at(account.problem.at if account.problem else None, now, policy)
@@ -381,14 +382,22 @@ def _when_sent_again(
     if isinstance(action, NoteCutOff):
         until = cut_off_wait_ends_at(account, now)
     is_late = isinstance(action, Spend) and not within_grace(action.token, now, policy)
-    live = account.access if account.rotates and good_for(account, now) else None
+    live = account.access if _may_be_live(account, now) else None
     outlives = live is not None and live.lifetime > policy.grace
-    if is_late and (outlives or is_strict(account, policy)):
+    if is_late and (outlives or is_strict(policy)):
         if unresolved_intent(account) is not None:
             return NoteCutOff()
         if live is not None:
             until = max(until or live.expires_at, live.expires_at)
     return action if until is None else Wait(until)
+
+
+def _may_be_live(account: Account, now: datetime) -> bool:
+    """Tell if the access token may be live. If the clock was set back, its end is not known."""
+    access = account.access
+    return access is not None and (
+        good_for(account, now) > timedelta(0) or _issued_in_future(access, now)
+    )
 
 
 def _forced_at(account: Account, now: datetime, policy: Policy, *, needed: bool) -> datetime | None:

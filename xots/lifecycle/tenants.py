@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from .account import MAX_ORGANISATIONS, Account, Organisation
 
-__all__ = ["after_list", "tenant_problem", "verified_tenant"]
+__all__ = ["MAX_LISTS_WITHOUT", "after_list", "tenant_problem", "verified_tenant"]
 
 MAX_LISTS_WITHOUT = 2
 """Number of lists in a row without the chosen organisation, after which it counts as vanished."""
@@ -22,17 +22,19 @@ MAX_LISTS_WITHOUT = 2
 def after_list(account: Account, found: Sequence[Organisation], *, listed_at: datetime) -> Account:
     """Return the account after its login's organisations were listed.
 
-    The first list of a login decides whether the demanded organisation is used; without a demand,
-    the only one is. Later lists count how often the chosen one was missing.
+    The first list of a login verifies the demanded organisation; without a demand, the only one is
+    used. Later lists count how often the chosen one was missing.
     """
-    listed = tuple(found[:MAX_ORGANISATIONS])
+    listed, is_first = tuple(found[:MAX_ORGANISATIONS]), account.organisations is None
     tenant_id = account.tenant_id
-    if account.organisations is None:
-        tenant_id = _as_listed(tenant_id, found)
-        if account.tenant_id is None and len(found) == 1:
-            tenant_id = found[0].tenant_id
-    is_missing = tenant_id is not None and _as_listed(tenant_id, found) is None
-    missed = min(account.lists_without_tenant + 1, MAX_LISTS_WITHOUT) if is_missing else 0
+    if is_first and tenant_id is None and len({one.tenant_id for one in found}) == 1:
+        tenant_id = found[0].tenant_id
+    missed = 0
+    if tenant_id is not None and _as_listed(tenant_id, found) is None:
+        missed = MAX_LISTS_WITHOUT if is_first else account.lists_without_tenant + 1
+    missed = min(missed, MAX_LISTS_WITHOUT)
+    if is_first:
+        tenant_id = _as_listed(tenant_id, found) or tenant_id
     return replace(
         account,
         tenant_id=tenant_id,
@@ -66,7 +68,7 @@ def tenant_problem(account: Account, *, has_list: bool) -> str | None:
         )
     if account.lists_without_tenant >= MAX_LISTS_WITHOUT:
         return (
-            "the chosen organisation is not connected any more: choose another one at /home, or "
-            "log in again"
+            "the chosen organisation is not connected: choose another one at /home, correct "
+            "tenant_id in the settings, or log in again"
         )
     return None

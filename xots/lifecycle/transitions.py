@@ -42,13 +42,16 @@ ASSUMED_LIFETIME = timedelta(minutes=5)
 """Lifetime of an access token without a usable ``expires_in``, which RFC 6749 only recommends."""
 
 
-def begin_refresh(account: Account, token: RefreshToken, *, by: str, now: datetime) -> Account:
+def begin_refresh(
+    account: Account, token: RefreshToken, *, by: str, now: datetime, strict: bool = False
+) -> Account:
     """Return the account with the intent to spend ``token``. It is written before the request.
 
     If the refresh of another token is open, the intent remembers that token too. Its refresh counts
     as open again if this attempt spends nothing. A request without a known outcome, of this token
-    or of the other one, may still be on its way to Xero. A refused token is sent once more only at
-    a user's request: its refusal counts no longer.
+    or of the other one, may still be on its way to Xero. A refused token, which is sent once more
+    at a user's request, stays refused until it is accepted. ``strict``: see
+    ``candidates.is_strict``.
     """
     also_open = _also_open(account, token)
     intent = Intent(
@@ -63,9 +66,8 @@ def begin_refresh(account: Account, token: RefreshToken, *, by: str, now: dateti
     spent = replace(
         token,
         first_spent_at=token.first_spent_at or now,
-        refused_at=None,
-        may_be_in_flight=token.first_spent_at is not None,
-        resent=token.first_spent_at is not None,
+        may_be_in_flight=token.first_spent_at is not None and token.refused_at is None,
+        resent=strict and token.first_spent_at is not None,
     )
     return replace(account.with_token(spent), intent=intent)
 
@@ -145,23 +147,29 @@ def with_expired_noted(
     if issued.lifetime is None or issued.lifetime > timedelta(0):
         return account
     failure = Failure(detail="expires_in is not above 0")
-    account = replace(account, failed_attempts=before.failed_attempts)
+    account = replace(
+        account, failed_attempts=before.failed_attempts, access=before.access or account.access
+    )
     return after_failure(account, failure, ProblemKind.EXPIRED, now, slow_wait(policy, jitter))
 
 
-def after_cut_off(account: Account, *, now: datetime, policy: Policy, jitter: float) -> Account:
+def after_cut_off(account: Account, *, now: datetime) -> Account:
     """Return the account once its open refresh is known to be cut off: it has no outcome, and is
     not repeated now."""
     intent, _ = _open_refresh(account)
     failure = Unknown(detail=f"{intent.by} started a refresh and recorded no outcome")
-    noted = after(account, failure, now=now, policy=policy, jitter=jitter)
-    return replace(noted, retry_not_before=now + CUT_OFF_WAIT)
+    at = max(now, intent.began_at)  # this host's clock may be behind that of the other process
+    noted = after_failure(account, failure, ProblemKind.UNKNOWN, at, CUT_OFF_WAIT)
+    noted = replace(noted, retry_not_before=now + CUT_OFF_WAIT)
+    note = RefreshNote(at=now, by=intent.by, ok=False, kind=ProblemKind.UNKNOWN)
+    return replace(noted, refreshes=(note, *account.refreshes))
 
 
 def _after_issued(account: Account, issued: Issued, *, now: datetime, policy: Policy) -> Account:
     intent, spent = _open_refresh(account)
+    spent = replace(spent, refused_at=None)
     account = replace(
-        account,
+        account.with_token(spent),
         access=_access_after(account, issued, now, policy),
         scopes_granted=account.scopes_granted if issued.scopes is None else issued.scopes,
         refreshed_at=now,
@@ -178,7 +186,7 @@ def _after_issued(account: Account, issued: Issued, *, now: datetime, policy: Po
     successor = _successor(account, spent, issued.refresh_token, now)
     kept = [t for t in others if t is not successor and _worth_keeping(t, spent, now, policy)]
     has_rotated = issued.refresh_token != spent.value
-    if has_rotated and not is_strict(account, policy):
+    if has_rotated and not is_strict(policy):
         kept.insert(0, spent)
     return _concluded(account, successor, bounded(kept), rotates=True)
 
@@ -205,7 +213,7 @@ def _access_after(account: Account, issued: Issued, now: datetime, policy: Polic
     """
     intent, spent = _open_refresh(account)
     began = min(intent.began_at, now)
-    if not (intent.set_first_spent or is_strict(account, policy)):  # a retry
+    if not (intent.set_first_spent or is_strict(policy)):  # a retry
         datable = surely_within_grace(spent, now, policy)
         began = min(spent.first_spent_at or began, began) if datable else began - _lifetime(issued)
     access = new_access_token(issued, began)
@@ -228,7 +236,7 @@ def _without_refresh_token(
     others = _others(account, spent)
     has_rotated = bool(others) and within_grace(spent, now, policy)
     is_first = account.rotates and account.responses_without_token == 0
-    is_first = is_first and not is_strict(account, policy)
+    is_first = is_first and not is_strict(policy)
     if is_first or has_rotated:
         return replace(
             account,
@@ -276,6 +284,8 @@ def _unspent(account: Account) -> Account:
     If an earlier attempt may have spent it, the intent and the first-spent time stay.
     """
     intent, spent = _open_refresh(account)
+    if spent.refused_at:
+        return replace(account, intent=_other_open_refresh(account))
     if not intent.set_first_spent:
         return account.with_token(replace(spent, resent=False))
     account = account.with_token(replace(spent, first_spent_at=None))

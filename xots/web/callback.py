@@ -29,6 +29,7 @@ class CodeHandler(CookieHandler):
     async def get(self) -> None:
         """Finish the login that this browser started, and redirect to ``/home``."""
         login = await self._started_login(self._single("state"))
+        self.check_needs_login()
         self.keeper.login_returned()
         self._check_issuer(self._single("iss"))
         server = self.server_name

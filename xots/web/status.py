@@ -12,7 +12,7 @@ from ..clock import MAX_CLOCK_SKEW
 from ..events import ClockSkewed
 from ..keeping.keeper import TokenKeeper
 from ..keeping.record_store import LEASE_SECONDS
-from ..lifecycle.account import AccessToken, Account, Intent, Problem, RefreshToken
+from ..lifecycle.account import AccessToken, Account, Intent, Problem, ProblemKind, RefreshToken
 from ..lifecycle.outlook import Need, Outlook, Retrying, why_lost
 from ..lifecycle.policy import Grant, Policy
 from ..lifecycle.schedule import XERO_REFRESH_LIFETIME, State
@@ -21,6 +21,7 @@ from ..wording import (
     FORGOTTEN_TEXT,
     counted,
     failure_text,
+    lost_text,
     problem_text,
     span_text,
     time_text,
@@ -313,10 +314,9 @@ def _no_login(account: Account, state: State, server: IdentityServer) -> str:
 
 def _lost(account: Account, policy: Policy, server: str) -> str:
     response = account.problem.detail if account.problem else "no token"
-    return (
-        f"The login is lost. {capitalised(server)} refused every refresh token ({response}): "
-        f"{why_lost(account, policy, server)}."
-    )
+    is_refused = account.problem is None or account.problem.kind is ProblemKind.REFUSED
+    text = capitalised(lost_text(server, is_refused=is_refused))
+    return f"The login is lost. {text} ({response}): {why_lost(account, policy, server)}."
 
 
 def _store(problem: str | None) -> Iterator[str]:
