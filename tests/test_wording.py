@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from xots.advice import XERO
+from xots.lifecycle.account import ProblemKind
 from xots.wording import (
+    FAILURE_TEXTS,
     remaining_text,
     shared_text,
     sharing_text,
@@ -17,6 +19,11 @@ from xots.wording import (
 )
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
+def test_each_kind_of_problem_has_words() -> None:
+    """A kind without words would make ``/status`` fail."""
+    assert set(FAILURE_TEXTS) == set(ProblemKind)
 
 
 @pytest.mark.parametrize(

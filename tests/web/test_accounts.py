@@ -17,12 +17,15 @@ from support.web import BROWSER, WANTS_PAGE, one_form, origin, revocations
 
 from xots.accounts.directory import Directory, Glimpse
 from xots.errors import StoreUnavailable
+from xots.lifecycle.outlook import Need
+from xots.lifecycle.schedule import State
 from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Sandbox, User
 from xots.sandbox.person import Page, Person
 from xots.sealing import new_key
 from xots.secret import Secret
 from xots.server import Server
 from xots.testing import FakeClock
+from xots.web.accounts import NEED_TEXTS, STATE_TEXTS
 
 NewServer = Callable[..., Awaitable[Server]]
 Add = Callable[..., Awaitable[Any]]
@@ -58,6 +61,12 @@ async def listed(server: Server, get: Any) -> dict[str, Any]:
 
 
 # ---------- the list
+
+
+@pytest.mark.parametrize(("texts", "kinds"), [(NEED_TEXTS, Need), (STATE_TEXTS, State)])
+def test_the_page_has_words_for_each_state_and_each_need(texts: Any, kinds: Any) -> None:
+    """One without words would make the whole page fail."""
+    assert set(texts) == set(kinds)
 
 
 async def test_a_program_lists_the_accounts(logged_in: Server, add: Add, get: Any) -> None:

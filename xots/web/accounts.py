@@ -52,6 +52,7 @@ NEED_TEXTS = {
     Need.CONSENT_LOST: "the login is lost",
     Need.CLIENT_REFUSED: "the client or its request is refused",
     Need.GRACE_ENDS: "if no response to the open refresh arrives",
+    Need.LAST_ATTEMPT: "if the last attempt fails",
     Need.TOKEN_DIES: "if no refresh succeeds",
 }
 """The reasons for a login on the page."""
