@@ -235,6 +235,15 @@ def test_a_server_with_the_login_page_of_xero_gets_the_scopes_of_xero() -> None:
     assert (settings.revoke_url, settings.connections_url) == ("", "")
 
 
+def test_another_host_with_the_path_of_xero_is_another_identity_server() -> None:
+    """A Duende server that is mounted at /identity has the same path."""
+    base = "https://login.example"
+    page = f"{base}/identity/connect/authorize"
+    settings = load({"token_url": f"{base}/connect/token", "authorize_url": page}, {})
+    assert settings.scopes == ()
+    assert settings.identity_server.name == "the identity server"
+
+
 def test_another_identity_server_needs_its_login_page() -> None:
     """Unless no user logs in."""
     [problem] = problems_of({"token_url": OTHER})

@@ -9,6 +9,10 @@ from urllib.parse import urlsplit
 __all__ = ["XERO", "ClientAuth", "IdentityServer"]
 
 
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
+"""The hosts at which the simulated Xero stands in for Xero."""
+
+
 class ClientAuth(StrEnum):
     """The ways in which a client with a secret authenticates (RFC 6749 section 2.3.1; the names are
     those of RFC 7591 section 2, without ``client_secret_``)."""
@@ -42,9 +46,11 @@ class IdentityServer:
 
     @property
     def is_xero(self) -> bool:
-        """True for Xero and for a server that stands in for it, such as the simulated one: users
-        log in at Xero's path."""
-        return urlsplit(self.authorize_url).path == urlsplit(XERO.authorize_url).path
+        """True for Xero and for a server on this machine that stands in for it, such as the
+        simulated one: users log in at Xero's path. Other products have that path too, on hosts of
+        their own."""
+        page, xeros = urlsplit(self.authorize_url), urlsplit(XERO.authorize_url)
+        return page.path == xeros.path and page.hostname in (xeros.hostname, *LOOPBACK_HOSTS)
 
     @property
     def name(self) -> str:
