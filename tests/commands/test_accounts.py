@@ -16,6 +16,8 @@ import pytest
 from support.command_line import XOTS, Ended, process
 
 from xots.client import Client
+from xots.commands.accounts import NEEDED_NOW
+from xots.lifecycle.outlook import Need
 from xots.server import Server
 
 Xots = Callable[..., Ended]
@@ -543,3 +545,8 @@ def test_a_client_of_an_account_sends_its_requests_to_the_account(server: StandI
     client = Client(port=int(server.port), account="smith")
     assert client.token()["accessToken"] == "t0ken"
     assert [one["name"] for one in client.accounts()] == ["smith", "new"]
+
+
+def test_a_need_that_is_now_is_shown_as_now() -> None:
+    """The command knows the same values as the server."""
+    assert set(NEEDED_NOW) == {need.value for need in Need if need.is_now}

@@ -283,7 +283,7 @@ async def test_without_credentials_no_request_is_made(bench: Bench) -> None:
         bench.clock.advance(minutes=1)
     assert keeper.state is State.NO_CREDENTIALS
     assert keeper.outlook.next_attempt_at is None
-    assert keeper.outlook.attention_for is Need.CLIENT_REFUSED
+    assert keeper.outlook.attention_for is Need.NO_CREDENTIALS
     assert bench.sandbox.log == []
     assert keeper.store_problem is None
 

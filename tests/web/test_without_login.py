@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from support.web import origin
 
 from xots.sandbox import Client, Sandbox
 from xots.sandbox.person import Person
+from xots.sealing import new_key
 from xots.secret import Secret
 from xots.server import Server
 
 CLIENT, SECRET = "CAFE", "custom-secret"
 
 
-@pytest.fixture
-async def custom(new_server: Any, sandbox: Sandbox) -> Server:
-    """A server whose default account is a custom connection of the simulated Xero."""
+@pytest.fixture(autouse=True)
+def registered(sandbox: Sandbox) -> None:
+    """Register the custom connection at the simulated Xero."""
     tenant_id = next(iter(sandbox.world.accounting.organisations))
     sandbox.identity.register(Client(CLIENT, SECRET, (), custom_connection_tenant_id=tenant_id))
+
+
+@pytest.fixture
+async def custom(new_server: Any) -> Server:
+    """A server whose default account is a custom connection of the simulated Xero."""
     server: Server = await new_server(
         grant="client_credentials",
         client_id=CLIENT,
@@ -65,3 +74,50 @@ async def test_no_login_starts(
     form = {"Content-Type": "application/x-www-form-urlencoded"}
     response = await send("POST", f"{custom.url}{path}", form, body)
     assert response.status == 409
+
+
+@pytest.fixture
+async def firm(new_server: Any, send: Any, tmp_path: Path) -> tuple[Server, str]:
+    """A server, and the URL of an account with a client id only, which was added before all
+    accounts got the grant."""
+    kept = {"store": f"file://{tmp_path / 'store'}", "key": (new_key(),)}
+    before = await new_server(**kept)
+    headers = {"Content-Type": "application/json"}
+    body = json.dumps({"name": "firm", "client_id": "OTHER"})
+    assert (await send("POST", f"{before.url}/accounts", headers, body)).status == 201
+    server: Server = await new_server(
+        grant="client_credentials", client_id=CLIENT, client_secret=Secret(SECRET), **kept
+    )
+    return server, f"{origin(server)}/accounts/firm"
+
+
+async def test_home_without_the_clients_credentials_says_what_to_set(
+    firm: tuple[Server, str], person: Person
+) -> None:
+    """There is no form that it could lead to."""
+    for path in ("/", "/login", "/home"):
+        page = await person.open(f"{firm[1]}{path}")
+        assert page.url.endswith("/home")
+        assert "set client_id and client_secret" in page.text
+        assert "Refresh now" not in page.text
+
+
+async def test_a_program_learns_which_credentials_to_set(
+    firm: tuple[Server, str], get: Any, send: Any, expected_log: Any
+) -> None:
+    """It is not sent to a page at which nobody can log in, and no refusal is invented."""
+    server, url = firm
+    refused = await get(f"{url}/token")
+    assert refused.status == 401
+    assert "set client_id and client_secret" in refused.json["detail"]
+    assert "log in" not in refused.json["detail"]
+    status = (await get(f"{url}/status")).json
+    assert (status["attention_for"], status["next_attempt_at"]) == ("no-credentials", None)
+    assert "set client_id and client_secret" in " ".join(status["explanation"])
+    assert "does not accept" not in " ".join(status["explanation"])
+    accounts = (await get(f"{server.url}/accounts")).json["accounts"]
+    [needed] = [one["attention_for"] for one in accounts if one["name"] == "firm"]
+    assert needed == "no-credentials"
+    expected_log("this account has no login")
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert (await send("POST", f"{url}/home", form, b"")).status == 409

@@ -68,7 +68,9 @@ def glimpse(config: AccountConfig, account: Account, now: datetime) -> Glimpse:
     """Return the part of a record that the directory remembers."""
     problems = config.problems(account)
     ahead = config.fresh is Fresh.ALWAYS
-    found = outlook(account, now, config.policy, ahead=ahead)
+    found = outlook(
+        account, now, config.policy, ahead=ahead, lacks_credentials=config.lacks_credentials
+    )
     return Glimpse(
         source=config.source,
         is_removed=config.is_removed(account),

@@ -34,7 +34,7 @@ __all__ = ["account", "add_account_options"]
 STORE = ("store", "key_file")
 """The settings of the store that are options. ``--client-id`` is that of the account to add."""
 
-NEEDED_NOW = ("not-logged-in", "consent-lost", "client-refused")
+NEEDED_NOW = ("not-logged-in", "no-credentials", "consent-lost", "client-refused")
 """The values of ``attention_for`` for which a user or an operator is needed now."""
 
 COLUMNS = ("name", "state", "organisation", "login needed", "source")

@@ -16,7 +16,7 @@ from ..clock import Clock
 from ..events import Event
 from ..lifecycle.account import Account, RefreshToken
 from ..lifecycle.outcomes import ClientRefused
-from ..lifecycle.outlook import Need, Outlook, outlook
+from ..lifecycle.outlook import Outlook, outlook
 from ..lifecycle.policy import Grant, Policy
 from ..lifecycle.schedule import (
     Idle,
@@ -143,17 +143,16 @@ class Context:
     def outlook(self) -> Outlook:
         """What is retried and when, and when a user must log in if nothing improves."""
         result_is_unsaved = self.replica.unsaved and not self.replica.rolled_back
-        now = self.clock.now()
         found = outlook(
-            self.account, now, self.policy, unsaved=result_is_unsaved, ahead=self.keeps_fresh
+            self.account,
+            self.clock.now(),
+            self.policy,
+            unsaved=result_is_unsaved,
+            ahead=self.keeps_fresh,
+            lacks_credentials=self.lacks_credentials,
         )
         if self.is_foreign:  # tokens of another identity server are left alone
             return dataclasses.replace(found, retrying=None, next_attempt_at=None)
-        if self.lacks_credentials:
-            found = dataclasses.replace(found, retrying=None, next_attempt_at=None)
-            found = dataclasses.replace(
-                found, login_needed_at=now, attention_for=Need.CLIENT_REFUSED
-            )
         return found
 
     @property

@@ -37,6 +37,8 @@ class Need(StrEnum):
     """Why a user or an operator will be needed at ``login_needed_at``."""
 
     NO_LOGIN = "not-logged-in"
+    NO_CREDENTIALS = "no-credentials"
+    """The client's own credentials, by which alone the account gets tokens, are not set."""
     CONSENT_LOST = "consent-lost"
     CLIENT_REFUSED = "client-refused"
     """Xero does not accept the client's credentials. Retries do not help."""
@@ -51,7 +53,12 @@ class Need(StrEnum):
     @property
     def is_now(self) -> bool:
         """True if the user or the operator is needed now."""
-        return self in (Need.NO_LOGIN, Need.CONSENT_LOST, Need.CLIENT_REFUSED)
+        return self in (
+            Need.NO_LOGIN,
+            Need.NO_CREDENTIALS,
+            Need.CONSENT_LOST,
+            Need.CLIENT_REFUSED,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,14 +79,23 @@ class Outlook:
 
 
 def outlook(
-    account: Account, now: datetime, policy: Policy, *, unsaved: bool = False, ahead: bool = True
+    account: Account,
+    now: datetime,
+    policy: Policy,
+    *,
+    unsaved: bool = False,
+    ahead: bool = True,
+    lacks_credentials: bool = False,
 ) -> Outlook:
     """Return the outlook of a record. ``unsaved``: the store does not hold it yet. ``ahead``: see
-    ``schedule.refresh_due``.
+    ``schedule.refresh_due``. ``lacks_credentials``: the grant needs the client's credentials of the
+    settings, and these hold none.
 
     The time is that of the refresh token that lasts longest. That a token was spent does not prove
     that Xero received it: Xero may still accept it after the grace period, but that is not certain.
     """
+    if lacks_credentials:
+        return _outlook_without_credentials(now)
     if policy.grant is Grant.CLIENT_CREDENTIALS:
         return _outlook_of_client(account, now, policy, ahead=ahead)
     logged_in = account.consent_id is not None
@@ -91,6 +107,17 @@ def outlook(
         grace_ends_at=_grace_ends_at(account, now, policy, unsaved) if logged_in else None,
         login_needed_at=max(needed_at, now),
         attention_for=need,
+    )
+
+
+def _outlook_without_credentials(now: datetime) -> Outlook:
+    """Return the outlook of an account that sends no request before its credentials are set."""
+    return Outlook(
+        retrying=None,
+        next_attempt_at=None,
+        grace_ends_at=None,
+        login_needed_at=now,
+        attention_for=Need.NO_CREDENTIALS,
     )
 
 

@@ -49,6 +49,7 @@ STATE_TEXTS = {
 
 NEED_TEXTS = {
     Need.NO_LOGIN: "no user is logged in",
+    Need.NO_CREDENTIALS: "the client's credentials are not set",
     Need.CONSENT_LOST: "the login is lost",
     Need.CLIENT_REFUSED: "the client or its request is refused",
     Need.GRACE_ENDS: "if no response to the open refresh arrives",

@@ -341,9 +341,12 @@ class Handler(RequestHandler):
         _, error, _ = kwargs.get("exc_info", (None, None, None))
         if isinstance(error, AccountError):
             self.named_account = None  # the page leads to the accounts that can be used
-        login_url = None if self.ends_login else self.full_url("/home")
+        may_log_in = self.account_config.needs_login and not self.ends_login
         headers, problem = problems.error_response(
-            error, methods=_supported_methods(type(self)), login_url=login_url
+            error,
+            methods=_supported_methods(type(self)),
+            login_url=self.full_url("/home") if may_log_in else None,
+            lacks_credentials=self.account_config.lacks_credentials,
         )
         self.set_status(problem.status)
         for name, value in headers.items():

@@ -25,6 +25,7 @@ from .cookie_handler import OTHER_CLIENT, CookieHandler
 from .guard import is_opened_by_user, is_other_loopback
 from .health import health
 from .login_cookie import Form, Login
+from .problems import SET_CREDENTIALS
 
 __all__ = ["ROUTES", "field_problems"]
 
@@ -146,14 +147,13 @@ class HomeHandler(Page):
     organisation."""
 
     async def get(self) -> None:
-        """Show the page. Without any credentials, redirect to the form."""
-        client = self._client()
-        if client is None:
+        """Show the page. Without any credentials, redirect to the form, if there is one."""
+        client, config = self._client(), self.account_config
+        if client is None and config.needs_login:
             self.redirect(self.url("/"), status=303)
             return
-        client_id, known = client.credentials.client_id, self.keeper.credentials
-        account, pending = self.keeper.account, self._pending()
-        config = self.account_config
+        client_id = client.credentials.client_id if client else None
+        account, pending, known = self.keeper.account, self._pending(), self.keeper.credentials
         is_xero = config.identity_server.is_xero
         organisations, trouble = await self._organisations()
         self.write_page(
@@ -163,10 +163,11 @@ class HomeHandler(Page):
             health=health(self.keeper),
             account=account,
             client_id=client_id,
-            new_client=known is None or client_id != known.client_id,
+            new_client=client_id is not None and (known is None or client_id != known.client_id),
             pending=pending[-1] if pending else None,
             offer_granular=is_xero and _offers_granular(config.scopes, account, pending),
             forgotten_text=FORGOTTEN_TEXT,
+            set_credentials=SET_CREDENTIALS,
             organisations=organisations,
             trouble=trouble,
             tenant_id=self.keeper.tenant_id,
@@ -181,10 +182,11 @@ class HomeHandler(Page):
             self.check_crowd()
             await self.keeper.choose_tenant(tenant_id)
             self.redirect(self.url("/home"), status=303)
-        elif client is None:
+            return
+        self.check_needs_login()
+        if client is None:
             self.redirect(self.url("/"), status=303)
         else:
-            self.check_needs_login()
             self._start(self.new_login(client, *self._scopes()))
 
     def _start(self, login: Login) -> None:
@@ -217,9 +219,10 @@ class HomeHandler(Page):
         return SCOPE_SETS[name], self.account_config.scopes
 
     def _client(self) -> Form | None:
-        """Return the credentials to log in with: those of the form, or else the known ones."""
-        form = self.login_cookies().form(self.keeper.name)
-        credentials = self.keeper.credentials
+        """Return the credentials to log in with: those of the form, or else the known ones. An
+        account without a login has no form."""
+        needs_login, credentials = self.account_config.needs_login, self.keeper.credentials
+        form = self.login_cookies().form(self.keeper.name) if needs_login else None
         if form is not None or credentials is None:
             return form
         now = self.keeper.clock.now()

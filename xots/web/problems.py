@@ -43,6 +43,7 @@ from ..safe_text import safe_text
 __all__ = [
     "CHALLENGE",
     "PROBLEM_TYPES",
+    "SET_CREDENTIALS",
     "ErrorResponse",
     "ProblemDetails",
     "error_response",
@@ -51,6 +52,11 @@ __all__ = [
 
 CHALLENGE = 'Bearer realm="xots"'
 """The ``WWW-Authenticate`` header of every 401 (RFC 9110 section 15.5.2)."""
+
+SET_CREDENTIALS = (
+    "set client_id and client_secret for this account in the settings, and restart xots"
+)
+"""The remedy for an account that lacks the client's own credentials, by which it gets tokens."""
 
 
 class ProblemType(NamedTuple):
@@ -119,7 +125,11 @@ class ErrorResponse(NamedTuple):
 
 
 def error_response(
-    error: BaseException | None, *, methods: Sequence[str], login_url: str | None
+    error: BaseException | None,
+    *,
+    methods: Sequence[str],
+    login_url: str | None,
+    lacks_credentials: bool = False,
 ) -> ErrorResponse:
     """Return the response to a request that raised ``error``.
 
@@ -127,6 +137,7 @@ def error_response(
         error: the exception; None if Tornado names none.
         methods: the methods that the path supports, for the response to an unsupported one.
         login_url: the page at which a user can log in; None for a request that needs no login.
+        lacks_credentials: the account gets its tokens by credentials that are not set.
     """
     match error:
         case HTTPError(status_code=405):
@@ -137,6 +148,8 @@ def error_response(
             return _response(error, http_reason(error))
         case NoToken():
             remedy = f"; open {login_url} in a browser and log in" if login_url else ""
+            if lacks_credentials:
+                remedy = f"; {SET_CREDENTIALS}"
             return _response(error, f"{error}{remedy}", {"WWW-Authenticate": CHALLENGE})
         case TenantNotFound():
             return _response(error, str(error), organisations=_shown(error.organisations))

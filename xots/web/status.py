@@ -29,6 +29,7 @@ from ..wording import (
 from ..xero.identity_server import IdentityServer
 from .handler import Handler
 from .health import health, if_known, store_health
+from .problems import SET_CREDENTIALS
 
 __all__ = ["ROUTES", "explanation"]
 
@@ -255,6 +256,11 @@ NO_LOGIN_YET = {
 }
 """The sentences of two states that need another one than ``NO_LOGIN``."""
 
+NO_CREDENTIALS = (
+    "The client's credentials are missing, so this account gets no token. An operator must act: "
+    f"{SET_CREDENTIALS}."
+)
+
 CLIENT_REFUSED = (
     "An operator must act: {remedy}. After a change of the settings, restart xots and request a "
     "refresh. The login is kept until then."
@@ -274,6 +280,8 @@ def _login_need(
     if need is Need.NO_LOGIN:
         sentence = _no_login(account, keeper.state, server)
         return sentence.format(form=url("/"), home=url("/home"), server=server.name)
+    if need is Need.NO_CREDENTIALS:
+        return NO_CREDENTIALS
     if need is Need.CONSENT_LOST:
         lost = _lost(account, keeper.policy, server.name)
         return f"{lost} A user must log in again: open {url('/home')}."
