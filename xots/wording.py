@@ -10,6 +10,7 @@ from .lifecycle.account import Problem, ProblemKind
 
 __all__ = [
     "FORGOTTEN_TEXT",
+    "WITHOUT_USER_TEXT",
     "counted",
     "failure_text",
     "listing",
@@ -31,6 +32,9 @@ FORGOTTEN_TEXT = (
     "stay valid there until they expire"
 )
 """The predicate of a login that ended without a revocation."""
+
+WITHOUT_USER_TEXT = "its access token stays valid until it expires, and its client can get others"
+"""The consequence of an end for an account without a login."""
 
 FAILURE_TEXTS = {
     ProblemKind.UNKNOWN: "no usable response came from {server}{token} ({detail})",

@@ -13,6 +13,7 @@ from support.bench import SCOPES, UNLIMITED, Bench, eventually, running_bench
 
 from xots.errors import NoCredentials, TokenUnavailable
 from xots.events import Refreshed, RefreshFailed, StoreRecovered
+from xots.keeping.ending import EndResult
 from xots.keeping.keeper import TokenKeeper
 from xots.keeping.usage import Fresh
 from xots.lifecycle.account import ProblemKind
@@ -457,15 +458,33 @@ async def test_a_tenant_id_that_is_set_later_counts_from_the_next_token(bench: B
 # ---------- an end
 
 
-async def test_an_end_sends_nothing_and_the_next_tick_begins_anew(bench: Bench) -> None:
-    """The client's own token cannot be revoked here, and no connection is deleted."""
+@pytest.mark.parametrize("forget", [True, False])
+async def test_an_end_sends_nothing_and_the_next_tick_begins_anew(
+    bench: Bench, forget: bool
+) -> None:
+    """The client's own token cannot be revoked here, and no connection is deleted. The outcome
+    claims neither."""
     keeper = await client_keeper(bench, has_list=True)
     await keeper.token()
     await eventually(lambda: bench.record().tenant_id is not None)
     made = len(bench.sandbox.log)
-    assert (await keeper.end(forget=True)).explanation is None
+    outcome = await keeper.end(forget=forget)
+    assert outcome.result is EndResult.FORGOTTEN
+    assert "its access token stays valid until it expires" in str(outcome.explanation)
+    assert "revoke_url" not in str(outcome.explanation)
     assert not keeper.can_serve
-    assert bench.record().access is None
+    assert (bench.record().access, bench.record().without_user) == (None, False)
     assert len(bench.sandbox.log) == made
     await keeper.maintain()
     assert keeper.can_serve
+
+
+async def test_an_end_that_the_store_did_not_take_promises_no_request(bench: Bench) -> None:
+    """Only the write is repeated."""
+    keeper = await client_keeper(bench)
+    await keeper.token()
+    bench.store.fail("swap")
+    outcome = await keeper.end(forget=True)
+    assert outcome.result is EndResult.PENDING
+    assert "the token store has not taken that yet" in str(outcome.explanation)
+    bench.store.repair()

@@ -199,7 +199,9 @@ async def test_an_account_with_another_client_is_used_once_the_old_token_was_for
     refused = await get(f"{url}/token")
     assert (refused.status, refused.json["type"]) == (503, "urn:xots:account-unusable")
     made = len(sandbox.log)
-    assert (await send("POST", f"{url}/logout")).status == 303
+    ended = await send("POST", f"{url}/logout")
+    assert (ended.status, ended.json["status"]) == (200, "ended")
+    assert "its client can get others" in ended.json["detail"]
     assert len(sandbox.log) == made
     await served(get, url)
     assert (await get(f"{url}/status")).json["client_id"] == SECOND_CLIENT

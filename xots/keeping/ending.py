@@ -31,7 +31,7 @@ from ..lifecycle.schedule import min_servable, revocation_due, servable
 from ..lifecycle.sharing import is_user_known
 from ..lifecycle.waits import pause_ends_at
 from ..safe_text import safe_text
-from ..wording import FORGOTTEN_TEXT, remaining_text, shared_text
+from ..wording import FORGOTTEN_TEXT, WITHOUT_USER_TEXT, remaining_text, shared_text
 from .context import Context
 from .disconnecting import Disconnection, delete_connections
 from .refreshing import spend
@@ -59,7 +59,8 @@ class EndResult(StrEnum):
     DISCONNECTED = "disconnected"
     """The login shares its Xero user with others. Its tokens are forgotten, not revoked."""
     FORGOTTEN = "forgotten"
-    """The identity server revokes no tokens. They are forgotten here only."""
+    """Nothing is revoked: the identity server revokes no tokens, or the account had no login. The
+    tokens are forgotten here only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,9 @@ class EndOutcome:
     server: str = XERO
     """The name of the identity server in a sentence."""
     revokes: bool = True
-    """Does the identity server revoke tokens?"""
+    """Are the tokens to be revoked? Not at a server that revokes none, nor without a login."""
+    without_user: bool = False
+    """True if the client's own credentials got the tokens, without a login."""
     had_login: bool = True
     """False if there was no login, and none of an earlier end that Xero has not confirmed."""
     shared_with: tuple[str, ...] = ()
@@ -86,44 +89,56 @@ class EndOutcome:
         return self.result is not EndResult.PENDING
 
     @property
+    def pending_text(self) -> str:
+        """Why the end is pending, in the middle of a sentence."""
+        if self.revokes:
+            return f"{self.server} has not confirmed the revocation yet"
+        return "the token store has not taken that yet"
+
+    @property
     def explanation(self) -> str | None:
         """The outcome in words for a user; None unless the login lives on in part."""
         match self.result:
             case EndResult.REVOKED:
                 return None
+            case EndResult.FORGOTTEN if self.without_user:
+                return f"the account's tokens are forgotten here only: {WITHOUT_USER_TEXT}"
             case EndResult.FORGOTTEN:
                 return f"the login is ended here and its tokens are {FORGOTTEN_TEXT}"
-            case EndResult.PENDING if self.revokes:
-                return (
-                    f"the login is ended here, but {self.server} has not confirmed the revocation "
-                    f"yet; xots repeats the request until {self.server} confirms it"
-                )
             case EndResult.PENDING:
-                return (
-                    "the login is ended here, but the token store has not taken that yet; xots "
-                    "repeats the write"
-                )
+                retry = f"the request until {self.server} confirms it"
+                if not self.revokes:
+                    retry = "the write"
+                return f"the login is ended here, but {self.pending_text}; xots repeats {retry}"
         shared = shared_text(self.shared_with, self.user_unknown, self.server)
         text = f"the login is ended here and its tokens are forgotten. {shared}"
         return text if self.problem is None else f"{text}. However, {self.problem}"
 
 
-def _outcome(context: Context, result: EndResult, *, had_login: bool = True) -> EndOutcome:
+def _outcome(
+    context: Context, result: EndResult, *, had_login: bool = True, without_user: bool = False
+) -> EndOutcome:
     server = context.xero.identity_server
     return EndOutcome(
-        result=result, server=server.name, revokes=bool(server.revoke_url), had_login=had_login
+        result=result,
+        server=server.name,
+        revokes=bool(server.revoke_url) and not without_user,
+        without_user=without_user,
+        had_login=had_login,
     )
 
 
-def _pending(context: Context) -> EndOutcome:
-    return _outcome(context, EndResult.PENDING)
+def _pending(context: Context, *, without_user: bool = False) -> EndOutcome:
+    return _outcome(context, EndResult.PENDING, without_user=without_user)
 
 
-def _nothing_left(context: Context, *, had_login: bool = True) -> EndOutcome:
+def _nothing_left(
+    context: Context, *, had_login: bool = True, without_user: bool = False
+) -> EndOutcome:
     """Return the outcome once the record holds no token any more."""
-    revokes = context.xero.identity_server.revoke_url or not had_login
-    result = EndResult.REVOKED if revokes else EndResult.FORGOTTEN
-    return _outcome(context, result, had_login=had_login)
+    revokes = context.xero.identity_server.revoke_url and not without_user
+    result = EndResult.REVOKED if revokes or not had_login else EndResult.FORGOTTEN
+    return _outcome(context, result, had_login=had_login, without_user=without_user)
 
 
 async def end_login(context: Context, *, forget: bool, everywhere: bool = False) -> EndOutcome:
@@ -156,10 +171,10 @@ async def end_login(context: Context, *, forget: bool, everywhere: bool = False)
         if replica.unsaved:
             # Xero is told only after the end is stored. Otherwise a crash would leave a live login
             # in the store that Xero has ended.
-            return _pending(context)
+            return _pending(context, without_user=found.without_user)
         # 3. Tell Xero, unless Xero has failed to confirm an earlier request just now.
         if replica.account.revocation is None:
-            return _nothing_left(context, had_login=had_login)
+            return _nothing_left(context, had_login=had_login, without_user=found.without_user)
         failed_at = found.problem.at if found.problem and found.revocation else None
         if pause_ends_at(failed_at, now, context.policy) is not None:
             return _pending(context)

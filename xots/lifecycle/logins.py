@@ -116,6 +116,7 @@ def after_revoked(account: Account) -> Account:
         current=None,
         fallbacks=(),
         intent=None,
+        without_user=False,
         revocation=None,
         failed_attempts=0,
         retry_not_before=None,
