@@ -7,9 +7,12 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from support.command_line import Ended
 from support.thread_servers import ThreadServers
 
+from xots import wiring
+from xots.keeping.ending import EndOutcome, EndResult
 from xots.sandbox import DEFAULT_CLIENT_ID
 from xots.server import Server
 
@@ -41,7 +44,7 @@ def test_a_pending_revocation_is_reported(
     servers.sandbox.add_fault("revocation:nth=1:503-html")
     ended = xots("revoke", *at(connected))
     assert ended.status == 0
-    assert "retries" in ended.out
+    assert "xots repeats the request until Xero confirms it" in ended.out
     servers.sandbox.faults.clear()
     servers.log_in(connected)
 
@@ -53,3 +56,19 @@ def test_logout_ends_the_login(xots: Xots, connected: Server) -> None:
     assert "logged out" in ended.out
     assert xots("token", *at(connected)).status == 1
     assert connected.keeper.account.client_secret is None
+
+
+@pytest.mark.parametrize("command", ["revoke", "logout"])
+def test_an_end_without_a_revocation_that_the_store_did_not_take_names_the_store(
+    xots: Xots, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """No server runs, and the identity server revokes nothing: it has nothing to confirm."""
+
+    async def end_login(*args: object, **options: object) -> dict[str, EndOutcome]:
+        return {"default": EndOutcome(result=EndResult.PENDING, revokes=False)}
+
+    monkeypatch.setattr(wiring, "end_login", end_login)
+    ended = xots(command, "--port", "1")
+    assert ended.status == 1
+    assert "the token store has not taken that yet; run this command again later" in ended.err
+    assert "revocation" not in ended.err

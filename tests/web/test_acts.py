@@ -334,7 +334,8 @@ async def test_a_logout_forgets_the_credentials_once_xero_has_confirmed_it(
     server = await brought_to("connected")
     sandbox.add_fault("revocation:first=1:reset")
     response = await get(f"{server.url}/logout")
-    assert (response.status, response.headers["Location"]) == (303, "/")
+    assert (response.status, response.json["status"]) == (202, "revocation-pending")
+    assert "Xero has not confirmed the revocation yet" in response.json["detail"]
     assert (await get(f"{server.url}/token")).status == 401
     clock.advance((server.keeper.account.retry_not_before - clock.now()).total_seconds())
     await server.rotation.tick()

@@ -73,24 +73,12 @@ def _serves(server: Client, settings: Settings) -> bool:
     return bool(content["account"] == settings.account)
 
 
-_NOT_CONFIRMED = "The identity server has not confirmed the revocation; xots retries until it does"
-
-
-def _is_pending(server: Client) -> bool:
-    content = server.request("GET", "/status", "revocation_pending")
-    return bool(content["revocation_pending"])
-
-
 def _revoke_by_request(server: Client, *, everywhere: bool) -> str:
     """Let the server end the login. Return the sentence about the outcome."""
     content = server.request("POST", "/revoke?all=true" if everywhere else "/revoke", "status")
-    if content["status"] == "revoked" and content.get("detail"):
-        return str(content["detail"])  # there was no login
-    if everywhere:
+    if everywhere and not (content["status"] == "revoked" and content.get("detail")):
         return _all_ended("revoked", content)
-    if content["status"] in ("ended", "disconnected"):
-        return str(content.get("detail") or content["status"])
-    return f"revoked here. {_NOT_CONFIRMED}" if _is_pending(server) else "revoked"
+    return str(content.get("detail") or content["status"])
 
 
 def _log_out_by_request(server: Client, *, everywhere: bool) -> str:
@@ -98,28 +86,25 @@ def _log_out_by_request(server: Client, *, everywhere: bool) -> str:
     if everywhere:
         return _all_ended("logged out", server.request("POST", "/logout?all=true", "status"))
     content = server.request("POST", "/logout", "status", done_at="/")
-    if content is not None:
-        return f"logged out: {content.get('detail') or content['status']}"
-    return f"logged out here. {_NOT_CONFIRMED}" if _is_pending(server) else "logged out"
+    if content is None:
+        return "logged out"
+    return f"logged out: {content.get('detail') or content['status']}"
 
 
 def _all_ended(done: str, content: Mapping[str, Any]) -> str:
     """Return the sentence about a response that names the accounts whose logins it ended."""
     accounts = content.get("accounts")
     text = f"{done}: {', '.join(sorted(accounts))}" if isinstance(accounts, dict) else done
-    match content["status"]:
-        case "ended":
-            return f"{text}. {capitalised(str(content.get('detail') or 'ended here only'))}"
-        case "revocation-pending":
-            return f"{text}. {_NOT_CONFIRMED}"
-    return text
+    if content["status"] == "revoked":
+        return text
+    return f"{text}. {capitalised(str(content.get('detail') or content['status']))}"
 
 
 def _end_in_store(settings: Settings, done: str, *, forget: bool, everywhere: bool) -> str:
     """End the login in the store. Return the sentence about the outcome.
 
     Raises:
-        XotsError: Xero has not confirmed it, or one of the errors of ``wiring.end_login``.
+        XotsError: it is pending, or one of the errors of ``wiring.end_login``.
     """
     from ..wiring import end_login  # here, because a request to a server needs no Tornado
 
@@ -127,8 +112,7 @@ def _end_in_store(settings: Settings, done: str, *, forget: bool, everywhere: bo
     if pending := [each for each in ended.values() if not each]:
         raise XotsError(
             "the login is ended here, and no token of it is served any more. "
-            f"{capitalised(pending[0].server)} has not confirmed the revocation; run this command "
-            "again later"
+            f"However, {pending[0].pending_text}; run this command again later"
         )
     if not forget and not any(each.had_login for each in ended.values()):
         return "there is no login to revoke: it was ended before"

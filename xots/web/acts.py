@@ -16,7 +16,7 @@ from ..advice import capitalised
 from ..errors import AccountUnusable, NoCredentials, NotLoggedIn, XotsError
 from ..keeping.ending import EndOutcome, EndResult
 from ..lifecycle.schedule import State
-from ..wording import FORGOTTEN_TEXT, sharing_text
+from ..wording import FORGOTTEN_TEXT, WITHOUT_USER_TEXT, sharing_text
 from . import accept, guard
 from .handler import UNSUPPORTED, Handler
 
@@ -192,6 +192,8 @@ class EndHandler(ActHandler):
 
     def _consequence(self) -> str:
         server = self.account_config.identity_server
+        if self.keeper.account.without_user:
+            return f"Nothing is revoked: {WITHOUT_USER_TEXT}."
         if shared := self._shared():
             return (
                 f"{sharing_text(shared, server.name)}. So nothing is revoked: the connections of "
@@ -305,9 +307,9 @@ class LogoutHandler(EndHandler):
     async def act(self) -> None:
         """Respond 303 to the form.
 
-        If nothing was revoked, respond 200 and tell what remains at the identity server. If several
-        logins were ended, respond to a program as ``/revoke`` does, and to a browser 303 to the
-        list of accounts.
+        If nothing was revoked, respond 200 and tell what remains at the identity server; if the end
+        is pending, respond 202. If several logins were ended, respond to a program as ``/revoke``
+        does, and to a browser 303 to the list of accounts.
 
         Raises:
             AccountUnusable: some of them could not be ended.
@@ -320,10 +322,10 @@ class LogoutHandler(EndHandler):
                 self.write_outcome(_all_ended(every))
             return
         ended = await self.keeper.end(forget=True)
-        if ended.result in (EndResult.DISCONNECTED, EndResult.FORGOTTEN):
-            self.write_outcome(_ended(ended))
-        else:
+        if ended.result is EndResult.REVOKED:
             self.redirect(self.url("/"), status=303)
+        else:
+            self.write_outcome(_ended(ended))
 
 
 ROUTES = [
