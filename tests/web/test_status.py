@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as with_changed
 from support import inside
 from support.web import WANTS_PAGE
 
@@ -246,6 +247,51 @@ async def test_a_refresh_that_was_cut_off_is_shown_with_its_process(
         "spending the same refresh token again"
     )
     assert refreshed.startswith("default: refreshed: refresh token #")
+
+
+@pytest.mark.parametrize("rotates", [True, False])
+async def test_a_refresh_that_was_cut_off_is_resumed_where_tokens_do_not_rotate(
+    new_server: NewServer,
+    credentials: Any,
+    log_in: LogIn,
+    clock: Any,
+    told: Any,
+    expected_log: Any,
+    rotates: bool,
+) -> None:
+    """``grace: 0`` forbids it only at a server that issues a new refresh token at each refresh."""
+    expected_log.perhaps(REFRESH_FAILED)
+    server = await new_server(**credentials, grace=0)
+    await log_in(server)
+    keeper = server.keeper
+    account, current = with_changed(keeper.account, rotates=rotates), keeper.account.current
+    assert current is not None
+    clock.advance(XERO_LIFE - 300)
+    await inside.replica_of(keeper).compare_and_set(
+        begin_refresh(account, current, by="elsewhere:77", now=clock.now())
+    )
+    _, words = await told(server)
+    assert "elsewhere:77 started a refresh" in words
+    assert ("another process resumes the refresh" in words) is not rotates
+
+
+async def test_a_last_attempt_is_explained_with_the_name_of_the_server(
+    new_server: NewServer,
+    credentials: Any,
+    log_in: LogIn,
+    sandbox: Sandbox,
+    clock: Any,
+    told: Any,
+    expected_log: Any,
+) -> None:
+    """An operator may set ``grace: 0`` for Xero too."""
+    expected_log(REFRESH_FAILED)
+    server = await new_server(**credentials, grace=0)
+    await log_in(server)
+    sandbox.add_fault("refresh:nth=1:lost")
+    await fails_once(server, clock)
+    _, words = await told(server)
+    assert "its refresh token may be spent, and Xero accepts none twice" in words
 
 
 @pytest.mark.parametrize("fault", ["lost", "503-html"])

@@ -13,6 +13,7 @@ from ..events import ClockSkewed
 from ..keeping.keeper import TokenKeeper
 from ..keeping.record_store import LEASE_SECONDS
 from ..lifecycle.account import AccessToken, Account, Intent, Problem, ProblemKind, RefreshToken
+from ..lifecycle.candidates import is_strict
 from ..lifecycle.outlook import Need, Outlook, Retrying, why_lost
 from ..lifecycle.policy import Grant, Policy
 from ..lifecycle.schedule import XERO_REFRESH_LIFETIME, State
@@ -177,11 +178,11 @@ def _operation(
 ) -> Iterator[str]:
     match outlook.retrying:
         case Retrying.UNDER_WAY if account.intent:
-            yield from _under_way(account.intent, policy, now)
+            yield from _under_way(account, account.intent, policy, now)
         case Retrying.LOST_RESPONSE if outlook.attention_for is Need.LAST_ATTEMPT:
             yield (
                 "A refresh was started, and no usable response arrived: its refresh token may be "
-                "spent, and the identity server accepts none twice. It is sent once more when the "
+                f"spent, and {server.name} accepts none twice. It is sent once more when the "
                 "access token has expired."
             )
         case Retrying.LOST_RESPONSE if outlook.grace_ends_at:
@@ -205,12 +206,12 @@ def _operation(
             yield f"The login was ended at {ended}, and {rest}."
 
 
-def _under_way(intent: Intent, policy: Policy, now: datetime) -> Iterator[str]:
+def _under_way(account: Account, intent: Intent, policy: Policy, now: datetime) -> Iterator[str]:
     began = _time(intent.began_at, now)
     yield f"{intent.by} started a refresh at {began} and has recorded no outcome yet."
-    within = span_text(timedelta(seconds=LEASE_SECONDS) + policy.tick)
-    if not policy.grace:
+    if is_strict(account, policy):
         return
+    within = span_text(timedelta(seconds=LEASE_SECONDS) + policy.tick)
     yield f"If that process has ended, another process resumes the refresh within {within}."
 
 
