@@ -17,7 +17,6 @@ from xots.errors import (
     NotLoggedIn,
     TenantNotFound,
     TokenUnavailable,
-    UpstreamFailed,
 )
 from xots.keeping.keeper import TokenKeeper
 from xots.keeping.tenants import LIST_KEPT_SECONDS
@@ -294,8 +293,9 @@ async def test_a_login_without_a_list_has_the_organisation_that_is_used(bench: B
         await keeper.tenant("a-tenant")
     await keeper.login(bench.attempt(tenant_id="a-tenant"))
     assert await keeper.tenant("A-Tenant") == "a-tenant"
-    with pytest.raises(UpstreamFailed, match="connections_url is empty"):
-        await keeper.tenant("another")
+    for may_wait in (True, False):
+        with pytest.raises(TenantNotFound, match="leave tenant out, or set connections_url"):
+            await keeper.tenant("another", may_wait=may_wait)
 
 
 async def test_an_organisation_of_an_ended_login_is_not_served(bench: Bench) -> None:

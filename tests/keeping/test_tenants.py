@@ -10,7 +10,13 @@ from msgspec.structs import replace
 from support.bench import Bench
 from support.inside import replica_of
 
-from xots.errors import LoginFailed, UnknownTenant, UpstreamFailed, UpstreamThrottled
+from xots.errors import (
+    LoginFailed,
+    TenantNotFound,
+    UnknownTenant,
+    UpstreamFailed,
+    UpstreamThrottled,
+)
 from xots.events import TenantChosen
 from xots.keeping.tenants import LIST_KEPT_SECONDS
 from xots.lifecycle.account import Organisation
@@ -34,7 +40,7 @@ async def test_without_a_list_of_organisations_the_requested_one_is_used(bench: 
     keeper = await bench.keeper(xero=bench.client(connections_url=""))
     await keeper.login(bench.attempt(tenant_id="a-tenant"))
     assert keeper.account.tenant_id == "a-tenant"
-    with pytest.raises(UpstreamFailed, match="connections_url is empty"):
+    with pytest.raises(TenantNotFound, match="set connections_url"):
         await keeper.connections()
 
 

@@ -90,6 +90,19 @@ async def test_a_choice_is_given_once_and_is_not_empty(
     assert (response.status, response.json["type"]) == (400, "urn:xots:bad-request")
 
 
+async def test_without_a_list_of_organisations_no_other_one_can_be_chosen(
+    new_server: Any, credentials: Any, log_in: Any, get: Any, expected_log: Any
+) -> None:
+    """A retry would not help: 404, as from ``/tenants``."""
+    expected_log(LOGGED, r"WARNING xots\.web: GET /tenants: ")
+    server = await new_server(**credentials, connections_url="")
+    await log_in(server)
+    response = await get(url(server, tenant="x"))
+    assert (response.status, response.json["type"]) == (404, "urn:xots:tenant-not-found")
+    assert "leave tenant out, or set connections_url" in response.json["detail"]
+    assert (await get(f"{server.url}/tenants")).status == 404
+
+
 async def test_before_a_login_a_choice_is_401(brought_to: Any, get: Any, expected_log: Any) -> None:
     """The caller learns the first thing that is missing."""
     expected_log.perhaps(LOGGED)

@@ -326,7 +326,8 @@ class TokenKeeper:
 
         Raises:
             NoCredentials, NotLoggedIn, ConsentLost, TokenUnavailable: as ``token``.
-            UpstreamFailed: Xero returned no list.
+            TenantNotFound: the identity server has no list.
+            UpstreamFailed: Xero returned none.
         """
         return (await self._tenant_list.read(await self.token())).connections
 

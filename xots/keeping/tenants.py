@@ -50,9 +50,12 @@ LIST_KEPT_SECONDS = 10.0
 """Time for which a list, or the failure to read it, is kept at least. A new organisation needs a
 new login, which drops it."""
 
-
 LIST_INTERVAL_SECONDS = 86400.0
 """Interval between lists that no user and no caller demands."""
+
+NO_LIST = (
+    "the identity server has no list of organisations: leave tenant out, or set connections_url"
+)
 
 
 @dataclass(frozen=True)
@@ -97,15 +100,14 @@ class TenantList:
         """Return the list, from memory or with the login's access token from Xero.
 
         Raises:
-            UpstreamFailed: Xero sent none, now or just before, or the identity server has none. A
-                failure with a time to wait is kept for as long, and names the time that is left.
+            TenantNotFound: the identity server has none.
+            UpstreamFailed: Xero sent none, now or just before. A failure with a time to wait is
+                kept for as long, and names the time that is left.
         """
         if self._context.is_foreign:
             raise UpstreamFailed("the login belongs to another identity server, client or grant")
-        if not self._context.xero.identity_server.connections_url:
-            raise UpstreamFailed(
-                "this identity server has no list of organisations (connections_url is empty)"
-            )
+        if not self._context.has_list:
+            raise TenantNotFound(NO_LIST, [])
         consent_id = self._context.account.consent_id
         async with self._requesting:
             kept = self._kept(consent_id) or await self._requested(access, consent_id)
@@ -143,7 +145,7 @@ class TenantList:
             return used
         if found := named(text, self.known or ()):
             return found
-        if not may_wait:
+        if has_list and not may_wait:
             server = self._context.server_name
             raise TokenUnavailable(f"many requests wait for {server} already; retry", 1.0)
         listed = organisations_of((await self.read(await token())).connections)

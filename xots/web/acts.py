@@ -94,7 +94,7 @@ class TenantsHandler(Handler):
         """Return the list, each valid organisation with all its fields, as JSON in ASCII."""
         if not self.account_config.identity_server.connections_url:
             raise HTTPError(
-                404, "the identity server has no organisations: connections_url is empty"
+                404, "the identity server has no list of organisations: connections_url is empty"
             )
         self.check_crowd()
         self.write_json([connection.fields for connection in await self.keeper.connections()])
