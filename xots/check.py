@@ -129,7 +129,9 @@ def _client_finding(own: Settings, settings: Settings) -> Finding:
     auth = AUTH_TEXTS[ClientAuth(own.client_auth)]
     if own.credentials is None:
         return Finding("client", f"{name}no client id is set: the user enters it in the form{auth}")
-    secret = "with a secret" if own.client_secret else "without a secret, as a PKCE app"
+    secret = "with a secret" if own.client_secret else "without a secret"
+    if own.client_secret is None and _has_login(own):
+        secret += ", as a PKCE app"
     return Finding("client", f"{name}{own.credentials.client_id}, {secret}{auth}")
 
 

@@ -258,6 +258,22 @@ def test_check_names_accounts_without_logins(sandbox: Sandbox, tmp_path: Path) -
     assert not {"redirect", "grace", "xero"} & found.keys()
 
 
+def test_check_calls_no_client_without_logins_a_pkce_app(sandbox: Sandbox) -> None:
+    """PKCE protects a login. This client authenticates by its id alone."""
+    ended = process(
+        "check",
+        *at(sandbox),
+        "--grant",
+        "client_credentials",
+        "--client-auth",
+        "none",
+        XOTS_CLIENT_ID="C",
+        XOTS_STORE="memory:",
+    )
+    words = "ok client C, without a secret; it authenticates by its id alone (client_auth: none)"
+    assert words in lines_of(ended)
+
+
 def test_check_reports_all_bad_settings_with_status_2() -> None:
     """As at a start, there is a sentence for each, with its source."""
     ended = process("check", "-p", "70000", "--token-url", "nonsense", "--store", "nosuch://x")

@@ -12,7 +12,7 @@ import pytest
 from support.other_server import OtherServer, facts_of_xero, running_other_server
 from support.web import BROWSER, begin, origin
 
-from xots.sandbox import Sandbox
+from xots.sandbox import DEFAULT_CLIENT_ID, Sandbox
 from xots.sandbox.person import Person
 from xots.server import Server
 
@@ -58,6 +58,19 @@ async def read(send: Any, server: Server) -> str:
 
 
 # ---------- words about Xero
+
+
+@pytest.mark.parametrize("has_list", [True, False])
+async def test_the_form_asks_for_an_organisation_where_there_are_some(
+    new_server: NewServer, sandbox: Sandbox, person: Person, has_list: bool
+) -> None:
+    """The field would be a riddle elsewhere. The form works without it."""
+    urls = {} if has_list else {"connections_url": ""}
+    server = await new_server(**urls)
+    page = await person.open(f"{origin(server)}/")
+    assert ("tenant_id" in dict(page.form.fields)) is has_list
+    home = await person.submit(page, client_id=DEFAULT_CLIENT_ID, client_secret="s")
+    assert home.url.endswith("/home")
 
 
 async def test_no_page_response_or_log_line_says_anything_about_xero(

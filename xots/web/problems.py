@@ -86,7 +86,9 @@ PROBLEM_TYPES: Mapping[type[XotsError], ProblemType] = {
     TooManyAccounts: ProblemType(409, "too-many-accounts", "No account can be added"),
     AccountUnusable: ProblemType(503, "account-unusable", "The account cannot be used"),
     SettingsError: ProblemType(400, "invalid-settings", "The settings of the account are wrong"),
-    UpstreamThrottled: ProblemType(503, "upstream-throttled", "The organisations must wait"),
+    UpstreamThrottled: ProblemType(
+        503, "upstream-throttled", "Too many requests for the list of organisations"
+    ),
     UpstreamFailed: ProblemType(502, "upstream-failed", "The organisations could not be listed"),
 }
 """The problem type of each error: that of the first class which the error is an instance of."""
