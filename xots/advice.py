@@ -9,15 +9,15 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-__all__ = ["XERO", "capitalised", "meaning", "remedy", "shown_code"]
+__all__ = ["ERROR_CODE", "XERO", "capitalised", "meaning", "remedy", "shown_code"]
 
 XERO = "Xero"
 """The name of Xero in a sentence (``IdentityServer.name``). Facts about Xero are told only with
 this name. Other servers are called "the identity server"."""
 
-CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-"""An error code that is shown. RFC 6749 section 4.1.2.1 permits nearly all of ASCII, but every
-registered code has these characters only."""
+ERROR_CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+"""An error code that is shown. RFC 6749 sections 4.1.2.1 and 5.2 permit nearly all of ASCII, but
+every registered code has these characters only."""
 
 
 class Advice(NamedTuple):
@@ -93,7 +93,7 @@ UNNAMED = Advice(
 def shown_code(code: str | None) -> str:
     """Return an error code as it is shown; a substitute for none, and for one with characters that
     no registered code has."""
-    return code if code and CODE.fullmatch(code) else "no readable error code"
+    return code if code and ERROR_CODE.fullmatch(code) else "no readable error code"
 
 
 def meaning(code: str | None, server: str) -> str:

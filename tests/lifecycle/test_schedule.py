@@ -416,3 +416,12 @@ def test_a_wait_for_a_revocation_dated_by_a_clock_since_set_back_is_over() -> No
     account = after_revocation_failed(account, failed, now=tomorrow, policy=POLICY, jitter=0.5)
     assert not revocation_due(account, tomorrow, POLICY)
     assert revocation_due(account, NOW, POLICY)
+
+
+def test_a_revocation_waits_as_long_as_the_server_demands() -> None:
+    """A 503 may name that time as a 429 does."""
+    account = after_end(logged_in(), forget=False, now=NOW)
+    failed = Unknown(detail="503", retry_after=HALF_HOUR)
+    account = after_revocation_failed(account, failed, now=NOW, policy=POLICY, jitter=0.5)
+    assert not revocation_due(account, NOW + HALF_HOUR - timedelta(seconds=1), POLICY)
+    assert revocation_due(account, NOW + HALF_HOUR + timedelta(minutes=1), POLICY)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -149,8 +149,10 @@ async def test_both_clients_ask_for_no_coding_and_read_gzip(through_proxy: bool)
 async def test_a_response_that_cannot_be_decoded_keeps_the_token(through_proxy: bool) -> None:
     """The server may have issued. A small response that unpacks to a large one is cut off."""
     for body, coding in ((BOMB, "gzip"), (PACKED[:-3], "gzip"), (TOKENS, "br")):
-        outcome, listed = await outcome_of(body, f"Content-Encoding: {coding}\r\n", through_proxy)
+        headers = f"Content-Encoding: {coding}\r\nRetry-After: 77\r\n"
+        outcome, listed = await outcome_of(body, headers, through_proxy)
         assert isinstance(outcome, Unknown)
+        assert outcome.retry_after == timedelta(seconds=77)
         assert "cannot be read" in outcome.detail
         assert outcome.detail in listed
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -165,12 +166,19 @@ def test_a_refresh_token_may_hold_a_space() -> None:
     assert isinstance(outcome_of(200, GOOD | {"access_token": "two words"}), Unknown)
 
 
-def test_a_failing_server_may_demand_a_wait() -> None:
-    """RFC 9110 section 10.2.3: ``Retry-After`` comes with a 503 too."""
-    response = Response(503, {"Retry-After": "77"}, b"")
-    outcome = read_token_response(response, NOW)
-    assert isinstance(outcome, Unknown)
-    assert outcome.retry_after == timedelta(seconds=77)
+@pytest.mark.parametrize("read", [read_token_response, read_revocation_response])
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(503, b""), (302, b""), (401, b"login"), (400, b'{"error": "slow_down"}'), (200, b"{}")],
+)
+def test_a_failing_server_may_demand_a_wait(read: Any, status: int, body: bytes) -> None:
+    """RFC 9110 section 10.2.3: ``Retry-After`` comes with each unclear response."""
+    outcome = read(Response(status, {"Retry-After": "77"}, body), NOW)
+    if read is read_revocation_response and status == 200:
+        assert outcome is None
+    else:
+        assert isinstance(outcome, Unknown)
+        assert outcome.retry_after == timedelta(seconds=77)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from .account import (
     RefreshToken,
     Revocation,
 )
-from .outcomes import ClientRefused, Failure, Issued, Throttled
+from .outcomes import ClientRefused, Failure, Issued, Throttled, Unknown
 from .policy import Policy
 from .transitions import after_failure, new_access_token
 from .waits import backoff_wait, demanded_wait, slow_wait
@@ -176,7 +176,7 @@ def after_revocation_failed(
     wait = backoff_wait(account, policy, jitter)
     if isinstance(failure, ClientRefused):
         wait = slow_wait(policy, jitter)
-    if isinstance(failure, Throttled):
+    if isinstance(failure, Throttled | Unknown):
         wait = max(wait, demanded_wait(account, failure, policy, jitter))
     return after_failure(account, failure, ProblemKind.REVOCATION, now, wait)
 

@@ -29,8 +29,9 @@ __all__ = [
     "read_disconnect_response",
 ]
 
-VALID_TENANT_ID = re.compile(r"[!-~]{1,128}")
-"""An id of an organisation, which is kept and shown: visible ASCII. Xero's are UUIDs."""
+VISIBLE = re.compile(r"[!-~]{1,128}")
+"""The id or the type of an organisation, which are kept and shown: visible ASCII. Xero's ids are
+UUIDs."""
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -134,7 +135,7 @@ def _connection(entry: msgspec.Raw) -> Connection | None:
 
 def _visible(value: object) -> str | None:
     """Return a field if it is short visible text, else None."""
-    return value if isinstance(value, str) and VALID_TENANT_ID.fullmatch(value) else None
+    return value if isinstance(value, str) and VISIBLE.fullmatch(value) else None
 
 
 def _is_deep(value: object, levels: int = MAX_DEPTH) -> bool:

@@ -11,7 +11,7 @@ import ssl
 from asyncio import Future
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -31,6 +31,7 @@ from .protocol import (
     Response,
     read_revocation_response,
     read_token_response,
+    retry_after,
 )
 from .requests import (
     client_credentials_request,
@@ -235,7 +236,10 @@ class XeroClient:
         response = await self._sent(request)
         if not isinstance(response, Response):
             return response
-        return decoded(response, MAX_RESPONSE_BYTES)
+        content = decoded(response, MAX_RESPONSE_BYTES)
+        if isinstance(content, Unknown):
+            return replace(content, retry_after=retry_after(response, self._clock.now()))
+        return content
 
     async def _sent(self, request: Request) -> Response | NotSent | Unknown:
         """Send a request once.

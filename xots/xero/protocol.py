@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
+from ..advice import ERROR_CODE
 from ..lifecycle.outcomes import (
     ClientRefused,
     Failure,
@@ -96,9 +97,6 @@ SCOPE = re.compile(r"[ -~]{0,8192}")
 SCOPE_SEPARATOR = re.compile(r"[ ,]+")
 """Between two scopes: RFC 6749 section 3.3 demands a space, and some servers use a comma."""
 
-ERROR_CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-"""An error code that is shown. RFC 6749 section 5.2 permits more characters than any code has."""
-
 DIGITS = re.compile(r"[0-9]+")
 
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
@@ -138,8 +136,17 @@ def read_token_response(response: Response, now: datetime) -> Outcome:
     Every 2xx status with an access token means "issued", since a refresh token that is lost is
     worse than a wrong status. Only the error code ``invalid_grant``, in a JSON response with status
     400 or 401, means that the token is refused. A response that clearly says neither "issued" nor
-    "not carried out" is ``Unknown``: the token is kept. ``now`` is aware UTC.
+    "not carried out" is ``Unknown``: the token is kept. Each of these may name a time to wait
+    (RFC 9110 section 10.2.3). ``now`` is aware UTC.
     """
+    outcome = _outcome(response)
+    if isinstance(outcome, Unknown | Throttled):
+        return replace(outcome, retry_after=retry_after(response, now))
+    return outcome
+
+
+def _outcome(response: Response) -> Outcome:
+    """Return the outcome without the time to wait."""
     status, content = response.status, _json_object(response.body)
     if is_success(status):
         return _issued(content) or Unknown(
@@ -147,13 +154,10 @@ def read_token_response(response: Response, now: datetime) -> Outcome:
         )
     match status:
         case 429:
-            return Throttled(
-                detail="too many requests (429)",
-                retry_after=retry_after(response, now),
-            )
+            return Throttled(detail="too many requests (429)")
         case 400 | 401:
             return _refusal(status, content)
-    return replace(_unclear(status, content), retry_after=retry_after(response, now))
+    return _unclear(status, content)
 
 
 def read_revocation_response(response: Response, now: datetime) -> Failure | None:
