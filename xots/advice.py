@@ -112,7 +112,7 @@ def remedy(code: str | None, server: str, home: str = "/home", *, can_log_in: bo
     """
     advice = _advice(code)
     text = advice.remedy
-    if server == XERO and advice.xeros_remedy is not None:
+    if server == XERO and advice.xeros_remedy is not None and (can_log_in or advice.at_login):
         text = advice.xeros_remedy
     if can_log_in:
         text += advice.at_login

@@ -51,6 +51,7 @@ from xots.lifecycle.logins import (
 from xots.lifecycle.merging import diverged, is_same_consent, merged
 from xots.lifecycle.outcomes import Issued, NotSent, Outcome, Refused, Unknown
 from xots.lifecycle.schedule import Spend, good_for, next_step
+from xots.lifecycle.tenants import verified_tenant
 from xots.lifecycle.transitions import after, begin_refresh
 from xots.secret import Secret
 
@@ -572,3 +573,15 @@ def test_a_login_that_meets_a_removal_is_ended() -> None:
         assert (found.removed, found.consent_id, found.access) == (True, None, None)
         assert found.revocation is Revocation.FORGET_CREDENTIALS
         assert tokens_to_revoke(found) == (current(login),)
+
+
+def test_a_list_of_the_other_version_decides_about_the_organisation_in_use() -> None:
+    """An organisation is verified by the list that stays, or not at all."""
+    x, z = Organisation(tenant_id="x"), Organisation(tenant_id="z")
+    base = replace(logged_in(), tenant_id="z", organisations=(x, z), listed_at=NOW)
+    later = replace(
+        base, tenant_id="x", organisations=(z,), listed_at=NOW + MINUTE, lists_without_tenant=2
+    )
+    assert verified_tenant(merged(base, later), has_list=True) == "z"
+    unverified = replace(logged_in(), tenant_id="w")
+    assert verified_tenant(merged(unverified, later), has_list=True) is None

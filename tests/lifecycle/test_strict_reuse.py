@@ -385,3 +385,53 @@ def test_a_cut_off_request_with_a_refused_token_is_noted_and_over() -> None:
     assert next_step(again, at + 3 * MINUTE, POLICY) == NoteCutOff()
     noted = after_cut_off(again, now=at + 3 * MINUTE)
     assert next_step(noted, at + 5 * MINUTE, POLICY) == Idle()
+
+
+def test_a_user_may_have_an_unanswered_last_attempt_repeated() -> None:
+    """The server was down all the time. Once the access token has expired, nothing is left to
+    lose. No tick and no program repeats it."""
+    account = answered(sent(after_lost_response(), EXPIRY), LOST, EXPIRY)
+    at, seen = EXPIRY + timedelta(hours=1), newest_token(account)
+    assert state_of(account, at, STRICT) is State.CONSENT_LOST
+    assert next_step(account, at, STRICT, expected_current=seen) == Idle()
+    step = next_step(account, at, STRICT, expected_current=seen, by_user=True)
+    assert isinstance(step, Spend)
+    again = begin_refresh(account, step.token, by="h:1", now=at, strict=True)
+    recovered = answered(again, issued(), at)
+    assert state_of(recovered, at, STRICT) is State.CONNECTED
+    assert next_step(answered(again, LOST, at), at + MINUTE, STRICT) == Idle()
+
+
+def test_a_clock_that_was_set_back_permits_no_reuse() -> None:
+    """The access token may be live: its end is not known."""
+    account, earlier = after_lost_response(), NOW - timedelta(hours=1)
+    assert servable(account, earlier, timedelta(0)) is None
+    assert isinstance(next_step(account, earlier, STRICT), Wait)
+
+
+def test_a_cut_off_refresh_is_noted_once_whatever_the_clocks_show() -> None:
+    """The clock of the process that was cut off was ahead of this one's."""
+    found, earlier = sent(logged_in(), NOW + 25 * MINUTE), NOW + 5 * MINUTE
+    assert next_step(found, earlier, STRICT) == NoteCutOff()
+    noted = after_cut_off(found, now=earlier)
+    assert next_step(noted, earlier, STRICT) == Wait(EXPIRY)
+
+
+def test_retries_before_a_change_to_a_strict_server_do_not_count() -> None:
+    """The operator sets ``grace: 0`` during an outage: the last attempt is still to come."""
+    at = NOW + 25 * MINUTE
+    account = answered(sent(logged_in(), at), LOST, at)
+    again = begin_refresh(account, current(account), by="h:1", now=at + MINUTE)
+    account = after(again, LOST, now=at + MINUTE, policy=POLICY, jitter=0.5)
+    assert next_step(account, at + 2 * MINUTE, STRICT) == Wait(EXPIRY)
+    assert isinstance(next_step(account, EXPIRY, STRICT), Spend)
+
+
+def test_one_response_without_a_refresh_token_does_not_end_strictness() -> None:
+    """Some servers rotate only sometimes. A lost response may be the one that did."""
+    at = NOW + 25 * MINUTE
+    account = answered(sent(logged_in(), at), issued(None), at)
+    assert not account.rotates
+    later = at + 25 * MINUTE
+    account = answered(sent(account, later), LOST, later)
+    assert next_step(account, later + MINUTE, STRICT) == Wait(at + HALF_HOUR)

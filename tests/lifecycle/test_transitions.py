@@ -29,6 +29,7 @@ from xots.lifecycle.account import (
     MAX_SPENT_FALLBACKS,
     AccessToken,
     Account,
+    ProblemKind,
     RefreshToken,
     bounded,
 )
@@ -662,3 +663,13 @@ def test_a_revocation_waits_as_long_as_a_429_demands() -> None:
     plain = Throttled(detail="429")
     waiting = after_revocation_failed(ended, plain, now=now, policy=POLICY, jitter=0.5)
     assert waiting.retry_not_before == now + POLICY.first_backoff * 0.5
+
+
+def test_an_access_token_that_had_expired_does_not_replace_a_live_one() -> None:
+    """``expires_in: 0``: programs receive the old one until it expires."""
+    at = NOW + 10 * MINUTE
+    account = concluded(begun(logged_in(), at), issued(life=timedelta(0)), at)
+    assert account.access == logged_in().access
+    assert current(account).value.reveal() == "r1"
+    assert account.problem is not None
+    assert account.problem.kind is ProblemKind.EXPIRED

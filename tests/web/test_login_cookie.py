@@ -29,13 +29,15 @@ REFUSED_AT_CODE = r"WARNING xots\.web: GET /code: "
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 CREDENTIALS = Credentials(client_id="client", client_secret=Secret("secret-canary"))
-FORM = Form(credentials=CREDENTIALS, tenant_id=None, at=NOW)
+TOKEN_URL = "https://id.example/token"
+FORM = Form(credentials=CREDENTIALS, token_url=TOKEN_URL, tenant_id=None, at=NOW)
 
 
 def login(at: datetime = NOW, state: str = "state-canary-of-20-characters") -> Login:
     return Login(
         state=Secret(state),
         verifier=Secret("verifier-canary"),
+        token_url=TOKEN_URL,
         credentials=CREDENTIALS,
         tenant_id="tenant",
         scopes=("offline_access",),
@@ -175,7 +177,7 @@ def test_the_cookies_of_all_accounts_stay_within_one_bound() -> None:
     cookies = dict.fromkeys(kept(FORM, account="unreadable"), "x" * 3000)
     for number in range(20):
         now = NOW + timedelta(seconds=number)
-        form = Form(credentials=large, tenant_id=500 * "t", at=now)
+        form = Form(credentials=large, token_url=TOKEN_URL, tenant_id=500 * "t", at=now)
         new = read(cookies, now).new(f"account-{number}", form)
         assert new is not None
         for name in new.replaced:
@@ -191,7 +193,12 @@ def test_the_cookies_of_all_accounts_stay_within_one_bound() -> None:
 def test_a_cookie_that_browsers_drop_is_not_made() -> None:
     """Browsers drop a cookie of more than 4096 bytes with its attributes."""
     wide = Credentials(client_id=512 * "\N{GRINNING FACE}", client_secret=Secret(512 * '"'))
-    assert read({}).new("default", Form(credentials=wide, tenant_id=512 * "t", at=NOW)) is None
+    assert (
+        read({}).new(
+            "default", Form(credentials=wide, token_url=TOKEN_URL, tenant_id=512 * "t", at=NOW)
+        )
+        is None
+    )
 
 
 def test_no_repr_shows_a_secret() -> None:

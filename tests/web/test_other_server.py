@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from html import unescape
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support.other_server import OtherServer, facts_of_xero, running_other_server
 from support.web import BROWSER, begin, origin
 
-from xots.sandbox import DEFAULT_CLIENT_ID, Sandbox
+from xots.sandbox import DEFAULT_CLIENT_ID, Endpoint, Sandbox
 from xots.sandbox.person import Person
 from xots.server import Server
 
@@ -206,8 +208,8 @@ async def test_an_error_of_the_token_endpoint_is_named_with_its_advice(
 
 @pytest.mark.safeguard(
     file="web/callback.py",
-    old="            is_ours, rule = issuer == ours.issuer, ",
-    new="            is_ours, rule = True, ",
+    old="            is_ours = issuer == ours.issuer\n",
+    new="            is_ours = True\n",
     protects_from="a code of another identity server that is sent to this one's token endpoint",
 )
 @pytest.mark.parametrize(
@@ -330,3 +332,36 @@ async def test_only_the_page_that_starts_a_login_has_forms_that_lead_elsewhere(
     secure = await elsewhere(authorize_url="https://id.example/authorize")
     home = await send("GET", f"{origin(secure)}/home", BROWSER)
     assert form_action(home) == ["'self'", "https:"]
+
+
+@pytest.mark.safeguard(
+    file="web/callback.py",
+    old="        if login.token_url != self.account_config.identity_server.token_url:\n",
+    new="        if False:\n",
+    protects_from="a code and a secret of one identity server that are sent to another",
+)
+async def test_a_login_of_another_identity_server_is_not_finished(
+    new_server: Any,
+    credentials: Any,
+    sandbox: Sandbox,
+    person: Person,
+    expected_log: Any,
+    tmp_path: Path,
+) -> None:
+    """The operator has changed the settings since it was started. Nothing is sent."""
+    expected_log("the settings of this account name another identity server")
+    store = (tmp_path / "state").as_uri()
+    first = await new_server(store=store)
+    page = await person.open(f"http://localhost:{first.port}/")
+    page = await person.submit(page, client_id="X", client_secret="secret-of-the-first")
+    sandbox.identity.register(replace(next(iter(sandbox.identity.clients.values())), client_id="X"))
+    page = await person.submit(page)
+    await first.stop()
+    elsewhere = sandbox.token_url.replace("127.0.0.1", "localhost")
+    second = await new_server(store=store, port=first.port, token_url=elsewhere)
+    page = await person.consent(page)
+    assert page.status == 400
+    assert "another identity server" in page.text
+    assert [one for one in sandbox.log if one.endpoint is Endpoint.TOKEN] == []
+    home = await person.open(f"http://localhost:{second.port}/home")
+    assert home.url.endswith("/"), "the form's secret is not for this server"

@@ -121,3 +121,27 @@ async def test_a_program_learns_which_credentials_to_set(
     expected_log("this account has no login")
     form = {"Content-Type": "application/x-www-form-urlencoded"}
     assert (await send("POST", f"{url}/home", form, b"")).status == 409
+
+
+async def test_a_login_that_was_started_before_is_not_finished(
+    new_server: Any,
+    credentials: Any,
+    sandbox: Sandbox,
+    person: Person,
+    expected_log: Any,
+    tmp_path: Path,
+) -> None:
+    """The operator has changed the grant since. No code is sent to the server."""
+    expected_log("this account has no login")
+    expected_log.perhaps("refresh failed")
+    store = (tmp_path / "state").as_uri()
+    first = await new_server(**credentials, store=store)
+    page = await person.submit(await person.open(f"http://localhost:{first.port}/home"))
+    await first.stop()
+    second = await new_server(
+        **credentials, store=store, port=first.port, grant="client_credentials"
+    )
+    page = await person.consent(page)
+    assert page.status == 409
+    assert second.keeper.account.current is None
+    assert sandbox.identity.counts.exchanges == 0

@@ -11,11 +11,12 @@ from datetime import datetime, timedelta
 
 from ..backends.base import TokenStore
 from ..clock import Clock, SystemClock
+from ..errors import UnknownTenant
 from ..events import ClockSkewed, Event, Observer
 from ..lifecycle.account import AccessToken, Account, Organisation
 from ..lifecycle.attention import attention_at
 from ..lifecycle.outlook import Outlook
-from ..lifecycle.policy import Policy
+from ..lifecycle.policy import Grant, Policy
 from ..lifecycle.schedule import (
     State,
     is_work,
@@ -348,6 +349,11 @@ class TokenKeeper:
             StoreUnavailable, SealError: the store cannot be read or written.
             And the errors of ``connections``.
         """
+        context = self._context
+        if context.policy.grant is Grant.CLIENT_CREDENTIALS and context.tenant_id is not None:
+            raise UnknownTenant(
+                "the setting tenant_id names the organisation of this account: change it there"
+            )
         consent_id = self.account.consent_id
         tenant_id = matching_tenant(tenant_id, await self.connections())
         choice = write_tenant(self._context, tenant_id, consent_id)

@@ -160,7 +160,8 @@ async def _exchange(context: Context, attempt: LoginAttempt) -> tuple[Issued, Se
     granted = (*(attempt.scopes if outcome.scopes is None else outcome.scopes), "offline_access")
     if missing := [scope for scope in attempt.scopes if scope not in granted]:
         raise LoginFailed(
-            f"{server} granted fewer scopes than requested; missing: {' '.join(missing)}"
+            f"{server} granted fewer scopes than requested; missing: {' '.join(missing)}; "
+            "permit them at the next login, or take them out of the setting scopes"
         )
     return outcome, outcome.refresh_token
 

@@ -361,6 +361,8 @@ def _unavailable(situation: Situation, in_progress: bool) -> TokenUnavailable:
     if next_at is not None and next_at > now:
         wait = max(wait, next_at - now)
         reason += f"; the next request to {situation.server} is at {time_text(next_at, now)}"
+    if situation.outlook.attention_for is Need.LAST_ATTEMPT:
+        reason += "; a user must probably log in then"
     if served := servable(account, now, min_servable(account, policy)):
         until = time_text(served.expires_at, now)
         reason += f"; /token returns the old access token until {until}"

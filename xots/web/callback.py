@@ -41,6 +41,11 @@ class CodeHandler(CookieHandler):
                 f"{server}'s response holds neither a code nor an error; start again at "
                 f"{self.url('/home')}"
             )
+        if login.token_url != self.account_config.identity_server.token_url:
+            raise LoginFailed(
+                "the settings of this account name another identity server since this login was "
+                f"started. Nothing was sent to it; start again at {self.url('/home')}"
+            )
         if self.is_other_client(login.credentials.client_id):
             # The account was removed meanwhile, and added with another client.
             raise LoginFailed(OTHER_CLIENT)
@@ -99,7 +104,8 @@ class CodeHandler(CookieHandler):
         """
         ours = self.account_config.identity_server
         if ours.issuer is not None:
-            is_ours, rule = issuer == ours.issuer, "it is not that of the setting issuer"
+            is_ours = issuer == ours.issuer
+            rule = "it must equal the setting issuer, character by character"
         else:
             is_ours = _has_origin_of(issuer, (ours.authorize_url, ours.token_url))
             rule = "set issuer, if its origin is not that of authorize_url or token_url"

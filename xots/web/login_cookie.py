@@ -60,6 +60,8 @@ class Form(msgspec.Struct, frozen=True, kw_only=True):
     """The credentials of the form, on their way from ``/login`` to ``/home``."""
 
     credentials: Credentials
+    token_url: str
+    """The identity server that the credentials are for."""
     tenant_id: str | None
     at: datetime
     """When the user sent the form."""
@@ -72,6 +74,8 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
     verifier: Secret | None
     """The PKCE code verifier; None without PKCE."""
     credentials: Credentials
+    token_url: str
+    """The identity server at which the user logs in."""
     tenant_id: str | None
     scopes: tuple[str, ...]
     scopes_configured: tuple[str, ...]

@@ -10,6 +10,7 @@ import logging
 import re
 import secrets
 from collections.abc import Mapping
+from datetime import datetime
 
 from tornado.web import HTTPError
 
@@ -17,6 +18,7 @@ from ..advice import capitalised
 from ..errors import XotsError
 from ..keeping.tenants import organisations_of
 from ..lifecycle.account import Account, Organisation
+from ..lifecycle.outlook import Need, Outlook
 from ..secret import Secret
 from ..wording import FORGOTTEN_TEXT, time_text
 from ..xero.protocol import SCOPE_SETS, Credentials
@@ -53,6 +55,7 @@ class Page(CookieHandler):
             state=Secret(secrets.token_urlsafe(32)),
             verifier=Secret(new_code_verifier()) if self.account_config.pkce else None,
             credentials=client.credentials,
+            token_url=client.token_url,
             tenant_id=client.tenant_id,
             scopes=scopes,
             scopes_configured=scopes_configured,
@@ -85,6 +88,7 @@ class FormHandler(Page):
                 client_id=client_id,
                 client_secret=Secret(client_secret) if client_secret else None,
             ),
+            token_url=self.account_config.identity_server.token_url,
             tenant_id=tenant_id or self.account_config.tenant_id,
             at=self.keeper.clock.now(),
         )
@@ -165,7 +169,10 @@ class HomeHandler(Page):
             client_id=client_id,
             new_client=client_id is not None and (known is None or client_id != known.client_id),
             pending=pending[-1] if pending else None,
-            offer_granular=is_xero and _offers_granular(config.scopes, account, pending),
+            login_needed_at=_needed_at(self.keeper.outlook),
+            offer_granular=is_xero
+            and config.needs_login
+            and _offers_granular(config.scopes, account, pending),
             forgotten_text=FORGOTTEN_TEXT,
             set_credentials=SET_CREDENTIALS,
             organisations=organisations,
@@ -223,10 +230,17 @@ class HomeHandler(Page):
         account without a login has no form."""
         needs_login, credentials = self.account_config.needs_login, self.keeper.credentials
         form = self.login_cookies().form(self.keeper.name) if needs_login else None
+        token_url = self.account_config.identity_server.token_url
+        if form is not None and form.token_url != token_url:
+            form = None  # the settings name another server since: it gets no secret of this one
         if form is not None or credentials is None:
             return form
-        now = self.keeper.clock.now()
-        return Form(credentials=credentials, tenant_id=self.account_config.tenant_id, at=now)
+        return Form(
+            credentials=credentials,
+            token_url=token_url,
+            tenant_id=self.account_config.tenant_id,
+            at=self.keeper.clock.now(),
+        )
 
     def _pending(self) -> list[Login]:
         """Return the logins that have not returned from the identity server, and log each.
@@ -269,6 +283,11 @@ class HomeHandler(Page):
             return organisations_of(await self.keeper.connections()), None
         except XotsError as error:
             return (), str(error)
+
+
+def _needed_at(outlook: Outlook) -> datetime | None:
+    """Return when a user must log in, if a last attempt is all that is left."""
+    return outlook.login_needed_at if outlook.attention_for is Need.LAST_ATTEMPT else None
 
 
 def _offers_granular(configured: tuple[str, ...], account: Account, pending: list[Login]) -> bool:

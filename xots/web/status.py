@@ -209,7 +209,7 @@ def _operation(
 def _under_way(account: Account, intent: Intent, policy: Policy, now: datetime) -> Iterator[str]:
     began = _time(intent.began_at, now)
     yield f"{intent.by} started a refresh at {began} and has recorded no outcome yet."
-    if is_strict(account, policy):
+    if is_strict(policy):
         return
     within = span_text(timedelta(seconds=LEASE_SECONDS) + policy.tick)
     yield f"If that process has ended, another process resumes the refresh within {within}."
@@ -295,7 +295,10 @@ def _login_need(
     if needed_at is None:
         return "No user has to log in: the client's own credentials get the access tokens."
     if need is Need.LAST_ATTEMPT:
-        return f"A user must probably log in after {_time(needed_at, now)}."
+        return (
+            f"A user must probably log in after {_time(needed_at, now)}. Log in at {url('/home')} "
+            "before that, and programs notice nothing."
+        )
     if needed_at <= now:
         return "If the next attempt fails, a user must log in."
     if need is Need.GRACE_ENDS:
