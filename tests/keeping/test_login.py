@@ -185,7 +185,7 @@ async def test_a_refresh_token_counts_as_granted_offline_access(
         return
     with pytest.raises(LoginFailed) as failed:
         await keeper.login(bench.attempt())
-    assert str(failed.value).endswith("missing: accounting.transactions")
+    assert "missing: accounting.transactions; permit them" in str(failed.value)
 
 
 @pytest.mark.parametrize(

@@ -213,6 +213,8 @@ async def test_the_request_is_sent_after_the_store_has_acknowledged_the_intent(
     old=(
         "    if not context.may_send(lease):\n"
         "        if strict:\n"
+        "            before = {name: getattr(found, name) for name in "
+        '("current", "fallbacks", "intent")}\n'
         "            await replica.commit(replace(begun, **before), after=begun)\n"
         "        return None\n"
     ),
@@ -276,8 +278,11 @@ async def test_a_holder_that_was_suspended_spends_nothing(
 
 @pytest.mark.safeguard(
     file="keeping/context.py",
-    old="return self.account.token_url not in (None, self.xero.identity_server.token_url)",
-    new="return False",
+    old=(
+        "        if account.token_url not in (None, self.xero.identity_server.token_url):\n"
+        "            return True\n"
+    ),
+    new="",
     protects_from="a token that is sent to another identity server",
 )
 async def test_another_identity_servers_login_is_neither_spent_nor_revoked(bench: Bench) -> None:

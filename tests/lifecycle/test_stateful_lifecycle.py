@@ -682,7 +682,7 @@ def test_a_response_to_a_process_that_slept_is_requested_again() -> None:
 
 @pytest.mark.safeguard(
     file="lifecycle/transitions.py",
-    old="        may_be_in_flight=token.first_spent_at is not None,\n",
+    old="        may_be_in_flight=token.first_spent_at is not None and token.refused_at is None,\n",
     new="",
     protects_from="a late request after many refreshes that ends the login",
 )

@@ -63,8 +63,8 @@ def after_lost_response() -> Account:
 
 @pytest.mark.safeguard(
     file="lifecycle/schedule.py",
-    old="            until = max(until or live.expires_at, live.expires_at)\n",
-    new="            pass\n",
+    old="        until = max(until or now, live.expires_at) if live else until\n",
+    new="",
     protects_from="a reuse at a strict server, which ends the live access token with the login",
 )
 def test_a_token_that_may_be_spent_waits_for_the_expiry_of_the_access_token() -> None:
@@ -87,7 +87,7 @@ def test_a_token_that_may_be_spent_waits_for_the_expiry_of_the_access_token() ->
 
 @pytest.mark.safeguard(
     file="lifecycle/candidates.py",
-    old="(token.refused_at or token.resent)",
+    old="(token.refused_at or token in is_over)",
     new="token.refused_at",
     protects_from="one reuse after another at a server that accepts none",
 )
@@ -177,8 +177,8 @@ def test_an_intent_found_at_a_start_is_noted_and_not_resent() -> None:
 
 @pytest.mark.safeguard(
     file="lifecycle/transitions.py",
-    old="    return replace(noted, retry_not_before=now + CUT_OFF_WAIT)\n",
-    new="    return noted\n",
+    old="    noted = replace(noted, retry_not_before=now + CUT_OFF_WAIT)\n",
+    new="    noted = replace(noted, retry_not_before=None)\n",
     protects_from="a reuse that ends the login of a process whose response is not written yet",
 )
 def test_a_refresh_that_was_cut_off_may_still_be_written() -> None:

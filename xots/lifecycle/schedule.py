@@ -343,10 +343,8 @@ def next_step(
 
 
 def _action(account: Account, now: datetime, policy: Policy) -> Action | None:
-    """Return what a refresh does; None if no request can succeed.
-
-    A last attempt without an outcome may still succeed. Only the lease shows that it was cut off.
-    """
+    """Return what a refresh does; None if no request can succeed. A last attempt without an outcome
+    may still succeed: only the lease shows that it was cut off."""
     if policy.grant is Grant.CLIENT_CREDENTIALS:
         return Obtain()
     choices = candidates(account, now, policy)
@@ -382,22 +380,19 @@ def _when_sent_again(
     if isinstance(action, NoteCutOff):
         until = cut_off_wait_ends_at(account, now)
     is_late = isinstance(action, Spend) and not within_grace(action.token, now, policy)
-    live = account.access if _may_be_live(account, now) else None
+    access = account.access
+    live = access if access is not None and _may_be_live(access, now) else None
     outlives = live is not None and live.lifetime > policy.grace
     if is_late and (outlives or is_strict(policy)):
         if unresolved_intent(account) is not None:
             return NoteCutOff()
-        if live is not None:
-            until = max(until or live.expires_at, live.expires_at)
+        until = max(until or now, live.expires_at) if live else until
     return action if until is None else Wait(until)
 
 
-def _may_be_live(account: Account, now: datetime) -> bool:
-    """Tell if the access token may be live. If the clock was set back, its end is not known."""
-    access = account.access
-    return access is not None and (
-        good_for(account, now) > timedelta(0) or _issued_in_future(access, now)
-    )
+def _may_be_live(access: AccessToken, now: datetime) -> bool:
+    """Tell if an access token may be live. If the clock was set back, its end is not known."""
+    return access.expires_at > now or _issued_in_future(access, now)
 
 
 def _forced_at(account: Account, now: datetime, policy: Policy, *, needed: bool) -> datetime | None:
