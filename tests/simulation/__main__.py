@@ -30,7 +30,11 @@ def main() -> int:
     )
     parser.add_argument("--seeds", default="1..100", help="A..B (default: %(default)s)")
     modes = [mode.value for mode in SiblingMode]
-    parser.add_argument("--mode", choices=modes, help="one sibling mode (default: all)")
+    parser.add_argument(
+        "--mode",
+        choices=modes,
+        help=f"one sibling mode (default: all; with --grace, {SiblingMode.ALL_VALID} alone)",
+    )
     parser.add_argument(
         "--hours",
         type=float,
@@ -86,7 +90,7 @@ def main() -> int:
         )
     broken = 0
     with ProcessPoolExecutor(options.jobs) as pool:
-        for mode in [SiblingMode(options.mode)] if options.mode else list(SiblingMode):
+        for mode in _modes(options):
             began, figures, done, failures = time.monotonic(), Counter[str](), seeds[:0], 0
             for batch in _batches(seeds, options.jobs):
                 for found, failed in pool.map(partial(_attempt, run, mode), batch):
@@ -111,6 +115,13 @@ def main() -> int:
             print(f"   {requests / seconds:.0f} refresh requests a second", flush=True)
     print(f"FAILED: {broken} broken invariants" if broken else "passed: no invariant was broken")
     return 1 if broken else 0
+
+
+def _modes(options: argparse.Namespace) -> list[SiblingMode]:
+    """Return the sibling modes to run. With ``--grace``, each of them means the same."""
+    if options.mode:
+        return [SiblingMode(options.mode)]
+    return list(SiblingMode) if options.grace is None else [SiblingMode.ALL_VALID]
 
 
 def _years(options: argparse.Namespace) -> Callable[[int, SiblingMode], Counter[str]]:

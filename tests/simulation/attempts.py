@@ -10,11 +10,13 @@ lost login against that.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from xots.lifecycle.account import Account, RefreshNote
+from xots.lifecycle.account import Account, ProblemKind, RefreshNote
 from xots.lifecycle.policy import Policy
 from xots.lifecycle.schedule import State, state_of
 from xots.sandbox.identity.consents import Consent
@@ -61,15 +63,23 @@ class Attempt:
     """When the server issued tokens to it."""
     over: bool = False
     """True if its process has written the outcome."""
+    sent: bool = False
+    """True if its process has sent its request."""
     noted: bool = False
-    """True if another process noted before that that it was cut off. Then a token that was not
-    spent after all counts as spent."""
+    """True if a process noted that it was cut off: another one before that, or its own one, which
+    had sent nothing. Then a token that was not spent after all counts as spent."""
 
     def is_noted(self, account: Account) -> bool:
         """Tell if a record of its process holds its outcome."""
         intent = account.intent
         is_open = intent is not None and intent.began_at == self.began_at
         return not is_open or account.refreshes[:1] != self.notes
+
+    def is_unknown(self, account: Account) -> bool:
+        """Tell if a record that holds its outcome says that the outcome is not known."""
+        intent, note = account.intent, next(iter(account.refreshes), None)
+        is_open = intent is not None and intent.began_at == self.began_at
+        return is_open and note is not None and note.kind is ProblemKind.UNKNOWN
 
 
 class Attempts:
@@ -86,6 +96,8 @@ class Attempts:
         self._open: list[Attempt] = []
         self._known: set[tuple[str, datetime]] = set()
         self._reuses = Counter[str]()
+        self._demands = Counter[str]()
+        """The refreshes in progress that a user demands, by account."""
         self._killed: dict[Consent, str] = {}
         """The logins that a reuse ended, each with the trouble that led to it."""
         self._lost_logins: set[str] = set()
@@ -97,6 +109,7 @@ class Attempts:
         for attempt in [a for a in self._open if a.name == name and a.is_noted(account)]:
             if attempt.process is by:
                 attempt.over = True
+                attempt.noted |= not attempt.sent and attempt.is_unknown(account)
                 self._open.remove(attempt)
             else:
                 attempt.noted = True
@@ -120,7 +133,19 @@ class Attempts:
     def sent(self, process: Process, token: str) -> Attempt | None:
         """Return the attempt of a process that sends this token (its fingerprint) now."""
         attempts = [a for a in self._by_token[token] if a.process is process and not a.over]
-        return attempts[-1] if attempts else None
+        if not attempts:
+            return None
+        attempts[-1].sent = True
+        return attempts[-1]
+
+    @contextmanager
+    def demanded(self, name: str) -> Iterator[None]:
+        """Note that a user demands a refresh: a token may be sent after its last attempt."""
+        self._demands[name] += 1
+        try:
+            yield
+        finally:
+            self._demands[name] -= 1
 
     # ---------- checks
 
@@ -128,8 +153,9 @@ class Attempts:
         """Check a request that the server carries out now, if it uses a token after its grace
         period.
 
-        It is a last attempt: it is made once (with ``grace: 0``), after each response to an earlier
-        request was lost, and after the access token has expired.
+        It is a last attempt: it is made once (with ``grace: 0``), or more often if a user demands
+        it, after each response to an earlier request was lost, and after the access token has
+        expired.
         """
         world = self._world
         known = world.identity.tokens.refresh_tokens.get(token)
@@ -142,7 +168,8 @@ class Attempts:
         if self._policy.grace and known.consent.ended is not None:
             return  # a grace period makes spent tokens fallbacks: nothing is left to lose
         self._reuses[token] += 1
-        if self._reuses[token] > 1 and not self._policy.grace:
+        may_repeat = self._policy.grace or self._demands[name]
+        if self._reuses[token] > 1 and not may_repeat:
             self._breaks(f"{name}: #{fingerprint} was used again a second time")
         issued = [attempt for attempt in self._by_token[fingerprint] if attempt.issued_at]
         for attempt in issued:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import datetime, timedelta
 
 from support.inside import open_keepers_of
@@ -314,7 +314,8 @@ class Story:
             async with process.accounts.opened(name) as found:
                 # Only a short grace forbids what a user may demand.
                 by_user = self.world.climate.has_short_grace and self.world.rng.random() < 0.5
-                await found.keeper.refresh(by_user=by_user)
+                with self.world.attempts.demanded(name) if by_user else nullcontext():
+                    await found.keeper.refresh(by_user=by_user)
 
     async def log_in(self, name: str = DEFAULT) -> None:
         """Log in as a user does, and retry for longer than any outage lasts."""
