@@ -52,7 +52,7 @@ def running(*options: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, st
             settings: dict[str, str] = {}
             for line in process.stdout:
                 name, _, value = line.strip().partition(": ")
-                # Those that are printed twice are also for the custom connection.
+                # The second block of settings is that of the custom connection.
                 settings[f"custom {name}" if name in settings else name] = value
                 if line.startswith("Stop with"):
                     break
@@ -159,6 +159,8 @@ def test_the_printed_custom_connection_works_for_the_first_organisation_alone(
 ) -> None:
     """Its token needs no tenant header, and the start page names both."""
     with running(*options) as (_, settings):
+        for url in ("authorize_url", "token_url", "revoke_url", "connections_url"):
+            assert settings[f"custom {url}"] == settings[url]
         assert settings["custom client_id"] == client_id
         form = {"grant_type": settings["grant"], "scope": settings["scopes"]}
         client = (quote_plus(client_id), settings["custom client_secret"])

@@ -122,20 +122,24 @@ def _sandbox_options(arguments: argparse.Namespace) -> SandboxOptions:
 
 def _greeting(sandbox: Sandbox) -> str:
     web_app, public, custom = sandbox.options.clients
-    lines = [
-        f"A simulated Xero listens on {sandbox.url}. Settings for xots, or any client:",
-        "",
+    urls = [
         f"  authorize_url: {sandbox.authorize_url}",
         f"  token_url: {sandbox.token_url}",
         f"  revoke_url: {sandbox.revoke_url}",
         f"  connections_url: {sandbox.connections_url}",
+    ]
+    lines = [
+        f"A simulated Xero listens on {sandbox.url}. Settings for xots, or any client:",
+        "",
+        *urls,
         f"  redirect: {web_app.redirect_uris[0]}",
         f"  client_id: {web_app.client_id}",
         f"  client_secret: {web_app.secret}",
         "",
         f"Without a secret (PKCE): client_id {public.client_id}",
-        "For a custom connection to the first organisation, without a login, use this client:",
+        "Settings for a custom connection to the first organisation, without a login:",
         "",
+        *urls,
         "  grant: client_credentials",
         f"  client_id: {custom.client_id}",
         f"  client_secret: {custom.secret}",
