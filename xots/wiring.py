@@ -240,10 +240,11 @@ async def end_login(
         return {settings.account: await accounts.default.end(forget=forget)}
 
 
-async def add_account(settings: Settings, name: str, entry: Entry) -> None:
-    """Add an account on the store itself, while no server runs; raises as ``Accounts.add``."""
+async def add_account(settings: Settings, name: str, entry: Entry) -> bool:
+    """Add an account on the store itself, while no server runs. Return True if a user must log in
+    to it; raises as ``Accounts.add``."""
     async with open_accounts(settings) as (accounts, _):
-        await accounts.add(name, entry)
+        return (await accounts.add(name, entry)).needs_login
 
 
 async def remove_account(settings: Settings, name: str) -> EndOutcome:

@@ -13,6 +13,7 @@ from support.bench import eventually
 from support.several import Several
 
 from xots.accounts.accounts import Accounts
+from xots.accounts.config import AccountConfig
 from xots.backends.file import FileStore
 from xots.errors import AccountExists, TooManyAccounts, UnknownAccount
 from xots.keeping.usage import Fresh
@@ -217,7 +218,7 @@ async def test_accounts_that_are_added_together_are_bounded(
         *(accounts.add(f"a{n}", Entry(added_at=several.clock.now())) for n in range(10)),
         return_exceptions=True,
     )
-    assert sum(outcome is None for outcome in outcomes) == 2
+    assert sum(isinstance(outcome, AccountConfig) for outcome in outcomes) == 2
     assert sum(isinstance(outcome, TooManyAccounts) for outcome in outcomes) == 8
     assert len(await several.store.names()) == 2
 

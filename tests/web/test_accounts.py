@@ -145,7 +145,10 @@ async def test_an_account_without_a_record_has_the_state_that_its_settings_give_
 async def test_a_program_adds_an_account(server: Server, add: Add, get: Any) -> None:
     """201, with the address of its page. Its paths exist from then on."""
     response = await add(server, "firm-2", client_id="other-client", client_secret=SECRET)
-    assert (response.status, response.json) == (201, {"status": "added", "account": "firm-2"})
+    assert (response.status, response.json) == (
+        201,
+        {"status": "added", "account": "firm-2", "needs_login": True},
+    )
     assert response.headers["Location"] == "/accounts/firm-2/home"
     status = (await get(f"{server.url}/accounts/firm-2/status")).json
     assert (status["account"], status["client_id"]) == ("firm-2", "other-client")

@@ -182,8 +182,11 @@ class Accounts:
         finally:
             self.leave(name)
 
-    async def add(self, name: str, entry: Entry) -> None:
+    async def add(self, name: str, entry: Entry) -> AccountConfig:
         """Add an account at run time. Its entry is kept in its record.
+
+        Returns:
+            Its settings.
 
         Raises:
             AccountExists, TooManyAccounts: nothing was added.
@@ -221,6 +224,7 @@ class Accounts:
         finally:
             self._adding.discard(name)
         self._emit_change(name, removed=False)
+        return config
 
     async def remove(self, name: str) -> EndOutcome:
         """End an account's login and hide the account. Its record stays, empty, so that adding the

@@ -169,11 +169,15 @@ def _add(options: argparse.Namespace) -> int:
     name = fields["name"]
     server = server_client(options)
     if _accounts_of_server(server) is None:
-        _add_in_store(read_settings(options), name, fields)
-        show(f"added {name}. Start xots and log in at /accounts/{name}/home")
-        return 0
-    Client(server.host, server.port).request("POST", "/accounts", "account", body=fields)
-    show(f"added {name}. To log in: xots login --account {name}")
+        needs_login = _add_in_store(read_settings(options), name, fields)
+        to_log_in = f"Start xots and log in at /accounts/{name}/home"
+    else:
+        any_account = Client(server.host, server.port)
+        added = any_account.request("POST", "/accounts", "account", body=fields)
+        needs_login = added.get("needs_login", True)  # each one does at an earlier version
+        to_log_in = f"To log in: xots login --account {name}"
+    without_login = f"It needs no login: xots token --account {name}"
+    show(f"added {name}. {to_log_in if needs_login else without_login}")
     return 0
 
 
@@ -221,7 +225,8 @@ def _as_usage(argument: str) -> Iterator[None]:
         raise UsageError(f"{argument}: {error}") from None
 
 
-def _add_in_store(settings: Settings, name: str, fields: dict[str, str]) -> None:
+def _add_in_store(settings: Settings, name: str, fields: dict[str, str]) -> bool:
+    """Add the account. Return True if a user must log in to it."""
     from .. import wiring
     from ..lifecycle.account import Entry
     from ..secret import Secret
@@ -234,7 +239,7 @@ def _add_in_store(settings: Settings, name: str, fields: dict[str, str]) -> None
         scopes=tuple(fields.get("scopes", "").split()),
         added_at=datetime.now(UTC),
     )
-    asyncio.run(wiring.add_account(settings, name, entry))
+    return asyncio.run(wiring.add_account(settings, name, entry))
 
 
 # ---------- remove

@@ -135,7 +135,7 @@ class AccountsHandler(Handler):
             added_at=self.keeper.clock.now(),
         )
         try:
-            await self.accounts.add(added.name, entry)
+            config = await self.accounts.add(added.name, entry)
         except SettingsError as error:
             self._refuse(error.problems, added)
             return
@@ -145,7 +145,8 @@ class AccountsHandler(Handler):
         else:
             self.set_status(201)
             self.set_header("Location", self.url("/home"))
-            self.write_json({"status": "added", "account": added.name})
+            fields = {"account": added.name, "needs_login": config.needs_login}
+            self.write_json({"status": "added"} | fields)
 
     def _refuse(self, problems: list[str], added: Added) -> None:
         """Respond with the reasons why the account cannot be added: on the page, or by raising.
