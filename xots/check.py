@@ -18,13 +18,14 @@ from .keeping.record_store import open_record
 from .keeping.reporting import clock_skew
 from .keys import sealer_for, store_url
 from .lifecycle.account import Account
+from .lifecycle.outlook import Need, outlook
 from .lifecycle.policy import Grant
 from .lifecycle.schedule import State, state_of
 from .safe_text import MAX_MESSAGE, safe_text
 from .sealing import Sealer
 from .settings import Settings
 from .wiring import mismatches, shown_store, xero_client
-from .wording import counted, problem_text
+from .wording import counted, problem_text, time_text
 from .xero.identity_server import ClientAuth
 
 __all__ = ["Finding", "check", "clock_finding", "findings", "login_finding", "reach_problem"]
@@ -37,11 +38,13 @@ AUTH_TEXTS = {
 }
 """How a client authenticates, where that is not the default."""
 
-ASSUMED_GRACE = (
-    "a spent refresh token counts as accepted again for {:g} seconds (the default); set grace: 0 "
-    "if the server ends a login at a second use"
+GRACE = (
+    "a spent refresh token counts as accepted again for {:g} seconds{}; set grace: 0 if the server "
+    "ends a login at a second use"
 )
 """The assumption about an identity server other than Xero."""
+
+NO_GRACE = "a spent refresh token counts as never accepted again (grace: 0)"
 
 FOREIGN = "no account can have this name; the record is skipped: move it away, or delete it"
 
@@ -151,10 +154,15 @@ def _login_findings(accounts: Sequence[Settings]) -> Iterator[Finding]:
         yield Finding("redirect", f"register exactly this redirect URI at {where}: {redirect_uri}")
     named = set()
     for own in logins:
-        is_assumed = "grace" not in own.sources and not own.identity_server.is_xero
-        if is_assumed and own.token_url not in named:
-            named.add(own.token_url)
-            yield Finding("grace", f"{own.account}: {ASSUMED_GRACE.format(own.grace)}")
+        is_default = "grace" not in own.sources
+        assumption = (own.token_url, own.grace, is_default)
+        if own.identity_server.is_xero or assumption in named:
+            continue
+        named.add(assumption)
+        text = GRACE.format(own.grace, " (the default)" if is_default else "")
+        yield Finding(
+            "grace", f"{own.account}: {text if own.grace else NO_GRACE}", warned=is_default
+        )
 
 
 def _has_login(own: Settings) -> bool:
@@ -253,17 +261,23 @@ def login_finding(settings: Settings, account: Account, now: datetime, path: str
     is_configured = settings.credentials is not None
     state = state_of(account, now, settings.policy, is_configured=is_configured)
     problems = mismatches(settings, account)
-    if state is State.CONSENT_LOST:
+    if state is State.CONSENT_LOST and not problems:
         problems.append(
             f"the login is lost, a user must log in again: start xots and open {path}/home"
         )
     if problems:
         return Finding("login", f"{settings.account}: {'; '.join(problems)}", failed=True)
+    text = state.value
     if settings.policy.grant is Grant.CLIENT_CREDENTIALS and account.access is None:
-        return Finding("login", f"{settings.account}: no access token was requested yet")
-    server = settings.identity_server.name
-    last = f", {problem_text(account.problem, server)}" if account.problem else ""
-    return Finding("login", f"{settings.account}: {state}{last}")
+        is_first = account.problem is None
+        text = "no access token was requested yet" if is_first else "no access token is stored"
+    if account.problem:
+        text += f", {problem_text(account.problem, settings.identity_server.name)}"
+    ahead = outlook(account, now, settings.policy)
+    if ahead.attention_for is Need.LAST_ATTEMPT and ahead.login_needed_at:
+        text += f"; log in before {time_text(ahead.login_needed_at, now)}"
+    failing = state is State.REFRESH_FAILING
+    return Finding("login", f"{settings.account}: {text}", warned=failing)
 
 
 def clock_finding(

@@ -298,7 +298,8 @@ def shown_store(settings: Settings) -> str:
 
 
 def mismatches(settings: Settings, account: Account, *, ignore_scopes: bool = False) -> list[str]:
-    """Return a sentence for each setting that describes another login than the stored one.
+    """Return a sentence for each setting that describes another login than the stored one. The last
+    one tells the consequence and the remedy. The scopes of another login are not compared.
 
     Without this check, one wrong setting could end the stored login at Xero, or send its tokens to
     another server.
@@ -313,15 +314,16 @@ def mismatches(settings: Settings, account: Account, *, ignore_scopes: bool = Fa
         return []
     if account.without_user and ignore_scopes:
         return []
-    found = [
+    compared = (
         _grant_mismatch(settings, account),
         _client_mismatch(settings, account),
         _token_url_mismatch(settings, account),
-    ]
+    )
+    if found := [problem for problem in compared if problem]:
+        return [*found[:-1], f"{found[-1]}. {OTHER_LOGIN}"]
     is_login = account.consent_id is not None and not account.without_user
-    if is_login and not ignore_scopes:
-        found.append(_scope_mismatch(settings, account))
-    return [problem for problem in found if problem]
+    scopes = _scope_mismatch(settings, account) if is_login and not ignore_scopes else None
+    return [scopes] if scopes else []
 
 
 def _grant_mismatch(settings: Settings, account: Account) -> str | None:
@@ -329,26 +331,21 @@ def _grant_mismatch(settings: Settings, account: Account) -> str | None:
     if settings.policy.grant is stored:
         return None
     where = settings.sources.get("grant", "grant (the default)")
-    return f"{where}: the stored login has another grant, {stored}. {OTHER_LOGIN}"
+    return f"{where}: the stored login has another grant, {stored}"
 
 
 def _client_mismatch(settings: Settings, account: Account) -> str | None:
     if settings.client_id in (None, account.client_id):
         return None
     where = settings.sources.get("client_id", "client_id")
-    return (
-        f"{where}: the stored login belongs to another client, {account.client_id}. {OTHER_LOGIN}"
-    )
+    return f"{where}: the stored login belongs to another client, {account.client_id}"
 
 
 def _token_url_mismatch(settings: Settings, account: Account) -> str | None:
     if settings.token_url == account.token_url:
         return None
     where = settings.sources.get("token_url", "token_url (the default)")
-    return (
-        f"{where}: the stored login belongs to another identity server, {account.token_url}. "
-        f"{OTHER_LOGIN}"
-    )
+    return f"{where}: the stored login belongs to another identity server, {account.token_url}"
 
 
 SCOPE_NAME = re.compile(r"[a-z_]+([.][a-z_]+)*")

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from dataclasses import replace as with_settings
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from support.command_line import Ended, process
 from support.redis_servers import free_port
 from support.thread_servers import sandbox_in_thread
 
-from xots.lifecycle.account import Account, Entry, RefreshToken
+from xots.check import login_finding
+from xots.lifecycle.account import (
+    AccessToken,
+    Account,
+    Entry,
+    Intent,
+    Problem,
+    ProblemKind,
+    RefreshToken,
+)
 from xots.lifecycle.record_json import encode
 from xots.sandbox import Sandbox
 from xots.sealing import Sealer, new_key
 from xots.secret import Secret
+from xots.settings import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -214,14 +226,15 @@ def test_check_requests_each_identity_server(sandbox: Sandbox, tmp_path: Path) -
 
 
 def test_check_tells_what_is_assumed_of_another_identity_server(tmp_path: Path) -> None:
-    """Its grace period by default, once a server, and how the client authenticates there. The
-    redirect URI is for that server."""
+    """Its grace period, once for each value, with a warning for the default; and how the client
+    authenticates there. The redirect URI is for that server."""
     url = f"http://127.0.0.1:{free_port()}/token"
     config = tmp_path / "xots.yaml"
     config.write_text(
         f"token_url: {url}\nauthorize_url: {url}\nclient_id: C\nclient_auth: post\n"
         "store: 'memory:'\naccounts:\n  a:\n"
         f"  b: {{token_url: '{url}b', authorize_url: '{url}', grace: 0}}\n"
+        "  c: {grace: 60}\n"
     )
     lines = lines_of(process("check", "--config", str(config)))
     assert [line for line in lines if line.split()[1] in ("client", "grace", "redirect")] == [
@@ -230,8 +243,11 @@ def test_check_tells_what_is_assumed_of_another_identity_server(tmp_path: Path) 
         "ok client b: no client id is set: the user enters it in the form",
         "ok redirect register exactly this redirect URI at the identity server: "
         "http://localhost:5001/code",
-        "ok grace default: a spent refresh token counts as accepted again for 1800 seconds (the "
+        "warn grace default: a spent refresh token counts as accepted again for 1800 seconds (the "
         "default); set grace: 0 if the server ends a login at a second use",
+        "ok grace b: a spent refresh token counts as never accepted again (grace: 0)",
+        "ok grace c: a spent refresh token counts as accepted again for 60 seconds; set grace: 0 "
+        "if the server ends a login at a second use",
     ]
     assert "ok scopes none are requested" in lines
 
@@ -297,3 +313,74 @@ def test_check_shows_no_secret(sandbox: Sandbox) -> None:
     assert ended.status == 0
     assert "secret-canary" not in ended.out + ended.err
     assert "XOTS_CLIENT_SECRET" in ended.out
+
+
+NOW = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
+FAILED = Problem(kind=ProblemKind.UNKNOWN, detail="reset", at=NOW - timedelta(minutes=1))
+REFUSED = Problem(
+    kind=ProblemKind.CLIENT_REFUSED, detail="invalid_client", at=NOW, without_user=True
+)
+
+
+def stored_login(**fields: Any) -> Account:
+    """Return a login whose only refresh was started two minutes ago and got no response."""
+    began = NOW - timedelta(minutes=2)
+    refresh = RefreshToken(value=Secret("r"), obtained_at=began, first_spent_at=began)
+    access = AccessToken(value=Secret("a"), issued_at=began, expires_at=NOW + timedelta(minutes=28))
+    account = Account(
+        client_id="C",
+        token_url=OTHER.token_url,
+        consent_id="c",
+        current=refresh,
+        access=access,
+        intent=Intent(
+            fingerprint=refresh.fingerprint, by="h:1", began_at=began, set_first_spent=True
+        ),
+        failed_attempts=1,
+        problem=FAILED,
+    )
+    return replace(account, **fields)
+
+
+OTHER = Settings(
+    client_id="C",
+    token_url="https://id.example/token",
+    authorize_url="https://id.example/login",
+    grace=0,
+)
+
+
+def test_check_warns_of_a_login_whose_refreshes_fail() -> None:
+    """With strict reuse detection, a user must log in before the last attempt."""
+    found = login_finding(OTHER, stored_login(), NOW)
+    assert (found.failed, found.warned) == (False, True)
+    assert found.text.startswith("default: refresh-failing, ")
+    assert found.text.endswith("; log in before 09:28:00 UTC")
+    found = login_finding(with_settings(OTHER, grace=1800), stored_login(), NOW)
+    assert found.warned
+    assert "log in" not in found.text
+    connected = stored_login(intent=None, failed_attempts=0, problem=None)
+    assert not login_finding(with_settings(OTHER, grace=1800), connected, NOW).warned
+
+
+def test_check_names_a_client_that_was_refused_before_its_first_token() -> None:
+    """The problem is told. An account that has requested nothing yet has none."""
+    own = with_settings(OTHER, grant="client_credentials", client_secret=Secret("s"))
+    account = Account(client_id="C", token_url=OTHER.token_url, failed_attempts=1, problem=REFUSED)
+    found = login_finding(own, account, NOW)
+    assert (found.failed, found.warned) == (False, True)
+    assert found.text.startswith("default: no access token is stored, ")
+    assert "invalid_client" in found.text
+    found = login_finding(own, Account(), NOW)
+    assert (found.warned, found.text) == (False, "default: no access token was requested yet")
+
+
+def test_check_tells_of_a_login_of_other_settings_only_that_they_differ() -> None:
+    """Whether its tokens can be used is known to the settings of that login alone."""
+    refused = RefreshToken(value=Secret("r"), obtained_at=NOW, refused_at=NOW)
+    lost = stored_login(intent=None, current=refused)
+    assert "the login is lost" in login_finding(OTHER, lost, NOW).text
+    found = login_finding(with_settings(OTHER, client_id="D"), lost, NOW)
+    assert found.failed
+    assert "belongs to another client" in found.text
+    assert "the login is lost" not in found.text

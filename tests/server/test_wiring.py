@@ -107,3 +107,17 @@ def test_a_record_of_another_grant_is_not_taken_over(grant: str, without_user: b
     [problem] = mismatches(settings, changed(without_user=without_user))
     assert problem.startswith("--grant: the stored login has another grant, ")
     assert mismatches(settings, changed(without_user=not without_user)) == []
+
+
+def test_the_remedy_is_told_once_for_all_mismatches() -> None:
+    """It is at the end of the last sentence. The scopes of another login are of no importance."""
+    other = changed(
+        without_user=True, client_id="D", token_url="https://id.example/", scopes_requested=("b",)
+    )
+    problems = mismatches(SETTINGS, other)
+    assert [problem.partition(":")[0] for problem in problems] == [
+        "grant (the default)",
+        "client_id",
+        "token_url (the default)",
+    ]
+    assert ["Nothing was changed" in problem for problem in problems] == [False, False, True]
