@@ -17,6 +17,7 @@ from .clock import Clock, SystemClock
 from .errors import XotsError
 from .events import Observer
 from .keeping.keeper import TokenKeeper
+from .lifecycle.policy import Grant
 from .rotation import Rotation
 from .settings import Settings, is_loopback
 from .web.acceptor import Acceptor, Limits
@@ -264,6 +265,17 @@ def stop_signal() -> asyncio.Event:
     return stop
 
 
+def _redirect_text(settings: Settings, redirect_uri: str) -> str:
+    """Return the rest of the sentence that names the redirect URI to register; empty if no account
+    of the settings needs a login."""
+    accounts = [settings.for_account(name) for name in (settings.account, *settings.accounts)]
+    logins = [own for own in accounts if own.policy.grant is Grant.AUTHORIZATION_CODE]
+    if not logins:
+        return ""
+    where = " and ".join(dict.fromkeys(own.identity_server.name for own in logins))
+    return f"; the redirect URI to register at {where} is {redirect_uri}"
+
+
 async def serve(settings: Settings) -> None:
     """Run a server until SIGINT or SIGTERM.
 
@@ -282,12 +294,7 @@ async def serve(settings: Settings) -> None:
             "on 127.0.0.1, or let a firewall keep other machines away",
             settings.address,
         )
-    logger.info(
-        "serving on %s; the redirect URI to register at %s is %s",
-        server.url,
-        settings.identity_server.name,
-        server.redirect_uri,
-    )
+    logger.info("serving on %s%s", server.url, _redirect_text(settings, server.redirect_uri))
     try:
         await stop.wait()
         logger.info("stopping")
