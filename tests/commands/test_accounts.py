@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,8 +17,10 @@ import pytest
 from support.command_line import XOTS, Ended, process
 
 from xots.client import Client
+from xots.commands import requesting
 from xots.commands.accounts import NEEDED_NOW
 from xots.lifecycle.outlook import Need
+from xots.lifecycle.policy import Grant
 from xots.server import Server
 
 Xots = Callable[..., Ended]
@@ -95,7 +98,6 @@ def server() -> Iterator[StandIn]:
             "GET /accounts/smith/token": (200, TOKEN),
             "GET /accounts/smith/token?min_ttl=60": (200, TOKEN),
             "GET /accounts/smith/status": (200, STATUS),
-            "GET /accounts/smith/livez": (200, {"healthy": True}),
             "GET /accounts/smith/tenants": (200, [{"tenantId": "T"}]),
             "POST /accounts/smith/refresh": (303, "/accounts/smith/token"),
             "POST /accounts/smith/logout": (303, "/accounts/smith/"),
@@ -121,7 +123,7 @@ def server() -> Iterator[StandIn]:
         (["token", "--min-ttl", "60"], "t0ken\n", "GET /accounts/smith/token?min_ttl=60"),
         (["refresh"], "refreshed\n", "POST /accounts/smith/refresh"),
         (["tenants"], "T - -\n", "GET /accounts/smith/tenants"),
-        (["login"], "logged in\n", "GET /accounts/smith/livez"),
+        (["login"], "logged in\n", "GET /accounts/smith/status"),
         (["revoke"], "revoked\n", "POST /accounts/smith/revoke"),
         (["logout"], "logged out\n", "POST /accounts/smith/logout"),
     ],
@@ -165,7 +167,7 @@ def test_without_an_account_the_paths_are_those_without_a_name(xots: Xots, serve
 
 def test_login_shows_the_address_of_the_account(server: StandIn) -> None:
     """The user opens the page of that account."""
-    server.responses["GET /accounts/smith/livez"] = (503, {"healthy": False})
+    server.responses["GET /accounts/smith/status"] = (200, STATUS | {"healthy": False})
     program = (
         "import sys; sys.path.insert(0, ''); from xots.commands import requesting as r\n"
         "r.time.sleep = lambda _: sys.exit(9)\n"
@@ -177,6 +179,54 @@ def test_login_shows_the_address_of_the_account(server: StandIn) -> None:
     )
     assert ended.returncode == 9
     assert f"open http://localhost:{server.port}/accounts/smith/home in a browser" in ended.stdout
+
+
+@pytest.mark.safeguard(
+    file="commands/requesting.py",
+    old=' and content.get("attention_for") not in LOGIN_NEEDED',
+    new="",
+    protects_from="a login that the user does not make in time, since a token is still served",
+)
+@pytest.mark.parametrize("need", requesting.LOGIN_NEEDED)
+def test_login_waits_while_a_user_is_needed_although_a_token_is_served(
+    xots: Xots, server: StandIn, monkeypatch: pytest.MonkeyPatch, need: str
+) -> None:
+    """The last access token lives on for a while. Other reasons for attention need no login."""
+    path = "GET /accounts/smith/status"
+    server.responses[path] = (200, STATUS | {"attention_for": need})
+
+    def sleep(seconds: float) -> None:
+        server.responses[path] = (200, STATUS | {"attention_for": "grace-ends"})
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    ended = xots("login", "--account", "smith", "--port", server.port)
+    shown, last = ended.out.splitlines()
+    assert shown.startswith(f"open http://localhost:{server.port}/accounts/smith/home")
+    assert (ended.status, last, ended.err) == (0, "logged in", "")
+
+
+def test_login_knows_the_needs_of_the_server() -> None:
+    """They are those that a login, or an operator, alone can end."""
+    now = {need.value for need in Need if need.is_now}
+    assert set(requesting.LOGIN_NEEDED) == now | {Need.LAST_ATTEMPT.value}
+    assert requesting.CLIENT_CREDENTIALS == Grant.CLIENT_CREDENTIALS
+
+
+@pytest.mark.parametrize(
+    ("healthy", "ended"),
+    [
+        (True, Ended(0, "no login is needed (grant: client_credentials)\n", "")),
+        (False, Ended(1, "", "It is refused.\nAn operator must act.\n")),
+    ],
+)
+def test_login_waits_for_no_account_without_a_login(
+    xots: Xots, server: StandIn, healthy: bool, ended: Ended
+) -> None:
+    """No user can log in to it. The sentences of the status say what is wrong with it."""
+    explanation = ["It is refused.", "An operator must act."]
+    fields = {"healthy": healthy, "grant": "client_credentials", "explanation": explanation}
+    server.responses["GET /accounts/smith/status"] = (200, STATUS | fields)
+    assert xots("login", "--account", "smith", "--port", server.port) == ended
 
 
 def test_an_account_that_the_server_does_not_have_is_reported(xots: Xots, server: StandIn) -> None:
@@ -419,6 +469,32 @@ def test_account_add_sends_the_fields_that_are_given(
     )
     xots("account", "add", "smith", "--port", server.port)
     assert server.requests[-1] == ("POST /accounts", {"name": "smith"})
+
+
+WITHOUT_LOGIN = "added smith. It needs no login: xots token --account smith\n"
+
+
+def test_account_add_shows_how_to_use_an_account_without_a_login(
+    xots: Xots, server: StandIn
+) -> None:
+    """No page could be opened to log in."""
+    content = {"status": "added", "account": "smith", "needs_login": False}
+    server.responses["POST /accounts"] = (201, content)
+    assert xots("account", "add", "smith", "--port", server.port) == Ended(0, WITHOUT_LOGIN, "")
+
+
+def test_account_add_in_the_store_knows_an_account_without_a_login(
+    xots: Xots, free_port: int, tmp_path: Path
+) -> None:
+    """It inherits the grant of the settings."""
+    config = tmp_path / "xots.yaml"
+    config.write_text(
+        f"grant: client_credentials\nclient_id: C\nclient_secret: {SECRET}\n"
+        f"port: {free_port}\nstore: file://{tmp_path}/store\n"
+    )
+    config.chmod(0o600)
+    added = xots("account", "add", "smith", "--config", str(config))
+    assert added == Ended(0, WITHOUT_LOGIN, "")
 
 
 @pytest.mark.parametrize(

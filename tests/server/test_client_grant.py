@@ -9,6 +9,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -307,7 +308,7 @@ async def test_a_removed_account_requests_nothing_any_more(
     server = await new_server(**OWN, **kept)
     url = f"{server.url}/accounts"
     added = await send("POST", url, {"Content-Type": "application/json"}, '{"name": "firm"}')
-    assert added.status == 201
+    assert (added.status, added.json["needs_login"]) == (201, False)
     await server.rotation.tick()
     await eventually(lambda: requests(sandbox) == 2)
     assert (await send("POST", f"{url}/firm/remove")).status == 200
@@ -328,11 +329,10 @@ async def test_the_commands_work_with_the_settings_that_the_sandbox_prints(tmp_p
     """``token``, ``refresh``, ``exec`` and ``account list`` of real processes, without a login."""
     async with running("sandbox", "--port", "0") as sandbox:
         await sandbox.until("stdout", "Stop with")
-        printed = dict(re.findall(r"(?m)^  (\w+): (.*)$", sandbox.output))
-        assert printed["grant"] == "client_credentials"
+        _, block = re.findall(r"(?m)(?:^  \w+: .*\n)+", sandbox.output)
+        assert "grant: client_credentials" in block
         config = tmp_path / "xots.yaml"
-        lines = [f"{key}: {text}\n" for key, text in printed.items()]
-        config.write_text("".join([*lines, "refresh_interval: 0\n"]))
+        config.write_text(dedent(block) + "refresh_interval: 0\n")
         config.chmod(0o600)
         async with running("-p", "0", "--config", str(config), "--store", "memory:") as xots:
             found = await xots.until("stderr", r"serving on http://127\.0\.0\.1:(\d+)")
@@ -345,6 +345,10 @@ async def test_the_commands_work_with_the_settings_that_the_sandbox_prints(tmp_p
             second = await asyncio.to_thread(process, "exec", *at, "--", *program)
             assert second.out.startswith("eyJ")
             assert second.out != first.out
+            assert (await asyncio.to_thread(process, "login", *at)).out == (
+                "no login is needed (grant: client_credentials)\n"
+            )
+            assert "redirect URI" not in xots.output
             listed = await asyncio.to_thread(process, "account", "list", *at)
             row = listed.out.splitlines()[1].split("  ")
             assert [cell.strip() for cell in row if cell.strip()] == [

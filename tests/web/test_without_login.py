@@ -50,6 +50,13 @@ async def test_home_offers_no_login(custom: Server, person: Person, get: Any) ->
         assert not any(path in page.text for path in ('href="/revoke"', 'href="/logout"'))
 
 
+async def test_the_status_names_the_grant(custom: Server, new_server: Any, get: Any) -> None:
+    """A program need not wait for a login that no user can make."""
+    assert (await get(f"{custom.url}/status")).json["grant"] == "client_credentials"
+    other = await new_server()
+    assert (await get(f"{other.url}/status")).json["grant"] == "authorization_code"
+
+
 @pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.parametrize("path", ["/revoke", "/logout"])
 async def test_there_is_no_login_to_end(

@@ -10,12 +10,14 @@ import argparse
 import json
 import os
 import re
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from ..client import Client
 from ..errors import XotsError
+from ..safe_text import MAX_MESSAGE, safe_text
 from .options import ACCOUNT, SERVER_URL, UsageError, add_server, server_client
 from .process import show
 
@@ -33,23 +35,54 @@ __all__ = [
 
 LOGIN_POLL_INTERVAL_SECONDS = 1.0
 
+LOGIN_NEEDED = (
+    "not-logged-in",
+    "consent-lost",
+    "last-attempt",
+    "client-refused",
+    "no-credentials",
+)
+"""The values of ``attention_for`` with which ``xots login`` waits, even if a token is served."""
+
+CLIENT_CREDENTIALS = "client_credentials"
+"""The ``grant`` of an account without a login."""
+
 
 def login(options: argparse.Namespace) -> int:
-    """Show where to log in, and wait until a user has."""
+    """Show where to log in, and wait until a user has. The exit status is 1 if the account needs no
+    login, but gets no token."""
     server = server_client(options)
-    if not _is_healthy(server):
+    found = _status(server)
+    if found.get("grant") == CLIENT_CREDENTIALS:
+        return _without_login(found)
+    if not _is_logged_in(found):
         # A login starts at the redirect URI's host, which is localhost unless it is set.
         is_loopback = server.host in ("127.0.0.1", "::1")
         url = f"http://localhost:{server.port}" if is_loopback else server.url
         show(f"open {url}{server.path}/home in a browser on this machine, and log in")
-        while not _is_healthy(server):
+        while not _is_logged_in(_status(server)):
             time.sleep(LOGIN_POLL_INTERVAL_SECONDS)
     print("logged in")
     return 0
 
 
-def _is_healthy(server: Client) -> bool:
-    return bool(server.request("GET", "/livez", "healthy", also=(401, 503))["healthy"])
+def _status(server: Client) -> dict[str, Any]:
+    content: dict[str, Any] = server.request("GET", "/status", "healthy", "state")
+    return content
+
+
+def _without_login(content: dict[str, Any]) -> int:
+    if content["healthy"]:
+        print(f"no login is needed (grant: {CLIENT_CREDENTIALS})")
+        return 0
+    for sentence in _explanation(content):
+        print(safe_text(sentence, MAX_MESSAGE), file=sys.stderr)
+    return 1
+
+
+def _is_logged_in(content: dict[str, Any]) -> bool:
+    """Tell if the server can serve a token, and will not need a user when that expires."""
+    return bool(content["healthy"]) and content.get("attention_for") not in LOGIN_NEEDED
 
 
 def add_token_options(parser: argparse.ArgumentParser) -> None:
@@ -141,12 +174,16 @@ def status(options: argparse.Namespace) -> int:
 
 
 def _print_status(content: dict[str, Any]) -> None:
-    sentences = content.get("explanation")
-    for sentence in sentences if isinstance(sentences, list) else ():
+    for sentence in _explanation(content):
         show(sentence)
     for name, value in content.items():
         if name != "explanation":
             show(f"{name.replace('_', ' '):26}{_shown(value)}")
+
+
+def _explanation(content: dict[str, Any]) -> list[Any]:
+    sentences = content.get("explanation")
+    return sentences if isinstance(sentences, list) else []
 
 
 def _shown(value: Any) -> str:

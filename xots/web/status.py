@@ -68,6 +68,7 @@ def _fields(
         "access_token": if_known(account.access, _fingerprint),
         "refresh_token": if_known(account.current, _fingerprint),
         "account": keeper.name,
+        "grant": keeper.policy.grant,
         "client_id": if_known(keeper.credentials, lambda credentials: credentials.client_id),
         "tenant_id": keeper.tenant_id,
         "tenant_problem": keeper.tenant_problem,
