@@ -63,6 +63,7 @@ COMMANDS = [
 
 PROBLEMS = {slug: status for status, slug, _ in PROBLEM_TYPES.values()} | {
     "bad-request": HTTPStatus.BAD_REQUEST,
+    "conflict": HTTPStatus.CONFLICT,
     "forbidden": HTTPStatus.FORBIDDEN,
     "internal-error": HTTPStatus.INTERNAL_SERVER_ERROR,
     "method-not-allowed": HTTPStatus.METHOD_NOT_ALLOWED,
