@@ -435,3 +435,19 @@ def test_one_response_without_a_refresh_token_does_not_end_strictness() -> None:
     later = at + 25 * MINUTE
     account = answered(sent(account, later), LOST, later)
     assert next_step(account, later + MINUTE, STRICT) == Wait(at + HALF_HOUR)
+
+
+@pytest.mark.safeguard(
+    file="lifecycle/candidates.py",
+    old="    return None if is_live and is_strict(policy) else token\n",
+    new="    return token\n",
+    protects_from="a reuse by a user's demand, which ends the live access token",
+)
+def test_no_user_has_a_token_sent_again_while_the_access_token_is_live() -> None:
+    """The server refused it, perhaps for a moment, and accepts none twice."""
+    at = NOW + 25 * MINUTE
+    refused = answered(sent(logged_in(), at), Refused(detail="d"), at)
+    seen = newest_token(refused)
+    for later, step in ((at + MINUTE, Idle), (EXPIRY, Spend)):
+        found = next_step(refused, later, STRICT, expected_current=seen, by_user=True)
+        assert isinstance(found, step)

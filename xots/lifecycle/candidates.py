@@ -99,13 +99,13 @@ def sent_for_user(account: Account, policy: Policy, *, is_live: bool) -> Refresh
     """Return the current token, to send it once more at a user's request once no other is left. A
     server's momentary ``invalid_grant``, or an outage, then costs no login.
 
-    A server that accepts no token twice may end the access token: it is not sent a second time
-    while that is live (``is_live``).
+    A server that accepts no token twice may end the access token: it is not sent while that is live
+    (``is_live``).
     """
     token = account.current
     if token is None or token.is_fresh:
         return None
-    return None if token.resent and is_live and is_strict(policy) else token
+    return None if is_live and is_strict(policy) else token
 
 
 def _rank(account: Account, token: RefreshToken, now: datetime, policy: Policy) -> Rank | None:
