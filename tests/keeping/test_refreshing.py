@@ -213,9 +213,11 @@ async def test_the_request_is_sent_after_the_store_has_acknowledged_the_intent(
     old=(
         "    if not context.may_send(lease):\n"
         "        if strict:\n"
-        "            before = {name: getattr(found, name) for name in "
-        '("current", "fallbacks", "intent")}\n'
-        "            await replica.commit(replace(begun, **before), after=begun)\n"
+        "            unsent = replace(\n"
+        "                begun, current=found.current, fallbacks=found.fallbacks, "
+        "intent=found.intent\n"
+        "            )\n"
+        "            await replica.commit(unsent, after=begun)\n"
         "        return None\n"
     ),
     new="",

@@ -87,8 +87,8 @@ def test_a_token_that_may_be_spent_waits_for_the_expiry_of_the_access_token() ->
 
 @pytest.mark.safeguard(
     file="lifecycle/candidates.py",
-    old="(token.refused_at or token in is_over)",
-    new="token.refused_at",
+    old="(t.refused_at or (t.resent and account.rotates))",
+    new="t.refused_at",
     protects_from="one reuse after another at a server that accepts none",
 )
 def test_the_last_attempt_is_made_once() -> None:

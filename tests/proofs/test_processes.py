@@ -48,7 +48,7 @@ async def test_processes_that_all_refresh_at_once_cost_one_refresh_a_rotation(
 
 
 async def test_eight_processes_of_a_custom_connection_cost_one_request_a_rotation() -> None:
-    """Nobody logs in. After each storm, all of them serve the same token."""
+    """No user logs in. After each storm, all of them serve the same token."""
     async with fleet("redis", 8, grant=Grant.CLIENT_CREDENTIALS) as servers:
         assert len(servers.sandbox.requests("client_credentials")) == 1
         run = Run(servers, life=2)

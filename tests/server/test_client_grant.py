@@ -78,7 +78,7 @@ async def indexed(server: Server, clock: FakeClock) -> list[str]:
 async def test_the_first_caller_waits_for_the_first_token(
     new_server: NewServer, sandbox: Sandbox, get: Any
 ) -> None:
-    """Nobody logs in. The tick at the start has made the request already."""
+    """No user logs in. The tick at the start has made the request already."""
     sandbox.add_fault("token:nth=1:hold-before")
     server = await new_server(**OWN)
     await sandbox.held()

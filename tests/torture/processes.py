@@ -13,7 +13,7 @@ expiry    Tokens have a short lifetime, and no caller demands any of it: the tic
 With ``--accounts``, the processes keep further accounts at the same time, which are stormed in the
 second part and refreshed by their use in the third. Each of them is judged as the first one is.
 
-With ``--grant client_credentials``, nobody logs in: the processes share the access tokens of one
+With ``--grant client_credentials``, no user logs in: the processes share the access tokens of one
 custom connection. A rotation is then a new access token, and a refresh the request for it.
 
 During all three parts, callers request ``/token`` from every process, and the run checks that the

@@ -74,10 +74,10 @@ def glimpse(config: AccountConfig, account: Account, now: datetime) -> Glimpse:
     return Glimpse(
         source=config.source,
         is_removed=config.is_removed(account),
-        is_live=bool(
-            account.consent_id
+        is_live=(
+            account.consent_id is not None
             and not account.without_user
-            and config.identity_server.connections_url
+            and config.identity_server.has_organisations
         ),
         client_id=account.client_id,
         user_id=account.xero_userid,
@@ -91,8 +91,7 @@ def glimpse(config: AccountConfig, account: Account, now: datetime) -> Glimpse:
 
 def _organisation(config: AccountConfig, account: Account) -> str | None:
     """Return the name of the organisation in use; its id if the name is not known."""
-    has_list = bool(config.identity_server.connections_url)
-    used = verified_tenant(account, has_list=has_list)
+    used = verified_tenant(account, has_list=config.identity_server.has_organisations)
     if account.consent_id is None:
         return None
     for organisation in account.organisations or ():

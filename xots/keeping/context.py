@@ -118,7 +118,7 @@ class Context:
     @property
     def has_list(self) -> bool:
         """True if the identity server lists organisations."""
-        return bool(self.xero.identity_server.connections_url)
+        return self.xero.identity_server.has_organisations
 
     @property
     def credentials(self) -> list[Credentials]:

@@ -221,7 +221,7 @@ async def _conclude(
     """
     siblings: Siblings = {}
     try:
-        if context.xero.identity_server.connections_url and not everywhere:
+        if context.has_list and not everywhere:
             siblings = await context.siblings(context.replica.account)
         if not siblings:
             return await _revoke(context, lease)

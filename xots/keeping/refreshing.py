@@ -205,8 +205,10 @@ async def _spend(context: Context, token: RefreshToken, lease: Lease) -> Outcome
     # write. Where no token is sent again, it withdraws its intent; elsewhere that is resumed.
     if not context.may_send(lease):
         if strict:
-            before = {name: getattr(found, name) for name in ("current", "fallbacks", "intent")}
-            await replica.commit(replace(begun, **before), after=begun)
+            unsent = replace(
+                begun, current=found.current, fallbacks=found.fallbacks, intent=found.intent
+            )
+            await replica.commit(unsent, after=begun)
         return None
 
     # Step 4. Send the request once. It has a deadline, and no library retries it.

@@ -312,7 +312,7 @@ async def tenant_of_login(
     Raises:
         LoginFailed: the requested one is not connected.
     """
-    if not context.xero.identity_server.connections_url:
+    if not context.has_list:
         return requested, None
     try:
         found = await _request_list(context, access_token)

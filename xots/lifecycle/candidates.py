@@ -85,8 +85,8 @@ def _last_attempt(account: Account, policy: Policy) -> tuple[RefreshToken, ...]:
     and again."""
     spent = (account.spending, account.current)
     tokens = (token for token in spent if token in _newest(account, policy) and not token.is_fresh)
-    is_over = {token for token in account.tokens if token.resent and account.rotates}
-    return tuple(token for token in tokens if not (token.refused_at or token in is_over))[:1]
+    left = (t for t in tokens if not (t.refused_at or (t.resent and account.rotates)))
+    return tuple(left)[:1]
 
 
 def _newest(account: Account, policy: Policy) -> list[RefreshToken]:

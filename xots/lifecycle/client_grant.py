@@ -12,11 +12,17 @@ from datetime import datetime
 
 from msgspec.structs import replace
 
-from .account import Account, ProblemKind, RefreshNote
+from .account import Account, ProblemKind
 from .logins import after_epoch, without_login
 from .outcomes import Issued, Outcome, Refused
 from .policy import Policy
-from .transitions import after_failure, after_other_failure, new_access_token, with_expired_noted
+from .transitions import (
+    after_failure,
+    after_other_failure,
+    new_access_token,
+    with_expired_noted,
+    with_note,
+)
 from .waits import slow_wait
 
 __all__ = ["after_client_token"]
@@ -77,9 +83,7 @@ def after_client_token(
             found = after_other_failure(account, outcome, now=now, policy=policy, jitter=jitter)
     if found.problem is not None:
         found = replace(found, problem=replace(found.problem, without_user=True))
-    kind = found.problem.kind if found.problem else None
-    note = RefreshNote(at=now, by=by, ok=kind is None, kind=kind)
-    return replace(found, refreshes=(note, *account.refreshes))
+    return with_note(found, by, now)
 
 
 def _begun(account: Account, consent_id: str, tenant_id: str | None, began_at: datetime) -> Account:

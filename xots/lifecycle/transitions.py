@@ -33,6 +33,7 @@ __all__ = [
     "begin_refresh",
     "new_access_token",
     "with_expired_noted",
+    "with_note",
 ]
 
 MAX_LIFETIME = timedelta(days=1)
@@ -94,9 +95,14 @@ def after(
     """
     intent, _ = _open_refresh(account)
     found = _after_outcome(account, outcome, now=now, policy=policy, jitter=jitter)
-    kind = found.problem.kind if found.problem else None
-    note = RefreshNote(at=now, by=intent.by, ok=kind is None, kind=kind)
-    return replace(found, refreshes=(note, *account.refreshes))
+    return with_note(found, intent.by, now)
+
+
+def with_note(account: Account, by: str, at: datetime) -> Account:
+    """Return the account with its last attempt, which ``by`` made, in the history."""
+    kind = account.problem.kind if account.problem else None
+    note = RefreshNote(at=at, by=by, ok=kind is None, kind=kind)
+    return replace(account, refreshes=(note, *account.refreshes))
 
 
 def _after_outcome(
@@ -161,8 +167,7 @@ def after_cut_off(account: Account, *, now: datetime) -> Account:
     at = max(now, intent.began_at)  # this host's clock may be behind that of the other process
     noted = after_failure(account, failure, ProblemKind.UNKNOWN, at, CUT_OFF_WAIT)
     noted = replace(noted, retry_not_before=now + CUT_OFF_WAIT)
-    note = RefreshNote(at=now, by=intent.by, ok=False, kind=ProblemKind.UNKNOWN)
-    return replace(noted, refreshes=(note, *account.refreshes))
+    return with_note(noted, intent.by, now)
 
 
 def _after_issued(account: Account, issued: Issued, *, now: datetime, policy: Policy) -> Account:

@@ -92,7 +92,7 @@ class TenantsHandler(Handler):
 
     async def get(self) -> None:
         """Return the list, each valid organisation with all its fields, as JSON in ASCII."""
-        if not self.account_config.identity_server.connections_url:
+        if not self.account_config.identity_server.has_organisations:
             raise HTTPError(
                 404, "the identity server has no list of organisations: connections_url is empty"
             )

@@ -273,7 +273,7 @@ class HomeHandler(Page):
         here from Xero, but a foreign page can lead here too.
         """
         may_choose = (
-            self.account_config.identity_server.connections_url and not self.keeper.tenant_id
+            self.account_config.identity_server.has_organisations and not self.keeper.tenant_id
         )
         if not may_choose or not self.keeper.can_serve:
             return (), None

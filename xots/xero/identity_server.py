@@ -53,6 +53,11 @@ class IdentityServer:
         return page.path == xeros.path and page.hostname in (xeros.hostname, *LOOPBACK_HOSTS)
 
     @property
+    def has_organisations(self) -> bool:
+        """True if it lists the organisations of a login."""
+        return bool(self.connections_url)
+
+    @property
     def name(self) -> str:
         """Its name in the middle of a sentence."""
         return "Xero" if self.is_xero else "the identity server"
