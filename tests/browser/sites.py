@@ -13,8 +13,9 @@ import pytest
 from tornado.httpserver import HTTPServer
 from tornado.web import Application, RequestHandler
 
+from xots.listening import listen
 from xots.sandbox.person import Person
-from xots.server import Server, listen
+from xots.server import Server
 from xots.web.handler import Handler
 
 ATTACKS = Path(__file__).with_name("attacks.js")

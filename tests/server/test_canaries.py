@@ -218,7 +218,7 @@ MALFORMED = {
 
 
 @pytest.mark.safeguard(
-    file="web/handler.py",
+    file="web/responses.py",
     old='raise HTTPError(400, f"{what} is not UTF-8 text") from None',
     new='raise HTTPError(400, f"{what} is not UTF-8 text: {value!r}") from None',
     protects_from="a secret in the log and the response because its encoding is malformed",

@@ -18,9 +18,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from xots.listening import CannotStart
 from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Sandbox, SandboxOptions
 from xots.sandbox.person import Person
-from xots.server import CannotStart, Server
+from xots.server import Server
 from xots.settings import Settings
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "requests_example.py"

@@ -642,7 +642,7 @@ PAGES = ("/", "/login", "/home", "/status", "/token", "/tenants", "/refresh", "/
 
 
 @pytest.mark.safeguard(
-    file="web/handler.py",
+    file="web/responses.py",
     old='return f"/accounts/{self.named_account}{path}" if self.named_account else path',
     new="return path",
     protects_from="a button of one account that acts on another one",

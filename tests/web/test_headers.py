@@ -78,7 +78,7 @@ def check(headers: Any, *, for_browser: bool = False) -> None:
 
 
 @pytest.mark.safeguard(
-    file="web/handler.py",
+    file="web/responses.py",
     old="self._set_headers(SECURITY_HEADERS)",
     new="pass",
     protects_from="a foreign page that frames a page, or reads a response by a side channel",
@@ -90,7 +90,7 @@ def check(headers: Any, *, for_browser: bool = False) -> None:
     protects_from="a tab that another program on this port left, which opens a window at /token",
 )
 @pytest.mark.safeguard(
-    file="web/handler.py",
+    file="web/responses.py",
     old="            self._set_headers(BROWSER_HEADERS)",
     new="            pass",
     protects_from="a service worker that another program left on this port",

@@ -24,8 +24,9 @@ from ..secret import Secret, concealed
 from ..wording import time_text
 from ..xero.scopes import scopes
 from . import accept
-from .handler import UNSUPPORTED, Handler
+from .handler import Handler
 from .pages import field_problems
+from .responses import UNSUPPORTED
 
 __all__ = ["ROUTES", "ROUTES_OF_ACCOUNT"]
 

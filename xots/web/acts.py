@@ -18,7 +18,8 @@ from ..keeping.ending import EndOutcome, EndResult
 from ..lifecycle.schedule import State
 from ..wording import FORGOTTEN_TEXT, WITHOUT_USER_TEXT, sharing_text
 from . import accept, guard
-from .handler import UNSUPPORTED, Handler
+from .handler import Handler
+from .responses import UNSUPPORTED
 
 __all__ = ["ROUTES"]
 

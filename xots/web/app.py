@@ -14,8 +14,9 @@ from ..log_filters import hush_libraries
 from ..sealing import Sealer
 from . import accounts, acts, callback, health, pages, status, tokens
 from .guard import ACCOUNT_NAME
-from .handler import Handler, WebConfig
+from .handler import Handler
 from .in_flight import InFlight
+from .responses import WebConfig
 
 __all__ = ["PATHS_OF_ACCOUNT", "ROUTES", "make_app", "templates_folder"]
 

@@ -15,8 +15,8 @@ from ..secret import Secret
 from ..wording import span_text
 from .cookie_handler import OTHER_CLIENT, CookieHandler
 from .guard import browser_origin
-from .handler import UNSUPPORTED
 from .login_cookie import Login
+from .responses import UNSUPPORTED
 
 __all__ = ["ROUTES"]
 
