@@ -27,8 +27,13 @@
     │   └── AccountUnusable      its settings, or its record, must be corrected first
     ├── UpstreamFailed           a request that spends no token has failed
     │   └── UpstreamThrottled    Xero has received too many requests
+    ├── AccessError              a request is refused, whatever it asks for
+    │   ├── KeyRefused           it needs a key, and has no valid one
+    │   ├── AccessDenied         its user, or its key, has not the right to it
+    │   └── RulesUnreadable      the file that says who has rights cannot be read
     └── ClientError              a request of a program to a running xots server has failed
         ├── ServerUnreachable    no server responds
+        ├── ServerUnproved       the program at the address may be another user's; nothing was sent
         └── ServerRefused        the server has responded with an error, or is not xots
 """
 
@@ -37,6 +42,8 @@ from __future__ import annotations
 from .safe_text import MAX_MESSAGE, safe_text
 
 __all__ = [
+    "AccessDenied",
+    "AccessError",
     "AccountError",
     "AccountExists",
     "AccountFixed",
@@ -44,13 +51,16 @@ __all__ = [
     "AmbiguousTenant",
     "ClientError",
     "ConsentLost",
+    "KeyRefused",
     "LoginFailed",
     "NoCredentials",
     "NoToken",
     "NotLoggedIn",
     "RecordUnusable",
+    "RulesUnreadable",
     "SealError",
     "ServerRefused",
+    "ServerUnproved",
     "ServerUnreachable",
     "SettingsError",
     "StaleWrite",
@@ -220,12 +230,41 @@ class UpstreamThrottled(UpstreamFailed):
     """The identity server has received too many requests (429)."""
 
 
+class AccessError(XotsError):
+    """A request is refused, whatever it asks for."""
+
+
+class KeyRefused(AccessError):
+    """A request needs a reader's key, and has no valid one.
+
+    Attributes:
+        may_use_basic: the connection is private enough for HTTP Basic.
+        is_wrong: it has a key, which is not valid.
+    """
+
+    def __init__(self, message: str, *, may_use_basic: bool, is_wrong: bool = False) -> None:
+        super().__init__(message)
+        self.may_use_basic, self.is_wrong = may_use_basic, is_wrong
+
+
+class AccessDenied(AccessError):
+    """The user or the reader that sent a request has not the right to it."""
+
+
+class RulesUnreadable(AccessError):
+    """The file that says who has rights cannot be read, so that no request is permitted."""
+
+
 class ClientError(XotsError):
     """Base of the exceptions of a program that sends requests to a running xots server."""
 
 
 class ServerUnreachable(ClientError):
     """No server responds at the address."""
+
+
+class ServerUnproved(ClientError):
+    """The program at the address may belong to another user. No key was sent to it."""
 
 
 class ServerRefused(ClientError):

@@ -1,16 +1,21 @@
-"""The sockets on which a server listens."""
+"""The sockets on which a server listens: TCP, and a Unix socket."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
+import os
 import socket
+import stat
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from ipaddress import ip_address
+from pathlib import Path
 
 from .errors import XotsError
+from .file_access import folder_problems, open_folder
 
-__all__ = ["CannotStart", "listen"]
+__all__ = ["CannotStart", "UnixListener", "listen"]
 
 BACKLOG = 1024
 """The connections that the system keeps until they are accepted. It drops others, and their clients
@@ -86,3 +91,98 @@ def _bind_problem(address: str, port: int, error: OSError) -> str:
             return (
                 f"can't listen on {where}: {error.strerror}; choose another address with --address"
             )
+
+
+class UnixListener:
+    """A Unix socket on which a server listens. Its file has mode 0600, or 0660 for a group.
+
+    Args:
+        path: its path. A socket that a server has left behind, which did not stop in order, is
+            replaced.
+        group: the id of the group whose users may connect; None for this user and root alone.
+
+    Raises:
+        CannotStart: the path can't be used, or another server listens there.
+    """
+
+    def __init__(self, path: Path, group: int | None = None) -> None:
+        self.path = path
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._bind(group)
+            self.socket.listen(BACKLOG)
+            self.socket.setblocking(False)
+            self._identity = _identity(path)
+        except OSError as error:
+            self.socket.close()
+            raise CannotStart(_unix_problem(path, error)) from None
+        except CannotStart:
+            self.socket.close()
+            raise
+
+    def _bind(self, group: int | None) -> None:
+        # Another user who may write to the folder could put a socket of its own there.
+        if problems := folder_problems(self.path):
+            raise CannotStart(f"unix_socket can't be used safely: {'; '.join(problems)}")
+        with open_folder(self.path.parent) as folder:
+            fcntl.flock(folder, fcntl.LOCK_EX)  # two starts at once would both replace a socket
+            _remove_left_behind(self.path)
+            umask = os.umask(0o177)  # the file has its final mode from its first moment on
+            try:
+                self.socket.bind(str(self.path))
+            finally:
+                os.umask(umask)
+        if group is not None:
+            os.chown(self.path, -1, group)
+            self.path.chmod(0o660)
+
+    def remove(self) -> None:
+        """Remove the file, unless another server has replaced it."""
+        with suppress(OSError):
+            if _identity(self.path) == self._identity:
+                self.path.unlink()
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.lstat()
+    return found.st_dev, found.st_ino
+
+
+def _remove_left_behind(path: Path) -> None:
+    """Remove a socket on which no program listens.
+
+    Raises:
+        CannotStart: a program listens on it, or it is another kind of file.
+    """
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise CannotStart(
+            f"{path} is no socket; remove it, or choose another path with --unix-socket"
+        )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+        except BlockingIOError:
+            pass  # a program listens, and its backlog is full
+    raise CannotStart(
+        f"another program already listens on {path}; stop it, or choose another path with "
+        "--unix-socket"
+    )
+
+
+def _unix_problem(path: Path, error: OSError) -> str:
+    if error.errno == errno.ENOENT:
+        return f"unix_socket: the folder {path.parent} does not exist; make it (mode 0750)"
+    if error.errno == errno.EPERM:
+        return (
+            f"unix_socket: this user may not give {path} to the group of unix_socket_group; choose "
+            "a group that the user of xots belongs to"
+        )
+    return f"unix_socket: can't listen on {path}: {error.strerror}"

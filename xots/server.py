@@ -6,17 +6,21 @@ import asyncio
 import logging
 import resource
 import signal
-from collections.abc import Sequence
+import socket
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack, suppress
 
+from .access_files import LiveRules, Reread
 from .accounts.accounts import Accounts
 from .clock import Clock, SystemClock
 from .events import Observer
 from .keeping.keeper import TokenKeeper
 from .lifecycle.policy import Grant
-from .listening import listen
+from .listening import CannotStart, UnixListener, listen
+from .peers import PeerLookup
 from .rotation import Rotation
-from .settings import Settings, is_loopback
+from .settings import Settings
+from .settings.parsing import ANYONE, NO_ADDRESS
 from .web.acceptor import Acceptor, Limits
 from .web.app import make_app
 from .web.guard import allowed_hosts
@@ -51,6 +55,7 @@ class Server:
         settings: the settings.
         clock: this host's clock.
         observers: receive every event, as the log does.
+        users: reads ``allowed_users`` again; None if no file gives it.
     """
 
     accounts: Accounts
@@ -63,11 +68,13 @@ class Server:
         *,
         clock: Clock = SystemClock(),
         observers: Sequence[Observer] = (),
+        users: Reread[tuple[int, ...]] | None = None,
     ) -> None:
         self.settings = settings
         self.port = settings.port
         self._clock = clock
         self._observers = observers
+        self._users = users
         self._acceptor: Acceptor | None = None
         self._opened = AsyncExitStack()
         self._in_flight = InFlight()
@@ -81,6 +88,8 @@ class Server:
     def url(self) -> str:
         """The URL at which programs reach it."""
         host = self.settings.address
+        if host == NO_ADDRESS:
+            return f"unix:{self.settings.unix_socket}"
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @property
@@ -96,20 +105,56 @@ class Server:
             SettingsError, StoreError, SealError: as for ``open_accounts``.
         """
         with ExitStack() as undo:
-            sockets = listen(self.settings.address, self.settings.port)
+            rules = LiveRules(self.settings, self._users)
+            sockets = self._listen(undo)
+            uid_of = self._uid_of(undo)
+            opening = open_accounts(self.settings, clock=self._clock, observers=self._observers)
+            self.accounts, sealer = await self._opened.enter_async_context(opening)
+            self._opened.push(undo.pop_all())
+        self.rotation = Rotation(self.accounts)
+        limits = self._limits()
+        config = self._web_config(rules, max_waiting=limits.max_connections // 2)
+        app = make_app(self.accounts, sealer, config, self._in_flight)
+        self._acceptor = Acceptor(sockets, app, limits, uid_of=uid_of, clock=self._clock)
+        self._acceptor.start()
+        self.rotation.start()
+
+    def _listen(self, undo: ExitStack) -> list[socket.socket]:
+        """Return the sockets to serve on, each closed by ``undo``.
+
+        Raises:
+            CannotStart: an address or a path can't be listened on.
+        """
+        settings, sockets = self.settings, []
+        if settings.address != NO_ADDRESS:
+            sockets = listen(settings.address, settings.port)
             for listening in sockets:
                 undo.callback(listening.close)
             self.port = sockets[0].getsockname()[1]
-            opening = open_accounts(self.settings, clock=self._clock, observers=self._observers)
-            self.accounts, sealer = await self._opened.enter_async_context(opening)
-            undo.pop_all()
-        self.rotation = Rotation(self.accounts)
-        limits = self._limits()
-        config = self._web_config(max_waiting=limits.max_connections // 2)
-        app = make_app(self.accounts, sealer, config, self._in_flight)
-        self._acceptor = Acceptor(sockets, app, limits, clock=self._clock)
-        self._acceptor.start()
-        self.rotation.start()
+        if settings.unix_socket is not None:
+            unix = UnixListener(settings.unix_socket, settings.unix_socket_group)
+            undo.callback(unix.socket.close)
+            undo.callback(unix.remove)
+            sockets.append(unix.socket)
+        return sockets
+
+    def _uid_of(self, undo: ExitStack) -> Callable[[socket.socket], int | None]:
+        """Return the function that looks up the user of a TCP connection.
+
+        Raises:
+            CannotStart: the settings need it, and this system has no such function.
+        """
+        try:
+            lookup = PeerLookup()
+        except (OSError, AttributeError):
+            if self.settings.allowed_users and self.settings.address != NO_ADDRESS:
+                raise CannotStart(
+                    "allowed_users needs Linux for TCP: only its kernel tells the user of a "
+                    "connection; set unix_socket, and address: none"
+                ) from None
+            return lambda _: None
+        undo.callback(lookup.close)
+        return lookup.uid
 
     def _limits(self) -> Limits:
         settings = self.settings
@@ -129,12 +174,14 @@ class Server:
             write_timeout=settings.write_timeout,
         )
 
-    def _web_config(self, *, max_waiting: int) -> WebConfig:
+    def _web_config(self, rules: LiveRules, *, max_waiting: int) -> WebConfig:
         settings, redirect_uri = self.settings, self.redirect_uri
-        own_hosts = allowed_hosts(settings.address, [self.port], redirect_uri)
+        address = "localhost" if settings.address == NO_ADDRESS else settings.address
+        own_hosts = allowed_hosts(address, [self.port], redirect_uri)
         return WebConfig(
             redirect_uri=redirect_uri,
             max_waiting=max_waiting,
+            rules=rules,
             hosts=own_hosts | frozenset(settings.allowed_hosts),
         )
 
@@ -196,8 +243,8 @@ def _redirect_text(settings: Settings, redirect_uri: str) -> str:
     return f"; the redirect URI to register at {where} is {redirect_uri}"
 
 
-async def serve(settings: Settings) -> None:
-    """Run a server until SIGINT or SIGTERM.
+async def serve(settings: Settings, users: Reread[tuple[int, ...]] | None = None) -> None:
+    """Run a server until SIGINT or SIGTERM. The arguments are those of ``Server``.
 
     Raises:
         CannotStart, SettingsError, StoreError, SealError: as for ``Server.start`` and ``stop``.
@@ -206,13 +253,14 @@ async def serve(settings: Settings) -> None:
     stop = stop_signal()
     for warning in settings.warnings:
         logger.warning("%s", warning)
-    server = Server(settings)
+    server = Server(settings, users=users)
     await server.start()
-    if not is_loopback(settings.address):
+    if settings.readers == ANYONE:
         logger.warning(
-            "listening on %s: every machine that can connect to it can request the token. Listen "
-            "on 127.0.0.1, or let a firewall keep other machines away",
-            settings.address,
+            "readers is set to anyone: every program that can connect to %s can get the token of "
+            "each account, end its login and add accounts. Give your programs keys (xots reader "
+            "add), and set readers to their file",
+            server.url,
         )
     logger.info("serving on %s%s", server.url, _redirect_text(settings, server.redirect_uri))
     try:

@@ -711,7 +711,7 @@ async def test_a_program_that_looks_like_a_browser_acts_by_post(
 
 @pytest.mark.safeguard(
     file="web/handler.py",
-    old="        if self.request.method not in _supported_methods(type(self)):",
+    old="        if self.request.method not in supported_methods(type(self)):",
     new="        if not hasattr(self, self.request.method.lower()):",
     protects_from="calling any method of a handler whose name a request gives",
 )

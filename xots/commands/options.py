@@ -24,6 +24,8 @@ __all__ = [
     "add_server_address",
     "add_settings",
     "client_for",
+    "config_file",
+    "read_one",
     "read_settings",
     "server_client",
 ]
@@ -97,7 +99,16 @@ def read_settings(options: argparse.Namespace) -> Settings:
     Raises:
         SettingsError: with all problems of all sources.
     """
-    return load(_texts(options, _all_names()), os.environ, _config(options))
+    return load(_texts(options, _all_names()), os.environ, config_file(options))
+
+
+def read_one(options: argparse.Namespace, name: str) -> Settings:
+    """Return the settings with the one of this name read again, and all others at their defaults.
+
+    Raises:
+        SettingsError: it is not valid, or its file can't be read.
+    """
+    return load(_texts(options, [name]), os.environ, config_file(options), only=[name])
 
 
 def server_client(options: argparse.Namespace) -> Client:
@@ -110,7 +121,7 @@ def server_client(options: argparse.Namespace) -> Client:
         SettingsError: an address, port or account is not valid.
     """
     needed = (*SERVER_ADDRESS, "account")
-    return client_for(load(_texts(options, needed), os.environ, _config(options), only=needed))
+    return client_for(load(_texts(options, needed), os.environ, config_file(options), only=needed))
 
 
 def client_for(settings: Settings) -> Client:
@@ -146,7 +157,7 @@ def _texts(options: argparse.Namespace, names: Collection[str]) -> dict[str, str
     return {name: text for name, text in vars(options).items() if name in names}
 
 
-def _config(options: argparse.Namespace) -> Path | None:
+def config_file(options: argparse.Namespace) -> Path | None:
     """Return the YAML file to read: that of the option, else that of the environment."""
     if options.config is not None:
         return Path(options.config)

@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 
+from ..access_files import Reread
+from ..settings import Settings
 from .logs import log_to_stderr
-from .options import read_settings
+from .options import config_file, read_one, read_settings
 
 __all__ = ["add_demo_options", "add_sandbox_options", "demo", "sandbox", "serve"]
 
@@ -20,8 +22,16 @@ def serve(options: argparse.Namespace) -> int:
     from ..server import serve
 
     log_to_stderr(settings.log_level, settings.log_format)
-    asyncio.run(serve(settings))
+    asyncio.run(serve(settings, _users(options, settings)))
     return 0
+
+
+def _users(options: argparse.Namespace, settings: Settings) -> Reread[tuple[int, ...]] | None:
+    """Return ``allowed_users`` as the configuration file gives it; None if another source does."""
+    config = config_file(options)
+    if config is None or not settings.sources.get("allowed_users", "").startswith(f"{config}: "):
+        return None
+    return Reread([config], lambda: read_one(options, "allowed_users").allowed_users)
 
 
 def add_demo_options(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ from ..xero.scopes import login_problem
 from . import parsing
 from .accounts import Layer
 
-__all__ = ["address_demands", "client_demands", "demands"]
+__all__ = ["access_demands", "address_demands", "client_demands", "demands"]
 
 
 def demands(own: Layer, combined: Layer, prefix: str = "") -> Iterator[str]:
@@ -88,3 +88,35 @@ def address_demands(top: Layer, accounts: Iterable[Layer]) -> Iterator[str]:
             f"{top.places['address']}: an address other than 127.0.0.1, ::1 and localhost needs a "
             "redirect URI at which browsers reach this server: set redirect too"
         )
+
+
+WITHOUT_READERS = (
+    "every machine that can connect to this address could get the token, so callers need keys. "
+    "Make one with xots reader add NAME --readers FILE, and set readers to that FILE; or set "
+    "readers to anyone, if a firewall admits only machines that you trust"
+)
+
+
+def access_demands(top: Layer) -> Iterator[str]:
+    """Yield the problems of the settings that say who may connect, and how.
+
+    Args:
+        top: the settings of the top level, with defaults.
+    """
+    values, places = top.values, top.places
+    address = values.get("address", "localhost")
+    if not parsing.is_loopback(address) and "readers" not in places:
+        yield f"{places['address']}: {WITHOUT_READERS}"
+    if address == parsing.NO_ADDRESS and "unix_socket" not in places:
+        yield f"{places['address']}: without an address, set unix_socket too"
+    for name, needed in NEEDED_TOO:
+        if name in places and needed not in places:
+            yield f"{places[name]}: {name} has no effect alone: set {needed} too"
+
+
+NEEDED_TOO = (
+    ("unix_socket_group", "unix_socket"),
+    ("tls_certificate", "tls_key"),
+    ("tls_key", "tls_certificate"),
+)
+"""Of each pair, the first setting needs the second one."""

@@ -222,6 +222,34 @@ class Settings:
         "further values of the Host header to accept, such as the host name of a reverse proxy",
         metavar="HOSTS",
     )
+    unix_socket: Path | None = setting(
+        None, parsing.socket_path, "path of a Unix socket to listen on too", metavar="PATH"
+    )
+    unix_socket_group: int | None = setting(
+        None, parsing.group, "group whose users may connect to the Unix socket", metavar="GROUP"
+    )
+    readers: Path | str | None = setting(
+        None,
+        parsing.readers,
+        "file of the readers whose keys requests over TCP need; anyone: no keys, at any address",
+        metavar="FILE|anyone",
+    )
+    allowed_users: tuple[int, ...] = setting(
+        (), parsing.users, "users of this machine that alone may connect", metavar="USERS"
+    )
+    tls_certificate: Path | None = setting(
+        None, Path, "certificate chain of this server, with which TCP speaks TLS", metavar="FILE"
+    )
+    tls_key: Path | None = setting(None, Path, "private key of tls_certificate", metavar="FILE")
+    reader_key_file: Path | None = setting(
+        None, Path, "for commands: file that holds the reader's key to send", metavar="FILE"
+    )
+    server_user: str | None = setting(
+        None,
+        parsing.printable,
+        "for commands: user that runs the server, if that is neither root nor the caller",
+        metavar="USER",
+    )
     max_connections: int = setting(
         1000, parsing.integer(10, 60000), "upper bound on open connections", metavar="NUMBER"
     )
@@ -305,7 +333,8 @@ class Settings:
     @property
     def redirect_uri(self) -> str:
         """The redirect URI: the setting, or ``localhost`` with the port."""
-        return self.redirect or f"http://localhost:{self.port}/code"
+        scheme = "https" if self.tls_certificate else "http"
+        return self.redirect or f"{scheme}://localhost:{self.port}/code"
 
     @property
     def credentials(self) -> Credentials | None:

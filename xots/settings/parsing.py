@@ -1,14 +1,16 @@
 """Parsers of settings: each turns the text of one setting into its value.
 
 A parser raises ValueError if the text has no valid value. Its message never repeats the text, since
-a secret may stand in any setting by mistake. Parsers are pure, with three exceptions:
-``readable_file`` and ``certificates`` read the file that the text names, and ``store`` looks up the
-installed stores.
+a secret may stand in any setting by mistake. Parsers are pure, with these exceptions:
+``readable_file`` and ``certificates`` read the file that the text names, ``store`` looks up the
+installed stores, and ``users`` and ``group`` the users and groups of this machine.
 """
 
 from __future__ import annotations
 
+import grp
 import math
+import os
 import re
 import ssl
 from collections.abc import Callable
@@ -19,18 +21,22 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from ..backends import scheme_of
 from ..errors import StoreError
+from ..peers import uid_of_user
 from ..secret import Secret
 from ..xero.http import Proxy
 from ..xero.requests import OWN_PARAMETERS
 from ..xero.scopes import scopes
 
 __all__ = [
+    "ANYONE",
+    "NO_ADDRESS",
     "account_name",
     "address",
     "authorize_params",
     "boolean",
     "certificates",
     "choice",
+    "group",
     "holds_password",
     "hosts",
     "integer",
@@ -41,12 +47,15 @@ __all__ = [
     "printable",
     "proxy",
     "readable_file",
+    "readers",
     "redirect",
     "scopes",
     "seconds",
     "secret",
+    "socket_path",
     "store",
     "url",
+    "users",
 ]
 
 # ---------- numbers and words
@@ -140,6 +149,44 @@ def _matching(pattern: re.Pattern[str], text: str, problem: str) -> str:
     return text
 
 
+# ---------- readers and users
+
+ANYONE = "anyone"
+"""The value of ``readers`` with which no request needs a key."""
+
+
+def readers(text: str) -> Path | str:
+    """Parse the path of a file of readers, or ``anyone``."""
+    return ANYONE if text.lower() == ANYONE else Path(text)
+
+
+def users(text: str) -> tuple[int, ...]:
+    """Parse names or ids of users of this machine, separated by spaces or commas."""
+    return tuple(dict.fromkeys(map(uid_of_user, _words(text))))
+
+
+def group(text: str) -> int:
+    """Parse the name or the id of a group of this machine."""
+    if re.fullmatch("[0-9]{1,10}", text):
+        return int(text)
+    try:
+        return grp.getgrnam(text).gr_gid
+    except (KeyError, ValueError):
+        raise ValueError("the value names no group of this machine") from None
+
+
+MAX_SOCKET_PATH_BYTES = 107
+"""Upper bound on the path of a Unix socket: ``sun_path`` of unix(7), less the final null."""
+
+
+def socket_path(text: str) -> Path:
+    """Parse the path of a Unix socket."""
+    path = Path(text).absolute()
+    if "\0" in text or len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+        raise ValueError(f"the path of a socket has at most {MAX_SOCKET_PATH_BYTES} bytes")
+    return path
+
+
 # ---------- secrets
 
 
@@ -165,28 +212,33 @@ def holds_password(text: str) -> bool:
 
 # ---------- addresses
 
+NO_ADDRESS = "none"
+"""The value of an address at which no one listens."""
+
+LOCAL_NAMES = ("localhost", NO_ADDRESS)
+
 
 def address(text: str) -> str:
-    """Parse an IP address, with or without the brackets of IPv6, or ``localhost``."""
-    if text == "localhost":
+    """Parse an IP address, with or without the brackets of IPv6, ``localhost`` or ``none``."""
+    if text in LOCAL_NAMES:
         return text
     try:
         return str(ip_address(text.strip("[]")))
     except ValueError:
         raise ValueError(
-            "the value must be an IP address, such as 127.0.0.1 or ::1, or localhost"
+            "the value must be an IP address, such as 127.0.0.1 or ::1, or localhost, or none"
         ) from None
 
 
 def is_loopback(address: str) -> bool:
     """Tell if only this machine can reach ``address``, as ``address()`` returns it."""
-    return address == "localhost" or ip_address(address).is_loopback
+    return address in LOCAL_NAMES or ip_address(address).is_loopback
 
 
 def is_localhost(address: str) -> bool:
     """Tell if a browser on this machine reaches ``address``, as ``address()`` returns it, by the
     name ``localhost``. Xero permits http in a redirect URI for this name only."""
-    return address in ("127.0.0.1", "::1", "localhost")
+    return address in ("127.0.0.1", "::1", *LOCAL_NAMES)
 
 
 HOST = re.compile(r"([\w.-]+|\[[0-9a-f:.]+\])(:[0-9]*)?")

@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import SettingsError
 from .account_sources import account_layers, account_texts
 from .accounts import Layer
-from .demands import address_demands, client_demands, demands
+from .demands import access_demands, address_demands, client_demands, demands
 from .fields import Settings
 from .reading import (
     SETTINGS,
@@ -94,6 +94,7 @@ def _top_layer(values: Mapping[str, Any], places: Mapping[str, str]) -> Layer:
 
 def _demands_of_all(default: str, accounts: Mapping[str, Layer], top: Layer) -> Iterator[str]:
     """Yield the problems of the accounts that depend on each account as a whole."""
+    yield from access_demands(top)
     yield from address_demands(top, accounts.values())
     if default not in accounts:
         yield from client_demands(top)

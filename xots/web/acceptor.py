@@ -11,7 +11,7 @@ import errno
 import logging
 import socket
 import sys
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from tornado.httpserver import HTTPServer
@@ -26,7 +26,9 @@ from tornado.httputil import (
 from tornado.ioloop import IOLoop, PeriodicCallback
 from tornado.web import Application
 
+from ..access import Peer, Transport
 from ..clock import Clock
+from ..peers import unix_peer
 from .connection import TLS, Connection, Connections, Phase
 from .refusals import (
     BAD_REQUEST,
@@ -108,17 +110,26 @@ class Acceptor:
         listening: the sockets, not blocking. The acceptor closes them.
         app: the application.
         limits: the limits on connections.
+        uid_of: returns the id of the user at the other end of a TCP connection; None if that is
+            not certain.
         clock: this host's clock.
     """
 
     def __init__(
-        self, listening: Sequence[socket.socket], app: Application, limits: Limits, *, clock: Clock
+        self,
+        listening: Sequence[socket.socket],
+        app: Application,
+        limits: Limits,
+        *,
+        uid_of: Callable[[socket.socket], int | None],
+        clock: Clock,
     ) -> None:
         self.connections = Connections(clock)
         """The open connections."""
         self.limits = limits
         """The limits on connections."""
         self._listening = list(listening)
+        self._uid_of = uid_of
         self._timeouts = {
             Phase.OPENED: limits.head_timeout,
             Phase.HEAD: limits.head_timeout,
@@ -194,11 +205,18 @@ class Acceptor:
     def _admit(self, accepted: socket.socket, address: tuple[str, int]) -> None:
         """Make room for a connection and serve it, or refuse it."""
         has_room = self._make_room()
-        connection = Connection(accepted, self.connections)
+        connection = Connection(accepted, self.connections, self._peer(accepted, address))
         if has_room:
             self._http.handle_stream(connection, address)
         else:
             connection.refuse(TOO_MANY_CONNECTIONS)
+
+    def _peer(self, accepted: socket.socket, address: tuple[str, int]) -> Peer:
+        """Return the other end of a connection. It is looked up at once, while the client still
+        has its socket: a later lookup may find none, or that of another program."""
+        if accepted.family is socket.AF_UNIX:
+            return Peer(transport=Transport.UNIX, uid=unix_peer(accepted))
+        return Peer(transport=Transport.TCP, uid=self._uid_of(accepted), address=address[0])
 
     def _make_room(self) -> bool:
         """Return False if there is no room for another connection, and none can be made."""

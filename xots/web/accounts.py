@@ -24,7 +24,7 @@ from ..secret import Secret, concealed
 from ..wording import time_text
 from ..xero.scopes import scopes
 from . import accept
-from .handler import Handler
+from .handler import Handler, Subject
 from .pages import field_problems
 from .responses import UNSUPPORTED
 
@@ -111,6 +111,8 @@ class Added(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 class AccountsHandler(Handler):
     """``/accounts``: the list, and the form to add one."""
+
+    subject = Subject.SERVER
 
     async def get(self) -> None:
         """Respond with a page to a browser, and with JSON to a program."""

@@ -14,8 +14,9 @@ from ..log_filters import hush_libraries
 from ..sealing import Sealer
 from . import accounts, acts, callback, health, pages, status, tokens
 from .guard import ACCOUNT_NAME
-from .handler import Handler
+from .handler import Handler, Subject
 from .in_flight import InFlight
+from .read_log import ReadLog
 from .responses import WebConfig
 
 __all__ = ["PATHS_OF_ACCOUNT", "ROUTES", "make_app", "templates_folder"]
@@ -57,7 +58,9 @@ def templates_folder() -> Path:
 
 
 class StyleHandler(Handler):
-    """``GET /style.css``: the style sheet of all pages."""
+    """``GET /style.css``: the style sheet of all pages, that of a refusal too."""
+
+    scopes = None
 
     async def get(self) -> None:
         """Return the style sheet."""
@@ -67,6 +70,8 @@ class StyleHandler(Handler):
 
 class NotFoundHandler(Handler):
     """Every other path."""
+
+    subject = Subject.NONE
 
     def check_method(self) -> None:
         """Respond 404 to every method, once the guard has permitted the request."""
@@ -88,7 +93,13 @@ def make_app(
         in_flight: counts the requests without a response yet.
     """
     hush_libraries()
-    arguments = {"accounts": accounts, "sealer": sealer, "config": config, "in_flight": in_flight}
+    arguments = {
+        "accounts": accounts,
+        "sealer": sealer,
+        "config": config,
+        "in_flight": in_flight,
+        "reads": ReadLog(),
+    }
     routes = [*ROUTES, *ACCOUNT_ROUTES, (r"/style\.css", StyleHandler)]
     settings: dict[str, Any] = {
         "autoescape": "shown",
@@ -102,8 +113,11 @@ def make_app(
 
 
 def _log_access(handler: Handler) -> None:
-    """Log one line for a request. A refused request has its line already, and other errors are
-    limited: a program can cause them as often as it likes."""
+    """Log one line for a request, with the name of its caller if it has the right to it.
+
+    A refused request has its line already, and other errors are limited: a program can cause them
+    as often as it likes.
+    """
     if handler.refused:
         return
     request = handler.request
@@ -111,7 +125,7 @@ def _log_access(handler: Handler) -> None:
         "%d %s %s %.0fms",
         handler.get_status(),
         handler.shown_target,
-        request.remote_ip or "unix",
+        handler.peer.name if handler.caller is None else handler.caller.name,
         1000 * request.request_time(),
         extra={"limited": handler.get_status() >= 400, "kind": handler.get_status()},
     )

@@ -15,6 +15,7 @@ from ..secret import Secret
 from ..wording import span_text
 from .cookie_handler import OTHER_CLIENT, CookieHandler
 from .guard import browser_origin
+from .handler import Subject
 from .login_cookie import Login
 from .responses import UNSUPPORTED
 
@@ -23,6 +24,8 @@ __all__ = ["ROUTES"]
 
 class CodeHandler(CookieHandler):
     """``/code``: the redirect URI, at which a browser returns from the identity server."""
+
+    subject = Subject.NONE  # the login's cookie names the account
 
     head = UNSUPPORTED  # type: ignore[assignment]  # Tornado marks a missing method so
 
@@ -63,6 +66,7 @@ class CodeHandler(CookieHandler):
 
         Raises:
             LoginFailed: this browser started none, or it took too long.
+            AccessDenied: the caller may not use the account. The cookie stays.
             UnknownAccount, AccountUnusable, StoreUnavailable: the account cannot be used now. The
                 cookie stays.
         """
@@ -76,6 +80,8 @@ class CodeHandler(CookieHandler):
                 f"{self.config.origin}{start} and finish in the same browser"
             )
         account, login = found
+        if self.caller is not None:
+            self.caller.check_account(account)
         if account != self.accounts.default.name:
             self.named_account = account
         await self.use_account(account)

@@ -11,6 +11,7 @@ from typing import Any
 from tornado.concurrent import Future
 from tornado.iostream import IOStream, UnsatisfiableReadError
 
+from ..access import Peer
 from ..clock import Clock
 from .refusals import BAD_REQUEST, HEAD_TOO_LARGE, MAX_BODY_BYTES, MAX_HEAD_BYTES, Refusal
 
@@ -106,13 +107,15 @@ class Connection(IOStream):
     Args:
         accepted: the socket.
         connections: all connections, which it joins.
+        peer: its other end.
     """
 
     phase: Phase | None = None
     """None once it is closed."""
 
-    def __init__(self, accepted: socket.socket, connections: Connections) -> None:
+    def __init__(self, accepted: socket.socket, connections: Connections, peer: Peer) -> None:
         super().__init__(accepted, max_buffer_size=2 * max(MAX_HEAD_BYTES, MAX_BODY_BYTES))
+        self.peer = peer
         self._connections = connections
         self._refusal: Refusal | None = None
         self._lingering: socket.socket | None = None

@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+from enum import Enum
+from typing import ClassVar
+
 from tornado.web import Finish, HTTPError
 
+from ..access import ADMINS, Caller, Scope, Transport, forwarding_header, identify
 from ..accounts.accounts import Accounts
 from ..errors import TokenUnavailable
 from ..keeping.keeper import TokenKeeper
 from ..sealing import Sealer
 from . import guard
 from .in_flight import InFlight
+from .read_log import ReadLog
 from .responses import Refused, Responses, WebConfig, supported_methods
 
-__all__ = ["Handler"]
+__all__ = ["Handler", "Subject"]
 
 WITHOUT_LOGIN = (
     "nothing was done: this account has no login to start or to end. Its client gets access tokens "
     "by itself (grant: client_credentials)"
 )
+
+
+UNIX_HOSTS = frozenset({"localhost"})
+"""The further values of Host over the Unix socket, which has no port: curl sends this one for
+``http://localhost/token``."""
+
+
+class Subject(Enum):
+    """The subject of a request whose path names no account."""
+
+    ACCOUNT = "the default account"
+    SERVER = "all accounts"
+    NONE = "no account, or one that the request names in another way"
 
 
 class EveryMethod(tuple[str, ...]):
@@ -41,19 +59,35 @@ class Handler(Responses):
     opens_account = True
     """False if the handler needs no keeper of the account that its path names."""
 
+    scopes: ClassVar[frozenset[Scope] | None] = ADMINS
+    """The scopes of which the caller needs one; None if the endpoint is open to all."""
+
+    subject = Subject.ACCOUNT
+    """The subject of a request whose path names no account."""
+
+    caller: Caller | None = None
+    """The sender of the request; None at an endpoint that is open to all."""
+
     SUPPORTED_METHODS = EveryMethod()
 
     def initialize(
-        self, accounts: Accounts, sealer: Sealer, config: WebConfig, in_flight: InFlight
+        self,
+        accounts: Accounts,
+        sealer: Sealer,
+        config: WebConfig,
+        in_flight: InFlight,
+        reads: ReadLog,
     ) -> None:
         """Take the arguments of ``make_app``."""
         self.accounts, self.sealer, self.config = accounts, sealer, config
-        self._in_flight = in_flight
+        self._in_flight, self.reads = in_flight, reads
         self.account_config = accounts.default_config
         self._counted: str | None = None
         """The account that the request is counted for."""
         self._entered: str | None = None
         """The account whose keeper the request keeps open."""
+        stream = self.request.connection.stream  # type: ignore[union-attr]  # an HTTP1Connection
+        self.peer = stream.peer
         in_flight.enter()
 
     def on_finish(self) -> None:
@@ -69,6 +103,7 @@ class Handler(Responses):
 
         Raises:
             HTTPError: the request is refused, or its method is not supported.
+            AccessError: the caller has not the right to it.
             Finish: the response was written.
             UnknownAccount, AccountUnusable, StoreUnavailable: as for ``Accounts.enter``.
         """
@@ -80,11 +115,35 @@ class Handler(Responses):
         if decision is guard.Decision.SEND_WORKER:
             self.write_worker()
             raise Finish
+        self.check_access()
         self.check_method()
         if self.named_account is None:
             await self.use_account(self.accounts.default.name)
         elif self.opens_account:
             await self.use_account(self.named_account)
+
+    def check_access(self) -> None:
+        """Check that the caller has the right to the request, by the rules of this moment.
+
+        Raises:
+            AccessError: it has not, or the rules can't be read.
+        """
+        if self.scopes is None:
+            return
+        headers = self.request.headers
+        self.caller = identify(
+            self.config.rules(),
+            self.peer,
+            headers.get_list("Authorization"),
+            forwarding_header(headers),
+        )
+        self.caller.check_scopes(self.scopes)
+        if self.named_account is not None:
+            self.caller.check_account(self.named_account)
+        elif self.subject is Subject.ACCOUNT:
+            self.caller.check_account(self.accounts.default.name)
+        elif self.subject is Subject.SERVER:
+            self.caller.check_all_accounts()
 
     async def use_account(self, name: str) -> None:
         """Serve this account until the response is written.
@@ -107,13 +166,13 @@ class Handler(Responses):
         self.keeper, self.account_config = found.keeper, found.config
 
     def _guard_request(self) -> guard.Request:
-        request = self.request
+        request, is_unix = self.request, self.peer.transport is Transport.UNIX
         return guard.Request(
             method=request.method or "",
             target=request.uri or "",
             hosts=request.headers.get_list("Host"),
             headers=request.headers,
-            allowed_hosts=self.config.hosts,
+            allowed_hosts=self.config.hosts | (UNIX_HOSTS if is_unix else frozenset()),
             redirect_uri=self.config.redirect_uri,
         )
 

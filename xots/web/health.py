@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from ..access import TOKEN_READERS
 from ..keeping.keeper import TokenKeeper
 from ..lifecycle.schedule import State
 from ..wording import problem_text
@@ -54,6 +55,8 @@ def store_health(problem: str | None) -> str:
 class LivezHandler(Handler):
     """``GET /livez``: can a valid access token be returned now?"""
 
+    scopes = TOKEN_READERS
+
     async def get(self) -> None:
         """Respond 200 if it can, 401 before any credentials are known, and 503 otherwise."""
         if self.keeper.state is State.NO_CREDENTIALS:
@@ -67,6 +70,8 @@ class LivezHandler(Handler):
 class PingHandler(Handler):
     """``GET /ping``: the process runs."""
 
+    scopes = None
+
     async def get(self) -> None:
         """Respond 200 in every state of the login, without a check of the store."""
         self.write_json({"ready": _is_ready(self.keeper, self.keeper.store_problem)})
@@ -74,6 +79,8 @@ class PingHandler(Handler):
 
 class ReadyHandler(Handler):
     """``GET /ready``: can a load balancer send requests here?"""
+
+    scopes = None
 
     async def get(self) -> None:
         """Respond 200 if the store works, or if a valid token can be returned without it; otherwise

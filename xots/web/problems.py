@@ -9,22 +9,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from math import ceil
-from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
 from tornado.web import HTTPError
 
 from ..errors import (
+    AccessDenied,
     AccountExists,
     AccountFixed,
     AccountUnusable,
     AmbiguousTenant,
     ConsentLost,
+    KeyRefused,
     LoginFailed,
     NoCredentials,
     NotLoggedIn,
     NoToken,
+    RulesUnreadable,
     SealError,
     SettingsError,
     StoreUnavailable,
@@ -53,6 +55,12 @@ __all__ = [
 CHALLENGE = 'Bearer realm="xots"'
 """The ``WWW-Authenticate`` header of every 401 (RFC 9110 section 15.5.2)."""
 
+WRONG_KEY = f'{CHALLENGE}, error="invalid_token"'
+"""The same for a key that is not valid (RFC 6750 section 3.1)."""
+
+BASIC = 'Basic realm="xots", charset="UTF-8"'
+"""The header by which a browser asks its user for a reader's name and key (RFC 7617 section 2)."""
+
 SET_CREDENTIALS = (
     "set client_id and client_secret for this account in the settings, and restart xots"
 )
@@ -70,6 +78,9 @@ class ProblemType(NamedTuple):
 
 PROBLEM_TYPES: Mapping[type[XotsError], ProblemType] = {
     NoCredentials: ProblemType(401, "no-credentials", "The client's credentials are missing"),
+    KeyRefused: ProblemType(401, "key-needed", "A valid key is needed"),
+    AccessDenied: ProblemType(403, "access-denied", "The caller has not the right to this"),
+    RulesUnreadable: ProblemType(503, "rules-unreadable", "No key can be checked now"),
     NotLoggedIn: ProblemType(401, "not-logged-in", "No user is logged in"),
     ConsentLost: ProblemType(401, "consent-lost", "The login is lost"),
     TokenUnavailable: ProblemType(503, "token-unavailable", "No access token is available now"),
@@ -122,7 +133,7 @@ class ProblemDetails(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 class ErrorResponse(NamedTuple):
     """An error response, its status in the problem."""
 
-    headers: Mapping[str, str]
+    headers: Sequence[tuple[str, str]]
     problem: ProblemDetails
 
 
@@ -145,14 +156,19 @@ def error_response(
         case HTTPError(status_code=405):
             allowed = ", ".join(methods)
             detail = error.get_message() or f"this path supports only {allowed}"
-            return _response(error, detail, {"Allow": allowed})
+            return _response(error, detail, [("Allow", allowed)])
         case HTTPError():
             return _response(error, http_reason(error))
         case NoToken():
             remedy = f"; open {login_url} in a browser and log in" if login_url else ""
             if lacks_credentials:
                 remedy = f"; {SET_CREDENTIALS}"
-            return _response(error, f"{error}{remedy}", {"WWW-Authenticate": CHALLENGE})
+            return _response(error, f"{error}{remedy}", [("WWW-Authenticate", CHALLENGE)])
+        case KeyRefused():
+            # Chromium reads one challenge a line.
+            challenges = [WRONG_KEY if error.is_wrong else CHALLENGE]
+            challenges += [BASIC] if error.may_use_basic else []
+            return _response(error, str(error), [("WWW-Authenticate", one) for one in challenges])
         case TenantNotFound():
             return _response(error, str(error), organisations=_shown(error.organisations))
         case TokenUnavailable() | TooManyLogins() | UpstreamFailed():
@@ -162,9 +178,9 @@ def error_response(
     return _response(error, "an unexpected error occurred; the server's log shows it")
 
 
-def _retry_after(seconds: float | None) -> dict[str, str]:
+def _retry_after(seconds: float | None) -> list[tuple[str, str]]:
     """Return the header with the time to wait, in whole seconds; none if there is no such time."""
-    return {} if seconds is None else {"Retry-After": str(max(1, ceil(seconds)))}
+    return [] if seconds is None else [("Retry-After", str(max(1, ceil(seconds))))]
 
 
 def http_reason(error: HTTPError) -> str | None:
@@ -181,7 +197,7 @@ def http_reason(error: HTTPError) -> str | None:
 def _response(
     error: BaseException | None,
     detail: str | None,
-    headers: Mapping[str, str] = MappingProxyType({}),
+    headers: Sequence[tuple[str, str]] = (),
     organisations: list[Organisation] | None = None,
 ) -> ErrorResponse:
     status, name, title = _problem_type(error)

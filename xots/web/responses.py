@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,11 @@ import msgspec
 from tornado.escape import xhtml_escape
 from tornado.web import HTTPError, RequestHandler
 
+from ..access import Peer, Rules
 from ..accounts.accounts import Accounts
 from ..accounts.config import AccountConfig
 from ..advice import capitalised
-from ..errors import AccountError, NoToken, XotsError
+from ..errors import AccessError, AccountError, KeyRefused, NoToken, XotsError
 from ..safe_text import MAX_MESSAGE, safe_text
 from ..wording import time_text
 from ..xero.identity_server import IdentityServer
@@ -49,6 +50,8 @@ class WebConfig:
     max_waiting: int
     """Upper bound on the requests that wait for Xero or the store, those of clients that are gone
     among them. It leaves connections to the requests that need not wait."""
+    rules: Callable[[], Rules]
+    """Returns the rules of access now, or raises RulesUnreadable."""
     hosts: frozenset[str]
     """The permitted values of the Host header: see ``guard.allowed_hosts``."""
 
@@ -72,6 +75,9 @@ class Responses(RequestHandler):
 
     ends_login = False
     """True if the handler only ends a login. The settings may describe another one."""
+
+    peer: Peer
+    """The other end of the connection."""
 
     refused = False
     """True once the guard has refused the request."""
@@ -196,8 +202,8 @@ class Responses(RequestHandler):
             lacks_credentials=self.account_config.lacks_credentials,
         )
         self.set_status(problem.status)
-        for name, value in headers.items():
-            self.set_header(name, value)
+        for name, value in headers:
+            self.add_header(name, value)
         if self.wants_page:
             self.write_page(
                 "message.html",
@@ -217,6 +223,12 @@ class Responses(RequestHandler):
             case NoToken():
                 # A program that polls before a login is no fault of the server.
                 logger.info("%s: %s", where, value, extra={"limited": True})
+            case KeyRefused(is_wrong=False):
+                # A browser sends each first request without a key.
+                logger.info("%s: %s: %s", where, self.peer.name, value, extra={"limited": True})
+            case AccessError():
+                extra = {"kind": typ.__name__}
+                logger.warning("%s: refused %s: %s", where, self.peer.name, value, extra=extra)
             case Refused():
                 text, message = "%s: refused with status %d: %s", value.get_message()
                 extra = {"kind": value.status_code}

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from .._version import __version__
+from ..access import METRICS_READERS
 from ..advice import capitalised, remedy
 from ..clock import MAX_CLOCK_SKEW
 from ..events import ClockSkewed
@@ -41,10 +42,13 @@ SAME_TIME = timedelta(milliseconds=1)
 class StatusHandler(Handler):
     """``GET /status``: all that is known of the login, without secrets."""
 
+    scopes = METRICS_READERS
+
     async def get(self) -> None:
         """Respond with a page to a browser, and with JSON to a program."""
         keeper, outlook, now = self.keeper, self.keeper.outlook, self.keeper.clock.now()
         status = _fields(keeper, self.config.redirect_uri, outlook, now)
+        status |= {"readers": self.reads.of(keeper.name)}
         found = [
             *explanation(keeper, outlook, now, self.full_url),
             *_identity_server(keeper.account, self.account_config.identity_server.token_url),

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from tornado.web import HTTPError
 
+from ..access import TOKEN_READERS
 from ..errors import TokenUnavailable
 from .handler import Handler
 
@@ -19,6 +20,8 @@ MIN_TTL = re.compile(r"[0-9]{1,6}")
 class TokenHandler(Handler):
     """``GET /token``: a valid access token."""
 
+    scopes = TOKEN_READERS
+
     async def get(self) -> None:
         """Respond 200 with the token, 401 before a login, 404 or 409 for a ``tenant`` that is no
         organisation of the login or several, or 503 with Retry-After if there is no token now."""
@@ -30,13 +33,17 @@ class TokenHandler(Handler):
             tenant_id = await self.keeper.tenant(tenant, may_wait=not self.is_crowded)
         access = await self.keeper.token(min_ttl, may_wait=not self.is_crowded)
         account = self.keeper.account
+        self.check_access()  # the key may have been revoked while the request waited
         if tenant is not None and account.consent_id != consent_id:
             raise TokenUnavailable("the login has changed meanwhile; retry", 1.0)
+        now = self.keeper.clock.now()
+        if self.caller is not None:
+            self.reads.note(self.keeper.name, self.caller.name, now)
         if self.accepts("text/plain"):
             self.set_header("Content-Type", "text/plain; charset=utf-8")
             self.write(access.value.reveal())
             return
-        left = access.expires_at - self.keeper.clock.now()
+        left = access.expires_at - now
         problem = self.keeper.tenant_problem if tenant is None else None
         self.write_json(
             {
