@@ -177,17 +177,74 @@ def test_the_command_line_takes_no_secret(name: str, text: str) -> None:
 def test_an_address_that_is_not_localhost_needs_a_redirect(config: Path, address: str) -> None:
     """The default redirect names localhost, which a browser does not find at this address. Without
     logins there is no redirect."""
-    [problem] = problems_of({"address": address})
+    anyone = {"XOTS_READERS": "anyone"}
+    [problem] = problems_of({"address": address}, anyone)
     assert problem.startswith("--address: ")
     assert "set redirect too" in problem
     both = {"address": address, "redirect": "https://xots.example/code"}
-    assert load(both, {}).address == address
+    assert load(both, anyone).address == address
     client = "grant: client_credentials\nclient_id: C\nclient_secret: s\n"
     config.write_text(client)
-    assert load({"address": address}, {}, config).address == address
+    assert load({"address": address}, anyone, config).address == address
     config.write_text(f"{client}accounts: {{a: {{grant: authorization_code}}}}\n")
-    [problem] = problems_of({"address": address}, {}, config)
+    [problem] = problems_of({"address": address}, anyone, config)
     assert problem.startswith("--address: ")
+
+
+@pytest.mark.safeguard(
+    file="settings/demands.py",
+    old='    if not parsing.is_loopback(address) and "readers" not in places:',
+    new="    if False:",
+    protects_from="a server that hands the token to every machine of a network",
+)
+@pytest.mark.parametrize("address", ["192.0.2.1", "0.0.0.0", "::", "2001:db8::1"])  # noqa: S104
+def test_an_address_of_a_network_needs_readers(address: str) -> None:
+    """The problem names the lines to add, and the way out for a network that is trusted."""
+    given = {"address": address, "redirect": "https://xots.example/code"}
+    [problem] = problems_of(given)
+    assert problem.startswith("--address: ")
+    for words in ("xots reader add NAME --readers FILE", "set readers to", "anyone"):
+        assert words in problem
+    for readers in ("anyone", "ANYONE", "/etc/readers"):
+        assert load(given, {"XOTS_READERS": readers}).address == address
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
+def test_a_loopback_address_needs_no_readers(address: str) -> None:
+    """It is for the programs of this machine."""
+    given = {"address": address, "redirect": "https://xots.example/code"}
+    assert load(given, {}).readers is None
+
+
+def test_a_setting_of_access_without_the_other_that_it_needs_is_a_problem() -> None:
+    """Each names the other one."""
+    wrong = {
+        "unix_socket_group": "0",
+        "tls_certificate": "/c",
+        "address": "none",
+    }
+    problems = problems_of(wrong)
+    assert [problem.partition(":")[0] for problem in problems] == [
+        "--address",
+        "--unix-socket-group",
+        "--tls-certificate",
+    ]
+    for problem, needed in zip(problems, ("unix_socket", "unix_socket", "tls_key"), strict=True):
+        assert f"set {needed} too" in problem
+    assert load({"address": "none", "unix_socket": "/run/xots/socket"}, {}).address == "none"
+
+
+@pytest.mark.parametrize("name", ["allowed_users", "unix_socket_group"])
+def test_a_user_or_group_that_does_not_exist_is_a_problem(name: str) -> None:
+    """The problem does not repeat it."""
+    [problem] = problems_of({name: SECRET, "unix_socket": "/s"})
+    assert "of this machine" in problem
+    assert SECRET not in problem
+
+
+def test_users_are_named_by_name_or_id() -> None:
+    """Once each."""
+    assert load({"allowed_users": "root, 4321 0"}, {}).allowed_users == (0, 4321)
 
 
 def test_some_settings_can_be_read_alone() -> None:

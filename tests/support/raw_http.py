@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 __all__ = ["NO_RESPONSE", "RawResponse", "exchange", "read_response"]
 
@@ -55,21 +57,26 @@ async def read_response(reader: asyncio.StreamReader, *, head_only: bool = False
     return RawResponse(response.status, headers, body)
 
 
-async def exchange(port: int, requests: Sequence[tuple[bytes, bool]]) -> list[RawResponse]:
+async def exchange(
+    server: int | Path,
+    requests: Sequence[tuple[bytes, bool]],
+    tls: ssl.SSLContext | None = None,
+) -> list[RawResponse]:
     """Send the requests down one connection and return their responses.
 
     When the server closes the connection, the rest goes down a new one.
 
     Args:
-        port: the server's port on 127.0.0.1.
+        server: its port on 127.0.0.1, or the path of its Unix socket.
         requests: the bytes of each, and whether its response has no body (HEAD).
+        tls: speak TLS.
     """
     responses: list[RawResponse] = []
     alone = False
     """True after a connection that brought no response: the next one carries one request."""
     while len(responses) < len(requests):
         rest = requests[len(responses) :][: 1 if alone else None]
-        received = await _on_one_connection(port, rest)
+        received = await _on_one_connection(server, rest, tls)
         if not received and alone:
             received = [NO_RESPONSE]
         alone = not received
@@ -78,11 +85,14 @@ async def exchange(port: int, requests: Sequence[tuple[bytes, bool]]) -> list[Ra
 
 
 async def _on_one_connection(
-    port: int, requests: Sequence[tuple[bytes, bool]]
+    server: int | Path, requests: Sequence[tuple[bytes, bool]], tls: ssl.SSLContext | None
 ) -> list[RawResponse]:
     responses: list[RawResponse] = []
     async with asyncio.timeout(RESPONSE_TIMEOUT_SECONDS):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        if isinstance(server, Path):
+            reader, writer = await asyncio.open_unix_connection(server)
+        else:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server, ssl=tls)
         try:
             writer.write(b"".join(sent for sent, _ in requests))
             for _, head_only in requests:

@@ -130,6 +130,7 @@ class Handler(Responses):
         """
         if self.scopes is None:
             return
+        self.refused = True  # until all rules permit it
         headers = self.request.headers
         self.caller = identify(
             self.config.rules(),
@@ -144,6 +145,7 @@ class Handler(Responses):
             self.caller.check_account(self.accounts.default.name)
         elif self.subject is Subject.SERVER:
             self.caller.check_all_accounts()
+        self.refused = False
 
     async def use_account(self, name: str) -> None:
         """Serve this account until the response is written.

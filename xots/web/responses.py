@@ -80,7 +80,7 @@ class Responses(RequestHandler):
     """The other end of the connection."""
 
     refused = False
-    """True once the guard has refused the request."""
+    """True once the guard, or the rules of access, have refused the request."""
 
     def set_default_headers(self) -> None:
         """Set the headers of every response. Tornado's type of an empty body is no page's."""
