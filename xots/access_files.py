@@ -97,7 +97,14 @@ class LiveRules:
         try:
             readers = None if self._readers is None else self._readers.value()
         except SettingsError as error:
-            raise RulesUnreadable(f"no key can be checked now: {error}") from None
+            logger.error(  # not in the response: its receiver is not known
+                "no request is permitted: %s. Correct the file",
+                safe_text(error, MAX_MESSAGE),
+                extra={"kind": "readers"},
+            )
+            raise RulesUnreadable(
+                "no key can be checked now; an operator must act: the server's log names the fault"
+            ) from None
         return Rules(
             readers=readers,
             serves_anyone=self._serves_anyone,

@@ -127,7 +127,7 @@ class UnixListener:
         with open_folder(self.path.parent) as folder:
             fcntl.flock(folder, fcntl.LOCK_EX)  # two starts at once would both replace a socket
             _remove_left_behind(self.path)
-            umask = os.umask(0o177)  # the file has its final mode from its first moment on
+            umask = os.umask(0o177)  # so the file has mode 0600 from its first moment on
             try:
                 self.socket.bind(str(self.path))
             finally:
@@ -143,9 +143,10 @@ class UnixListener:
                 self.path.unlink()
 
 
-def _identity(path: Path) -> tuple[int, int]:
+def _identity(path: Path) -> tuple[int, int, int]:
+    """Return what tells this file from a later one, which may get the same inode."""
     found = path.lstat()
-    return found.st_dev, found.st_ino
+    return found.st_dev, found.st_ino, found.st_ctime_ns
 
 
 def _remove_left_behind(path: Path) -> None:

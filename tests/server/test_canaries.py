@@ -24,6 +24,7 @@ from support.command_line import process
 from support.running import running
 from support.web import BROWSER, origin
 
+from xots.access import digest_of
 from xots.commands.repeats import MAX_LINES
 from xots.errors import SettingsError, StoreUnavailable
 from xots.key_file import read_key_file
@@ -86,6 +87,54 @@ async def raw(server: Server, request: bytes) -> bytes:
         return error.partial
     finally:
         writer.close()
+
+
+# ---------- keys of readers
+
+
+@pytest.mark.parametrize("where", ["right", "wrong", "in clear", "query", "cookie", "host"])
+async def test_a_readers_key_reaches_no_sink(
+    new_server: NewServer, sinks: Sinks, send: Any, tmp_path: Path, where: str
+) -> None:
+    """Sent in its place, or in a wrong one, by Bearer and by HTTP Basic, through all paths."""
+    readers = tmp_path / "readers"
+    name = "owner" if where == "right" else "other"
+    readers.write_text(f"{name} admin * sha256:{digest_of(CANARY if name == 'owner' else 'x')}\n")
+    server = await new_server(readers=readers, client_id="app", client_secret=Secret("secret"))
+    plain = b64encode(f"owner:{CANARY}".encode()).decode()
+    headers = {
+        "query": [{"Authorization": "Bearer x"}],
+        "cookie": [{"Cookie": f"key={CANARY}"}],
+        "host": [{"Host": CANARY}],
+        "in clear": [{"Authorization": CANARY}, {"Authorization": f"Key {CANARY}"}],
+    }.get(where, [{"Authorization": f"Bearer {CANARY}"}, {"Authorization": f"Basic {plain}"}])
+    for path in (*PATHS, "/token", "/refresh", "/accounts", "/accounts/default/status"):
+        target = f"{path}?key={CANARY}" if where == "query" else path
+        for given in headers:
+            for accept in ({}, BROWSER):
+                response = await send("GET", f"{origin(server)}{target}", {**given, **accept})
+                sinks.add(response.body + str(response.headers).encode())
+    assert sinks.leaks({CANARY, plain}) == []
+
+
+async def test_no_message_about_the_file_of_readers_repeats_it(
+    sinks: Sinks, new_server: NewServer, send: Any, tmp_path: Path
+) -> None:
+    """A key may stand in it by mistake, or in the setting in place of the file."""
+    readers = tmp_path / "readers"
+    readers.write_text("")
+    server = await new_server(readers=readers)
+    for text in (CANARY, f"owner admin * {CANARY}", f"owner {CANARY} * sha256:{'0' * 64}"):
+        readers.write_text(text)
+        response = await send("GET", f"{origin(server)}/token", {"Authorization": "Bearer x"})
+        assert response.status == 503
+        assert str(tmp_path) not in response.text
+        sinks.add(response.body)
+    for setting in ({"readers": Path(CANARY)}, {"readers": tmp_path}):
+        with pytest.raises(SettingsError) as raised:
+            await new_server(**setting)
+        sinks.add(str(raised.value).encode())
+    assert sinks.leaks({CANARY}) == []
 
 
 # ---------- a login, and all that follows
