@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from .access import Rules
+from .access import Reader, Rules
 from .errors import RulesUnreadable, SettingsError
 from .reader_file import read_readers
 from .safe_text import MAX_MESSAGE, safe_text
@@ -94,19 +94,8 @@ class LiveRules:
         Raises:
             RulesUnreadable: the file of readers can't be read.
         """
-        try:
-            readers = None if self._readers is None else self._readers.value()
-        except SettingsError as error:
-            logger.error(  # not in the response: its receiver is not known
-                "no request is permitted: %s. Correct the file",
-                safe_text(error, MAX_MESSAGE),
-                extra={"kind": "readers"},
-            )
-            raise RulesUnreadable(
-                "no key can be checked now; an operator must act: the server's log names the fault"
-            ) from None
         return Rules(
-            readers=readers,
+            readers=None if self._readers is None else _readable(self._readers),
             serves_anyone=self._serves_anyone,
             allowed_users=self._allowed_users() or None,
         )
@@ -130,3 +119,18 @@ class LiveRules:
             extra={"kind": "allowed_users"},
         )
         return self._allowed
+
+
+def _readable(readers: Reread[dict[str, Reader]]) -> dict[str, Reader]:
+    """Return the readers; raises as ``LiveRules``. The receiver of the response is not known, so it
+    gets no details: the log has them."""
+    try:
+        return readers.value()
+    except SettingsError as error:
+        problem = safe_text(error, MAX_MESSAGE)
+    logger.error(
+        "no request is permitted: %s. Correct the file", problem, extra={"kind": "readers"}
+    )
+    raise RulesUnreadable(
+        "no key can be checked now; an operator must act: the server's log names the fault"
+    )

@@ -149,8 +149,8 @@ class Server:
         except (OSError, AttributeError):
             if self.settings.allowed_users and self.settings.address != NO_ADDRESS:
                 raise CannotStart(
-                    "allowed_users needs Linux for TCP: only its kernel tells the user of a "
-                    "connection; set unix_socket, and address: none"
+                    "allowed_users needs Linux's socket diagnostics for TCP, and they are not "
+                    "available; permit AF_NETLINK in the unit, or set unix_socket and address: none"
                 ) from None
             return lambda _: None
         undo.callback(lookup.close)

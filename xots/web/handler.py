@@ -86,8 +86,6 @@ class Handler(Responses):
         """The account that the request is counted for."""
         self._entered: str | None = None
         """The account whose keeper the request keeps open."""
-        stream = self.request.connection.stream  # type: ignore[union-attr]  # an HTTP1Connection
-        self.peer = stream.peer
         in_flight.enter()
 
     def on_finish(self) -> None:

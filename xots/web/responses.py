@@ -76,9 +76,6 @@ class Responses(RequestHandler):
     ends_login = False
     """True if the handler only ends a login. The settings may describe another one."""
 
-    peer: Peer
-    """The other end of the connection."""
-
     refused = False
     """True once the guard, or the rules of access, have refused the request."""
 
@@ -98,6 +95,13 @@ class Responses(RequestHandler):
         """Return None: a response that is never stored needs no ETag."""
 
     # ---------- the request
+
+    @property
+    def peer(self) -> Peer:
+        """The other end of the connection."""
+        connection: Any = self.request.connection  # an HTTP1Connection
+        peer: Peer = connection.stream.peer
+        return peer
 
     @property
     def server_name(self) -> str:
