@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
 from support.command_line import XOTS, Ended, process
+from support.stand_in import StandIn, serving
 
 from xots.client import Client
 from xots.commands import requesting
@@ -47,52 +46,19 @@ NEW: dict[str, Any] = {
     "shares_with": [],
 }
 TOKEN = {"accessToken": "t0ken", "expiresIn": 1800, "tenantId": "T"}
-STATUS = {"healthy": True, "state": "connected", "account": "smith", "revocation_pending": False}
-UNKNOWN = {"type": "urn:xots:unknown-account", "title": "No such account", "detail": "no such one"}
-
-
-class StandIn(ThreadingHTTPServer):
-    """A server that gives a fixed response to each method and path, and records the requests."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.responses: dict[str, tuple[int, object]] = {}
-        self.requests: list[tuple[str, Any]] = []
-
-    @property
-    def port(self) -> str:
-        return str(self.server_address[1])
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: StandIn
-
-    def do_GET(self) -> None:
-        """Respond as the test says."""
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        request = f"{self.command} {self.path}"
-        self.server.requests.append((request, json.loads(body) if body else None))
-        status, content = self.server.responses.get(request, (404, UNKNOWN))
-        self.send_response(status)
-        if status == 303:
-            self.send_header("Location", str(content))
-        sent = json.dumps(content).encode()
-        self.send_header("Content-Length", str(len(sent)))
-        self.end_headers()
-        self.wfile.write(sent)
-
-    do_POST = do_GET  # noqa: N815 - the name of the base
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name of the base
-        """Write no log."""
+STATUS = {
+    "healthy": True,
+    "state": "connected",
+    "account": "smith",
+    "redirect_uri": "http://localhost:7001/code",
+    "revocation_pending": False,
+}
 
 
 @pytest.fixture
 def server() -> Iterator[StandIn]:
     """A server with two accounts."""
-    with StandIn() as server:
+    with serving(StandIn()) as server:
         server.responses = {
             "GET /accounts": (200, {"accounts": [SMITH, NEW]}),
             "GET /accounts/smith/token": (200, TOKEN),
@@ -106,11 +72,7 @@ def server() -> Iterator[StandIn]:
             "POST /accounts": (201, {"status": "added", "account": "smith"}),
             "GET /token": (200, TOKEN | {"accessToken": "default"}),
         }
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
         yield server
-        server.shutdown()
-        thread.join()
 
 
 # ---------- --account
@@ -166,7 +128,7 @@ def test_without_an_account_the_paths_are_those_without_a_name(xots: Xots, serve
 
 
 def test_login_shows_the_address_of_the_account(server: StandIn) -> None:
-    """The user opens the page of that account."""
+    """The user opens the page of that account, at the host of the redirect URI."""
     server.responses["GET /accounts/smith/status"] = (200, STATUS | {"healthy": False})
     program = (
         "import sys; sys.path.insert(0, ''); from xots.commands import requesting as r\n"
@@ -178,7 +140,7 @@ def test_login_shows_the_address_of_the_account(server: StandIn) -> None:
         [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False
     )
     assert ended.returncode == 9
-    assert f"open http://localhost:{server.port}/accounts/smith/home in a browser" in ended.stdout
+    assert "open http://localhost:7001/accounts/smith/home in a browser" in ended.stdout
 
 
 @pytest.mark.safeguard(
@@ -201,7 +163,7 @@ def test_login_waits_while_a_user_is_needed_although_a_token_is_served(
     monkeypatch.setattr(time, "sleep", sleep)
     ended = xots("login", "--account", "smith", "--port", server.port)
     shown, last = ended.out.splitlines()
-    assert shown.startswith(f"open http://localhost:{server.port}/accounts/smith/home")
+    assert shown.startswith("open http://localhost:7001/accounts/smith/home")
     assert (ended.status, last, ended.err) == (0, "logged in", "")
 
 
@@ -253,9 +215,9 @@ def test_a_malformed_account_is_not_repeated(xots: Xots, server: StandIn) -> Non
 
 
 @pytest.mark.safeguard(
-    file="commands/requesting.py",
-    old="environment[ACCOUNT] = server.account",
-    new="pass",
+    file="commands/options.py",
+    old='        "account": server.account,\n',
+    new="",
     protects_from="a script under xots exec that uses the login of another account",
 )
 def test_exec_passes_a_named_account_on(server: StandIn) -> None:
