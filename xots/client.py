@@ -5,17 +5,23 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import socket
+import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import KW_ONLY, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from .errors import ServerRefused, ServerUnreachable
+from .errors import ServerRefused, ServerUnproved, ServerUnreachable
+from .proof import prove_certificate, prove_tcp, prove_unix
+from .secret import Secret
 
-__all__ = ["Client"]
+__all__ = ["WORD", "Client"]
 
 WORD = re.compile("[!-~]+")
-"""A token or an id: visible ASCII."""
+"""A token, an id or a key: visible ASCII."""
 
 REQUEST_TIMEOUT_SECONDS = 60.0
 """A request may wait for a whole refresh: its deadline, and the lease of a process that vanished in
@@ -30,24 +36,39 @@ class _Response:
     """The JSON value of the body; None if the body is not JSON."""
 
 
+@dataclass(frozen=True)
 class Client:
-    """Sends requests to the xots server at one address.
+    """Sends requests to the xots server at one address, and a key only to a server that has proved
+    who it is."""
 
-    Args:
-        host: its host name or address.
-        port: its port.
-        account: the name of the account; None for the one that the paths without a name serve.
-    """
+    host: str = "127.0.0.1"
+    """The host name or address of the server."""
+    port: int = 5001
+    account: str | None = None
+    """The name of the account; None for the one that the paths without a name serve."""
+    _: KW_ONLY
+    unix_socket: Path | None = None
+    """The Unix socket to connect to, instead of host and port. No key is sent there."""
+    key: Secret | None = None
+    """The reader's key, which matches ``WORD``."""
+    server_user: str | None = None
+    """The name or id of the user that runs the server; None if that is this user or root."""
+    uses_tls: bool = False
+    certificate: bytes | None = field(default=None, repr=False)
+    """The only certificate that the server may have, in DER. With None, TLS accepts one that an
+    authority of this system has signed for the host."""
 
-    def __init__(
-        self, host: str = "127.0.0.1", port: int = 5001, account: str | None = None
-    ) -> None:
-        self.host, self.port, self.account = host, port, account
+    def __post_init__(self) -> None:
+        if self.certificate is not None and not self.uses_tls:
+            raise ValueError("a certificate proves nothing without TLS")
 
     @property
     def url(self) -> str:
-        """The server's URL."""
-        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+        """The server's URL; ``unix:`` with the path of a Unix socket."""
+        if self.unix_socket is not None:
+            return f"unix:{self.unix_socket}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.uses_tls else 'http'}://{host}:{self.port}"
 
     @property
     def path(self) -> str:
@@ -64,6 +85,8 @@ class Client:
 
         Raises:
             ServerUnreachable: no server responds.
+            ServerUnproved: the program at the address may be another user's; nothing was sent.
+            SettingsError: ``server_user`` names no user.
             ServerRefused: it gave no token; the message gives its reason and the remedy.
         """
         given = {"min_ttl": min_ttl, "tenant": tenant}
@@ -79,7 +102,7 @@ class Client:
         """Return the response of ``/tenants``: the connected organisations, as Xero lists them.
 
         Raises:
-            ServerUnreachable, ServerRefused: as for ``token``.
+            ServerUnreachable, ServerUnproved, SettingsError, ServerRefused: as for ``token``.
         """
         content: list[dict[str, Any]] = self.request("GET", "/tenants")
         if not all(isinstance(tenant, dict) and "tenantId" in tenant for tenant in content):
@@ -90,9 +113,10 @@ class Client:
         """Return the accounts of the server, each with ``name`` and ``state``.
 
         Raises:
-            ServerUnreachable, ServerRefused: as for ``token``.
+            ServerUnreachable, ServerUnproved, SettingsError, ServerRefused: as for ``token``.
         """
-        found = Client(self.host, self.port).request("GET", "/accounts", "accounts")["accounts"]
+        everything = replace(self, account=None)
+        found = everything.request("GET", "/accounts", "accounts")["accounts"]
         if not (isinstance(found, list) and all(_has(one, "name", "state") for one in found)):
             raise self._not_xots()
         return found
@@ -119,7 +143,7 @@ class Client:
                 is returned for it.
 
         Raises:
-            ServerUnreachable, ServerRefused: as for ``token``.
+            ServerUnreachable, ServerUnproved, SettingsError, ServerRefused: as for ``token``.
         """
         response = self._send(method, self.path + path, body)
         done = None if done_at is None else (303, self.path + done_at)
@@ -146,27 +170,98 @@ class Client:
         if body is not None:
             headers["Content-Type"] = "application/json"
             sent = json.dumps(body).encode()
-        connection = http.client.HTTPConnection(
-            self.host, self.port, timeout=REQUEST_TIMEOUT_SECONDS
-        )
+        if self.key is not None and self.unix_socket is None:
+            headers["Authorization"] = f"Bearer {self.key.reveal()}"
         try:
-            connection.request(method, path, sent, headers)
-            response = connection.getresponse()
-            location = response.headers["Location"]
-            return _Response(response.status, location, _json(response.read()))
+            with closing(self._proved_connection()) as connection:
+                connection.request(method, path, sent, headers)
+                response = connection.getresponse()
+                location = response.headers["Location"]
+                return _Response(response.status, location, _json(response.read()))
         except http.client.HTTPException:
             raise self._not_xots() from None
         except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise ServerUnreachable(
-                f"no server responds at {self.url} ({reason}); start one with xots, or "
-                "give the port of a running one with --port or XOTS_PORT"
-            ) from None
-        finally:
+            raise self._unreachable(error) from None
+
+    def _proved_connection(self) -> http.client.HTTPConnection:
+        """Connect, and return the connection once the server has proved who it is.
+
+        Raises:
+            ServerUnproved, SettingsError, ServerRefused: as for ``token``.
+            OSError: the connection fails.
+        """
+        connection = self._connection()
+        connection.auto_open = 0  # it would connect again without a proof
+        try:
+            connection.connect()
+            self._prove(connection.sock)
+        except ssl.SSLError as error:
             connection.close()
+            reason = getattr(error, "verify_message", None) or error.reason or type(error).__name__
+            raise ServerUnproved(
+                f"the program at {self.url} does not prove by TLS that it is your server "
+                f"({reason}), so nothing was sent to it; set tls_certificate to the certificate of "
+                "the server"
+            ) from None
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if self.unix_socket is not None:
+            return _UnixConnection(self.unix_socket)
+        if not self.uses_tls:
+            return http.client.HTTPConnection(self.host, self.port, timeout=REQUEST_TIMEOUT_SECONDS)
+        context = ssl.create_default_context()
+        if self.certificate is not None:  # _prove compares it
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return http.client.HTTPSConnection(
+            self.host, self.port, timeout=REQUEST_TIMEOUT_SECONDS, context=context
+        )
+
+    def _prove(self, connected: socket.socket) -> None:
+        if self.unix_socket is not None:
+            prove_unix(connected, self.unix_socket, self.server_user)
+        elif isinstance(connected, ssl.SSLSocket):
+            if self.certificate is not None:
+                prove_certificate(connected, self.url, self.certificate)
+        elif self.key is not None or self.server_user is not None:
+            prove_tcp(connected, self.url, self.server_user, REQUEST_TIMEOUT_SECONDS)
+
+    def _unreachable(self, error: OSError) -> ServerUnreachable | ServerRefused:
+        reason = error.strerror or type(error).__name__
+        if self.unix_socket is None:
+            remedy = "give the port of a running one with --port or XOTS_PORT"
+        elif isinstance(error, PermissionError):
+            return ServerRefused(
+                f"this user may not connect to {self.url} ({reason}); an operator can add the user "
+                "to the group of unix_socket_group",
+                "access-denied",
+            )
+        else:
+            remedy = "give the socket of a running one with --unix-socket or XOTS_UNIX_SOCKET"
+        return ServerUnreachable(
+            f"no server responds at {self.url} ({reason}); start one with xots, or {remedy}"
+        )
 
     def _not_xots(self, reason: str = "") -> ServerRefused:
         return ServerRefused(f"the program at {self.url} is not xots{reason}")
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """A connection to a Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=REQUEST_TIMEOUT_SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
 
 
 def _json(body: bytes) -> Any:
