@@ -265,7 +265,7 @@ def test_exec_names_no_tenant_that_was_not_chosen(servers: ThreadServers, xots: 
 
 @pytest.mark.safeguard(
     file="commands/options.py",
-    old="        return _client_at(url, account)\n",
+    old="        return _parsed(url, has_certificate=has_certificate)\n",
     new="        pass\n",
     protects_from="a script under xots exec that uses the login of another company",
 )
@@ -292,7 +292,7 @@ def test_the_server_of_exec_is_reported_if_it_is_away(xots: Xots, free_port: int
         assert url.removeprefix("http://") in process(command, XOTS_URL=url).reason()
 
 
-@pytest.mark.parametrize("url", ["https://localhost:5001", "localhost:5001", "http://a:b", "k3y"])
+@pytest.mark.parametrize("url", ["ftp://localhost:5001", "localhost:5001", "http://a:b", "k3y"])
 def test_a_malformed_url_of_the_server_is_not_repeated(url: str) -> None:
     """The message shows the form."""
     reason = process("token", XOTS_URL=url).reason(status=2)

@@ -6,10 +6,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,10 @@ from ..safe_text import MAX_MESSAGE, safe_text
 from ..settings import Settings, parsing
 from ..settings.reading import secret_in_file
 from .options import (
-    SERVER_URL,
     Joined,
     UsageError,
     add_server_address,
+    is_under_exec,
     read_settings,
     server_client,
 )
@@ -81,7 +81,7 @@ def _accounts_of_server(server: Client) -> list[dict[str, Any]] | None:
     try:
         return server.accounts()
     except ServerUnreachable:
-        if SERVER_URL in os.environ:  # under xots exec, the settings of the store are unknown
+        if is_under_exec():
             raise
         return None
 
@@ -172,7 +172,7 @@ def _add(options: argparse.Namespace) -> int:
         needs_login = _add_in_store(read_settings(options), name, fields)
         to_log_in = f"Start xots and log in at /accounts/{name}/home"
     else:
-        any_account = Client(server.host, server.port)
+        any_account = replace(server, account=None)
         added = any_account.request("POST", "/accounts", "account", body=fields)
         needs_login = added.get("needs_login", True)  # each one does at an earlier version
         to_log_in = f"To log in: xots login --account {name}"
@@ -267,7 +267,7 @@ def _remove(options: argparse.Namespace) -> int:
         settings = read_settings(options)
         detail = asyncio.run(wiring.remove_account(settings, name)).explanation
     else:
-        removed = Client(server.host, server.port, name).request("POST", "/remove", "account")
+        removed = replace(server, account=name).request("POST", "/remove", "account")
         detail = removed.get("detail")
     show(f"removed {name}" + (f": {detail}" if detail else ""))
     return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +11,13 @@ from ..advice import capitalised
 from ..client import Client
 from ..errors import ServerRefused, ServerUnreachable, XotsError
 from ..settings import Settings
-from .options import SERVER_URL, add_settings, client_for, read_settings
+from .options import (
+    add_settings,
+    client_for,
+    is_under_exec,
+    read_server_settings,
+    read_settings,
+)
 from .process import show
 
 __all__ = ["add_end_options", "logout", "revoke"]
@@ -38,39 +43,42 @@ def add_end_options(parser: argparse.ArgumentParser) -> None:
 
 def revoke(options: argparse.Namespace) -> int:
     """End the login and keep the credentials."""
-    settings = read_settings(options)
-    server = client_for(settings)
-    if _serves(server, settings):
+    if server := _running_server(options):
         show(_revoke_by_request(server, everywhere=options.all))
     else:
+        settings = read_settings(options)
         show(_end_in_store(settings, "revoked", forget=False, everywhere=options.all))
     return 0
 
 
 def logout(options: argparse.Namespace) -> int:
     """End the login and forget the credentials."""
-    settings = read_settings(options)
-    server = client_for(settings)
-    if _serves(server, settings):
+    if server := _running_server(options):
         show(_log_out_by_request(server, everywhere=options.all))
     else:
+        settings = read_settings(options)
         show(_end_in_store(settings, "logged out", forget=True, everywhere=options.all))
     return 0
 
 
-def _serves(server: Client, settings: Settings) -> bool:
-    """Return True if the server runs and serves this account, not only others."""
+def _running_server(options: argparse.Namespace) -> Client | None:
+    """Return a client for the server if it runs and serves the account, not only others."""
+    settings = read_server_settings(options)
+    server = client_for(settings)
+    return server if _serves(server, settings.account) else None
+
+
+def _serves(server: Client, account: str) -> bool:
     try:
         content = server.request("GET", "/status", "account")
     except (ServerUnreachable, ServerRefused) as error:
         if isinstance(error, ServerRefused) and error.kind == UNUSABLE:
             return True  # its login can be ended all the same
         is_elsewhere = isinstance(error, ServerUnreachable) or error.kind in UNKNOWN_ACCOUNT
-        # Under xots exec, the settings of the store are unknown.
-        if SERVER_URL in os.environ or not is_elsewhere:
+        if is_under_exec() or not is_elsewhere:
             raise
         return False
-    return bool(content["account"] == settings.account)
+    return bool(content["account"] == account)
 
 
 def _revoke_by_request(server: Client, *, everywhere: bool) -> str:

@@ -18,7 +18,14 @@ from typing import Any
 from ..client import Client
 from ..errors import XotsError
 from ..safe_text import MAX_MESSAGE, safe_text
-from .options import ACCOUNT, SERVER_URL, UsageError, add_server, server_client
+from .options import (
+    UsageError,
+    add_server,
+    client_for,
+    read_server_settings,
+    server_client,
+    server_variables,
+)
 from .process import show
 
 __all__ = [
@@ -56,10 +63,10 @@ def login(options: argparse.Namespace) -> int:
     if found.get("grant") == CLIENT_CREDENTIALS:
         return _without_login(found)
     if not _is_logged_in(found):
-        # A login starts at the redirect URI's host, which is localhost unless it is set.
-        is_loopback = server.host in ("127.0.0.1", "::1")
-        url = f"http://localhost:{server.port}" if is_loopback else server.url
-        show(f"open {url}{server.path}/home in a browser on this machine, and log in")
+        # A login starts at the redirect URI's host.
+        url = str(found["redirect_uri"]).removesuffix("/code")
+        where = " on this machine" if url.partition("://")[2].startswith("localhost:") else ""
+        show(f"open {url}{server.path}/home in a browser{where}, and log in")
         while not _is_logged_in(_status(server)):
             time.sleep(LOGIN_POLL_INTERVAL_SECONDS)
     print("logged in")
@@ -67,7 +74,7 @@ def login(options: argparse.Namespace) -> int:
 
 
 def _status(server: Client) -> dict[str, Any]:
-    content: dict[str, Any] = server.request("GET", "/status", "healthy", "state")
+    content: dict[str, Any] = server.request("GET", "/status", "healthy", "state", "redirect_uri")
     return content
 
 
@@ -129,14 +136,11 @@ def run_program(options: argparse.Namespace) -> int:
         raise UsageError(
             "no program is named; name it after two hyphens: xots exec -- python3 report.py"
         )
-    server = server_client(options)
+    settings = read_server_settings(options)
+    server = client_for(settings)
     content = server.token(options.min_ttl, options.tenant)
-    environment = _inherited(os.environ) | {
-        "XERO_ACCESS_TOKEN": content["accessToken"],
-        SERVER_URL: server.url,
-    }
-    if server.account:
-        environment[ACCOUNT] = server.account
+    environment = _inherited(os.environ) | server_variables(settings, server)
+    environment["XERO_ACCESS_TOKEN"] = content["accessToken"]
     if content.get("tenantId"):
         environment["XERO_TENANT_ID"] = content["tenantId"]
     try:
@@ -178,7 +182,8 @@ def _print_status(content: dict[str, Any]) -> None:
         show(sentence)
     for name, value in content.items():
         if name != "explanation":
-            show(f"{name.replace('_', ' '):26}{_shown(value)}")
+            for text in _shown(value):
+                show(f"{name.replace('_', ' '):26}{text}")
 
 
 def _explanation(content: dict[str, Any]) -> list[Any]:
@@ -186,10 +191,19 @@ def _explanation(content: dict[str, Any]) -> list[Any]:
     return sentences if isinstance(sentences, list) else []
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Any) -> list[str]:
+    """Return a value as one text or more, each for a line of its own."""
     if isinstance(value, list):
-        return " ".join(map(str, value))
-    return "-" if value is None else str(value)
+        reads = [_reads_text(one) for one in value if isinstance(one, dict)]
+        return reads or [" ".join(map(str, value))]
+    return ["-" if value is None else str(value)]
+
+
+def _reads_text(reads: Mapping[str, Any]) -> str:
+    """Return the reads of one reader in words."""
+    reader, count, first, last = map(reads.get, ("reader", "count", "first_at", "last_at"))
+    times = "once, at" if count == 1 else f"{count} times, first at {first}, last at"
+    return f"{reader}: {times} {last}"
 
 
 def refresh(options: argparse.Namespace) -> int:

@@ -131,9 +131,11 @@ ROWS = (
         add_options=add_exec_options,
         run=run_program,
         details="The token is in XERO_ACCESS_TOKEN, the tenant's id in XERO_TENANT_ID and the "
-        "server's URL in XOTS_URL. The name of an account that was named is in XOTS_ACCOUNT. The "
-        "settings of xots are taken out of its environment. The exit status is that of the "
-        "program. Example: xots exec -- python3 report.py",
+        "server's URL in XOTS_URL, or its socket in XOTS_UNIX_SOCKET. The name of an account that "
+        "was named is in XOTS_ACCOUNT. XOTS_READER_KEY_FILE, XOTS_SERVER_USER and "
+        "XOTS_TLS_CERTIFICATE are passed on too. The other settings of xots are taken out of its "
+        "environment. The exit status is that of the program. Example: "
+        "xots exec -- python3 report.py",
         takes_program=True,
     ),
     Command(
