@@ -1,4 +1,5 @@
-"""Access to files: can other users read or replace a secret file, and new folders that are private.
+"""Access to files: can other users read or replace a secret file; new folders that are private, and
+files that are written whole.
 
 A *secrets mount* is a file system on which systemd or a container platform provides secrets. Its
 files often have mode 0440 or 0444, because the platform decides who sees the mount.
@@ -9,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import secrets
 import shlex
 import stat
 from collections.abc import Iterator, Sequence
@@ -32,6 +34,7 @@ __all__ = [
     "read_bounded",
     "restore_owner_rights",
     "secret_file_problems",
+    "write_file",
 ]
 
 SECRETS_FOLDERS = (Path("/run/secrets"), Path("/var/run/secrets"))
@@ -321,6 +324,35 @@ def make_folder(folder: Path) -> None:
         one.chmod(0o700)  # the umask may have taken the owner's rights
         with open_folder(one.parent) as above:
             os.fsync(above)
+
+
+def write_file(path: Path, content: bytes, *, new: bool = False) -> None:
+    """Write a file of mode 0600, completely or not at all. A power cut does not undo it.
+
+    Args:
+        path: the file, without symbolic links.
+        content: its content.
+        new: refuse to replace a file.
+
+    Raises:
+        OSError: it can't be written, or exists although ``new`` is set.
+    """
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    try:
+        with os.fdopen(os.open(draft, flags, 0o600), "wb") as file:
+            restore_owner_rights(file.fileno())
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if new:
+            os.link(draft, path)  # fails if the file exists, unlike a rename
+        else:
+            draft.rename(path)
+        with open_folder(path.parent) as folder:
+            os.fsync(folder)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def restore_owner_rights(descriptor: int) -> None:

@@ -8,7 +8,6 @@ only opens, so that every process can learn of it before it seals a record.
 from __future__ import annotations
 
 import os
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +15,9 @@ from .errors import SealError
 from .file_access import (
     folder_problems,
     make_folder,
-    open_folder,
     read_bounded,
-    restore_owner_rights,
     secret_file_problems,
+    write_file,
 )
 from .secret import Secret
 
@@ -118,7 +116,7 @@ def write_key_file(path: Path, ring: KeyRing, *, new: bool = False) -> None:
         if problems:
             raise SealError(f"the key file can't be written safely: {'; '.join(problems)}")
         _check_owner(real)
-        _write(real, formatted(ring), new=new)
+        write_file(real, formatted(ring).encode(), new=new)
     except OSError as error:
         raise SealError(f"the key file {real} can't be written: {error.strerror}") from None
 
@@ -128,22 +126,3 @@ def _check_owner(path: Path) -> None:
     if path.exists() and path.stat().st_uid != os.geteuid():
         owner = path.stat().st_uid
         raise SealError(f"the key file {path} belongs to user {owner}: change it as that user")
-
-
-def _write(path: Path, text: str, *, new: bool) -> None:
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    try:
-        with os.fdopen(os.open(draft, flags, 0o600), "w") as file:
-            restore_owner_rights(file.fileno())
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        if new:
-            os.link(draft, path)  # fails if the file exists, unlike a rename
-        else:
-            draft.rename(path)
-        with open_folder(path.parent) as folder:
-            os.fsync(folder)
-    finally:
-        draft.unlink(missing_ok=True)
