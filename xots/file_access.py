@@ -326,12 +326,16 @@ def make_folder(folder: Path) -> None:
             os.fsync(above)
 
 
-def write_file(path: Path, content: bytes, *, new: bool = False) -> None:
-    """Write a file of mode 0600, completely or not at all. A power cut does not undo it.
+def write_file(
+    path: Path, content: bytes, *, like: os.stat_result | None = None, new: bool = False
+) -> None:
+    """Write a file completely or not at all. A power cut does not undo it.
 
     Args:
         path: the file, without symbolic links.
         content: its content.
+        like: the status whose mode, owner and group the file gets; None for mode 0600 and this
+            user.
         new: refuse to replace a file.
 
     Raises:
@@ -344,6 +348,9 @@ def write_file(path: Path, content: bytes, *, new: bool = False) -> None:
             restore_owner_rights(file.fileno())
             file.write(content)
             file.flush()
+            if like is not None:
+                os.fchown(file.fileno(), like.st_uid, like.st_gid)
+                os.fchmod(file.fileno(), stat.S_IMODE(like.st_mode))
             os.fsync(file.fileno())
         if new:
             os.link(draft, path)  # fails if the file exists, unlike a rename

@@ -51,7 +51,11 @@ SETTINGS = {
 ROUTES = [route[0].replace("\\", "") for route in ROUTE_TABLE]
 ROUTES += ["/accounts/NAME/…", *(f"/accounts/NAME{path}" for path, _ in ROUTES_OF_ACCOUNT)]
 
-ACTIONS = {"key": ("new", "add", "promote"), "account": ("list", "add", "remove")}
+ACTIONS = {
+    "key": ("new", "add", "promote"),
+    "reader": ("list", "add", "remove"),
+    "account": ("list", "add", "remove"),
+}
 """The second words of the commands that have some."""
 
 COMMANDS = [

@@ -51,6 +51,7 @@ WAYS = (
     Row(r"xots exec$", Way.PARSED, "is the name of the command; the README shows how it is run"),
     Row(r"xots (exec|token) --tenant$", Way.PARSED, "names an option without its value"),
     Row(r"xots account (add|remove)$", Way.PARSED, "is the name of the command"),
+    Row(r"xots reader (list|add|remove)$", Way.PARSED, "is the name of the command"),
     Row(r"xots account add miller ", Way.PARSED, "needs the file of a secret"),
     # Commands that start a server.
     Row(r"xots( serve)?$", Way.SERVES, ""),

@@ -110,6 +110,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "commands.serving",
         "commands.checking",
         "commands.keys",
+        "commands.readers",
         "commands.requesting",
         "commands.ending",
         "commands.accounts",

@@ -7,8 +7,7 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +22,7 @@ from .options import (
     Joined,
     UsageError,
     add_server_address,
+    as_usage,
     is_under_exec,
     read_settings,
     server_client,
@@ -200,7 +200,7 @@ def _entry_fields(options: argparse.Namespace) -> dict[str, str]:
     ):
         text = getattr(options, f"own_{field}")
         if text is not None:
-            with _as_usage(option):
+            with as_usage(option):
                 fields[field] = parse(text)
     path = options.own_secret_file
     if path is not None and "client_id" not in fields:
@@ -208,21 +208,12 @@ def _entry_fields(options: argparse.Namespace) -> dict[str, str]:
             "--client-secret-file: a client secret needs a client id: give --client-id too"
         )
     if path is not None:
-        with _as_usage("--client-secret-file"):
+        with as_usage("--client-secret-file"):
             secret, dangers = secret_in_file(Path(path))
             fields["client_secret"] = secret.reveal()
         for danger in dangers:
             print(f"xots: warning: {safe_text(danger, MAX_MESSAGE)}", file=sys.stderr)
     return fields
-
-
-@contextmanager
-def _as_usage(argument: str) -> Iterator[None]:
-    """Raise a problem of an argument as a UsageError that names it."""
-    try:
-        yield
-    except ValueError as error:
-        raise UsageError(f"{argument}: {error}") from None
 
 
 def _add_in_store(settings: Settings, name: str, fields: dict[str, str]) -> bool:
@@ -254,7 +245,7 @@ def _declare_name(parser: argparse.ArgumentParser) -> None:
 
 
 def _name(options: argparse.Namespace) -> str:
-    with _as_usage("NAME"):
+    with as_usage("NAME"):
         return parsing.account_name(options.name)
 
 

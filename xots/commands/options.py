@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import re
 import ssl
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,9 +23,11 @@ from ..settings.reading import read_text
 __all__ = [
     "Joined",
     "UsageError",
+    "add_one",
     "add_server",
     "add_server_address",
     "add_settings",
+    "as_usage",
     "client_for",
     "config_file",
     "is_under_exec",
@@ -52,6 +54,15 @@ CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE----
 
 class UsageError(XotsError):
     """The command line is wrong. The message says how to correct it."""
+
+
+@contextmanager
+def as_usage(argument: str) -> Iterator[None]:
+    """Raise a problem of an argument as a UsageError that names it."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(f"{argument}: {error}") from None
 
 
 class Once(argparse.Action):
@@ -85,6 +96,11 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     """Declare every setting as an option."""
     _add(parser, _all_names())
     parser.add_argument("--version", action="version", version=f"xots {__version__}")
+
+
+def add_one(parser: argparse.ArgumentParser, name: str) -> None:
+    """Declare the setting of this name as an option: ``read_one`` reads it."""
+    _add(parser, [name])
 
 
 def add_server_address(parser: argparse.ArgumentParser, *further: str) -> None:
@@ -192,7 +208,7 @@ def _parsed(url: str, *, has_certificate: bool) -> tuple[str, int, bool]:
     parts = urlsplit(url)
     if parts.scheme == "http" and has_certificate:
         raise SettingsError([f"{SERVER_URL}: must be https://HOST:PORT with tls_certificate"])
-    with contextlib.suppress(ValueError):  # a malformed port
+    with suppress(ValueError):  # a malformed port
         if parts.scheme in ("http", "https") and parts.hostname and parts.port:
             return parts.hostname, parts.port, parts.scheme == "https"
     form = "http://HOST:PORT or https://HOST:PORT, as xots exec sets it"
@@ -224,7 +240,7 @@ def _certificate(settings: Settings) -> bytes | None:
         return None
     place = settings.sources["tls_certificate"]
     text = _safe_text_of(settings.tls_certificate, place, secret=False)
-    with contextlib.suppress(ValueError):
+    with suppress(ValueError):
         if found := CERTIFICATE.search(text):
             return ssl.PEM_cert_to_DER_cert(found[0])
     raise SettingsError([f"{place}: the file that it names holds no certificate in PEM format"])

@@ -15,6 +15,7 @@ from .checking import check
 from .ending import add_end_options, logout, revoke
 from .keys import add_key_options, key
 from .options import add_server, add_settings
+from .readers import add_reader_options, reader
 from .requesting import (
     add_exec_options,
     add_json_options,
@@ -109,6 +110,15 @@ ROWS = (
         help="make, add or promote a sealing key (key new, key add, key promote)",
         add_options=add_key_options,
         run=key,
+    ),
+    Command(
+        name="reader",
+        group=Group.WITHOUT_SERVER,
+        help="list, add or remove the readers, who have keys (reader list, reader add, reader "
+        "remove)",
+        add_options=add_reader_options,
+        run=reader,
+        details="A running server that uses the file knows each change from its next request on.",
     ),
     Command(
         name="login",

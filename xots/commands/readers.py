@@ -1,0 +1,201 @@
+"""``xots reader``: list, add and remove the readers, who have a key of their own each."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from .. import reader_file
+from ..access import Reader, Scope, digest_of
+from ..errors import SettingsError, XotsError
+from ..safe_text import MAX_MESSAGE, safe_text
+from ..settings import parsing
+from .options import UsageError, add_one, as_usage, read_one
+from .process import show
+
+__all__ = ["add_reader_options", "reader"]
+
+SCOPES = tuple(scope.value for scope in Scope)
+
+COLUMNS = ("name", "scopes", "accounts")
+
+
+def add_reader_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the three actions with their options."""
+    actions = parser.add_subparsers(required=True, metavar="ACTION", title="actions")
+    for name, action, text, declare in ACTIONS:
+        own = actions.add_parser(
+            name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
+        )
+        declare(own)
+        add_one(own, "readers")
+        own.set_defaults(action=action)
+
+
+def reader(options: argparse.Namespace) -> int:
+    """Carry out the action that the command line names."""
+    action: Callable[[argparse.Namespace], int] = options.action
+    return action(options)
+
+
+def _file(options: argparse.Namespace) -> tuple[Path, str]:
+    """Return the path of the file of readers, and the place where it was set.
+
+    Raises:
+        SettingsError: none is set.
+    """
+    settings = read_one(options, "readers")
+    place = settings.sources.get("readers", "readers")
+    if isinstance(settings.readers, Path):
+        return settings.readers, place
+    problem = "is not set" if settings.readers is None else "names no file, but anyone"
+    raise SettingsError(
+        [
+            f"{place}: the file of readers {problem}: name one with --readers FILE, and set "
+            "readers to it for the server (XOTS_READERS, or readers: FILE in its YAML file)"
+        ]
+    )
+
+
+# ---------- list
+
+
+def _declare_list(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the readers as JSON")
+
+
+def _list(options: argparse.Namespace) -> int:
+    path, place = _file(options)
+    try:
+        found = list(reader_file.read_readers(path, place).values())
+    except reader_file.NoReaderFile:
+        found = []
+    if options.json:
+        print(json.dumps(list(map(_summary, found))))
+    elif found:
+        _print_table(found)
+    else:
+        show("there are no readers: xots reader add NAME makes one")
+    return 0
+
+
+def _summary(reader: Reader) -> dict[str, str | list[str] | None]:
+    accounts = None if reader.accounts is None else sorted(reader.accounts)
+    return {"name": reader.name, "scopes": sorted(reader.scopes), "accounts": accounts}
+
+
+def _print_table(found: list[Reader]) -> None:
+    """Print one line for each reader."""
+    rows = [COLUMNS, *map(_row, found)]
+    widths = [max(len(row[place]) for row in rows) for place in range(len(COLUMNS))]
+    for row in rows:
+        show("  ".join(map(str.ljust, row, widths)).rstrip())
+
+
+def _row(reader: Reader) -> tuple[str, ...]:
+    accounts = "all" if reader.accounts is None else ",".join(sorted(reader.accounts))
+    return reader.name, ",".join(sorted(reader.scopes)), accounts
+
+
+# ---------- add
+
+
+def _declare_add(parser: argparse.ArgumentParser) -> None:
+    _declare_name(parser)
+    parser.add_argument(
+        "--scope",
+        action="append",
+        choices=SCOPES,
+        dest="own_scopes",
+        help="what its key permits: access tokens (token), the state without secrets (metrics), "
+        "everything (admin); may be repeated (default: token)",
+    )
+    parser.add_argument(
+        "--account",
+        action="append",
+        dest="own_accounts",
+        metavar="NAME",
+        help="limit its key to this account; may be repeated (default: no limit)",
+    )
+
+
+def _add(options: argparse.Namespace) -> int:
+    name = _name(options)
+    with as_usage("--account"):
+        accounts = frozenset(map(parsing.account_name, options.own_accounts or ()))
+    path, place = _file(options)
+    if sys.stdout is None:
+        raise UsageError("stdout is closed, and the key is printed there alone")
+    key = reader_file.new_key()
+    new = Reader(
+        name=name,
+        scopes=frozenset(map(Scope, options.own_scopes or [Scope.TOKEN])),
+        accounts=accounts or None,
+        digest=digest_of(key),
+    )
+    reader_file.add_reader(path, new, place)
+    try:
+        print(key, flush=True)
+    except OSError as error:
+        reader_file.remove_reader(path, name, place)
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise XotsError(
+            f"the key can't be printed: {error.strerror}. The reader was removed again"
+        ) from None
+    hint = (
+        f"xots: added {name} to {path}. Its key is shown only now: keep it in a file of mode 0600. "
+        "The commands of xots send the key if reader_key_file names that file; other programs send "
+        "the header Authorization: Bearer KEY. A running server with this file as its readers "
+        "accepts the key from its next request on"
+    )
+    print(safe_text(hint, MAX_MESSAGE), file=sys.stderr)
+    return 0
+
+
+# ---------- remove
+
+
+def _declare_name(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "name",
+        metavar="NAME",
+        help="name of the reader: up to 64 letters, digits, hyphens, dots and underscores",
+    )
+
+
+def _name(options: argparse.Namespace) -> str:
+    name: str = options.name
+    if reader_file.NAME.fullmatch(name):
+        return name
+    raise UsageError(
+        "NAME: the value is not a reader's name: use up to 64 letters, digits, hyphens, dots and "
+        f"underscores, and do not begin with {reader_file.KEY_PREFIX}, as keys do"
+    )
+
+
+def _remove(options: argparse.Namespace) -> int:
+    name = _name(options)
+    path, place = _file(options)
+    reader_file.remove_reader(path, name, place)
+    show(f"removed {name} from {path}: a running server refuses its key from its next request on")
+    return 0
+
+
+ACTIONS: tuple[
+    tuple[
+        str,
+        Callable[[argparse.Namespace], int],
+        str,
+        Callable[[argparse.ArgumentParser], None],
+    ],
+    ...,
+] = (
+    ("list", _list, "list the readers with their scopes and accounts", _declare_list),
+    ("add", _add, "make a key, print it, and add its reader to the file of readers", _declare_add),
+    ("remove", _remove, "remove a reader, whose key is refused from then on", _declare_name),
+)
+"""The name, the function, the help and the options of each action."""
