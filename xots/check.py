@@ -9,11 +9,14 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 
+from .access import Reader
+from .access_summary import who_may_read
 from .backends import TokenStore, open_store
 from .backends.base import checked_name
 from .clock import SystemClock
-from .errors import SealError, StoreError, StoreUnavailable, XotsError
+from .errors import SealError, SettingsError, StoreError, StoreUnavailable, XotsError
 from .keeping.record_store import open_record
 from .keeping.reporting import clock_skew
 from .keys import sealer_for, store_url
@@ -21,6 +24,8 @@ from .lifecycle.account import Account
 from .lifecycle.outlook import Need, outlook
 from .lifecycle.policy import Grant
 from .lifecycle.schedule import State, state_of
+from .peers import group_text, user_text
+from .reader_file import read_readers
 from .safe_text import MAX_MESSAGE, safe_text
 from .sealing import Sealer
 from .settings import Settings
@@ -95,6 +100,7 @@ async def findings(settings: Settings) -> AsyncIterator[Finding]:
     for finding in (*_grant_findings(accounts), *_login_findings(accounts)):
         yield finding
     yield Finding("scopes", " ".join(accounts[0].scopes) or "none are requested")
+    yield _access_finding(settings)
     async for finding in _store_findings(settings):
         yield finding
     for own in _by_identity_server(settings):
@@ -124,6 +130,18 @@ def _by_identity_server(settings: Settings) -> list[Settings]:
 def _settings_finding(settings: Settings) -> Finding:
     set_here = ", ".join(f"{name} ({source})" for name, source in settings.sources.items())
     return Finding("settings", f"set: {set_here}" if set_here else "all have their defaults")
+
+
+def _access_finding(settings: Settings) -> Finding:
+    """Return who may read a token, or why the file of readers can't be used."""
+    readers: Mapping[str, Reader] = {}
+    try:
+        if isinstance(path := settings.readers, Path):
+            readers = read_readers(path, settings.sources.get("readers", "readers"))
+    except SettingsError as error:
+        return Finding("access", str(error), failed=True)
+    found = who_may_read(settings, readers.values(), user_text, group_text)
+    return Finding("access", found.text, warned=found.warned)
 
 
 def _client_finding(own: Settings, settings: Settings) -> Finding:

@@ -7,6 +7,7 @@ on this machine and in this network namespace.
 
 from __future__ import annotations
 
+import grp
 import pwd
 import socket
 import struct
@@ -14,7 +15,7 @@ from contextlib import suppress
 from ipaddress import ip_address
 from typing import Final
 
-__all__ = ["NOBODY", "PeerLookup", "uid_of_user", "unix_peer", "user_text"]
+__all__ = ["NOBODY", "PeerLookup", "group_text", "uid_of_user", "unix_peer", "user_text"]
 
 NOBODY: Final = 65534
 """The user id that the kernel reports for a user without an id in this user namespace. Any user may
@@ -137,3 +138,11 @@ def user_text(uid: int) -> str:
         return f"user {pwd.getpwuid(uid).pw_name} ({uid})"
     except (KeyError, OverflowError):
         return f"user {uid}"
+
+
+def group_text(gid: int) -> str:
+    """Return a group in words: ``group www (33)``, or ``group 33`` if it has no name."""
+    try:
+        return f"group {grp.getgrgid(gid).gr_name} ({gid})"
+    except (KeyError, OverflowError):
+        return f"group {gid}"

@@ -94,7 +94,7 @@ def test_check_reports_each_subject_that_is_in_order(sandbox: Sandbox) -> None:
     )
     assert (ended.status, ended.err) == (0, "")
     found = lines_by_subject(ended)
-    assert {"settings", "store", "key", "redirect", "xero"} <= found.keys()
+    assert {"settings", "access", "store", "key", "redirect", "xero"} <= found.keys()
     assert all(line.startswith("ok") for line in found.values())
     assert "http://localhost:6001/code" in found["redirect"]
     assert "XOTS_CLIENT_ID" in found["settings"]
@@ -121,6 +121,42 @@ def test_check_warns_of_a_secret_that_other_users_can_read(
     [warning] = [line for line in ended.out.splitlines() if not line.startswith("ok")]
     assert warning.split()[:2] == ["warn", "files"]
     assert warning.endswith(f"chmod 600 {secret}")
+
+
+def test_check_says_who_may_read_the_token(sandbox: Sandbox, tmp_path: Path) -> None:
+    """The line names the users and counts the keys. ``anyone`` is a warning."""
+    readers = tmp_path / "readers"
+    assert process("reader", "add", "report", "--readers", str(readers)).status == 0
+    for setting, words in (
+        ("", "ok access every program of every user on this machine (set readers or "),
+        ("anyone", "warn access every program of every user on this machine (readers: anyone); "),
+        (str(readers), f"ok access programs with the only key of {readers} (token: 1, admin: 0)"),
+    ):
+        ended = process("check", *at(sandbox), XOTS_READERS=setting, XOTS_STORE="memory:")
+        assert ended.status == 0
+        [line] = [line for line in lines_of(ended) if line.split()[1] == "access"]
+        assert line.startswith(words)
+    settings = {"XOTS_ALLOWED_USERS": "0", "XOTS_STORE": "memory:"}
+    assert "ok access programs, if they run as user root (0)" in lines_of(
+        process("check", *at(sandbox), **settings)
+    )
+
+
+def test_check_fails_for_readers_that_can_not_be_used(sandbox: Sandbox, tmp_path: Path) -> None:
+    """The line has the reason and the remedy. The others follow."""
+    readers = tmp_path / "readers"
+    for content, mode, words in (
+        (None, 0, "XOTS_READERS: no such file: make it with xots reader add"),
+        ("report token\n", 0o600, f"XOTS_READERS: {readers}: line 1: this is no reader"),
+        ("", 0o622, f"XOTS_READERS: the file is not safe: {readers} is open to other users"),
+    ):
+        if content is not None:
+            readers.write_text(content)
+            readers.chmod(mode)
+        ended = process("check", *at(sandbox), XOTS_READERS=str(readers), XOTS_STORE="memory:")
+        assert (ended.status, ended.err) == (1, "")
+        [line] = [line for line in lines_of(ended) if not line.startswith("ok")]
+        assert line.startswith(f"FAIL access {words}")
 
 
 def test_check_reports_an_unreachable_token_url() -> None:
