@@ -8,11 +8,13 @@ files often have mode 0440 or 0444, because the platform decides who sees the mo
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import secrets
 import shlex
 import stat
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ __all__ = [
     "folder_problem",
     "folder_problems",
     "is_secrets_mount",
+    "locked_folder",
     "make_folder",
     "mount_of",
     "mounts",
@@ -52,6 +55,9 @@ MOUNTS = Path("/proc/self/mountinfo")
 MAX_BYTES = 64 * 1024
 """Upper bound on a file of settings or secrets: more than a hundred times what one needs. It ends
 the reading of a path such as ``/dev/zero``."""
+
+LOCK_SECONDS = 10.0
+"""Upper bound on the wait for the lock of a folder. Each user who may read a folder can lock it."""
 
 MAX_LINKS = 40
 """Linux follows no more symbolic links in one path."""
@@ -376,3 +382,27 @@ def open_folder(path: Path) -> Iterator[int]:
         yield opened
     finally:
         os.close(opened)
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder.
+
+    Raises:
+        OSError: it can't be opened, or another process holds its lock for ``LOCK_SECONDS``.
+    """
+    with open_folder(folder) as opened:
+        give_up_at = time.monotonic() + LOCK_SECONDS
+        while not _lock(opened):
+            if time.monotonic() > give_up_at:
+                raise OSError(errno.EBUSY, "another process holds the lock of its folder")
+            time.sleep(0.05)
+        yield
+
+
+def _lock(opened: int) -> bool:
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

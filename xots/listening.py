@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import socket
 import stat
@@ -13,7 +12,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from .errors import XotsError
-from .file_access import folder_problems, open_folder
+from .file_access import folder_problems, locked_folder
 
 __all__ = ["CannotStart", "UnixListener", "listen"]
 
@@ -124,8 +123,7 @@ class UnixListener:
         # Another user who may write to the folder could put a socket of its own there.
         if problems := folder_problems(self.path):
             raise CannotStart(f"unix_socket can't be used safely: {'; '.join(problems)}")
-        with open_folder(self.path.parent) as folder:
-            fcntl.flock(folder, fcntl.LOCK_EX)  # two starts at once would both replace a socket
+        with locked_folder(self.path.parent):  # two starts at once would both replace a socket
             _remove_left_behind(self.path)
             umask = os.umask(0o177)  # so the file has mode 0600 from its first moment on
             try:

@@ -12,14 +12,10 @@ The file holds no key, so that other users may read it. They must not write to i
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import re
 import secrets
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,8 +24,8 @@ from .backends.records import is_account
 from .errors import SettingsError
 from .file_access import (
     folder_problems,
+    locked_folder,
     make_folder,
-    open_folder,
     public_file_problems,
     read_bounded,
     write_file,
@@ -63,9 +59,6 @@ MAX_READERS_BYTES = 1 << 20
 
 HEADER = "# Readers: name, scopes, accounts (* for all), digest of the key. See xots reader -h\n"
 """The first line of a new file."""
-
-LOCK_SECONDS = 10.0
-"""Upper bound on the wait for another change. Each user who may read a folder can lock it."""
 
 
 class NoReaderFile(SettingsError):
@@ -248,7 +241,7 @@ def _change(path: Path, place: str, change: Callable[[_Found], str], *, make: bo
         real = Path(os.path.realpath(path))
         if make:
             make_folder(real.parent)
-        with _locked(real.parent):
+        with locked_folder(real.parent):
             found = _found_or_new(path, place) if make else _read(path, place)
             content = change(found).encode()
             if len(content) > MAX_READERS_BYTES:
@@ -277,27 +270,3 @@ def _found_or_new(path: Path, place: str) -> _Found:
             ) from None
         return _Found(HEADER, {}, None)
     return found
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder.
-
-    Raises:
-        OSError: it can't be opened, or another process holds its lock for ``LOCK_SECONDS``.
-    """
-    with open_folder(folder) as opened:
-        give_up_at = time.monotonic() + LOCK_SECONDS
-        while not _lock(opened):
-            if time.monotonic() > give_up_at:
-                raise OSError(errno.EBUSY, "another process holds the lock of its folder")
-            time.sleep(0.05)
-        yield
-
-
-def _lock(opened: int) -> bool:
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.store_programs import AM_ROOT, OTHER_USER, RUN_TIMEOUT_SECONDS
 
-from xots import reader_file
+from xots import file_access
 from xots.access import Reader, Scope, digest_of
 from xots.errors import SettingsError
 from xots.file_access import open_folder
@@ -372,7 +372,7 @@ def test_a_user_who_holds_the_lock_of_the_folder_can_not_stop_a_change_for_ever(
 ) -> None:
     """Each user who may read the folder can lock it. The wait ends with an error."""
     add_reader(path, reader("report"))
-    monkeypatch.setattr(reader_file, "LOCK_SECONDS", 0)
+    monkeypatch.setattr(file_access, "LOCK_SECONDS", 0)
     with open_folder(path.parent) as folder:
         fcntl.flock(folder, fcntl.LOCK_EX)
         with pytest.raises(SettingsError, match=r"^here: .* another process holds the lock"):
@@ -397,6 +397,19 @@ for name in sys.argv[2:]:
 """
 
 
+DIES_AT = """
+real, calls = {place}, []
+
+def dying(*arguments):
+    calls.append(1)
+    if len(calls) == {number}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments)
+
+{place} = dying
+"""
+
+
 def adding(path: Path, *names: str, preface: str = "") -> subprocess.Popen[bytes]:
     """Start a process that adds readers one after the other."""
     program = PROGRAM.format(preface=preface)
@@ -404,7 +417,7 @@ def adding(path: Path, *names: str, preface: str = "") -> subprocess.Popen[bytes
 
 
 @pytest.mark.safeguard(
-    file="reader_file.py",
+    file="file_access.py",
     old="fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)",
     new="pass",
     protects_from="a change that another one overwrites",
@@ -419,20 +432,22 @@ def test_changes_at_the_same_time_are_all_kept(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "expected"),
+    ("place", "number", "expected"),
     [
-        ("os.fchmod", ["report"]),
-        ("os.fsync", ["report"]),
-        ("Path.rename", ["report"]),
-        ("file_access.open_folder", ["report", "new"]),
+        ("file_access.open_folder", 1, ["report"]),  # for its lock
+        ("os.fchmod", 1, ["report"]),
+        ("os.fsync", 1, ["report"]),
+        ("Path.rename", 1, ["report"]),
+        ("file_access.open_folder", 2, ["report", "new"]),
+        ("os.fsync", 2, ["report", "new"]),
     ],
 )
 def test_a_process_that_is_killed_leaves_the_old_or_the_new_file(
-    path: Path, place: str, expected: list[str]
+    path: Path, place: str, number: int, expected: list[str]
 ) -> None:
     """It dies at each step of the write; the next change finds no lock and no obstacle."""
     add_reader(path, reader("report"))
-    preface = f"{place} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)"
+    preface = DIES_AT.format(place=place, number=number)
     assert adding(path, "new", preface=preface).wait(RUN_TIMEOUT_SECONDS) == -signal.SIGKILL
     assert [one.name for one in read_readers(path).values()] == expected
     add_reader(path, reader("next"))
