@@ -484,6 +484,28 @@ def test_authorities_that_others_can_write_are_warned_about(tmp_path: Path) -> N
     )
 
 
+@pytest.mark.safeguard(
+    file="settings/reading.py",
+    old='    "tls_key": secret_file_problems,\n',
+    new="",
+    protects_from="a key of the server that other users read unnoticed",
+)
+def test_a_certificate_or_its_key_that_is_open_to_others_is_warned_about(tmp_path: Path) -> None:
+    """All may read the certificate, and only this user the key."""
+    files = make_certificates(tmp_path)
+    given = {"tls_certificate": str(files.server), "tls_key": str(files.server_key)}
+    files.server.chmod(0o644)
+    assert load(given, {}).warnings == ()
+    files.server.chmod(0o664)
+    files.server_key.chmod(0o640)
+    assert load(given, {}).warnings == (
+        f"--tls-certificate: {files.server} is open to other users (mode 0664): chmod 644 "
+        f"{files.server}",
+        f"--tls-key: {files.server_key} is open to other users (mode 0640): chmod 600 "
+        f"{files.server_key}",
+    )
+
+
 def test_a_credential_that_others_can_write_is_warned_about(tmp_path: Path) -> None:
     """It need not be a secret."""
     (tmp_path / "proxy").write_text("http://proxy.example")

@@ -1,4 +1,4 @@
-"""Certificates for tests of TLS, valid for an hour."""
+"""Certificates for tests of TLS."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class Certificates:
     other_ca: Path
 
 
-def make_certificates(folder: Path) -> Certificates:
+def make_certificates(folder: Path, life: timedelta = timedelta(hours=1)) -> Certificates:
+    """Make them in a folder. They are valid from an hour ago until ``life`` from now."""
     now = datetime.now(UTC)
 
     def make(name: str, signer: tuple[x509.Name, ec.EllipticCurvePrivateKey] | None) -> Any:
@@ -41,7 +42,7 @@ def make_certificates(folder: Path) -> Certificates:
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(hours=1))
-            .not_valid_after(now + timedelta(hours=1))
+            .not_valid_after(now + life)
             .add_extension(
                 x509.BasicConstraints(ca=signer is None, path_length=None), critical=True
             )

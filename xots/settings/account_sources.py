@@ -15,7 +15,7 @@ from .reading import (
     SETTINGS,
     File,
     Given,
-    check_authorities,
+    check_tls_files,
     collecting,
     read_client_secret,
     read_text,
@@ -107,7 +107,7 @@ def account_layers(
         places = {key: found.place for key, found in given.items()}
         problems += set_twice(places)
         read_client_secret(values, places, problems, warnings)
-        check_authorities(values, places, problems, warnings)
+        check_tls_files(values, places, problems, warnings)
         own = Layer(values, places)
         problems += demands(own, own.above(top), f"accounts.{name}.")
         is_secret_of_top = SECRET in values and "client_id" not in places

@@ -238,9 +238,14 @@ class Settings:
         (), parsing.users, "users of this machine that alone may connect", metavar="USERS"
     )
     tls_certificate: Path | None = setting(
-        None, Path, "certificate chain of this server, with which TCP speaks TLS", metavar="FILE"
+        None,
+        parsing.certificates,
+        "certificate chain of this server, with which TCP speaks TLS",
+        metavar="FILE",
     )
-    tls_key: Path | None = setting(None, Path, "private key of tls_certificate", metavar="FILE")
+    tls_key: Path | None = setting(
+        None, parsing.readable_file, "private key of tls_certificate", metavar="FILE"
+    )
     reader_key_file: Path | None = setting(
         None, Path, "for commands: file that holds the reader's key to send", metavar="FILE"
     )
@@ -331,10 +336,14 @@ class Settings:
         return replace(self, **values, account=name, accounts={}, sources=own.places)
 
     @property
+    def scheme(self) -> str:
+        """The scheme of this server's URLs over TCP."""
+        return "https" if self.tls_certificate else "http"
+
+    @property
     def redirect_uri(self) -> str:
         """The redirect URI: the setting, or ``localhost`` with the port."""
-        scheme = "https" if self.tls_certificate else "http"
-        return self.redirect or f"{scheme}://localhost:{self.port}/code"
+        return self.redirect or f"{self.scheme}://localhost:{self.port}/code"
 
     @property
     def credentials(self) -> Credentials | None:

@@ -20,7 +20,7 @@ __all__ = [
     "SETTINGS",
     "File",
     "Given",
-    "check_authorities",
+    "check_tls_files",
     "collecting",
     "is_secret",
     "read_client_secret",
@@ -88,20 +88,30 @@ def secret_in_file(path: Path) -> tuple[Secret, list[str]]:
         ) from None
 
 
-def check_authorities(
+DANGERS = {
+    "ca_file": public_file_problems,
+    "tls_certificate": public_file_problems,
+    "tls_key": secret_file_problems,
+}
+"""For each setting that names a file of TLS, the dangers of that file."""
+
+
+def check_tls_files(
     values: Mapping[str, Any], places: Mapping[str, str], problems: list[str], warnings: list[str]
 ) -> None:
-    """Warn if other users can replace the authorities that xots trusts."""
-    if "ca_file" not in values:
-        return
-    path, place = values["ca_file"], places["ca_file"]
-    try:
-        with path.open("rb") as file:
-            dangers = public_file_problems(path, file.fileno())
-    except OSError as error:
-        problems.append(f"{place}: the file that it names can't be read: {error.strerror}")
-    else:
-        warnings += (f"{place}: {danger}" for danger in dangers)
+    """Warn if other users can replace the authorities that xots trusts, or the server's
+    certificate, or can read its key."""
+    for name, dangers_of in DANGERS.items():
+        if name not in values:
+            continue
+        path, place = values[name], places[name]
+        try:
+            with path.open("rb") as file:
+                dangers = dangers_of(path, file.fileno())
+        except OSError as error:
+            problems.append(f"{place}: the file that it names can't be read: {error.strerror}")
+        else:
+            warnings += (f"{place}: {danger}" for danger in dangers)
 
 
 ALTERNATIVES = (("client_secret_file", "client_secret"), ("key_file", "key"))

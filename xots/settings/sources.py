@@ -21,7 +21,7 @@ from .fields import Settings
 from .reading import (
     SETTINGS,
     Given,
-    check_authorities,
+    check_tls_files,
     collecting,
     is_secret,
     read_client_secret,
@@ -68,7 +68,7 @@ def load(
     places = {name: found.place for name, found in given.items()}
     problems += set_twice(places)
     read_client_secret(values, places, problems, warnings)
-    check_authorities(values, places, problems, warnings)
+    check_tls_files(values, places, problems, warnings)
     top = _top_layer(values, places)
     accounts = {}
     if only is None:
