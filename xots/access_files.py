@@ -53,7 +53,7 @@ class Reread(Generic[T]):
             except SettingsError as error:
                 self._found = error
         if isinstance(self._found, SettingsError):
-            raise self._found
+            raise SettingsError(self._found.problems)  # one that is raised again grows each time
         return self._found
 
     def _status(self) -> list[tuple[int, ...] | None]:

@@ -29,6 +29,7 @@ from .reader_file import read_readers
 from .safe_text import MAX_MESSAGE, safe_text
 from .sealing import Sealer
 from .settings import Settings
+from .tls import read_identity
 from .wiring import mismatches, shown_store, xero_client
 from .wording import counted, problem_text, time_text
 from .xero.identity_server import ClientAuth
@@ -93,6 +94,8 @@ async def findings(settings: Settings) -> AsyncIterator[Finding]:
     yield _settings_finding(settings)
     for warning in settings.warnings:
         yield Finding("files", warning, warned=True)
+    for finding in _tls_findings(settings):
+        yield finding
     accounts = _settings_of_accounts(settings)
     for own in accounts:
         if own.account == settings.account or own.client_id != settings.client_id:
@@ -107,6 +110,22 @@ async def findings(settings: Settings) -> AsyncIterator[Finding]:
         problem = await reach_problem(own)
         subject = "xero" if own.identity_server.is_xero else "server"
         yield Finding(subject, problem or f"{own.token_url} responds", failed=problem is not None)
+
+
+def _tls_findings(settings: Settings) -> Iterator[Finding]:
+    """Yield the finding about the certificate of this server, if it has one."""
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return
+    try:
+        found = read_identity(settings.tls_certificate, settings.tls_key, settings.sources)
+    except SettingsError as error:
+        yield Finding("tls", str(error), failed=True)
+        return
+    if found.expires_at is None:
+        yield Finding("tls", f"clients refuse the certificate: {found.problem}", failed=True)
+        return
+    until = f"{found.expires_at:%Y-%m-%d %H:%M:%S} UTC"
+    yield Finding("tls", f"the certificate is for {', '.join(found.names)} until {until}")
 
 
 def _settings_of_accounts(settings: Settings) -> list[Settings]:

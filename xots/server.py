@@ -21,6 +21,7 @@ from .peers import PeerLookup
 from .rotation import Rotation
 from .settings import Settings
 from .settings.parsing import ANYONE, NO_ADDRESS
+from .tls import LiveTls
 from .web.acceptor import Acceptor, Limits
 from .web.app import make_app
 from .web.guard import allowed_hosts
@@ -90,12 +91,12 @@ class Server:
         host = self.settings.address
         if host == NO_ADDRESS:
             return f"unix:{self.settings.unix_socket}"
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+        return f"{self.settings.scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @property
     def redirect_uri(self) -> str:
         """The redirect URI to register at Xero. Unless it is set, it has the port listened on."""
-        return self.settings.redirect or f"http://localhost:{self.port}/code"
+        return self.settings.redirect or f"{self.settings.scheme}://localhost:{self.port}/code"
 
     async def start(self) -> None:
         """Listen, read the record, and start to tick.
@@ -105,7 +106,7 @@ class Server:
             SettingsError, StoreError, SealError: as for ``open_accounts``.
         """
         with ExitStack() as undo:
-            rules = LiveRules(self.settings, self._users)
+            rules, tls = LiveRules(self.settings, self._users), self._tls()
             sockets = self._listen(undo)
             uid_of = self._uid_of(undo)
             opening = open_accounts(self.settings, clock=self._clock, observers=self._observers)
@@ -115,7 +116,7 @@ class Server:
         limits = self._limits()
         config = self._web_config(rules, max_waiting=limits.max_connections // 2)
         app = make_app(self.accounts, sealer, config, self._in_flight)
-        self._acceptor = Acceptor(sockets, app, limits, uid_of=uid_of, clock=self._clock)
+        self._acceptor = Acceptor(sockets, app, limits, uid_of=uid_of, tls=tls, clock=self._clock)
         self._acceptor.start()
         self.rotation.start()
 
@@ -137,6 +138,17 @@ class Server:
             undo.callback(unix.remove)
             sockets.append(unix.socket)
         return sockets
+
+    def _tls(self) -> LiveTls | None:
+        """Return the TLS of the TCP sockets; None if they are plain.
+
+        Raises:
+            SettingsError: the certificate or its key can't be used.
+        """
+        settings = self.settings
+        if settings.tls_certificate is None or settings.tls_key is None:
+            return None
+        return LiveTls(settings.tls_certificate, settings.tls_key, settings.sources)
 
     def _uid_of(self, undo: ExitStack) -> Callable[[socket.socket], int | None]:
         """Return the function that looks up the user of a TCP connection.
@@ -177,7 +189,7 @@ class Server:
     def _web_config(self, rules: LiveRules, *, max_waiting: int) -> WebConfig:
         settings, redirect_uri = self.settings, self.redirect_uri
         address = "localhost" if settings.address == NO_ADDRESS else settings.address
-        own_hosts = allowed_hosts(address, [self.port], redirect_uri)
+        own_hosts = allowed_hosts(address, [self.port], redirect_uri, settings.scheme)
         return WebConfig(
             redirect_uri=redirect_uri,
             max_waiting=max_waiting,

@@ -886,6 +886,18 @@ def test_allowed_hosts_are_loopback_the_address_and_the_redirects(
 
 
 @pytest.mark.parametrize(
+    ("scheme", "port", "expected"),
+    [("https", 443, True), ("https", 80, False), ("http", 80, True), ("http", 443, False)],
+)
+def test_a_host_has_no_port_if_that_is_the_default_of_the_scheme(
+    scheme: str, port: int, expected: bool
+) -> None:
+    """Browsers omit it then, and only then."""
+    allowed = allowed_hosts("127.0.0.1", [port], "https://xots.example/code", scheme)
+    assert ("localhost" in allowed, f"localhost:{port}" in allowed) == (expected, True)
+
+
+@pytest.mark.parametrize(
     ("redirect", "sent"),
     [
         ("https://xots.example:443/code", "xots.example"),

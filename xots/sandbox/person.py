@@ -129,10 +129,15 @@ def _is_sent(given: dict[str, str]) -> bool:
 
 
 class Person:
-    """One user with one browser. The cookies live as long as the object."""
+    """One user with one browser. The cookies live as long as the object.
 
-    def __init__(self) -> None:
+    Args:
+        ca_file: PEM file of the authorities that the browser trusts; None for the system's.
+    """
+
+    def __init__(self, ca_file: str | None = None) -> None:
         self._http = AsyncHTTPClient()
+        self._ca_file = ca_file
         self.cookies: dict[str, dict[str, str]] = {}
         """By host name: a cookie is valid for every port."""
 
@@ -212,7 +217,12 @@ class Person:
         self, method: str, url: str, body: str | None, headers: dict[str, str]
     ) -> HTTPResponse:
         request = HTTPRequest(
-            url, method=method, body=body, headers=headers, follow_redirects=False
+            url,
+            method=method,
+            body=body,
+            headers=headers,
+            follow_redirects=False,
+            ca_certs=self._ca_file,
         )
         response = await self._http.fetch(request, raise_error=False)
         for header in response.headers.get_list("Set-Cookie"):

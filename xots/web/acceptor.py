@@ -10,6 +10,7 @@ import asyncio
 import errno
 import logging
 import socket
+import ssl
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ from .refusals import (
     TIMED_OUT,
     TOO_MANY_CONNECTIONS,
 )
+from .tls_connection import HANDSHAKE, PLAIN, TlsConnection
 
 __all__ = ["Acceptor", "Limits"]
 
@@ -65,10 +67,19 @@ WAITING = (Phase.OPENED, Phase.HEAD, Phase.BODY)
 """The phases of connections that wait for a complete request."""
 
 EVICTED = "evicted"
-"""The reason of a close at the cap, beside those of ``connection``."""
+"""The reason of a close at the cap, beside those of ``connection`` and ``tls_connection``."""
 
 REPORTS = {
     TLS: (logging.WARNING, "closed connections that spoke TLS: %d. Use http://, not https://"),
+    PLAIN: (
+        logging.WARNING,
+        "closed connections that spoke plain HTTP: %d. Use https://, not http://",
+    ),
+    HANDSHAKE: (
+        logging.INFO,
+        "closed connections whose TLS handshake failed: %d. Some clients may not trust the "
+        "certificate",
+    ),
     EVICTED: (
         logging.WARNING,
         "closed waiting connections to accept others, at max_connections or the file limit: %d",
@@ -112,6 +123,7 @@ class Acceptor:
         limits: the limits on connections.
         uid_of: returns the id of the user at the other end of a TCP connection; None if that is
             not certain.
+        tls: returns the context for a new TCP connection; None: TCP is plain.
         clock: this host's clock.
     """
 
@@ -122,6 +134,7 @@ class Acceptor:
         limits: Limits,
         *,
         uid_of: Callable[[socket.socket], int | None],
+        tls: Callable[[], ssl.SSLContext] | None = None,
         clock: Clock,
     ) -> None:
         self.connections = Connections(clock)
@@ -129,7 +142,7 @@ class Acceptor:
         self.limits = limits
         """The limits on connections."""
         self._listening = list(listening)
-        self._uid_of = uid_of
+        self._uid_of, self._tls = uid_of, tls
         self._timeouts = {
             Phase.OPENED: limits.head_timeout,
             Phase.HEAD: limits.head_timeout,
@@ -204,8 +217,11 @@ class Acceptor:
 
     def _admit(self, accepted: socket.socket, address: tuple[str, int]) -> None:
         """Make room for a connection and serve it, or refuse it."""
+        peer = self._peer(accepted, address)
         has_room = self._make_room()
-        connection = Connection(accepted, self.connections, self._peer(accepted, address))
+        connection = self._connection(accepted, peer)
+        if connection is None:
+            return
         if has_room:
             self._http.handle_stream(connection, address)
         else:
@@ -216,7 +232,17 @@ class Acceptor:
         has its socket: a later lookup may find none, or that of another program."""
         if accepted.family is socket.AF_UNIX:
             return Peer(transport=Transport.UNIX, uid=unix_peer(accepted))
-        return Peer(transport=Transport.TCP, uid=self._uid_of(accepted), address=address[0])
+        transport = Transport.TCP if self._tls is None else Transport.TLS
+        return Peer(transport=transport, uid=self._uid_of(accepted), address=address[0])
+
+    def _connection(self, accepted: socket.socket, peer: Peer) -> Connection | None:
+        """Return the connection; None if the client is gone already."""
+        if self._tls is None or peer.transport is not Transport.TLS:
+            return Connection(accepted, self.connections, peer)
+        try:
+            return TlsConnection(accepted, self.connections, peer, self._tls())
+        except OSError:
+            return None
 
     def _make_room(self) -> bool:
         """Return False if there is no room for another connection, and none can be made."""

@@ -11,7 +11,7 @@ from typing import Any
 from tornado.concurrent import Future
 from tornado.iostream import IOStream, UnsatisfiableReadError
 
-from ..access import Peer
+from ..access import Peer, Transport
 from ..clock import Clock
 from .refusals import BAD_REQUEST, HEAD_TOO_LARGE, MAX_BODY_BYTES, MAX_HEAD_BYTES, Refusal
 
@@ -146,7 +146,8 @@ class Connection(IOStream):
         """Read, and notice the first byte of a request."""
         received = super().read_from_fd(buf)
         if received and self.phase in (Phase.OPENED, Phase.IDLE):
-            if self.phase is Phase.OPENED and buf[0] == TLS_HANDSHAKE:
+            is_first = self.phase is Phase.OPENED and self.peer.transport is not Transport.TLS
+            if is_first and buf[0] == TLS_HANDSHAKE:
                 self._connections.ended[TLS] += 1
                 return 0  # as at the end of the stream: Tornado closes it
             self.enter(Phase.HEAD)
@@ -179,14 +180,19 @@ class Connection(IOStream):
             super().close_fd()
             return
         self._connections.ended[refusal.name] += 1
-        oldest = self._connections.first(Phase.LINGER)
-        if oldest is not None and self._connections.count(Phase.LINGER) >= MAX_LINGERING:
-            oldest.end()
-        self._connections.move(self, Phase.LINGER)
+        self.begin_lingering()
         self._lingering, self.socket = self.socket, None  # type: ignore[assignment]
         self.io_loop.add_handler(self._lingering, self._discard, self.io_loop.READ)
 
     # ---------- after a refusal
+
+    def begin_lingering(self) -> None:
+        """Enter the last phase. The oldest connection in it makes room."""
+        if self.phase is not Phase.LINGER:
+            oldest = self._connections.first(Phase.LINGER)
+            if oldest is not None and self._connections.count(Phase.LINGER) >= MAX_LINGERING:
+                oldest.end()
+            self._connections.move(self, Phase.LINGER)
 
     def _discard(self, lingering: socket.socket, events: int) -> None:
         """Read and forget, until the client closes or has sent too much."""

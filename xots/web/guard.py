@@ -77,16 +77,18 @@ def is_loopback_name(host: str) -> bool:
         return False
 
 
-def allowed_hosts(address: str, ports: Iterable[int], redirect_uri: str) -> frozenset[str]:
+def allowed_hosts(
+    address: str, ports: Iterable[int], redirect_uri: str, scheme: str = "http"
+) -> frozenset[str]:
     """Return the exact values of Host that this server serves, in lower case.
 
     They are loopback's names and the configured address, unless it is a wildcard, each with the
-    ports that the server listens on; and the host of the redirect URI.
+    ports that the server listens on, or without the port if that is the scheme's default; and the
+    host of the redirect URI.
     """
     names = {"localhost", "127.0.0.1", "[::1]", *_address_name(address)}
     hosts = {f"{name}:{port}" for name in names for port in ports}
-    if 80 in ports:
-        hosts |= names
+    hosts |= {host.removesuffix(DEFAULT_PORTS[scheme]) for host in hosts}
     hosts |= {urlsplit(redirect_uri).netloc.lower(), browser_origin(redirect_uri)[1]}
     return frozenset(hosts)
 
@@ -138,6 +140,8 @@ class Request:
     allowed_hosts: frozenset[str]
     """The result of ``allowed_hosts``."""
     redirect_uri: str
+    scheme: str = "http"
+    """The scheme of its connection: http or https."""
 
     @property
     def path(self) -> str:
@@ -157,7 +161,8 @@ class Request:
     def is_own_origin(self, origin: str) -> bool:
         """True if this is an origin of this server. Behind a proxy that terminates TLS, it is that
         of the redirect URI."""
-        served_at = f"http://{self.hosts[0].lower().removesuffix(':80')}"
+        host = self.hosts[0].lower().removesuffix(DEFAULT_PORTS[self.scheme])
+        served_at = f"{self.scheme}://{host}"
         return origin in (served_at, "://".join(browser_origin(self.redirect_uri)))
 
 

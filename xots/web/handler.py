@@ -174,6 +174,7 @@ class Handler(Responses):
             headers=request.headers,
             allowed_hosts=self.config.hosts | (UNIX_HOSTS if is_unix else frozenset()),
             redirect_uri=self.config.redirect_uri,
+            scheme="https" if self.peer.transport is Transport.TLS else "http",
         )
 
     def check_method(self) -> None:

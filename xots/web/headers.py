@@ -19,6 +19,8 @@ SECURITY_HEADERS: Mapping[str, str] = MappingProxyType(
         "Referrer-Policy": "same-origin",
         "X-Content-Type-Options": "nosniff",
         "X-Frame-Options": "DENY",
+        # Never Strict-Transport-Security, not even with TLS: browsers apply it to all ports of a
+        # host, so that the plain HTTP servers of localhost would not open any more.
     }
 )
 """They forbid browsers to cache, frame or sniff a response, and to give it or its window to another
