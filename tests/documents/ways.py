@@ -66,6 +66,7 @@ WAYS = (
     Row(r"systemd-run ", Way.PARSED, "needs a running systemd"),
     Row(r"journalctl ", Way.PARSED, "needs a running systemd"),
     Row(r"ssh ", Way.PARSED, "needs another machine"),
+    Row(r"install -o xots |mv /etc/xots/", Way.PARSED, "needs the files of an ACME client"),
     # Commands that download packages.
     Row(
         r"python3 -m venv |\S*pip install (\.|requests|'xots\[proxy\]')$",
