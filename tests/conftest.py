@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from support.described import faults_of
 from tornado.httpclient import HTTPRequest, HTTPResponse
 from tornado.httputil import HTTPHeaders
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
@@ -31,6 +32,7 @@ from xots.secret import Secret
 from xots.server import Server
 from xots.settings import Settings
 from xots.testing import FakeClock
+from xots.web.responses import Responses
 
 WATCHED_LOGGERS = ("xots", "tornado", "asyncio")
 
@@ -119,6 +121,24 @@ def nothing_of_the_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
         for name in ("STATE_DIRECTORY", "CREDENTIALS_DIRECTORY"):
             patch.delenv(name, raising=False)
         yield
+
+
+@pytest.fixture(autouse=True)
+def every_response_is_described() -> Iterator[None]:
+    """Check that ``/openapi.json`` describes each response of a server in this process."""
+    faults: list[str] = []
+    flush = Responses.flush
+
+    def checked(self: Responses, include_footers: bool = False) -> Any:
+        request, body = self.request, b"".join(self._write_buffer)
+        method, status = request.method or "", self.get_status()
+        faults.extend(faults_of(method, request.path, status, self._headers, body))
+        return flush(self, include_footers)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Responses, "flush", checked)
+        yield
+    assert not faults, "/openapi.json does not describe a response"
 
 
 @pytest.fixture

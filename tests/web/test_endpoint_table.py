@@ -33,6 +33,7 @@ path     | no-credentials     | credentials       | waiting           | connecte
 /ping    | 200                | 200               | 200               | 200           | 200                   | 200                   | 200              | 200               | 200
 /ready   | 200                | 200               | 200               | 200           | 200                   | 200                   | 200              | 200               | 200
 /accounts | 200               | 200               | 200               | 200           | 200                   | 200                   | 200              | 200               | 200
+/openapi.json | 200           | 200               | 200               | 200           | 200                   | 200                   | 200              | 200               | 200
 """  # noqa: E501 - a table is read by its columns
 METHODS = {
     "/": "GET HEAD POST",
@@ -49,6 +50,7 @@ METHODS = {
     "/ping": "GET HEAD",
     "/ready": "GET HEAD",
     "/accounts": "GET HEAD POST",
+    "/openapi.json": "GET HEAD",
 }
 ACTS = ("/refresh", "/revoke", "/logout")
 
@@ -92,7 +94,7 @@ def test_each_path_but_the_servers_own_exists_for_each_account() -> None:
     assert {path for path, _ in PATHS_OF_ACCOUNT} - {"/remove"} == set(METHODS) - ONCE
 
 
-ONCE = {"/code", "/ping", "/ready", "/accounts"}
+ONCE = {"/code", "/ping", "/ready", "/accounts", "/openapi.json"}
 """The paths that exist once."""
 
 UNSAID = {"/livez", "/revoke"}

@@ -1,52 +1,29 @@
-"""The web application: the routes of all handler modules, and the style sheet."""
+"""The web application: the routes of all handler modules, the style sheet, the OpenAPI document."""
 
 from __future__ import annotations
 
 import logging
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from tornado.web import Application, HTTPError, RequestHandler
+from tornado.web import Application, HTTPError
 
+from ..access import ALL_SCOPES
 from ..accounts.accounts import Accounts
 from ..log_filters import hush_libraries
 from ..sealing import Sealer
-from . import accounts, acts, callback, health, pages, status, tokens
+from . import accounts, acts, callback, health, openapi, pages, status, tokens
 from .guard import ACCOUNT_NAME
 from .handler import Handler, Subject
 from .in_flight import InFlight
 from .read_log import ReadLog
 from .responses import WebConfig
 
-__all__ = ["PATHS_OF_ACCOUNT", "ROUTES", "make_app", "templates_folder"]
+__all__ = ["PATHS_OF_ACCOUNT", "ROUTES", "make_app", "openapi_document", "templates_folder"]
 
 access_log = logging.getLogger("xots.access")
-
-ROUTES: list[tuple[str, type[RequestHandler]]] = [
-    *tokens.ROUTES,
-    *health.ROUTES,
-    *status.ROUTES,
-    *acts.ROUTES,
-    *pages.ROUTES,
-    *callback.ROUTES,
-    *accounts.ROUTES,
-]
-"""The endpoints, each with its handler. Those for an account serve the default one."""
-
-SERVER_PATHS = frozenset({"/code", "/ping", "/ready", "/accounts"})
-"""The endpoints that exist once: Xero knows one redirect URI, and a probe asks for the process."""
-
-PATHS_OF_ACCOUNT: list[tuple[str, type[RequestHandler]]] = [
-    *[(path, handler) for path, handler in ROUTES if path not in SERVER_PATHS],
-    *accounts.ROUTES_OF_ACCOUNT,
-]
-
-"""The endpoints that exist for each account, without the account in front."""
-
-ACCOUNT_ROUTES = [
-    (f"/accounts/(?P<account>{ACCOUNT_NAME}){path}", handler) for path, handler in PATHS_OF_ACCOUNT
-]
 
 
 def templates_folder() -> Path:
@@ -66,6 +43,52 @@ class StyleHandler(Handler):
         """Return the style sheet."""
         self.set_header("Content-Type", "text/css; charset=utf-8")
         self.write((templates_folder() / "style.css").read_bytes())
+
+
+class OpenApiHandler(Handler):
+    """``GET /openapi.json``: the OpenAPI document of this server."""
+
+    scopes = ALL_SCOPES
+    subject = Subject.NONE
+
+    async def get(self) -> None:
+        """Return the document."""
+        self.write_json(openapi_document())
+
+
+@cache
+def openapi_document() -> dict[str, Any]:
+    """Return the OpenAPI document of all routes."""
+    return openapi.document([*ROUTES, *ASSETS], PATHS_OF_ACCOUNT)
+
+
+ROUTES: list[tuple[str, type[Handler]]] = [
+    *tokens.ROUTES,
+    *health.ROUTES,
+    *status.ROUTES,
+    *acts.ROUTES,
+    *pages.ROUTES,
+    *callback.ROUTES,
+    *accounts.ROUTES,
+    (r"/openapi\.json", OpenApiHandler),
+]
+"""The endpoints, each with its handler. Those for an account serve the default one."""
+
+ASSETS: list[tuple[str, type[Handler]]] = [(r"/style\.css", StyleHandler)]
+"""What the pages need."""
+
+SERVER_PATHS = frozenset({"/code", "/ping", "/ready", "/accounts", r"/openapi\.json"})
+"""The endpoints that exist once: Xero knows one redirect URI, and a probe asks for the process."""
+
+PATHS_OF_ACCOUNT: list[tuple[str, type[Handler]]] = [
+    *[(path, handler) for path, handler in ROUTES if path not in SERVER_PATHS],
+    *accounts.ROUTES_OF_ACCOUNT,
+]
+"""The endpoints that exist for each account, without the account in front."""
+
+ACCOUNT_ROUTES = [
+    (f"/accounts/(?P<account>{ACCOUNT_NAME}){path}", handler) for path, handler in PATHS_OF_ACCOUNT
+]
 
 
 class NotFoundHandler(Handler):
@@ -100,7 +123,7 @@ def make_app(
         "in_flight": in_flight,
         "reads": ReadLog(),
     }
-    routes = [*ROUTES, *ACCOUNT_ROUTES, (r"/style\.css", StyleHandler)]
+    routes = [*ROUTES, *ACCOUNT_ROUTES, *ASSETS]
     settings: dict[str, Any] = {
         "autoescape": "shown",
         "default_handler_class": NotFoundHandler,

@@ -44,6 +44,7 @@ from ..safe_text import safe_text
 
 __all__ = [
     "CHALLENGE",
+    "INTERNAL_ERROR",
     "PROBLEM_TYPES",
     "SET_CREDENTIALS",
     "ErrorResponse",
