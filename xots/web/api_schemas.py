@@ -20,7 +20,8 @@ __all__ = ["SCHEMAS", "Schema", "problem_schema", "reference"]
 Schema = Mapping[str, Any]
 
 TEXT: Schema = {"type": "string"}
-SECRET: Schema = {"type": "string", "format": "password"}
+WORD: Schema = {"type": "string", "pattern": r"^\S{0,512}$"}
+SECRET: Schema = {**WORD, "format": "password"}
 BOOLEAN: Schema = {"type": "boolean"}
 COUNT: Schema = {"type": "integer", "minimum": 0}
 TIME: Schema = {"type": "string", "format": "date-time"}
@@ -172,7 +173,7 @@ ACCOUNT = record(
 
 # ---------- requests
 
-CREDENTIALS = {"client_id": TEXT, "client_secret": SECRET, "tenant_id": TEXT}
+CREDENTIALS = {"client_id": WORD, "client_secret": SECRET, "tenant_id": WORD}
 
 SCHEMAS: Mapping[str, Schema] = {
     "Token": TOKEN,

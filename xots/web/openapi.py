@@ -199,6 +199,7 @@ def _components() -> dict[str, Any]:
         "required": True,
         "schema": {"type": "string", "pattern": f"^{ACCOUNT_NAME}$"},
         "description": "the name of the account",
+        "example": "default",
     }
     return {
         "parameters": {"account": account}
