@@ -150,6 +150,7 @@ def _response(status: int, answer: Answer | None, *, is_problem: bool) -> dict[s
     if answer.has_location:
         headers["Location"] = _header("the URL or the path to go on to", required=True)
     if is_problem:
+        found["description"] += f" Or {_problem_text(status)}"
         headers |= _headers(status)
         content |= _problem_content(status)
     parts = {"headers": headers, "content": content}
@@ -179,6 +180,10 @@ def _header(description: str, *, required: bool = False, of: str = "string") -> 
     return {"description": description, "required": required, "schema": {"type": of}}
 
 
+def _problem_text(status: int) -> str:
+    return f"a problem: {' or '.join(problem_names()[status])}."
+
+
 def _problem_content(status: int) -> dict[str, Any]:
     return _content({"application/problem+json": f"Problem{status}", "text/html": "Text"})
 
@@ -187,7 +192,7 @@ def _components() -> dict[str, Any]:
     names = problem_names()
     problems = {
         f"Problem{status}": {
-            "description": f"A problem: {' or '.join(names[status])}.",
+            "description": _problem_text(status).capitalize(),
             **({"headers": headers} if (headers := _headers(status)) else {}),
             "content": _problem_content(status),
         }
