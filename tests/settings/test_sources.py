@@ -216,20 +216,24 @@ def test_a_loopback_address_needs_no_readers(address: str) -> None:
     assert load(given, {}).readers is None
 
 
-def test_a_setting_of_access_without_the_other_that_it_needs_is_a_problem() -> None:
+def test_a_setting_of_access_without_the_other_that_it_needs_is_a_problem(tmp_path: Path) -> None:
     """Each names the other one."""
+    key = tmp_path / "key"
+    key.touch(0o600)
     wrong = {
         "unix_socket_group": "0",
-        "tls_certificate": "/c",
+        "tls_key": str(key),
         "address": "none",
     }
     problems = problems_of(wrong)
     assert [problem.partition(":")[0] for problem in problems] == [
         "--address",
         "--unix-socket-group",
-        "--tls-certificate",
+        "--tls-key",
     ]
-    for problem, needed in zip(problems, ("unix_socket", "unix_socket", "tls_key"), strict=True):
+    for problem, needed in zip(
+        problems, ("unix_socket", "unix_socket", "tls_certificate"), strict=True
+    ):
         assert f"set {needed} too" in problem
     assert load({"address": "none", "unix_socket": "/run/xots/socket"}, {}).address == "none"
 
