@@ -177,8 +177,8 @@ async def test_an_administrator_of_one_account_logs_in_to_it(
 
 @pytest.mark.safeguard(
     file="web/callback.py",
-    old="            self.caller.check_account(account)",
-    new="            pass",
+    old="        self.check_account(account)",
+    new="        pass",
     protects_from="an administrator of one account who finishes the login of another",
 )
 async def test_an_administrator_of_another_account_does_not_finish_its_login(
@@ -195,6 +195,26 @@ async def test_an_administrator_of_another_account_does_not_finish_its_login(
     assert (await person.consent(page)).status == 403
     url = f"{server.url}/accounts/firm/status"
     assert (await get(url, **bearer("owner"))).json["state"] == "waiting"
+
+
+@pytest.mark.safeguard(
+    file="web/acts.py",
+    old="                self.check_all_accounts()\n",
+    new="",
+    protects_from="an administrator of one account who ends the logins of others",
+)
+@pytest.mark.parametrize("act", ["revoke", "logout"])
+async def test_an_administrator_of_one_account_does_not_end_those_that_share_its_user(
+    new_server: NewServer, readers: Path, send: Any, expected_log: Any, act: str
+) -> None:
+    """``all=true`` concerns every account; the end of its own one is permitted."""
+    expected_log(rf"POST /accounts/firm/{act}: refused uid:\d+: the key of firm-owner is limited")
+    server = await new_server(readers=readers, accounts={"firm": Layer()})
+    url = f"{server.url}/accounts/firm/{act}"
+    response = await send("POST", f"{url}?all=true", bearer("firm-owner"), "")
+    assert (response.status, response.json["type"]) == (403, "urn:xots:access-denied")
+    assert (await send("POST", url, bearer("firm-owner"), "")).status != 403
+    assert (await send("POST", f"{url}?all=true", bearer("owner"), "")).status != 403
 
 
 # ---------- revocation
@@ -256,6 +276,36 @@ async def test_a_key_that_is_revoked_while_its_request_waits_gets_no_token(
     sandbox.release()
     response = await waiting
     assert (response.status, response.json["type"]) == (401, "urn:xots:key-needed")
+
+
+@pytest.mark.safeguard(
+    file="web/acts.py",
+    old="        self.check_access()  # the key may have been revoked while the request waited\n",
+    new="",
+    protects_from="the list of organisations for a key that was revoked meanwhile",
+)
+async def test_a_key_that_is_revoked_while_its_request_waits_gets_no_list(
+    new_server: NewServer,
+    credentials: dict[str, Any],
+    readers: Path,
+    sandbox: Any,
+    clock: Any,
+    get: Any,
+    expected_log: Any,
+) -> None:
+    """The request for the organisations waits for Xero."""
+    expected_log(r"GET /tenants: refused uid:\d+: this key is not valid here")
+    server = await new_server(readers=readers, **credentials)
+    owner = KeyHolder(server, "owner")
+    home = await owner.open(f"http://localhost:{server.port}/home")
+    await owner.consent(await owner.submit(home))
+    clock.advance(seconds=30)
+    sandbox.add_fault("connections:nth=1:hold-after")
+    waiting = asyncio.create_task(get(f"{server.url}/tenants", **bearer("script")))
+    await sandbox.held()
+    revoke(readers, "script")
+    sandbox.release()
+    assert (await waiting).status == 401
 
 
 # ---------- proxies
@@ -435,10 +485,11 @@ async def test_the_reads_of_each_reader_are_counted(
 
 
 async def test_a_refused_read_is_not_counted(
-    logged_in: Server, get: Any, expected_log: Any
+    logged_in: Server, get: Any, send: Any, expected_log: Any
 ) -> None:
-    """Neither is a request whose parameter is wrong."""
+    """Neither is a request whose parameter is wrong, nor HEAD, whose response has no token."""
     expected_log.perhaps(r"^WARNING xots\.web: ")
     await get(f"{logged_in.url}/token", Via="1.1 proxy")
     await get(f"{logged_in.url}/token?min_ttl=x")
+    assert (await send("HEAD", f"{logged_in.url}/token")).status == 200
     assert (await get(f"{logged_in.url}/status")).json["readers"] == []

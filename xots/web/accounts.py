@@ -118,6 +118,7 @@ class AccountsHandler(Handler):
         """Respond with a page to a browser, and with JSON to a program."""
         with suppress(StoreUnavailable, TimeoutError):
             await asyncio.wait_for(self.accounts.swept(), MAX_SWEEP_WAIT_SECONDS)
+        self.check_access()  # the key may have been revoked while the request waited
         if self.wants_page:
             self._write_list([], Added(name=""))
         else:

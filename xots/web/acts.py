@@ -101,7 +101,9 @@ class TenantsHandler(Handler):
                 404, "the identity server has no list of organisations: connections_url is empty"
             )
         self.check_crowd()
-        self.write_json([connection.fields for connection in await self.keeper.connections()])
+        connections = await self.keeper.connections()
+        self.check_access()  # the key may have been revoked while the request waited
+        self.write_json([connection.fields for connection in connections])
 
 
 class ActHandler(Handler):
@@ -259,11 +261,14 @@ class EndHandler(ActHandler):
 
         Raises:
             HTTPError: the parameter ``all`` has another value.
+            AccessDenied: the caller is limited to some accounts.
         """
         match self.get_arguments("all"):
             case []:
                 return False
             case ["true"]:
+                # The accounts that share the user are found only while they are ended.
+                self.check_all_accounts()
                 return True
         raise HTTPError(400, "all must be true, given once, or be left out")
 

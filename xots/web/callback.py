@@ -80,8 +80,7 @@ class CodeHandler(CookieHandler):
                 f"{self.config.origin}{start} and finish in the same browser"
             )
         account, login = found
-        if self.caller is not None:
-            self.caller.check_account(account)
+        self.check_account(account)
         if account != self.accounts.default.name:
             self.named_account = account
         await self.use_account(account)

@@ -138,12 +138,22 @@ class Handler(Responses):
         )
         self.caller.check_scopes(self.scopes)
         if self.named_account is not None:
-            self.caller.check_account(self.named_account)
+            self.check_account(self.named_account)
         elif self.subject is Subject.ACCOUNT:
-            self.caller.check_account(self.accounts.default.name)
+            self.check_account(self.accounts.default.name)
         elif self.subject is Subject.SERVER:
-            self.caller.check_all_accounts()
+            self.check_all_accounts()
         self.refused = False
+
+    def check_account(self, name: str) -> None:
+        """Check that the caller may use an account; raises AccessDenied if it may not."""
+        if self.caller is not None:
+            self.caller.check_account(name)
+
+    def check_all_accounts(self) -> None:
+        """Check that the caller may use every account; raises AccessDenied if it may not."""
+        if self.caller is not None:
+            self.caller.check_all_accounts()
 
     async def use_account(self, name: str) -> None:
         """Serve this account until the response is written.

@@ -37,7 +37,7 @@ class TokenHandler(Handler):
         if tenant is not None and account.consent_id != consent_id:
             raise TokenUnavailable("the login has changed meanwhile; retry", 1.0)
         now = self.keeper.clock.now()
-        if self.caller is not None:
+        if self.caller is not None and self.request.method != "HEAD":
             self.reads.note(self.keeper.name, self.caller.name, now)
         if self.accepts("text/plain"):
             self.set_header("Content-Type", "text/plain; charset=utf-8")
