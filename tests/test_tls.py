@@ -16,8 +16,8 @@ from support.canaries import leaks
 from support.certificates import Certificates, make_certificates
 from support.command_line import process
 
-from xots.access_files import Reread
 from xots.errors import SettingsError
+from xots.reread import Reread
 from xots.tls import LiveTls, read_identity
 
 PASSPHRASE = b"hunter2-canary"
@@ -176,7 +176,7 @@ def test_no_keys_of_connections_are_written(
 
 
 @pytest.mark.safeguard(
-    file="access_files.py",
+    file="reread.py",
     old="            raise SettingsError(self._found.problems)",
     new="            raise self._found",
     protects_from="memory that grows with each connection while a file is broken",

@@ -125,10 +125,10 @@ class Caller:
             AccessDenied: it has none of them.
         """
         if not self.scopes & demanded:
-            names = " or ".join(sorted(demanded))
+            names = " or ".join(scope for scope in Scope if scope in demanded)
             raise AccessDenied(
-                f"the key of {self.name} has not the scope {names}, which this request needs; make "
-                "a key with that scope: xots reader add"
+                f"the key of {self.name} does not have the scope {names}, which this request "
+                "needs; make a key with that scope: xots reader add --scope"
             )
 
     def check_account(self, account: str) -> None:

@@ -45,7 +45,7 @@ def who_may_read(
     has_tcp, has_keys = settings.address != NO_ADDRESS, settings.readers not in (None, ANYONE)
     is_anyone = settings.readers == ANYONE
     is_exposed = not is_loopback(settings.address) and not settings.allowed_users
-    users = " or ".join(map(user_text, settings.allowed_users))
+    users = " or ".join(map(user_text, settings.allowed_users or ()))
     keys = _keys_text(settings, readers) if has_keys else ""
     parts = []
     if has_tcp:

@@ -178,17 +178,17 @@ class Client:
                 response = connection.getresponse()
                 location = response.headers["Location"]
                 return _Response(response.status, location, _json(response.read()))
+        except OSError as error:  # that of a program that closes without a response, too
+            raise self._interrupted(error) from None
         except http.client.HTTPException:
             raise self._not_xots() from None
-        except OSError as error:
-            raise self._unreachable(error) from None
 
     def _proved_connection(self) -> http.client.HTTPConnection:
         """Connect, and return the connection once the server has proved who it is.
 
         Raises:
-            ServerUnproved, SettingsError, ServerRefused: as for ``token``.
-            OSError: the connection fails.
+            ServerUnreachable, ServerUnproved, SettingsError, ServerRefused: as for ``token``.
+            OSError: the program at the address ends the connection.
         """
         connection = self._connection()
         connection.auto_open = 0  # it would connect again without a proof
@@ -198,11 +198,17 @@ class Client:
         except ssl.SSLError as error:
             connection.close()
             reason = getattr(error, "verify_message", None) or error.reason or type(error).__name__
+            remedy = "set tls_certificate to the certificate of the server"
+            if self.certificate is not None:
+                remedy = "check that your server runs, and that it speaks TLS"
             raise ServerUnproved(
                 f"the program at {self.url} does not prove by TLS that it is your server "
-                f"({reason}), so nothing was sent to it; set tls_certificate to the certificate of "
-                "the server"
+                f"({reason}), so nothing was sent to it; {remedy}"
             ) from None
+        except OSError as error:
+            is_connected = connection.sock is not None
+            connection.close()
+            raise self._interrupted(error) if is_connected else self._unreachable(error) from None
         except BaseException:
             connection.close()
             raise
@@ -246,6 +252,13 @@ class Client:
             f"no server responds at {self.url} ({reason}); start one with xots, or {remedy}"
         )
 
+    def _interrupted(self, error: OSError) -> ServerRefused:
+        """Return the error of a request that got no response from a program that listens. It may
+        be the server, so that no command works on the store in its place."""
+        reason = error.strerror or type(error).__name__
+        remedy = "" if self.uses_tls else "; if it speaks TLS, set tls_certificate"
+        return ServerRefused(f"the program at {self.url} sent no response ({reason}){remedy}")
+
     def _not_xots(self, reason: str = "") -> ServerRefused:
         return ServerRefused(f"the program at {self.url} is not xots{reason}")
 
@@ -259,9 +272,14 @@ class _UnixConnection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         """Connect."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
+        connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connecting.settimeout(self.timeout)
+            connecting.connect(str(self._path))
+        except OSError:
+            connecting.close()
+            raise
+        self.sock = connecting
 
 
 def _json(body: bytes) -> Any:

@@ -29,7 +29,7 @@
     │   └── UpstreamThrottled    Xero has received too many requests
     ├── AccessError              a request is refused, whatever it asks for
     │   ├── KeyRefused           it needs a key, and has no valid one
-    │   ├── AccessDenied         its user, or its key, has not the right to it
+    │   ├── AccessDenied         its user, or its key, does not have the right to it
     │   └── RulesUnreadable      the file that says who has rights cannot be read
     └── ClientError              a request of a program to a running xots server has failed
         ├── ServerUnreachable    no server responds
@@ -248,7 +248,7 @@ class KeyRefused(AccessError):
 
 
 class AccessDenied(AccessError):
-    """The user or the reader that sent a request has not the right to it."""
+    """The user or the reader that sent a request does not have the right to it."""
 
 
 class RulesUnreadable(AccessError):

@@ -107,38 +107,53 @@ class UnixListener:
     def __init__(self, path: Path, group: int | None = None) -> None:
         self.path = path
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._identity: tuple[int, int, int] | None = None
         try:
-            self._bind(group)
-            self.socket.listen(BACKLOG)
-            self.socket.setblocking(False)
-            self._identity = _identity(path)
+            _check_folder(path)
+            # Two starts at once would both replace a socket, also one that does not listen yet.
+            with locked_folder(path.parent):
+                _remove_left_behind(path)
+                self._listen(group)
         except OSError as error:
-            self.socket.close()
+            self._undo()
             raise CannotStart(_unix_problem(path, error)) from None
         except CannotStart:
-            self.socket.close()
+            self._undo()
             raise
 
-    def _bind(self, group: int | None) -> None:
-        # Another user who may write to the folder could put a socket of its own there.
-        if problems := folder_problems(self.path):
-            raise CannotStart(f"unix_socket can't be used safely: {'; '.join(problems)}")
-        with locked_folder(self.path.parent):  # two starts at once would both replace a socket
-            _remove_left_behind(self.path)
-            umask = os.umask(0o177)  # so the file has mode 0600 from its first moment on
-            try:
-                self.socket.bind(str(self.path))
-            finally:
-                os.umask(umask)
+    def _listen(self, group: int | None) -> None:
+        umask = os.umask(0o177)  # so the file has mode 0600 from its first moment on
+        try:
+            self.socket.bind(str(self.path))
+        finally:
+            os.umask(umask)
+        self._identity = _identity(self.path)
         if group is not None:
             os.chown(self.path, -1, group)
             self.path.chmod(0o660)
+            self._identity = _identity(self.path)
+        self.socket.listen(BACKLOG)
+        self.socket.setblocking(False)
+
+    def _undo(self) -> None:
+        self.remove()
+        self.socket.close()
 
     def remove(self) -> None:
         """Remove the file, unless another server has replaced it."""
         with suppress(OSError):
-            if _identity(self.path) == self._identity:
+            if self._identity is not None and _identity(self.path) == self._identity:
                 self.path.unlink()
+
+
+def _check_folder(path: Path) -> None:
+    """Check that no other user can put a socket in place of this one.
+
+    Raises:
+        CannotStart: another user may write to the folder.
+    """
+    if problems := folder_problems(path):
+        raise CannotStart(f"unix_socket can't be used safely: {'; '.join(problems)}")
 
 
 def _identity(path: Path) -> tuple[int, int, int]:
@@ -159,7 +174,7 @@ def _remove_left_behind(path: Path) -> None:
         return
     if not stat.S_ISSOCK(found.st_mode):
         raise CannotStart(
-            f"{path} is no socket; remove it, or choose another path with --unix-socket"
+            f"{path} is not a socket; remove it, or choose another path with --unix-socket"
         )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
@@ -178,10 +193,10 @@ def _remove_left_behind(path: Path) -> None:
 
 def _unix_problem(path: Path, error: OSError) -> str:
     if error.errno == errno.ENOENT:
-        return f"unix_socket: the folder {path.parent} does not exist; make it (mode 0750)"
+        return f"unix_socket: the folder {path.parent} does not exist; make it, with the mode 0755"
     if error.errno == errno.EPERM:
         return (
             f"unix_socket: this user may not give {path} to the group of unix_socket_group; choose "
             "a group that the user of xots belongs to"
         )
-    return f"unix_socket: can't listen on {path}: {error.strerror}"
+    return f"unix_socket: can't listen on {path}: {error.strerror or error}"

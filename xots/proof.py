@@ -27,8 +27,8 @@ STEP_MILLISECONDS = 10
 UNSENT = "nothing was sent to it"
 
 SET_USER = (
-    "if xots runs as that user, set server_user to it (--server-user, XOTS_SERVER_USER); otherwise "
-    "stop that program"
+    "stop that program; only if your server runs as that user, set server_user to it "
+    "(--server-user, XOTS_SERVER_USER)"
 )
 
 
@@ -47,16 +47,18 @@ def prove_unix(connected: socket.socket, path: Path, server_user: str | None) ->
         OSError: the folder can't be looked at.
     """
     where = f"unix:{path}"
-    _check_user(unix_peer(connected), where, server_user)
+    if hasattr(socket, "SO_PEERCRED"):  # elsewhere, the folder alone proves the server
+        _check_user(unix_peer(connected), where, server_user)
     for folder in dict.fromkeys((path.parent, path.resolve().parent)):
         found = folder.stat()
         if not _is_trusted(found.st_uid, server_user):
             raise ServerUnproved(
                 f"the folder {folder} belongs to {user_text(found.st_uid)}, who may put any "
-                f"program at {where}, so {UNSENT}; {SET_USER}"
+                f"program at {where}, so {UNSENT}; if your server runs as that user, "
+                "set server_user to it"
             )
         if problem := folder_problem(folder, found, owners=(found.st_uid,)):
-            raise ServerUnproved(f"{problem}; until then, {UNSENT}")
+            raise ServerUnproved(f"{problem}. Nothing was sent to the server")
 
 
 def prove_tcp(

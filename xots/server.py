@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack, suppress
 
-from .access_files import LiveRules, Reread
+from .access_files import LiveRules
 from .accounts.accounts import Accounts
 from .clock import Clock, SystemClock
 from .events import Observer
@@ -18,8 +18,9 @@ from .keeping.keeper import TokenKeeper
 from .lifecycle.policy import Grant
 from .listening import CannotStart, UnixListener, listen
 from .peers import PeerLookup
+from .reread import Reread
 from .rotation import Rotation
-from .settings import Settings
+from .settings import Settings, is_loopback
 from .settings.parsing import ANYONE, NO_ADDRESS
 from .tls import LiveTls
 from .web.acceptor import Acceptor, Limits
@@ -92,6 +93,12 @@ class Server:
         if host == NO_ADDRESS:
             return f"unix:{self.settings.unix_socket}"
         return f"{self.settings.scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    @property
+    def urls(self) -> list[str]:
+        """The URLs of all ways to it."""
+        path = self.settings.unix_socket
+        return list(dict.fromkeys([self.url, *([] if path is None else [f"unix:{path}"])]))
 
     @property
     def redirect_uri(self) -> str:
@@ -189,12 +196,13 @@ class Server:
     def _web_config(self, rules: LiveRules, *, max_waiting: int) -> WebConfig:
         settings, redirect_uri = self.settings, self.redirect_uri
         address = "localhost" if settings.address == NO_ADDRESS else settings.address
-        own_hosts = allowed_hosts(address, [self.port], redirect_uri, settings.scheme)
         return WebConfig(
             redirect_uri=redirect_uri,
             max_waiting=max_waiting,
             rules=rules,
-            hosts=own_hosts | frozenset(settings.allowed_hosts),
+            hosts=allowed_hosts(
+                address, [self.port], redirect_uri, settings.scheme, settings.allowed_hosts
+            ),
         )
 
     async def stop(self) -> None:
@@ -274,7 +282,14 @@ async def serve(settings: Settings, users: Reread[tuple[int, ...]] | None = None
             "add), and set readers to their file",
             server.url,
         )
-    logger.info("serving on %s%s", server.url, _redirect_text(settings, server.redirect_uri))
+    if not is_loopback(settings.address) and settings.tls_certificate is None:
+        logger.warning(
+            "keys and tokens cross the network readable, since %s speaks no TLS; set "
+            "tls_certificate and tls_key",
+            server.url,
+        )
+    redirect = _redirect_text(settings, server.redirect_uri)
+    logger.info("serving on %s%s", " and ".join(server.urls), redirect)
     try:
         await stop.wait()
         logger.info("stopping")

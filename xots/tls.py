@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from .access_files import Reread
 from .errors import SettingsError
-from .safe_text import MAX_MESSAGE, safe_text
+from .reread import LastGood, Reread
+from .safe_text import safe_text
 
 __all__ = ["Identity", "LiveTls", "read_identity"]
 
@@ -160,35 +160,27 @@ class LiveTls:
     """
 
     def __init__(self, certificate: Path, key: Path, places: Mapping[str, str]) -> None:
-        self._files = Reread([certificate, key], lambda: read_identity(certificate, key, places))
+        files = Reread([certificate, key], lambda: read_identity(certificate, key, places))
+        self._files = LastGood(files, _report)
         self._identity = self._files.value()
-        self._problem: str | None = None
-        """Why the files can't be used now, as the log says it."""
         _warn(self._identity)
 
     def __call__(self) -> ssl.SSLContext:
         """Return the context for a new connection."""
-        try:
-            found = self._files.value()
-        except SettingsError as error:
-            self._note(safe_text(str(error), MAX_MESSAGE))
-            return self._identity.context
+        found = self._files.value()
         if found is not self._identity:
             logger.info("new connections get the new certificate of tls_certificate")
             _warn(found)
-        self._identity, self._problem = found, None
+            self._identity = found
         return found.context
 
-    def _note(self, problem: str) -> None:
-        """Log a problem once."""
-        if problem != self._problem:
-            self._problem = problem
-            logger.error(
-                "new connections get the certificate that was read before: %s. The files are read "
-                "again once one of them has changed",
-                problem,
-                extra={"kind": "tls"},
-            )
+
+def _report(problem: str) -> None:
+    logger.error(
+        "new connections get the certificate that was read before: %s. The files are read again "
+        "once one of them has changed",
+        problem,
+    )
 
 
 def _warn(identity: Identity) -> None:

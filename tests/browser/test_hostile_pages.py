@@ -22,7 +22,7 @@ QUERIES = {"/token": "?min_ttl=999999", "/code": "?code=evil&state=evil"}
 OF_ACCOUNT = [f"/accounts/default{path}" for path in ("/home", "/token?min_ttl=999999", "/logout")]
 """Some paths of an account: those that show a page, serve its token, and act."""
 
-PATHS = [path + QUERIES.get(path, "") for path, _ in ROUTES]
+PATHS = [path.replace("\\", "") + QUERIES.get(path, "") for path, _ in ROUTES]
 PATHS += [*OF_ACCOUNT, "/style.css", "/no-such-path"]
 
 DOCUMENT_PATHS = [f"/token{QUERIES['/token']}", "/home", "/refresh", "/revoke", "/login"]

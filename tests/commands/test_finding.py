@@ -349,7 +349,7 @@ def test_the_real_server_demands_the_key_and_accepts_it(
     place = ("--port", str(server.port))
     ended = xots("status", "--json", *place)
     assert (ended.status, json.loads(ended.out)["state"]) == (1, "no-credentials")
-    assert "the key of script has not the scope" in xots("revoke", *place).reason()
+    assert "the key of script does not have the scope" in xots("revoke", *place).reason()
     monkeypatch.delenv("XOTS_READER_KEY_FILE")
     for command in ("token", "revoke"):
         assert "needs a key" in (reason := xots(command, *place).reason())

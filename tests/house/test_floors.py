@@ -100,7 +100,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("settings.yaml_file", "settings.account_sources"),
     ("settings.sources",),
     ("settings",),
-    ("key_file", "reader_file"),
+    ("key_file", "reader_file", "reread"),
     ("access_files", "access_summary"),
     ("keys",),
     ("wiring", "listening", "tls"),

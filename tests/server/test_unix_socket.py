@@ -49,8 +49,8 @@ def group_of(path: Path) -> int:
 
 @pytest.mark.safeguard(
     file="listening.py",
-    old="            umask = os.umask(0o177)",
-    new="            umask = os.umask(0)",
+    old="        umask = os.umask(0o177)",
+    new="        umask = os.umask(0)",
     protects_from="a socket to which every user may connect",
 )
 async def test_only_the_user_of_the_server_may_connect(new_server: NewServer, path: Path) -> None:
@@ -145,7 +145,7 @@ def test_the_socket_of_a_running_server_is_not_replaced(path: Path) -> None:
 def test_another_file_is_not_replaced(path: Path) -> None:
     """It may be a mistake in the setting."""
     path.write_text("precious")
-    with pytest.raises(CannotStart, match=f"{path} is no socket"):
+    with pytest.raises(CannotStart, match=f"{path} is not a socket"):
         UnixListener(path)
     assert path.read_text() == "precious"
 
@@ -153,14 +153,14 @@ def test_another_file_is_not_replaced(path: Path) -> None:
 def test_a_link_is_not_followed(path: Path) -> None:
     """Its target could be any socket."""
     path.symlink_to(path.with_name("other"))
-    with pytest.raises(CannotStart, match="is no socket"):
+    with pytest.raises(CannotStart, match="is not a socket"):
         UnixListener(path)
 
 
 @pytest.mark.safeguard(
     file="listening.py",
-    old="        if problems := folder_problems(self.path):",
-    new="        if problems := []:",
+    old="    if problems := folder_problems(path):",
+    new="    if problems := []:",
     protects_from="another user who puts a socket of its own in place of this one",
 )
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o770])

@@ -19,9 +19,10 @@ SCOPE_TABLE = {
     "/livez": {"token", "admin"},
     "/status": {"metrics", "admin"},
     "/openapi.json": {"token", "metrics", "admin"},
+    "/nothing": {"token", "metrics", "admin"},
 }
-"""The scopes of which a key needs one; ``admin`` alone for every other path, and for one that does
-not exist."""
+"""The scopes of which a key needs one; ``admin`` alone for every other path. A path that does not
+exist is the same to all."""
 
 OF_ALL_ACCOUNTS = frozenset({"/accounts"})
 OF_NO_ACCOUNT = frozenset({"/code", "/openapi.json", "/nothing", *OPEN})

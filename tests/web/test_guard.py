@@ -274,7 +274,7 @@ async def test_a_refused_host_is_told_which_setting_adds_it(
     expected_log(REFUSED)
     response = await get(f"{logged_in.url}/token", Host="proxy.example")
     assert response.status == 421
-    assert "add the name to the setting allowed_hosts" in response.json["detail"]
+    assert "add the name that you use to the setting allowed_hosts" in response.json["detail"]
 
 
 @without("_has_no_single_host", protects_from="taking HTTP/1.0 without Host for loopback")

@@ -257,8 +257,8 @@ async def test_the_own_origin_is_https(server: Server, connect: Connect, expecte
 
 @pytest.mark.safeguard(
     file="tls.py",
-    old="            found = self._files.value()\n",
-    new="            found = self._identity\n",
+    old="        found = self._files.value()\n",
+    new="        found = self._identity\n",
     protects_from="a certificate that expires although it was renewed",
 )
 async def test_a_renewed_certificate_is_for_the_next_connection(
@@ -292,9 +292,9 @@ async def test_a_session_of_the_old_certificate_is_not_resumed(
 
 
 @pytest.mark.safeguard(
-    file="tls.py",
-    old="            return self._identity.context\n",
-    new="            raise\n",
+    file="reread.py",
+    old="            problem = safe_text(error, MAX_MESSAGE)",
+    new='            raise\n            problem = ""',
     protects_from="an outage while a certificate and its key are replaced one after the other",
 )
 async def test_files_that_do_not_fit_change_nothing(

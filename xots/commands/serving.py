@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from ..access_files import Reread
+from ..errors import SettingsError
+from ..reread import Reread
 from ..settings import Settings
 from .logs import log_to_stderr
 from .options import config_file, read_one, read_settings
@@ -29,9 +30,19 @@ def serve(options: argparse.Namespace) -> int:
 def _users(options: argparse.Namespace, settings: Settings) -> Reread[tuple[int, ...]] | None:
     """Return ``allowed_users`` as the configuration file gives it; None if another source does."""
     config = config_file(options)
-    if config is None or not settings.sources.get("allowed_users", "").startswith(f"{config}: "):
+    if (
+        config is None
+        or not config.is_file()
+        or not settings.sources.get("allowed_users", "").startswith(f"{config}: ")
+    ):
         return None
-    return Reread([config], lambda: read_one(options, "allowed_users").allowed_users)
+
+    def read() -> tuple[int, ...]:
+        if found := read_one(options, "allowed_users").allowed_users:
+            return found
+        raise SettingsError([f"{config} does not set it any more"])
+
+    return Reread([config], read)
 
 
 def add_demo_options(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ problem already demands nothing, and counts as set.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from urllib.parse import urlsplit
 
 from ..lifecycle.policy import Grant
 from ..xero.identity_server import ClientAuth
@@ -109,10 +110,19 @@ def access_demands(top: Layer) -> Iterator[str]:
         yield f"{places['address']}: {WITHOUT_READERS}"
     if address == parsing.NO_ADDRESS and "unix_socket" not in places:
         yield f"{places['address']}: without an address, set unix_socket too"
+    redirect, port = values.get("redirect") or "", values.get("port")
+    is_own_http = redirect.startswith("http://") and urlsplit(redirect).port == port
+    if is_own_http and "tls_certificate" in places:
+        yield f"{places['redirect']}: {HTTP_TO_TLS}"
     for name, needed in NEEDED_TOO:
         if name in places and needed not in places:
             yield f"{places[name]}: {name} has no effect alone: set {needed} too"
 
+
+HTTP_TO_TLS = (
+    "with tls_certificate, this port speaks TLS, and a login would not come back: write https:// "
+    "here, and register that URI at the identity server"
+)
 
 NEEDED_TOO = (
     ("unix_socket_group", "unix_socket"),

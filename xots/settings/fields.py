@@ -223,7 +223,7 @@ class Settings:
         metavar="HOSTS",
     )
     unix_socket: Path | None = setting(
-        None, parsing.socket_path, "path of a Unix socket to listen on too", metavar="PATH"
+        None, parsing.socket_path, "path of the server's Unix socket", metavar="PATH"
     )
     unix_socket_group: int | None = setting(
         None, parsing.group, "group whose users may connect to the Unix socket", metavar="GROUP"
@@ -231,16 +231,21 @@ class Settings:
     readers: Path | str | None = setting(
         None,
         parsing.readers,
-        "file of the readers whose keys requests over TCP need; anyone: no keys, at any address",
+        "file of readers: each request over TCP needs the key of one; anyone: none needs a key",
         metavar="FILE|anyone",
+        may_be_empty=True,
     )
-    allowed_users: tuple[int, ...] = setting(
-        (), parsing.users, "users of this machine that alone may connect", metavar="USERS"
+    allowed_users: tuple[int, ...] | None = setting(
+        None,
+        parsing.users,
+        "users of this machine that alone may connect",
+        metavar="USERS",
+        may_be_empty=True,
     )
     tls_certificate: Path | None = setting(
         None,
         parsing.certificates,
-        "certificate chain of this server, with which TCP speaks TLS",
+        "PEM file of the server's certificate; with it, TCP speaks TLS",
         metavar="FILE",
     )
     tls_key: Path | None = setting(

@@ -157,17 +157,26 @@ ANYONE = "anyone"
 
 def readers(text: str) -> Path | str:
     """Parse the path of a file of readers, or ``anyone``."""
+    if not text:
+        raise ValueError("the value is empty; leave the setting out to need no keys")
     return ANYONE if text.lower() == ANYONE else Path(text)
 
 
 def users(text: str) -> tuple[int, ...]:
     """Parse names or ids of users of this machine, separated by spaces or commas."""
-    return tuple(dict.fromkeys(map(uid_of_user, _words(text))))
+    found = tuple(dict.fromkeys(map(uid_of_user, _words(text))))
+    if not found:
+        raise ValueError("the value names no user; leave the setting out to let all users connect")
+    return found
+
+
+MAX_ID = (1 << 32) - 2
+"""The largest id of a group. The next number means that an owner stays as it is: chown(2)."""
 
 
 def group(text: str) -> int:
     """Parse the name or the id of a group of this machine."""
-    if re.fullmatch("[0-9]{1,10}", text):
+    if re.fullmatch("[0-9]{1,10}", text) and int(text) <= MAX_ID:
         return int(text)
     try:
         return grp.getgrnam(text).gr_gid

@@ -94,6 +94,7 @@ ACCOUNT_ROUTES = [
 class NotFoundHandler(Handler):
     """Every other path."""
 
+    scopes = ALL_SCOPES  # a key without the right to a path would seem to be the fault
     subject = Subject.NONE
 
     def check_method(self) -> None:

@@ -58,6 +58,9 @@ SIGNS_OF_PREFETCH = {
 }
 """The values of older headers than Sec-Purpose, which counts with any value."""
 
+PORT = re.compile(r":[0-9]*$")
+"""The port at the end of a value of Host. An IPv6 address ends in a bracket."""
+
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 BROWSER_HEADER = re.compile(r"(?i)origin|referer|cookie|accept-language|sec-.*")
@@ -78,18 +81,23 @@ def is_loopback_name(host: str) -> bool:
 
 
 def allowed_hosts(
-    address: str, ports: Iterable[int], redirect_uri: str, scheme: str = "http"
+    address: str,
+    ports: Iterable[int],
+    redirect_uri: str,
+    scheme: str = "http",
+    further: Iterable[str] = (),
 ) -> frozenset[str]:
     """Return the exact values of Host that this server serves, in lower case.
 
-    They are loopback's names and the configured address, unless it is a wildcard, each with the
-    ports that the server listens on, or without the port if that is the scheme's default; and the
-    host of the redirect URI.
+    They are loopback's names, the configured address, unless it is a wildcard, and further names
+    without a port, each with the ports that the server listens on, or without the port if that is
+    the scheme's default; the host of the redirect URI; and all further names as they are.
     """
-    names = {"localhost", "127.0.0.1", "[::1]", *_address_name(address)}
+    without_port = {name for name in further if not PORT.search(name)}
+    names = {"localhost", "127.0.0.1", "[::1]", *_address_name(address), *without_port}
     hosts = {f"{name}:{port}" for name in names for port in ports}
     hosts |= {host.removesuffix(DEFAULT_PORTS[scheme]) for host in hosts}
-    hosts |= {urlsplit(redirect_uri).netloc.lower(), browser_origin(redirect_uri)[1]}
+    hosts |= {urlsplit(redirect_uri).netloc.lower(), browser_origin(redirect_uri)[1], *further}
     return frozenset(hosts)
 
 
@@ -310,7 +318,7 @@ RULES: tuple[Rule, ...] = (
         Refusal(
             421,
             "the Host header names a host that this server does not serve; use localhost with the "
-            "server's port, or add the name to the setting allowed_hosts",
+            "server's port, or add the name that you use to the setting allowed_hosts",
         ),
     ),
     # WebSocket handshakes, and browsers without Fetch Metadata, show a foreign page by Origin only.

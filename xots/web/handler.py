@@ -101,7 +101,7 @@ class Handler(Responses):
 
         Raises:
             HTTPError: the request is refused, or its method is not supported.
-            AccessError: the caller has not the right to it.
+            AccessError: the caller does not have the right to it.
             Finish: the response was written.
             UnknownAccount, AccountUnusable, StoreUnavailable: as for ``Accounts.enter``.
         """

@@ -80,7 +80,7 @@ class ProblemType(NamedTuple):
 PROBLEM_TYPES: Mapping[type[XotsError], ProblemType] = {
     NoCredentials: ProblemType(401, "no-credentials", "The client's credentials are missing"),
     KeyRefused: ProblemType(401, "key-needed", "A valid key is needed"),
-    AccessDenied: ProblemType(403, "access-denied", "The caller has not the right to this"),
+    AccessDenied: ProblemType(403, "access-denied", "The caller does not have the right to this"),
     RulesUnreadable: ProblemType(503, "rules-unreadable", "No key can be checked now"),
     NotLoggedIn: ProblemType(401, "not-logged-in", "No user is logged in"),
     ConsentLost: ProblemType(401, "consent-lost", "The login is lost"),

@@ -1,0 +1,82 @@
+"""Values that are read from files, and read again when a file has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from .errors import SettingsError
+from .safe_text import MAX_MESSAGE, safe_text
+
+__all__ = ["LastGood", "Reread"]
+
+T = TypeVar("T")
+
+
+class Reread(Generic[T]):
+    """A value that is read from files, and again when one of them has changed.
+
+    Args:
+        paths: the files.
+        read: reads the value; raises SettingsError.
+    """
+
+    def __init__(self, paths: Sequence[Path], read: Callable[[], T]) -> None:
+        self._paths, self._read = paths, read
+        self._seen = self._status()
+        self._found: T | SettingsError = read()
+
+    def value(self) -> T:
+        """Return the value.
+
+        Raises:
+            SettingsError: the files can't be read now. They are read again once one has changed.
+        """
+        if (seen := self._status()) != self._seen:
+            # A change after this look has another status, and is seen by the next call.
+            self._seen = seen
+            try:
+                self._found = self._read()
+            except SettingsError as error:
+                self._found = error
+        if isinstance(self._found, SettingsError):
+            raise SettingsError(self._found.problems)  # one that is raised again grows each time
+        return self._found
+
+    def _status(self) -> list[tuple[int, ...] | None]:
+        return [_status(path) for path in self._paths]
+
+
+def _status(path: Path) -> tuple[int, ...] | None:
+    """Return what changes with the content of a file; None if there is no file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+class LastGood(Generic[T]):
+    """The last value of files that could be read.
+
+    Args:
+        files: the files.
+        report: receives the problem, once, if they can't be read any more.
+    """
+
+    def __init__(self, files: Reread[T], report: Callable[[str], None]) -> None:
+        self._files, self._report = files, report
+        self._last = files.value()
+        self._reported: str | None = None
+
+    def value(self) -> T:
+        """Return the value, or the last one if the files can't be read now."""
+        try:
+            self._last, self._reported = self._files.value(), None
+        except SettingsError as error:
+            problem = safe_text(error, MAX_MESSAGE)
+            if problem != self._reported:
+                self._reported = problem
+                self._report(problem)
+        return self._last
