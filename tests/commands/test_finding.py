@@ -369,6 +369,22 @@ def test_a_refusal_does_not_lead_to_the_store(
     assert not Path(os.environ["XDG_STATE_HOME"]).exists()
 
 
+@pytest.mark.safeguard(
+    file="client.py",
+    old="            is_connected = connection.sock is not None",
+    new="            is_connected = False",
+    protects_from="a command that changes the store beside a server that runs",
+)
+@pytest.mark.parametrize("command", WITH_STORE)
+def test_a_server_that_speaks_tls_is_not_taken_for_none(
+    xots: Xots, tls_server: StandIn, command: str
+) -> None:
+    """A command without its certificate gets no response from it, and opens no store."""
+    ended = xots(*words_of(command, "--port", tls_server.port))
+    assert "if it speaks TLS, set tls_certificate" in ended.reason()
+    assert not Path(os.environ["XDG_STATE_HOME"]).exists()
+
+
 # ---------- another user's program
 
 SQUATTER = """

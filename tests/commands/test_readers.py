@@ -215,3 +215,31 @@ def test_the_command_reads_no_other_setting(
     monkeypatch.setenv("XOTS_PORT", "http")
     monkeypatch.setenv("XOTS_CLIENT_SECRET_FILE", "/nonexistent")
     assert xots("reader", "add", "report").status == 0
+
+
+# ---------- the key in a file
+
+
+def test_a_key_is_written_to_a_new_file_of_mode_0600(
+    xots: Xots, path: Path, tmp_path: Path
+) -> None:
+    """It is not printed. The reader's own line has its digest."""
+    output = tmp_path / "report.key"
+    ended = xots("reader", "add", "report", "--output", str(output))
+    assert (ended.status, ended.out) == (0, "")
+    assert output.stat().st_mode & 0o777 == 0o600
+    key = output.read_text().strip()
+    assert read_readers(path)[digest_of(key)].name == "report"
+    assert key not in ended.err
+
+
+def test_a_file_with_a_key_is_not_replaced(xots: Xots, path: Path, tmp_path: Path) -> None:
+    """It may hold the only copy. No reader is added."""
+    output = tmp_path / "report.key"
+    output.write_text("precious")
+    ended = xots("reader", "add", "report", "--output", str(output))
+    assert ended.reason() == (
+        f"xots: the key can't be written to {output}: File exists. The reader was removed again"
+    )
+    assert output.read_text() == "precious"
+    assert read_readers(path) == {}

@@ -14,7 +14,9 @@ import pytest
 from support.raw_http import RawResponse, exchange
 from support.store_programs import AM_ROOT
 
+from xots import file_access
 from xots.errors import SealError
+from xots.file_access import locked_folder
 from xots.listening import CannotStart, UnixListener
 from xots.server import Server
 
@@ -190,6 +192,48 @@ def test_the_file_of_another_server_is_not_removed(path: Path) -> None:
     second.socket.close()
     second.remove()
     assert not path.exists()
+
+
+def test_a_group_that_can_not_be_given_leaves_no_socket(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user may give a file to a group of its own only. The message names the setting."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", refuse)
+    with pytest.raises(CannotStart, match="unix_socket_group"):
+        UnixListener(path, group=4321)
+    assert not path.exists()
+
+
+@pytest.mark.safeguard(
+    file="listening.py",
+    old="            with locked_folder(path.parent):\n                _remove_left_behind(path)\n"
+    "                self._listen(group)",
+    new="            with locked_folder(path.parent):\n                _remove_left_behind(path)\n"
+    "            self._listen(group)",
+    protects_from="a second server that replaces a socket which does not listen yet",
+)
+def test_the_folder_is_locked_until_the_socket_listens(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A socket that does not listen looks like one that was left behind."""
+    listen, locked = socket.socket.listen, []
+
+    def listening(self: socket.socket, backlog: int) -> None:
+        monkeypatch.setattr(file_access, "LOCK_SECONDS", 0)
+        with pytest.raises(OSError, match="lock of its folder"), locked_folder(path.parent):
+            pass
+        locked.append(True)
+        listen(self, backlog)
+
+    monkeypatch.setattr(socket.socket, "listen", listening)
+    listener = UnixListener(path)
+    assert locked == [True]
+    listener.socket.close()
+    listener.remove()
 
 
 async def test_two_starts_at_once_leave_one_socket(path: Path) -> None:

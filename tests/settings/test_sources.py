@@ -246,6 +246,35 @@ def test_a_user_or_group_that_does_not_exist_is_a_problem(name: str) -> None:
     assert SECRET not in problem
 
 
+@pytest.mark.parametrize("name", ["allowed_users", "readers"])
+@pytest.mark.parametrize("value", ["", "[]", "''"])
+def test_an_empty_rule_of_access_is_a_problem(config: Path, name: str, value: str) -> None:
+    """It would open the server to all, although the operator has named the setting."""
+    config.write_text(f"{name}: {value}\n")
+    [problem] = problems_of({}, {}, config)
+    assert problem.startswith(f"{config}: {name}: the value ")
+    assert "leave the setting out" in problem
+    [problem] = problems_of({}, {f"XOTS_{name.upper()}": ""})
+    assert problem.startswith(f"XOTS_{name.upper()}: ")
+
+
+@pytest.mark.parametrize("gid", ["4294967295", "9999999999"])
+def test_a_number_that_is_no_group_is_a_problem(gid: str) -> None:
+    """The first one means that the group stays as it is."""
+    [problem] = problems_of({"unix_socket": "/s", "unix_socket_group": gid})
+    assert "names no group" in problem
+
+
+def test_a_redirect_uri_by_http_at_the_port_of_tls_is_a_problem(tmp_path: Path) -> None:
+    """A login would not come back. A proxy at another port may speak http."""
+    found = make_certificates(tmp_path)
+    tls = {"tls_certificate": str(found.server), "tls_key": str(found.server_key)}
+    [problem] = problems_of({**tls, "redirect": "http://localhost:5001/code"})
+    assert problem.startswith("--redirect: with tls_certificate, this port speaks TLS")
+    for redirect in ("https://localhost:5001/code", "http://localhost:6001/code"):
+        assert load({**tls, "redirect": redirect}, {}).redirect == redirect
+
+
 def test_users_are_named_by_name_or_id() -> None:
     """Once each."""
     assert load({"allowed_users": "root, 4321 0"}, {}).allowed_users == (0, 4321)

@@ -885,6 +885,16 @@ def test_allowed_hosts_are_loopback_the_address_and_the_redirects(
     assert allowed_hosts(address, ports, redirect) == allowed
 
 
+def test_a_further_host_without_a_port_is_served_at_the_ports_of_the_server() -> None:
+    """A proxy sends it without a port; a client that connects itself sends the port."""
+    further = ("xots.lan", "[2001:db8::7]", "proxy.lan:8080")
+    allowed = allowed_hosts("0.0.0.0", [5001], "http://localhost/code", further=further)  # noqa: S104
+    for host in ("xots.lan", "xots.lan:5001", "[2001:db8::7]:5001", "proxy.lan:8080"):
+        assert host in allowed
+    for host in ("xots.lan:5002", "proxy.lan", "proxy.lan:5001", "proxy.lan:8080:5001"):
+        assert host not in allowed
+
+
 @pytest.mark.parametrize(
     ("scheme", "port", "expected"),
     [("https", 443, True), ("https", 80, False), ("http", 80, True), ("http", 443, False)],

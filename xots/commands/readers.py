@@ -11,6 +11,7 @@ from pathlib import Path
 from .. import reader_file
 from ..access import Reader, Scope, digest_of
 from ..errors import SettingsError, XotsError
+from ..file_access import write_file
 from ..safe_text import MAX_MESSAGE, safe_text
 from ..settings import parsing
 from .options import UsageError, add_one, as_usage, read_one
@@ -120,6 +121,12 @@ def _declare_add(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="limit its key to this account; may be repeated (default: no limit)",
     )
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help="write the key to a new file of mode 0600 instead of printing it",
+    )
 
 
 def _add(options: argparse.Namespace) -> int:
@@ -127,7 +134,8 @@ def _add(options: argparse.Namespace) -> int:
     with as_usage("--account"):
         accounts = frozenset(map(parsing.account_name, options.own_accounts or ()))
     path, place = _file(options)
-    if sys.stdout is None:
+    output: Path | None = options.output
+    if output is None and sys.stdout is None:
         raise UsageError("stdout is closed, and the key is printed there alone")
     key = reader_file.new_key()
     new = Reader(
@@ -138,22 +146,36 @@ def _add(options: argparse.Namespace) -> int:
     )
     reader_file.add_reader(path, new, place)
     try:
-        print(key, flush=True)
+        _hand_over(key, output)
     except OSError as error:
         reader_file.remove_reader(path, name, place)
         if isinstance(error, BrokenPipeError):
             raise
+        way = "printed" if output is None else f"written to {output}"
         raise XotsError(
-            f"the key can't be printed: {error.strerror}. The reader was removed again"
+            f"the key can't be {way}: {error.strerror}. The reader was removed again"
         ) from None
+    kept = "shown only now: keep it in a file of mode 0600" if output is None else f"in {output}"
     hint = (
-        f"xots: added {name} to {path}. Its key is shown only now: keep it in a file of mode 0600. "
+        f"xots: added {name} to {path}. Its key is {kept}. "
         "The commands of xots send the key if reader_key_file names that file; other programs send "
         "the header Authorization: Bearer KEY. A running server with this file as its readers "
         "accepts the key from its next request on"
     )
     print(safe_text(hint, MAX_MESSAGE), file=sys.stderr)
     return 0
+
+
+def _hand_over(key: str, output: Path | None) -> None:
+    """Print the key, or write it to a new file.
+
+    Raises:
+        OSError: it can't be printed or written, or there is such a file.
+    """
+    if output is None:
+        print(key, flush=True)
+    else:
+        write_file(output, f"{key}\n".encode(), new=True)
 
 
 # ---------- remove
