@@ -18,9 +18,19 @@ ANYWHERE = frozenset({400, 401, 403, 421, 500, 503})
 """The statuses at a path, or with a method, that is not listed, apart from 404 and 405."""
 
 
+def strict(schema: Any) -> Any:
+    """Return a schema that permits no other fields than those that it names."""
+    if isinstance(schema, list):
+        return [strict(part) for part in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    closed = {"additionalProperties": False} if "properties" in schema else {}
+    return {**closed, **{name: strict(part) for name, part in schema.items()}}
+
+
 @cache
 def _validator(reference: str) -> Draft202012Validator:
-    components = openapi_document()["components"]
+    components = strict(openapi_document()["components"])
     return Draft202012Validator(
         {"$ref": reference, "components": components}, format_checker=FormatChecker()
     )
