@@ -25,7 +25,7 @@ SEPARATORS = {"&&", "||", "|", ";", "(", ")", "&"}
 
 BUILTINS = {"cd", "export", "umask"}
 
-ELSEWHERE = {"apt", "journalctl", "ssh", "systemctl", "systemd-run"}
+ELSEWHERE = {"apt", "journalctl", "socat", "ssh", "systemctl", "systemd-run"}
 """Programs of an operator's machine, which need not be on this one."""
 
 

@@ -66,7 +66,13 @@ WAYS = (
     Row(r"systemd-run ", Way.PARSED, "needs a running systemd"),
     Row(r"journalctl ", Way.PARSED, "needs a running systemd"),
     Row(r"ssh ", Way.PARSED, "needs another machine"),
-    Row(r"install -o xots |mv /etc/xots/", Way.PARSED, "needs the files of an ACME client"),
+    Row(r"useradd ", Way.PARSED, "needs root, and changes the machine"),
+    Row(
+        r"(install|mv) .*(fullchain|privkey)\.pem", Way.PARSED, "needs the files of an ACME client"
+    ),
+    Row(r"XOTS_\w+=.* xots status", Way.PARSED, "needs a key, which a later section makes"),
+    Row(r"socat |.*/run/xots/socket", Way.PARSED, "needs the socket of the service"),
+    Row(r".*xots\.example", Way.PARSED, "needs another machine"),
     # Commands that download packages.
     Row(
         r"python3 -m venv |\S*pip install (\.|requests|'xots\[proxy\]')$",
