@@ -217,7 +217,7 @@ ACTIONS: tuple[
     ...,
 ] = (
     ("list", _list, "list the readers with their scopes and accounts", _declare_list),
-    ("add", _add, "make a key, print it, and add its reader to the file of readers", _declare_add),
+    ("add", _add, "make a key, print it or write it to a file, and add its reader", _declare_add),
     ("remove", _remove, "remove a reader, whose key is refused from then on", _declare_name),
 )
 """The name, the function, the help and the options of each action."""
