@@ -23,6 +23,10 @@ __all__ = ["WORD", "Client"]
 WORD = re.compile("[!-~]+")
 """A token, an id or a key: visible ASCII."""
 
+MAX_RESPONSE_BYTES = 32 << 20
+"""Upper bound on the part of a response that is read. A longer one is cut, and no JSON then: no
+program fills the memory of a command."""
+
 REQUEST_TIMEOUT_SECONDS = 60.0
 """A request may wait for a whole refresh: its deadline, and the lease of a process that vanished in
 the middle of one."""
@@ -173,17 +177,18 @@ class Client:
         if self.key is not None and self.unix_socket is None:
             headers["Authorization"] = f"Bearer {self.key.reveal()}"
         try:
-            with closing(self._proved_connection()) as connection:
+            with closing(self._proved_connection(has_secret=body is not None)) as connection:
                 connection.request(method, path, sent, headers)
                 response = connection.getresponse()
                 location = response.headers["Location"]
-                return _Response(response.status, location, _json(response.read()))
+                content = response.read(MAX_RESPONSE_BYTES)
+                return _Response(response.status, location, _json(content))
         except OSError as error:  # that of a program that closes without a response, too
             raise self._interrupted(error) from None
         except http.client.HTTPException:
             raise self._not_xots() from None
 
-    def _proved_connection(self) -> http.client.HTTPConnection:
+    def _proved_connection(self, *, has_secret: bool) -> http.client.HTTPConnection:
         """Connect, and return the connection once the server has proved who it is.
 
         Raises:
@@ -194,7 +199,7 @@ class Client:
         connection.auto_open = 0  # it would connect again without a proof
         try:
             connection.connect()
-            self._prove(connection.sock)
+            self._prove(connection.sock, has_secret=has_secret)
         except ssl.SSLError as error:
             connection.close()
             reason = getattr(error, "verify_message", None) or error.reason or type(error).__name__
@@ -227,14 +232,20 @@ class Client:
             self.host, self.port, timeout=REQUEST_TIMEOUT_SECONDS, context=context
         )
 
-    def _prove(self, connected: socket.socket) -> None:
+    def _prove(self, connected: socket.socket, *, has_secret: bool) -> None:
         if self.unix_socket is not None:
             prove_unix(connected, self.unix_socket, self.server_user)
         elif isinstance(connected, ssl.SSLSocket):
             if self.certificate is not None:
                 prove_certificate(connected, self.url, self.certificate)
-        elif self.key is not None or self.server_user is not None:
-            prove_tcp(connected, self.url, self.server_user, REQUEST_TIMEOUT_SECONDS)
+        else:
+            prove_tcp(
+                connected,
+                self.url,
+                self.server_user,
+                REQUEST_TIMEOUT_SECONDS,
+                must_know=has_secret or self.key is not None or self.server_user is not None,
+            )
 
     def _unreachable(self, error: OSError) -> ServerUnreachable | ServerRefused:
         reason = error.strerror or type(error).__name__

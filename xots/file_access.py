@@ -8,15 +8,11 @@ files often have mode 0440 or 0444, because the platform decides who sees the mo
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
-import secrets
 import shlex
 import stat
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -27,17 +23,12 @@ __all__ = [
     "folder_problem",
     "folder_problems",
     "is_secrets_mount",
-    "locked_folder",
-    "make_folder",
     "mount_of",
     "mounts",
-    "open_folder",
     "parse_mounts",
     "public_file_problems",
     "read_bounded",
-    "restore_owner_rights",
     "secret_file_problems",
-    "write_file",
 ]
 
 SECRETS_FOLDERS = (Path("/run/secrets"), Path("/var/run/secrets"))
@@ -55,9 +46,6 @@ MOUNTS = Path("/proc/self/mountinfo")
 MAX_BYTES = 64 * 1024
 """Upper bound on a file of settings or secrets: more than a hundred times what one needs. It ends
 the reading of a path such as ``/dev/zero``."""
-
-LOCK_SECONDS = 10.0
-"""Upper bound on the wait for the lock of a folder. Each user who may read a folder can lock it."""
 
 MAX_LINKS = 40
 """Linux follows no more symbolic links in one path."""
@@ -313,96 +301,3 @@ def _folders(path: Path) -> Iterator[Path]:
 def mounts() -> list[Mount]:
     """Return the mounts that this process sees; empty if the system does not tell."""
     return parse_mounts(os.fsdecode(MOUNTS.read_bytes())) if MOUNTS.exists() else []
-
-
-# ---------- new files and folders
-
-
-def make_folder(folder: Path) -> None:
-    """Create a folder and its missing parents with mode 0700, whatever the umask. A power cut does
-    not undo it. Folders that exist stay as they are."""
-    missing = [one for one in (folder, *folder.parents) if not os.path.lexists(one)]
-    for one in reversed(missing):
-        try:
-            one.mkdir(mode=0o700)
-        except FileExistsError:
-            continue  # another process has just made it
-        one.chmod(0o700)  # the umask may have taken the owner's rights
-        with open_folder(one.parent) as above:
-            os.fsync(above)
-
-
-def write_file(
-    path: Path, content: bytes, *, like: os.stat_result | None = None, new: bool = False
-) -> None:
-    """Write a file completely or not at all. A power cut does not undo it.
-
-    Args:
-        path: the file, without symbolic links.
-        content: its content.
-        like: the status whose mode, owner and group the file gets; None for mode 0600 and this
-            user.
-        new: refuse to replace a file.
-
-    Raises:
-        OSError: it can't be written, or exists although ``new`` is set.
-    """
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    try:
-        with os.fdopen(os.open(draft, flags, 0o600), "wb") as file:
-            restore_owner_rights(file.fileno())
-            file.write(content)
-            file.flush()
-            if like is not None:
-                os.fchown(file.fileno(), like.st_uid, like.st_gid)
-                os.fchmod(file.fileno(), stat.S_IMODE(like.st_mode))
-            os.fsync(file.fileno())
-        if new:
-            os.link(draft, path)  # fails if the file exists, unlike a rename
-        else:
-            draft.rename(path)
-        with open_folder(path.parent) as folder:
-            os.fsync(folder)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def restore_owner_rights(descriptor: int) -> None:
-    """Let the owner read and write a file that was created with mode 0600, whatever the umask."""
-    if os.fstat(descriptor).st_mode & 0o600 != 0o600:
-        os.fchmod(descriptor, 0o600)
-
-
-@contextmanager
-def open_folder(path: Path) -> Iterator[int]:
-    """Open a folder, yield its descriptor, and close it."""
-    opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield opened
-    finally:
-        os.close(opened)
-
-
-@contextmanager
-def locked_folder(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder.
-
-    Raises:
-        OSError: it can't be opened, or another process holds its lock for ``LOCK_SECONDS``.
-    """
-    with open_folder(folder) as opened:
-        give_up_at = time.monotonic() + LOCK_SECONDS
-        while not _lock(opened):
-            if time.monotonic() > give_up_at:
-                raise OSError(errno.EBUSY, "another process holds the lock of its folder")
-            time.sleep(0.05)
-        yield
-
-
-def _lock(opened: int) -> bool:
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -12,13 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import SealError
-from .file_access import (
-    folder_problems,
-    make_folder,
-    read_bounded,
-    secret_file_problems,
-    write_file,
-)
+from .file_access import folder_problems, read_bounded, secret_file_problems
+from .file_writing import make_folder, write_file
 from .secret import Secret
 
 __all__ = ["KeyRing", "read_key_file", "write_key_file"]

@@ -12,7 +12,8 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from .errors import XotsError
-from .file_access import folder_problems, locked_folder
+from .file_access import folder_problems
+from .file_writing import locked
 
 __all__ = ["CannotStart", "UnixListener", "listen"]
 
@@ -111,7 +112,7 @@ class UnixListener:
         try:
             _check_folder(path)
             # Two starts at once would both replace a socket, also one that does not listen yet.
-            with locked_folder(path.parent):
+            with locked(path):
                 _remove_left_behind(path)
                 self._listen(group)
         except OSError as error:

@@ -13,13 +13,16 @@ import socket
 import struct
 from contextlib import suppress
 from ipaddress import ip_address
-from typing import Final
+from typing import Final, NamedTuple
 
-__all__ = ["NOBODY", "PeerLookup", "group_text", "uid_of_user", "unix_peer", "user_text"]
+__all__ = ["MAX_ID", "NOBODY", "PeerLookup", "group_text", "uid_of_user", "unix_peer", "user_text"]
 
 NOBODY: Final = 65534
 """The user id that the kernel reports for a user without an id in this user namespace. Any user may
 stand behind it."""
+
+MAX_ID = (1 << 32) - 1
+"""The number after the largest id of a user or group: it stands for no id (chown(2))."""
 
 SOCK_DIAG_BY_FAMILY = 20
 NLM_F_REQUEST = 1
@@ -51,6 +54,15 @@ IPV4_IN_IPV6 = bytes(10) + b"\xff\xff"
 MAX_RESPONSE_BYTES = 4096
 
 
+class _Found(NamedTuple):
+    """A TCP socket of this machine."""
+
+    uid: int
+    """The user that opened it; 0 if it is not held."""
+    is_held: bool
+    """True if the connection is open, and a program has the socket."""
+
+
 class PeerLookup:
     """Asks the kernel for the users of TCP sockets. A request takes some microseconds.
 
@@ -77,12 +89,25 @@ class PeerLookup:
         socket without a program, which a client leaves behind that sends and closes at once, and
         for a connection that its server has not accepted yet.
         """
+        found = self._find(connected)
+        return found.uid if found is not None and found.is_held and found.uid != NOBODY else None
+
+    def is_waiting(self, connected: socket.socket) -> bool:
+        """Tell if a TCP connection is open, and no program has its other end: its server has not
+        accepted it yet, or the program has closed it."""
+        found = self._find(connected)
+        return found is not None and not found.is_held
+
+    def _find(self, connected: socket.socket) -> _Found | None:
+        """Return the socket at the other end; None if this kernel has no such socket."""
         try:
-            return self._uid(connected.family, connected.getpeername(), connected.getsockname())
+            return self._request(connected.family, connected.getpeername(), connected.getsockname())
         except OSError:
             return None
 
-    def _uid(self, family: int, theirs: tuple[str, int], ours: tuple[str, int]) -> int | None:
+    def _request(
+        self, family: int, theirs: tuple[str, int], ours: tuple[str, int]
+    ) -> _Found | None:
         wanted = _identity(theirs, ours)
         self._number = self._number + 1 & 0xFFFFFFFF
         request = REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, 0xFFFFFFFF) + wanted + REST_OF_ID
@@ -96,9 +121,10 @@ class PeerLookup:
             return None  # an error: there is no such socket
         _, state, _, _, found, _, _, _, uid, inode = RESPONSE.unpack_from(response, HEADER.size)
         # Without an open connection, the kernel returns a listening socket of the same port.
-        is_theirs = found in (wanted, _identity(theirs, ours, IPV4_IN_IPV6))
+        if found not in (wanted, _identity(theirs, ours, IPV4_IN_IPV6)):
+            return None
         is_held = state == ESTABLISHED and inode != 0
-        return uid if is_theirs and is_held and uid != NOBODY else None
+        return _Found(uid, is_held)
 
 
 def _identity(theirs: tuple[str, int], ours: tuple[str, int], prefix: bytes = b"") -> bytes:
@@ -124,7 +150,7 @@ def uid_of_user(word: str) -> int:
     Raises:
         ValueError: there is no such user. The message does not repeat the word.
     """
-    if word.isascii() and word.isdecimal() and len(word) <= 10:
+    if word.isascii() and word.isdecimal() and len(word) <= 10 and int(word) < MAX_ID:
         return int(word)
     try:
         return pwd.getpwnam(word).pw_uid

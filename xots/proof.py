@@ -12,7 +12,6 @@ import socket
 import ssl
 import time
 from contextlib import closing
-from ipaddress import ip_address
 from pathlib import Path
 
 from .errors import ServerUnproved, SettingsError
@@ -62,7 +61,12 @@ def prove_unix(connected: socket.socket, path: Path, server_user: str | None) ->
 
 
 def prove_tcp(
-    connected: socket.socket, where: str, server_user: str | None, within_seconds: float
+    connected: socket.socket,
+    where: str,
+    server_user: str | None,
+    within_seconds: float,
+    *,
+    must_know: bool,
 ) -> None:
     """Check the user that runs the program at the other end of a TCP connection.
 
@@ -72,11 +76,15 @@ def prove_tcp(
         server_user: as for ``prove_unix``.
         within_seconds: the time that the program has to accept the connection. The kernel knows no
             user before.
+        must_know: the request holds a secret, or ``server_user`` is set, so that a program whose
+            user is not known must not receive it.
 
     Raises:
         ServerUnproved, SettingsError: as for ``prove_unix``.
     """
-    _check_user(_tcp_uid(connected, within_seconds), where, server_user)
+    uid = _tcp_uid(connected, within_seconds)
+    if uid is not None or must_know:
+        _check_user(uid, where, server_user)
 
 
 def prove_certificate(connected: ssl.SSLSocket, where: str, certificate: bytes) -> None:
@@ -132,15 +140,9 @@ def _tcp_uid(connected: socket.socket, within_seconds: float) -> int | None:
     readable.register(connected, select.POLLIN)
     with closing(lookup):
         while (uid := lookup.uid(connected)) is None:
-            if not _is_here(connected) or time.monotonic() >= deadline:
-                return None
+            if not lookup.is_waiting(connected) or time.monotonic() >= deadline:
+                return lookup.uid(connected)  # it may have been accepted between the two looks
             if readable.poll(STEP_MILLISECONDS):
                 # It has accepted, and has closed the connection or speaks before it is asked.
                 return lookup.uid(connected)
     return uid
-
-
-def _is_here(connected: socket.socket) -> bool:
-    """Tell if the other end of a TCP connection has an address of this machine."""
-    theirs, ours = connected.getpeername()[0], connected.getsockname()[0]
-    return theirs == ours or ip_address(theirs.partition("%")[0]).is_loopback

@@ -22,14 +22,8 @@ from typing import NamedTuple
 from .access import Reader, Scope
 from .backends.records import is_account
 from .errors import SettingsError
-from .file_access import (
-    folder_problems,
-    locked_folder,
-    make_folder,
-    public_file_problems,
-    read_bounded,
-    write_file,
-)
+from .file_access import folder_problems, public_file_problems, read_bounded
+from .file_writing import locked, make_folder, write_file
 
 __all__ = [
     "EVERY_ACCOUNT",
@@ -241,7 +235,9 @@ def _change(path: Path, place: str, change: Callable[[_Found], str], *, make: bo
         real = Path(os.path.realpath(path))
         if make:
             make_folder(real.parent)
-        with locked_folder(real.parent):
+        if problems := folder_problems(path):
+            raise SettingsError([f"{place}: the file can't be safe: {'; '.join(problems)}"])
+        with locked(real):
             found = _found_or_new(path, place) if make else _read(path, place)
             content = change(found).encode()
             if len(content) > MAX_READERS_BYTES:
@@ -264,9 +260,5 @@ def _found_or_new(path: Path, place: str) -> _Found:
     try:
         found = _read(path, place)
     except NoReaderFile:
-        if problems := folder_problems(path):
-            raise SettingsError(
-                [f"{place}: the file can't be made safely: {'; '.join(problems)}"]
-            ) from None
         return _Found(HEADER, {}, None)
     return found

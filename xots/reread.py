@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -13,6 +14,9 @@ __all__ = ["LastGood", "Reread"]
 
 T = TypeVar("T")
 
+RETRY_SECONDS = 1.0
+"""Time between two attempts to read files that can't be read."""
+
 
 class Reread(Generic[T]):
     """A value that is read from files, and again when one of them has changed.
@@ -20,29 +24,45 @@ class Reread(Generic[T]):
     Args:
         paths: the files.
         read: reads the value; raises SettingsError.
+        elapsed: returns the time in seconds, by a clock that no operator sets.
     """
 
-    def __init__(self, paths: Sequence[Path], read: Callable[[], T]) -> None:
-        self._paths, self._read = paths, read
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        read: Callable[[], T],
+        elapsed: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._paths, self._read, self._elapsed = paths, read, elapsed
         self._seen = self._status()
         self._found: T | SettingsError = read()
+        self._read_at = elapsed()
 
     def value(self) -> T:
         """Return the value.
 
         Raises:
-            SettingsError: the files can't be read now. They are read again once one has changed.
+            SettingsError: the files can't be read now. They are read again once one has changed,
+                and after a second, since the fault may lie outside them.
         """
-        if (seen := self._status()) != self._seen:
+        seen, now = self._status(), self._elapsed()
+        is_failing = isinstance(self._found, SettingsError)
+        if seen != self._seen or (is_failing and now - self._read_at >= RETRY_SECONDS):
             # A change after this look has another status, and is seen by the next call.
-            self._seen = seen
-            try:
-                self._found = self._read()
-            except SettingsError as error:
-                self._found = error
+            self._seen, self._read_at = seen, now
+            self._found = self._outcome()
         if isinstance(self._found, SettingsError):
             raise SettingsError(self._found.problems)  # one that is raised again grows each time
         return self._found
+
+    def _outcome(self) -> T | SettingsError:
+        irregular = [path for path in self._paths if path.exists() and not path.is_file()]
+        if irregular:  # a pipe would block the server
+            return SettingsError([f"{path} is not a regular file" for path in irregular])
+        try:
+            return self._read()
+        except SettingsError as error:
+            return error
 
     def _status(self) -> list[tuple[int, ...] | None]:
         return [_status(path) for path in self._paths]

@@ -17,7 +17,7 @@ PACKAGE = Path(xots.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("secret",),
     ("safe_text",),
-    ("errors", "clock", "file_access", "advice", "peers"),
+    ("errors", "clock", "file_access", "file_writing", "advice", "peers"),
     ("proof",),
     ("log_filters",),
     ("tasks",),

@@ -33,14 +33,8 @@ from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from ..errors import RecordUnusable, StoreUnavailable
-from ..file_access import (
-    file_problem,
-    folder_problem,
-    make_folder,
-    mounts,
-    open_folder,
-    restore_owner_rights,
-)
+from ..file_access import file_problem, folder_problem, mounts
+from ..file_writing import make_folder, open_folder, restore_owner_rights
 from .base import (
     MAX_RECORD_BYTES,
     Lease,

@@ -205,10 +205,11 @@ def _tcp_address(settings: Settings) -> tuple[str, int, bool]:
 
 
 def _parsed(url: str, *, has_certificate: bool) -> tuple[str, int, bool]:
-    parts = urlsplit(url)
-    if parts.scheme == "http" and has_certificate:
-        raise SettingsError([f"{SERVER_URL}: must be https://HOST:PORT with tls_certificate"])
-    with suppress(ValueError):  # a malformed port
+    with suppress(ValueError):  # a malformed host or port
+        parts = urlsplit(url)
+        if parts.scheme == "http" and has_certificate:
+            raise SettingsError([f"{SERVER_URL}: must be https://HOST:PORT with tls_certificate"])
+        (parts.hostname or "").encode("idna")
         if parts.scheme in ("http", "https") and parts.hostname and parts.port:
             return parts.hostname, parts.port, parts.scheme == "https"
     form = "http://HOST:PORT or https://HOST:PORT, as xots exec sets it"

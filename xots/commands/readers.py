@@ -11,7 +11,7 @@ from pathlib import Path
 from .. import reader_file
 from ..access import Reader, Scope, digest_of
 from ..errors import SettingsError, XotsError
-from ..file_access import write_file
+from ..file_writing import write_file
 from ..safe_text import MAX_MESSAGE, safe_text
 from ..settings import parsing
 from .options import UsageError, add_one, as_usage, read_one

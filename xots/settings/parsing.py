@@ -21,7 +21,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from ..backends import scheme_of
 from ..errors import StoreError
-from ..peers import uid_of_user
+from ..peers import MAX_ID, uid_of_user
 from ..secret import Secret
 from ..xero.http import Proxy
 from ..xero.requests import OWN_PARAMETERS
@@ -170,13 +170,9 @@ def users(text: str) -> tuple[int, ...]:
     return found
 
 
-MAX_ID = (1 << 32) - 2
-"""The largest id of a group. The next number means that an owner stays as it is: chown(2)."""
-
-
 def group(text: str) -> int:
     """Parse the name or the id of a group of this machine."""
-    if re.fullmatch("[0-9]{1,10}", text) and int(text) <= MAX_ID:
+    if re.fullmatch("[0-9]{1,10}", text) and int(text) < MAX_ID:
         return int(text)
     try:
         return grp.getgrnam(text).gr_gid

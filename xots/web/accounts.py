@@ -118,7 +118,6 @@ class AccountsHandler(Handler):
         """Respond with a page to a browser, and with JSON to a program."""
         with suppress(StoreUnavailable, TimeoutError):
             await asyncio.wait_for(self.accounts.swept(), MAX_SWEEP_WAIT_SECONDS)
-        self.check_access()  # the key may have been revoked while the request waited
         if self.wants_page:
             self._write_list([], Added(name=""))
         else:
@@ -209,6 +208,7 @@ class RemoveHandler(Handler):
     """
 
     opens_account = False
+    subject = Subject.NONE  # once the account is gone, its name leads nowhere
 
     head = UNSUPPORTED  # type: ignore[assignment]  # Tornado marks a missing method so
 

