@@ -12,17 +12,17 @@ import base64
 import hashlib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, StrEnum
 from ipaddress import ip_address
 
 from .errors import AccessDenied, KeyRefused
 
 __all__ = [
-    "ADMINS",
+    "ADMIN_SCOPES",
     "ALL_SCOPES",
-    "METRICS_READERS",
-    "TOKEN_READERS",
+    "METRICS_SCOPES",
+    "TOKEN_SCOPES",
     "Caller",
     "Peer",
     "Reader",
@@ -46,9 +46,9 @@ class Scope(StrEnum):
     """Every endpoint."""
 
 
-ADMINS = frozenset({Scope.ADMIN})
-TOKEN_READERS = ADMINS | {Scope.TOKEN}
-METRICS_READERS = ADMINS | {Scope.METRICS}
+ADMIN_SCOPES = frozenset({Scope.ADMIN})
+TOKEN_SCOPES = ADMIN_SCOPES | {Scope.TOKEN}
+METRICS_SCOPES = ADMIN_SCOPES | {Scope.METRICS}
 ALL_SCOPES = frozenset(Scope)
 """The scopes of which an endpoint demands one."""
 
@@ -115,7 +115,7 @@ class Caller:
     name: str
     """That of the reader, or of the peer."""
     scopes: frozenset[Scope] = ALL_SCOPES
-    accounts: frozenset[str] | None = field(default=None)
+    accounts: frozenset[str] | None = None
     """The accounts that its rights are limited to; None: they are not limited."""
 
     def check_scopes(self, demanded: frozenset[Scope]) -> None:

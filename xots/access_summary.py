@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from .access import TOKEN_READERS, Reader, Scope
+from .access import TOKEN_SCOPES, Reader, Scope
 from .settings import Settings, is_loopback
 from .settings.parsing import ANYONE, NO_ADDRESS
 
@@ -62,7 +62,7 @@ def who_may_read(
 
 def _keys_text(settings: Settings, readers: Collection[Reader]) -> str:
     """Return the programs with a key for an access token; empty if there is no such key."""
-    useful = [reader for reader in readers if reader.scopes & TOKEN_READERS]
+    useful = [reader for reader in readers if reader.scopes & TOKEN_SCOPES]
     if not useful:
         return ""
     admins = sum(Scope.ADMIN in reader.scopes for reader in useful)

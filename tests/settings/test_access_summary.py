@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from xots.access import (
-    TOKEN_READERS,
+    TOKEN_SCOPES,
     Peer,
     Reader,
     Rules,
@@ -142,7 +142,7 @@ def _is_permitted(
     authorization = [f"Bearer {attempt.key}"] if attempt.key else []
     try:
         caller = identify(rules, peer, authorization, "Via" if attempt.is_passed_on else None)
-        caller.check_scopes(TOKEN_READERS)
+        caller.check_scopes(TOKEN_SCOPES)
     except AccessError:
         return False
     return True

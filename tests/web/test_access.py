@@ -20,7 +20,7 @@ from support.store_programs import AM_ROOT
 from support.web import BROWSER
 from torture.access import PIPELINE, cases, go, key_of, line, running
 
-from xots.access import ADMINS, digest_of
+from xots.access import ADMIN_SCOPES, digest_of
 from xots.sandbox.person import Page, Person
 from xots.server import Server
 from xots.settings.accounts import Layer
@@ -101,8 +101,8 @@ async def test_every_decision_is_that_of_the_oracle(
 
 def test_an_endpoint_is_for_administrators_unless_it_says_otherwise() -> None:
     """So a new one is closed until somebody opens it; five are for other readers or for all."""
-    assert Handler.scopes == ADMINS
-    opened = {path for path, handler in ROUTES if getattr(handler, "scopes", None) != ADMINS}
+    assert Handler.scopes == ADMIN_SCOPES
+    opened = {path for path, handler in ROUTES if getattr(handler, "scopes", None) != ADMIN_SCOPES}
     assert opened <= {"/token", "/tenants", "/livez", "/status", "/ping", "/ready"} | {
         r"/openapi\.json"
     }

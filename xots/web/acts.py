@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from tornado.web import HTTPError
 
-from ..access import TOKEN_READERS
+from ..access import TOKEN_SCOPES
 from ..advice import capitalised
 from ..errors import AccountUnusable, NoCredentials, NotLoggedIn, XotsError
 from ..keeping.ending import EndOutcome, EndResult
@@ -92,7 +92,7 @@ def _all_ended(ended: Mapping[str, EndOutcome]) -> Outcome:
 class TenantsHandler(Handler):
     """``GET /tenants``: the organisations that the login is connected to."""
 
-    scopes = TOKEN_READERS
+    scopes = TOKEN_SCOPES
 
     async def get(self) -> None:
         """Return the list, each valid organisation with all its fields, as JSON in ASCII."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from tornado.web import Finish, HTTPError
 
-from ..access import ADMINS, Caller, Scope, Transport, forwarding_header, identify
+from ..access import ADMIN_SCOPES, Caller, Scope, Transport, forwarding_header, identify
 from ..accounts.accounts import Accounts
 from ..errors import AccessError, TokenUnavailable
 from ..keeping.keeper import TokenKeeper
@@ -59,7 +59,7 @@ class Handler(Responses):
     opens_account = True
     """False if the handler needs no keeper of the account that its path names."""
 
-    scopes: ClassVar[frozenset[Scope] | None] = ADMINS
+    scopes: ClassVar[frozenset[Scope] | None] = ADMIN_SCOPES
     """The scopes of which the caller needs one; None if the endpoint is open to all."""
 
     subject = Subject.ACCOUNT

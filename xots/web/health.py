@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ..access import TOKEN_READERS
+from ..access import TOKEN_SCOPES
 from ..keeping.keeper import TokenKeeper
 from ..lifecycle.schedule import State
 from ..wording import problem_text
@@ -55,7 +55,7 @@ def store_health(problem: str | None) -> str:
 class LivezHandler(Handler):
     """``GET /livez``: can a valid access token be returned now?"""
 
-    scopes = TOKEN_READERS
+    scopes = TOKEN_SCOPES
 
     async def get(self) -> None:
         """Respond 200 if it can, 401 before any credentials are known, and 503 otherwise."""

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from .._version import __version__
-from ..access import METRICS_READERS
+from ..access import METRICS_SCOPES
 from ..advice import capitalised, remedy
 from ..clock import MAX_CLOCK_SKEW
 from ..events import ClockSkewed
@@ -42,7 +42,7 @@ SAME_TIME = timedelta(milliseconds=1)
 class StatusHandler(Handler):
     """``GET /status``: all that is known of the login, without secrets."""
 
-    scopes = METRICS_READERS
+    scopes = METRICS_SCOPES
 
     async def get(self) -> None:
         """Respond with a page to a browser, and with JSON to a program."""

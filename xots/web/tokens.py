@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from tornado.web import HTTPError
 
-from ..access import TOKEN_READERS
+from ..access import TOKEN_SCOPES
 from ..errors import TokenUnavailable
 from .handler import Handler
 
@@ -20,7 +20,7 @@ MIN_TTL = re.compile(r"[0-9]{1,6}")
 class TokenHandler(Handler):
     """``GET /token``: a valid access token."""
 
-    scopes = TOKEN_READERS
+    scopes = TOKEN_SCOPES
 
     async def get(self) -> None:
         """Respond 200 with the token, 401 before a login, 404 or 409 for a ``tenant`` that is no
