@@ -6,6 +6,7 @@ import json
 import socket
 import socketserver
 import ssl
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,6 +54,11 @@ class StandIn(ThreadingHTTPServer):
         """Accept a connection. A handshake that fails ends it."""
         accepted, address = super().get_request()
         return self._tls.wrap_socket(accepted, server_side=True) if self._tls else accepted, address
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Report an unexpected exception. A client may reset its connection at any time."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
