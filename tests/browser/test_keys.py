@@ -11,7 +11,7 @@ import pytest_asyncio
 from browser.sites import Site, requests_at
 from browser.test_hostile_pages import attacked, state, wrongly_served
 from playwright.async_api import Browser, BrowserContext, Page
-from torture.access import key_of, line
+from support.readers import key_of, line
 
 from xots.sandbox import Sandbox
 from xots.server import Server

@@ -9,19 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.readers import KeyHolder, bearer, line
 from support.thread_servers import sandbox_in_thread, started_server
 
-from xots.access import digest_of
 from xots.lifecycle.schedule import State
 from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET
-from xots.sandbox.person import Person
 from xots.secret import Secret
 from xots.server import Server
 
 PROGRAM = Path(sys.executable).with_name("schemathesis")
-
-KEY = "the-key-of-the-owner"
-AUTHORIZATION = f"Bearer {KEY}"
 
 CHECKS = (
     "not_a_server_error",
@@ -48,21 +44,9 @@ line of the log at ERROR, which fails the test."""
 EXAMPLES, SEED = 10, 15
 
 
-class Owner(Person):
-    """A person whose browser sends the key of a reader to one server."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__()
-        self._url = url
-
-    def _headers(self, url: str) -> dict[str, str]:
-        key = {"Authorization": AUTHORIZATION} if url.startswith(self._url) else {}
-        return super()._headers(url) | key
-
-
-async def log_in(url: str) -> None:
-    owner = Owner(url)
-    page = await owner.submit(await owner.open(f"{url}/home"))
+async def log_in(server: Server) -> None:
+    owner = KeyHolder(server, "owner")
+    page = await owner.submit(await owner.open(f"http://localhost:{server.port}/home"))
     assert (await owner.consent(page)).status == 200
 
 
@@ -71,11 +55,11 @@ def logged_in_server(tmp_path: Path) -> Iterator[Server]:
     """A server with a login and a reader who may do everything, by the real clock."""
     readers = tmp_path / "readers"
     readers.touch(0o600)
-    readers.write_text(f"owner admin * sha256:{digest_of(KEY)}\n")
+    readers.write_text(line("owner"))
     with sandbox_in_thread() as (loop, sandbox):
         settings = {"client_id": DEFAULT_CLIENT_ID, "client_secret": Secret(DEFAULT_CLIENT_SECRET)}
         server = loop.run(started_server(sandbox, **settings, readers=readers))
-        loop.run(log_in(f"http://localhost:{server.port}"))
+        loop.run(log_in(server))
         yield server
         loop.run(server.stop())
 
@@ -86,7 +70,7 @@ def run_schemathesis(
     """Request every operation that the options choose, with valid and with invalid data."""
     (folder / "schemathesis.toml").write_text(CONFIG)
     url = f"http://localhost:{server.port}"
-    headers = [f"Authorization: {AUTHORIZATION}", f"Origin: {url}"]
+    headers = [f"{name}: {value}" for name, value in ({"Origin": url} | bearer("owner")).items()]
     return subprocess.run(
         [
             PROGRAM,

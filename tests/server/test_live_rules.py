@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from support.command_line import process
 from support.raw_http import RawResponse, read_response
+from support.readers import key_of, reader
 from support.running import running
 
-from xots.access import Reader, Scope, digest_of
+from xots.access import Scope
 from xots.reader_file import add_reader, remove_reader
 from xots.server import Server
 
@@ -22,6 +23,8 @@ NewServer = Callable[..., Awaitable[Server]]
 
 Get = Callable[..., Awaitable[RawResponse]]
 
+
+FIRST = key_of("first")
 
 SOMEBODY = 4711
 """The id of a user that runs no test."""
@@ -58,15 +61,9 @@ async def connection(port: int) -> AsyncIterator[Get]:
         await writer.wait_closed()
 
 
-def reader(key: str, *scopes: Scope, accounts: frozenset[str] | None = None) -> Reader:
-    return Reader(
-        name=f"of-{key}", scopes=frozenset(scopes), accounts=accounts, digest=digest_of(key)
-    )
-
-
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Return the path of a file with a reader whose key is ``first``."""
+    """Return the path of a file with the reader ``first``."""
     path = tmp_path / "readers"
     add_reader(path, reader("first", Scope.METRICS))
     return path
@@ -84,13 +81,13 @@ async def test_a_key_is_valid_from_the_next_request_on_until_it_is_removed(
         added = process("reader", "add", "late", "--scope", "admin", "--readers", str(path))
         key = added.out.strip()
         assert (await get(key)).status == 200
-        assert (await get("first")).status == 200
+        assert (await get(FIRST)).status == 200
         assert process("reader", "remove", "late", "--readers", str(path)).status == 0
         refused = await get(key)
         assert (refused.status, b"urn:xots:key-needed" in refused.body) == (401, True)
         assert not refused.shows(key)
         assert key not in caplog.text
-        assert (await get("first")).status == 200
+        assert (await get(FIRST)).status == 200
 
 
 async def test_the_rights_of_a_key_change_with_its_line(
@@ -101,14 +98,14 @@ async def test_the_rights_of_a_key_change_with_its_line(
     server = await new_server(readers=path)
     expected_log("does not have the scope", "is limited to other accounts")
     async with connection(server.port) as get:
-        assert (await get("first")).status == 200
+        assert (await get(FIRST)).status == 200
         line = content(path)
         write(path, line.replace("metrics", "token"))
-        assert (await get("first")).status == 403
+        assert (await get(FIRST)).status == 403
         write(path, line.replace("*", "smith"))
-        assert (await get("first")).status == 403
+        assert (await get(FIRST)).status == 403
         write(path, line)
-        assert (await get("first")).status == 200
+        assert (await get(FIRST)).status == 200
 
 
 def malformed(path: Path) -> None:
@@ -164,15 +161,15 @@ async def test_no_key_is_valid_while_the_readers_can_not_be_read(
     )
     before = content(path)
     async with connection(server.port) as get:
-        assert (await get("first")).status == 200
+        assert (await get(FIRST)).status == 200
         damage(path)
-        for key in ("first", "wrong", None):
+        for key in (FIRST, "wrong", None):
             refused = await get(key)
             assert (refused.status, b"urn:xots:rules-unreadable" in refused.body) == (503, True)
             assert says.encode() not in refused.body  # its receiver is not known
         assert (await get(path="/ping")).status == 200
         write(path, before)
-        assert (await get("first")).status == 200
+        assert (await get(FIRST)).status == 200
         assert (await get()).status == 401
 
 
@@ -184,14 +181,14 @@ async def test_a_command_repairs_nothing_by_itself(
     expected_log("no key can be checked now", "no request is permitted")
     malformed(path)
     before = content(path)
-    for words in (("add", "late"), ("remove", "of-first"), ("list",)):
+    for words in (("add", "late"), ("remove", "first"), ("list",)):
         ended = process("reader", *words, "--readers", str(path))
         assert "line 3: " in ended.reason(status=2)
     assert content(path) == before
     async with connection(server.port) as get:
-        assert (await get("first")).status == 503
+        assert (await get(FIRST)).status == 503
         write(path, before.removesuffix("first token *\n"))
-        remove_reader(path, "of-first")
+        remove_reader(path, "first")
         assert (await get()).status == 401
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.readers import bearer, reader
 
 from xots.access import (
     TOKEN_SCOPES,
@@ -18,7 +19,6 @@ from xots.access import (
     Rules,
     Scope,
     Transport,
-    digest_of,
     identify,
 )
 from xots.access_summary import Summary, who_may_read
@@ -35,11 +35,6 @@ ROOT, SERVER, ALICE, BOB = 0, 998, 1000, 1001
 GROUP = 33
 
 LOCAL, OTHER = "127.0.0.1", "0.0.0.0"  # noqa: S104 - no program listens
-
-
-def reader(name: str, *scopes: Scope, accounts: frozenset[str] | None = None) -> Reader:
-    """Return a reader whose key is its name."""
-    return Reader(name=name, scopes=frozenset(scopes), accounts=accounts, digest=digest_of(name))
 
 
 METRICS = reader("metrics", Scope.METRICS)
@@ -90,6 +85,7 @@ class Attempt:
     uid: int | None
     """The user of this machine that connects; None: another machine does."""
     key: str | None
+    """The reader whose key it has."""
     is_passed_on: bool
     """A proxy sends it, for another machine."""
 
@@ -139,7 +135,7 @@ def _is_permitted(
         if transport is Transport.TCP
         else None,
     )
-    authorization = [f"Bearer {attempt.key}"] if attempt.key else []
+    authorization = [*bearer(attempt.key).values()] if attempt.key else []
     try:
         caller = identify(rules, peer, authorization, "Via" if attempt.is_passed_on else None)
         caller.check_scopes(TOKEN_SCOPES)

@@ -13,25 +13,16 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.readers import line_of, reader
 from support.store_programs import AM_ROOT, OTHER_USER, RUN_TIMEOUT_SECONDS
 
 from xots import file_access
-from xots.access import Reader, Scope, digest_of
+from xots.access import Scope, digest_of
 from xots.errors import SettingsError
 from xots.file_access import open_folder
 from xots.reader_file import add_reader, parsed, read_readers, remove_reader
 
 ONE, TWO = (f"sha256:{digest_of(key)}" for key in ("hunter2-one", "hunter2-two"))
-
-
-def reader(name: str, *scopes: Scope, accounts: frozenset[str] | None = None) -> Reader:
-    """Return a reader whose key is its name."""
-    return Reader(
-        name=name,
-        scopes=frozenset(scopes or (Scope.TOKEN,)),
-        accounts=accounts,
-        digest=digest_of(name),
-    )
 
 
 @pytest.fixture
@@ -214,7 +205,7 @@ def test_an_added_line_changes_no_other_one(path: Path, before: str, after: str)
     end of its last line."""
     write(path, before)
     add_reader(path, reader("new", Scope.METRICS, Scope.TOKEN, accounts=frozenset({"b", "a"})))
-    line = f"new metrics,token a,b sha256:{digest_of('new')}\n"
+    line = line_of("new", "metrics,token", "a,b")
     assert path.read_bytes().decode() == after.format(new=line)
     remove_reader(path, "new")
     assert path.read_bytes().decode() == after.format(new="")

@@ -28,6 +28,7 @@ import msgspec
 from support.access_oracle import Case, Key, Verdict, Way, verdict
 from support.certificates import make_certificates
 from support.raw_http import RawResponse, exchange
+from support.readers import READERS, basic, key_of, line
 
 from xots.server import Server
 from xots.settings import Settings
@@ -39,34 +40,6 @@ PIPELINE = 20
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "BREW")
 ACCOUNTS = ("default", "firm", "smith", "unknown")
-
-READERS = {
-    "script": ("token", "*"),
-    "monitor": ("metrics", "*"),
-    "owner": ("admin", "*"),
-    "both": ("token,metrics", "*"),
-    "firm-script": ("token", "firm"),
-    "firm-monitor": ("metrics", "firm"),
-    "firm-owner": ("admin", "firm"),
-    "two-firms": ("admin", "firm,default"),
-    "ghost": ("admin", "unknown"),
-    "gone": ("admin", "*"),
-}
-"""The readers: name, scopes, accounts. ``gone`` is removed while the server runs."""
-
-
-def key_of(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()
-
-
-def line(name: str) -> str:
-    scopes, accounts = READERS[name]
-    digest = hashlib.sha256(key_of(name).encode()).hexdigest()
-    return f"{name} {scopes} {accounts} sha256:{digest}\n"
-
-
-def _basic(name: str, key: str) -> str:
-    return f"Basic {b64encode(f'{name}:{key}'.encode()).decode()}"
 
 
 def _valid(name: str, header: str) -> Key:
@@ -87,9 +60,9 @@ def keys() -> list[Key]:
         "unknown key": "Bearer xots_invented",
         "the digest of a key": f"Bearer {hashlib.sha256(owner.encode()).hexdigest()}",
         "revoked": f"Bearer {key_of('gone')}",
-        "revoked, Basic": _basic("gone", key_of("gone")),
-        "another's name": _basic("script", owner),
-        "no name": _basic("", owner),
+        "revoked, Basic": basic("gone")["Authorization"],
+        "another's name": basic("script", "owner")["Authorization"],
+        "no name": basic("", "owner")["Authorization"],
         "not base64": "Basic !!!",
         "not UTF-8": f"Basic {b64encode(bytes([255, 58, 255])).decode()}",
         "unknown scheme": f"Digest {owner}",
@@ -99,7 +72,7 @@ def keys() -> list[Key]:
     return [
         *(Key(name, header, is_valid=False) for name, header in wrong.items()),
         *(_valid(name, f"Bearer {key_of(name)}") for name in names),
-        *(_valid(name, _basic(name, key_of(name))) for name in names),
+        *(_valid(name, basic(name)["Authorization"]) for name in names),
         _valid("owner", f"bEaReR   {owner}"),
     ]
 

@@ -8,7 +8,6 @@ import os
 import random
 import socket
 import threading
-from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,12 @@ from typing import Any
 import pytest
 from support.other_user import OTHER_UID, raw_get
 from support.raw_http import exchange
+from support.readers import KeyHolder, basic, bearer, key_of, line, line_of
 from support.store_programs import AM_ROOT
 from support.web import BROWSER
-from torture.access import PIPELINE, cases, go, key_of, line, running
+from torture.access import PIPELINE, cases, go, running
 
-from xots.access import ADMIN_SCOPES, digest_of
+from xots.access import ADMIN_SCOPES
 from xots.sandbox.person import Page, Person
 from xots.server import Server
 from xots.settings.accounts import Layer
@@ -43,19 +43,9 @@ PROXY_HEADERS = (
 )
 
 
-def bearer(name: str) -> dict[str, str]:
-    """Return the header with the key of a reader of ``readers``."""
-    return {"Authorization": f"Bearer {key_of(name)}"}
-
-
-def basic(name: str) -> dict[str, str]:
-    """Return the same for a browser."""
-    return {"Authorization": f"Basic {b64encode(f'{name}:{key_of(name)}'.encode()).decode()}"}
-
-
 @pytest.fixture
 def readers(tmp_path: Path) -> Path:
-    """A file with some of the readers of ``torture.access``."""
+    """A file with some readers."""
     path = tmp_path / "readers"
     path.write_text("".join(map(line, ("script", "monitor", "owner", "firm-owner", "firm-script"))))
     return path
@@ -126,8 +116,7 @@ async def test_a_browser_sends_the_name_of_the_reader_with_the_key(
     assert first.headers.get_list("WWW-Authenticate")[1] == 'Basic realm="xots", charset="UTF-8"'
     assert "<h1>A valid key is needed</h1>" in first.text
     assert (await send("GET", url, BROWSER | basic("owner"))).status == 303
-    wrong = b64encode(f"script:{key_of('owner')}".encode()).decode()
-    assert (await send("GET", url, BROWSER | {"Authorization": f"Basic {wrong}"})).status == 401
+    assert (await send("GET", url, BROWSER | basic("script", "owner"))).status == 401
 
 
 async def test_a_key_is_no_way_around_the_guard(
@@ -143,18 +132,6 @@ async def test_a_key_is_no_way_around_the_guard(
 
 
 # ---------- accounts
-
-
-class KeyHolder(Person):
-    """A user whose browser sends a key with each request to one server, as after HTTP Basic."""
-
-    def __init__(self, server: Server, name: str) -> None:
-        super().__init__()
-        self._server, self._key = f"http://localhost:{server.port}/", basic(name)
-
-    async def _fetch(self, method: str, url: str, body: Any, headers: Any) -> Any:
-        mine = self._key if url.startswith(self._server) else {}
-        return await super()._fetch(method, url, body, {**headers, **mine})
 
 
 async def begun(server: Server, person: Person) -> Page:
@@ -186,12 +163,12 @@ async def test_an_administrator_of_another_account_does_not_finish_its_login(
 ) -> None:
     """The login stays open for its own administrator."""
     expected_log(r"GET /code: refused uid:\d+: the key of smith is limited")
-    add(readers, f"smith admin smith sha256:{digest_of(key_of('smith'))}\n")
+    add(readers, line_of("smith", "admin", "smith"))
     accounts = {"firm": Layer(), "smith": Layer()}
     server = await new_server(readers=readers, accounts=accounts, **credentials)
     person = KeyHolder(server, "firm-owner")
     page = await begun(server, person)
-    person._key = basic("smith")
+    person.name = "smith"
     assert (await person.consent(page)).status == 403
     url = f"{server.url}/accounts/firm/status"
     assert (await get(url, **bearer("owner"))).json["state"] == "waiting"

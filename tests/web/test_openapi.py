@@ -11,9 +11,9 @@ import pytest
 from documents.reading import rows
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 from support.described import faults_of, resolved
+from support.readers import bearer, line_of
 from support.web import BROWSER, origin
 
-from xots.access import digest_of
 from xots.server import Server
 from xots.web.api_operations import OPERATIONS, PARAMETERS
 from xots.web.app import ASSETS, PATHS_OF_ACCOUNT, ROUTES, openapi_document
@@ -135,8 +135,8 @@ def test_each_refusal_of_a_connection_is_described_everywhere(refusal: Any) -> N
         assert faults_of(method.upper(), shown, refusal.status, headers, body) == []
 
 
-KEYS = {"owner": "admin", "report": "token", "monitor": "metrics"}
-"""The scope of each reader. Its key is its name."""
+SCOPES = {"owner": "admin", "report": "token", "monitor": "metrics"}
+"""The scope of each reader."""
 
 
 @pytest.fixture
@@ -144,37 +144,35 @@ def readers(tmp_path: Path) -> Path:
     """A file of these readers."""
     path = tmp_path / "readers"
     path.touch(0o600)
-    path.write_text(
-        "".join(f"{name} {scope} * sha256:{digest_of(name)}\n" for name, scope in KEYS.items())
-    )
+    path.write_text("".join(line_of(name, scope) for name, scope in SCOPES.items()))
     return path
 
 
 @pytest.mark.parametrize("accept", ["application/json", "text/html"])
-@pytest.mark.parametrize("key", [None, "wrong", *KEYS])
+@pytest.mark.parametrize("name", [None, "wrong", *SCOPES])
 async def test_the_responses_with_each_key_and_without_one_are_described(
     new_server: Any,
     credentials: Any,
     readers: Path,
     send: Any,
     expected_log: Any,
-    key: str | None,
+    name: str | None,
     accept: str,
 ) -> None:
     """Over all paths and methods, for programs and as pages. The fixture of all tests compares."""
     expected_log.perhaps("^WARNING xots.web")
     server = await new_server(**credentials, readers=readers)
     headers = {"Accept": accept, "Origin": origin(server)}
-    headers |= {"Authorization": f"Bearer {key}"} if key else {}
+    headers |= bearer(name) if name else {}
     for path, method, operation in EVERY_OPERATION:
         url = origin(server) + path.replace("{account}", "default")
         response = await send(method.upper(), url, headers, "" if method == "post" else None)
         scopes = operation.get("x-scopes", [])
-        is_let_in = not scopes or KEYS.get(key or "") in scopes
+        is_let_in = not scopes or SCOPES.get(name or "") in scopes
         if is_let_in:
             assert (path, method, response.status) != (path, method, 403)
         else:
-            refused = 403 if key in KEYS else 401
+            refused = 403 if name in SCOPES else 401
             assert (path, method, response.status) == (path, method, refused)
 
 
