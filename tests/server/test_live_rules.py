@@ -16,6 +16,7 @@ from support.readers import key_of, reader
 from support.running import running
 
 from xots.access import Scope
+from xots.commands.repeats import MAX_LINES
 from xots.reader_file import add_reader, remove_reader
 from xots.server import Server
 
