@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.other_user import OTHER_UID, needs_root
 
 from xots import proof
 from xots.errors import ServerUnproved
@@ -124,17 +125,17 @@ def test_a_socket_in_a_folder_that_others_can_write_to_proves_nothing(
                     prove_unix(connected, path, None)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+@needs_root
 def test_a_folder_of_another_user_proves_nothing_unless_that_runs_the_server(
     tmp_path: Path,
 ) -> None:
     """That user may put any program there."""
     path = tmp_path / "xots.sock"
-    os.chown(tmp_path, 1234, 1234)
+    os.chown(tmp_path, OTHER_UID, OTHER_UID)
     with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as connected:
         listening.bind(str(path))
         listening.listen()
         connected.connect(str(path))
-        with pytest.raises(ServerUnproved, match=r"belongs to user 1234.* set server_user"):
+        with pytest.raises(ServerUnproved, match=f"belongs to user {OTHER_UID}.* set server_user"):
             prove_unix(connected, path, None)
-        prove_unix(connected, path, "1234")
+        prove_unix(connected, path, str(OTHER_UID))

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from support.certificates import Certificates, make_certificates
 from support.command_line import XOTS, Ended, process
+from support.other_user import OTHER_UID, become, needs_root
 from support.stand_in import StandIn, serving
 from support.thread_servers import ThreadServers, started_server
 
@@ -64,12 +65,6 @@ RESPONSES: dict[str, tuple[int, object]] = {
     "POST /accounts": (201, {"account": "new"}),
     "POST /accounts/old/remove": (200, {"account": "old"}),
 }
-
-
-STRANGER = 1234
-"""The id of another user."""
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 
 def words_of(command: str, *options: str) -> list[str]:
@@ -208,13 +203,13 @@ def test_a_user_who_may_not_connect_to_the_socket_is_told(
     (tmp_path / "xots.sock").chmod(0o600)
     program = (
         "import os; from pathlib import Path; from xots.client import Client\n"
-        "from xots.errors import ServerRefused\n"
-        f"os.chdir({str(tmp_path)!r}); os.setgroups([]); os.setgid({STRANGER})\n"
-        f"os.setuid({STRANGER})\n"
+        f"from xots.errors import ServerRefused{become()}"
         "try: Client(unix_socket=Path('xots.sock')).token()\n"
         "except ServerRefused as error: print(error.kind, error)\n"
     )
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, check=True, cwd=tmp_path
+    )
     assert ended.stdout.startswith(b"access-denied this user may not connect to unix:xots.sock")
     assert b"unix_socket_group" in ended.stdout
 
@@ -388,11 +383,7 @@ def test_a_server_that_speaks_tls_is_not_taken_for_none(
 # ---------- another user's program
 
 SQUATTER = """
-import json, os, socket, sys
-kind, user = sys.argv[1], int(sys.argv[2])
-os.setgroups([])
-os.setgid(user)
-os.setuid(user)
+kind = sys.argv[1]
 family, place = (
     (socket.AF_INET, ("127.0.0.1", 0)) if kind == "tcp" else (socket.AF_UNIX, "xots.sock")
 )
@@ -413,7 +404,8 @@ while True:
             connected.sendall(head + body)
     connected.close()
 """
-"""A program that records all that it receives, and gives every request a forged response."""
+"""A program, after its imports, that records all that it receives, and gives every request a forged
+response."""
 
 
 @dataclass
@@ -441,9 +433,9 @@ def squatter(folder: Path, kind: str) -> Iterator[Squatter]:
     """Run the program as another user, with a folder of its own."""
     theirs = folder / "theirs"
     theirs.mkdir()
-    os.chown(theirs, STRANGER, STRANGER)
+    os.chown(theirs, OTHER_UID, OTHER_UID)
     with subprocess.Popen(
-        [sys.executable, "-c", SQUATTER, kind, str(STRANGER)],
+        [sys.executable, "-c", f"import json, os, socket, sys{become()}{SQUATTER}", kind],
         cwd=theirs,
         stdout=subprocess.PIPE,
         text=True,
@@ -477,7 +469,7 @@ def test_another_users_program_at_the_port_gets_no_key(
     with squatter(tmp_path, "tcp") as found:
         for command in REQUESTS:
             reason = xots(*words_of(command, *options_of(found))).reason()
-            assert f"runs as user {STRANGER}, so nothing was sent to it" in reason
+            assert f"runs as user {OTHER_UID}, so nothing was sent to it" in reason
             assert "set server_user to it" in reason
         assert found.received() == b""
     assert not Path(os.environ["XDG_STATE_HOME"]).exists()
@@ -498,7 +490,7 @@ def test_another_users_program_at_the_socket_gets_no_request(
         os.chown(tmp_path / "theirs", 0, 0)
         for command in REQUESTS:
             reason = xots(*words_of(command, *options_of(found))).reason()
-            assert f"runs as user {STRANGER}, so nothing was sent to it" in reason
+            assert f"runs as user {OTHER_UID}, so nothing was sent to it" in reason
             assert "set server_user to it" in reason
         assert found.received() == b""
     assert not Path(os.environ["XDG_STATE_HOME"]).exists()
@@ -522,7 +514,7 @@ def test_a_server_of_the_named_user_is_trusted(
 ) -> None:
     """The service has a user of its own. It gets the key at a port, and none over its socket."""
     with squatter(tmp_path, kind) as found:
-        ended = xots("token", *options_of(found), "--server-user", str(STRANGER))
+        ended = xots("token", *options_of(found), "--server-user", str(OTHER_UID))
         assert ended == Ended(0, "forged\n", "")
         assert (KEY.encode() in found.received()) == (kind == "tcp")
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from support.command_line import process
+from support.other_user import OTHER_UID
 from support.raw_http import RawResponse, read_response
 from support.readers import key_of, reader
 from support.running import running
@@ -26,9 +27,6 @@ Get = Callable[..., Awaitable[RawResponse]]
 
 
 FIRST = key_of("first")
-
-SOMEBODY = 4711
-"""The id of a user that runs no test."""
 
 
 def content(path: Path) -> str:
@@ -224,11 +222,11 @@ async def test_a_user_who_is_removed_is_refused_on_an_open_connection(config: Pa
     """The refusal names the user and the setting; added again, the user is served."""
     async with server_with(config) as (xots, get):
         assert (await get()).status == 200
-        write(config, f"allowed_users: [{SOMEBODY}]\n")
+        write(config, f"allowed_users: [{OTHER_UID}]\n")
         refused = await get()
         assert (refused.status, refused.shows("allowed_users")) == (403, True)
         assert refused.shows(f"user {os.geteuid()} ")
-        write(config, f"allowed_users: [{SOMEBODY}, {os.geteuid()}]\n")
+        write(config, f"allowed_users: [{OTHER_UID}, {os.geteuid()}]\n")
         assert (await get()).status == 200
         lines = await stopped(xots)
     assert len([line for line in lines if " WARNING " in line]) == 1
@@ -247,7 +245,7 @@ async def test_the_last_users_stay_while_the_yaml_file_names_none(config: Path) 
     """A file that is broken, without the setting or gone neither stops the service nor opens it.
     The log has an ERROR for each fault."""
     async with server_with(config) as (xots, get):
-        for users, status in ((os.geteuid(), 200), (SOMEBODY, 403)):
+        for users, status in ((os.geteuid(), 200), (OTHER_UID, 403)):
             write(config, f"allowed_users: {users}\n")
             assert (await get()).status == status
             for text in BROKEN:

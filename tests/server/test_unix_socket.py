@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from support.other_user import OTHER_UID, needs_root
 from support.raw_http import RawResponse, exchange
-from support.store_programs import AM_ROOT
 
 from xots import file_access
 from xots.errors import SealError
@@ -21,8 +21,6 @@ from xots.listening import CannotStart, UnixListener
 from xots.server import Server
 
 NewServer = Callable[..., Awaitable[Server]]
-
-needs_root = pytest.mark.skipif(not AM_ROOT, reason="only root can give files to other users")
 
 
 async def requested(path: Path, target: str, host: str = "localhost") -> RawResponse:
@@ -70,8 +68,8 @@ async def test_the_users_of_a_group_may_connect_if_it_is_set(
     new_server: NewServer, path: Path
 ) -> None:
     """Mode 0660, and the group of the setting."""
-    await new_server(unix_socket=path, unix_socket_group=4321)
-    assert (mode_of(path), group_of(path)) == (0o660, 4321)
+    await new_server(unix_socket=path, unix_socket_group=OTHER_UID)
+    assert (mode_of(path), group_of(path)) == (0o660, OTHER_UID)
 
 
 async def test_a_server_can_listen_on_the_socket_alone(new_server: NewServer, path: Path) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.store_programs import AM_ROOT, OTHER_USER, RUN_TIMEOUT_SECONDS
+from support.other_user import needs_root
+from support.store_programs import OTHER_USER, RUN_TIMEOUT_SECONDS
 
 from xots.file_access import (
     Mount,
@@ -25,8 +26,6 @@ from xots.file_access import (
 
 THIRD_USER = 65533
 """The id of a user that is neither root nor the one of a test."""
-
-needs_root = pytest.mark.skipif(not AM_ROOT, reason="only root can give files to other users")
 
 
 def problems(path: Path) -> list[str]:

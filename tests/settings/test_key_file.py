@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from support.store_programs import AM_ROOT, OTHER_USER
+from support.other_user import needs_root
+from support.store_programs import OTHER_USER
 
 from xots.errors import SealError
 from xots.key_file import KeyRing, read_key_file, write_key_file
@@ -138,7 +139,7 @@ def test_a_key_is_not_read_or_written_where_others_can_replace_it(path: Path, mo
     assert read_key_file(path).keys == (ONE,)
 
 
-@pytest.mark.skipif(not AM_ROOT, reason="only root can give files to other users")
+@needs_root
 def test_a_key_file_of_another_user_is_not_read(path: Path) -> None:
     """That user could replace the keys at any time."""
     write(path, ONE.reveal())

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.other_user import OTHER_UID, needs_root
 from support.readers import line_of, reader
-from support.store_programs import AM_ROOT, OTHER_USER, RUN_TIMEOUT_SECONDS
+from support.store_programs import RUN_TIMEOUT_SECONDS
 
 from xots import file_access
 from xots.access import Scope, digest_of
@@ -133,12 +134,12 @@ def test_a_file_that_others_can_change_is_refused(path: Path, of_file: int, of_f
     assert path.read_text() == f"report token * {ONE}\n"
 
 
-@pytest.mark.skipif(not AM_ROOT, reason="only root can give files to other users")
+@needs_root
 def test_a_file_of_another_user_is_refused(path: Path) -> None:
     """That user could change it at any time."""
     write(path, f"report token * {ONE}\n", 0o644)
-    os.chown(path, OTHER_USER, OTHER_USER)
-    with pytest.raises(SettingsError, match=f"belongs to user {OTHER_USER}"):
+    os.chown(path, OTHER_UID, OTHER_UID)
+    with pytest.raises(SettingsError, match=f"belongs to user {OTHER_UID}"):
         read_readers(path)
 
 
@@ -256,7 +257,7 @@ def test_a_new_file_is_for_its_owner_only(path: Path) -> None:
     assert path.read_text().startswith("# Readers: ")
 
 
-@pytest.mark.skipif(not AM_ROOT, reason="only root can give files to other groups")
+@needs_root
 @pytest.mark.safeguard(
     file="file_access.py",
     old="os.fchmod(file.fileno(), stat.S_IMODE(like.st_mode))",
@@ -267,11 +268,11 @@ def test_a_new_file_is_for_its_owner_only(path: Path) -> None:
 def test_mode_and_group_of_the_file_stay(path: Path, mode: int) -> None:
     """A service reads it by the rights of its group, or of all users."""
     write(path, "", mode)
-    os.chown(path, 0, 4711)
+    os.chown(path, 0, OTHER_UID)
     add_reader(path, reader("report"))
     remove_reader(path, "report")
     found = path.stat()
-    assert (found.st_mode & 0o7777, found.st_uid, found.st_gid) == (mode, 0, 4711)
+    assert (found.st_mode & 0o7777, found.st_uid, found.st_gid) == (mode, 0, OTHER_UID)
 
 
 def test_a_symbolic_link_to_the_file_stays(path: Path, tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from support.certificates import make_certificates
+from support.other_user import needs_root
 from support.settings_problems import SECRET, problems_of
-from support.store_programs import AM_ROOT, OTHER_USER
+from support.store_programs import OTHER_USER
 
 from xots.secret import Secret
 from xots.settings import Settings, load
@@ -490,7 +491,7 @@ def test_a_yaml_file_that_others_can_write_is_warned_about(config: Path, mode: i
         assert load({}, {}, config).warnings == ()
 
 
-@pytest.mark.skipif(not AM_ROOT, reason="only root can give files to other users")
+@needs_root
 def test_a_yaml_file_of_another_user_is_warned_about(config: Path) -> None:
     """Its owner can write to it at any time."""
     config.write_text("port: 6001\n")

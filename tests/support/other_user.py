@@ -7,17 +7,19 @@ import sys
 from asyncio.subprocess import DEVNULL, PIPE
 from pathlib import Path
 
-__all__ = ["OTHER_UID", "as_other_user", "raw_get"]
+import pytest
 
-OTHER_UID = 61234
-"""The id of a user that no system has."""
+from support.store_programs import AM_ROOT
 
-BECOME = """
-import os, socket, sys, time
-os.setgroups([])
-os.setgid({uid})
-os.setuid({uid})
-"""
+__all__ = ["OTHER_UID", "THIRD_UID", "as_other_user", "become", "needs_root", "raw_get"]
+
+needs_root = pytest.mark.skipif(not AM_ROOT, reason="only root can act as another user")
+
+OTHER_UID, THIRD_UID = 61234, 61235
+"""The ids of two users, and of their groups, that no system has."""
+
+IMPORTS = "import os, socket, sys, time"
+"""Before the change of the user, who may have no right to read Python's own files."""
 
 EXCHANGE = """
 where, request = sys.argv[1], sys.argv[2].encode()
@@ -33,6 +35,11 @@ sys.stdout.buffer.write(received)
 """
 
 
+def become(uid: int = OTHER_UID) -> str:
+    """Return the lines of a Python program, after its imports, from which on it runs as a user."""
+    return f"\nos.setgroups([])\nos.setgid({uid})\nos.setuid({uid})\n"
+
+
 async def as_other_user(program: str, *arguments: str, uid: int = OTHER_UID) -> bytes:
     """Run a Python program as another user, and return its output.
 
@@ -42,7 +49,7 @@ async def as_other_user(program: str, *arguments: str, uid: int = OTHER_UID) -> 
         uid: the id of the user.
     """
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-I", "-S", "-c", BECOME.format(uid=uid) + program, *arguments),
+        *(sys.executable, "-I", "-S", "-c", IMPORTS + become(uid) + program, *arguments),
         stdin=DEVNULL,
         stdout=PIPE,
         stderr=PIPE,

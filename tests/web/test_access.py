@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.other_user import OTHER_UID, raw_get
+from support.other_user import OTHER_UID, THIRD_UID, needs_root, raw_get
 from support.raw_http import exchange
 from support.readers import KeyHolder, basic, bearer, line, line_of
-from support.store_programs import AM_ROOT
 from support.web import BROWSER
 from torture.access import PIPELINE, cases, go, running
 
@@ -30,8 +29,6 @@ from xots.web.handler import Handler
 NewServer = Callable[..., Awaitable[Server]]
 
 CASES, SEED = 8_000, 15
-
-needs_root = pytest.mark.skipif(not AM_ROOT, reason="only root can act as a second user")
 
 PROXY_HEADERS = (
     "Forwarded",
@@ -301,14 +298,14 @@ async def test_a_user_that_is_not_allowed_is_refused(
     """A second real user: the refusal names the setting. The other user is served."""
     expected_log(rf"GET /status: refused uid:{OTHER_UID}: user {OTHER_UID} may not use this server")
     path = tmp_path / "socket"
-    server = await new_server(unix_socket=path, allowed_users=(os.geteuid(), 4321))
+    server = await new_server(unix_socket=path, allowed_users=(os.geteuid(), THIRD_UID))
     open_to_all(path)
     where = server.port if way == "TCP" else path
     response = await raw_get(where, "/status")
     assert response.startswith(b"HTTP/1.1 403 ")
     assert b"allowed_users" in response
     assert (await raw_get(where, "/ping")).startswith(b"HTTP/1.1 200 ")
-    assert (await raw_get(where, "/status", uid=4321)).startswith(b"HTTP/1.1 200 ")
+    assert (await raw_get(where, "/status", uid=THIRD_UID)).startswith(b"HTTP/1.1 200 ")
 
 
 def open_to_all(path: Path) -> None:
@@ -325,9 +322,9 @@ async def test_root_is_no_allowed_user_unless_it_is_named(
 ) -> None:
     """A proxy that runs as root would else serve all users."""
     expected_log(r"user 0 may not use this server")
-    server = await new_server(allowed_users=(4321,))
+    server = await new_server(allowed_users=(THIRD_UID,))
     assert (await get(f"{server.url}/status")).status == 403
-    assert (await raw_get(server.port, "/status", uid=4321)).startswith(b"HTTP/1.1 200 ")
+    assert (await raw_get(server.port, "/status", uid=THIRD_UID)).startswith(b"HTTP/1.1 200 ")
 
 
 @needs_root

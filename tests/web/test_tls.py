@@ -18,6 +18,7 @@ import pytest
 from support.bench import eventually
 from support.certificates import Certificates, make_certificates
 from support.inside import acceptor_of
+from support.other_user import OTHER_UID
 from support.raw_http import RawResponse, read_response
 
 from xots.sandbox import Sandbox
@@ -221,7 +222,7 @@ async def test_the_user_of_a_connection_is_known_with_tls_too(
 ) -> None:
     """``allowed_users`` holds."""
     expected_log("refused uid:")
-    server = await new_server(**tls, allowed_users=(4242,))
+    server = await new_server(**tls, allowed_users=(OTHER_UID,))
     response = await (await connect(server)).get("/token")
     assert (response.status, b"allowed_users" in response.body) == (403, True)
 
