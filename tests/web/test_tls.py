@@ -482,13 +482,23 @@ async def test_a_slow_head_gets_a_408(server: Server, connect: Connect, clock: F
     assert (await client.response()).status == 408
 
 
+FLOOD = 3_000
+"""Requests whose responses fill all buffers on their way, those of asyncio's client too."""
+
+
 async def test_a_client_that_does_not_read_is_closed_at_the_limit(
     server: Server, connect: Connect, clock: FakeClock
 ) -> None:
     """The phase WRITE begins once the socket takes no more."""
     client = await connect(server)
+    assert (await client.get()).status == 200
+    connection = acceptor_of(server).connections.first(Phase.IDLE)
+    assert connection is not None
+    connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    connected = client.writer.get_extra_info("socket")
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-    flood = b"GET /ping HTTP/1.1\r\nHost: localhost:%d\r\n\r\n" % server.port * 60_000
+    flood = b"GET /ping HTTP/1.1\r\nHost: localhost:%d\r\n\r\n" % server.port * FLOOD
     client.writer.write(flood)
     await eventually(lambda: count(server, Phase.WRITE) == 1)
     clock.advance(20)
