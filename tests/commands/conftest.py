@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
-from support.command_line import Ended
+from support.command_line import Ended, called
 from support.thread_servers import ThreadServers, servers_in_thread
 
-from xots.commands.main import main
 from xots.server import Server
 
 
@@ -49,17 +49,7 @@ def connected(servers: ThreadServers) -> Server:
 @pytest.fixture
 def xots(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
     """Runs a command in this process."""
-
-    def xots(*arguments: str) -> Ended:
-        capsys.readouterr()
-        try:
-            status = main(arguments)
-        except SystemExit as ended:  # argparse ends the process for a wrong option and for -h
-            status = ended.code if isinstance(ended.code, int) else 1
-        shown = capsys.readouterr()
-        return Ended(status, shown.out, shown.err)
-
-    return xots
+    return partial(called, capsys)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The program ``xots`` as a process, and the output of one that has ended."""
+"""The program ``xots`` as a process or in that of the test, and its output."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["XOTS", "Ended", "process"]
+import pytest
+
+from xots.commands.main import main
+
+__all__ = ["XOTS", "Ended", "called", "process"]
 
 XOTS = str(Path(sys.executable).with_name("xots"))
 
@@ -42,3 +46,14 @@ def process(*arguments: str, **environment: str) -> Ended:
         env=os.environ | environment,
     )
     return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+
+def called(capsys: pytest.CaptureFixture[str], *arguments: str) -> Ended:
+    """Run ``xots`` in this process."""
+    capsys.readouterr()
+    try:
+        status = main(arguments)
+    except SystemExit as ended:  # argparse ends the process for a wrong option and for -h
+        status = ended.code if isinstance(ended.code, int) else 1
+    shown = capsys.readouterr()
+    return Ended(status, shown.out, shown.err)
