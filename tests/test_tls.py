@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from support.canaries import leaks
 from support.certificates import Certificates, make_certificates
-from support.command_line import process
+from support.command_line import called, process
 
 from xots.errors import SettingsError
 from xots.reread import Reread
@@ -216,28 +216,33 @@ ELSEWHERE = ("--token-url", "http://127.0.0.1:1", "--authorize-url", "http://127
 """The options of an identity server that does not respond."""
 
 
-def finding(files: Certificates) -> str:
+def finding(files: Certificates, capsys: pytest.CaptureFixture[str]) -> str:
     """Return what ``xots check`` says about TLS."""
     options = ("--tls-certificate", str(files.server), "--tls-key", str(files.server_key))
-    lines = process("check", "--store", "memory:", *ELSEWHERE, *options).out.splitlines()
-    [line] = [line for line in lines if line.split()[1] == "tls"]
+    ended = called(capsys, "check", "--store", "memory:", *ELSEWHERE, *options)
+    [line] = [line for line in ended.out.splitlines() if line.split()[1] == "tls"]
     return " ".join(line.split())
 
 
-def test_a_start_with_a_wrong_pair_ends_with_status_2(files: Certificates) -> None:
+def test_a_start_with_a_wrong_pair_ends_with_status_2(
+    files: Certificates, capsys: pytest.CaptureFixture[str]
+) -> None:
     """systemd does not repeat it. ``xots check`` shows the same problem."""
     files.client_key.replace(files.server_key)
     options = ("--tls-certificate", str(files.server), "--tls-key", str(files.server_key))
     ended = process("-p", "0", "--store", "memory:", *options)
     problem = "--tls-key: this is not the key of the certificate of --tls-certificate; "
     assert ended.reason(2).startswith(f"xots: {problem}")
-    assert finding(files).startswith(f"FAIL tls {problem}")
+    assert finding(files, capsys).startswith(f"FAIL tls {problem}")
 
 
-def test_check_says_for_which_hosts_and_until_when(files: Certificates, tmp_path: Path) -> None:
+def test_check_says_for_which_hosts_and_until_when(
+    files: Certificates, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """An expired certificate fails."""
-    assert finding(files).startswith("ok tls the certificate is for localhost, 127.0.0.1 until 2")
+    expected = "ok tls the certificate is for localhost, 127.0.0.1 until 2"
+    assert finding(files, capsys).startswith(expected)
     (tmp_path / "old").mkdir()
     old = make_certificates(tmp_path / "old", timedelta(minutes=-1))
     expected = "FAIL tls clients refuse the certificate: certificate has expired"
-    assert finding(old) == expected
+    assert finding(old, capsys) == expected

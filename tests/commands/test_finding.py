@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from support.certificates import Certificates, make_certificates
-from support.command_line import XOTS, Ended, process
+from support.command_line import Ended, process
 from support.other_user import OTHER_UID, become, needs_root
 from support.stand_in import StandIn, serving
 from support.thread_servers import ThreadServers, started_server
@@ -689,13 +689,13 @@ def test_exec_passes_on_how_to_find_the_server_and_no_key(
         assert KEY not in ended.out + arguments
 
 
-@pytest.mark.parametrize("command", ["token", "revoke"])
 def test_a_command_under_exec_uses_the_same_way_to_the_server(
+    xots: Xots,
     unix_server: StandIn,
     tls_server: StandIn,
     certificates: Certificates,
     key_file: Path,
-    command: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Over the socket or TLS, with the same key and certificate."""
     ways = {
@@ -703,9 +703,14 @@ def test_a_command_under_exec_uses_the_same_way_to_the_server(
         ("--port", tls_server.port, "--tls-certificate", str(certificates.server)): tls_server,
     }
     for options, server in ways.items():
-        ended = process("exec", *options, "--", XOTS, command)
+        ended = process("exec", *options, "--", sys.executable, "-c", SHOW)
         assert ended.status == 0, ended.err
-        assert server.requests[-1][0] == REQUESTS[command]
+        environment, _ = json.loads(ended.out)
+        with monkeypatch.context() as patch:
+            patch.setattr("os.environ", environment)
+            for command in ("token", "revoke"):
+                assert xots(command).status == 0
+                assert server.requests[-1][0] == REQUESTS[command]
     assert set(tls_server.keys) == {f"Bearer {KEY}"}
 
 

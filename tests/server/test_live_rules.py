@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.command_line import process
+from support.command_line import called, process
 from support.other_user import OTHER_UID
 from support.raw_http import RawResponse, read_response
 from support.readers import key_of, reader
@@ -69,7 +69,11 @@ def path(tmp_path: Path) -> Path:
 
 
 async def test_a_key_is_valid_from_the_next_request_on_until_it_is_removed(
-    new_server: NewServer, path: Path, expected_log: Any, caplog: pytest.LogCaptureFixture
+    new_server: NewServer,
+    path: Path,
+    expected_log: Any,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The commands change the file of a running server, and an open connection shows it at once.
     The other key stays valid."""
@@ -81,7 +85,7 @@ async def test_a_key_is_valid_from_the_next_request_on_until_it_is_removed(
         key = added.out.strip()
         assert (await get(key)).status == 200
         assert (await get(FIRST)).status == 200
-        assert process("reader", "remove", "late", "--readers", str(path)).status == 0
+        assert called(capsys, "reader", "remove", "late", "--readers", str(path)).status == 0
         refused = await get(key)
         assert (refused.status, b"urn:xots:key-needed" in refused.body) == (401, True)
         assert not refused.shows(key)
@@ -173,7 +177,7 @@ async def test_no_key_is_valid_while_the_readers_can_not_be_read(
 
 
 async def test_a_command_repairs_nothing_by_itself(
-    new_server: NewServer, path: Path, expected_log: Any
+    new_server: NewServer, path: Path, expected_log: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A malformed file stays as it is, so that its readers come back once its line is corrected."""
     server = await new_server(readers=path)
@@ -181,7 +185,7 @@ async def test_a_command_repairs_nothing_by_itself(
     malformed(path)
     before = content(path)
     for words in (("add", "late"), ("remove", "first"), ("list",)):
-        ended = process("reader", *words, "--readers", str(path))
+        ended = called(capsys, "reader", *words, "--readers", str(path))
         assert "line 3: " in ended.reason(status=2)
     assert content(path) == before
     async with connection(server.port) as get:
