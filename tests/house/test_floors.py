@@ -107,7 +107,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("server",),
     ("demo", "check"),
     ("commands",),
-    ("commands.options", "commands.parser", "commands.process", "commands.repeats"),
+    (
+        "commands.actions",
+        "commands.options",
+        "commands.parser",
+        "commands.process",
+        "commands.repeats",
+    ),
     ("commands.logs",),
     (
         "commands.serving",

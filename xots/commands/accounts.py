@@ -7,7 +7,6 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +17,7 @@ from ..errors import ServerUnreachable
 from ..safe_text import MAX_MESSAGE, safe_text
 from ..settings import Settings, parsing
 from ..settings.reading import secret_in_file
+from .actions import Action, add_actions
 from .options import (
     Joined,
     UsageError,
@@ -29,7 +29,7 @@ from .options import (
 )
 from .process import show
 
-__all__ = ["account", "add_account_options"]
+__all__ = ["add_account_options"]
 
 STORE = ("store", "key_file")
 """The settings of the store that are options. ``--client-id`` is that of the account to add."""
@@ -42,20 +42,7 @@ COLUMNS = ("name", "state", "organisation", "login needed", "source")
 
 def add_account_options(parser: argparse.ArgumentParser) -> None:
     """Declare the three actions with their options."""
-    actions = parser.add_subparsers(required=True, metavar="ACTION", title="actions")
-    for name, action, text, declare in ACTIONS:
-        own = actions.add_parser(
-            name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
-        )
-        declare(own)
-        add_server_address(own, *STORE)
-        own.set_defaults(action=action)
-
-
-def account(options: argparse.Namespace) -> int:
-    """Carry out the action that the command line names."""
-    action: Callable[[argparse.Namespace], int] = options.action
-    return action(options)
+    add_actions(parser, ACTIONS, lambda own: add_server_address(own, *STORE))
 
 
 # ---------- list
@@ -264,27 +251,23 @@ def _remove(options: argparse.Namespace) -> int:
     return 0
 
 
-ACTIONS: tuple[
-    tuple[
-        str,
-        Callable[[argparse.Namespace], int],
-        str,
-        Callable[[argparse.ArgumentParser], None],
-    ],
-    ...,
-] = (
-    ("list", _list, "list the accounts with their states", _declare_list),
-    (
-        "add",
-        _add,
-        "add an account, which inherits the settings that are not given; a user then logs in",
-        _declare_add,
+ACTIONS = (
+    Action(
+        name="list",
+        help="list the accounts with their states",
+        run=_list,
+        add_options=_declare_list,
     ),
-    (
-        "remove",
-        _remove,
-        "end the login of an account that was added at run time, and remove it",
-        _declare_name,
+    Action(
+        name="add",
+        help="add an account, which inherits the settings that are not given; a user then logs in",
+        run=_add,
+        add_options=_declare_add,
+    ),
+    Action(
+        name="remove",
+        help="end the login of an account that was added at run time, and remove it",
+        run=_remove,
+        add_options=_declare_name,
     ),
 )
-"""The name, the function, the help and the options of each action."""

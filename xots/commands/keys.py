@@ -9,46 +9,36 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import SettingsError, XotsError
 from ..safe_text import MAX_MESSAGE, safe_text
 from ..settings import Settings
 from ..wording import counted
+from .actions import Action, add_actions
 from .options import add_settings, read_settings
 from .process import show
 
-__all__ = ["add_key_options", "key"]
+__all__ = ["add_key_options"]
 
 
 def add_key_options(parser: argparse.ArgumentParser) -> None:
     """Declare the three actions, each with every setting as an option."""
-    actions = parser.add_subparsers(required=True, metavar="ACTION", title="actions")
-    for name, action, text in ACTIONS:
-        own = actions.add_parser(
-            name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
-        )
-        add_settings(own)
-        own.set_defaults(action=action)
+    add_actions(parser, ACTIONS, add_settings)
 
 
-def key(options: argparse.Namespace) -> int:
-    """Carry out the action that the command line names."""
-    action: Callable[[Settings], int] = options.action
-    return action(read_settings(options))
-
-
-def _new(settings: Settings) -> int:
+def _new(options: argparse.Namespace) -> int:
     from ..sealing import new_key
 
+    read_settings(options)  # a wrong one is a problem for each action
     print(new_key().reveal())
     return 0
 
 
-def _add(settings: Settings) -> int:
+def _add(options: argparse.Namespace) -> int:
     from ..keys import add_key
 
+    settings = read_settings(options)
     if settings.key:
         where = settings.sources["key"]
         raise SettingsError(
@@ -63,9 +53,11 @@ def _add(settings: Settings) -> int:
     return 0
 
 
-def _promote(settings: Settings) -> int:
+def _promote(options: argparse.Namespace) -> int:
     from ..keys import promote_key
     from ..wiring import reseal
+
+    settings = read_settings(options)
 
     def promote() -> None:
         if settings.key:
@@ -100,18 +92,17 @@ def _key_file(settings: Settings) -> tuple[Path, str]:
     return path, settings.sources.get("key_file", str(path))
 
 
-ACTIONS: tuple[tuple[str, Callable[[Settings], int], str], ...] = (
-    ("new", _new, "print a new sealing key, for a key file"),
-    (
-        "add",
-        _add,
-        "add a new key to the key file: it opens records, but does not seal them until it is "
+ACTIONS = (
+    Action(name="new", help="print a new sealing key, for a key file", run=_new),
+    Action(
+        name="add",
+        help="add a new key to the key file: it opens records, but does not seal them until it is "
         "promoted, so that every process can get the file first",
+        run=_add,
     ),
-    (
-        "promote",
-        _promote,
-        "let the added key seal, and seal every record anew with it; can be run again",
+    Action(
+        name="promote",
+        help="let the added key seal, and seal every record anew with it; can be run again",
+        run=_promote,
     ),
 )
-"""The name, the function and the help of each action."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from .. import reader_file
@@ -14,10 +13,11 @@ from ..errors import SettingsError, XotsError
 from ..file_writing import write_file
 from ..safe_text import MAX_MESSAGE, safe_text
 from ..settings import parsing
+from .actions import Action, add_actions
 from .options import UsageError, add_one, as_usage, read_one
 from .process import show
 
-__all__ = ["add_reader_options", "reader"]
+__all__ = ["add_reader_options"]
 
 SCOPES = tuple(scope.value for scope in Scope)
 
@@ -26,20 +26,7 @@ COLUMNS = ("name", "scopes", "accounts")
 
 def add_reader_options(parser: argparse.ArgumentParser) -> None:
     """Declare the three actions with their options."""
-    actions = parser.add_subparsers(required=True, metavar="ACTION", title="actions")
-    for name, action, text, declare in ACTIONS:
-        own = actions.add_parser(
-            name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
-        )
-        declare(own)
-        add_one(own, "readers")
-        own.set_defaults(action=action)
-
-
-def reader(options: argparse.Namespace) -> int:
-    """Carry out the action that the command line names."""
-    action: Callable[[argparse.Namespace], int] = options.action
-    return action(options)
+    add_actions(parser, ACTIONS, lambda own: add_one(own, "readers"))
 
 
 def _file(options: argparse.Namespace) -> tuple[Path, str]:
@@ -207,17 +194,23 @@ def _remove(options: argparse.Namespace) -> int:
     return 0
 
 
-ACTIONS: tuple[
-    tuple[
-        str,
-        Callable[[argparse.Namespace], int],
-        str,
-        Callable[[argparse.ArgumentParser], None],
-    ],
-    ...,
-] = (
-    ("list", _list, "list the readers with their scopes and accounts", _declare_list),
-    ("add", _add, "make a key, print it or write it to a file, and add its reader", _declare_add),
-    ("remove", _remove, "remove a reader, whose key is refused from then on", _declare_name),
+ACTIONS = (
+    Action(
+        name="list",
+        help="list the readers with their scopes and accounts",
+        run=_list,
+        add_options=_declare_list,
+    ),
+    Action(
+        name="add",
+        help="make a key, print it or write it to a file, and add its reader",
+        run=_add,
+        add_options=_declare_add,
+    ),
+    Action(
+        name="remove",
+        help="remove a reader, whose key is refused from then on",
+        run=_remove,
+        add_options=_declare_name,
+    ),
 )
-"""The name, the function, the help and the options of each action."""

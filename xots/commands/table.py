@@ -10,12 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from .accounts import account, add_account_options
+from .accounts import add_account_options
+from .actions import run_action
 from .checking import check
 from .ending import add_end_options, logout, revoke
-from .keys import add_key_options, key
+from .keys import add_key_options
 from .options import add_server, add_settings
-from .readers import add_reader_options, reader
+from .readers import add_reader_options
 from .requesting import (
     add_exec_options,
     add_json_options,
@@ -109,7 +110,7 @@ ROWS = (
         group=Group.WITHOUT_SERVER,
         help="make, add or promote a sealing key (key new, key add, key promote)",
         add_options=add_key_options,
-        run=key,
+        run=run_action,
     ),
     Command(
         name="reader",
@@ -117,7 +118,7 @@ ROWS = (
         help="list, add or remove the readers, who have keys (reader list, reader add, reader "
         "remove)",
         add_options=add_reader_options,
-        run=reader,
+        run=run_action,
         details="A running server that uses the file knows each change from its next request on.",
     ),
     Command(
@@ -191,7 +192,7 @@ ROWS = (
         group=Group.RUNNING_SERVER,
         help="list, add or remove accounts (account list, account add, account remove)",
         add_options=add_account_options,
-        run=account,
+        run=run_action,
         details="If no server runs, the command works on the store.",
     ),
 )
