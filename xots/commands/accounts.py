@@ -27,7 +27,7 @@ from .options import (
     read_settings,
     server_client,
 )
-from .process import show
+from .process import columns, show
 
 __all__ = ["add_account_options"]
 
@@ -85,11 +85,9 @@ def _accounts_of_store(settings: Settings) -> list[dict[str, Any]]:
 
 def _print_table(found: list[dict[str, Any]]) -> None:
     """Print one line for each account, and further lines for its problem and its siblings."""
-    rows = [COLUMNS, *map(_row, found)]
-    widths = [max(len(row[place]) for row in rows) for place in range(len(COLUMNS))]
-    for row, summary in zip(rows, [{}, *found], strict=True):
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        show("  ".join(cells).rstrip())
+    lines = columns([COLUMNS, *map(_row, found)])
+    for line, summary in zip(lines, [{}, *found], strict=True):
+        show(line)
         if summary.get("problem"):
             show(f"  problem: {summary['problem']}")
         shares_with = summary.get("shares_with")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import sys
 import threading
+from collections.abc import Sequence
 from types import TracebackType
 
 from ..safe_text import MAX_MESSAGE, safe_text
 
-__all__ = ["protect_process", "show"]
+__all__ = ["columns", "protect_process", "show"]
 
 
 def protect_process() -> None:
@@ -27,6 +28,12 @@ def protect_process() -> None:
 def show(*texts: object) -> None:
     """Print texts on one line of stdout. Text from outside may be among them."""
     print(*(safe_text(text, MAX_MESSAGE) for text in texts), flush=True)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table, whose columns are as wide as their longest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def _forbid_core_dumps() -> None:

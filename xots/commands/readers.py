@@ -15,7 +15,7 @@ from ..safe_text import MAX_MESSAGE, safe_text
 from ..settings import parsing
 from .actions import Action, add_actions
 from .options import UsageError, add_one, as_usage, read_one
-from .process import show
+from .process import columns, show
 
 __all__ = ["add_reader_options"]
 
@@ -64,7 +64,8 @@ def _list(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(list(map(_summary, found))))
     elif found:
-        _print_table(found)
+        for line in columns([COLUMNS, *map(_row, found)]):
+            show(line)
     else:
         show("there are no readers: xots reader add NAME makes one")
     return 0
@@ -73,14 +74,6 @@ def _list(options: argparse.Namespace) -> int:
 def _summary(reader: Reader) -> dict[str, str | list[str] | None]:
     accounts = None if reader.accounts is None else sorted(reader.accounts)
     return {"name": reader.name, "scopes": sorted(reader.scopes), "accounts": accounts}
-
-
-def _print_table(found: list[Reader]) -> None:
-    """Print one line for each reader."""
-    rows = [COLUMNS, *map(_row, found)]
-    widths = [max(len(row[place]) for row in rows) for place in range(len(COLUMNS))]
-    for row in rows:
-        show("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
 def _row(reader: Reader) -> tuple[str, ...]:
