@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 from .api_schemas import Schema
 
-__all__ = ["OPERATIONS", "PARAMETERS", "Answer", "Operation"]
+__all__ = ["OPERATIONS", "PARAMETERS", "Operation", "Response"]
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """A response that is no problem, or a problem's status with other content too."""
 
     description: str
@@ -30,7 +30,7 @@ class Operation(NamedTuple):
     """One method of one path."""
 
     summary: str
-    answers: Mapping[int, Answer]
+    responses: Mapping[int, Response]
     """The responses by status."""
     problems: tuple[int, ...] = ()
     """The statuses of its problems, apart from those that every operation of its kind has."""
@@ -76,16 +76,16 @@ def _json(schema: str) -> dict[str, str]:
     return {JSON: schema}
 
 
-def _redirect(target: str) -> Answer:
-    return Answer(f"Redirect to {target}.", has_location=True)
+def _redirect(target: str) -> Response:
+    return Response(f"Redirect to {target}.", has_location=True)
 
 
-BUTTON = Answer("A page with a button, for a browser.", PAGE)
-HEALTH = {code: Answer("The health of the login.", _json("Health")) for code in (200, 401, 503)}
-PENDING = Answer("Xero has not confirmed the end yet.", _json("Ended") | PAGE)
-ENDED = {200: Answer("The login has ended.", _json("Ended") | PAGE), 202: PENDING}
+BUTTON = Response("A page with a button, for a browser.", PAGE)
+HEALTH = {code: Response("The health of the login.", _json("Health")) for code in (200, 401, 503)}
+PENDING = Response("Xero has not confirmed the end yet.", _json("Ended") | PAGE)
+ENDED = {200: Response("The login has ended.", _json("Ended") | PAGE), 202: PENDING}
 LOGGED_OUT = {
-    200: Answer("The login has ended, and something may remain at Xero.", _json("Ended") | PAGE),
+    200: Response("The login has ended, and something may remain at Xero.", _json("Ended") | PAGE),
     202: PENDING,
     303: _redirect("the form for the credentials, or the list of accounts"),
 }
@@ -93,11 +93,11 @@ LOGGED_OUT = {
 FORM_PAGE = {
     "GET": Operation(
         summary="Show the form for the client's credentials",
-        answers={200: Answer("The form.", PAGE), 303: _redirect("/home")},
+        responses={200: Response("The form.", PAGE), 303: _redirect("/home")},
     ),
     "POST": Operation(
         summary="Enter the client's credentials",
-        answers={303: _redirect("/home")},
+        responses={303: _redirect("/home")},
         problems=(409,),
         body={FORM: "CredentialsForm"},
         needs_body=True,
@@ -108,60 +108,60 @@ OPERATIONS: Mapping[str, Mapping[str, Operation]] = {
     "/token": {
         "GET": Operation(
             summary="Get an access token",
-            answers={200: Answer("An access token.", _json("Token") | {"text/plain": "Text"})},
+            responses={200: Response("An access token.", _json("Token") | {"text/plain": "Text"})},
             problems=(404, 409, 502),
             parameters=("min_ttl", "tenant"),
         )
     },
     "/livez": {
-        "GET": Operation(summary="Tell if an access token can be served now", answers=HEALTH)
+        "GET": Operation(summary="Tell if an access token can be served now", responses=HEALTH)
     },
     "/ping": {
         "GET": Operation(
             summary="Tell if the process is alive",
-            answers={200: Answer("The process is alive.", _json("Ready"))},
+            responses={200: Response("The process is alive.", _json("Ready"))},
         )
     },
     "/ready": {
         "GET": Operation(
             summary="Tell if this process can receive requests",
-            answers={
-                200: Answer("It can.", _json("Ready")),
-                503: Answer("It can't.", _json("Ready")),
+            responses={
+                200: Response("It can.", _json("Ready")),
+                503: Response("It can't.", _json("Ready")),
             },
         )
     },
     "/status": {
         "GET": Operation(
             summary="Show the state of the login",
-            answers={200: Answer("The state, without secrets.", _json("Status") | PAGE)},
+            responses={200: Response("The state, without secrets.", _json("Status") | PAGE)},
         )
     },
     "/tenants": {
         "GET": Operation(
             summary="List the organisations of the login",
-            answers={200: Answer("The organisations, as Xero lists them.", _json("Tenants"))},
+            responses={200: Response("The organisations, as Xero lists them.", _json("Tenants"))},
             problems=(404, 502),
         )
     },
     "/refresh": {
         "GET": Operation(
-            summary="Refresh now, if a program asks",
-            answers={200: BUTTON, 303: _redirect("/token or /home")},
+            summary="Refresh now; a browser gets a page with a button",
+            responses={200: BUTTON, 303: _redirect("/token or /home")},
             problems=(405,),
         ),
-        "POST": Operation(summary="Refresh now", answers={303: _redirect("/token or /home")}),
+        "POST": Operation(summary="Refresh now", responses={303: _redirect("/token or /home")}),
     },
     "/revoke": {
         "GET": Operation(
-            summary="End the login and keep the credentials, if a program asks",
-            answers=ENDED,
+            summary="End the login and keep the credentials; a browser gets a page with a button",
+            responses=ENDED,
             problems=(405, 409),
             parameters=("all",),
         ),
         "POST": Operation(
             summary="End the login and keep the credentials",
-            answers=ENDED,
+            responses=ENDED,
             problems=(409,),
             parameters=("all",),
             body={FORM: "EndForm"},
@@ -169,14 +169,14 @@ OPERATIONS: Mapping[str, Mapping[str, Operation]] = {
     },
     "/logout": {
         "GET": Operation(
-            summary="End the login and drop the credentials, if a program asks",
-            answers=LOGGED_OUT,
+            summary="End the login and drop the credentials; a browser gets a page with a button",
+            responses=LOGGED_OUT,
             problems=(405, 409),
             parameters=("all",),
         ),
         "POST": Operation(
             summary="End the login and drop the credentials",
-            answers=LOGGED_OUT,
+            responses=LOGGED_OUT,
             problems=(409,),
             parameters=("all",),
             body={FORM: "EndForm"},
@@ -187,14 +187,14 @@ OPERATIONS: Mapping[str, Mapping[str, Operation]] = {
     "/home": {
         "GET": Operation(
             summary="Show the state of the login, and the buttons of a user",
-            answers={
-                200: Answer("The page.", PAGE),
+            responses={
+                200: Response("The page.", PAGE),
                 303: _redirect("the form for the credentials"),
             },
         ),
         "POST": Operation(
             summary="Start a login; or choose the organisation, if tenant_id names one",
-            answers={303: _redirect("the identity server, or a page of this server")},
+            responses={303: _redirect("the identity server, or a page of this server")},
             problems=(404, 409, 502),
             body={FORM: "HomeForm"},
         ),
@@ -202,7 +202,7 @@ OPERATIONS: Mapping[str, Mapping[str, Operation]] = {
     "/code": {
         "GET": Operation(
             summary="Finish a login: the redirect URI",
-            answers={303: _redirect("/home")},
+            responses={303: _redirect("/home")},
             problems=(404, 409, 429),
             parameters=("state", "code", "iss", "error", "error_description"),
         )
@@ -210,12 +210,12 @@ OPERATIONS: Mapping[str, Mapping[str, Operation]] = {
     "/accounts": {
         "GET": Operation(
             summary="List the accounts",
-            answers={200: Answer("The accounts.", _json("Accounts") | PAGE)},
+            responses={200: Response("The accounts.", _json("Accounts") | PAGE)},
         ),
         "POST": Operation(
             summary="Add an account",
-            answers={
-                201: Answer("It is added.", _json("Added"), has_location=True),
+            responses={
+                201: Response("It is added.", _json("Added"), has_location=True),
                 303: _redirect("the page of the account, for a browser"),
             },
             problems=(409,),
@@ -226,13 +226,13 @@ OPERATIONS: Mapping[str, Mapping[str, Operation]] = {
     "/remove": {
         "GET": Operation(
             summary="Show a button that removes the account",
-            answers={200: BUTTON},
+            responses={200: BUTTON},
             problems=(405,),
         ),
         "POST": Operation(
             summary="End the login of an account that was added at run time, and remove it",
-            answers={
-                200: Answer("It is removed.", _json("Removed") | PAGE),
+            responses={
+                200: Response("It is removed.", _json("Removed") | PAGE),
                 303: _redirect("/accounts, for a browser"),
             },
             problems=(409,),
@@ -241,13 +241,13 @@ OPERATIONS: Mapping[str, Mapping[str, Operation]] = {
     "/style.css": {
         "GET": Operation(
             summary="Get the style sheet of the pages",
-            answers={200: Answer("The style sheet.", {"text/css": "Text"})},
+            responses={200: Response("The style sheet.", {"text/css": "Text"})},
         )
     },
     "/openapi.json": {
         "GET": Operation(
             summary="Get this document",
-            answers={200: Answer("This document.", _json("OpenApi"))},
+            responses={200: Response("This document.", _json("OpenApi"))},
         )
     },
 }

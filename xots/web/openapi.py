@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import Any
 
 from .._version import __version__
-from .api_operations import OPERATIONS, PARAMETERS, Answer, Operation
+from .api_operations import OPERATIONS, PARAMETERS, Operation, Response
 from .api_schemas import SCHEMAS, problem_schema, reference
 from .guard import ACCOUNT_NAME, PROBE_PATHS
 from .handler import Handler
@@ -41,7 +41,7 @@ server has readers, each request over TCP needs the key of a reader with one of 
 x-scopes, as a bearer token or as the password of HTTP Basic; otherwise none is needed. A method \
 that a path does not list gets 405, and a path that is not listed 404."""
 
-WORKER = Answer(
+WORKER = Response(
     "A service worker that unregisters itself, for a request with Service-Worker: script.",
     {"text/javascript": "Text"},
 )
@@ -114,9 +114,9 @@ def _operation(
         statuses.add(421)
     if of_account:
         statuses.add(404)
-    answers = dict(operation.answers)
+    responses = dict(operation.responses)
     if method == "GET":
-        answers[200] = _with_worker(answers.get(200))
+        responses[200] = _with_worker(responses.get(200))
     found: dict[str, Any] = {
         "summary": operation.summary,
         "security": [] if kind.scopes is None else SECURITY,
@@ -129,25 +129,25 @@ def _operation(
         content = _content(operation.body)
         found["requestBody"] = {"content": content, "required": operation.needs_body}
     found["responses"] = {
-        str(status): _response(status, answers.get(status), is_problem=status in statuses)
-        for status in sorted(statuses | answers.keys())
+        str(status): _response(status, responses.get(status), is_problem=status in statuses)
+        for status in sorted(statuses | responses.keys())
     }
     return found
 
 
-def _with_worker(answer: Answer | None) -> Answer:
+def _with_worker(response: Response | None) -> Response:
     """Return what a GET returns with status 200, the service worker too."""
-    if answer is None:
+    if response is None:
         return WORKER
-    return answer._replace(content={**answer.content, **WORKER.content})
+    return response._replace(content={**response.content, **WORKER.content})
 
 
-def _response(status: int, answer: Answer | None, *, is_problem: bool) -> dict[str, Any]:
-    if answer is None:
+def _response(status: int, response: Response | None, *, is_problem: bool) -> dict[str, Any]:
+    if response is None:
         return reference("responses", f"Problem{status}")
-    found: dict[str, Any] = {"description": answer.description}
-    headers, content = {}, _content(answer.content)
-    if answer.has_location:
+    found: dict[str, Any] = {"description": response.description}
+    headers, content = {}, _content(response.content)
+    if response.has_location:
         headers["Location"] = _header("the URL or the path to go on to", required=True)
     if is_problem:
         found["description"] += f" Or {_problem_text(status)}"
