@@ -40,7 +40,7 @@ def test_a_server_is_proved_once_it_accepts(
 
     monkeypatch.setattr(proof, "PeerLookup", Lookup)
     with socket.create_connection(listening.getsockname()) as connected:
-        prove_tcp(connected, WHERE, None, within_seconds=20)
+        prove_tcp(connected, WHERE, None, within_seconds=20, must_know=True)
     assert found == [None, os.geteuid()]
     accepted[0].close()
 
@@ -51,7 +51,7 @@ def test_a_server_that_does_not_accept_is_not_proved(listening: socket.socket) -
         socket.create_connection(listening.getsockname()) as connected,
         pytest.raises(ServerUnproved, match=r"does not know which user .*unix_socket"),
     ):
-        prove_tcp(connected, WHERE, None, within_seconds=0)
+        prove_tcp(connected, WHERE, None, within_seconds=0, must_know=True)
 
 
 @pytest.mark.parametrize("said", [b"", b"220 ready\r\n"])
@@ -64,7 +64,7 @@ def test_a_server_that_closes_at_once_is_not_waited_for(
         accepted.sendall(said)
         accepted.close()
         with pytest.raises(ServerUnproved, match="does not know which user"):
-            prove_tcp(connected, WHERE, None, within_seconds=60)
+            prove_tcp(connected, WHERE, None, within_seconds=60, must_know=True)
 
 
 class Remote(socket.socket):
@@ -79,7 +79,16 @@ def test_a_server_on_another_machine_is_not_waited_for(listening: socket.socket)
     with Remote() as connected:
         connected.connect(listening.getsockname())
         with pytest.raises(ServerUnproved, match=r"unix_socket.*tls_certificate"):
-            prove_tcp(connected, WHERE, None, within_seconds=60)
+            prove_tcp(connected, WHERE, None, within_seconds=60, must_know=True)
+
+
+def test_a_program_whose_user_is_not_known_gets_a_request_without_a_secret(
+    listening: socket.socket,
+) -> None:
+    """As one on another machine."""
+    with Remote() as connected:
+        connected.connect(listening.getsockname())
+        prove_tcp(connected, WHERE, None, within_seconds=60, must_know=False)
 
 
 def test_a_system_that_knows_no_users_proves_no_server(
@@ -95,7 +104,7 @@ def test_a_system_that_knows_no_users_proves_no_server(
         socket.create_connection(listening.getsockname()) as connected,
         pytest.raises(ServerUnproved, match="only Linux"),
     ):
-        prove_tcp(connected, WHERE, None, within_seconds=60)
+        prove_tcp(connected, WHERE, None, within_seconds=60, must_know=True)
 
 
 @pytest.mark.safeguard(

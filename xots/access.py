@@ -74,14 +74,22 @@ class Peer:
     @property
     def is_private(self) -> bool:
         """True if no other machine can read the connection."""
-        if self.transport is not Transport.TCP or self.address is None:
-            return True
-        return ip_address(self.address.partition("%")[0]).is_loopback
+        return self.transport is not Transport.TCP or self.is_local
+
+    @property
+    def is_local(self) -> bool:
+        """True if the other end is certainly on this machine."""
+        return self.address is None or ip_address(self.address.partition("%")[0]).is_loopback
 
     @property
     def name(self) -> str:
-        """The name of a caller without a key. No reader has such a name."""
-        return f"ip:{self.address}" if self.uid is None else f"uid:{self.uid}"
+        """The name of a caller without a key. No reader has such a name.
+
+        A local program may have many addresses, and can hide its user: it counts as one caller.
+        """
+        if self.uid is not None:
+            return f"uid:{self.uid}"
+        return "(unknown)" if self.is_local else f"ip:{self.address}"
 
 
 @dataclass(frozen=True, kw_only=True)

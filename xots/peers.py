@@ -90,7 +90,9 @@ class PeerLookup:
         for a connection that its server has not accepted yet.
         """
         found = self._find(connected)
-        return found.uid if found is not None and found.is_held and found.uid != NOBODY else None
+        if found is None or not found.is_held or found.uid == NOBODY:
+            return None
+        return found.uid
 
     def is_waiting(self, connected: socket.socket) -> bool:
         """Tell if a TCP connection is open, and no program has its other end: its server has not

@@ -148,8 +148,12 @@ def _read(path: Path, place: str) -> _Found:
         reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error
         raise SettingsError([f"{place}: {path}: {reason}"]) from None
     if problems:
-        raise SettingsError([f"{place}: the file is not safe: {'; '.join(problems)}"])
+        raise _unsafe(place, problems)
     return _Found(text, readers, status)
+
+
+def _unsafe(place: str, problems: list[str]) -> SettingsError:
+    return SettingsError([f"{place}: the file is not safe: {'; '.join(problems)}"])
 
 
 def _missing(place: str) -> NoReaderFile:
@@ -236,7 +240,7 @@ def _change(path: Path, place: str, change: Callable[[_Found], str], *, make: bo
         if make:
             make_folder(real.parent)
         if problems := folder_problems(path):
-            raise SettingsError([f"{place}: the file can't be safe: {'; '.join(problems)}"])
+            raise _unsafe(place, problems)
         with locked(real):
             found = _found_or_new(path, place) if make else _read(path, place)
             content = change(found).encode()

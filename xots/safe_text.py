@@ -8,6 +8,7 @@ also quote a secret.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 from .secret import redacted
@@ -19,6 +20,10 @@ MAX_MESSAGE = 4000
 have some thousands."""
 
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
+
+READER_KEY = re.compile(r"xots_[\w-]{43}", re.ASCII)
+"""A key that ``xots reader add`` has made. A server knows its digest only, so that it is not among
+the live secrets."""
 
 INVISIBLE = frozenset(
     "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180e\u180f\u2800\u3164\uffa0"
@@ -42,7 +47,8 @@ def safe_text(text: object, limit: int = 200) -> str:
             ellipsis.
     """
     # A secret that is cut or escaped would not be recognised: redact first.
-    shown = redacted(text if isinstance(text, str) else _str(text), limit)
+    given = text if isinstance(text, str) else _str(text)
+    shown = redacted(READER_KEY.sub("xots_***", given) if "xots_" in given else given, limit)
     if len(shown) <= limit and _is_visible(shown):
         return shown
     # No character becomes shorter, so the rest of a long text need not be looked at.

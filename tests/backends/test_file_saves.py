@@ -105,7 +105,7 @@ async def test_a_save_is_on_the_disk_before_it_is_acknowledged(version: str, fol
 
 
 @pytest.mark.safeguard(
-    file="file_access.py",
+    file="file_writing.py",
     old="os.fsync(above)",
     new="pass",
     protects_from="a power cut that takes the whole folder",

@@ -457,9 +457,9 @@ def options_of(found: Squatter) -> tuple[str, str]:
 
 @needs_root
 @pytest.mark.safeguard(
-    file="client.py",
-    old="        elif self.key is not None or self.server_user is not None:\n",
-    new="        elif False:\n",
+    file="proof.py",
+    old="    if uid is not None or must_know:\n",
+    new="    if False:\n",
     protects_from="a key that another user's program at the port receives",
 )
 def test_another_users_program_at_the_port_gets_no_key(
@@ -497,14 +497,15 @@ def test_another_users_program_at_the_socket_gets_no_request(
 
 
 @needs_root
-def test_without_a_key_the_user_is_checked_at_a_port_if_server_user_is_set(
+def test_another_users_program_at_the_port_fools_no_command_without_a_key(
     xots: Xots, tmp_path: Path
 ) -> None:
-    """The setting demands a proof. Without it, a service of another user serves as before."""
+    """It gets no byte, such as the secret of a client, and no command believes it."""
     with squatter(tmp_path, "tcp") as found:
-        reason = xots("token", *options_of(found), "--server-user", "root").reason()
-        assert "set server_user to it" in reason
-        assert xots("token", *options_of(found)) == Ended(0, "forged\n", "")
+        for command in REQUESTS:
+            reason = xots(*words_of(command, *options_of(found))).reason()
+            assert "stop that program; only if your server runs as that user, set" in reason
+        assert found.received() == b""
 
 
 @needs_root

@@ -98,8 +98,8 @@ def test_an_exception_in_json_is_a_field() -> None:
 
 @pytest.mark.safeguard(
     file="safe_text.py",
-    old="shown = redacted(text if isinstance(text, str) else _str(text), limit)",
-    new="shown = text if isinstance(text, str) else _str(text)",
+    old='shown = redacted(READER_KEY.sub("xots_***", given) if "xots_" in given else given, limit)',
+    new="shown = given",
     protects_from="a secret in the log that a library or a mistake quotes",
 )
 def test_a_live_secret_is_not_logged(log: Log) -> None:

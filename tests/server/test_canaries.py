@@ -29,6 +29,7 @@ from xots.commands.repeats import MAX_LINES
 from xots.errors import SettingsError, StoreUnavailable
 from xots.key_file import read_key_file
 from xots.keys import default_key_file
+from xots.reader_file import new_key
 from xots.sandbox import Organisation, Sandbox
 from xots.sandbox.identity.clients import Client
 from xots.sandbox.person import Person
@@ -115,6 +116,17 @@ async def test_a_readers_key_reaches_no_sink(
                 response = await send("GET", f"{origin(server)}{target}", {**given, **accept})
                 sinks.add(response.body + str(response.headers).encode())
     assert sinks.leaks({CANARY, plain}) == []
+
+
+async def test_a_key_in_a_path_is_not_logged(
+    new_server: NewServer, sinks: Sinks, send: Any
+) -> None:
+    """A program may put it anywhere by mistake, also at the end of the part that is shown."""
+    server, key = await new_server(), new_key()
+    for path in (f"/{key}", f"/token/{key}/x", f"/{'a' * 170}{key}", f"/accounts/{key}/token"):
+        sinks.add((await send("GET", f"{origin(server)}{path}")).body)
+    assert sinks.leaks({key, key.removeprefix("xots_")[:20]}) == []
+    assert "xots_***" in sinks.log
 
 
 async def test_no_message_about_the_file_of_readers_repeats_it(

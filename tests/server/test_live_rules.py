@@ -17,7 +17,6 @@ from support.readers import key_of, reader
 from support.running import running
 
 from xots.access import Scope
-from xots.commands.repeats import MAX_LINES
 from xots.reader_file import add_reader, remove_reader
 from xots.server import Server
 
@@ -149,7 +148,7 @@ def too_large(path: Path) -> None:
         (not_text, "it is not UTF-8 text"),
         (missing, "no such file"),
         (unsafe, "open to other users"),
-        (unreadable, "Is a directory"),
+        (unreadable, "is not a regular file"),
         (too_large, "larger than 1024 KiB"),
     ],
 )

@@ -14,9 +14,9 @@ import pytest
 from support.other_user import OTHER_UID, needs_root
 from support.raw_http import RawResponse, exchange
 
-from xots import file_access
+from xots import file_writing
 from xots.errors import SealError
-from xots.file_access import locked_folder
+from xots.file_writing import locked
 from xots.listening import CannotStart, UnixListener
 from xots.server import Server
 
@@ -208,28 +208,26 @@ def test_a_group_that_can_not_be_given_leaves_no_socket(
 
 @pytest.mark.safeguard(
     file="listening.py",
-    old="            with locked_folder(path.parent):\n                _remove_left_behind(path)\n"
-    "                self._listen(group)",
-    new="            with locked_folder(path.parent):\n                _remove_left_behind(path)\n"
-    "            self._listen(group)",
+    old="                _remove_left_behind(path)\n                self._listen(group)",
+    new="                _remove_left_behind(path)\n            self._listen(group)",
     protects_from="a second server that replaces a socket which does not listen yet",
 )
-def test_the_folder_is_locked_until_the_socket_listens(
+def test_the_path_is_locked_until_the_socket_listens(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A socket that does not listen looks like one that was left behind."""
-    listen, locked = socket.socket.listen, []
+    listen, was_locked = socket.socket.listen, []
 
     def listening(self: socket.socket, backlog: int) -> None:
-        monkeypatch.setattr(file_access, "LOCK_SECONDS", 0)
-        with pytest.raises(OSError, match="lock of its folder"), locked_folder(path.parent):
+        monkeypatch.setattr(file_writing, "LOCK_SECONDS", 0)
+        with pytest.raises(OSError, match="holds its lock"), locked(path):
             pass
-        locked.append(True)
+        was_locked.append(True)
         listen(self, backlog)
 
     monkeypatch.setattr(socket.socket, "listen", listening)
     listener = UnixListener(path)
-    assert locked == [True]
+    assert was_locked == [True]
     listener.socket.close()
     listener.remove()
 

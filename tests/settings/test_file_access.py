@@ -249,13 +249,13 @@ def test_the_remedy_lets_this_user_write_to_the_store(
 
 @needs_root
 @pytest.mark.safeguard(
-    file="file_access.py",
+    file="file_writing.py",
     old="one.chmod(0o700)  # the umask",
     new="pass  # the umask",
     protects_from="a folder that its own owner cannot use",
 )
 @pytest.mark.safeguard(
-    file="file_access.py",
+    file="file_writing.py",
     old="        os.fchmod(descriptor, 0o600)",
     new="        pass",
     protects_from="a file that its own owner cannot use",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import string
@@ -13,14 +12,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.other_user import OTHER_UID, needs_root
+from support.other_user import OTHER_UID, become, needs_root
 from support.readers import line_of, reader
 from support.store_programs import RUN_TIMEOUT_SECONDS
 
-from xots import file_access
+from xots import file_writing
 from xots.access import Scope, digest_of
 from xots.errors import SettingsError
-from xots.file_access import open_folder
 from xots.reader_file import add_reader, parsed, read_readers, remove_reader
 
 ONE, TWO = (f"sha256:{digest_of(key)}" for key in ("hunter2-one", "hunter2-two"))
@@ -30,6 +28,10 @@ ONE, TWO = (f"sha256:{digest_of(key)}" for key in ("hunter2-one", "hunter2-two")
 def path(tmp_path: Path) -> Path:
     """Return the path of a file of readers, in a folder that does not exist yet."""
     return tmp_path / "xots" / "readers"
+
+
+def lock_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
 
 
 def write(path: Path, content: str | bytes, mode: int = 0o600) -> None:
@@ -118,8 +120,8 @@ def test_other_users_may_read_the_file(path: Path) -> None:
 
 @pytest.mark.safeguard(
     file="reader_file.py",
-    old="""        raise SettingsError([f"{place}: the file is not safe""",
-    new="""        print([f"{place}: the file is not safe""",
+    old="    if problems:\n        raise _unsafe(place, problems)",
+    new="    if problems:\n        print(place)",
     protects_from="a key that another user gives to itself",
 )
 @pytest.mark.parametrize(("of_file", "of_folder"), [(0o664, 0o700), (0o646, 0o700), (0o600, 0o777)])
@@ -253,13 +255,14 @@ def test_a_new_file_is_for_its_owner_only(path: Path) -> None:
         os.umask(umask)
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
-    assert list(path.parent.iterdir()) == [path]
+    assert sorted(path.parent.iterdir()) == [lock_of(path), path]
+    assert lock_of(path).stat().st_mode & 0o777 == 0o600
     assert path.read_text().startswith("# Readers: ")
 
 
 @needs_root
 @pytest.mark.safeguard(
-    file="file_access.py",
+    file="file_writing.py",
     old="os.fchmod(file.fileno(), stat.S_IMODE(like.st_mode))",
     new="pass",
     protects_from="a service that can not read its readers any more",
@@ -304,7 +307,7 @@ def test_no_file_is_made_where_others_could_replace_it(path: Path, mode: int) ->
     """The folder stays empty."""
     path.parent.mkdir()
     path.parent.chmod(mode)
-    with pytest.raises(SettingsError, match=r"^here: the file can't be made safely: "):
+    with pytest.raises(SettingsError, match=r"^here: the file is not safe: "):
         add_reader(path, reader("new"), "here")
     assert list(path.parent.iterdir()) == []
 
@@ -356,29 +359,62 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(
     with pytest.raises(SettingsError, match=r"^here: the file can't be changed: No space left"):
         add_reader(path, reader("new"), "here")
     assert [one.name for one in read_readers(path).values()] == ["report"]
-    assert list(path.parent.iterdir()) == [path]
+    assert sorted(path.parent.iterdir()) == [lock_of(path), path]
 
 
-def test_a_user_who_holds_the_lock_of_the_folder_can_not_stop_a_change_for_ever(
+@needs_root
+def test_another_user_can_not_stop_a_change(path: Path) -> None:
+    """A user who may read the folder and the file can lock both, and not the file of the lock."""
+    add_reader(path, reader("report"))
+    path.chmod(0o644)
+    for folder in path.parents[:-1]:
+        if folder.stat().st_mode & 0o055 == 0:
+            folder.chmod(0o755)
+    program = f"""
+import fcntl, os, sys
+{become()}
+path = sys.argv[1]
+for name in (path, os.path.dirname(path)):
+    fcntl.flock(os.open(name, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+try:
+    os.open(sys.argv[2], os.O_RDWR)
+except PermissionError:
+    print("locked", flush=True)
+sys.stdin.read()
+"""
+    lock = lock_of(path)
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", program, str(path), str(lock)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"locked\n"
+        add_reader(path, reader("new"))
+        process.communicate()
+    assert len(read_readers(path)) == 2
+
+
+def test_the_wait_for_a_change_that_does_not_end_has_a_bound(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each user who may read the folder can lock it. The wait ends with an error."""
+    """It ends with an error, which says why."""
     add_reader(path, reader("report"))
-    monkeypatch.setattr(file_access, "LOCK_SECONDS", 0)
-    with open_folder(path.parent) as folder:
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        with pytest.raises(SettingsError, match=r"^here: .* another process holds the lock"):
-            add_reader(path, reader("new"), "here")
+    monkeypatch.setattr(file_writing, "LOCK_SECONDS", 0)
+    with (
+        file_writing.locked(path),
+        pytest.raises(SettingsError, match=r"^here: .* another process holds its lock"),
+    ):
+        add_reader(path, reader("new"), "here")
     add_reader(path, reader("new"))
-    assert len(read_readers(path)) == 2
 
 
 # ---------- several processes
 
 PROGRAM = """
-import os, signal, sys
+import fcntl, os, signal, sys
 from pathlib import Path
-from xots import file_access
+from xots import file_writing
 from xots.access import Reader, Scope, digest_of
 from xots.reader_file import add_reader
 {preface}
@@ -409,7 +445,7 @@ def adding(path: Path, *names: str, preface: str = "") -> subprocess.Popen[bytes
 
 
 @pytest.mark.safeguard(
-    file="file_access.py",
+    file="file_writing.py",
     old="fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)",
     new="pass",
     protects_from="a change that another one overwrites",
@@ -426,11 +462,11 @@ def test_changes_at_the_same_time_are_all_kept(path: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "number", "expected"),
     [
-        ("file_access.open_folder", 1, ["report"]),  # for its lock
+        ("fcntl.flock", 1, ["report"]),
         ("os.fchmod", 1, ["report"]),
         ("os.fsync", 1, ["report"]),
         ("Path.rename", 1, ["report"]),
-        ("file_access.open_folder", 2, ["report", "new"]),
+        ("file_writing.open_folder", 1, ["report", "new"]),
         ("os.fsync", 2, ["report", "new"]),
     ],
 )

@@ -13,19 +13,18 @@ __all__ = ["ReadLog", "Reads"]
 
 logger = logging.getLogger("xots.readers")
 
-MAX_ENTRIES = 10_000
-"""Upper bound on the pairs of account and reader. With ``readers: anyone``, each address is a
-reader."""
+MAX_READERS = 100
+"""Upper bound on the readers of an account. With ``readers: anyone``, each address is one."""
 
-OTHERS = "others"
-"""The name of all further readers together."""
+OTHERS = "(others)"
+"""The reads of those that are not listed any more. No reader of a file can have this name."""
 
 
 class Reads(msgspec.Struct):
     """The reads of one account by one reader, since the start of this process."""
 
     reader: str
-    """The name of a key, or ``uid:…`` or ``ip:…`` for a caller without one."""
+    """The name of the caller: see ``access.Caller``."""
     count: int
     first_at: datetime
     last_at: datetime
@@ -36,33 +35,49 @@ class ReadLog:
 
     def __init__(self) -> None:
         self._reads: dict[str, dict[str, Reads]] = {}
-        self._entries = 0
+        """By account and reader. The reader that has read last is the last one."""
 
     def note(self, account: str, reader: str, now: datetime) -> None:
         """Count a read.
 
         Args:
             account: the name of the account.
-            reader: the name of the caller: see ``access.Caller``.
+            reader: the name of the caller.
             now: the time on this host.
         """
         of_account = self._reads.setdefault(account, {})
-        if reader not in of_account and self._entries >= MAX_ENTRIES:
-            reader = OTHERS
-        if (found := of_account.get(reader)) is not None:
-            found.count += 1
-            found.last_at = now
-            return
-        of_account[reader] = Reads(reader=reader, count=1, first_at=now, last_at=now)
-        self._entries += 1
-        logger.info(
-            "%s: %s reads the access token for the first time since the start; /status counts its "
-            "further reads",
-            account,
-            safe_text(reader),
-        )
+        found = of_account.pop(reader, None)
+        if found is None:
+            found = Reads(reader=reader, count=0, first_at=now, last_at=now)
+            logger.info(
+                "%s: %s reads the access token for the first time; /status counts the rest",
+                account,
+                safe_text(reader),
+                extra={"limited": True},
+            )
+        found.count += 1
+        found.last_at = now
+        of_account[reader] = found
+        if len(of_account) > MAX_READERS:
+            _merge_oldest(of_account)
 
     def of(self, account: str) -> list[Reads]:
         """Return the reads of an account, the latest first."""
-        of_account = self._reads.get(account, {}).values()
-        return sorted(of_account, key=lambda reads: reads.last_at, reverse=True)
+        return list(reversed(self._reads.get(account, {}).values()))
+
+
+def _merge_oldest(of_account: dict[str, Reads]) -> None:
+    """Move the reads of the reader that has not read for longest to those of the others."""
+    others = of_account.pop(OTHERS, None)
+    oldest = of_account.pop(next(iter(of_account)))
+    if others is not None:
+        oldest = Reads(
+            reader=OTHERS,
+            count=others.count + oldest.count,
+            first_at=min(others.first_at, oldest.first_at),
+            last_at=max(others.last_at, oldest.last_at),
+        )
+    oldest.reader = OTHERS
+    rest = dict(of_account)
+    of_account.clear()
+    of_account.update({OTHERS: oldest} | rest)  # the others stay the oldest
