@@ -755,8 +755,10 @@ def test_login_shows_the_host_of_the_redirect_uri(
             found["GET /status"] = (200, STATUS)
 
         monkeypatch.setattr("time.sleep", sleep)
-        ended = xots("login", "--unix-socket", str(tmp_path / "xots.sock"))
-        assert ended == Ended(0, f"{words}\nlogged in\n", "")
+        path = tmp_path / "xots.sock"
+        hint = f"if no port is open there (address: none), forward it to {path} first, for example"
+        ended = xots("login", "--unix-socket", str(path))
+        assert ended == Ended(0, f"{words}\n{hint} by ssh -L\nlogged in\n", "")
 
 
 def test_status_shows_each_reader_on_a_line(xots: Xots, server: StandIn) -> None:

@@ -67,6 +67,11 @@ def login(options: argparse.Namespace) -> int:
         url = str(found["redirect_uri"]).removesuffix("/code")
         where = " on this machine" if url.partition("://")[2].startswith("localhost:") else ""
         show(f"open {url}{server.path}/home in a browser{where}, and log in")
+        if server.unix_socket is not None:
+            show(
+                f"if no port is open there (address: none), forward it to {server.unix_socket} "
+                "first, for example by ssh -L"
+            )
         while not _is_logged_in(_status(server)):
             time.sleep(LOGIN_POLL_INTERVAL_SECONDS)
     print("logged in")
