@@ -132,7 +132,8 @@ def test_check_says_who_may_read_the_token(sandbox: Sandbox, tmp_path: Path) -> 
         ("anyone", "warn access every program of every user on this machine (readers: anyone); "),
         (str(readers), f"ok access programs with the only key of {readers} (token: 1, admin: 0)"),
     ):
-        ended = process("check", *at(sandbox), XOTS_READERS=setting, XOTS_STORE="memory:")
+        given = {"XOTS_READERS": setting} if setting else {}
+        ended = process("check", *at(sandbox), XOTS_STORE="memory:", **given)
         assert ended.status == 0
         [line] = [line for line in lines_of(ended) if line.split()[1] == "access"]
         assert line.startswith(words)
