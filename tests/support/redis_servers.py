@@ -147,7 +147,12 @@ class RedisServer:
     def __exit__(self, *error: object) -> None:
         self.admin.close()
         self.kill()
-        shutil.rmtree(self.folder)
+        until(self._is_removed)
+
+    def _is_removed(self) -> bool:
+        """Remove the folder. A process that saves for the killed server may still write to it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return not self.folder.exists()
 
 
 def set_user(server: RedisServer, line: str) -> str:
