@@ -359,11 +359,13 @@ class ClockSkewed(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class TokenRead(Event):
-    """A caller received the access token."""
+    """Callers received the access token."""
 
     level: ClassVar[int] = logging.DEBUG
     token: str
     """Fingerprint of the access token."""
+    count: int = 1
+    """How many times. Repeated responses are reported once a second, together."""
 
     def __str__(self) -> str:
-        return f"access token #{self.token} was read"
+        return f"access token #{self.token} was read, times: {self.count}"

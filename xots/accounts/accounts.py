@@ -173,6 +173,13 @@ class Accounts:
         """End a request that entered the account."""
         self._keepers.leave(name)
 
+    def extend(self, keeper: TokenKeeper) -> bool:
+        """Keep a keeper open as a request does that enters its account. Return False if such a
+        request would be served by another keeper, or not at all."""
+        if keeper is self.default:
+            return True
+        return keeper.name in self._directory and self._keepers.extend(keeper)
+
     @asynccontextmanager
     async def opened(self, name: str, *, to_end: bool = False) -> AsyncIterator[Opened]:
         """Enter an account, and leave it at the end; arguments and errors as for ``enter``."""

@@ -157,11 +157,21 @@ class Keepers:
                 self._close(name)
             raise AccountUnusable("; ".join(problems))
         found.callers += 1
-        kept_seconds = LOGIN_TIMEOUT.total_seconds() if is_caller else 0
-        kept_until = self._shared.clock.elapsed() + kept_seconds
-        is_first = found.kept_until == math.inf
-        found.kept_until = kept_until if is_first else max(found.kept_until, kept_until)
+        self._keep(found, LOGIN_TIMEOUT.total_seconds() if is_caller else 0)
         return found
+
+    def extend(self, keeper: TokenKeeper) -> bool:
+        """Keep an open keeper open as a request does. Return False if ``enter`` would open another
+        one, or refuse the request."""
+        found = self._open.get(keeper.name)
+        if found is None or found.keeper is not keeper or self._tasks.closed:
+            return False
+        is_removed = found.config.is_removed(keeper.account)
+        if is_removed or self._has_other_settings(found) or _problems(found, to_end=False):
+            return False
+        self._keep(found, LOGIN_TIMEOUT.total_seconds())
+        self.schedule(keeper.name)
+        return True
 
     def leave(self, name: str) -> None:
         """End a use of the account. An idle keeper is closed."""
@@ -223,11 +233,20 @@ class Keepers:
 
     # ---------- inside
 
+    def _keep(self, found: Opened, seconds: float) -> None:
+        """Keep a keeper open for this time from now on, at least."""
+        kept_until = self._shared.clock.elapsed() + seconds
+        is_first = found.kept_until == math.inf
+        found.kept_until = kept_until if is_first else max(found.kept_until, kept_until)
+
     def _is_outdated(self, found: Opened) -> bool:
+        """Tell if a keeper is to be closed, since its account has other settings now."""
+        return self._has_other_settings(found) and self._is_free(found)
+
+    def _has_other_settings(self, found: Opened) -> bool:
         """Tell if the account was added again with other settings since it was opened, here or by
         another process, whose write the keeper follows."""
-        has_other_entry = found.keeper.account.entry != found.config.entry
-        return (found.is_outdated or has_other_entry) and self._is_free(found)
+        return found.is_outdated or found.keeper.account.entry != found.config.entry
 
     def _is_free(self, found: Opened) -> bool:
         """Tell if a keeper can be closed now: nothing uses it or would be lost."""

@@ -280,6 +280,23 @@ class TokenKeeper:
         """Return an access token: see ``Serving.token``."""
         return await self._serving.token(min_ttl, may_wait=may_wait)
 
+    def token_now(self, min_ttl: timedelta | None = None) -> AccessToken | None:
+        """Return the access token that ``token`` returns at once: see ``Serving.token_now``."""
+        return self._serving.token_now(min_ttl)
+
+    def min_life(self, min_ttl: timedelta | None) -> timedelta:
+        """Return the least lifetime left of the token of ``token_now``."""
+        return self._serving.min_life(min_ttl)
+
+    @property
+    def edition(self) -> object | None:
+        """The edition of what callers receive at once: see ``Serving.edition``."""
+        return self._serving.edition
+
+    def note_reads(self, access: AccessToken, count: int) -> None:
+        """Note that callers received this token: see ``Serving.note_reads``."""
+        self._serving.note_reads(access, count)
+
     async def refresh(self, *, by_user: bool = False) -> None:
         """Refresh now: see ``Serving.refresh``."""
         await self._serving.refresh(by_user=by_user)
@@ -340,6 +357,10 @@ class TokenKeeper:
             And the errors of ``connections`` if the list of the record does not answer it.
         """
         return await self._tenant_list.find(text, lambda: self.token(may_wait=may_wait), may_wait)
+
+    def known_tenant(self, text: str) -> str | None:
+        """Return the tenant id that ``tenant`` returns without a request; None if it makes one."""
+        return self._tenant_list.known_id(text)
 
     async def choose_tenant(self, tenant_id: str) -> None:
         """Use this organisation from now on.

@@ -81,22 +81,38 @@ class Serving:
         context = self._context
         started, requested_at = False, context.clock.now()
         context.usage.note(context.clock.elapsed(), access_lifetime(context.account))
-        access = self._servable(self._min_life(min_ttl))
+        access = self.token_now(min_ttl)
         while may_wait and access is None and not started and self._refresh_could_help(min_ttl):
             # A refresh of another caller may have been started for a shorter lifetime.
             started = await self._refreshing.join(
-                min_life=self._min_life(min_ttl),
+                min_life=self.min_life(min_ttl),
                 stale_ok=lambda: min_ttl is None and self.can_serve,
             )
-            access = self._servable(self._min_life(min_ttl))
+            access = self.token_now(min_ttl)
         issued_for_caller = started and issued_since(context.account, requested_at)
         if access is None and (min_ttl is None or issued_for_caller):
             access = self._servable(min_servable(context.account, context.policy))
         if access is None:
             raise self._no_token()
-        at, token = context.clock.now(), access.value.fingerprint
-        context.emit(TokenRead(account=context.name, at=at, token=token))
+        self._emit_reads(access, 1)
         return access
+
+    def token_now(self, min_ttl: timedelta | None = None) -> AccessToken | None:
+        """Return the access token that ``token`` returns without a refresh; None if there is
+        none."""
+        return self._servable(self.min_life(min_ttl))
+
+    def note_reads(self, access: AccessToken, count: int) -> None:
+        """Note that callers received this token of ``token_now``, as ``token`` notes each call."""
+        self._context.usage.note(self._context.clock.elapsed(), access.lifetime)
+        self._emit_reads(access, count)
+
+    @property
+    def edition(self) -> object | None:
+        """An object that is replaced when anything changes that callers receive, apart from what
+        the time changes; None while they receive nothing at once."""
+        is_stopped = self._ends_running or self._tasks.closed
+        return None if is_stopped else self._context.replica.account
 
     async def refresh(self, *, by_user: bool = False) -> None:
         """Refresh now, due or not, unless the token was issued within ``refresh_interval``. A wait
@@ -119,7 +135,8 @@ class Serving:
         if account.consent_id is None or not is_new:
             raise self._no_token()
 
-    def _min_life(self, min_ttl: timedelta | None) -> timedelta:
+    def min_life(self, min_ttl: timedelta | None) -> timedelta:
+        """Return the least lifetime left of a token that a caller receives without a refresh."""
         return effective_min_ttl(self._context.account, self._context.policy, min_ttl)
 
     def _servable(self, min_life: timedelta) -> AccessToken | None:
@@ -131,8 +148,14 @@ class Serving:
         """Tell if a refresh is in progress, or would be made now."""
         if self._ends_running:
             return False
-        step = self._context.next_step(min_life=self._min_life(min_ttl))
+        step = self._context.next_step(min_life=self.min_life(min_ttl))
         return self._refreshing.in_progress or is_work(step)
+
+    def _emit_reads(self, access: AccessToken, count: int) -> None:
+        context = self._context
+        token = access.value.fingerprint
+        at = context.clock.now()
+        context.emit(TokenRead(account=context.name, at=at, token=token, count=count))
 
     def _no_token(self) -> XotsError:
         if self._tasks.closed and self._context.account.consent_id is not None:

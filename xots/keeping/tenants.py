@@ -138,14 +138,9 @@ class TenantList:
             TokenUnavailable: the list is needed, and the caller may not wait. And those of
                 ``token``.
         """
-        account = self._context.account
-        used = account.tenant_id if account.consent_id is not None else None
-        has_list = self._context.has_list
-        if not has_list and used is not None and used.lower() == text.lower():
-            return used
-        if found := named(text, self.known or ()):
+        if found := self.known_id(text):
             return found
-        if has_list and not may_wait:
+        if self._context.has_list and not may_wait:
             server = self._context.server_name
             raise TokenUnavailable(f"many requests wait for {server} already; retry", 1.0)
         listed = organisations_of((await self.read(await token())).connections)
@@ -156,6 +151,18 @@ class TenantList:
             + _in_words(listed),
             [(one.tenant_id, one.name) for one in listed],
         )
+
+    def known_id(self, text: str) -> str | None:
+        """Return what ``find`` returns without a request; None if the record does not tell it.
+
+        Raises:
+            AmbiguousTenant: more than one organisation has the name.
+        """
+        account = self._context.account
+        used = account.tenant_id if account.consent_id is not None else None
+        if not self._context.has_list and used is not None and used.lower() == text.lower():
+            return used
+        return named(text, self.known or ())
 
     def refreshed(self) -> None:
         """Request the list after a refresh, if the organisation to use was not verified yet or no
