@@ -8,6 +8,7 @@ next request, on open connections too.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from .access import Reader, Rules
@@ -35,8 +36,9 @@ class LiveRules:
     """
 
     def __init__(self, settings: Settings, users: Reread[tuple[int, ...]] | None = None) -> None:
-        self._serves_anyone = settings.readers == ANYONE
-        self._allowed = settings.allowed_users
+        self._rules = Rules(
+            serves_anyone=settings.readers == ANYONE, allowed_users=settings.allowed_users
+        )
         # A fault in the file must neither stop the service nor open it to all.
         self._users = None if users is None else LastGood(users, _report_users)
         self._readers = None
@@ -45,16 +47,22 @@ class LiveRules:
             self._readers = Reread([path], lambda: read_readers(path, place))
 
     def __call__(self) -> Rules:
-        """Return the rules now.
+        """Return the rules now: the same object until they change.
 
         Raises:
             RulesUnreadable: the file of readers can't be read.
         """
-        return Rules(
-            readers=None if self._readers is None else _readable(self._readers),
-            serves_anyone=self._serves_anyone,
-            allowed_users=self._users.value() if self._users else self._allowed,
-        )
+        last = self._rules
+        readers = last.readers if self._readers is None else _readable(self._readers)
+        allowed = last.allowed_users if self._users is None else self._users.value()
+        if readers is not last.readers or allowed is not last.allowed_users:
+            self._rules = replace(last, readers=readers, allowed_users=allowed)
+        return self._rules
+
+    @property
+    def are_fixed(self) -> bool:
+        """True if no file can change them."""
+        return self._readers is None and self._users is None
 
 
 def _readable(readers: Reread[dict[str, Reader]]) -> dict[str, Reader]:

@@ -25,6 +25,7 @@ from .settings.parsing import ANYONE, NO_ADDRESS
 from .tls import LiveTls
 from .web.acceptor import Acceptor, Limits
 from .web.app import make_app
+from .web.express import Express
 from .web.guard import allowed_hosts
 from .web.in_flight import InFlight
 from .web.responses import WebConfig
@@ -121,9 +122,12 @@ class Server:
             self._opened.push(undo.pop_all())
         self.rotation = Rotation(self.accounts)
         limits = self._limits()
-        config = self._web_config(rules, max_waiting=limits.max_connections // 2)
+        express = self._express(rules)
+        config = self._web_config(rules, express, max_waiting=limits.max_connections // 2)
         app = make_app(self.accounts, sealer, config, self._in_flight)
-        self._acceptor = Acceptor(sockets, app, limits, uid_of=uid_of, tls=tls, clock=self._clock)
+        self._acceptor = Acceptor(
+            sockets, app, limits, uid_of=uid_of, tls=tls, express=express, clock=self._clock
+        )
         self._acceptor.start()
         self.rotation.start()
 
@@ -193,13 +197,21 @@ class Server:
             write_timeout=settings.write_timeout,
         )
 
-    def _web_config(self, rules: LiveRules, *, max_waiting: int) -> WebConfig:
+    def _express(self, rules: LiveRules) -> Express | None:
+        if not self.settings.express_lane:
+            return None
+        return Express(rules, self._clock, are_fixed=rules.are_fixed)
+
+    def _web_config(
+        self, rules: LiveRules, express: Express | None, *, max_waiting: int
+    ) -> WebConfig:
         settings, redirect_uri = self.settings, self.redirect_uri
         address = "localhost" if settings.address == NO_ADDRESS else settings.address
         return WebConfig(
             redirect_uri=redirect_uri,
             max_waiting=max_waiting,
             rules=rules,
+            express=express,
             hosts=allowed_hosts(
                 address, [self.port], redirect_uri, settings.scheme, settings.allowed_hosts
             ),

@@ -287,6 +287,13 @@ class Settings:
         "time for a client to take a response, in seconds",
         metavar="SECONDS",
     )
+    express_lane: bool = setting(
+        True,
+        parsing.boolean,
+        "whether requests for /token that are known get their response at once",
+        metavar="true|false",
+        default_text="true",
+    )
     ca_file: Path | None = setting(
         None,
         parsing.certificates,

@@ -31,6 +31,8 @@ from ..access import Peer, Transport
 from ..clock import Clock
 from ..peers import unix_peer
 from .connection import TLS, Connection, Connections, Phase
+from .express import Express
+from .express_connection import ExpressConnection
 from .refusals import (
     BAD_REQUEST,
     BODY_TOO_LARGE,
@@ -124,6 +126,7 @@ class Acceptor:
         uid_of: returns the id of the user at the other end of a TCP connection; None if that is
             not certain.
         tls: returns the context for a new TCP connection; None: TCP is plain.
+        express: the express lane of plain connections; None: Tornado serves all requests.
         clock: this host's clock.
     """
 
@@ -135,6 +138,7 @@ class Acceptor:
         *,
         uid_of: Callable[[socket.socket], int | None],
         tls: Callable[[], ssl.SSLContext] | None = None,
+        express: Express | None = None,
         clock: Clock,
     ) -> None:
         self.connections = Connections(clock)
@@ -142,7 +146,7 @@ class Acceptor:
         self.limits = limits
         """The limits on connections."""
         self._listening = list(listening)
-        self._uid_of, self._tls = uid_of, tls
+        self._uid_of, self._tls, self._express = uid_of, tls, express
         self._timeouts = {
             Phase.OPENED: limits.head_timeout,
             Phase.HEAD: limits.head_timeout,
@@ -171,6 +175,8 @@ class Acceptor:
         """Accept no more, and close the idle connections. The others close after the response to
         their present request."""
         self._http.is_stopping = True
+        if self._express is not None:
+            self._express.close()
         if self._resuming is None:
             self._ignore_listening()
         else:
@@ -185,8 +191,8 @@ class Acceptor:
         """Close all connections, after ``stop``."""
         self._sweeping.stop()
         await self._http.close_all_connections()
-        while (lingering := self.connections.first(Phase.LINGER)) is not None:
-            lingering.end()
+        while (left := self.connections.first(*Phase)) is not None:
+            left.end()
 
     # ---------- accepting
 
@@ -222,10 +228,12 @@ class Acceptor:
         connection = self._connection(accepted, peer)
         if connection is None:
             return
-        if has_room:
-            self._http.handle_stream(connection, address)
-        else:
+        if not has_room:
             connection.refuse(TOO_MANY_CONNECTIONS)
+        elif isinstance(connection, ExpressConnection):
+            connection.begin(lambda: self._http.handle_stream(connection, address))
+        else:
+            self._http.handle_stream(connection, address)
 
     def _peer(self, accepted: socket.socket, address: tuple[str, int]) -> Peer:
         """Return the other end of a connection. It is looked up at once, while the client still
@@ -237,12 +245,14 @@ class Acceptor:
 
     def _connection(self, accepted: socket.socket, peer: Peer) -> Connection | None:
         """Return the connection; None if the client is gone already."""
-        if self._tls is None or peer.transport is not Transport.TLS:
+        if self._tls is not None and peer.transport is Transport.TLS:
+            try:
+                return TlsConnection(accepted, self.connections, peer, self._tls())
+            except OSError:
+                return None
+        if self._express is None:
             return Connection(accepted, self.connections, peer)
-        try:
-            return TlsConnection(accepted, self.connections, peer, self._tls())
-        except OSError:
-            return None
+        return ExpressConnection(accepted, self.connections, peer, self._express)
 
     def _make_room(self) -> bool:
         """Return False if there is no room for another connection, and none can be made."""
@@ -283,6 +293,8 @@ class Acceptor:
 
     def sweep(self) -> None:
         """End the connections that are past a limit, and log what ended since the last sweep."""
+        if self._express is not None:
+            self._express.flush()
         for _ in range(MAX_ENDED_PER_TURN):
             if not self._end_one():
                 break

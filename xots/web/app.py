@@ -18,7 +18,6 @@ from . import accounts, acts, callback, health, openapi, pages, status, tokens
 from .guard import ACCOUNT_NAME
 from .handler import Handler, Subject
 from .in_flight import InFlight
-from .read_log import ReadLog
 from .responses import WebConfig
 
 __all__ = ["PATHS_OF_ACCOUNT", "ROUTES", "make_app", "openapi_document", "templates_folder"]
@@ -122,7 +121,6 @@ def make_app(
         "sealer": sealer,
         "config": config,
         "in_flight": in_flight,
-        "reads": ReadLog(),
     }
     routes = [*ROUTES, *ACCOUNT_ROUTES, *ASSETS]
     settings: dict[str, Any] = {
@@ -145,7 +143,8 @@ def _log_access(handler: Handler) -> None:
     if handler.refused:
         return
     request = handler.request
-    access_log.info(
+    access_log.log(
+        handler.access_level if handler.get_status() < 400 else logging.INFO,
         "%d %s %s %.0fms",
         handler.get_status(),
         handler.shown_target,

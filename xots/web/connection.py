@@ -13,6 +13,7 @@ from tornado.iostream import IOStream, UnsatisfiableReadError
 
 from ..access import Peer, Transport
 from ..clock import Clock
+from .express import Repeatable
 from .refusals import BAD_REQUEST, HEAD_TOO_LARGE, MAX_BODY_BYTES, MAX_HEAD_BYTES, Refusal
 
 __all__ = ["MAX_LINGERING", "TLS", "Connection", "Connections", "Phase"]
@@ -140,11 +141,15 @@ class Connection(IOStream):
         else:
             self.close()
 
+    def offer(self, source: Repeatable) -> None:
+        """Let the express lane repeat the response that is written next, if it serves this
+        connection."""
+
     # ---------- called by Tornado
 
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
         """Read, and notice the first byte of a request."""
-        received = super().read_from_fd(buf)
+        received = self.receive(buf)
         if received and self.phase in (Phase.OPENED, Phase.IDLE):
             is_first = self.phase is Phase.OPENED and self.peer.transport is not Transport.TLS
             if is_first and buf[0] == TLS_HANDSHAKE:
@@ -152,6 +157,10 @@ class Connection(IOStream):
                 return 0  # as at the end of the stream: Tornado closes it
             self.enter(Phase.HEAD)
         return received
+
+    def receive(self, buf: bytearray | memoryview) -> int | None:
+        """Read from the socket: see ``IOStream.read_from_fd``."""
+        return super().read_from_fd(buf)
 
     def write(self, data: bytes | memoryview) -> Future[None]:
         """Write, and notice a client that does not read."""

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from enum import Enum
 from typing import Any, ClassVar
 
 from tornado.web import Finish, HTTPError
 
-from ..access import ADMIN_SCOPES, Caller, Scope, Transport, forwarding_header, identify
+from ..access import ADMIN_SCOPES, Caller, Rules, Scope, Transport, forwarding_header, identify
 from ..accounts.accounts import Accounts
 from ..errors import AccessError, TokenUnavailable
 from ..keeping.keeper import TokenKeeper
 from ..sealing import Sealer
 from . import guard
 from .in_flight import InFlight
-from .read_log import ReadLog
 from .responses import Refused, Responses, WebConfig, supported_methods
 
 __all__ = ["Handler", "Subject"]
@@ -68,6 +68,12 @@ class Handler(Responses):
     caller: Caller | None = None
     """The sender of the request; None at an endpoint that is open to all."""
 
+    rules: Rules
+    """The rules that were looked at last."""
+
+    access_level: ClassVar[int] = logging.INFO
+    """The level of the line for a successful request in the access log."""
+
     SUPPORTED_METHODS = EveryMethod()
 
     def initialize(
@@ -76,11 +82,10 @@ class Handler(Responses):
         sealer: Sealer,
         config: WebConfig,
         in_flight: InFlight,
-        reads: ReadLog,
     ) -> None:
         """Take the arguments of ``make_app``."""
         self.accounts, self.sealer, self.config = accounts, sealer, config
-        self._in_flight, self.reads = in_flight, reads
+        self._in_flight = in_flight
         self.account_config = accounts.default_config
         self._counted: str | None = None
         """The account that the request is counted for."""
@@ -130,8 +135,9 @@ class Handler(Responses):
             return
         self.refused = True  # until all rules permit it
         headers = self.request.headers
+        self.rules = self.config.rules()
         self.caller = identify(
-            self.config.rules(),
+            self.rules,
             self.peer,
             headers.get_list("Authorization"),
             forwarding_header(headers),

@@ -35,15 +35,16 @@ class ReadLog:
 
     def __init__(self) -> None:
         self._reads: dict[str, dict[str, Reads]] = {}
-        """By account and reader. The reader that has read last is the last one."""
+        """By account and reader. The reader that was noted last is the last one."""
 
-    def note(self, account: str, reader: str, now: datetime) -> None:
+    def note(self, account: str, reader: str, now: datetime, count: int = 1) -> None:
         """Count a read.
 
         Args:
             account: the name of the account.
             reader: the name of the caller.
             now: the time on this host.
+            count: the number of reads, if there were several; ``now`` is that of the last.
         """
         of_account = self._reads.setdefault(account, {})
         found = of_account.pop(reader, None)
@@ -55,15 +56,16 @@ class ReadLog:
                 safe_text(reader),
                 extra={"limited": True},
             )
-        found.count += 1
-        found.last_at = now
+        found.count += count
+        found.last_at = max(found.last_at, now)
         of_account[reader] = found
         if len(of_account) > MAX_READERS:
             _merge_oldest(of_account)
 
     def of(self, account: str) -> list[Reads]:
         """Return the reads of an account, the latest first."""
-        return list(reversed(self._reads.get(account, {}).values()))
+        latest_first = reversed(self._reads.get(account, {}).values())
+        return sorted(latest_first, key=lambda reads: reads.last_at, reverse=True)
 
 
 def _merge_oldest(of_account: dict[str, Reads]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -21,9 +21,12 @@ from ..safe_text import MAX_MESSAGE, safe_text
 from ..wording import time_text
 from ..xero.identity_server import IdentityServer
 from . import accept, guard, problems
+from .connection import Connection
+from .express import Express
 from .headers import BROWSER_HEADERS, SECURITY_HEADERS
+from .read_log import ReadLog
 
-__all__ = ["UNSUPPORTED", "Refused", "Responses", "WebConfig", "supported_methods"]
+__all__ = ["UNSUPPORTED", "Refused", "Responses", "WebConfig", "json_text", "supported_methods"]
 
 logger = logging.getLogger("xots.web")
 
@@ -44,7 +47,8 @@ class Refused(HTTPError):
 
 @dataclass(frozen=True, kw_only=True)
 class WebConfig:
-    """The settings of the server that the handlers use. ``AccountConfig`` holds an account's."""
+    """The settings and parts of the server that the handlers use. ``AccountConfig`` holds an
+    account's settings."""
 
     redirect_uri: str
     max_waiting: int
@@ -54,6 +58,9 @@ class WebConfig:
     """Returns the rules of access now, or raises RulesUnreadable."""
     hosts: frozenset[str]
     """The permitted values of the Host header: see ``guard.allowed_hosts``."""
+    express: Express | None = None
+    """The express lane; None if it is off."""
+    reads: ReadLog = field(default_factory=ReadLog)
 
     @property
     def origin(self) -> str:
@@ -97,11 +104,16 @@ class Responses(RequestHandler):
     # ---------- the request
 
     @property
+    def stream(self) -> Connection:
+        """The connection."""
+        connection: Any = self.request.connection  # an HTTP1Connection
+        stream: Connection = connection.stream
+        return stream
+
+    @property
     def peer(self) -> Peer:
         """The other end of the connection."""
-        connection: Any = self.request.connection  # an HTTP1Connection
-        peer: Peer = connection.stream.peer
-        return peer
+        return self.stream.peer
 
     @property
     def server_name(self) -> str:
@@ -149,7 +161,7 @@ class Responses(RequestHandler):
     def write_json(self, content: Any, content_type: str = "application/json") -> None:
         """Write a value as JSON in ASCII, so that no character of a name drives a terminal."""
         self.set_header("Content-Type", f"{content_type}; charset=utf-8")
-        self.write(json.dumps(msgspec.to_builtins(content), separators=(",", ":")) + "\n")
+        self.write(json_text(content))
 
     def get_template_namespace(self) -> dict[str, Any]:
         """Return the names of every page. Each value in it passes through ``shown``."""
@@ -245,6 +257,11 @@ class Responses(RequestHandler):
             case _:
                 kind = {"kind": f"{typ.__name__} in {type(self).__name__}"}
                 logger.error("%s failed", where, exc_info=(typ, value, tb), extra=kind)
+
+
+def json_text(content: Any) -> str:
+    """Return a value as one line of JSON in ASCII."""
+    return json.dumps(msgspec.to_builtins(content), separators=(",", ":")) + "\n"
 
 
 def _shown(value: str | bytes) -> str:

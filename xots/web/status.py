@@ -48,7 +48,9 @@ class StatusHandler(Handler):
         """Respond with a page to a browser, and with JSON to a program."""
         keeper, outlook, now = self.keeper, self.keeper.outlook, self.keeper.clock.now()
         status = _fields(keeper, self.config.redirect_uri, outlook, now)
-        status |= {"readers": self.reads.of(keeper.name)}
+        if self.config.express is not None:
+            self.config.express.flush()
+        status |= {"readers": self.config.reads.of(keeper.name)}
         found = [
             *explanation(keeper, outlook, now, self.full_url),
             *_identity_server(keeper.account, self.account_config.identity_server.token_url),

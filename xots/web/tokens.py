@@ -2,64 +2,153 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from tornado.web import HTTPError
 
-from ..access import TOKEN_SCOPES
-from ..errors import TokenUnavailable
+from ..access import TOKEN_SCOPES, Caller
+from ..errors import TokenUnavailable, XotsError
+from ..keeping.keeper import TokenKeeper
+from ..lifecycle.account import AccessToken
+from .express import Body
 from .handler import Handler
+from .responses import json_text
 
 __all__ = ["ROUTES"]
 
+access_log = logging.getLogger("xots.access")
+
 MIN_TTL = re.compile(r"[0-9]{1,6}")
 """A whole number of seconds, up to 11 days: far more than the lifetime of any token."""
+
+UNREPEATED_HEADERS = ("Content-Length", "Transfer-Encoding", "Expect", "Cookie")
+"""The headers of requests that the express lane does not take: those with a body, and those of
+browsers, which change."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Demand:
+    """The token that a request demands."""
+
+    min_ttl: timedelta | None
+    """The least lifetime left; None: as the policy promises."""
+    tenant: str | None
+    """The organisation, by id or name; None: the one that was chosen."""
+    is_text: bool
+    """True if the response is the bare token."""
 
 
 class TokenHandler(Handler):
     """``GET /token``: a valid access token."""
 
     scopes = TOKEN_SCOPES
+    access_level = logging.DEBUG  # /status counts these
 
     async def get(self) -> None:
         """Respond 200 with the token, 401 before a login, 404 or 409 for a ``tenant`` that is no
         organisation of the login or several, or 503 with Retry-After if there is no token now."""
-        min_ttl = _min_ttl(self.get_query_arguments("min_ttl"))
-        tenant = _tenant(self.get_query_arguments("tenant"))
-        consent_id = self.keeper.account.consent_id
-        tenant_id = None
-        if tenant is not None:
-            tenant_id = await self.keeper.tenant(tenant, may_wait=not self.is_crowded)
-        access = await self.keeper.token(min_ttl, may_wait=not self.is_crowded)
-        account = self.keeper.account
-        if tenant is not None and account.consent_id != consent_id:
-            raise TokenUnavailable("the login has changed meanwhile; retry", 1.0)
-        now = self.keeper.clock.now()
-        if self.accepts("text/plain"):
-            self.set_header("Content-Type", "text/plain; charset=utf-8")
-            self.write(access.value.reveal())
-            self._note(now)
-            return
-        left = access.expires_at - now
-        problem = self.keeper.tenant_problem if tenant is None else None
-        self.write_json(
-            {
-                "accessToken": access.value.reveal(),
-                "tokenType": access.token_type,
-                "expiresAt": access.expires_at,
-                "expiresIn": int(left.total_seconds()),
-                "scopes": account.scopes_granted,
-                "tenantId": self.keeper.tenant_id if tenant is None else tenant_id,
-            }
-            | ({"tenantProblem": problem} if problem else {})
+        demand = _Demand(
+            min_ttl=_min_ttl(self.get_query_arguments("min_ttl")),
+            tenant=_tenant(self.get_query_arguments("tenant")),
+            is_text=self.accepts("text/plain"),
         )
-        self._note(now)
-
-    def _note(self, now: datetime) -> None:
-        """Count the read. The response to HEAD holds no token."""
+        keeper, consent_id = self.keeper, self.keeper.account.consent_id
+        tenant_id = None
+        if demand.tenant is not None:
+            tenant_id = await keeper.tenant(demand.tenant, may_wait=not self.is_crowded)
+        access = await keeper.token(demand.min_ttl, may_wait=not self.is_crowded)
+        if demand.tenant is not None and keeper.account.consent_id != consent_id:
+            raise TokenUnavailable("the login has changed meanwhile; retry", 1.0)
+        now = keeper.clock.now()
+        media_type = "text/plain" if demand.is_text else "application/json"
+        self.set_header("Content-Type", f"{media_type}; charset=utf-8")
+        self.set_header("Date", now)
+        self.write(_body(keeper, demand, access, tenant_id, now).content)
         if self.caller is not None and self.request.method != "HEAD":
-            self.reads.note(self.keeper.name, self.caller.name, now)
+            self.config.reads.note(keeper.name, self.caller.name, now)
+            self._offer(demand, self.caller, now)
+
+    def _offer(self, demand: _Demand, caller: Caller, now: datetime) -> None:
+        """Let the express lane repeat the response."""
+        headers = self.request.headers
+        is_basic = headers.get("Authorization", "").lower().startswith("basic")
+        has_body_or_cookie = any(name in headers for name in UNREPEATED_HEADERS)
+        if is_basic or has_body_or_cookie or access_log.isEnabledFor(logging.DEBUG):
+            return
+        self.stream.offer(_Repeated(self, demand, caller, now))
+
+
+class _Repeated:
+    """The response to requests with the same head from the same sender: see
+    ``express.Repeatable``."""
+
+    def __init__(
+        self, handler: TokenHandler, demand: _Demand, caller: Caller, made_at: datetime
+    ) -> None:
+        self.keeper, self.rules, self.made_at = handler.keeper, handler.rules, made_at
+        self._demand, self._caller = demand, caller
+        self._accounts, self._reads = handler.accounts, handler.config.reads
+        self._access: AccessToken | None = None
+
+    def body(self, now: datetime) -> Body | None:
+        """Return the body at a time; None if the handler has to decide."""
+        keeper, demand, tenant_id = self.keeper, self._demand, None
+        if not self._accounts.extend(keeper):
+            return None
+        if demand.tenant is not None:
+            try:
+                tenant_id = keeper.known_tenant(demand.tenant)
+            except XotsError:
+                return None
+            if tenant_id is None:
+                return None
+        self._access = keeper.token_now(demand.min_ttl)
+        if self._access is None:
+            return None
+        return _body(keeper, demand, self._access, tenant_id, now)
+
+    def count(self, number: int, at: datetime) -> None:
+        """Count repeated responses, of which the last was sent at a time."""
+        self._reads.note(self.keeper.name, self._caller.name, at, number)
+        if self._access is not None:
+            self.keeper.note_reads(self._access, number)
+
+
+def _body(
+    keeper: TokenKeeper,
+    demand: _Demand,
+    access: AccessToken,
+    tenant_id: str | None,
+    now: datetime,
+) -> Body:
+    """Return the body at a time.
+
+    Args:
+        keeper: the account's keeper.
+        demand: the token that the request demands.
+        access: the token.
+        tenant_id: the organisation that ``demand`` names.
+        now: the time.
+    """
+    seconds_left = int((access.expires_at - now).total_seconds())
+    until = access.expires_at - max(
+        timedelta(seconds=seconds_left), keeper.min_life(demand.min_ttl)
+    )
+    if demand.is_text:
+        return Body(access.value.reveal().encode(), until)
+    problem = keeper.tenant_problem if demand.tenant is None else None
+    content = {
+        "accessToken": access.value.reveal(),
+        "tokenType": access.token_type,
+        "expiresAt": access.expires_at,
+        "expiresIn": seconds_left,
+        "scopes": keeper.account.scopes_granted,
+        "tenantId": keeper.tenant_id if demand.tenant is None else tenant_id,
+    } | ({"tenantProblem": problem} if problem else {})
+    return Body(json_text(content).encode(), until)
 
 
 def _min_ttl(values: list[str]) -> timedelta | None:

@@ -1,0 +1,221 @@
+"""The express lane: it repeats the responses of ``/token`` to requests that are known.
+
+The first request of its kind goes through Tornado's parser, the guard, the rules of access and the
+handler. The lane then remembers its head, byte for byte, with the sender: the same user or address,
+over the same transport. The next request with this head gets the current response without being
+parsed again. ``tokens`` defines the response; the lane repeats its bytes, and keeps the headers
+``Date`` and ``Content-Length`` true.
+
+A response is repeated only as long as all this holds:
+
+- the rules of access are the object that the handler checked. They are looked at once in each turn
+  of the event loop, before its first request, so that a request that was sent after a change is
+  checked by the new rules;
+- the account's record is the one that the response was made of, and no login is being ended;
+- the second in which it was made. Then its body is made anew, by the handler's function.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple, Protocol
+
+from tornado.httputil import format_timestamp
+
+from ..access import Peer, Rules
+from ..clock import Clock
+from ..errors import RulesUnreadable
+from ..keeping.keeper import TokenKeeper
+
+__all__ = ["MAX_HEAD_BYTES", "Body", "Express", "Repeatable", "Sender", "sender_of"]
+
+MAX_HEAD_BYTES = 2048
+"""Upper bound on a head that the lane remembers. Those of programs have a few hundred bytes."""
+
+MAX_HEADS = 256
+"""Upper bound on the heads that it remembers. With one more it forgets all: those that are in use
+are soon known again."""
+
+MAX_RESPONSE_BYTES = 64 << 10
+"""Upper bound on a response that it remembers, 16 MiB in all."""
+
+ONE_HEAD = re.compile(rb"GET [^\r\n]+ HTTP/1\.1\r\n(?:[^\r\n]+\r\n)+\r\n")
+"""A whole head and nothing else. Tornado would take a bare LF for an end of line too."""
+
+RESPONSE = re.compile(
+    rb"(HTTP/1\.1 200 [^\r]*\r\n(?:[^\r]+\r\n)*?Date: )[^\r]+"
+    rb"(\r\n(?:[^\r]+\r\n)*?Content-Length: )[0-9]+"
+    rb"(\r\n(?:[^\r]+\r\n)*\r\n).*",
+    re.DOTALL,
+)
+
+Sender = tuple[str, int | None, str | None]
+"""Transport, user and address of a peer: the decision of ``access`` depends on no more of it."""
+
+NONE: Mapping[bytes, _Known] = {}
+
+
+class Body(NamedTuple):
+    """The body of a response, at one time."""
+
+    content: bytes
+    until: datetime
+    """Before this time, the body stays the same while the account's edition does."""
+
+
+class Repeatable(Protocol):
+    """A response that may be repeated to requests with the same head from the same sender."""
+
+    keeper: TokenKeeper
+    rules: Rules
+    """The rules that permitted the request."""
+    made_at: datetime
+    """The time at which the handler made its response."""
+
+    def body(self, now: datetime) -> Body | None:
+        """Return the body at a time; None if the handler has to decide."""
+
+    def count(self, number: int, at: datetime) -> None:
+        """Count repeated responses, of which the last was sent at a time."""
+
+
+class _Known:
+    """A known head, and the response to it."""
+
+    def __init__(self, source: Repeatable, parts: Sequence[bytes]) -> None:
+        self.response = b""
+        self.closes = b"\r\nConnection: close\r\n" in parts[2]
+        self._source, self._parts = source, parts
+        self._edition: object | None = None
+        self._since = self._until = self._last_at = source.made_at
+        self._count = 0
+
+    def is_ready(self, now: datetime) -> bool:
+        """Make ``response`` that of now, if it is not. Return False if the handler has to."""
+        is_same = self._edition is self._source.keeper.edition
+        return (is_same and self._since <= now < self._until) or self.make(now)
+
+    def make(self, now: datetime) -> bool:
+        """Make the response of a time. Return False if the handler has to."""
+        self.flush()
+        edition = self._source.keeper.edition
+        body = None if edition is None else self._source.body(now)
+        if body is None:
+            return False
+        before_date, before_length, rest = self._parts
+        date, length = format_timestamp(now).encode(), b"%d" % len(body.content)
+        self.response = b"".join((before_date, date, before_length, length, rest, body.content))
+        next_second = now.replace(microsecond=0) + timedelta(seconds=1)
+        self._edition, self._since, self._until = edition, now, min(body.until, next_second)
+        return len(self.response) <= MAX_RESPONSE_BYTES
+
+    def note(self, now: datetime) -> None:
+        """Note that the response is sent now."""
+        self._count += 1
+        self._last_at = now
+
+    def flush(self) -> None:
+        """Count the responses since the last call."""
+        if self._count:
+            number, self._count = self._count, 0
+            self._source.count(number, self._last_at)
+
+
+class Express:
+    """The express lane of one server.
+
+    Args:
+        rules: returns the rules of access now: the same object until they change; raises
+            RulesUnreadable.
+        clock: this host's clock.
+        are_fixed: True if the rules never change.
+    """
+
+    def __init__(self, rules: Callable[[], Rules], clock: Clock, *, are_fixed: bool) -> None:
+        self._rules_now, self._clock, self._are_fixed = rules, clock, are_fixed
+        self._rules: Rules | None = None
+        """The rules by which all known heads were permitted."""
+        self._is_checked = False
+        """True if ``_rules`` are those of this turn of the event loop."""
+        self._known: dict[Sender, dict[bytes, _Known]] = {}
+        self._is_closed = False
+
+    def find(self, sender: Sender, head: bytes) -> _Known | None:
+        """Return the response to the request with this head, which counts as sent; None if the
+        lane does not know it."""
+        known = self._known.get(sender, NONE).get(head)
+        if known is None or not (self._is_checked or self._rules_hold()):
+            return None
+        now = self._clock.now()
+        if not known.is_ready(now):
+            return None
+        known.note(now)
+        return known
+
+    def learn(self, sender: Sender, head: bytes, response: bytes, source: Repeatable) -> None:
+        """Remember a head and its response, just sent, if the lane can repeat exactly these bytes.
+
+        Args:
+            sender: the sender of the request.
+            head: its head.
+            response: the whole response.
+            source: makes the response again.
+        """
+        self._rules_hold()
+        parts = RESPONSE.fullmatch(response)
+        is_one_head = len(head) <= MAX_HEAD_BYTES and ONE_HEAD.fullmatch(head) is not None
+        if self._is_closed or source.rules is not self._rules or not is_one_head or parts is None:
+            return
+        known = _Known(source, parts.groups())
+        if not known.make(source.made_at) or known.response != response:
+            return
+        if sum(map(len, self._known.values())) >= MAX_HEADS:
+            self.forget()
+        self._known.setdefault(sender, {})[head] = known
+
+    def flush(self) -> None:
+        """Count all repeated responses."""
+        for heads in self._known.values():
+            for known in heads.values():
+                known.flush()
+
+    def forget(self) -> None:
+        """Forget all heads."""
+        self.flush()
+        self._known.clear()
+
+    def close(self) -> None:
+        """Know no head from now on: Tornado's path closes each connection after its response."""
+        self._is_closed = True
+        self.forget()
+
+    def _rules_hold(self) -> bool:
+        """Look at the rules, at most once in a turn of the event loop. Return False if they have
+        changed, so that all heads are forgotten."""
+        if self._is_checked:
+            return True
+        try:
+            rules = self._rules_now()
+        except RulesUnreadable:
+            self.forget()
+            return False
+        self._is_checked = True
+        if not self._are_fixed:
+            # It runs before the events of the next turn.
+            asyncio.get_running_loop().call_soon(self._uncheck)
+        if rules is self._rules:
+            return True
+        self.forget()
+        self._rules = rules
+        return False
+
+    def _uncheck(self) -> None:
+        self._is_checked = False
+
+
+def sender_of(peer: Peer) -> Sender:
+    """Return what the decision on a request depends on of its peer."""
+    return (peer.transport.value, peer.uid, peer.address)
