@@ -12,7 +12,6 @@ import pwd
 import socket
 import struct
 from contextlib import suppress
-from ipaddress import ip_address
 from typing import Final, NamedTuple
 
 __all__ = ["MAX_ID", "NOBODY", "PeerLookup", "group_text", "uid_of_user", "unix_peer", "user_text"]
@@ -131,8 +130,15 @@ class PeerLookup:
 
 def _identity(theirs: tuple[str, int], ours: tuple[str, int], prefix: bytes = b"") -> bytes:
     """Return the ports and addresses of a socket as the kernel writes them."""
-    addresses = (prefix + ip_address(host.partition("%")[0]).packed for host, *_ in (theirs, ours))
-    return SOCKET_ID.pack(theirs[1], ours[1], *addresses)
+    return SOCKET_ID.pack(
+        theirs[1], ours[1], prefix + _packed(theirs[0]), prefix + _packed(ours[0])
+    )
+
+
+def _packed(host: str) -> bytes:
+    """Return the bytes of an IP address."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.inet_pton(family, host.partition("%")[0])
 
 
 def unix_peer(connected: socket.socket) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections import Counter, OrderedDict
-from enum import Enum, auto
+from enum import IntEnum, auto
 from typing import Any
 
 from tornado.concurrent import Future
@@ -36,8 +36,9 @@ MAX_DISCARDED_BYTES = 8 << 20
 ``requests`` read the response only after they have sent their whole body."""
 
 
-class Phase(Enum):
-    """The phase of a connection, by the event that it waits for."""
+class Phase(IntEnum):
+    """The phase of a connection, by the event that it waits for. The number has no meaning: a dict
+    finds it faster than a plain member."""
 
     OPENED = auto()
     """The first byte."""
