@@ -59,11 +59,6 @@ class LiveRules:
             self._rules = replace(last, readers=readers, allowed_users=allowed)
         return self._rules
 
-    @property
-    def are_fixed(self) -> bool:
-        """True if no file can change them."""
-        return self._readers is None and self._users is None
-
 
 def _readable(readers: Reread[dict[str, Reader]]) -> dict[str, Reader]:
     """Return the readers; raises as ``LiveRules``. The receiver of the response is not known, so it

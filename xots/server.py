@@ -200,7 +200,7 @@ class Server:
     def _express(self, rules: LiveRules) -> Express | None:
         if not self.settings.express_lane:
             return None
-        return Express(rules, self._clock, are_fixed=rules.are_fixed)
+        return Express(rules, self._clock)
 
     def _web_config(
         self, rules: LiveRules, express: Express | None, *, max_waiting: int

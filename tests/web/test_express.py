@@ -94,6 +94,24 @@ async def test_a_known_request_gets_the_same_bytes_without_the_handler(
     assert handled == ["/token"]
 
 
+async def test_the_lane_reads_first_although_the_next_request_comes_at_once(
+    logged_in: Server, handled: list[str]
+) -> None:
+    """Tornado looks for it as soon as it has sent a response, before the event loop tells of it."""
+    with contextlib.closing(socket.create_connection(("127.0.0.1", logged_in.port))) as client:
+        client.sendall(head(logged_in))
+        client.setblocking(False)
+        responses = 0
+        async with asyncio.timeout(10):
+            while responses < 5:
+                with contextlib.suppress(BlockingIOError):
+                    client.recv(1 << 16)
+                    client.send(head(logged_in))  # before Tornado's next turn
+                    responses += 1
+                await asyncio.sleep(0)
+    assert handled == ["/token"]
+
+
 @pytest.mark.parametrize(
     ("target", "line"),
     [

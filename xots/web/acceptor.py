@@ -32,7 +32,7 @@ from ..clock import Clock
 from ..peers import unix_peer
 from .connection import TLS, Connection, Connections, Phase
 from .express import Express
-from .express_connection import ExpressConnection
+from .express_connection import ExpressConnection, Watch
 from .refusals import (
     BAD_REQUEST,
     BODY_TOO_LARGE,
@@ -146,7 +146,8 @@ class Acceptor:
         self.limits = limits
         """The limits on connections."""
         self._listening = list(listening)
-        self._uid_of, self._tls, self._express = uid_of, tls, express
+        self._uid_of, self._tls = uid_of, tls
+        self._watch = None if express is None else Watch(express)
         self._timeouts = {
             Phase.OPENED: limits.head_timeout,
             Phase.HEAD: limits.head_timeout,
@@ -169,14 +170,16 @@ class Acceptor:
     def start(self) -> None:
         """Accept, and keep the limits, in the running event loop."""
         self._sweeping.start()
+        if self._watch is not None:
+            self._watch.start()
         self._resume()
 
     def stop(self) -> None:
         """Accept no more, and close the idle connections. The others close after the response to
         their present request."""
         self._http.is_stopping = True
-        if self._express is not None:
-            self._express.close()
+        if self._watch is not None:
+            self._watch.express.close()
         if self._resuming is None:
             self._ignore_listening()
         else:
@@ -193,6 +196,9 @@ class Acceptor:
         await self._http.close_all_connections()
         while (left := self.connections.first(*Phase)) is not None:
             left.end()
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
 
     # ---------- accepting
 
@@ -250,9 +256,9 @@ class Acceptor:
                 return TlsConnection(accepted, self.connections, peer, self._tls())
             except OSError:
                 return None
-        if self._express is None:
+        if self._watch is None:
             return Connection(accepted, self.connections, peer)
-        return ExpressConnection(accepted, self.connections, peer, self._express)
+        return ExpressConnection(accepted, self.connections, peer, self._watch)
 
     def _make_room(self) -> bool:
         """Return False if there is no room for another connection, and none can be made."""
@@ -293,8 +299,8 @@ class Acceptor:
 
     def sweep(self) -> None:
         """End the connections that are past a limit, and log what ended since the last sweep."""
-        if self._express is not None:
-            self._express.flush()
+        if self._watch is not None:
+            self._watch.express.flush()
         for _ in range(MAX_ENDED_PER_TURN):
             if not self._end_one():
                 break

@@ -8,8 +8,8 @@ parsed again. ``tokens`` defines the response; the lane repeats its bytes, and k
 
 A response is repeated only as long as all this holds:
 
-- the rules of access are the object that the handler checked. They are looked at once in each turn
-  of the event loop, before its first request, so that a request that was sent after a change is
+- the rules of access are the object that the handler checked. They are looked at once a request
+  has arrived, for all that have arrived by then, so that a request that was sent after a change is
   checked by the new rules;
 - the account's record is the one that the response was made of, and no login is being ended;
 - the second in which it was made. Then its body is made anew, by the handler's function.
@@ -17,7 +17,6 @@ A response is repeated only as long as all this holds:
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -86,17 +85,27 @@ class _Known:
     """A known head, and the response to it."""
 
     def __init__(self, source: Repeatable, parts: Sequence[bytes]) -> None:
-        self.response = b""
         self.closes = b"\r\nConnection: close\r\n" in parts[2]
+        """True if the connection ends with the response."""
+        self.response = b""
+        self.turn = 0
+        """The turn in which the response was found to be that of now."""
+        self.count = 0
+        """The responses that are not counted elsewhere yet."""
         self._source, self._parts = source, parts
         self._edition: object | None = None
+        """The account's edition of which the response was made."""
         self._since = self._until = self._last_at = source.made_at
-        self._count = 0
 
     def is_ready(self, now: datetime) -> bool:
         """Make ``response`` that of now, if it is not. Return False if the handler has to."""
-        is_same = self._edition is self._source.keeper.edition
-        return (is_same and self._since <= now < self._until) or self.make(now)
+        is_current = (
+            self._edition is self._source.keeper.edition and self._since <= now < self._until
+        )
+        if not (is_current or self.make(now)):
+            return False
+        self._last_at = now
+        return True
 
     def make(self, now: datetime) -> bool:
         """Make the response of a time. Return False if the handler has to."""
@@ -112,15 +121,10 @@ class _Known:
         self._edition, self._since, self._until = edition, now, min(body.until, next_second)
         return len(self.response) <= MAX_RESPONSE_BYTES
 
-    def note(self, now: datetime) -> None:
-        """Note that the response is sent now."""
-        self._count += 1
-        self._last_at = now
-
     def flush(self) -> None:
         """Count the responses since the last call."""
-        if self._count:
-            number, self._count = self._count, 0
+        if self.count:
+            number, self.count = self.count, 0
             self._source.count(number, self._last_at)
 
 
@@ -131,28 +135,42 @@ class Express:
         rules: returns the rules of access now: the same object until they change; raises
             RulesUnreadable.
         clock: this host's clock.
-        are_fixed: True if the rules never change.
     """
 
-    def __init__(self, rules: Callable[[], Rules], clock: Clock, *, are_fixed: bool) -> None:
-        self._rules_now, self._clock, self._are_fixed = rules, clock, are_fixed
+    def __init__(self, rules: Callable[[], Rules], clock: Clock) -> None:
+        self._rules_now, self._clock = rules, clock
         self._rules: Rules | None = None
         """The rules by which all known heads were permitted."""
-        self._is_checked = False
-        """True if ``_rules`` are those of this turn of the event loop."""
+        self._now = clock.now()
+        self._turn = 0
+        """The number of the last look: what a response depends on was the same since."""
         self._known: dict[Sender, dict[bytes, _Known]] = {}
         self._is_closed = False
+
+    def look(self) -> None:
+        """Look at the rules and the clock. Called before the requests that have arrived until now,
+        and again before those that arrive later."""
+        self._turn += 1
+        self._now = self._clock.now()
+        try:
+            rules = self._rules_now()
+        except RulesUnreadable:
+            rules = None
+        if rules is None or rules is not self._rules:
+            self.forget()
+            self._rules = rules
 
     def find(self, sender: Sender, head: bytes) -> _Known | None:
         """Return the response to the request with this head, which counts as sent; None if the
         lane does not know it."""
         known = self._known.get(sender, NONE).get(head)
-        if known is None or not (self._is_checked or self._rules_hold()):
+        if known is None:
             return None
-        now = self._clock.now()
-        if not known.is_ready(now):
-            return None
-        known.note(now)
+        if known.turn != self._turn:
+            if not known.is_ready(self._now):
+                return None
+            known.turn = self._turn
+        known.count += 1
         return known
 
     def learn(self, sender: Sender, head: bytes, response: bytes, source: Repeatable) -> None:
@@ -164,7 +182,7 @@ class Express:
             response: the whole response.
             source: makes the response again.
         """
-        self._rules_hold()
+        self.look()
         parts = RESPONSE.fullmatch(response)
         is_one_head = len(head) <= MAX_HEAD_BYTES and ONE_HEAD.fullmatch(head) is not None
         if self._is_closed or source.rules is not self._rules or not is_one_head or parts is None:
@@ -191,29 +209,6 @@ class Express:
         """Know no head from now on: Tornado's path closes each connection after its response."""
         self._is_closed = True
         self.forget()
-
-    def _rules_hold(self) -> bool:
-        """Look at the rules, at most once in a turn of the event loop. Return False if they have
-        changed, so that all heads are forgotten."""
-        if self._is_checked:
-            return True
-        try:
-            rules = self._rules_now()
-        except RulesUnreadable:
-            self.forget()
-            return False
-        self._is_checked = True
-        if not self._are_fixed:
-            # It runs before the events of the next turn.
-            asyncio.get_running_loop().call_soon(self._uncheck)
-        if rules is self._rules:
-            return True
-        self.forget()
-        self._rules = rules
-        return False
-
-    def _uncheck(self) -> None:
-        self._is_checked = False
 
 
 def sender_of(peer: Peer) -> Sender:

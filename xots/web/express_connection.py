@@ -2,18 +2,62 @@
 
 from __future__ import annotations
 
+import selectors
 import socket
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from tornado.concurrent import Future
+from tornado.ioloop import IOLoop
 
 from ..access import Peer
 from .connection import Connection, Connections, Phase
 from .express import MAX_HEAD_BYTES, Express, Repeatable, sender_of
 
 __all__ = ["ExpressConnection"]
+
+READ = IOLoop.READ
+
+
+class Watch:
+    """Watches the connections that Tornado does not serve yet.
+
+    The event loop sees one descriptor for all of them, and looks at one event for all requests that
+    have arrived. A turn for each of them would take as long as the response.
+
+    Args:
+        express: the lane.
+    """
+
+    def __init__(self, express: Express) -> None:
+        self.express = express
+        self._selector = selectors.DefaultSelector()
+
+    def start(self) -> None:
+        """Respond to requests in the running event loop."""
+        IOLoop.current().add_handler(self._selector.fileno(), self._respond, READ)
+
+    def close(self) -> None:
+        """Watch no more."""
+        IOLoop.current().remove_handler(self._selector.fileno())
+        self._selector.close()
+
+    def add(self, connection: ExpressConnection) -> None:
+        """Watch a connection."""
+        self._selector.register(connection.socket, selectors.EVENT_READ, connection)
+
+    def remove(self, connection: ExpressConnection) -> None:
+        """Watch a connection no more."""
+        self._selector.unregister(connection.socket)
+
+    def _respond(self, selector: int, events: int) -> None:
+        arrived = self._selector.select(0)
+        self.express.look()
+        for key, _ in arrived:
+            connection: ExpressConnection = key.data
+            if not connection.closed():
+                connection.respond()
 
 
 class ExpressConnection(Connection):
@@ -26,18 +70,15 @@ class ExpressConnection(Connection):
         accepted: the socket.
         connections: all connections, which it joins.
         peer: its other end.
-        express: the lane.
+        watch: watches it until the event loop does.
     """
 
     def __init__(
-        self,
-        accepted: socket.socket,
-        connections: Connections,
-        peer: Peer,
-        express: Express,
+        self, accepted: socket.socket, connections: Connections, peer: Peer, watch: Watch
     ) -> None:
         super().__init__(accepted, connections, peer)
-        self._express, self._sender = express, sender_of(peer)
+        self._express, self._sender = watch.express, sender_of(peer)
+        self._watch, self._is_watched = watch, False
         self._serve: Callable[[], None] | None = None
         """Lets Tornado serve the connection; None once it does."""
         self._unread = b""
@@ -53,7 +94,8 @@ class ExpressConnection(Connection):
             serve: lets Tornado serve the connection.
         """
         self._serve = serve
-        self._add_io_state(self.io_loop.READ)
+        self._watch.add(self)
+        self._is_watched = True
 
     def offer(self, source: Repeatable) -> None:
         """Let the lane repeat the response that is written next."""
@@ -66,22 +108,30 @@ class ExpressConnection(Connection):
 
         Tornado has no public function for this. It calls this one for each event of the socket.
         """
-        if events == self.io_loop.READ and self._is_between_requests and self._read_first():
-            return
-        if self._serve is None:
+        if events == READ and self._is_between_requests:
+            self._express.look()
+            self.respond()
+        else:
             super()._handle_events(fd, events)
-            return
-        serve, self._serve = self._serve, None
-        serve()
+
+    def close_fd(self) -> None:
+        """Close the socket, or let it linger after a refusal."""
+        self._leave_watch()
+        super().close_fd()
 
     def receive(self, buf: bytearray | memoryview) -> int | None:
-        """Return the bytes that the lane has read, or those of the socket."""
+        """Return the bytes that the lane has read, or those of the socket. Between two requests,
+        Tornado gets none before the lane has read: it has to wait for the next event."""
         if not self._unread:
             self._head = None
-            return super().receive(buf)
+            return None if self._is_between_requests else super().receive(buf)
         received, self._unread = self._unread, b""
         buf[: len(received)] = received
-        return len(received)
+        if len(received) <= MAX_HEAD_BYTES:
+            return len(received)
+        # More may have arrived. Unread, it would turn a close into a reset.
+        more = super().receive(memoryview(buf)[len(received) :])
+        return len(received) + (more or 0)
 
     def write(self, data: bytes | memoryview) -> Future[None]:
         """Write, and let the lane learn a response that was offered."""
@@ -100,23 +150,35 @@ class ExpressConnection(Connection):
         is_waiting = self.phase is Phase.IDLE or self.phase is Phase.OPENED
         return is_waiting and not self._read_buffer_size
 
-    def _read_first(self) -> bool:
-        """Read, and respond. Return False if Tornado has to."""
+    def respond(self) -> None:
+        """Read a request, and respond to it or let Tornado do so. ``Express.look`` comes before."""
         try:
             received = self.socket.recv(MAX_HEAD_BYTES + 1)
         except BlockingIOError:
-            return True
+            return
         except OSError:
             received = b""
-        if not received:
-            self.close()
-            return True
         known = self._express.find(self._sender, received)
-        if known is None:
+        if known is not None:
+            self._send(known.response, closes=known.closes)
+        elif received:
             self._unread = self._head = received
-            return False
-        self._send(known.response, closes=known.closes)
-        return True
+            self._let_tornado_read()
+        else:
+            self.close()
+
+    def _let_tornado_read(self) -> None:
+        if self._serve is None:
+            super()._handle_events(self.fileno(), READ)
+            return
+        self._leave_watch()
+        serve, self._serve = self._serve, None
+        serve()
+
+    def _leave_watch(self) -> None:
+        if self._is_watched:
+            self._is_watched = False
+            self._watch.remove(self)
 
     def _send(self, response: bytes, *, closes: bool) -> None:
         try:
@@ -136,6 +198,7 @@ class ExpressConnection(Connection):
     def _send_rest(self, rest: memoryview, *, closes: bool) -> None:
         """Send the rest to a client that does not read as fast, and read nothing meanwhile."""
         self.enter(Phase.WRITE)
+        self._leave_watch()
         written = super().write(rest)
         if self.writing():
             self.io_loop.update_handler(self.fileno(), self.io_loop.WRITE)
