@@ -1,4 +1,4 @@
-"""The shape of the package: each file is read in a sitting, each class in one piece."""
+"""The shape of the package and of the benchmarks: each file is read in a sitting, each class in one piece."""
 
 from __future__ import annotations
 
@@ -9,16 +9,22 @@ import pytest
 
 import xots
 
+ROOT = Path(__file__).parents[2]
 PACKAGE = Path(xots.__file__).parent
 
-MODULES = sorted(PACKAGE.rglob("*.py"))
+MODULES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
 
 MAX_LINES = 410
 MAX_WIDTH = 100
 MAX_VARIABLES = 12
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def name_of(path: Path) -> str:
+    """The name of a module in the package, or in the project."""
+    return str(path.relative_to(PACKAGE if path.is_relative_to(PACKAGE) else ROOT))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_a_module_is_read_in_a_sitting(path: Path) -> None:
     """It is not long, and no line is wide."""
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -26,7 +32,7 @@ def test_a_module_is_read_in_a_sitting(path: Path) -> None:
     assert [line for line in lines if len(line) > MAX_WIDTH] == []
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_a_class_has_a_dozen_instance_variables_at_most(path: Path) -> None:
     """A class that needs more is two classes."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

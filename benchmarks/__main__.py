@@ -1,0 +1,97 @@
+"""The command line of the benchmarks. ``make bench`` runs it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from .bench import Bench, BenchmarkFailed
+from .report import write
+
+EXPERIMENTS = {
+    "serving": "requests a second, latency, processor time and memory, beside nginx and Tornado",
+}
+"""The experiments in their order, each a module of this package, and what it measures."""
+
+DEFAULT_FOLDER = Path("bench-results")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the experiments, print their tables, and return the exit status: 1 if one failed."""
+    options = _parser().parse_args(arguments)
+    if find_spec("matplotlib") is None:
+        print("benchmarks: matplotlib is missing; run make bench", file=sys.stderr)
+        return 1
+    failed = []
+    for name in options.experiments or EXPERIMENTS:
+        began = time.monotonic()
+        print(f"{name}: started", file=sys.stderr, flush=True)
+        with tempfile.TemporaryDirectory(prefix="xots-bench-") as scratch:
+            try:
+                results = importlib.import_module(f".{name}", __package__).run(
+                    _bench(options, Path(scratch))
+                )
+            except BenchmarkFailed as error:
+                print(f"{name}: FAILED: {error}", file=sys.stderr, flush=True)
+                failed.append(name)
+                continue
+        path = write(name, results, options.out)
+        print(path.read_text(encoding="utf-8"), flush=True)
+        print(f"{name}: {time.monotonic() - began:.0f} s; {path}", file=sys.stderr, flush=True)
+    return 1 if failed else 0
+
+
+def _bench(options: argparse.Namespace, scratch: Path) -> Bench:
+    return Bench(
+        scratch=scratch,
+        quick=options.quick,
+        rounds=options.rounds or (1 if options.quick else 5),
+        seconds=options.seconds or (1 if options.quick else 2),
+        against=options.against,
+        against_url=options.against_url,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    experiments = "\n".join(f"  {name:10} {text}" for name, text in EXPERIMENTS.items())
+    parser = argparse.ArgumentParser(
+        prog="make bench",
+        description=__doc__,
+        epilog=f"experiments:\n{experiments}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "experiments", nargs="*", metavar="EXPERIMENT", help="those to run (default: all)"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="one short round of each: less than two minutes"
+    )
+    parser.add_argument("--rounds", type=int, help="rounds of each measurement (default: 5)")
+    parser.add_argument("--seconds", type=int, help="duration of a measurement (default: 2)")
+    parser.add_argument(
+        "--against",
+        metavar="COMMAND",
+        help="start another server that serves /token, and measure it too; {port} in the command "
+        "stands for the port",
+    )
+    parser.add_argument(
+        "--against-url", metavar="URL", help="measure another server, which runs, at this URL too"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=DEFAULT_FOLDER,
+        metavar="FOLDER",
+        help="folder for the tables and plots (default: %(default)s)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
