@@ -13,7 +13,7 @@ PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 MADE := $(VENV)/made-by-$(subst /,-,$(PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-lowest simulate torture mutants lint clean
+.PHONY: help demo test test-all test-lowest simulate torture mutants bench lint clean
 
 help:
 	@echo 'make demo     run xots against a simulated Xero, logged in; Ctrl-C stops it'
@@ -29,6 +29,8 @@ help:
 	@echo '              one of them: make torture ARGS="kills --store file --forked 1000"'
 	@echo 'make mutants  run the tests of the core on random mutants of it, and print the score'
 	@echo '              options: make mutants ARGS="--count 300 --seed 5 --jobs 2 --minutes 40"'
+	@echo 'make bench    measure the speed, beside nginx and a plain Tornado handler'
+	@echo '              in two minutes: make bench ARGS="--quick"; --help lists the experiments'
 	@echo 'make lint     check style and types'
 	@echo 'make clean    remove all that these commands made'
 	@echo
@@ -65,13 +67,17 @@ torture: $(VENV)/installed-dev
 mutants: $(VENV)/installed-dev
 	@PYTHONPATH=tests exec $(VENV)/bin/python -m torture mutants $(ARGS)
 
+bench: $(VENV)/installed-bench
+	@tests/debian-packages bench
+	@exec $(VENV)/bin/python -m benchmarks $(ARGS)
+
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/python -m ruff check .
 	$(VENV)/bin/python -m ruff format --check .
 	$(VENV)/bin/python -m mypy --strict
 
 clean:
-	rm -rf $(VENV) $(LOWEST) $(OIDC)/node_modules build dist *.egg-info
+	rm -rf $(VENV) $(LOWEST) $(OIDC)/node_modules bench-results build dist *.egg-info
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -97,6 +103,10 @@ $(VENV)/installed: $(MADE)
 # This includes the installation without the tools of development.
 $(VENV)/installed-dev: $(MADE)
 	@$(PIP) install -e '.[dev]'
+	@touch $(VENV)/installed $@
+
+$(VENV)/installed-bench: $(MADE)
+	@$(PIP) install -e '.[bench]'
 	@touch $(VENV)/installed $@
 
 # This includes what the tests of documents, foreign software and Chromium need.

@@ -271,12 +271,13 @@ class Bench:
 
 
 def own_environment() -> dict[str, str]:
-    """Return the environment of the run without the settings of xots."""
-    return {
+    """Return the environment of the run, without the settings of xots."""
+    kept = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith("XOTS_") and name != "CREDENTIALS_DIRECTORY"
     }
+    return kept | {"PATH": f"{kept.get('PATH', os.defpath)}:/usr/sbin"}  # where nginx is
 
 
 def _pinned(core: int, command: Sequence[str | Path]) -> list[str]:

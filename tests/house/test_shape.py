@@ -1,4 +1,4 @@
-"""The shape of the package and of the benchmarks: each file is read in a sitting, each class in one piece."""
+"""The shape of the package and the benchmarks: one reads each file in a sitting, each class whole."""
 
 from __future__ import annotations
 
