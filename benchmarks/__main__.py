@@ -11,11 +11,14 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from xots.server import raise_descriptor_limit
+
 from .bench import Bench, BenchmarkFailed
 from .report import write
 
 EXPERIMENTS = {
     "serving": "requests a second, latency, processor time and memory, beside nginx and Tornado",
+    "growth": "the cost of a request over tokens, readers, accounts and connections",
 }
 """The experiments in their order, each a module of this package, and what it measures."""
 
@@ -67,7 +70,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "experiments", nargs="*", metavar="EXPERIMENT", help="those to run (default: all)"
+        "experiments",
+        nargs="*",
+        type=_experiment,
+        metavar="EXPERIMENT",
+        help="those to run (default: all)",
     )
     parser.add_argument(
         "--quick", action="store_true", help="one short round of each: less than two minutes"
@@ -93,5 +100,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _experiment(name: str) -> str:
+    if name not in EXPERIMENTS:
+        raise argparse.ArgumentTypeError(f"must be one of: {', '.join(EXPERIMENTS)}")
+    return name
+
+
 if __name__ == "__main__":
+    raise_descriptor_limit()  # the processes of the run inherit it
     sys.exit(main())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import socket
 import subprocess
 import time
@@ -23,11 +22,12 @@ READY_TIMEOUT_SECONDS = 30.0
 STOP_TIMEOUT_SECONDS = 10.0
 POLL_SECONDS = 0.02
 
+IDLE_SECONDS = 0.2
+IDLE_SHARE = 0.05
+"""A process is idle if it has used at most this share of a core for so long."""
+
 MAX_OUTPUT_SHOWN = 1000
 """The characters of a failed process's output that an error shows, from its end."""
-
-MAX_DESCRIPTORS = 65536
-"""The open files that a run permits itself and its processes: far more than its connections."""
 
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Uses no proxy, whatever the environment says."""
@@ -86,7 +86,7 @@ class Process:
         raise self.failure(f"{url} has not responded with 200 for {timeout_seconds:g} seconds")
 
     def wait_until_idle(self, timeout_seconds: float = 120.0) -> None:
-        """Wait until the processes use less than 2% of a core: the work of a start is done.
+        """Wait until the processes are idle: the work of a start is done.
 
         Raises:
             BenchmarkFailed: the time is over.
@@ -94,8 +94,8 @@ class Process:
         deadline = time.monotonic() + timeout_seconds
         while time.monotonic() < deadline:
             before = self.cpu_seconds()
-            time.sleep(0.5)
-            if self.cpu_seconds() - before <= 0.01:
+            time.sleep(IDLE_SECONDS)
+            if self.cpu_seconds() - before <= IDLE_SHARE * IDLE_SECONDS:
                 return
         raise self.failure(f"it has not become idle for {timeout_seconds:g} seconds")
 
@@ -159,12 +159,6 @@ class Bench:
     against_url: str | None = None
     """The URL of another server's token, if it runs already."""
     cores: Sequence[int] = field(default_factory=lambda: sorted(os.sched_getaffinity(0)))
-
-    def __post_init__(self) -> None:
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if soft < MAX_DESCRIPTORS:
-            wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else hard
-            resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, MAX_DESCRIPTORS), hard))
 
     @property
     def server_core(self) -> int:

@@ -115,8 +115,10 @@ def _faults_of_make(arguments: list[str]) -> list[str]:
 
 
 def _faults_of_proof(target: str, words: list[str]) -> list[str]:
-    """Return the faults in the options of ``make torture``, ``mutants`` or ``simulate``."""
-    name = {"torture": words[0], "mutants": "mutants", "simulate": "simulation"}[target]
+    """Return the faults in the options of ``make torture``, ``mutants``, ``simulate`` or
+    ``bench``."""
+    names = {"mutants": "mutants", "simulate": "simulation", "bench": "benchmarks"}
+    name = names.get(target, words[0])
     if target == "torture" and not (ROOT / f"tests/torture/{name}.py").exists():
         return [f"there is no torture {name}"]
     return [f"{target} has no option {option}" for option in _options(words) - _help_of_proof(name)]
@@ -128,5 +130,8 @@ def _help_of_proof(name: str) -> set[str]:
         module = importlib.import_module("simulation.__main__")
         with mock.patch.object(sys, "argv", ["simulation", "--help"]):
             return _printed_options(module.main)
+    if name == "benchmarks":
+        module = importlib.import_module("benchmarks.__main__")
+        return _printed_options(lambda: module.main(["--help"]))
     module = importlib.import_module(f"torture.{name}")
     return _printed_options(lambda: module.main(["--help"]))

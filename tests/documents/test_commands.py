@@ -115,6 +115,7 @@ def test_code_has_a_known_language(document: str) -> None:
         ('make torture ARGS="kill"', "no torture kill"),
         ('make torture ARGS="kills --wohle 3"', "no option --wohle"),
         ('make simulate ARGS="--yaers 3"', "no option --yaers"),
+        ('make bench ARGS="--quik"', "no option --quik"),
         ('make test ARGS="tests/wbe"', "no tests/wbe"),
         ("echo 'open", "unexpected EOF"),
     ],

@@ -88,6 +88,7 @@ WAYS = (
         Way.PARSED,
         "takes minutes or hours; tests/proofs runs short versions",
     ),
+    Row(r"make bench", Way.PARSED, "takes minutes; tests/load tests its servers"),
     # Code in Python.
     Row(
         r"(?s).*class TestSqliteStore",

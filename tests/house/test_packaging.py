@@ -201,6 +201,7 @@ def test_the_sdist_holds_what_its_tests_need(published: Published) -> None:
     tests = {f"tests/{name}" for name in files_below(ROOT / "tests", "*.py")}
     documents = {path.name for path in ROOT.glob("*.md")}
     documents |= {f"docs/{name}" for name in files_below(ROOT / "docs", "*.md")}
-    others = {"LICENSE", "Makefile", "examples/requests_example.py", "templates/style.css"}
+    others = {f"benchmarks/{name}" for name in files_below(ROOT / "benchmarks", "*.py", "*.lua")}
+    others |= {"LICENSE", "Makefile", "examples/requests_example.py", "templates/style.css"}
     assert tests | documents | others <= held
     assert not [name for name in held if name.endswith(".pyc")]

@@ -1,4 +1,4 @@
-"""The shape of the package and the benchmarks: one reads each file in a sitting, each class whole."""
+"""The shape of the package and of the benchmarks: modules and classes stay small."""
 
 from __future__ import annotations
 

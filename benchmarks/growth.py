@@ -1,0 +1,208 @@
+"""How the cost of a request grows: with the size of the token, and with the number of readers, of
+accounts and of open connections."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from .bench import Bench, BenchmarkFailed
+from .load import wrk
+from .logins import new_readers, store_logins
+from .report import Cell, Plot, Table
+from .samples import Sample, median_of, sampled
+from .servers import Server, has_express_lane, xots
+
+__all__ = ["growth_of", "run"]
+
+CONNECTIONS = 16
+"""The connections that send requests."""
+
+KILOBYTE = 1 << 10
+
+NOISE = 1.25
+"""Costs up to this many times the first one count as flat: so much differs on a busy machine."""
+
+IN_TURN = 100
+"""The accounts that are requested in turn, in one of the series."""
+
+MAX_CONNECTIONS = 10_000
+
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A server, and how it is loaded."""
+
+    server: Server
+    script: Sequence[str | Path] = ()
+    """The arguments of ``load.lua``."""
+
+    def sample(self, bench: Bench, seconds: int | None = None) -> Sample:
+        """Load the server once."""
+        return sampled(
+            self.server,
+            lambda server: wrk(
+                bench,
+                server.url,
+                CONNECTIONS,
+                headers=server.headers,
+                script=self.script,
+                seconds=seconds,
+            ),
+        )
+
+
+Start = Callable[[Bench, ExitStack, int], Target]
+"""Starts a server with so many of what varies; the stack ends it."""
+
+
+def _with_token(bench: Bench, running: ExitStack, kilobytes: int, *options: str) -> Target:
+    stored = store_logins(bench.new_folder("login"), token_bytes=kilobytes * KILOBYTE)
+    return Target(running.enter_context(xots(bench, stored, *options)))
+
+
+def _with_readers(bench: Bench, running: ExitStack, count: int, *options: str) -> Target:
+    stored = store_logins(bench.new_folder("login"))
+    readers = bench.new_folder("readers") / "readers"
+    headers = [f"Authorization: Bearer {new_readers(readers, count)}"]
+    server = xots(bench, stored, "--readers", readers, *options, headers=headers)
+    return Target(running.enter_context(server))
+
+
+def _with_accounts(bench: Bench, running: ExitStack, count: int, *options: str) -> Target:
+    names = [f"account-{number}" for number in range(count)]
+    stored = store_logins(bench.new_folder("login"), names=names)
+    server = xots(bench, stored, *options, path=f"/accounts/{names[0]}/token")
+    return Target(running.enter_context(server))
+
+
+def _with_accounts_in_turn(bench: Bench, running: ExitStack, count: int) -> Target:
+    paths = bench.new_folder("paths") / "paths"
+    names = (f"account-{number}" for number in range(min(count, IN_TURN)))
+    paths.write_text("".join(f"/accounts/{name}/token\n" for name in names), encoding="ascii")
+    return Target(_with_accounts(bench, running, count).server, ("paths", paths))
+
+
+def _with_connections(bench: Bench, running: ExitStack, count: int, *options: str) -> Target:
+    stored = store_logins(bench.new_folder("login"))
+    limits = ("--max-connections", str(MAX_CONNECTIONS), "--idle-timeout", "3600")
+    target = Target(running.enter_context(xots(bench, stored, *limits, *options)))
+    running.enter_context(_idle_connections(target.server, count))
+    return target
+
+
+@contextmanager
+def _idle_connections(server: Server, count: int) -> Iterator[None]:
+    """Keep so many connections open that have received one response each."""
+    request = f"GET /token HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n\r\n".encode("ascii")
+    with ExitStack() as opened:
+        for _ in range(count):
+            connection = opened.enter_context(
+                socket.create_connection(("127.0.0.1", server.port), timeout=10)
+            )
+            connection.sendall(request)
+            if not connection.recv(65536).startswith(b"HTTP/1.1 200 "):
+                raise BenchmarkFailed(f"{server.name} refused an idle connection")
+        yield
+
+
+def run(bench: Bench) -> list[Table | Plot]:
+    """Measure the cost of a request over each of these numbers."""
+    quick = bench.quick
+    in_turn = {f"{IN_TURN} accounts in turn": _with_accounts_in_turn}
+    experiments: list[tuple[str, Sequence[int], Mapping[str, Start]]] = [
+        ("kilobytes of token", (1, 16) if quick else (1, 2, 4, 8, 16), _lanes(_with_token)),
+        ("readers", (1, 1000) if quick else (1, 10, 100, 1000), _lanes(_with_readers)),
+        (
+            "accounts",
+            (1, 1000) if quick else (1, 10, 100, 1000, 10_000),
+            _lanes(_with_accounts) | in_turn,
+        ),
+        (
+            "idle connections",
+            (1, 4000) if quick else (1, 100, 1000, 4000),
+            _lanes(_with_connections),
+        ),
+    ]
+    rows: list[list[Cell]] = []
+    plots: list[Plot] = []
+    for what, counts, starts in experiments:
+        measured = {name: _measured(bench, counts, start) for name, start in starts.items()}
+        cpu = {name: _points(found, lambda sample: sample.cpu) for name, found in measured.items()}
+        memory = {
+            name: _points(found, lambda sample: sample.memory) for name, found in measured.items()
+        }
+        rows += [_row(what, name, cpu[name], memory[name]) for name in starts]
+        plots += [
+            Plot(
+                f"CPU over {what}", what, "CPU µs/request", cpu, log_x=what != "kilobytes of token"
+            ),
+            Plot(f"Memory over {what}", what, "MB", memory),
+        ]
+    columns = (
+        *("over", "requests", "from", "to", "CPU: last, times first", "growth"),
+        *("first µs", "last µs", "memory: first MB", "last MB"),
+    )
+    return [Table("Growth", columns, rows), *plots]
+
+
+def _lanes(start: Callable[..., Target]) -> dict[str, Start]:
+    """Return how to start xots as it is shipped and, if it has an express lane, without it."""
+    starts: dict[str, Start] = {"one": start}
+    if has_express_lane():
+        starts["one, lane off"] = lambda *arguments: start(*arguments, "--express-lane", "false")
+    return starts
+
+
+def _measured(bench: Bench, counts: Sequence[int], start: Start) -> dict[int, list[Sample]]:
+    """Start a server for each of these numbers, and measure all of them in turn."""
+    with ExitStack() as running:
+        measures: dict[str, Callable[[], Sample]] = {}
+        for count in counts:
+            target = start(bench, running, count)
+            target.sample(bench, seconds=1)  # a first one, which warms the server up
+            if target.server.process is not None:
+                target.server.process.wait_until_idle()
+            measures[str(count)] = partial(target.sample, bench)
+        return {int(count): samples for count, samples in bench.in_turn(measures).items()}
+
+
+def _points(
+    measured: Mapping[int, Sequence[Sample]], value: Callable[[Sample], float | None]
+) -> Points:
+    return [
+        (count, median_of([value(sample) for sample in samples]) or 0.0)
+        for count, samples in measured.items()
+    ]
+
+
+def _row(what: str, name: str, cpu: Points, memory: Points) -> list[Cell]:
+    (first, least), (last, most) = cpu[0], cpu[-1]
+    growth = growth_of(cpu)
+    return [
+        *(what, name, first, last, most / least, growth),
+        *(least, most, memory[0][1], memory[-1][1]),
+    ]
+
+
+def growth_of(points: Points) -> str:
+    """Tell how the costs at these points grow: ``flat``, ``linear`` (or less) or ``faster``.
+
+    They are flat if none is much larger than the first. Otherwise they are linear unless the line
+    from the first to the last point lies far above a point between them: a cost that grows faster
+    than in proportion is still small there.
+    """
+    (first, base), (last, most) = points[0], points[-1]
+    if max(cost for _, cost in points) <= base * NOISE:
+        return "flat"
+    for count, cost in points[1:-1]:
+        on_line = (most - base) * (count - first) / (last - first)
+        if on_line > base * NOISE and cost - base < on_line / 2:
+            return "faster"
+    return "linear"

@@ -1,0 +1,185 @@
+"""The parts of the benchmarks that measure nothing."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import __main__ as command_line
+from benchmarks.bench import Bench, BenchmarkFailed
+from benchmarks.growth import growth_of
+from benchmarks.load import Load, median_load, parse_h2load, parse_wrk, percentile, ratio
+from benchmarks.report import Plot, Table, shown, write
+
+WRK = """Running 2s test @ http://127.0.0.1:8099/token
+  1 threads and 16 connections
+Requests/sec: 111672.18
+{"requests": 500, "microseconds": 2000000, "status": 0, "connect": 0, "read": 0, "write": 0, \
+"timeout": 0, "p50": 73, "p99": 240, "p999": 1882}
+"""
+
+H2LOAD = """
+finished in 2.00s, 156992.50 req/s, 22.76MB/s
+requests: 4 total, 4 started, 4 done, 4 succeeded, 0 failed, 0 errored, 0 timeout
+status codes: 4 2xx, 0 3xx, 0 4xx, 0 5xx
+"""
+
+
+def test_the_figures_of_wrk_are_read() -> None:
+    """The rate is that of all responses in the time that wrk measured."""
+    expected = Load(requests=500, requests_per_second=250, p50=73, p99=240, p999=1882)
+    assert parse_wrk(WRK) == expected
+
+
+def test_the_errors_of_wrk_are_read() -> None:
+    """Each kind is named with its number, and a response that is an error is no request."""
+    load = parse_wrk(WRK.replace('"status": 0', '"status": 3').replace('"read": 0', '"read": 1'))
+    assert (load.requests, load.errors) == (497, "3 of status, 1 of read")
+
+
+def test_the_end_of_a_fresh_connection_is_no_error() -> None:
+    """wrk counts it as one if the server does not announce it."""
+    assert parse_wrk(WRK.replace('"read": 0', '"read": 500'), fresh=True).errors == ""
+
+
+def test_the_figures_of_h2load_are_read() -> None:
+    """The latencies come from its log."""
+    log = "".join(f"1795850360441880\t200\t{microseconds}\n" for microseconds in (4, 1, 3, 2))
+    expected = Load(requests=4, requests_per_second=156992.5, p50=2, p99=4, p999=4)
+    assert parse_h2load(H2LOAD, log) == expected
+
+
+def test_the_errors_of_h2load_are_read() -> None:
+    """A failed request has no status in the log."""
+    output = H2LOAD.replace("0 failed", "1 failed").replace("0 5xx", "2 5xx")
+    load = parse_h2load(output, "1\t200\t7\n1\t-1\t9\n1\t503\t8\n1\t503\t8\n")
+    assert (load.requests, load.errors) == (1, "1 of failed, 2 of 5xx")
+
+
+@pytest.mark.parametrize("parse", [parse_wrk, lambda output: parse_h2load(output, "")])
+def test_an_output_without_figures_is_a_failure(parse: object) -> None:
+    """The error shows the output."""
+    assert callable(parse)
+    with pytest.raises(BenchmarkFailed, match="no such host"):
+        parse("no such host")
+
+
+def test_a_percentile_is_one_of_the_values() -> None:
+    """It is the smallest value that so many values do not exceed."""
+    values = [float(value) for value in range(1, 1001)]
+    found = [percentile(values, percent) for percent in (0, 50, 99, 99.9, 100)]
+    assert found == [1, 500, 990, 999, 1000]
+    assert percentile([], 50) == 0
+
+
+def test_a_ratio_is_taken_within_a_round() -> None:
+    """A round in which the whole machine was slow changes nothing."""
+    assert ratio([100, 10, 100], [50, 5, 50]) == 2
+
+
+def test_the_median_of_loads_is_that_of_each_figure() -> None:
+    """One round with a high latency may have a usual rate."""
+    loads = [Load(1, 10, 5, 50, 500), Load(2, 30, 1, 20, 300), Load(3, 20, 3, 90, 400)]
+    assert median_load(loads) == Load(2, 20, 3, 50, 400)
+
+
+def test_servers_are_measured_in_turn(tmp_path: Path) -> None:
+    """Each round measures every one of them, and each is first in one round."""
+    calls: list[str] = []
+
+    def measure(name: str) -> int:
+        calls.append(name)
+        return len(calls)
+
+    bench = Bench(tmp_path, rounds=3)
+    results = bench.in_turn({name: lambda name=name: measure(name) for name in "abc"})  # type: ignore[misc]
+    assert "".join(calls) == "abcbcacab"
+    assert results == {"a": [1, 6, 8], "b": [2, 4, 9], "c": [3, 5, 7]}
+
+
+@pytest.mark.parametrize(
+    ("points", "growth"),
+    [
+        ([(1, 100), (10, 120), (100, 110)], "flat"),
+        ([(1, 100), (10, 100), (100, 100.5)], "flat"),
+        ([(1, 100), (2, 200), (4, 400), (8, 800)], "linear"),
+        ([(1, 100), (10, 300), (100, 400)], "linear"),
+        ([(1, 1), (2, 4), (4, 16), (8, 64)], "faster"),
+        ([(1, 100), (1000, 200), (4000, 6000)], "faster"),
+    ],
+)
+def test_the_growth_of_a_cost_is_told(points: list[tuple[float, float]], growth: str) -> None:
+    """A cost below the line from the first to the last point grows faster than linearly."""
+    assert growth_of(points) == growth
+
+
+@pytest.mark.parametrize(
+    ("cell", "text"),
+    [("nginx", "nginx"), (None, "-"), (0, "0"), (0.12345, "0.123"), (1234567.8, "1,234,568")],
+)
+def test_a_cell_has_three_digits(cell: str | float | None, text: str) -> None:
+    """More digits would be noise."""
+    assert shown(cell) == text
+
+
+def test_a_table_is_markdown() -> None:
+    """Columns of numbers are aligned to the right."""
+    table = Table("Speed", ("server", "requests/s"), [("nginx", 155000), ("xots", None)], "A note.")
+    assert table.markdown().splitlines() == [
+        *("### Speed", ""),
+        "| server | requests/s |",
+        "| ------ | ---------: |",
+        "| nginx  |    155,000 |",
+        "| xots   |          - |",
+        *("", "A note."),
+    ]
+
+
+def test_a_plot_is_a_table_too() -> None:
+    """A series without a point at some place has a dash there."""
+    plot = Plot("CPU over readers", "readers", "µs", {"on": [(1, 5), (10, 6)], "off": [(10, 7)]})
+    table = plot.table()
+    assert (table.columns, table.rows) == (["readers", "on", "off"], [[1, 5, None], [10, 6, 7]])
+    assert "![CPU over readers](cpu-over-readers.svg)" in plot.markdown()
+
+
+def test_the_results_of_an_experiment_are_one_file(tmp_path: Path) -> None:
+    """The folder is made, and the file has the name of the experiment."""
+    path = write("serving", [Table("Speed", ("server",), [("nginx",)])], tmp_path / "new")
+    assert path.name == "serving.md"
+    assert path.read_text(encoding="utf-8").startswith("## serving\n\n### Speed\n")
+
+
+@pytest.mark.parametrize("name", command_line.EXPERIMENTS)
+def test_each_experiment_exists(name: str) -> None:
+    """It is a module with the function ``run``."""
+    assert callable(importlib.import_module(f"benchmarks.{name}").run)
+
+
+def test_a_failure_is_told_and_the_others_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An error in the load ends its experiment without figures, and the status is 1."""
+
+    def fail(_: Bench) -> list[Table]:
+        raise BenchmarkFailed("wrk: 3 of status")
+
+    works = SimpleNamespace(run=lambda _: [Table("Speed", ("server",), [("nginx",)])])
+    for name, module in {"fails": SimpleNamespace(run=fail), "works": works}.items():
+        monkeypatch.setitem(sys.modules, f"benchmarks.{name}", module)
+        monkeypatch.setitem(command_line.EXPERIMENTS, name, "an experiment of this test")
+    monkeypatch.setattr(command_line, "find_spec", lambda _: "matplotlib")
+    assert command_line.main(["fails", "works", "--out", str(tmp_path)]) == 1
+    assert "fails: FAILED: wrk: 3 of status" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["works.md"]
+
+
+def test_an_unknown_experiment_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """The message names those that exist."""
+    with pytest.raises(SystemExit):
+        command_line.main(["speed"])
+    assert "serving" in capsys.readouterr().err
