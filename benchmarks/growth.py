@@ -15,7 +15,7 @@ from .load import wrk
 from .logins import new_readers, store_logins
 from .report import Cell, Plot, Table
 from .samples import Sample, median_of, sampled
-from .servers import Server, has_express_lane, xots
+from .servers import Server, has_express_lane, warm_up, xots
 
 __all__ = ["growth_of", "run"]
 
@@ -115,19 +115,20 @@ def _idle_connections(server: Server, count: int) -> Iterator[None]:
 def run(bench: Bench) -> list[Table | Plot]:
     """Measure the cost of a request over each of these numbers."""
     quick = bench.quick
-    in_turn = {f"{IN_TURN} accounts in turn": _with_accounts_in_turn}
+    lanes = _one if quick else _lanes
+    in_turn = {} if quick else {f"{IN_TURN} accounts in turn": _with_accounts_in_turn}
     experiments: list[tuple[str, Sequence[int], Mapping[str, Start]]] = [
-        ("kilobytes of token", (1, 16) if quick else (1, 2, 4, 8, 16), _lanes(_with_token)),
-        ("readers", (1, 1000) if quick else (1, 10, 100, 1000), _lanes(_with_readers)),
+        ("kilobytes of token", (1, 16) if quick else (1, 2, 4, 8, 16), lanes(_with_token)),
+        ("readers", (1, 1000) if quick else (1, 10, 100, 1000), lanes(_with_readers)),
         (
             "accounts",
             (1, 1000) if quick else (1, 10, 100, 1000, 10_000),
-            _lanes(_with_accounts) | in_turn,
+            lanes(_with_accounts) | in_turn,
         ),
         (
             "idle connections",
             (1, 4000) if quick else (1, 100, 1000, 4000),
-            _lanes(_with_connections),
+            lanes(_with_connections),
         ),
     ]
     rows: list[list[Cell]] = []
@@ -152,9 +153,14 @@ def run(bench: Bench) -> list[Table | Plot]:
     return [Table("Growth", columns, rows), *plots]
 
 
+def _one(start: Start) -> dict[str, Start]:
+    """Return how to start xots as it is shipped."""
+    return {"one": start}
+
+
 def _lanes(start: Callable[..., Target]) -> dict[str, Start]:
     """Return how to start xots as it is shipped and, if it has an express lane, without it."""
-    starts: dict[str, Start] = {"one": start}
+    starts = _one(start)
     if has_express_lane():
         starts["one, lane off"] = lambda *arguments: start(*arguments, "--express-lane", "false")
     return starts
@@ -166,7 +172,10 @@ def _measured(bench: Bench, counts: Sequence[int], start: Start) -> dict[int, li
         measures: dict[str, Callable[[], Sample]] = {}
         for count in counts:
             target = start(bench, running, count)
-            target.sample(bench, seconds=1)  # a first one, which warms the server up
+            if target.script:
+                target.sample(bench, seconds=1)
+            else:
+                warm_up(target.server)
             if target.server.process is not None:
                 target.server.process.wait_until_idle()
             measures[str(count)] = partial(target.sample, bench)
@@ -194,12 +203,15 @@ def _row(what: str, name: str, cpu: Points, memory: Points) -> list[Cell]:
 def growth_of(points: Points) -> str:
     """Tell how the costs at these points grow: ``flat``, ``linear`` (or less) or ``faster``.
 
-    They are flat if none is much larger than the first. Otherwise they are linear unless the line
-    from the first to the last point lies far above a point between them: a cost that grows faster
-    than in proportion is still small there.
+    They are flat if the last is not much larger than the first. Otherwise they are linear unless
+    the line from the first to the last point lies far above a point between them: a cost that grows
+    faster than in proportion is still small there. They are ``uneven`` if a point between costs
+    twice as much as both ends, which is neither growth nor noise.
     """
     (first, base), (last, most) = points[0], points[-1]
-    if max(cost for _, cost in points) <= base * NOISE:
+    if max(cost for _, cost in points) > 2 * max(base, most):
+        return "uneven"
+    if most <= base * NOISE:
         return "flat"
     for count, cost in points[1:-1]:
         on_line = (most - base) * (count - first) / (last - first)
