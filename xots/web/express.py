@@ -38,8 +38,8 @@ MAX_HEADS = 256
 """Upper bound on the heads that it remembers. With one more it forgets all: those that are in use
 are soon known again."""
 
-MAX_RESPONSE_BYTES = 64 << 10
-"""Upper bound on a response that it remembers, 16 MiB in all."""
+MAX_BODY_BYTES = 64 << 10
+"""Upper bound on the body of a response that it remembers: 16 MiB in all."""
 
 ONE_HEAD = re.compile(rb"GET [^\r\n]+ HTTP/1\.1\r\n(?:[^\r\n]+\r\n)+\r\n")
 """A whole head and nothing else. Tornado would take a bare LF for an end of line too."""
@@ -112,14 +112,14 @@ class _Known:
         self.flush()
         edition = self._source.keeper.edition
         body = None if edition is None else self._source.body(now)
-        if body is None:
+        if body is None or len(body.content) > MAX_BODY_BYTES:
             return False
         before_date, before_length, rest = self._parts
         date, length = format_timestamp(now).encode(), b"%d" % len(body.content)
         self.response = b"".join((before_date, date, before_length, length, rest, body.content))
         next_second = now.replace(microsecond=0) + timedelta(seconds=1)
         self._edition, self._since, self._until = edition, now, min(body.until, next_second)
-        return len(self.response) <= MAX_RESPONSE_BYTES
+        return True
 
     def flush(self) -> None:
         """Count the responses since the last call."""
