@@ -47,7 +47,7 @@ ONE_HEAD = re.compile(rb"GET [^\r\n]+ HTTP/1\.1\r\n(?:[^\r\n]+\r\n)+\r\n")
 RESPONSE = re.compile(
     rb"(HTTP/1\.1 200 [^\r]*\r\n(?:[^\r]+\r\n)*?Date: )[^\r]+"
     rb"(\r\n(?:[^\r]+\r\n)*?Content-Length: )[0-9]+"
-    rb"(\r\n(?:[^\r]+\r\n)*\r\n).*",
+    rb"(\r\n(?:[^\r]+\r\n)*\r\n)(.*)",
     re.DOTALL,
 )
 
@@ -73,6 +73,8 @@ class Repeatable(Protocol):
     """The rules that permitted the request."""
     made_at: datetime
     """The time at which the handler made its response."""
+    made: Body
+    """The body of that response."""
 
     def body(self, now: datetime) -> Body | None:
         """Return the body at a time; None if the handler has to decide."""
@@ -84,31 +86,31 @@ class Repeatable(Protocol):
 class _Known:
     """A known head, and the response to it."""
 
-    def __init__(self, source: Repeatable, parts: Sequence[bytes]) -> None:
+    def __init__(self, source: Repeatable, response: bytes, parts: Sequence[bytes]) -> None:
         self.closes = b"\r\nConnection: close\r\n" in parts[2]
         """True if the connection ends with the response."""
-        self.response = b""
+        self.response = response
         self.turn = 0
         """The turn in which the response was found to be that of now."""
         self.count = 0
         """The responses that are not counted elsewhere yet."""
         self._source, self._parts = source, parts
-        self._edition: object | None = None
+        self._edition = source.keeper.edition
         """The account's edition of which the response was made."""
-        self._since = self._until = self._last_at = source.made_at
+        self._since = self._last_at = source.made_at
+        self._until = min(source.made.until, _next_second(source.made_at))
 
     def is_ready(self, now: datetime) -> bool:
         """Make ``response`` that of now, if it is not. Return False if the handler has to."""
         is_current = (
             self._edition is self._source.keeper.edition and self._since <= now < self._until
         )
-        if not (is_current or self.make(now)):
+        if not (is_current or self._make(now)):
             return False
         self._last_at = now
         return True
 
-    def make(self, now: datetime) -> bool:
-        """Make the response of a time. Return False if the handler has to."""
+    def _make(self, now: datetime) -> bool:
         self.flush()
         edition = self._source.keeper.edition
         body = None if edition is None else self._source.body(now)
@@ -117,8 +119,8 @@ class _Known:
         before_date, before_length, rest = self._parts
         date, length = format_timestamp(now).encode(), b"%d" % len(body.content)
         self.response = b"".join((before_date, date, before_length, length, rest, body.content))
-        next_second = now.replace(microsecond=0) + timedelta(seconds=1)
-        self._edition, self._since, self._until = edition, now, min(body.until, next_second)
+        self._edition, self._since = edition, now
+        self._until = min(body.until, _next_second(now))
         return True
 
     def flush(self) -> None:
@@ -174,7 +176,7 @@ class Express:
         return known
 
     def learn(self, sender: Sender, head: bytes, response: bytes, source: Repeatable) -> None:
-        """Remember a head and its response, just sent, if the lane can repeat exactly these bytes.
+        """Remember a head and its response, just sent, if the lane can repeat it.
 
         Args:
             sender: the sender of the request.
@@ -183,16 +185,18 @@ class Express:
             source: makes the response again.
         """
         self.look()
-        parts = RESPONSE.fullmatch(response)
-        is_one_head = len(head) <= MAX_HEAD_BYTES and ONE_HEAD.fullmatch(head) is not None
-        if self._is_closed or source.rules is not self._rules or not is_one_head or parts is None:
+        parts, content = RESPONSE.fullmatch(response), source.made.content
+        if parts is None or parts[4] != content or len(content) > MAX_BODY_BYTES:
             return
-        known = _Known(source, parts.groups())
-        if not known.make(source.made_at) or known.response != response:
+        is_one_head = len(head) <= MAX_HEAD_BYTES and ONE_HEAD.fullmatch(head) is not None
+        if self._is_closed or source.rules is not self._rules or not is_one_head:
             return
         if sum(map(len, self._known.values())) >= MAX_HEADS:
             self.forget()
-        self._known.setdefault(sender, {})[head] = known
+        heads = self._known.setdefault(sender, {})
+        if head in heads:
+            heads[head].flush()
+        heads[head] = _Known(source, response, parts.groups()[:3])
 
     def flush(self) -> None:
         """Count all repeated responses."""
@@ -209,6 +213,10 @@ class Express:
         """Know no head from now on: Tornado's path closes each connection after its response."""
         self._is_closed = True
         self.forget()
+
+
+def _next_second(now: datetime) -> datetime:
+    return now.replace(microsecond=0) + timedelta(seconds=1)
 
 
 def sender_of(peer: Peer) -> Sender:

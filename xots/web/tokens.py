@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from tornado.web import HTTPError
 
-from ..access import TOKEN_SCOPES, Caller
-from ..errors import TokenUnavailable, XotsError
+from ..access import TOKEN_SCOPES, Caller, Rules
+from ..accounts.accounts import Accounts
+from ..errors import AmbiguousTenant, TokenUnavailable
 from ..keeping.keeper import TokenKeeper
 from ..lifecycle.account import AccessToken
 from .express import Body
 from .handler import Handler
+from .read_log import ReadLog
 from .responses import json_text
 
 __all__ = ["ROUTES"]
@@ -66,55 +69,70 @@ class TokenHandler(Handler):
         media_type = "text/plain" if demand.is_text else "application/json"
         self.set_header("Content-Type", f"{media_type}; charset=utf-8")
         self.set_header("Date", now)
-        self.write(_body(keeper, demand, access, tenant_id, now).content)
+        body = _body(keeper, demand, access, tenant_id, now)
+        self.write(body.content)
         if self.caller is not None and self.request.method != "HEAD":
             self.config.reads.note(keeper.name, self.caller.name, now)
-            self._offer(demand, self.caller, now)
+            if self._may_be_repeated():
+                self.stream.offer(
+                    _Repeated(
+                        keeper=keeper,
+                        rules=self.rules,
+                        made_at=now,
+                        made=body,
+                        access=access,
+                        demand=demand,
+                        caller=self.caller,
+                        accounts=self.accounts,
+                        reads=self.config.reads,
+                    )
+                )
 
-    def _offer(self, demand: _Demand, caller: Caller, now: datetime) -> None:
-        """Let the express lane repeat the response."""
+    def _may_be_repeated(self) -> bool:
+        """Tell if the express lane may repeat the response: not to browsers, nor without a line in
+        a log at DEBUG."""
         headers = self.request.headers
         is_basic = headers.get("Authorization", "").lower().startswith("basic")
         has_body_or_cookie = any(name in headers for name in UNREPEATED_HEADERS)
-        if is_basic or has_body_or_cookie or access_log.isEnabledFor(logging.DEBUG):
-            return
-        self.stream.offer(_Repeated(self, demand, caller, now))
+        return not (is_basic or has_body_or_cookie or access_log.isEnabledFor(logging.DEBUG))
 
 
+@dataclass(kw_only=True)
 class _Repeated:
     """The response to requests with the same head from the same sender: see
     ``express.Repeatable``."""
 
-    def __init__(
-        self, handler: TokenHandler, demand: _Demand, caller: Caller, made_at: datetime
-    ) -> None:
-        self.keeper, self.rules, self.made_at = handler.keeper, handler.rules, made_at
-        self._demand, self._caller = demand, caller
-        self._accounts, self._reads = handler.accounts, handler.config.reads
-        self._access: AccessToken | None = None
+    keeper: TokenKeeper
+    rules: Rules
+    made_at: datetime
+    made: Body
+    access: AccessToken
+    """The token of the last body."""
+    demand: _Demand
+    caller: Caller
+    accounts: Accounts
+    reads: ReadLog
 
     def body(self, now: datetime) -> Body | None:
         """Return the body at a time; None if the handler has to decide."""
-        keeper, demand, tenant_id = self.keeper, self._demand, None
-        if not self._accounts.extend(keeper):
+        keeper, demand, tenant_id = self.keeper, self.demand, None
+        if not self.accounts.extend(keeper):
             return None
         if demand.tenant is not None:
-            try:
+            with suppress(AmbiguousTenant):
                 tenant_id = keeper.known_tenant(demand.tenant)
-            except XotsError:
-                return None
             if tenant_id is None:
                 return None
-        self._access = keeper.token_now(demand.min_ttl)
-        if self._access is None:
+        access = keeper.token_now(demand.min_ttl)
+        if access is None:
             return None
-        return _body(keeper, demand, self._access, tenant_id, now)
+        self.access = access
+        return _body(keeper, demand, access, tenant_id, now)
 
     def count(self, number: int, at: datetime) -> None:
         """Count repeated responses, of which the last was sent at a time."""
-        self._reads.note(self.keeper.name, self._caller.name, at, number)
-        if self._access is not None:
-            self.keeper.note_reads(self._access, number)
+        self.reads.note(self.keeper.name, self.caller.name, at, number)
+        self.keeper.note_reads(self.access, number)
 
 
 def _body(
