@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from ipaddress import ip_address
 from typing import NamedTuple
 from urllib.parse import urlsplit
+
+import msgspec
 
 from . import accept
 
@@ -46,6 +47,8 @@ PROBE_PATHS = frozenset({"/ping", "/ready"})
 
 SUBRESOURCE_PATH = re.compile(rf"/style\.css|(?:{ACCOUNT})?/status")
 """The paths that a page of this server may load: the pages' assets, and the state of the login."""
+
+FETCH_SITE = "Sec-Fetch-Site"
 
 OWN_SITES = frozenset({"same-origin", "none"})
 """The values of Sec-Fetch-Site for this server's own pages and for the address bar. Another port of
@@ -134,8 +137,7 @@ def is_other_loopback(host: str, redirect_uri: str) -> bool:
 # ---------- requests
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(msgspec.Struct, frozen=True, kw_only=True):
     """The parts of a request by which the guard decides, and the names of this server."""
 
     method: str
@@ -144,7 +146,8 @@ class Request:
     hosts: Sequence[str]
     """The values of all its Host headers."""
     headers: Mapping[str, str]
-    """All its headers, by names without case. Repeated ones are joined by commas."""
+    """All its headers, by names without case, which it lists with capitals as in Sec-Fetch-Site.
+    Repeated ones are joined by commas."""
     allowed_hosts: frozenset[str]
     """The result of ``allowed_hosts``."""
     redirect_uri: str
@@ -194,6 +197,8 @@ class Rule(NamedTuple):
 
     applies: Callable[[Request], bool]
     decision: Refusal | Decision
+    signs: tuple[str, ...] = ()
+    """The headers of which a request has one if it applies; none: it may apply to any request."""
 
 
 # ---------- the conditions of the rules
@@ -213,8 +218,7 @@ def _is_for_unknown_host(request: Request) -> bool:
 
 
 def _has_foreign_origin(request: Request) -> bool:
-    origin = request.headers.get("Origin")
-    return origin is not None and not request.is_own_origin(origin.lower())
+    return not request.is_own_origin(request.headers["Origin"].lower())
 
 
 def _is_prefetch(request: Request) -> bool:
@@ -224,12 +228,12 @@ def _is_prefetch(request: Request) -> bool:
     )
 
 
-def _is_navigation_preload(request: Request) -> bool:
-    return "Service-Worker-Navigation-Preload" in request.headers
+def _is_navigation_preload(_: Request) -> bool:
+    return True  # the header alone shows it
 
 
 def _is_websocket(request: Request) -> bool:
-    return "websocket" in _tokens(request.headers.get("Upgrade", ""))
+    return "websocket" in _tokens(request.headers["Upgrade"])
 
 
 def _tokens(value: str) -> set[str]:
@@ -238,7 +242,7 @@ def _tokens(value: str) -> set[str]:
 
 
 def _comes_from_other_site(request: Request) -> bool:
-    if request.headers.get("Sec-Fetch-Site", "none") in OWN_SITES:
+    if request.headers[FETCH_SITE] in OWN_SITES:
         return False
     return not (request.is_landing and _is_top_level(request.headers))
 
@@ -256,17 +260,13 @@ def _loads_service_worker(request: Request) -> bool:
 
 
 def _comes_from_script(request: Request) -> bool:
-    headers = request.headers
-    if "Sec-Fetch-Site" not in headers or SUBRESOURCE_PATH.fullmatch(request.path):
-        return False
-    return headers.get("Sec-Fetch-Mode", "navigate") != "navigate"
+    is_subresource = SUBRESOURCE_PATH.fullmatch(request.path) is not None
+    return not is_subresource and request.headers.get("Sec-Fetch-Mode", "navigate") != "navigate"
 
 
 def _is_not_top_level(request: Request) -> bool:
     headers = request.headers
-    if "Sec-Fetch-Site" not in headers or headers.get("Sec-Fetch-Mode") != "navigate":
-        return False
-    return not _is_top_level(headers)
+    return headers.get("Sec-Fetch-Mode") == "navigate" and not _is_top_level(headers)
 
 
 def _has_foreign_referer(request: Request) -> bool:
@@ -290,7 +290,7 @@ def _is_form_without_proof(request: Request) -> bool:
     headers = request.headers
     if request.is_read or not accept.names(headers.get("Accept", ""), "text/html"):
         return False
-    is_from_own_page = headers.get("Sec-Fetch-Site") == "same-origin" or _has_own_referer(request)
+    is_from_own_page = headers.get(FETCH_SITE) == "same-origin" or _has_own_referer(request)
     return not (is_from_own_page or "Origin" in headers)
 
 
@@ -322,23 +322,25 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
     # WebSocket handshakes, and browsers without Fetch Metadata, show a foreign page by Origin only.
-    Rule(_has_foreign_origin, Refusal(403, FOREIGN_PAGE.format("Origin"))),
+    Rule(_has_foreign_origin, Refusal(403, FOREIGN_PAGE.format("Origin")), ("Origin",)),
     # A prefetch by speculation rules arrives with "Sec-Fetch-Site: none", as if the user typed it.
     Rule(
         _is_prefetch,
         Refusal(403, "a prefetch or preview is refused; open the address to see its page"),
+        ("Sec-Purpose", *SIGNS_OF_PREFETCH),
     ),
     # The browser sends a navigation itself and hands the response to a service worker.
-    Rule(_is_navigation_preload, FRAME_OR_WORKER),
+    Rule(_is_navigation_preload, FRAME_OR_WORKER, ("Service-Worker-Navigation-Preload",)),
     # A handshake needs no permission of this server, and its response can be read by any page.
     Rule(
         _is_websocket,
         Refusal(403, "there is no WebSocket here; send the request without the header Upgrade"),
+        ("Upgrade",),
     ),
     # A page of another site, or of another port, may only lead the user to a landing path.
-    Rule(_comes_from_other_site, Refusal(403, FOREIGN_PAGE.format("Sec-Fetch-Site"))),
+    Rule(_comes_from_other_site, Refusal(403, FOREIGN_PAGE.format(FETCH_SITE)), (FETCH_SITE,)),
     # A service worker of a program that had this port before is replaced at its next update.
-    Rule(_loads_service_worker, Decision.SEND_WORKER),
+    Rule(_loads_service_worker, Decision.SEND_WORKER, ("Service-Worker",)),
     # Until then, such a worker could read its responses. No page here has a script of its own.
     Rule(
         _comes_from_script,
@@ -347,11 +349,12 @@ RULES: tuple[Rule, ...] = (
             "a script or a service worker in the browser sent this request; open the address in "
             "the address bar, or use a program without the header Sec-Fetch-Site",
         ),
+        (FETCH_SITE,),
     ),
     # A frame, or a service worker that passes a navigation on, could show or read the response.
-    Rule(_is_not_top_level, FRAME_OR_WORKER),
+    Rule(_is_not_top_level, FRAME_OR_WORKER, (FETCH_SITE,)),
     # Speculation rules and old browsers show a foreign page by Referer only.
-    Rule(_has_foreign_referer, Refusal(403, FOREIGN_PAGE.format("Referer"))),
+    Rule(_has_foreign_referer, Refusal(403, FOREIGN_PAGE.format("Referer")), ("Referer",)),
     # A browser that sends none of these headers must not act for a foreign page's form.
     Rule(
         _is_form_without_proof,
@@ -368,8 +371,12 @@ RULES: tuple[Rule, ...] = (
 def decide(request: Request) -> Refusal | Decision:
     """Return the decision on a request: permitted, refused, or the worker that unregisters
     itself."""
-    decisions = (rule.decision for rule in RULES if rule.applies(request))
-    return next(decisions, Decision.PERMIT)
+    names = frozenset(request.headers)
+    for applies, decision, signs in RULES:
+        may_apply = not signs or not names.isdisjoint(signs)
+        if may_apply and applies(request):
+            return decision
+    return Decision.PERMIT
 
 
 # ---------- what handlers ask
@@ -380,7 +387,7 @@ def is_opened_by_user(headers: Mapping[str, str]) -> bool:
 
     A link of a foreign page leads to a landing path too. That must cause no request to Xero.
     """
-    return headers.get("Sec-Fetch-Site") in OWN_SITES
+    return headers.get(FETCH_SITE) in OWN_SITES
 
 
 def looks_like_browser(headers: Mapping[str, str]) -> bool:
