@@ -79,8 +79,8 @@ def check(headers: Any, *, for_browser: bool = False) -> None:
 
 @pytest.mark.safeguard(
     file="web/responses.py",
-    old="self._set_headers(SECURITY_HEADERS)",
-    new="pass",
+    old=", **SECURITY_HEADERS",
+    new="",
     protects_from="a foreign page that frames a page, or reads a response by a side channel",
 )
 @pytest.mark.safeguard(
@@ -91,7 +91,7 @@ def check(headers: Any, *, for_browser: bool = False) -> None:
 )
 @pytest.mark.safeguard(
     file="web/responses.py",
-    old="            self._set_headers(BROWSER_HEADERS)",
+    old="            headers |= BROWSER_HEADERS",
     new="            pass",
     protects_from="a service worker that another program left on this port",
 )

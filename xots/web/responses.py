@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 from tornado.escape import xhtml_escape
+from tornado.httputil import HTTPHeaders, format_timestamp
 from tornado.web import HTTPError, RequestHandler
 
 from ..access import Peer, Rules
@@ -86,17 +89,15 @@ class Responses(RequestHandler):
     refused = False
     """True once the guard, or the rules of access, have refused the request."""
 
-    def set_default_headers(self) -> None:
-        """Set the headers of every response. Tornado's type of an empty body is no page's."""
-        self.clear_header("Server")
-        self.clear_header("Content-Type")
-        self._set_headers(SECURITY_HEADERS)
+    def clear(self) -> None:
+        """Begin the response with the headers of every one. They replace Tornado's: its name, and
+        the type of an empty body, which is no page's."""
+        headers = {"Date": _date(int(time.time())), **SECURITY_HEADERS}
         if guard.looks_like_browser(self.request.headers):
-            self._set_headers(BROWSER_HEADERS)
-
-    def _set_headers(self, headers: Mapping[str, str]) -> None:
-        for name, value in headers.items():
-            self.set_header(name, value)
+            headers |= BROWSER_HEADERS
+        self._headers = HTTPHeaders(headers)
+        self._write_buffer = []
+        self.set_status(200)
 
     def compute_etag(self) -> None:
         """Return None: a response that is never stored needs no ETag."""
@@ -184,7 +185,7 @@ class Responses(RequestHandler):
             f"default-src 'none'; style-src 'self'; form-action {' '.join(targets)}; "
             "frame-ancestors 'none'; base-uri 'none'",
         )
-        self._set_headers(BROWSER_HEADERS)
+        self._headers.update(BROWSER_HEADERS)
         self.set_header("Content-Type", "text/html; charset=utf-8")
         names |= {
             "config": self.config,
@@ -268,6 +269,12 @@ def _shown(value: str | bytes) -> str:
     """Return a value of a page as safe HTML."""
     text = value if isinstance(value, str) else value.decode()
     return xhtml_escape(safe_text(text, MAX_MESSAGE))
+
+
+@lru_cache(maxsize=1)
+def _date(seconds: int) -> str:
+    """Return the value of the header Date, for a time in seconds since 1970."""
+    return format_timestamp(seconds)
 
 
 def supported_methods(handler: type[RequestHandler]) -> list[str]:
