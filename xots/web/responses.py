@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
@@ -32,6 +33,9 @@ from .read_log import ReadLog
 __all__ = ["UNSUPPORTED", "Refused", "Responses", "WebConfig", "json_text", "supported_methods"]
 
 logger = logging.getLogger("xots.web")
+
+DELETE = b"\x7f"
+"""The one control character of ASCII that JSON need not escape."""
 
 UNSUPPORTED = RequestHandler.post
 """Tornado's method in place of each method that a handler does not define."""
@@ -160,7 +164,7 @@ class Responses(RequestHandler):
     # ---------- the response
 
     def write_json(self, content: Any, content_type: str = "application/json") -> None:
-        """Write a value as JSON in ASCII, so that no character of a name drives a terminal."""
+        """Write a value as JSON: see ``json_text``."""
         self.set_header("Content-Type", f"{content_type}; charset=utf-8")
         self.write(json_text(content))
 
@@ -260,11 +264,6 @@ class Responses(RequestHandler):
                 logger.error("%s failed", where, exc_info=(typ, value, tb), extra=kind)
 
 
-def json_text(content: Any) -> str:
-    """Return a value as one line of JSON in ASCII."""
-    return json.dumps(msgspec.to_builtins(content), separators=(",", ":")) + "\n"
-
-
 def _shown(value: str | bytes) -> str:
     """Return a value of a page as safe HTML."""
     text = value if isinstance(value, str) else value.decode()
@@ -275,6 +274,17 @@ def _shown(value: str | bytes) -> str:
 def _date(seconds: int) -> str:
     """Return the value of the header Date, for a time in seconds since 1970."""
     return format_timestamp(seconds)
+
+
+def json_text(content: Any) -> bytes:
+    """Return a value as one line of JSON in printable ASCII, so that no character of a name drives
+    a terminal."""
+    # Most values need no more than msgspec's escapes. It refuses text that is not Unicode.
+    with contextlib.suppress(UnicodeEncodeError):
+        encoded = msgspec.json.encode(content)
+        if encoded.isascii() and DELETE not in encoded:
+            return encoded + b"\n"
+    return json.dumps(msgspec.to_builtins(content), separators=(",", ":")).encode() + b"\n"
 
 
 def supported_methods(handler: type[RequestHandler]) -> list[str]:

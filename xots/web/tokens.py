@@ -166,7 +166,7 @@ def _body(
         "scopes": keeper.account.scopes_granted,
         "tenantId": keeper.tenant_id if demand.tenant is None else tenant_id,
     } | ({"tenantProblem": problem} if problem else {})
-    return Body(json_text(content).encode(), until)
+    return Body(json_text(content), until)
 
 
 def _min_ttl(values: list[str]) -> timedelta | None:
