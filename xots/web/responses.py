@@ -106,6 +106,10 @@ class Responses(RequestHandler):
     def compute_etag(self) -> None:
         """Return None: a response that is never stored needs no ETag."""
 
+    def check_etag_header(self) -> bool:
+        """Return False: without an ETag, no response is the one that the client has already."""
+        return False
+
     # ---------- the request
 
     @property
