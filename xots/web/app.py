@@ -140,11 +140,12 @@ def _log_access(handler: Handler) -> None:
     A refused request has its line already, and other errors are limited: a program can cause them
     as often as it likes.
     """
-    if handler.refused:
+    level = handler.access_level if handler.get_status() < 400 else logging.INFO
+    if handler.refused or not access_log.isEnabledFor(level):
         return
     request = handler.request
     access_log.log(
-        handler.access_level if handler.get_status() < 400 else logging.INFO,
+        level,
         "%d %s %s %.0fms",
         handler.get_status(),
         handler.shown_target,
