@@ -69,7 +69,7 @@ class Handler(Responses):
     """The sender of the request; None at an endpoint that is open to all."""
 
     rules: Rules
-    """The rules that were looked at last."""
+    """The rules that have given the caller its rights."""
 
     access_level: ClassVar[int] = logging.INFO
     """The level of the line for a successful request in the access log."""
@@ -134,15 +134,14 @@ class Handler(Responses):
         if self.scopes is None:
             return
         self.refused = True  # until all rules permit it
-        headers = self.request.headers
-        self.rules = self.config.rules()
-        self.caller = identify(
-            self.rules,
-            self.peer,
-            headers.get_list("Authorization"),
-            forwarding_header(headers),
-        )
-        self.caller.check_scopes(self.scopes)
+        rules = self.config.rules()
+        if self.caller is None or self.rules is not rules:  # all else stays
+            headers = self.request.headers
+            self.caller = identify(
+                rules, self.peer, headers.get_list("Authorization"), forwarding_header(headers)
+            )
+            self.caller.check_scopes(self.scopes)
+            self.rules = rules
         if self.named_account is not None:
             self.check_account(self.named_account)
         elif self.subject is Subject.ACCOUNT:
