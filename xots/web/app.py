@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from tornado.httputil import HTTPServerRequest
 from tornado.web import Application, HTTPError
 
 from ..access import ALL_SCOPES
@@ -21,6 +23,9 @@ from .in_flight import InFlight
 from .responses import WebConfig
 
 __all__ = ["PATHS_OF_ACCOUNT", "ROUTES", "make_app", "openapi_document", "templates_folder"]
+
+Route = tuple[str, type[Handler]]
+"""The pattern of a path, and its handler."""
 
 access_log = logging.getLogger("xots.access")
 
@@ -61,7 +66,7 @@ def openapi_document() -> dict[str, Any]:
     return openapi.document([*ROUTES, *ASSETS], PATHS_OF_ACCOUNT)
 
 
-ROUTES: list[tuple[str, type[Handler]]] = [
+ROUTES: list[Route] = [
     *tokens.ROUTES,
     *health.ROUTES,
     *status.ROUTES,
@@ -73,13 +78,13 @@ ROUTES: list[tuple[str, type[Handler]]] = [
 ]
 """The endpoints, each with its handler. Those for an account serve the default one."""
 
-ASSETS: list[tuple[str, type[Handler]]] = [(r"/style\.css", StyleHandler)]
+ASSETS: list[Route] = [(r"/style\.css", StyleHandler)]
 """What the pages need."""
 
 SERVER_PATHS = frozenset({"/code", "/ping", "/ready", "/accounts", r"/openapi\.json"})
 """The endpoints that exist once: Xero knows one redirect URI, and a probe asks for the process."""
 
-PATHS_OF_ACCOUNT: list[tuple[str, type[Handler]]] = [
+PATHS_OF_ACCOUNT: list[Route] = [
     *[(path, handler) for path, handler in ROUTES if path not in SERVER_PATHS],
     *accounts.ROUTES_OF_ACCOUNT,
 ]
@@ -122,7 +127,6 @@ def make_app(
         "config": config,
         "in_flight": in_flight,
     }
-    routes = [*ROUTES, *ACCOUNT_ROUTES, *ASSETS]
     settings: dict[str, Any] = {
         "autoescape": "shown",
         "default_handler_class": NotFoundHandler,
@@ -131,7 +135,32 @@ def make_app(
         "template_path": str(templates_folder()),
         "compiled_template_cache": True,
     }
-    return Application([(path, handler, arguments) for path, handler in routes], **settings)
+    return _Application([*ROUTES, *ACCOUNT_ROUTES, *ASSETS], arguments, settings)
+
+
+class _Application(Application):
+    """Tornado's application, which finds the handler of a fixed path at once.
+
+    Args:
+        routes: the pattern of each path, with its handler.
+        arguments: the arguments of all handlers.
+        settings: those of Tornado.
+    """
+
+    def __init__(
+        self, routes: list[Route], arguments: dict[str, Any], settings: dict[str, Any]
+    ) -> None:
+        super().__init__([(path, handler, arguments) for path, handler in routes], **settings)
+        self._arguments = arguments
+        texts = [(pattern.replace("\\", ""), pattern, handler) for pattern, handler in routes]
+        self._fixed = {text: to for text, pattern, to in texts if re.escape(text) == pattern}
+
+    def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
+        """Return the delegate for a request. Tornado tries the pattern of each route in turn."""
+        handler = self._fixed.get(request.path)
+        if handler is not None:
+            return self.get_handler_delegate(request, handler, self._arguments)
+        return super().find_handler(request, **kwargs)
 
 
 def _log_access(handler: Handler) -> None:
