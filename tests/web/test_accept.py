@@ -40,8 +40,8 @@ def test_the_named_type_with_the_highest_q_is_preferred(accept: str, expected: s
 
 @pytest.mark.safeguard(
     file="web/accept.py",
-    old="if name in OFFERED and weight > 0:",
-    new="if name in OFFERED:",
+    old="(weight := _weight(parameters)) > 0:",
+    new="(weight := _weight(parameters)) >= 0:",
     protects_from="sending a type that the client refuses",
 )
 @pytest.mark.parametrize("weight", ["0", "0.0", "0.000", "0.", ".0", "00"])

@@ -31,8 +31,8 @@ def _named(accept: str) -> Iterator[tuple[str, float]]:
     """Yield the offered media types that the header names, with their q, in its order."""
     for part in accept.split(","):
         media_type, *parameters = part.split(";")
-        name, weight = media_type.strip().lower(), _weight(parameters)
-        if name in OFFERED and weight > 0:
+        name = media_type.strip().lower()
+        if name in OFFERED and (weight := _weight(parameters)) > 0:
             yield name, weight
 
 
