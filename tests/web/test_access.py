@@ -196,6 +196,12 @@ async def test_an_administrator_of_one_account_does_not_end_those_that_share_its
 
 @pytest.mark.safeguard(
     file="web/handler.py",
+    old="if self.caller is None or self.rules is not rules:",
+    new="if self.caller is None:",
+    protects_from="rights that a request keeps although the rules have changed meanwhile",
+)
+@pytest.mark.safeguard(
+    file="web/handler.py",
     old="        if self.caller is not None and not self.refused and self.get_status() < 400:",
     new="        if False:",
     protects_from="a token for a key that was revoked while its request waited",
