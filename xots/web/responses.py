@@ -30,7 +30,15 @@ from .express import Express
 from .headers import BROWSER_HEADERS, SECURITY_HEADERS
 from .read_log import ReadLog
 
-__all__ = ["UNSUPPORTED", "Refused", "Responses", "WebConfig", "json_text", "supported_methods"]
+__all__ = [
+    "UNSUPPORTED",
+    "Refused",
+    "Responses",
+    "WebConfig",
+    "http_date",
+    "json_text",
+    "supported_methods",
+]
 
 logger = logging.getLogger("xots.web")
 
@@ -96,7 +104,7 @@ class Responses(RequestHandler):
     def clear(self) -> None:
         """Begin the response with the headers of every one. They replace Tornado's: its name, and
         the type of an empty body, which is no page's."""
-        headers = {"Date": _date(int(time.time())), **SECURITY_HEADERS}
+        headers = {"Date": http_date(int(time.time())), **SECURITY_HEADERS}
         if guard.looks_like_browser(self.request.headers):
             headers |= BROWSER_HEADERS
         self._headers = HTTPHeaders(headers)
@@ -274,8 +282,8 @@ def _shown(value: str | bytes) -> str:
     return xhtml_escape(safe_text(text, MAX_MESSAGE))
 
 
-@lru_cache(maxsize=1)
-def _date(seconds: int) -> str:
+@lru_cache(maxsize=2)  # this second, by the clock of the handler and by that of the keeper
+def http_date(seconds: int) -> str:
     """Return the value of the header Date, for a time in seconds since 1970."""
     return format_timestamp(seconds)
 

@@ -18,7 +18,7 @@ from ..lifecycle.account import AccessToken
 from .express import Body
 from .handler import Handler
 from .read_log import ReadLog
-from .responses import json_text
+from .responses import http_date, json_text
 
 __all__ = ["ROUTES"]
 
@@ -68,7 +68,7 @@ class TokenHandler(Handler):
         now = keeper.clock.now()
         media_type = "text/plain" if demand.is_text else "application/json"
         self.set_header("Content-Type", f"{media_type}; charset=utf-8")
-        self.set_header("Date", now)
+        self.set_header("Date", http_date(int(now.timestamp())))
         body = _body(keeper, demand, access, tenant_id, now)
         self.write(body.content)
         if self.caller is not None and self.request.method != "HEAD":
