@@ -19,6 +19,9 @@ __all__ = ["ExpressConnection"]
 
 READ = IOLoop.READ
 
+AHEAD = frozenset({Phase.OPENED, Phase.IDLE, Phase.HANDLING})
+"""The phases in which the lane reads: those before a request, and the one before the next."""
+
 
 class Watch:
     """Watches the connections that Tornado does not serve yet.
@@ -57,7 +60,7 @@ class Watch:
         for key, _ in arrived:
             connection: ExpressConnection = key.data
             if not connection.closed():
-                connection.respond()
+                connection.read_ahead()
 
 
 class ExpressConnection(Connection):
@@ -82,7 +85,7 @@ class ExpressConnection(Connection):
         self._serve: Callable[[], None] | None = None
         """Lets Tornado serve the connection; None once it does."""
         self._unread = b""
-        """Bytes that the lane has read for Tornado."""
+        """Bytes that the lane has read, and Tornado has not."""
         self._head: bytes | None = None
         """The bytes of the request that Tornado serves, if the lane has read them all."""
         self._offered: Repeatable | None = None
@@ -108,11 +111,11 @@ class ExpressConnection(Connection):
 
         Tornado has no public function for this. It calls this one for each event of the socket.
         """
-        if events == READ and self._is_between_requests:
-            self._express.look()
-            self.respond()
-        else:
+        if events != READ or self._unread or self._read_buffer_size or self.phase not in AHEAD:
             super()._handle_events(fd, events)
+            return
+        self._express.look()
+        self.read_ahead()
 
     def close_fd(self) -> None:
         """Close the socket, or let it linger after a refusal."""
@@ -120,11 +123,22 @@ class ExpressConnection(Connection):
         super().close_fd()
 
     def receive(self, buf: bytearray | memoryview) -> int | None:
-        """Return the bytes that the lane has read, or those of the socket. Between two requests,
-        Tornado gets none before the lane has read: it has to wait for the next event."""
-        if not self._unread:
+        """Return bytes for Tornado: those that the lane has read and does not know, or those of the
+        socket.
+
+        Tornado looks for the next request as soon as it has sent a response. It gets none before
+        the lane has read.
+        """
+        if not self._is_between_requests:
             self._head = None
-            return None if self._is_between_requests else super().receive(buf)
+        elif not self._unread:
+            return None
+        elif self._head is not self._unread:
+            self._express.look()
+            if self._has_responded():
+                return None
+        if not self._unread:
+            return super().receive(buf)
         received, self._unread = self._unread, b""
         buf[: len(received)] = received
         if len(received) <= MAX_HEAD_BYTES:
@@ -150,22 +164,33 @@ class ExpressConnection(Connection):
         is_waiting = self.phase is Phase.IDLE or self.phase is Phase.OPENED
         return is_waiting and not self._read_buffer_size
 
-    def respond(self) -> None:
-        """Read a request, and respond to it or let Tornado do so. ``Express.look`` comes before."""
+    def read_ahead(self) -> None:
+        """Read what has arrived. Respond if it is a known request, or let Tornado read it.
+        ``Express.look`` comes before."""
         try:
             received = self.socket.recv(MAX_HEAD_BYTES + 1)
         except BlockingIOError:
             return
         except OSError:
             received = b""
-        known = self._express.find(self._sender, received)
-        if known is not None:
-            self._send(known.response, closes=known.closes)
-        elif received:
-            self._unread = self._head = received
-            self._let_tornado_read()
-        else:
+        if not received:
             self.close()
+            return
+        self._unread = received
+        if self.phase is Phase.HANDLING:
+            return  # Tornado looks for this request after its response to the last one
+        if not self._has_responded():
+            self._let_tornado_read()
+
+    def _has_responded(self) -> bool:
+        """Respond to the request that was read, if the lane knows it."""
+        known = self._express.find(self._sender, self._unread)
+        if known is None:
+            self._head = self._unread
+            return False
+        self._unread = b""
+        self._send(known.response, closes=known.closes)
+        return True
 
     def _let_tornado_read(self) -> None:
         if self._serve is None:
