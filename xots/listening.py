@@ -68,6 +68,8 @@ def _bind(addresses: Sequence[str], port: int) -> list[socket.socket]:
                 raise CannotStart(_bind_problem(address, port, error)) from None
             undo.callback(bound.close)
             bound.setblocking(False)
+            # Each accepted socket inherits it: a response is sent in one piece, at once.
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sockets.append(bound)
             port = bound.getsockname()[1]
         undo.pop_all()

@@ -65,6 +65,8 @@ OTHER_LOGIN = (
 
 def log_event(event: Event) -> None:
     """Write an event to the log, as an observer of the keeper."""
+    if not logger.isEnabledFor(event.level):
+        return  # each read of a token is an event
     # Callers can cause many of some kinds, such as choices of an organisation.
     extra = {"kind": f"{type(event).__name__} of {event.account}", "limited": True}
     logger.log(event.level, "%s: %s", event.account, safe_text(event, MAX_MESSAGE), extra=extra)

@@ -124,14 +124,14 @@ async def test_a_login_that_was_refused_for_a_flood_finishes_by_a_reload(
 )
 @pytest.mark.safeguard(
     file="web/tokens.py",
-    old="token(min_ttl, may_wait=not self.is_crowded)",
-    new="token(min_ttl, may_wait=True)",
+    old="token(demand.min_ttl, may_wait=not self.is_crowded)",
+    new="token(demand.min_ttl, may_wait=True)",
     protects_from="a program that takes all connections by requests for a longer lifetime",
 )
 @pytest.mark.safeguard(
     file="web/tokens.py",
-    old="tenant(tenant, may_wait=not self.is_crowded)",
-    new="tenant(tenant, may_wait=True)",
+    old="tenant(demand.tenant, may_wait=not self.is_crowded)",
+    new="tenant(demand.tenant, may_wait=True)",
     protects_from="a program that takes all connections by names of unknown organisations",
 )
 async def test_requests_that_wait_leave_room_for_those_that_need_not(

@@ -95,7 +95,7 @@ class Context:
     def is_foreign(self) -> bool:
         """True if the record's tokens are those of another identity server or grant, or of another
         client without a login. They are neither served nor sent."""
-        account = self.account
+        account = self.replica.account
         if account.token_url not in (None, self.xero.identity_server.token_url):
             return True
         is_client = self.policy.grant is Grant.CLIENT_CREDENTIALS
@@ -129,7 +129,7 @@ class Context:
         used only once no login and no revocation is left. Those of the record are not for another
         identity server than the one that they were entered for.
         """
-        account, configured = self.account, self.configured
+        account, configured = self.replica.account, self.configured
         if account.client_id is None or self.is_foreign:
             return [configured] if configured else []
         kept = Credentials(client_id=account.client_id, client_secret=account.client_secret)

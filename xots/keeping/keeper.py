@@ -212,12 +212,12 @@ class TokenKeeper:
     def tenant_id(self) -> str | None:
         """The organisation that callers are to use; None if there is none, or it is not
         verified."""
-        return verified_tenant(self.account, has_list=self._context.has_list)
+        return verified_tenant(self._replica.account, has_list=self._context.has_list)
 
     @property
     def tenant_problem(self) -> str | None:
         """Why callers are told no organisation; None if they are told one or need none."""
-        return tenant_problem(self.account, has_list=self._context.has_list)
+        return tenant_problem(self._replica.account, has_list=self._context.has_list)
 
     def observe(self, observer: Observer) -> None:
         """Send every event from now on to ``observer`` too."""

@@ -80,7 +80,7 @@ class Serving:
         """
         context = self._context
         started, requested_at = False, context.clock.now()
-        context.usage.note(context.clock.elapsed(), access_lifetime(context.account))
+        context.usage.note(context.clock.elapsed(), access_lifetime(context.replica.account))
         access = self.token_now(min_ttl)
         while may_wait and access is None and not started and self._refresh_could_help(min_ttl):
             # A refresh of another caller may have been started for a shorter lifetime.
@@ -137,7 +137,7 @@ class Serving:
 
     def min_life(self, min_ttl: timedelta | None) -> timedelta:
         """Return the least lifetime left of a token that a caller receives without a refresh."""
-        return effective_min_ttl(self._context.account, self._context.policy, min_ttl)
+        return effective_min_ttl(self._context.replica.account, self._context.policy, min_ttl)
 
     def _servable(self, min_life: timedelta) -> AccessToken | None:
         if self._ends_running or self._context.is_foreign:

@@ -36,6 +36,14 @@ MAX_DISCARDED_BYTES = 8 << 20
 ``requests`` read the response only after they have sent their whole body."""
 
 
+CHUNK_BYTES = 4096
+"""The bytes that are read at once: more than most requests have. Each read makes such a buffer."""
+
+
+MAX_DISCARDED_AT_ONCE = 64 << 10
+"""Upper bound on the bytes that are discarded when a connection closes without a refusal."""
+
+
 class Phase(IntEnum):
     """The phase of a connection, by the event that it waits for. The number has no meaning: a dict
     finds it faster than a plain member."""
@@ -116,7 +124,11 @@ class Connection(IOStream):
     """None once it is closed."""
 
     def __init__(self, accepted: socket.socket, connections: Connections, peer: Peer) -> None:
-        super().__init__(accepted, max_buffer_size=2 * max(MAX_HEAD_BYTES, MAX_BODY_BYTES))
+        super().__init__(
+            accepted,
+            max_buffer_size=2 * max(MAX_HEAD_BYTES, MAX_BODY_BYTES),
+            read_chunk_size=CHUNK_BYTES,
+        )
         self.peer = peer
         self._connections = connections
         self._refusal: Refusal | None = None
@@ -147,6 +159,10 @@ class Connection(IOStream):
         connection."""
 
     # ---------- called by Tornado
+
+    def set_nodelay(self, value: bool) -> None:
+        """Do nothing. The listening socket has it set for all connections; Tornado would set it
+        twice for each request."""
 
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
         """Read, and notice the first byte of a request."""
@@ -187,6 +203,9 @@ class Connection(IOStream):
         # In the middle of another response, the client would read the refusal as a part of it.
         if refusal is None or self.writing() or not _send_last(self.socket, refusal.response()):
             self._connections.move(self, None)
+            # Unread bytes would turn the close into a reset: the client could lose a response.
+            with contextlib.suppress(OSError, ValueError):
+                self.socket.recv(MAX_DISCARDED_AT_ONCE)
             super().close_fd()
             return
         self._connections.ended[refusal.name] += 1

@@ -22,12 +22,11 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
 
-from tornado.httputil import format_timestamp
-
 from ..access import Peer, Rules
 from ..clock import Clock
 from ..errors import RulesUnreadable
 from ..keeping.keeper import TokenKeeper
+from .headers import http_date
 
 __all__ = ["MAX_HEAD_BYTES", "Body", "Express", "Repeatable", "Sender", "sender_of"]
 
@@ -117,7 +116,7 @@ class _Known:
         if body is None or len(body.content) > MAX_BODY_BYTES:
             return False
         before_date, before_length, rest = self._parts
-        date, length = format_timestamp(now).encode(), b"%d" % len(body.content)
+        date, length = http_date(int(now.timestamp())).encode(), b"%d" % len(body.content)
         self.response = b"".join((before_date, date, before_length, length, rest, body.content))
         self._edition, self._since = edition, now
         self._until = min(body.until, _next_second(now))

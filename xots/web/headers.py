@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from email.utils import formatdate
+from functools import lru_cache
 from types import MappingProxyType
 
-__all__ = ["BROWSER_HEADERS", "SECURITY_HEADERS"]
+__all__ = ["BROWSER_HEADERS", "SECURITY_HEADERS", "http_date"]
 
 SECURITY_HEADERS: Mapping[str, str] = MappingProxyType(
     {
@@ -34,3 +36,9 @@ BROWSER_HEADERS: Mapping[str, str] = MappingProxyType(
     }
 )
 """The additional headers of every page, and of every other response to a browser."""
+
+
+@lru_cache(maxsize=2)  # this second, by the clock of the handler and by that of the keeper
+def http_date(seconds: int) -> str:
+    """Return the value of the header Date, for a time in seconds since 1970."""
+    return formatdate(seconds, usegmt=True)

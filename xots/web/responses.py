@@ -8,12 +8,11 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import msgspec
 from tornado.escape import xhtml_escape
-from tornado.httputil import HTTPHeaders, format_timestamp
+from tornado.httputil import HTTPHeaders
 from tornado.web import HTTPError, RequestHandler
 
 from ..access import Peer, Rules
@@ -27,7 +26,7 @@ from ..xero.identity_server import IdentityServer
 from . import accept, guard, problems
 from .connection import Connection
 from .express import Express
-from .headers import BROWSER_HEADERS, SECURITY_HEADERS
+from .headers import BROWSER_HEADERS, SECURITY_HEADERS, http_date
 from .read_log import ReadLog
 
 __all__ = [
@@ -35,7 +34,6 @@ __all__ = [
     "Refused",
     "Responses",
     "WebConfig",
-    "http_date",
     "json_text",
     "supported_methods",
 ]
@@ -280,12 +278,6 @@ def _shown(value: str | bytes) -> str:
     """Return a value of a page as safe HTML."""
     text = value if isinstance(value, str) else value.decode()
     return xhtml_escape(safe_text(text, MAX_MESSAGE))
-
-
-@lru_cache(maxsize=2)  # this second, by the clock of the handler and by that of the keeper
-def http_date(seconds: int) -> str:
-    """Return the value of the header Date, for a time in seconds since 1970."""
-    return format_timestamp(seconds)
 
 
 def json_text(content: Any) -> bytes:

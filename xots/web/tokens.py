@@ -17,8 +17,9 @@ from ..keeping.keeper import TokenKeeper
 from ..lifecycle.account import AccessToken
 from .express import Body
 from .handler import Handler
+from .headers import http_date
 from .read_log import ReadLog
-from .responses import http_date, json_text
+from .responses import json_text
 
 __all__ = ["ROUTES"]
 
@@ -58,12 +59,12 @@ class TokenHandler(Handler):
             tenant=_tenant(self.get_query_arguments("tenant")),
             is_text=self.accepts("text/plain"),
         )
-        keeper, consent_id = self.keeper, self.keeper.account.consent_id
-        tenant_id = None
+        keeper, tenant_id, consent_id = self.keeper, None, None
         if demand.tenant is not None:
+            consent_id = keeper.account.consent_id
             tenant_id = await keeper.tenant(demand.tenant, may_wait=not self.is_crowded)
         access = await keeper.token(demand.min_ttl, may_wait=not self.is_crowded)
-        if demand.tenant is not None and keeper.account.consent_id != consent_id:
+        if tenant_id is not None and keeper.account.consent_id != consent_id:
             raise TokenUnavailable("the login has changed meanwhile; retry", 1.0)
         now = keeper.clock.now()
         media_type = "text/plain" if demand.is_text else "application/json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 __all__ = ["XERO", "ClientAuth", "IdentityServer"]
@@ -49,8 +50,7 @@ class IdentityServer:
         """True for Xero and for a server on this machine that stands in for it, such as the
         simulated one: users log in at Xero's path. Other products have that path too, on hosts of
         their own."""
-        page, xeros = urlsplit(self.authorize_url), urlsplit(XERO.authorize_url)
-        return page.path == xeros.path and page.hostname in (xeros.hostname, *LOOPBACK_HOSTS)
+        return _is_xeros_page(self.authorize_url)
 
     @property
     def has_organisations(self) -> bool:
@@ -64,3 +64,9 @@ class IdentityServer:
 
 
 XERO = IdentityServer()
+
+
+@lru_cache(maxsize=128)  # each event names its identity server
+def _is_xeros_page(authorize_url: str) -> bool:
+    page, xeros = urlsplit(authorize_url), urlsplit(XERO.authorize_url)
+    return page.path == xeros.path and page.hostname in (xeros.hostname, *LOOPBACK_HOSTS)
