@@ -12,9 +12,10 @@ import base64
 import hashlib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum, StrEnum
 from ipaddress import ip_address
+
+import msgspec
 
 from .errors import AccessDenied, KeyRefused
 
@@ -61,8 +62,7 @@ class Transport(Enum):
     UNIX = "Unix socket"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Peer:
+class Peer(msgspec.Struct, frozen=True, kw_only=True):
     """The other end of a connection, as the kernel knows it when the connection is accepted."""
 
     transport: Transport
@@ -92,8 +92,7 @@ class Peer:
         return "(unknown)" if self.is_local else f"ip:{self.address}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reader:
+class Reader(msgspec.Struct, frozen=True, kw_only=True):
     """A named key."""
 
     name: str
@@ -104,8 +103,7 @@ class Reader:
     """The result of ``digest_of``."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rules:
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """The rules of a server."""
 
     readers: Mapping[str, Reader] | None = None
@@ -116,8 +114,7 @@ class Rules:
     """The ids of the users that may connect; None if all may."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Caller:
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
     """The sender of a request, with its rights."""
 
     name: str

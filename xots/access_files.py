@@ -8,8 +8,9 @@ next request, on open connections too.
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from .access import Reader, Rules
 from .errors import RulesUnreadable, SettingsError

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+
+import msgspec
 
 from .access import TOKEN_SCOPES, Reader, Scope
 from .settings import Settings, is_loopback
@@ -18,8 +19,7 @@ WITHOUT_TLS = "; machines on the way can read what is sent (set tls_certificate 
 REMEDIES = "set readers or allowed_users, or unix_socket with address: none"
 
 
-@dataclass(frozen=True)
-class Summary:
+class Summary(msgspec.Struct, frozen=True):
     """Who may read an access token."""
 
     text: str

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+
+import msgspec
 
 from .access import Reader
 from .access_summary import who_may_read
@@ -55,8 +56,7 @@ NO_GRACE = "a spent refresh token counts as never accepted again (grace: 0)"
 FOREIGN = "no account can have this name; the record is skipped: move it away, or delete it"
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """The state of one subject, such as the store.
 
     Args:

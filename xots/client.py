@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import msgspec
+
 from .errors import ServerRefused, ServerUnproved, ServerUnreachable
 from .proof import prove_certificate, prove_tcp, prove_unix
 from .secret import Secret
@@ -32,8 +34,7 @@ REQUEST_TIMEOUT_SECONDS = 60.0
 the middle of one."""
 
 
-@dataclass(frozen=True)
-class _Response:
+class _Response(msgspec.Struct, frozen=True):
     status: int
     location: str | None
     content: Any

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar
 
@@ -20,8 +19,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoginEnded(Event):
+class LoginEnded(Event, frozen=True, kw_only=True):
     """A login was ended here: nothing is served from it any more."""
 
     forgotten: bool
@@ -32,24 +30,21 @@ class LoginEnded(Event):
         return f"the login was ended, nothing is served from it any more{rest}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Revoked(Event):
+class Revoked(Event, frozen=True, kw_only=True):
     """The identity server has revoked the tokens of a login that was ended here."""
 
     def __str__(self) -> str:
         return f"{self.server} has revoked the login's tokens"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Forgotten(Event):
+class Forgotten(Event, frozen=True, kw_only=True):
     """A login was ended here, at an identity server that revokes no tokens."""
 
     def __str__(self) -> str:
         return f"the login's tokens are {FORGOTTEN_TEXT}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Disconnected(Event):
+class Disconnected(Event, frozen=True, kw_only=True):
     """A login that was ended here shares its Xero user with others: its own connections were
     deleted, and its tokens forgotten instead of revoked."""
 
@@ -68,8 +63,7 @@ class Disconnected(Event):
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class ConnectionsRemain(Event):
+class ConnectionsRemain(Event, frozen=True, kw_only=True):
     """A login was ended by ``Disconnected``, and connections of its own may remain at Xero."""
 
     level: ClassVar[int] = logging.WARNING
@@ -81,8 +75,7 @@ class ConnectionsRemain(Event):
         return remaining_text(self.organisations, self.reason, self.server)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RevocationFailed(Event):
+class RevocationFailed(Event, frozen=True, kw_only=True):
     """Xero did not confirm a revocation. The next request follows at ``retry_not_before``."""
 
     level: ClassVar[int] = logging.WARNING

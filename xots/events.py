@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import ClassVar
+
+import msgspec
 
 from .advice import XERO, capitalised
 from .lifecycle.account import Problem, ProblemKind
@@ -39,8 +40,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Event:
+class Event(msgspec.Struct, frozen=True, kw_only=True):
     """Something that happened to one account."""
 
     level: ClassVar[int] = logging.INFO
@@ -54,8 +54,7 @@ Observer = Callable[[Event], None]
 """Receives every event, at once and in order. It must not raise and must not wait."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class AccountsChanged(Event):
+class AccountsChanged(Event, frozen=True, kw_only=True):
     """The account was added or removed at run time."""
 
     removed: bool
@@ -71,8 +70,7 @@ def next_attempt_text(at: datetime | None, now: datetime) -> str:
     return f"next attempt at {time_text(at, now)} or later"
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoggedIn(Event):
+class LoggedIn(Event, frozen=True, kw_only=True):
     """A code exchange succeeded, and its tokens are kept."""
 
     client_id: str
@@ -85,8 +83,7 @@ class LoggedIn(Event):
         return f"logged in: client {self.client_id}, scopes {scopes}, refresh token #{self.token}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoginRefused(Event):
+class LoginRefused(Event, frozen=True, kw_only=True):
     """A login did not succeed. It ended no earlier login."""
 
     level: ClassVar[int] = logging.WARNING
@@ -96,8 +93,7 @@ class LoginRefused(Event):
         return f"login failed: {self.reason}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class RecordFollowed(Event):
+class RecordFollowed(Event, frozen=True, kw_only=True):
     """Another process wrote the record, and this one read it."""
 
     level: ClassVar[int] = logging.DEBUG
@@ -113,8 +109,7 @@ class RecordFollowed(Event):
         return text
 
 
-@dataclass(frozen=True, kw_only=True)
-class Refreshed(Event):
+class Refreshed(Event, frozen=True, kw_only=True):
     """Xero issued a new access token, and the response is kept."""
 
     spent: str | None
@@ -152,8 +147,7 @@ class Refreshed(Event):
         return f"{attempts}, {span_text(self.at - self.due_at)} after it was due"
 
 
-@dataclass(frozen=True, kw_only=True)
-class RefreshTokenMissing(Event):
+class RefreshTokenMissing(Event, frozen=True, kw_only=True):
     """Xero's response held no refresh token. It may have been lost on the way: the same one is
     spent again."""
 
@@ -173,8 +167,7 @@ class RefreshTokenMissing(Event):
         return text
 
 
-@dataclass(frozen=True, kw_only=True)
-class RefreshResumed(Event):
+class RefreshResumed(Event, frozen=True, kw_only=True):
     """A refresh without an outcome is resumed: its process was cut off, or slept past its lease."""
 
     by: str
@@ -196,8 +189,7 @@ LIFETIME_UNKNOWN = (
 not known."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class RefreshFailed(Event):
+class RefreshFailed(Event, frozen=True, kw_only=True):
     """A refresh did not succeed. Nothing was lost; ``next_attempt_at`` is the next attempt."""
 
     level: ClassVar[int] = logging.WARNING
@@ -249,8 +241,7 @@ class RefreshFailed(Event):
         return f"if nothing improves, a user {must} log in {after}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ConsentWasLost(Event):
+class ConsentWasLost(Event, frozen=True, kw_only=True):
     """No refresh token is left that Xero surely accepts: a user must log in again.
 
     The process whose request failed last emits this once. Others follow the record.
@@ -280,8 +271,7 @@ class ConsentWasLost(Event):
         return text
 
 
-@dataclass(frozen=True, kw_only=True)
-class TenantChosen(Event):
+class TenantChosen(Event, frozen=True, kw_only=True):
     """A user has chosen an organisation among the connected ones, or a list has verified it."""
 
     tenant_id: str
@@ -290,8 +280,7 @@ class TenantChosen(Event):
         return f"the organisation to use is now {self.tenant_id}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class StoreDegraded(Event):
+class StoreDegraded(Event, frozen=True, kw_only=True):
     """The store cannot be read or written. Access tokens are served from memory meanwhile."""
 
     level: ClassVar[int] = logging.ERROR
@@ -314,8 +303,7 @@ class StoreDegraded(Event):
         return text
 
 
-@dataclass(frozen=True, kw_only=True)
-class StoreLostWrites(Event):
+class StoreLostWrites(Event, frozen=True, kw_only=True):
     """The store holds less than it acknowledged, such as after a restore of an old dump. The record
     in memory is united with it and written again."""
 
@@ -330,16 +318,14 @@ class StoreLostWrites(Event):
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class StoreRecovered(Event):
+class StoreRecovered(Event, frozen=True, kw_only=True):
     """The store works again, and every change in memory is written."""
 
     def __str__(self) -> str:
         return "the token store works again"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClockSkewed(Event):
+class ClockSkewed(Event, frozen=True, kw_only=True):
     """This host's clock and another one differ by more than ten seconds, or it was set back."""
 
     level: ClassVar[int] = logging.WARNING
@@ -357,8 +343,7 @@ class ClockSkewed(Event):
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class TokenRead(Event):
+class TokenRead(Event, frozen=True, kw_only=True):
     """Callers received the access token."""
 
     level: ClassVar[int] = logging.DEBUG

@@ -13,9 +13,10 @@ import re
 import shlex
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+import msgspec
 
 __all__ = [
     "Mount",
@@ -134,8 +135,7 @@ def _trusted_owners() -> tuple[int, int]:
     return 0, os.geteuid()
 
 
-@dataclass(frozen=True)
-class Mount:
+class Mount(msgspec.Struct, frozen=True):
     """A mounted file system."""
 
     point: Path

@@ -8,8 +8,9 @@ only opens, so that every process can learn of it before it seals a record.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from .errors import SealError
 from .file_access import folder_problems, read_bounded, secret_file_problems
@@ -22,8 +23,7 @@ HEADER = "# Sealing keys of xots, one a line: the first seals, all of them open.
 WAITING = "# The next one opens only, until it is promoted (xots key promote):"
 
 
-@dataclass(frozen=True)
-class KeyRing:
+class KeyRing(msgspec.Struct, frozen=True):
     """The keys of a key file."""
 
     promoted: tuple[Secret, ...]

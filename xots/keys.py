@@ -10,10 +10,10 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import platformdirs
+from msgspec.structs import replace
 
 from .backends import TokenStore
 from .errors import SealError, SettingsError

@@ -10,9 +10,10 @@ import logging
 import ssl
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+import msgspec
 
 from .errors import SettingsError
 from .reread import LastGood, Reread
@@ -29,8 +30,7 @@ MAX_STEPS = 10
 """Upper bound on the steps of a handshake in memory, which takes four."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """A certificate with its key."""
 
     context: ssl.SSLContext

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as with_policy
 from support.bench import SCOPES, UNLIMITED, Bench, eventually, running_bench
 
 from xots.errors import NoCredentials, TokenUnavailable
@@ -38,7 +39,7 @@ CUSTOM = Client(
 CREDENTIALS = Credentials(
     client_id=DEFAULT_CUSTOM_CLIENT_ID, client_secret=Secret(DEFAULT_CLIENT_SECRET)
 )
-POLICY = replace(UNLIMITED, grant=Grant.CLIENT_CREDENTIALS)
+POLICY = with_policy(UNLIMITED, grant=Grant.CLIENT_CREDENTIALS)
 HALF_HOUR = timedelta(minutes=30)
 GRANT = "client_credentials"
 

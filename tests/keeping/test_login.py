@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import re
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from support.bench import SCOPES, Bench, revocations
 from support.inside import context_of, operations_of
@@ -176,7 +176,7 @@ async def test_a_refresh_token_counts_as_granted_offline_access(
     async def exchanged(*args: Any, **kwargs: Any) -> Any:
         issued = await exchange(*args, **kwargs)
         assert isinstance(issued, Issued)
-        return dataclasses.replace(issued, scopes=named)
+        return msgspec.structs.replace(issued, scopes=named)
 
     monkeypatch.setattr(xero, "exchange", exchanged)
     if named:

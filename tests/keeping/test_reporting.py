@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -131,11 +130,11 @@ def test_a_response_is_one_event_and_a_missing_token_another() -> None:
         due_at=NOW,
     )
     with_token = Issued(access_token=Secret("a1"), refresh_token=Secret("r1"))
-    good = situation(outlook=Outlook(**(vars_of(OUTLOOK) | {"retrying": None})))
+    good = situation(outlook=replace(OUTLOOK, retrying=None))
     assert events_of(good, with_token) == [refreshed]
     bare = Issued(access_token=Secret("a1"))
     assert events_of(situation(), bare) == [
-        Refreshed(**(vars_of(refreshed) | {"issued": None})),
+        replace(refreshed, issued=None),
         RefreshTokenMissing(
             account="books",
             at=NOW,
@@ -144,10 +143,6 @@ def test_a_response_is_one_event_and_a_missing_token_another() -> None:
             grace_ends_at=NOW + 30 * MINUTE,
         ),
     ]
-
-
-def vars_of(value: Any) -> dict[str, Any]:
-    return dict(vars(value))
 
 
 def test_a_failure_is_reported_with_its_outlook() -> None:
@@ -291,11 +286,11 @@ def test_the_error_says_when_to_retry_and_what_is_served_meanwhile() -> None:
 def test_a_failure_at_another_server_says_nothing_about_xero() -> None:
     """Neither its name, nor when an unused refresh token dies there."""
     server = "the identity server"
-    unspent = Outlook(**(vars_of(OUTLOOK) | {"attention_for": Need.TOKEN_DIES}))
+    unspent = replace(OUTLOOK, attention_for=Need.TOKEN_DIES)
     for outlook in (OUTLOOK, unspent):
         found = situation(server=server, outlook=outlook, store_problem=None)
         [failed] = events_of(found, Unknown(detail="reset"))
-        text = f"{dataclasses.replace(failed, server=server)} {reason(found)}"
+        text = f"{replace(failed, server=server)} {reason(found)}"
         assert facts_of_xero(text) == []
         assert "no usable response came from the identity server" in text
         assert ("an unused refresh token may expire" in text) is (outlook is unspent)

@@ -27,6 +27,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from msgspec.structs import replace
 from support.bench import UNLIMITED
 from support.inside import operations_of, replica_of
 from support.records import SETTINGS, issued, tokens_of
@@ -570,7 +571,7 @@ class XeroClientOfStory:
         if outcome_name == "response lost":
             return Unknown(detail=outcome_name)
         if outcome_name == "no refresh token" and bare:
-            return with_fields(outcome, refresh_token=None)
+            return replace(outcome, refresh_token=None)
         return outcome
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace as replace_policy
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from support.accounts import HALF_HOUR, MINUTE, NOW, POLICY, issued
 
 from xots.lifecycle.account import Account, ProblemKind
@@ -35,7 +35,7 @@ from xots.lifecycle.schedule import (
     state_of,
 )
 
-CLIENT = replace_policy(POLICY, grant=Grant.CLIENT_CREDENTIALS)
+CLIENT = replace(POLICY, grant=Grant.CLIENT_CREDENTIALS)
 
 
 def requested(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace as replace_issued
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -185,7 +184,7 @@ TABLE: dict[str, tuple[Account, datetime, tuple[Any, ...]]] = {
         (Retrying.REFRESH, DUE, None, DUE + 60 * DAY, Need.TOKEN_DIES),
     ),
     "the access token had expired at its issue": (
-        attempted(LOGGED_IN, replace_issued(issued("r1"), lifetime=timedelta(0)), DUE),
+        attempted(LOGGED_IN, replace(issued("r1"), lifetime=timedelta(0)), DUE),
         DUE,
         (Retrying.REFRESH, DUE + 0.75 * POLICY.slow_wait, None, DUE + 60 * DAY, Need.TOKEN_DIES),
     ),

@@ -217,7 +217,7 @@ class LifecycleStory(RuleBasedStateMachine):
         if comes_to == "response lost":
             return Unknown(detail="reset")
         if comes_to == "no refresh token" and bare and isinstance(outcome, Issued):
-            return with_fields(outcome, refresh_token=None)
+            return replace(outcome, refresh_token=None)
         return outcome
 
     def commit(self, token: RefreshToken) -> Outcome:

@@ -3,7 +3,6 @@ second use (RFC 9700 section 4.14.2)."""
 
 from __future__ import annotations
 
-from dataclasses import replace as replace_policy
 from datetime import datetime, timedelta
 
 import pytest
@@ -38,7 +37,7 @@ from xots.lifecycle.schedule import (
 from xots.lifecycle.transitions import after, after_cut_off, begin_refresh
 from xots.secret import Secret
 
-STRICT = replace_policy(POLICY, grace=timedelta(0))
+STRICT = replace(POLICY, grace=timedelta(0))
 EXPIRY = NOW + HALF_HOUR
 LOST = Unknown(detail="reset")
 
@@ -317,7 +316,7 @@ def test_a_server_that_does_not_rotate_gets_the_same_token_again() -> None:
 def test_a_short_grace_period_is_used_and_then_over() -> None:
     """Within it a lost response is retried; after it the token waits for the access token's
     expiry."""
-    short = replace_policy(POLICY, grace=timedelta(seconds=60))
+    short = replace(POLICY, grace=timedelta(seconds=60))
     account, at = after_lost_response(), NOW + 25 * MINUTE
     assert isinstance(next_step(account, at + timedelta(seconds=30), short), Spend)
     assert next_step(account, at + timedelta(seconds=61), short) == Wait(EXPIRY)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import replace
 from urllib.parse import parse_qs, parse_qsl, unquote_plus, urlsplit
 
 import pytest
+from msgspec.structs import replace
 
 from xots.secret import Secret
 from xots.xero.connections import connections_request

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
+
+import msgspec
 
 from ..keeping.usage import Fresh
 from ..lifecycle.account import Account, Entry
@@ -18,8 +19,7 @@ from ..xero.scopes import login_problem
 __all__ = ["AccountConfig", "Configure"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class AccountConfig:
+class AccountConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of one account, combined from the files and its record's entry."""
 
     name: str

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from heapq import merge
 from itertools import islice
+
+import msgspec
 
 from ..keeping.usage import Fresh
 from ..lifecycle.account import Account
@@ -23,8 +24,7 @@ MAX_SHARING = 20
 accounts may all share one: a list of all would name a million."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Glimpse:
+class Glimpse(msgspec.Struct, frozen=True, kw_only=True):
     """The part of an account's record that the directory remembers. It holds no secret."""
 
     source: str
@@ -43,8 +43,7 @@ class Glimpse:
     """Why the account cannot be used; None if it can."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Summary:
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """One account in the list of all."""
 
     name: str

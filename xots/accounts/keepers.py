@@ -6,8 +6,10 @@ import asyncio
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+
+import msgspec
+from msgspec.structs import replace
 
 from ..backends.base import TokenStore
 from ..backends.due_index import DueIndex
@@ -37,8 +39,7 @@ UNCLAIMED_TIMEOUT = timedelta(seconds=60)
 """Time after which a keeper is closed whose callers were all cancelled while it was opened."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shared:
+class Shared(msgspec.Struct, frozen=True, kw_only=True):
     """The parts that all keepers of a process share. The code that opened them closes them."""
 
     store: TokenStore
@@ -51,8 +52,7 @@ class Shared:
     store_clock: StoreClock
 
 
-@dataclass
-class Opened:
+class Opened(msgspec.Struct):
     """An open keeper."""
 
     config: AccountConfig

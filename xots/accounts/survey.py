@@ -6,8 +6,10 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
 from datetime import datetime
+
+import msgspec
+from msgspec.structs import replace
 
 from ..backends.base import version_of
 from ..errors import RecordUnusable, SealError, SettingsError, StoreUnavailable
@@ -37,8 +39,7 @@ RETRY_INTERVAL_SECONDS = 1.0
 """Interval between attempts to watch a store that failed."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Found:
+class _Found(msgspec.Struct, frozen=True, kw_only=True):
     """A record that a look has found."""
 
     version: str | None

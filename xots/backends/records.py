@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from ..errors import RecordUnusable, StaleWrite
 
@@ -26,8 +27,7 @@ LEASE_PREFIX = "lease-"
 """The prefix of the names that a store uses itself. ``names`` hides them."""
 
 
-@dataclass(frozen=True)
-class Stored:
+class Stored(msgspec.Struct, frozen=True):
     """The record that a store holds under a name."""
 
     value: bytes

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 __all__ = ["Action", "add_actions", "run_action"]
 
@@ -13,8 +14,7 @@ def _no_options(parser: argparse.ArgumentParser) -> None:
     """Declare nothing."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Action:
+class Action(msgspec.Struct, frozen=True, kw_only=True):
     """One action of a command.
 
     Args:

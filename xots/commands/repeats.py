@@ -7,7 +7,8 @@ disk. The first lines tell what happens; a count tells how often.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+
+import msgspec
 
 from ..safe_text import safe_text
 
@@ -22,8 +23,7 @@ MAX_KINDS = 1000
 """Upper bound on the windows in memory. There are about 100 kinds of message."""
 
 
-@dataclass
-class _Window:
+class _Window(msgspec.Struct):
     """The lines of one kind, from the first one on. It does not keep the records: an exception of
     theirs would keep its frames alive."""
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 from .accounts import add_account_options
 from .actions import run_action
@@ -40,8 +41,7 @@ class Group(Enum):
     RUNNING_SERVER = "commands for a running server"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Command:
+class Command(msgspec.Struct, frozen=True, kw_only=True):
     """One command.
 
     Args:

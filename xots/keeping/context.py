@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import random
 import socket
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
+
+import msgspec
 
 from ..backends.base import Lease, TokenStore
 from ..clock import Clock
@@ -46,8 +46,7 @@ def this_process() -> str:
     return f"{safe_text(socket.gethostname(), 64)}:{os.getpid()}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Context:
+class Context(msgspec.Struct, frozen=True, kw_only=True):
     """The account's name and policy, its replica, and the store, the client and the clock to
     use."""
 
@@ -152,7 +151,7 @@ class Context:
             lacks_credentials=self.lacks_credentials,
         )
         if self.is_foreign:  # tokens of another identity server are left alone
-            return dataclasses.replace(found, retrying=None, next_attempt_at=None)
+            return msgspec.structs.replace(found, retrying=None, next_attempt_at=None)
         return found
 
     @property

@@ -7,7 +7,8 @@ connections that no other login uses are deleted.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from ..backends.base import Lease
 from ..errors import UpstreamFailed
@@ -32,8 +33,7 @@ MAX_SECONDS = 30.0
 the next login of the account waits for the lease."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Disconnection:
+class Disconnection(msgspec.Struct, frozen=True, kw_only=True):
     """The result of the deletion of an ended login's own connections."""
 
     deleted: int = 0

@@ -10,8 +10,9 @@ the later one sees the other's end: it revokes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from ..advice import XERO
 from ..backends.base import Lease
@@ -63,8 +64,7 @@ class EndResult(StrEnum):
     tokens are forgotten here only."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class EndOutcome:
+class EndOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of a login's end. It is true unless the end is pending."""
 
     result: EndResult

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import random
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime, timedelta
+
+import msgspec
 
 from ..backends.base import TokenStore
 from ..clock import Clock, SystemClock
@@ -396,6 +397,6 @@ class TokenKeeper:
     def _emit(self, event: Event) -> None:
         server = self.identity_server.name
         if event.server != server:
-            event = dataclasses.replace(event, server=server)
+            event = msgspec.structs.replace(event, server=server)
         for observer in self._observers:
             observer(event)

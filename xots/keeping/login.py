@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import secrets
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
 from datetime import timedelta
 
+import msgspec
 from msgspec.structs import replace
 
 from ..advice import XERO, meaning, remedy, shown_code
@@ -34,8 +34,7 @@ ADVICE_ELSEWHERE = (
 """What a login without a refresh token lacks."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoginAttempt:
+class LoginAttempt(msgspec.Struct, frozen=True, kw_only=True):
     """The code that the browser brought back from Xero, and the request that led there."""
 
     credentials: Credentials

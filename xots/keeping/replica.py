@@ -15,9 +15,9 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from enum import Enum, auto
 
+import msgspec
 from msgspec.structs import replace
 
 from ..backends.base import Lease, Stored, version_of
@@ -50,8 +50,7 @@ class Peeked(Enum):
     """The store has lost writes. That is settled under the lease."""
 
 
-@dataclass(frozen=True)
-class _Seen:
+class _Seen(msgspec.Struct, frozen=True):
     """The record that the store was last seen to hold, and its version there."""
 
     account: Account

@@ -5,8 +5,9 @@ Everything here is pure. A ``Situation`` holds the account as it stands.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+import msgspec
 
 from ..advice import XERO
 from ..clock import MAX_CLOCK_SKEW
@@ -52,8 +53,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Situation:
+class Situation(msgspec.Struct, frozen=True, kw_only=True):
     """The account as it stands at one moment."""
 
     name: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from ..backends.base import TokenStore, checked_name
 from ..clock import SystemClock
@@ -13,8 +13,7 @@ from .record_store import LEASE_SECONDS, PURPOSE
 __all__ = ["Resealed", "reseal_all"]
 
 
-@dataclass(frozen=True)
-class Resealed:
+class Resealed(msgspec.Struct, frozen=True):
     """The result of sealing all records of a store with the first key."""
 
     done: int

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+
+import msgspec
 
 from ..errors import XotsError
 from ..events import TokenRead
@@ -161,7 +162,7 @@ class Serving:
         if self._tasks.closed and self._context.account.consent_id is not None:
             return stopping()
         return no_token(
-            dataclasses.replace(self._context.situation(), state=self._logins.state),
+            msgspec.structs.replace(self._context.situation(), state=self._logins.state),
             ending=bool(self._ends_running),
             in_progress=self._refreshing.in_progress,
             foreign=self._context.is_foreign,

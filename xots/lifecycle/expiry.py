@@ -14,10 +14,11 @@ any fixed moment.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+import msgspec
 from msgspec import structs
+from msgspec.structs import replace
 
 from .account import AccessToken, Account
 from .schedule import good_for
@@ -44,8 +45,7 @@ def capped_to(account: Account, left: timedelta, now: datetime) -> Account:
     return structs.replace(account, access=earlier)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Expiry:
+class Expiry(msgspec.Struct, frozen=True, kw_only=True):
     """When the access token and the wait of one record end by the clock that cannot be set."""
 
     access: AccessToken | None = None

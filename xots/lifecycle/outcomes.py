@@ -6,8 +6,9 @@ protocol are those of RFC 6749 section 5.2.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
+
+import msgspec
 
 from ..secret import Secret
 
@@ -23,8 +24,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Issued:
+class Issued(msgspec.Struct, frozen=True, kw_only=True):
     """Xero issued an access token and, as a rule, a new refresh token."""
 
     access_token: Secret
@@ -40,36 +40,31 @@ class Issued:
     """The login, by the claim ``authentication_event_id``; None if there is no such claim."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Failure:
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """An outcome without tokens."""
 
     detail: str
     """The failure in words, for the operator. It holds no secret."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class NotSent(Failure):
+class NotSent(Failure, frozen=True, kw_only=True):
     """The request never left (DNS, connection refused, TLS): it did not spend the token."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Unknown(Failure):
+class Unknown(Failure, frozen=True, kw_only=True):
     """The request may have been carried out: no response, part of one, or an unclear one."""
 
     retry_after: timedelta | None = None
     """The wait that the server demanded, such as with a status 503."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Throttled(Failure):
+class Throttled(Failure, frozen=True, kw_only=True):
     """Status 429: the request was not carried out."""
 
     retry_after: timedelta | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClientRefused(Failure):
+class ClientRefused(Failure, frozen=True, kw_only=True):
     """Xero refused the client or the request (``invalid_client``, …): it did not spend the
     token."""
 
@@ -77,8 +72,7 @@ class ClientRefused(Failure):
     """The OAuth error code (RFC 6749 section 5.2)."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Refused(Failure):
+class Refused(Failure, frozen=True, kw_only=True):
     """``invalid_grant``: Xero will never issue from this token, or code, again."""
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+
+import msgspec
 
 from ..advice import XERO
 from .account import Account, Intent, RefreshToken
@@ -61,8 +62,7 @@ class Need(StrEnum):
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outlook:
+class Outlook(msgspec.Struct, frozen=True, kw_only=True):
     """The next attempts, and the time when a user must log in if nothing improves."""
 
     retrying: Retrying | None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 from zlib import crc32
+
+import msgspec
+from msgspec.structs import replace
 
 __all__ = ["Grant", "Policy", "staggered"]
 
@@ -23,8 +25,7 @@ class Grant(StrEnum):
     custom connection."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Policy:
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """The settings that the decisions depend on."""
 
     grant: Grant = Grant.AUTHORIZATION_CODE

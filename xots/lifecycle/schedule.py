@@ -7,9 +7,10 @@ same token for 30 minutes, and a refresh token that lies unused dies after 60 da
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum, StrEnum
+
+import msgspec
 
 from ..clock import MAX_CLOCK_SKEW
 from .account import AccessToken, Account, Intent, ProblemKind, RefreshToken
@@ -263,32 +264,27 @@ def _rotations(account: Account, current: RefreshToken, policy: Policy) -> list[
     return [current.obtained_at + policy.refresh_lifetime, *proofs]
 
 
-@dataclass(frozen=True)
-class Idle:
+class Idle(msgspec.Struct, frozen=True):
     """Nothing is to be done: no refresh is due, or none is possible."""
 
 
-@dataclass(frozen=True)
-class Wait:
+class Wait(msgspec.Struct, frozen=True):
     """A refresh is due, but not before ``until``."""
 
     until: datetime
 
 
-@dataclass(frozen=True)
-class Spend:
+class Spend(msgspec.Struct, frozen=True):
     """Refresh with this token now."""
 
     token: RefreshToken
 
 
-@dataclass(frozen=True)
-class NoteCutOff:
+class NoteCutOff(msgspec.Struct, frozen=True):
     """Note that a refresh was cut off. Its token may be spent, and is not to be sent now."""
 
 
-@dataclass(frozen=True)
-class Obtain:
+class Obtain(msgspec.Struct, frozen=True):
     """Request an access token with the client's own credentials now."""
 
 

@@ -18,8 +18,9 @@ this host and all identity servers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from ..lifecycle.account import Entry
 from ..lifecycle.policy import Policy
@@ -67,12 +68,11 @@ def _default_scopes(server: IdentityServer) -> tuple[str, ...]:
     return SCOPE_SETS["classic"] if server.is_xero else ()
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(msgspec.Struct, frozen=True):
     """Some settings, by name."""
 
-    values: Mapping[str, Any] = field(default_factory=dict)
-    places: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    places: Mapping[str, str] = msgspec.field(default_factory=dict)
     """The place where each setting was set. A default has none."""
 
     @property

@@ -8,9 +8,10 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
 
 from . import parsing
 from .reading import SETTINGS, File, Given, collecting, is_secret, read_text
@@ -32,13 +33,12 @@ MAX_YAML_BYTES = 1024 * 1024
 """Upper bound on a YAML file: some thousands of accounts."""
 
 
-@dataclass
-class YamlTexts:
+class YamlTexts(msgspec.Struct):
     """The texts of a YAML file."""
 
-    given: dict[str, Given] = field(default_factory=dict)
+    given: dict[str, Given] = msgspec.field(default_factory=dict)
     """Those of the top level, by setting."""
-    accounts: dict[str, dict[str, Given]] = field(default_factory=dict)
+    accounts: dict[str, dict[str, Given]] = msgspec.field(default_factory=dict)
     """Those of each account, by account and setting."""
 
     def all(self) -> Iterator[tuple[str, Given]]:
@@ -47,11 +47,10 @@ class YamlTexts:
             yield from given.items()
 
 
-@dataclass(frozen=True)
-class Mapping:
+class Mapping(msgspec.Struct, frozen=True):
     """A YAML mapping. It keeps the lines of its keys, and keys that occur twice."""
 
-    entries: list[tuple[int, Any, Any]] = field(default_factory=list)
+    entries: list[tuple[int, Any, Any]] = msgspec.field(default_factory=list)
     """The line, the key and the value of each entry."""
 
 

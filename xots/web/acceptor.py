@@ -13,8 +13,8 @@ import socket
 import ssl
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 
+import msgspec
 from tornado.httpserver import HTTPServer
 from tornado.httputil import (
     HTTPConnection,
@@ -100,8 +100,7 @@ REPORTS = {
 that no client can flood the log. A reason without a line is an ordinary end."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """The limits on connections. All times are in seconds."""
 
     max_connections: int

@@ -11,7 +11,6 @@ to each of them. So name and seal hold the redirect URI, by which servers differ
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import NamedTuple, TypeVar
@@ -108,8 +107,7 @@ class OwnCookie(NamedTuple):
     """None if it has expired or cannot be opened."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoginCookies:
+class LoginCookies(msgspec.Struct, frozen=True, kw_only=True):
     """The cookies of one request, of which only this server's are read and replaced."""
 
     sealer: Sealer

@@ -7,7 +7,6 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -58,8 +57,7 @@ class Refused(HTTPError):
     """Raised for a request that the guard refuses."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class WebConfig:
+class WebConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The settings and parts of the server that the handlers use. ``AccountConfig`` holds an
     account's settings."""
 
@@ -73,7 +71,7 @@ class WebConfig:
     """The permitted values of the Host header: see ``guard.allowed_hosts``."""
     express: Express | None = None
     """The express lane; None if it is off."""
-    reads: ReadLog = field(default_factory=ReadLog)
+    reads: ReadLog = msgspec.field(default_factory=ReadLog)
 
     @property
     def origin(self) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import re
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import msgspec
 from tornado.web import HTTPError
 
 from ..access import TOKEN_SCOPES, Caller, Rules
@@ -33,8 +33,7 @@ UNREPEATED_HEADERS = ("Content-Length", "Transfer-Encoding", "Expect", "Cookie")
 browsers, which change."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Demand:
+class _Demand(msgspec.Struct, frozen=True, kw_only=True):
     """The token that a request demands."""
 
     min_ttl: timedelta | None
@@ -98,8 +97,7 @@ class TokenHandler(Handler):
         return not (is_basic or has_body_or_cookie or access_log.isEnabledFor(logging.DEBUG))
 
 
-@dataclass(kw_only=True)
-class _Repeated:
+class _Repeated(msgspec.Struct, kw_only=True):
     """The response to requests with the same head from the same sender: see
     ``express.Repeatable``."""
 

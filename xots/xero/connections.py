@@ -55,8 +55,7 @@ class Connection:
     """All its fields, as the identity server sent them. Only ``tenantId`` is known to be valid."""
 
 
-@dataclass(frozen=True)
-class Listed:
+class Listed(msgspec.Struct, frozen=True):
     """The list of connections."""
 
     connections: tuple[Connection, ...]

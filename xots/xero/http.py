@@ -11,10 +11,12 @@ import ssl
 from asyncio import Future
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
+
+import msgspec
+from msgspec.structs import replace
 
 from ..clock import Clock
 from ..errors import SettingsError, UpstreamFailed
@@ -56,8 +58,7 @@ CURL_NOT_SENT = frozenset({5, 6, 7, 35, 60, 77})
 connection, TLS, the certificate."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Proxy:
+class Proxy(msgspec.Struct, frozen=True, kw_only=True):
     """The HTTP proxy through which all requests go."""
 
     host: str

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from urllib.parse import urlsplit
+
+import msgspec
 
 __all__ = ["XERO", "ClientAuth", "IdentityServer"]
 
@@ -26,8 +27,7 @@ class ClientAuth(StrEnum):
     """The id alone in the form, as for a client without a secret."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class IdentityServer:
+class IdentityServer(msgspec.Struct, frozen=True, kw_only=True):
     """An identity server: its URLs, and how a client speaks to it. The defaults are Xero's.
 
     They are settings and not discovered, so that no response can change them.

@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+
+import msgspec
+from msgspec.structs import replace
 
 from ..advice import ERROR_CODE
 from ..lifecycle.outcomes import (
@@ -103,8 +106,7 @@ NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 """A number that is written as text."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Credentials:
+class Credentials(msgspec.Struct, frozen=True, kw_only=True):
     """A client's id and secret. A PKCE app has no secret."""
 
     client_id: str
