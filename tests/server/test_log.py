@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import force_setattr
 from support import inside
 
 from xots.sandbox import Sandbox
@@ -81,7 +82,7 @@ async def test_each_process_logs_at_debug_which_process_has_refreshed(
     store = {"store": f"file://{tmp_path}/store", **credentials}
     one, other = await new_server(**store), await new_server(**store)
     await log_in(one)
-    object.__setattr__(inside.context_of(other.keeper), "process", "elsewhere:77")
+    force_setattr(inside.context_of(other.keeper), "process", "elsewhere:77")
     caplog.set_level(logging.DEBUG, "xots")
     await other.keeper.follow()
     await other.keeper.refresh()

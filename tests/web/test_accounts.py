@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from msgspec.structs import replace as with_fields
 from support.bench import eventually
 from support.web import BROWSER, WANTS_PAGE, one_form, origin, revocations
 
@@ -871,7 +872,7 @@ def test_a_list_of_many_accounts_of_one_user_stays_small() -> None:
     glimpse = Glimpse(source="", is_live=True, client_id="client", user_id="user")
     for number in range(1000):
         directory.note(f"firm-{number:03}", glimpse)
-    directory.note("unknown", replace(glimpse, user_id=None))
+    directory.note("unknown", with_fields(glimpse, user_id=None))
     found = {one.name: one.shares_with for one in directory.summaries()}
     assert found["firm-001"][:2] == (*found["unknown"][:1], "firm-002")
     assert sum(map(len, found.values())) <= 20 * 1001

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import force_setattr
 from support import inside
 from support.web import WANTS_PAGE
 
@@ -81,7 +82,7 @@ def broken(server: Server) -> Iterator[None]:
 async def fails_once(server: Server, clock: Any) -> None:
     """Let the due refresh fail. The clock shows 09:25:00 then."""
     rng = random.Random(7)  # noqa: S311 - jitter
-    object.__setattr__(inside.context_of(server.keeper), "rng", rng)
+    force_setattr(inside.context_of(server.keeper), "rng", rng)
     clock.advance(XERO_LIFE - 300)
     await server.rotation.tick()
     assert server.keeper.account.failed_attempts == 1

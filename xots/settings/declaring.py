@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, TypeVar
+
+import msgspec
 
 __all__ = ["Setting", "default_shown", "setting"]
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Setting:
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
     """The declaration of one setting."""
 
     name: str = ""
