@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import platformdirs
 from msgspec.structs import replace
 
 from .backends import TokenStore
@@ -38,7 +37,9 @@ def store_url(settings: Settings, environment: Mapping[str, str] = os.environ) -
         return settings.store
     if folders := environment.get("STATE_DIRECTORY"):  # separated by colons
         return Path(folders.partition(":")[0]).absolute().as_uri()
-    return _user_folder(platformdirs.user_state_path).as_uri()
+    from platformdirs import user_state_path  # here, since a start with a store set needs none
+
+    return _user_folder(user_state_path).as_uri()
 
 
 def default_key_file() -> Path:
@@ -48,7 +49,9 @@ def default_key_file() -> Path:
     Raises:
         SettingsError: as ``store_url``.
     """
-    return _user_folder(platformdirs.user_config_path) / "key"
+    from platformdirs import user_config_path
+
+    return _user_folder(user_config_path) / "key"
 
 
 def _user_folder(folder_of: Callable[[str], Path]) -> Path:

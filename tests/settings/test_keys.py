@@ -92,7 +92,7 @@ def test_a_user_keeps_logins_and_key_in_different_folders(
 
 WITHOUT_HOME = """
 import os, sys
-import xots.commands.keys, xots.server, xots.wiring
+import platformdirs, xots.commands.keys, xots.server, xots.wiring
 from xots.commands.main import main
 os.setgroups([])
 os.setresuid(54321, 54321, 54321)

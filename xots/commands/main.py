@@ -7,13 +7,13 @@ key is wrong, which no retry corrects; 1 otherwise.
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import sys
 from collections.abc import Sequence
 
 from ..errors import SealError, SettingsError, XotsError
 from ..safe_text import MAX_MESSAGE, safe_text
+from ..settings.yaml_file import near_name
 from .options import UsageError
 from .parser import Parser
 from .process import protect_process
@@ -60,9 +60,7 @@ def _command(argv: Sequence[str]) -> tuple[Command, Sequence[str]]:
         return DEFAULT, argv
     if argv[0] in COMMANDS:
         return COMMANDS[argv[0]], argv[1:]
-    near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
-    raise UsageError(f"the first argument is no command{hint}; see xots -h")
+    raise UsageError(f"the first argument is no command{near_name(argv[0], COMMANDS)}; see xots -h")
 
 
 def _options(command: Command, arguments: Sequence[str]) -> argparse.Namespace:

@@ -7,10 +7,11 @@ message ends in a terminal, a journal or a ticket, so it names the option and ne
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
+
+from ..settings.yaml_file import near_name
 
 __all__ = ["Parser"]
 
@@ -47,9 +48,7 @@ class Parser(argparse.ArgumentParser):
             name = other.partition("=")[0]
             if name.startswith("-") and OPTION.fullmatch(name) and len(name) <= MAX_OPTION:
                 known = re.findall(r"--[a-z-]+", self.format_help())
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f" (did you mean {near[0]}?)" if near else ""
-                return f"{self.prog} has no option {name}{hint}"
+                return f"{self.prog} has no option {name}{near_name(name, known)}"
         return f"{self.prog} has no such argument: its options are listed by -h"
 
     def error(self, message: str) -> NoReturn:

@@ -5,7 +5,6 @@ A credential ``accounts.NAME.client_secret`` is the client secret of the account
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -71,6 +70,8 @@ def _given(file: File, path: Path) -> Given:
 
 
 def _is_near(key: str) -> bool:
+    import difflib  # here, since few have such a file
+
     return bool(difflib.get_close_matches(key, [SECRET]))
 
 

@@ -5,7 +5,6 @@ No problem quotes the file, since a secret may stand in each of its lines by mis
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -151,6 +150,8 @@ def _texts(
 
 def near_name(key: object, names: Collection[str]) -> str:
     """Return the question for the most similar name, or an empty text if there is none."""
+    import difflib  # here, since only an error needs it
+
     near = difflib.get_close_matches(key if isinstance(key, str) else "", names, n=1)
     return f" (did you mean {near[0]}?)" if near else ""
 

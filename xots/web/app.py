@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from functools import cache
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..access import ALL_SCOPES
 from ..accounts.accounts import Accounts
 from ..log_filters import hush_libraries
 from ..sealing import Sealer
-from . import accounts, acts, callback, health, openapi, pages, status, tokens
+from . import accounts, acts, callback, health, pages, status, tokens
 from .guard import ACCOUNT_NAME
 from .handler import Handler, Subject
 from .in_flight import InFlight
@@ -32,10 +32,10 @@ access_log = logging.getLogger("xots.access")
 
 def templates_folder() -> Path:
     """Return the folder of the templates: that of the installed package, or of the checkout."""
-    try:
-        return Path(str(files("xots.templates")))
-    except ModuleNotFoundError:
+    found = find_spec("xots.templates")
+    if found is None or found.origin is None:
         return Path(__file__).parents[2] / "templates"
+    return Path(found.origin).parent
 
 
 class StyleHandler(Handler):
@@ -63,6 +63,8 @@ class OpenApiHandler(Handler):
 @cache
 def openapi_document() -> dict[str, Any]:
     """Return the OpenAPI document of all routes."""
+    from . import openapi  # here, since a start needs no description of the API
+
     return openapi.document([*ROUTES, *ASSETS], PATHS_OF_ACCOUNT)
 
 
