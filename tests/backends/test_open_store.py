@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from importlib.metadata import distribution
+
 import pytest
 
-from xots.backends import open_store
-from xots.backends.file import FileStore
-from xots.backends.memory import MemoryStore
+from xots.backends import BUILT_IN, open_store
 from xots.errors import StoreError
 
+URLS = {
+    "file": "file:///some/folder",
+    "memory": "memory:",
+    "redis": "redis://localhost",
+    "rediss": "rediss://localhost",
+    "sentinel": "sentinel://localhost/primary",
+    "unix": "unix:///run/redis.sock",
+}
 
-def test_the_built_in_stores_are_found_by_their_schemes() -> None:
-    """They are registered like the stores of other packages."""
-    assert isinstance(open_store("memory:"), MemoryStore)
-    assert isinstance(open_store("file:///some/folder"), FileStore)
+
+def test_the_built_in_stores_are_registered_like_those_of_other_packages() -> None:
+    """Their entry points name the classes that are opened without them."""
+    registered = distribution("xots").entry_points.select(group="xots.backends")
+    assert {entry.name for entry in registered} == set(BUILT_IN) == set(URLS)
+    for entry in registered:
+        assert type(open_store(URLS[entry.name])) is entry.load()
 
 
 @pytest.mark.parametrize("url", ["", "nonsense", "nonsense://host/path"])

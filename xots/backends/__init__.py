@@ -2,17 +2,22 @@
 
 A store is registered as an entry point of the group ``xots.backends``. The name of the entry point
 is the scheme of the store's URLs. The built-in stores are registered in the same way as those of
-other packages. Only the chosen store is imported.
+other packages, and ``BUILT_IN`` knows them too: a start with one of them does not read the entry
+points of all installed packages. Only the chosen store is imported.
 """
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
 
 from ..errors import StoreError
 from .base import Lease, Stored, TokenStore, check_size, is_account
 
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
 __all__ = [
+    "BUILT_IN",
     "Lease",
     "Stored",
     "TokenStore",
@@ -23,13 +28,17 @@ __all__ = [
     "scheme_of",
 ]
 
+BUILT_IN = ("file", "memory", "redis", "rediss", "sentinel", "unix")
+"""The schemes of the stores of this package."""
+
 
 def installed_backends() -> dict[str, EntryPoint]:
     """Return the entry points of the installed stores by URL scheme, in order."""
-    return {
-        entry.name: entry
-        for entry in sorted(entry_points(group="xots.backends"), key=lambda e: e.name)
-    }
+    # Imported here: that takes longer than to open a built-in store, which needs none.
+    from importlib.metadata import entry_points
+
+    found = entry_points(group="xots.backends")
+    return {entry.name: entry for entry in sorted(found, key=lambda e: e.name)}
 
 
 def scheme_of(url: str) -> str:
@@ -38,18 +47,10 @@ def scheme_of(url: str) -> str:
     Raises:
         StoreError: no store is installed for it; the message lists those that are.
     """
-    return _backend(url).name
-
-
-def _backend(url: str) -> EntryPoint:
-    scheme, installed = url.partition(":")[0].lower(), installed_backends()
-    if scheme not in installed:
-        # The text may be a misplaced password: never quote it.
-        raise StoreError(
-            "no store is installed for the scheme of this URL; installed are: "
-            + ", ".join(installed)
-        )
-    return installed[scheme]
+    scheme = url.partition(":")[0].lower()
+    if scheme not in BUILT_IN:
+        _added(scheme)
+    return scheme
 
 
 def open_store(url: str) -> TokenStore:
@@ -58,8 +59,41 @@ def open_store(url: str) -> TokenStore:
     Raises:
         StoreError: no store is installed for the scheme, or that store refuses the URL.
     """
-    store_class: type[TokenStore] = _backend(url).load()
+    scheme = scheme_of(url)
+    store_class = _built_in(scheme) if scheme in BUILT_IN else _added(scheme).load()
     try:
         return store_class.from_url(url)
     except ValueError as error:
         raise StoreError(f"the store's URL cannot be used: {error}") from error
+
+
+def _built_in(scheme: str) -> type[TokenStore]:
+    match scheme:
+        case "file":
+            from .file import FileStore
+
+            return FileStore
+        case "memory":
+            from .memory import MemoryStore
+
+            return MemoryStore
+        case _:
+            from .redis import RedisStore
+
+            return RedisStore
+
+
+def _added(scheme: str) -> EntryPoint:
+    """Return the entry point of a store of another package.
+
+    Raises:
+        StoreError: none is installed for the scheme.
+    """
+    installed = installed_backends()
+    if scheme not in installed:
+        # The text may be a misplaced password: never quote it.
+        raise StoreError(
+            "no store is installed for the scheme of this URL; installed are: "
+            + ", ".join(installed)
+        )
+    return installed[scheme]
