@@ -7,10 +7,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
 import xots
+from xots.commands.table import COMMANDS, Command
 
 PACKAGE = Path(xots.__file__).parent
 
@@ -433,6 +435,14 @@ def test_a_module_that_is_in_no_row_must_be_placed() -> None:
     """A new module fails until it has a floor."""
     assert "place it" in problems("utils", "")[0]
     assert "place it" in problems("sandbox.utils", "")[0]
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_the_table_of_commands_names_functions_of_the_modules_below_it(command: Command) -> None:
+    """It imports them when a command runs, so no import statement names them."""
+    for reference in (command.declares, command.runs):
+        assert callable(resolve_name(f"xots.commands.{reference}"))
+        assert may_import("commands.table", f"commands.{reference.partition(':')[0]}")
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,18 @@ import ssl
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from .._version import __version__
-from ..client import WORD, Client
 from ..errors import SettingsError, XotsError
 from ..secret import Secret
 from ..settings import Setting, Settings, declared, default_shown, load
 from ..settings.parsing import NO_ADDRESS
 from ..settings.reading import read_text
+
+if TYPE_CHECKING:
+    from ..client import Client
 
 __all__ = [
     "Joined",
@@ -168,6 +170,8 @@ def client_for(settings: Settings) -> Client:
         SettingsError: ``XOTS_URL`` is malformed, or the file of the key or the certificate can't be
             used. The message does not quote it.
     """
+    from ..client import Client  # here, since the server needs none
+
     account = settings.account if "account" in settings.sources else None
     if unix_socket := _unix_socket(settings):
         return Client(account=account, unix_socket=unix_socket, server_user=settings.server_user)
@@ -224,6 +228,8 @@ def _reader_key(settings: Settings) -> Secret | None:
     """
     if settings.reader_key_file is None:
         return None
+    from ..client import WORD
+
     text = _safe_text_of(settings.reader_key_file, settings.sources["reader_key_file"], secret=True)
     if not WORD.fullmatch(text.strip()):
         place = settings.sources["reader_key_file"]

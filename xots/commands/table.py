@@ -1,35 +1,17 @@
 """The table of the commands, and the help made of it.
 
-A new command is a function in one of the modules beside this one, and a row here.
+A new command is a function in one of the modules beside this one, and a row here. The row names the
+functions of the command, whose module is imported when it runs: a start of the server needs none of
+the others.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from enum import Enum
+from pkgutil import resolve_name
 
 import msgspec
-
-from .accounts import add_account_options
-from .actions import run_action
-from .checking import check
-from .ending import add_end_options, logout, revoke
-from .keys import add_key_options
-from .options import add_server, add_settings
-from .readers import add_reader_options
-from .requesting import (
-    add_exec_options,
-    add_json_options,
-    add_token_options,
-    login,
-    refresh,
-    run_program,
-    status,
-    tenants,
-    token,
-)
-from .serving import add_demo_options, add_sandbox_options, demo, sandbox, serve
 
 __all__ = ["COMMANDS", "DEFAULT", "Command", "Group", "overview"]
 
@@ -42,24 +24,24 @@ class Group(Enum):
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
-    """One command.
+    """One command. Its functions are named as ``module:function``, with a module beside this one.
 
     Args:
         name: the first word on the command line.
         group: its group in the help.
         help: its effect in one line, which begins with a verb in lower case.
-        add_options: declares its options.
-        run: carries it out and returns the exit status.
+        declares: the function that declares its options.
+        runs: the function that carries it out and returns the exit status.
         details: further sentences for its own help.
-        takes_program: the arguments after ``--`` are a program and its arguments; ``run`` gets them
-            as ``options.program``.
+        takes_program: the arguments after ``--`` are a program and its arguments; ``runs`` gets
+            them as ``options.program``.
     """
 
     name: str
     group: Group
     help: str
-    add_options: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], int]
+    declares: str
+    runs: str
     details: str = ""
     takes_program: bool = False
 
@@ -67,6 +49,15 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     def description(self) -> str:
         """The text at the top of its own help."""
         return f"{self.help[0].upper()}{self.help[1:]}. {self.details}".rstrip()
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        """Declare its options."""
+        resolve_name(f"{__package__}.{self.declares}")(parser)
+
+    def run(self, options: argparse.Namespace) -> int:
+        """Carry it out and return the exit status."""
+        status: int = resolve_name(f"{__package__}.{self.runs}")(options)
+        return status
 
 
 END_DETAILS = (
@@ -80,67 +71,67 @@ ROWS = (
         name="serve",
         group=Group.WITHOUT_SERVER,
         help='run the server, as "xots" alone does',
-        add_options=add_settings,
-        run=serve,
+        declares="options:add_settings",
+        runs="serving:serve",
     ),
     Command(
         name="demo",
         group=Group.WITHOUT_SERVER,
         help="run the server against a simulated Xero, logged in, on a throw-away store",
-        add_options=add_demo_options,
-        run=demo,
+        declares="serving:add_demo_options",
+        runs="serving:demo",
     ),
     Command(
         name="sandbox",
         group=Group.WITHOUT_SERVER,
         help="run a simulated Xero, to test an integration against",
-        add_options=add_sandbox_options,
-        run=sandbox,
+        declares="serving:add_sandbox_options",
+        runs="serving:sandbox",
     ),
     Command(
         name="check",
         group=Group.WITHOUT_SERVER,
         help="check that the settings, the store, its key, the login and Xero are in order",
-        add_options=add_settings,
-        run=check,
+        declares="options:add_settings",
+        runs="checking:check",
         details="It changes nothing. The exit status is 0 if all is in order.",
     ),
     Command(
         name="key",
         group=Group.WITHOUT_SERVER,
         help="make, add or promote a sealing key (key new, key add, key promote)",
-        add_options=add_key_options,
-        run=run_action,
+        declares="keys:add_key_options",
+        runs="actions:run_action",
     ),
     Command(
         name="reader",
         group=Group.WITHOUT_SERVER,
         help="list, add or remove the readers, who have keys (reader list, reader add, reader "
         "remove)",
-        add_options=add_reader_options,
-        run=run_action,
+        declares="readers:add_reader_options",
+        runs="actions:run_action",
         details="A running server that uses the file knows each change from its next request on.",
     ),
     Command(
         name="login",
         group=Group.RUNNING_SERVER,
         help="show where to log in, and wait until a user has logged in",
-        add_options=add_server,
-        run=login,
+        declares="options:add_server",
+        runs="requesting:login",
     ),
     Command(
         name="token",
         group=Group.RUNNING_SERVER,
         help="print a fresh access token",
-        add_options=add_token_options,
-        run=token,
+        declares="requesting:add_token_options",
+        runs="requesting:token",
     ),
     Command(
         name="exec",
         group=Group.RUNNING_SERVER,
         help="run a program with a fresh access token in its environment",
-        add_options=add_exec_options,
-        run=run_program,
+        declares="requesting:add_exec_options",
+        runs="requesting:run_program",
         details="The token is in XERO_ACCESS_TOKEN, the tenant's id in XERO_TENANT_ID and the "
         "server's URL in XOTS_URL, or its socket in XOTS_UNIX_SOCKET. The name of an account that "
         "was named is in XOTS_ACCOUNT. XOTS_READER_KEY_FILE, XOTS_SERVER_USER and "
@@ -153,46 +144,46 @@ ROWS = (
         name="status",
         group=Group.RUNNING_SERVER,
         help="print the state of the login, the store and the refreshes",
-        add_options=add_json_options,
-        run=status,
+        declares="requesting:add_json_options",
+        runs="requesting:status",
         details="The exit status is 0 if the server can serve a good token.",
     ),
     Command(
         name="refresh",
         group=Group.RUNNING_SERVER,
         help="refresh the token now, unless that was done just before",
-        add_options=add_server,
-        run=refresh,
+        declares="options:add_server",
+        runs="requesting:refresh",
     ),
     Command(
         name="tenants",
         group=Group.RUNNING_SERVER,
         help="list the connected organisations: id, type and name",
-        add_options=add_json_options,
-        run=tenants,
+        declares="requesting:add_json_options",
+        runs="requesting:tenants",
     ),
     Command(
         name="revoke",
         group=Group.RUNNING_SERVER,
         help="end the login and revoke it at Xero",
-        add_options=add_end_options,
-        run=revoke,
+        declares="ending:add_end_options",
+        runs="ending:revoke",
         details=f"The credentials are kept. {END_DETAILS}",
     ),
     Command(
         name="logout",
         group=Group.RUNNING_SERVER,
         help="end the login, revoke it at Xero, and forget the credentials",
-        add_options=add_end_options,
-        run=logout,
+        declares="ending:add_end_options",
+        runs="ending:logout",
         details=END_DETAILS,
     ),
     Command(
         name="account",
         group=Group.RUNNING_SERVER,
         help="list, add or remove accounts (account list, account add, account remove)",
-        add_options=add_account_options,
-        run=run_action,
+        declares="accounts:add_account_options",
+        runs="actions:run_action",
         details="If no server runs, the command works on the store.",
     ),
 )
