@@ -1,6 +1,7 @@
 -- A script for wrk: it prints the figures of a run in JSON, as the last line. With the argument
 -- "unseen", each request has a head that the server has not seen before. With "paths FILE", the
--- requests take the paths in that file in turn.
+-- requests take the paths in that file in turn. With "every MILLISECONDS", each connection waits so
+-- long before each request.
 
 function init(args)
   if args[1] == "unseen" then
@@ -8,6 +9,11 @@ function init(args)
     request = function()
       count = count + 1
       return wrk.format("GET", wrk.path, { ["X-Request"] = tostring(count) })
+    end
+  elseif args[1] == "every" then
+    local milliseconds = tonumber(args[2])
+    delay = function()
+      return milliseconds
     end
   elseif args[1] == "paths" then
     local requests, count = {}, 0

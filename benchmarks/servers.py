@@ -59,6 +59,8 @@ def xots(
     path: str = "/token",
     headers: Sequence[str] = (),
     core: int | None = None,
+    port: int | None = None,
+    program: Sequence[str | Path] = XOTS,
 ) -> Iterator[Server]:
     """Run xots as it is shipped, on stored logins, with a TCP port and a Unix socket.
 
@@ -70,10 +72,12 @@ def xots(
         path: the path of the token.
         headers: headers that each request needs.
         core: as for ``Bench.start``.
+        port: the TCP port; None: any free one.
+        program: the command that stands for ``xots``.
     """
-    port, unix_socket = bench.free_port(), bench.new_folder("socket") / "xots"
+    port, unix_socket = port or bench.free_port(), bench.new_folder("socket") / "xots"
     listening: list[str | Path] = ["--port", str(port), "--unix-socket", unix_socket]
-    command = [*XOTS, "serve", *stored.options, *listening, *options]
+    command = [*program, "serve", *stored.options, *listening, *options]
     # /ping needs neither a key nor a login.
     ready = f"http://127.0.0.1:{port}/ping"
     with bench.start(command, ready=ready, core=core) as process:
