@@ -19,6 +19,7 @@ from .report import write
 EXPERIMENTS = {
     "serving": "requests a second, latency, processor time and memory, beside nginx and Tornado",
     "growth": "the cost of a request over tokens, readers, accounts and connections",
+    "refreshes": "latency during refreshes, beside that without them",
 }
 """The experiments in their order, each a module of this package, and what it measures."""
 
