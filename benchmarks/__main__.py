@@ -20,6 +20,7 @@ EXPERIMENTS = {
     "serving": "requests a second, latency, processor time and memory, beside nginx and Tornado",
     "growth": "the cost of a request over tokens, readers, accounts and connections",
     "refreshes": "latency during refreshes, beside that without them",
+    "saves": "a save in each store, and a refresh apart from Xero's time",
 }
 """The experiments in their order, each a module of this package, and what it measures."""
 
