@@ -21,6 +21,7 @@ EXPERIMENTS = {
     "growth": "the cost of a request over tokens, readers, accounts and connections",
     "refreshes": "latency during refreshes, beside that without them",
     "saves": "a save in each store, and a refresh apart from Xero's time",
+    "processes": "requests to Xero by processes that share one account",
 }
 """The experiments in their order, each a module of this package, and what it measures."""
 
