@@ -22,6 +22,7 @@ EXPERIMENTS = {
     "refreshes": "latency during refreshes, beside that without them",
     "saves": "a save in each store, and a refresh apart from Xero's time",
     "processes": "requests to Xero by processes that share one account",
+    "soak": "memory, descriptors and tasks during thousands of rotations",
 }
 """The experiments in their order, each a module of this package, and what it measures."""
 
