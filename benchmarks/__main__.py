@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 import tempfile
 import time
@@ -111,5 +112,7 @@ def _experiment(name: str) -> str:
 
 
 if __name__ == "__main__":
+    # Ended from outside, the run ends its processes too, as it does after a Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     raise_descriptor_limit()  # the processes of the run inherit it
     sys.exit(main())
