@@ -1,0 +1,154 @@
+"""A start of xots on a stored login, beside that of a bare Tornado: the time from the start of the
+process to its first response, and the memory afterwards."""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+from .bench import Bench, Process
+from .logins import Stored, store_logins
+from .outside import redis
+from .report import Cell, Table
+from .servers import XOTS
+
+__all__ = ["Start", "rows_of", "run"]
+
+STARTS_A_ROUND = 5
+"""A start is short, so each round has several."""
+
+TIMEOUT_SECONDS = 30.0
+
+POLL_SECONDS = 0.001
+
+MEGABYTE = 1 << 20
+
+WRITES_BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
+"""So the modules are compiled at the first start only, as those of an installation are."""
+
+BARE = """
+import asyncio, sys
+from tornado.web import Application, RequestHandler
+
+class Token(RequestHandler):
+    def get(self):
+        self.finish({"hello": "world"})
+
+async def main():
+    Application([(r"/token", Token)]).listen(int(sys.argv[1]), "127.0.0.1")
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+"""A bare Tornado: the least that a start of a server of this kind does."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """The figures of one start."""
+
+    seconds: float
+    """From the start of the process to the end of its first response."""
+    cpu_seconds: float
+    """Its processor time until then."""
+    resident: float
+    """Its memory then, in bytes, with all pages that it shares with others (RSS)."""
+    memory: float
+    """Its memory then, in bytes, with its share of these pages (PSS)."""
+
+
+def run(bench: Bench) -> list[Table]:
+    """Start each server several times, in turn with the others."""
+    program = bench.new_folder("bare") / "bare.py"
+    program.write_text(BARE, encoding="ascii")
+    with redis(bench, "--save", "") as url:
+        in_files = store_logins(bench.new_folder("login"))
+        in_redis = store_logins(bench.new_folder("login"), url=url)
+        commands: dict[str, Callable[[int], Sequence[str | Path]]] = {
+            "bare Tornado": lambda port: (sys.executable, program, str(port)),
+            "xots, files": partial(_xots, in_files),
+            "xots, Redis": partial(_xots, in_redis),
+        }
+        measures = {name: partial(_start, bench, command) for name, command in commands.items()}
+        for measure in measures.values():
+            measure()  # a first one, after which its modules are compiled and its files cached
+        often = dataclasses.replace(bench, rounds=STARTS_A_ROUND * bench.rounds)
+        starts = often.in_turn(measures)
+    columns = (
+        *("", "first response after ms", "times bare", "CPU ms", "times bare"),
+        *("RSS MB", "times bare", "PSS MB", "times bare"),
+    )
+    return [Table("Start: process to first token", columns, rows_of(starts))]
+
+
+def _xots(stored: Stored, port: int) -> Sequence[str | Path]:
+    return [*XOTS, "serve", *stored.options, "--port", str(port)]
+
+
+def _start(bench: Bench, command: Callable[[int], Sequence[str | Path]]) -> Start:
+    """Start a server, and stop it after its first response.
+
+    Raises:
+        BenchmarkFailed: it gave no response with status 200 in time.
+    """
+    port = bench.free_port()
+    began = time.perf_counter()
+    with bench.start(command(port), env=WRITES_BYTECODE) as process:
+        while not _serves(port):
+            waited = time.perf_counter() - began
+            if not process.is_running() or waited > TIMEOUT_SECONDS:
+                raise process.failure(f"it has served no token after {waited:.1f} seconds")
+            time.sleep(POLL_SECONDS)
+        seconds = time.perf_counter() - began
+        cpu = _cpu_seconds(process)
+        return Start(seconds, cpu, _resident(process), process.memory)
+
+
+def _serves(port: int) -> bool:
+    """Request the token, and tell if the response has the status 200."""
+    request = f"GET /token HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(request.encode("ascii"))
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+        return received.startswith(b"HTTP/1.1 200 ")
+    return False
+
+
+def _cpu_seconds(process: Process) -> float:
+    """Return the processor time of the main thread and all others, to the nanosecond."""
+    tasks = Path(f"/proc/{process.pid}/task").glob("*/schedstat")
+    return sum(int(task.read_text(encoding="ascii").split()[0]) for task in tasks) / 1e9
+
+
+def _resident(process: Process) -> int:
+    pages = Path(f"/proc/{process.pid}/statm").read_text(encoding="ascii").split()[1]
+    return int(pages) * resource.getpagesize()
+
+
+def rows_of(starts: Mapping[str, Sequence[Start]]) -> list[list[Cell]]:
+    """Return a row for each server: the median of each figure, and that of its ratios to the figure
+    of the first server in the same round."""
+    bases = next(iter(starts.values()))
+    rows: list[list[Cell]] = []
+    for name, found in starts.items():
+        row: list[Cell] = [name]
+        for field, unit in UNITS.items():
+            values = [getattr(each, field) for each in found]
+            ratios = [
+                value / getattr(base, field) for value, base in zip(values, bases, strict=True)
+            ]
+            row += [median(values) / unit, None if found is bases else median(ratios)]
+        rows.append(row)
+    return rows
+
+
+UNITS = {"seconds": 1e-3, "cpu_seconds": 1e-3, "resident": MEGABYTE, "memory": MEGABYTE}
+"""The figures in the order of the table, each with its unit there."""
