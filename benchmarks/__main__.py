@@ -23,6 +23,7 @@ EXPERIMENTS = {
     "refreshes": "latency during refreshes, beside that without them",
     "saves": "a save in each store, and a refresh apart from Xero's time",
     "processes": "requests to Xero by processes that share one account",
+    "start": "process start to the first token, and memory, beside a bare Tornado",
     "soak": "memory, descriptors and tasks during thousands of rotations",
 }
 """The experiments in their order, each a module of this package, and what it measures."""
