@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -33,6 +35,8 @@ from xots.server import Server
 from xots.settings import Settings
 from xots.testing import FakeClock
 from xots.web.responses import Responses
+
+sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks, behind an installed xots
 
 WATCHED_LOGGERS = ("xots", "tornado", "asyncio")
 
