@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from .backends import TokenStore
 from .errors import SealError, SettingsError
 from .key_file import KeyRing, read_key_file, write_key_file
+from .reread import Status, status_of
 from .sealing import Sealer, new_key
 from .secret import Secret
 from .settings import Settings
@@ -133,16 +134,43 @@ def _generate_key_file(path: Path) -> None:
 
 def _sealer_from(path: Path, place: str) -> Sealer:
     """Return a sealer with the keys of a file. It reads the file again when the keys change."""
-    return Sealer(read_key_file(path, place).keys, reload=lambda: _reread(path, place))
+    file = _KeyFile(path, place)
+    return Sealer(file.read(), reload=file.changed_keys)
 
 
-def _reread(path: Path, place: str) -> Sequence[Secret]:
-    """Return the keys of a file; none if it can't be read, so that the sealer keeps its keys."""
-    try:
-        return read_key_file(path, place).keys
-    except SealError as error:
-        logger.warning("the sealing keys can't be read again; the known ones stay: %s", error)
-        return ()
+class _KeyFile:
+    """The keys of a file.
+
+    Args:
+        path: the file.
+        place: where the path was set, for messages.
+    """
+
+    def __init__(self, path: Path, place: str) -> None:
+        self._path, self._place = path, place
+        self._seen: Status | None = None
+
+    def read(self) -> Sequence[Secret]:
+        """Return the keys.
+
+        Raises:
+            SealError: the file can't be read.
+        """
+        seen = status_of(self._path)
+        keys = read_key_file(self._path, self._place).keys
+        self._seen = seen  # a change since then has another status
+        return keys
+
+    def changed_keys(self) -> Sequence[Secret]:
+        """Return the keys of a file that has changed; none if it has not, or can't be read, so that
+        the sealer keeps its keys. The checks of the file take up to milliseconds."""
+        if status_of(self._path) == self._seen:
+            return ()
+        try:
+            return self.read()
+        except SealError as error:
+            logger.warning("the sealing keys can't be read again; the known ones stay: %s", error)
+            return ()
 
 
 # ---------- changes of a key file

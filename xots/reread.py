@@ -10,12 +10,15 @@ from typing import Generic, TypeVar
 from .errors import SettingsError
 from .safe_text import MAX_MESSAGE, safe_text
 
-__all__ = ["LastGood", "Reread"]
+__all__ = ["LastGood", "Reread", "Status", "status_of"]
 
 T = TypeVar("T")
 
 RETRY_SECONDS = 1.0
 """Time between two attempts to read files that can't be read."""
+
+
+Status = tuple[int, ...]
 
 
 class Reread(Generic[T]):
@@ -64,11 +67,11 @@ class Reread(Generic[T]):
         except SettingsError as error:
             return error
 
-    def _status(self) -> list[tuple[int, ...] | None]:
-        return [_status(path) for path in self._paths]
+    def _status(self) -> list[Status | None]:
+        return [status_of(path) for path in self._paths]
 
 
-def _status(path: Path) -> tuple[int, ...] | None:
+def status_of(path: Path) -> Status | None:
     """Return what changes with the content of a file; None if there is no file."""
     try:
         found = path.stat()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from support.store_programs import AM_ROOT
 
+from xots import keys
 from xots.backends.file import FileStore
 from xots.backends.memory import MemoryStore
 from xots.errors import SealError
@@ -222,6 +223,23 @@ async def test_an_added_key_opens_and_a_promoted_key_seals(
     assert promote_key(key_file)
     assert opens(Sealer([added]), sealed_by(sealer))
     assert opens(sealer, sealed_by(old))
+
+
+async def test_a_file_that_has_not_changed_is_not_read_again(
+    file_store: FileStore, key_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its checks look at every mount of the system, and each refresh seals two records."""
+    reads: list[Path] = []
+
+    def read(path: Path, place: str) -> KeyRing:
+        reads.append(path)
+        return read_key_file(path, place)
+
+    monkeypatch.setattr(keys, "read_key_file", read)
+    sealer = await sealer_for(file_store, Settings(key_file=key_file))
+    for _ in range(3):
+        sealed_by(sealer)
+    assert reads == [key_file]
 
 
 def test_only_one_key_can_wait(key_file: Path) -> None:
