@@ -1,0 +1,284 @@
+"""Connections that the express lane serves: the limits hold for them, and no byte is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from typing import Any
+
+import pytest
+from support.bench import eventually
+from support.inside import acceptor_of
+from support.raw_http import exchange, read_response
+
+from xots.server import Server
+from xots.testing import FakeClock
+from xots.web.connection import Connection, Phase
+from xots.web.tokens import TokenHandler
+
+
+def head(server: Server, *lines: str) -> bytes:
+    """Return the bytes of a request for a token."""
+    first = ("GET /token HTTP/1.1", f"Host: localhost:{server.port}")
+    return "\r\n".join((*first, *lines, "", "")).encode()
+
+
+class Client:
+    """A client of a test, and the server's end of its connection.
+
+    Args:
+        connected: the client's socket.
+        connection: the server's end.
+    """
+
+    def __init__(self, connected: socket.socket, connection: Connection) -> None:
+        self.socket, self.connection = connected, connection
+        self.room = 1 << 20
+        """The number of bytes that the connection still takes from the server."""
+        self.parts = 0
+        """The number of responses of which it takes a part first."""
+        self._of_server, connection.socket = connection.socket, self  # type: ignore[assignment]
+
+    async def receive(self, responses: int) -> bytes:
+        """Return so many responses, and all that arrived with them."""
+        loop, received = asyncio.get_running_loop(), b""
+        async with asyncio.timeout(10):
+            while received.count(b"}\n") < responses:
+                received += await loop.sock_recv(self.socket, 1 << 16)
+        return received
+
+    def unread(self) -> int:
+        """Return the number of bytes that the server has not read."""
+        return len(self._of_server.recv(1 << 16, socket.MSG_PEEK))
+
+    # ---------- the server's socket
+
+    def send(self, data: bytes) -> int:
+        if self.room == 0:
+            raise BlockingIOError
+        room, self.parts = (100, self.parts - 1) if self.parts else (self.room, 0)
+        sent = self._of_server.send(data[:room])
+        self.room -= sent
+        return sent
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._of_server, name)
+
+
+@asynccontextmanager
+async def connected(server: Server) -> AsyncIterator[Client]:
+    """Open the only connection."""
+    connections = acceptor_of(server).connections
+    await eventually(lambda: len(connections) == 0)
+    with closing(socket.create_connection(("127.0.0.1", server.port))) as opened:
+        opened.setblocking(False)
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await eventually(lambda: len(connections) == 1)
+        connection = connections.first(*Phase)
+        assert connection is not None
+        yield Client(opened, connection)
+
+
+async def turns(number: int = 20) -> None:
+    """Let the event loop run."""
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+async def learn(server: Server, *lines: str) -> bytes:
+    """Let the lane learn a head, and return it."""
+    raw = head(server, *lines)
+    await exchange(server.port, [(raw, False)])
+    return raw
+
+
+# ---------- a client that reads slowly
+
+
+async def by_tornado(client: Client, server: Server) -> None:
+    """Let Tornado serve the connection, by a request that the lane does not know."""
+    client.socket.send(head(server, "X-New: 1"))
+    await client.receive(1)
+
+
+@pytest.mark.parametrize("lines", [(), ("Connection: close",)])
+async def test_the_rest_of_a_response_is_sent_before_the_next_request_is_read(
+    logged_in: Server, lines: tuple[str, ...]
+) -> None:
+    """On a connection that only the lane has served. Until then the client is not idle: it has the
+    time of the write timeout, and a stop does not cut the response off."""
+    raw = await learn(logged_in, *lines)
+    async with connected(logged_in) as client:
+        client.room = 100
+        for _ in range(1 if lines else 2):
+            client.socket.send(raw)
+            await turns()
+            assert client.connection.phase is Phase.WRITE
+        client.room = 1 << 20
+        received = await client.receive(1 if lines else 2)
+        assert received.count(b"HTTP/1.1 200 OK\r\n") == (1 if lines else 2)
+
+
+@pytest.mark.safeguard(
+    file="web/express_connection.py",
+    old="            self._add_io_state(READ)\n",
+    new="            pass\n",
+    protects_from="a connection that is deaf after a response in two parts",
+)
+@pytest.mark.parametrize("is_of_tornado", [False, True])
+async def test_a_rest_that_is_sent_at_once_leaves_no_deaf_connection(
+    logged_in: Server, is_of_tornado: bool
+) -> None:
+    """The socket takes the first part of a response, and then the rest without a wait."""
+    raw = await learn(logged_in)
+    async with connected(logged_in) as client:
+        if is_of_tornado:
+            await by_tornado(client, logged_in)
+        client.parts = 1
+        for _ in range(2):
+            client.socket.send(raw)
+            await client.receive(1)
+        assert client.parts == 0
+
+
+@pytest.mark.safeguard(
+    file="web/express_connection.py",
+    old="        self._leave_watch()\n        written",
+    new="        written",
+    protects_from="a client that sends requests, reads no response, and fills the memory",
+)
+@pytest.mark.safeguard(
+    file="web/express_connection.py",
+    old="            self.io_loop.update_handler(self.fileno(), self.io_loop.WRITE)\n",
+    new="            pass\n",
+    protects_from="the same client after a request that the lane did not know",
+)
+@pytest.mark.parametrize("is_of_tornado", [False, True])
+async def test_a_client_that_reads_nothing_is_closed_at_the_limit(
+    logged_in: Server, clock: FakeClock, is_of_tornado: bool
+) -> None:
+    """The server reads no further request of it, and closes at the write timeout."""
+    acceptor = acceptor_of(logged_in)
+    raw = await learn(logged_in)
+    async with connected(logged_in) as client:
+        if is_of_tornado:
+            await by_tornado(client, logged_in)
+        client.room = 100
+        client.socket.send(raw)
+        await turns()
+        client.socket.send(raw)
+        await turns()
+        assert client.unread() == len(raw)
+        clock.advance(acceptor.limits.write_timeout - 0.1)
+        acceptor.sweep()
+        assert client.connection.phase is Phase.WRITE
+        clock.advance(0.2)
+        acceptor.sweep()
+        assert client.connection.closed()
+
+
+# ---------- the other limits
+
+
+@pytest.mark.safeguard(
+    file="web/express_connection.py",
+    old="""        else:
+            self.enter(Phase.IDLE)
+
+    def _send_rest(""",
+    new="""
+    def _send_rest(""",
+    protects_from="a program in use that is closed, as if it had sent nothing",
+)
+async def test_the_idle_time_begins_with_each_response_of_the_lane(
+    logged_in: Server, clock: FakeClock
+) -> None:
+    """A connection that only the lane has served closes at the idle timeout, not before."""
+    acceptor = acceptor_of(logged_in)
+    raw = await learn(logged_in)
+    async with connected(logged_in) as client:
+        for _ in range(3):
+            client.socket.send(raw)
+            await client.receive(1)
+            assert client.connection.phase is Phase.IDLE
+            clock.advance(acceptor.limits.idle_timeout - 0.1)
+            acceptor.sweep()
+            assert not client.connection.closed()
+        clock.advance(0.2)
+        acceptor.sweep()
+        assert client.connection.closed()
+
+
+async def test_an_incomplete_head_after_responses_of_the_lane_gets_a_408(
+    logged_in: Server, clock: FakeClock
+) -> None:
+    """The first bytes of a known head are no known head."""
+    acceptor = acceptor_of(logged_in)
+    raw = await learn(logged_in)
+    async with connected(logged_in) as client:
+        client.socket.send(raw)
+        await client.receive(1)
+        client.socket.send(raw[:-1])
+        await eventually(lambda: client.connection.phase is Phase.HEAD)
+        clock.advance(acceptor.limits.head_timeout)
+        acceptor.sweep()
+        refused = await asyncio.get_running_loop().sock_recv(client.socket, 1 << 16)
+        assert refused.startswith(b"HTTP/1.1 408 ")
+
+
+async def test_the_cap_counts_the_connections_of_the_lane(
+    new_server: Any, credentials: dict[str, Any], log_in: Any, expected_log: Any
+) -> None:
+    """The one that has been idle for longest makes room for a new one."""
+    expected_log("closed waiting connections to accept others")
+    server = await new_server(max_connections=3, **credentials)
+    await log_in(server)
+    raw, acceptor = await learn(server), acceptor_of(server)
+    await eventually(lambda: len(acceptor.connections) == 0)
+    clients = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(3)]
+    for reader, writer in clients:
+        writer.write(raw)
+        assert (await read_response(reader)).status == 200
+    assert len(await exchange(server.port, [(raw, False)])) == 1
+    assert await clients[0][0].read() == b""
+    acceptor.sweep()
+    for reader, writer in clients[1:]:
+        writer.write(raw)
+        assert (await read_response(reader)).status == 200
+    for _, writer in clients:
+        writer.close()
+
+
+# ---------- the counts
+
+
+@pytest.mark.safeguard(
+    file="web/express.py",
+    old="            heads[head].flush()\n",
+    new="            pass\n",
+    protects_from="reads of a token that /status does not show",
+)
+async def test_the_reads_between_two_first_requests_are_counted(
+    logged_in: Server, monkeypatch: pytest.MonkeyPatch, get: Any
+) -> None:
+    """Two programs send the same new head at the same time: the lane learns it twice."""
+    raw, gate, waiting = head(logged_in), asyncio.Event(), asyncio.Event()
+    get_token = TokenHandler.get
+
+    async def late(self: TokenHandler) -> None:
+        monkeypatch.setattr(TokenHandler, "get", get_token)
+        waiting.set()
+        await gate.wait()
+        await get_token(self)
+
+    monkeypatch.setattr(TokenHandler, "get", late)
+    first = asyncio.create_task(exchange(logged_in.port, [(raw, False)]))
+    await waiting.wait()
+    for _ in range(3):
+        await exchange(logged_in.port, [(raw, False)])
+    gate.set()
+    await first
+    [reads] = (await get(f"{logged_in.url}/status")).json["readers"]
+    assert reads["count"] == 4
