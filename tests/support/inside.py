@@ -7,6 +7,8 @@ keeper overlap at a certain moment.
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections.abc import Sequence
 from typing import Any
 
 from xots.accounts.accounts import Accounts
@@ -18,6 +20,7 @@ from xots.lifecycle.account import Account
 from xots.lifecycle.record_json import encode
 from xots.server import Server
 from xots.web.acceptor import Acceptor
+from xots.web.express import Express
 from xots.web.in_flight import InFlight
 
 
@@ -71,6 +74,27 @@ def acceptor_of(server: Server) -> Acceptor:
     """Return the accept loop of a started server."""
     assert server._acceptor is not None
     return server._acceptor
+
+
+def express_of(server: Server) -> Express:
+    """Return the express lane of a started server that has one."""
+    watch = acceptor_of(server)._watch
+    assert watch is not None
+    return watch.express
+
+
+def tornado_timeout_of(acceptor: Acceptor) -> float | None:
+    """Return the time in seconds after which Tornado itself closes a connection that waits for a
+    head; None if it has no such limit."""
+    return acceptor._http.conn_params.header_timeout
+
+
+def acceptor_without_lane(server: Server, listening: Sequence[socket.socket]) -> Acceptor:
+    """Return a further accept loop for the application of a started server, without the lane."""
+    acceptor = acceptor_of(server)
+    app: Any = acceptor._http.request_callback
+    clock = server._clock
+    return Acceptor(listening, app, acceptor.limits, uid_of=acceptor._uid_of, clock=clock)
 
 
 def maintenance_of(accounts: Accounts) -> frozenset[asyncio.Task[Any]]:

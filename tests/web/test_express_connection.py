@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from support.bench import eventually
-from support.inside import acceptor_of
+from support.inside import acceptor_of, tornado_timeout_of
 from support.raw_http import exchange, read_response
 
 from xots.server import Server
@@ -226,6 +226,18 @@ async def test_an_incomplete_head_after_responses_of_the_lane_gets_a_408(
         acceptor.sweep()
         refused = await asyncio.get_running_loop().sock_recv(client.socket, 1 << 16)
         assert refused.startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.safeguard(
+    file="web/acceptor.py",
+    old="        self._http.conn_params.header_timeout = None\n",
+    new="",
+    protects_from="a busy connection that is closed in each hour, perhaps under a request",
+)
+async def test_tornado_closes_no_connection_that_the_lane_serves(logged_in: Server) -> None:
+    """Tornado waits for the next head all the time in which the lane responds: its limit would run
+    from its own last request on. The limits of this server replace it."""
+    assert tornado_timeout_of(acceptor_of(logged_in)) is None
 
 
 async def test_the_cap_counts_the_connections_of_the_lane(
