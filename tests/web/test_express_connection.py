@@ -294,3 +294,23 @@ async def test_the_reads_between_two_first_requests_are_counted(
     await first
     [reads] = (await get(f"{logged_in.url}/status")).json["readers"]
     assert reads["count"] == 4
+
+
+@pytest.mark.safeguard(
+    file="web/express.py",
+    old=" and elapsed < self._ends_at\n",
+    new="\n",
+    protects_from="an expired token that is served when the clock is set back",
+)
+async def test_a_clock_that_is_set_back_repeats_no_second(
+    logged_in: Server, clock: FakeClock
+) -> None:
+    """The token expires while the clock comes back to the second of the last response."""
+    clock.advance(0.4)  # at a whole second, ``expiresIn`` changes at once
+    raw = await learn(logged_in)
+    (before,) = await exchange(logged_in.port, [(raw, False)])
+    clock.advance(hours=1)
+    clock.step(hours=-1)
+    (after,) = await exchange(logged_in.port, [(raw, False)])
+    assert after.status == 200
+    assert after.body != before.body

@@ -12,7 +12,8 @@ A response is repeated only as long as all this holds:
   has arrived, for all that have arrived by then, so that a request that was sent after a change is
   checked by the new rules;
 - the account's record is the one that the response was made of, and no login is being ended;
-- the second in which it was made. Then its body is made anew, by the handler's function.
+- the second in which it was made, also by the clock that cannot be set. Then its body is made
+  anew, by the handler's function.
 """
 
 from __future__ import annotations
@@ -85,7 +86,9 @@ class Repeatable(Protocol):
 class _Known:
     """A known head, and the response to it."""
 
-    def __init__(self, source: Repeatable, response: bytes, parts: Sequence[bytes]) -> None:
+    def __init__(
+        self, source: Repeatable, response: bytes, parts: Sequence[bytes], elapsed: float
+    ) -> None:
         self.closes = b"\r\nConnection: close\r\n" in parts[2]
         """True if the connection ends with the response."""
         self.response = response
@@ -98,18 +101,19 @@ class _Known:
         """The account's edition of which the response was made."""
         self._since = self._last_at = source.made_at
         self._until = min(source.made.until, _next_second(source.made_at))
+        self._ends_at = elapsed + 1.0
+        """By ``Clock.elapsed``: the clock may be set back into a second that has passed."""
 
-    def is_ready(self, now: datetime) -> bool:
+    def is_ready(self, now: datetime, elapsed: float) -> bool:
         """Make ``response`` that of now, if it is not. Return False if the handler has to."""
-        is_current = (
-            self._edition is self._source.keeper.edition and self._since <= now < self._until
-        )
-        if not (is_current or self._make(now)):
+        is_same = self._edition is self._source.keeper.edition
+        is_now = self._since <= now < self._until and elapsed < self._ends_at
+        if not ((is_same and is_now) or self._make(now, elapsed)):
             return False
         self._last_at = now
         return True
 
-    def _make(self, now: datetime) -> bool:
+    def _make(self, now: datetime, elapsed: float) -> bool:
         self.flush()
         edition = self._source.keeper.edition
         body = None if edition is None else self._source.body(now)
@@ -120,6 +124,7 @@ class _Known:
         self.response = b"".join((before_date, date, before_length, length, rest, body.content))
         self._edition, self._since = edition, now
         self._until = min(body.until, _next_second(now))
+        self._ends_at = elapsed + 1.0
         return True
 
     def flush(self) -> None:
@@ -142,7 +147,7 @@ class Express:
         self._rules_now, self._clock = rules, clock
         self._rules: Rules | None = None
         """The rules by which all known heads were permitted."""
-        self._now = clock.now()
+        self._now, self._elapsed = clock.now(), clock.elapsed()
         self._turn = 0
         """The number of the last look: what a response depends on was the same since."""
         self._known: dict[Sender, dict[bytes, _Known]] = {}
@@ -152,7 +157,7 @@ class Express:
         """Look at the rules and the clock. Called before the requests that have arrived until now,
         and again before those that arrive later."""
         self._turn += 1
-        self._now = self._clock.now()
+        self._now, self._elapsed = self._clock.now(), self._clock.elapsed()
         try:
             rules = self._rules_now()
         except RulesUnreadable:
@@ -168,7 +173,7 @@ class Express:
         if known is None:
             return None
         if known.turn != self._turn:
-            if not known.is_ready(self._now):
+            if not known.is_ready(self._now, self._elapsed):
                 return None
             known.turn = self._turn
         known.count += 1
@@ -195,7 +200,7 @@ class Express:
         heads = self._known.setdefault(sender, {})
         if head in heads:
             heads[head].flush()
-        heads[head] = _Known(source, response, parts.groups()[:3])
+        heads[head] = _Known(source, response, parts.groups()[:3], self._elapsed)
 
     def flush(self) -> None:
         """Count all repeated responses."""
