@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
+from support.readers import KeyHolder
+from xots.reread import Reread
 from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Client, Sandbox, SandboxOptions
 from xots.sandbox.person import Person
 from xots.secret import Secret
@@ -33,11 +36,15 @@ class OneServer:
         account = self.server.keeper.account
         return account.consent_id is not None and account.access is not None
 
-    async def log_in(self) -> None:
+    async def log_in(self, person: Person | None = None) -> None:
         """Log in through the pages, for all organisations: ``/home`` then lists them, for the user
-        to choose one. It takes a minute, which is more than the bound on logins demands."""
+        to choose one. It takes a minute, which is more than the bound on logins demands.
+
+        Args:
+            person: the user; None: one whose browser has no key.
+        """
         self.clock.advance(minutes=1)
-        person = Person()
+        person = person or Person()
         page = await person.submit(await person.open(f"http://localhost:{self.port}/home"))
         all_ticked = replace(page, text=page.text.replace('type="checkbox"', 'type="hidden"'))
         page = await person.consent(all_ticked)
@@ -54,8 +61,19 @@ class OneServer:
 
 
 @asynccontextmanager
-async def one_server() -> AsyncIterator[OneServer]:
-    """Run a simulated Xero and a server on free ports, and log in."""
+async def one_server(
+    *,
+    users: Reread[tuple[int, ...]] | None = None,
+    holder: str | None = None,
+    **further: Any,
+) -> AsyncIterator[OneServer]:
+    """Run a simulated Xero and a server on free ports, and log in.
+
+    Args:
+        users: reads ``allowed_users``, as for ``Server``.
+        holder: the reader whose key the user of the login has; None: no key is needed.
+        further: settings.
+    """
     clock = FakeClock()
     options = SandboxOptions(port=0, clients=(Client(redirect_uris=()),))
     async with Sandbox(options, clock=clock.now) as sandbox:
@@ -68,14 +86,15 @@ async def one_server() -> AsyncIterator[OneServer]:
             token_url=sandbox.token_url,
             revoke_url=sandbox.revoke_url,
             connections_url=sandbox.connections_url,
+            **further,
         )
-        server = Server(settings, clock=clock)
+        server = Server(settings, clock=clock, users=users)
         await server.start()
         try:
             client = sandbox.identity.clients[DEFAULT_CLIENT_ID]
             sandbox.identity.register(replace(client, redirect_uris=(server.redirect_uri,)))
             running = OneServer(server, sandbox, clock)
-            await running.log_in()
+            await running.log_in(None if holder is None else KeyHolder(server, holder))
             yield running
         finally:
             await server.stop()
