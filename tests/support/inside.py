@@ -16,6 +16,7 @@ from xots.accounts.keepers import Opened
 from xots.keeping.context import Context
 from xots.keeping.keeper import TokenKeeper
 from xots.keeping.replica import Replica
+from xots.keeping.serving import Serving
 from xots.lifecycle.account import Account
 from xots.lifecycle.record_json import encode
 from xots.server import Server
@@ -37,6 +38,11 @@ def replica_of(keeper: TokenKeeper) -> Replica:
 def operations_of(keeper: TokenKeeper) -> frozenset[asyncio.Task[Any]]:
     """Return the tasks of the operations that the keeper has not concluded."""
     return keeper._tasks.running | keeper._acts.running
+
+
+def serving_of(keeper: TokenKeeper) -> Serving:
+    """Return the part of the keeper that serves tokens."""
+    return keeper._serving
 
 
 def watch_of(keeper: TokenKeeper) -> asyncio.Task[None] | None:

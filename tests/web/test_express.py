@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.inside import acceptor_of
+from support.bench import eventually
+from support.inside import acceptor_of, open_keepers_of, serving_of
 from support.raw_http import RawResponse, read_response
 from support.readers import KeyHolder, key_of, reader
 
@@ -130,6 +131,18 @@ async def test_the_parameters_of_a_request_hold_for_its_repetition(
     assert handled == 2 * [target]
 
 
+@pytest.mark.safeguard(
+    file="web/tokens.py",
+    old="not (is_basic or ",
+    new="not (",
+    protects_from="a browser's password that is kept in memory",
+)
+@pytest.mark.safeguard(
+    file="web/tokens.py",
+    old="has_body_or_cookie = any(name in headers for name in UNREPEATED_HEADERS)",
+    new="has_body_or_cookie = False",
+    protects_from="a body that is taken for the next request",
+)
 @pytest.mark.parametrize(
     "line",
     ["Cookie: a=b", "Content-Length: 0", "Expect: something", "Authorization: Basic eDp5"],
@@ -144,6 +157,12 @@ async def test_a_request_with_a_cookie_a_body_or_a_password_is_not_remembered(
     assert len(handled) == 2
 
 
+@pytest.mark.safeguard(
+    file="web/express.py",
+    old=" and ONE_HEAD.fullmatch(head) is not None",
+    new="",
+    protects_from="two requests in one segment that get one response",
+)
 async def test_only_heads_with_the_ends_of_lines_of_http_are_remembered(
     logged_in: Server, handled: list[str]
 ) -> None:
@@ -154,6 +173,12 @@ async def test_only_heads_with_the_ends_of_lines_of_http_are_remembered(
     assert len(handled) == 2
 
 
+@pytest.mark.safeguard(
+    file="web/express_connection.py",
+    old="return is_waiting and not self._read_buffer_size",
+    new="return is_waiting",
+    protects_from="the rest of a request that a proxy has begun, taken for a request",
+)
 async def test_the_end_of_another_request_is_no_request(logged_in: Server) -> None:
     """A proxy may let one client send the begin of a request, and another one the rest."""
     async with connected(logged_in) as say:
@@ -181,6 +206,12 @@ async def test_a_setting_switches_the_lane_off(
     assert len(handled) == 2
 
 
+@pytest.mark.safeguard(
+    file="web/tokens.py",
+    old=" or access_log.isEnabledFor(logging.DEBUG)",
+    new="",
+    protects_from="requests that the log at DEBUG does not show",
+)
 async def test_with_the_log_at_debug_each_request_has_its_line(
     logged_in: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -196,17 +227,52 @@ async def test_with_the_log_at_debug_each_request_has_its_line(
 # ---------- the end of a response
 
 
+@pytest.mark.safeguard(
+    file="web/express.py",
+    old="        if known.turn != self._turn:\n",
+    new="        if known.turn == 0:\n",
+    protects_from="a response that is repeated for ever",
+)
+@pytest.mark.safeguard(
+    file="web/express.py",
+    old="self._since <= now < self._until and",
+    new="now < self._until and",
+    protects_from="the times of the future, when the clock is set back",
+)
+@pytest.mark.safeguard(
+    file="web/express.py",
+    old="min(source.made.until, _next_second(source.made_at))",
+    new="source.made_at + timedelta(hours=1)",
+    protects_from="times that stand still after the first request",
+)
+@pytest.mark.safeguard(
+    file="web/express.py",
+    old="        self._until = min(body.until, _next_second(now))\n",
+    new="        self._until = body.until\n",
+    protects_from="a Date that stands still",
+)
+@pytest.mark.safeguard(
+    file="web/express.py",
+    old="min(body.until, _next_second(now))",
+    new="_next_second(now)",
+    protects_from="a lifetime that is given too long",
+)
 async def test_the_times_of_a_repeated_response_are_true(
     logged_in: Server, clock: FakeClock, handled: list[str]
 ) -> None:
     """``expiresIn`` rounds down at each moment, and ``Date`` is that of this host's clock."""
+    clock.advance(0.4)
+    await logged_in.keeper.refresh()  # the token expires between two whole seconds
+    clock.advance(0.5)
     async with connected(logged_in) as say:
         await say()
-        for _ in range(3):
-            clock.advance(0.4)
+        for _ in range(8):
+            clock.advance(0.3)
             repeated, made = await say(), await say("/token", f"X-Now: {clock.elapsed()}")
             assert repeated == made
-    assert len(handled) == 4
+        clock.step(-5)
+        assert await say() == await say("/token", "X-Now: before")
+    assert len(handled) == 10
 
 
 async def test_a_new_token_is_served_at_once_without_the_handler(
@@ -235,9 +301,30 @@ async def test_a_token_that_lives_too_short_is_left_to_the_handler(
     assert len(sandbox.refreshes()) == 1
 
 
+@pytest.mark.safeguard(
+    file="web/express.py",
+    old="is_same = self._edition is self._source.keeper.edition",
+    new="is_same = True",
+    protects_from="an old token or organisation that is served after a change",
+)
+async def test_a_token_of_this_very_second_is_served_at_once(
+    logged_in: Server, clock: FakeClock, handled: list[str]
+) -> None:
+    """No response outlives the record that it was made of."""
+    clock.advance(0.4)
+    async with connected(logged_in) as say:
+        old = await say()
+        await logged_in.keeper.refresh()
+        assert (await say()).body != old.body
+    assert handled == ["/token"]
+
+
 @pytest.mark.parametrize("act", ["revoke", "logout"])
-async def test_a_login_that_was_ended_is_not_served(logged_in: Server, send: Any, act: str) -> None:
+async def test_a_login_that_was_ended_is_not_served(
+    logged_in: Server, send: Any, clock: FakeClock, act: str
+) -> None:
     """The next request learns it."""
+    clock.advance(0.4)
     async with connected(logged_in) as say:
         assert (await say()).status == 200
         await send("POST", f"{logged_in.url}/{act}", None, "")
@@ -245,9 +332,10 @@ async def test_a_login_that_was_ended_is_not_served(logged_in: Server, send: Any
 
 
 async def test_nothing_is_served_while_a_login_is_ended(
-    logged_in: Server, sandbox: Sandbox, send: Any
+    logged_in: Server, sandbox: Sandbox, send: Any, clock: FakeClock
 ) -> None:
     """From the request on that ends it, not only from Xero's response on."""
+    clock.advance(0.4)
     async with connected(logged_in) as say:
         assert (await say()).status == 200
         sandbox.add_fault("revocation:nth=1:hold-before")
@@ -258,6 +346,24 @@ async def test_nothing_is_served_while_a_login_is_ended(
         assert b"the login is being ended" in response.body
         sandbox.release()
         await ending
+
+
+@pytest.mark.safeguard(
+    file="keeping/serving.py",
+    old="is_stopped = self._ends_running or self._tasks.closed",
+    new="is_stopped = self._tasks.closed",
+    protects_from="a token that is served while its login is ended",
+)
+async def test_nothing_is_served_before_the_end_of_a_login_is_stored(
+    logged_in: Server, clock: FakeClock
+) -> None:
+    """The store may take its time, and the record is still that of the login."""
+    clock.advance(0.4)
+    async with connected(logged_in) as say:
+        assert (await say()).status == 200
+        with serving_of(logged_in.keeper).stopped():
+            assert (await say()).status == 401
+        assert (await say()).status == 200
 
 
 async def test_a_chosen_organisation_is_in_the_next_response(
@@ -297,6 +403,42 @@ async def test_a_further_account_is_repeated_until_it_is_removed(
         assert (await say(target)).status == 404
 
 
+@pytest.mark.safeguard(
+    file="web/tokens.py",
+    old="        if not self.accounts.extend(keeper):\n            return None\n",
+    new="",
+    protects_from="an account in use that is closed",
+)
+async def test_a_further_account_that_is_repeated_stays_open(
+    new_server: NewServer,
+    credentials: dict[str, Any],
+    person: Person,
+    send: Any,
+    clock: FakeClock,
+    handled: list[str],
+) -> None:
+    """Its keeper closes ten minutes after the last request; those of the lane count."""
+    server = await new_server(idle_timeout=3600, **credentials)
+    body, json = '{"name": "firm"}', {"Content-Type": "application/json"}
+    assert (await send("POST", f"{server.url}/accounts", json, body)).status == 201
+    page = await person.open(f"http://localhost:{server.port}/accounts/firm/home")
+    assert (await person.consent(await person.submit(page))).status == 200
+    opened = open_keepers_of(server.accounts)["firm"]
+    async with connected(server) as say:
+        await say("/accounts/firm/token")
+        kept = opened.kept_until
+        clock.advance(minutes=7)
+        await say("/accounts/firm/token")
+        assert opened.kept_until == kept + 7 * 60
+    assert len(handled) == 1
+
+
+@pytest.mark.safeguard(
+    file="web/acceptor.py",
+    old="            self._watch.express.flush()\n",
+    new="            pass\n",
+    protects_from="an account in use whose token is not refreshed ahead",
+)
 async def test_an_unused_account_that_is_repeated_counts_as_used(
     new_server: NewServer, credentials: dict[str, Any], log_in: Any, clock: FakeClock
 ) -> None:
@@ -307,7 +449,6 @@ async def test_an_unused_account_that_is_repeated_counts_as_used(
         await say()
         clock.advance(XERO_LIFE - 700)
         before = server.keeper.usage.until
-        await say()
         await say()
         acceptor_of(server).sweep()
     assert server.keeper.usage.until == before + XERO_LIFE - 700
@@ -326,21 +467,54 @@ def readers(tmp_path: Path) -> Path:
     return path
 
 
-async def test_a_key_is_refused_at_the_request_after_its_removal(
-    new_server: NewServer,
-    credentials: dict[str, Any],
-    readers: Path,
-    expected_log: Any,
-    handled: list[str],
-) -> None:
-    """On a connection on which it was valid. The other key stays valid."""
-    expected_log(r"WARNING xots.web: GET /token: refused \S+: this key is not valid here")
+@pytest.fixture
+async def keyed(new_server: NewServer, credentials: dict[str, Any], readers: Path) -> Server:
+    """A server with a login that needs these keys."""
     server = await new_server(readers=readers, **credentials)
     owner = KeyHolder(server, "owner")
     await owner.consent(
         await owner.submit(await owner.open(f"http://localhost:{server.port}/home"))
     )
-    async with connected(server) as say:
+    return server
+
+
+@pytest.mark.safeguard(
+    file="web/express_connection.py",
+    old="        self.express.look()\n",
+    new="",
+    protects_from="a removed key that stays valid on a new connection",
+)
+async def test_a_key_is_refused_on_a_connection_that_only_the_lane_has_served(
+    keyed: Server, readers: Path, expected_log: Any, handled: list[str]
+) -> None:
+    """At the first request after its removal, and at the next one."""
+    expected_log("this key is not valid here")
+    async with connected(keyed) as say, connected(keyed) as say_too:
+        assert await say("/token", key("first")) == await say_too("/token", key("first"))
+        assert len(handled) == 1
+        remove_reader(readers, "first")
+        for _ in range(2):
+            assert (await say_too("/token", key("first"))).status == 401
+
+
+@pytest.mark.safeguard(
+    file="web/express_connection.py",
+    old="            self._express.look()\n",
+    new="",
+    protects_from="a removed key that stays valid on a connection in use",
+)
+@pytest.mark.safeguard(
+    file="web/express.py",
+    old="            self.forget()\n            self._rules = rules\n",
+    new="            self._rules = rules\n",
+    protects_from="a removed key that stays valid",
+)
+async def test_a_key_is_refused_at_the_request_after_its_removal(
+    keyed: Server, readers: Path, expected_log: Any, handled: list[str]
+) -> None:
+    """On a connection on which it was valid. The other key stays valid."""
+    expected_log(r"WARNING xots.web: GET /token: refused \S+: this key is not valid here")
+    async with connected(keyed) as say:
         for name in 2 * ("first", "second"):
             assert (await say("/token", key(name))).status == 200
         assert len(handled) == 2
@@ -350,6 +524,35 @@ async def test_a_key_is_refused_at_the_request_after_its_removal(
         assert (await say("/token")).status == 401
 
 
+@pytest.mark.safeguard(
+    file="web/express.py",
+    old="            rules = None\n",
+    new="            rules = self._rules\n",
+    protects_from="keys that are valid while their file can not be read",
+)
+async def test_nothing_is_repeated_while_the_readers_can_not_be_read(
+    keyed: Server, readers: Path, expected_log: Any, handled: list[str]
+) -> None:
+    """The key is valid again when the file is."""
+    expected_log("no request is permitted", "no key can be checked")
+    text = readers.read_text()  # noqa: ASYNC240 - a small file, here and below
+    async with connected(keyed) as say:
+        for _ in range(2):
+            assert (await say("/token", key("first"))).status == 200
+        readers.write_text(text + "no reader\n")  # noqa: ASYNC240
+        for _ in range(2):
+            assert (await say("/token", key("first"))).status == 503
+        readers.write_text(text)  # noqa: ASYNC240
+        assert (await say("/token", key("first"))).status == 200
+    assert len(handled) == 2
+
+
+@pytest.mark.safeguard(
+    file="web/express_connection.py",
+    old="watch.express, sender_of(peer)",
+    new='watch.express, ("", None, None)',
+    protects_from="a user who gets a token by the right of another one",
+)
 async def test_the_response_to_one_sender_is_not_repeated_to_another(
     new_server: NewServer,
     credentials: dict[str, Any],
@@ -370,6 +573,12 @@ async def test_the_response_to_one_sender_is_not_repeated_to_another(
     assert len(handled) == 2
 
 
+@pytest.mark.safeguard(
+    file="web/status.py",
+    old="            self.config.express.flush()\n",
+    new="            pass\n",
+    protects_from="reads of a token that /status does not show",
+)
 async def test_repeated_reads_are_counted(logged_in: Server, get: Any) -> None:
     """By ``/status``, with those that the handler responds to."""
     async with connected(logged_in) as say:
@@ -383,6 +592,12 @@ async def test_repeated_reads_are_counted(logged_in: Server, get: Any) -> None:
 # ---------- connections
 
 
+@pytest.mark.safeguard(
+    file="web/express_connection.py",
+    old="closes=known.closes)",
+    new="closes=False)",
+    protects_from="a connection that stays open against its client's demand",
+)
 async def test_a_request_that_demands_the_end_of_the_connection_gets_it(
     logged_in: Server, handled: list[str]
 ) -> None:
@@ -447,9 +662,68 @@ async def test_a_stopped_server_repeats_nothing(logged_in: Server) -> None:
             await say()
 
 
+@pytest.mark.safeguard(
+    file="web/express_connection.py",
+    old="is_waiting = self.phase is Phase.IDLE or self.phase is Phase.OPENED",
+    new="is_waiting = True",
+    protects_from="a request that is hidden in the body of another one",
+)
+async def test_a_known_head_in_a_body_is_a_part_of_the_body(
+    logged_in: Server, expected_log: Any
+) -> None:
+    """It comes by itself, after the head of its request."""
+    expected_log("POST /token: HTTP 405")
+    raw = head(logged_in)
+    posted = f"POST /token HTTP/1.1\r\nHost: localhost:{logged_in.port}\r\n"
+    async with connected(logged_in) as say:
+        assert (await say(raw=raw)).status == 200
+    reader, writer = await asyncio.open_connection("127.0.0.1", logged_in.port)
+    writer.write(f"{posted}Content-Length: {len(raw)}\r\n\r\n".encode())
+    await eventually(lambda: acceptor_of(logged_in).connections.count(Phase.BODY) == 1)
+    writer.write(raw)
+    async with asyncio.timeout(10):
+        assert (await read_response(reader)).status == 405
+        writer.write(raw)
+        assert (await read_response(reader)).status == 200
+    writer.close()
+
+
+@pytest.mark.safeguard(
+    file="web/express_connection.py",
+    old="            self._head = None\n            return None if",
+    new="            return None if",
+    protects_from="a token in the response to any other request",
+)
+async def test_the_response_to_a_request_is_not_learned_for_the_one_before(
+    logged_in: Server,
+) -> None:
+    """The next request may arrive at any time while Tornado serves one."""
+    other = head(logged_in, "/livez")
+    for turns in range(10):
+        with contextlib.closing(socket.create_connection(("127.0.0.1", logged_in.port))) as client:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            client.setblocking(False)
+            client.send(other)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            client.send(head(logged_in, "/token", f"X-Turns: {turns}"))
+            received = b""
+            async with asyncio.timeout(10):
+                while received.count(b"HTTP/1.1 200 OK") < 2:
+                    received += await asyncio.get_running_loop().sock_recv(client, 1 << 16)
+        async with connected(logged_in) as say:
+            assert b"accessToken" not in (await say(raw=other)).body
+
+
 # ---------- the bounds
 
 
+@pytest.mark.safeguard(
+    file="web/express.py",
+    old="        if sum(map(len, self._known.values())) >= MAX_HEADS:\n            self.forget()\n",
+    new="",
+    protects_from="a client whose heads fill the memory",
+)
 async def test_the_number_of_known_heads_is_bounded(logged_in: Server, handled: list[str]) -> None:
     """A client that changes its head at each request costs no memory."""
     async with connected(logged_in) as say:

@@ -236,5 +236,5 @@ class ExpressConnection(Connection):
             self.close()
         elif self.phase is Phase.WRITE:
             self.enter(Phase.IDLE)
-            # If the socket took the rest at once, no event of it lets Tornado wait for the next one.
+            # No event does so if the socket took the rest at once.
             self._add_io_state(READ)
