@@ -9,6 +9,7 @@ SLOW = ("half_head=400@400",)
 
 KINDS = (
     *("half_head=60@60", "half_body=60@60", "no_byte=20@20", "idle=20@20", "drip=20@20"),
+    *("idle_token=20@20", "half_token=20@20", "tokens=5@20", "tokens_not_reading=2@5"),
     *("tls=5@20", "not_reading=2@5", "connection=5@50", "long_path=2@10", "long_head=2@5"),
     *("foreign_host=5@10", "foreign_page=5@10", "nonsense=5@20"),
 )

@@ -95,6 +95,44 @@ async def not_reading(streams: Streams, port: int) -> None:
     await asyncio.sleep(FOREVER_SECONDS)
 
 
+async def idle_token(streams: Streams, port: int) -> None:
+    """Request a token, which the express lane sends, and stay."""
+    reader, writer = streams
+    writer.write(head(port, "/token"))
+    while await reader.read(1 << 16):
+        pass
+
+
+async def half_token(streams: Streams, port: int) -> None:
+    """Send half a head after one that the express lane knows."""
+    reader, writer = streams
+    writer.write(head(port, "/token"))
+    await reader.read(1 << 16)
+    writer.write(head(port, "/token")[:-2])
+    while await reader.read(1 << 16):
+        pass
+
+
+async def tokens(streams: Streams, port: int) -> None:
+    """Request tokens, one after the other."""
+    reader, writer = streams
+    writer.write(head(port, "/token"))
+    while await reader.read(1 << 16):
+        await asyncio.sleep(0.05)
+        writer.write(head(port, "/token"))
+
+
+async def tokens_not_reading(streams: Streams, port: int) -> None:
+    """Request tokens until all buffers are full, and read no response."""
+    _, writer = streams
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    for _ in range(10 * MAX_UNREAD):
+        writer.write(head(port, "/token"))
+        await writer.drain()
+        await asyncio.sleep(0.002)
+    await asyncio.sleep(FOREVER_SECONDS)
+
+
 async def connection(streams: Streams, port: int) -> None:
     """Close at once."""
 
@@ -134,6 +172,7 @@ KINDS: dict[str, Callable[[Streams, int], Awaitable[None]]] = {
     found.__name__: found
     for found in (
         *(half_head, half_body, no_byte, idle, drip, tls, not_reading, connection),
+        *(idle_token, half_token, tokens, tokens_not_reading),
         *(long_path, long_head, foreign_host, foreign_page, nonsense),
     )
 }
@@ -168,7 +207,7 @@ class Flood:
     async def _connect_once(self) -> None:
         connected = socket.socket()
         connected.setblocking(False)
-        if self.kind == "not_reading":
+        if self.kind.endswith("not_reading"):
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         try:
             address = ("127.0.0.1", self.port)

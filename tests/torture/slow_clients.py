@@ -8,7 +8,8 @@ a program requests ``/token``, each time on a new connection. Three loads are pu
 5000        5,000 of them
 everything  all kinds at once: unfinished heads and bodies, idle connections, byte drips, TLS,
             clients that do not read, connections without a request, long paths and headers,
-            requests that are refused, nonsense
+            requests that are refused, nonsense; and clients of the express lane that stay idle,
+            leave their next head unfinished, do not read, or send request after request
 
 The command fails if a ``/token`` is not answered with a live token, if a refresh is late by more
 than a second, or if a load makes the server log a megabyte.
@@ -38,6 +39,7 @@ LOADS = {
     "everything": (
         *("half_head=600@200", "half_body=600@200", "no_byte=200@100", "idle=200@100"),
         *("drip=200@100", "tls=20@20", "not_reading=2@2", "connection=20@300"),
+        *("idle_token=200@100", "half_token=200@100", "tokens=20@20", "tokens_not_reading=2@2"),
         *("long_path=10@100", "long_head=10@20", "foreign_host=50@50", "foreign_page=50@50"),
         "nonsense=50@50",
     ),
