@@ -179,6 +179,25 @@ async def test_a_client_that_reads_nothing_is_closed_at_the_limit(
         assert client.connection.closed()
 
 
+@pytest.mark.safeguard(
+    file="web/express_connection.py",
+    old="        if closes or self._express.is_closed:\n",
+    new="        if closes:\n",
+    protects_from="a program that sends its next request to a server that stops",
+)
+async def test_a_rest_that_is_sent_during_a_stop_is_the_last_response(logged_in: Server) -> None:
+    """As after each response of Tornado, the client learns at once that it has to connect again."""
+    raw = await learn(logged_in)
+    async with connected(logged_in) as client:
+        client.room = 100
+        client.socket.send(raw)
+        await turns()
+        acceptor_of(logged_in).stop()
+        client.room = 1 << 20
+        await client.receive(1)
+        await eventually(client.connection.closed)
+
+
 # ---------- the other limits
 
 

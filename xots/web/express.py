@@ -151,7 +151,8 @@ class Express:
         self._turn = 0
         """The number of the last look: what a response depends on was the same since."""
         self._known: dict[Sender, dict[bytes, _Known]] = {}
-        self._is_closed = False
+        self.is_closed = False
+        """True once the server stops."""
 
     def look(self) -> None:
         """Look at the rules and the clock. Called before the requests that have arrived until now,
@@ -193,7 +194,7 @@ class Express:
         if parts is None or parts[4] != content or len(content) > MAX_BODY_BYTES:
             return
         is_one_head = len(head) <= MAX_HEAD_BYTES and ONE_HEAD.fullmatch(head) is not None
-        if self._is_closed or source.rules is not self._rules or not is_one_head:
+        if self.is_closed or source.rules is not self._rules or not is_one_head:
             return
         if sum(map(len, self._known.values())) >= MAX_HEADS:
             self.forget()
@@ -215,7 +216,7 @@ class Express:
 
     def close(self) -> None:
         """Know no head from now on: Tornado's path closes each connection after its response."""
-        self._is_closed = True
+        self.is_closed = True
         self.forget()
 
 

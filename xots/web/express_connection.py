@@ -232,7 +232,7 @@ class ExpressConnection(Connection):
     def _rest_sent(self, written: Future[None], *, closes: bool) -> None:
         if written.exception() is not None:
             return  # the connection is closed
-        if closes:
+        if closes or self._express.is_closed:
             self.close()
         elif self.phase is Phase.WRITE:
             self.enter(Phase.IDLE)
