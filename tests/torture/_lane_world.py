@@ -23,6 +23,8 @@ from support.inside import acceptor_without_lane, express_of, in_flight_of
 from support.one_server import OneServer, one_server
 from tornado.httputil import format_timestamp
 
+from xots.listening import listen
+
 __all__ = ["Act", "Figures", "Pair", "Step", "World", "world"]
 
 QUIET_TURNS = 8
@@ -289,17 +291,16 @@ async def world(**settings: Any) -> AsyncIterator[World]:
     with tempfile.TemporaryDirectory() as folder:
         path, other = Path(folder, "with"), Path(folder, "without")
         async with one_server(unix_socket=path, **ENDLESS, **settings) as running:
-            tcp = socket.create_server(("127.0.0.1", 0))
+            tcp = listen("127.0.0.1", 0)
             unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             unix.bind(str(other))
             unix.listen()
-            for listening in (tcp, unix):
-                listening.setblocking(False)
-            acceptor = acceptor_without_lane(running.server, (tcp, unix))
+            unix.setblocking(False)
+            acceptor = acceptor_without_lane(running.server, (*tcp, unix))
             acceptor.start()
             running.clock.advance(0.4)  # at a whole second, ``expiresIn`` changes at once
             try:
-                yield World(running, (tcp.getsockname()[1], other))
+                yield World(running, (tcp[0].getsockname()[1], other))
             finally:
                 acceptor.stop()
                 await acceptor.close()

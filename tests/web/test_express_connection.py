@@ -13,6 +13,7 @@ from support.bench import eventually
 from support.inside import acceptor_of, tornado_timeout_of
 from support.raw_http import exchange, read_response
 
+from xots.sandbox import Sandbox
 from xots.server import Server
 from xots.testing import FakeClock
 from xots.web.connection import Connection, Phase
@@ -46,7 +47,9 @@ class Client:
         loop, received = asyncio.get_running_loop(), b""
         async with asyncio.timeout(10):
             while received.count(b"}\n") < responses:
-                received += await loop.sock_recv(self.socket, 1 << 16)
+                part = await loop.sock_recv(self.socket, 1 << 16)
+                assert part, received
+                received += part
         return received
 
     def unread(self) -> int:
@@ -196,6 +199,40 @@ async def test_a_rest_that_is_sent_during_a_stop_is_the_last_response(logged_in:
         client.room = 1 << 20
         await client.receive(1)
         await eventually(client.connection.closed)
+
+
+@pytest.mark.safeguard(
+    file="web/express_connection.py",
+    old="        if events == READ and self._unread:\n",
+    new="        if False:\n",
+    protects_from="requests without a response, because their client has ended its half",
+)
+@pytest.mark.parametrize("express_lane", [True, False])
+async def test_a_client_that_ends_its_half_gets_all_responses(
+    new_server: Any,
+    credentials: dict[str, Any],
+    log_in: Any,
+    sandbox: Sandbox,
+    clock: FakeClock,
+    express_lane: bool,
+) -> None:
+    """Its second request, and the end, arrive while the first one waits for Xero."""
+    server = await new_server(express_lane=express_lane, **credentials)
+    await log_in(server)
+    await learn(server)
+    clock.advance(600)
+    sandbox.add_fault("refresh:nth=1:hold-before")
+    slow = head(server).replace(b"/token", b"/token?min_ttl=1700")
+    async with connected(server) as client:
+        client.socket.send(slow)
+        await sandbox.held()
+        client.socket.send(head(server))
+        await turns()
+        client.socket.shutdown(socket.SHUT_WR)
+        await turns()
+        sandbox.release()
+        received = await client.receive(2)
+    assert received.count(b"HTTP/1.1 200 OK\r\n") == 2
 
 
 # ---------- the other limits

@@ -157,8 +157,8 @@ class Acceptor:
         }
         # The delegate below bounds the body, because Tornado's own bound gives no reason.
         self._http = _HTTPServer(app, max_header_size=MAX_HEAD_BYTES, max_body_size=sys.maxsize)
-        # The sweep bounds the time for a head. Tornado would start a timer for each request, and end
-        # a connection that the lane serves an hour after the last request that the lane left to it.
+        # The sweep bounds the time for a head. Tornado would start a timer for each request, and
+        # end a connection that the lane serves an hour after the last request that Tornado served.
         self._http.conn_params.header_timeout = None
         self._io_loop = IOLoop.current()
         self._sweeping = PeriodicCallback(self.sweep, SWEEP_INTERVAL_SECONDS * 1000)

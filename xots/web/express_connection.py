@@ -111,7 +111,12 @@ class ExpressConnection(Connection):
 
         Tornado has no public function for this. It calls this one for each event of the socket.
         """
-        if events != READ or self._unread or self._read_buffer_size or self.phase not in AHEAD:
+        if events == READ and self._unread:
+            # Further bytes, or the client's end, wait until Tornado looks for the next request.
+            self._state = (self._state or 0) & ~READ
+            self.io_loop.update_handler(fd, self._state)
+            return
+        if events != READ or self._read_buffer_size or self.phase not in AHEAD:
             super()._handle_events(fd, events)
             return
         self._express.look()
