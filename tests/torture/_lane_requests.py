@@ -15,6 +15,7 @@ __all__ = [
     "TARGETS",
     "embedded",
     "ends",
+    "followers",
     "fuzzed",
     "known_heads",
     "matrix",
@@ -146,6 +147,24 @@ def ends(port: int, rng: random.Random, count: int) -> Iterator[list[Step]]:
             for at in rng.sample(range(1, len(head)), count):
                 yield [head[:at], act]
                 yield [known, head[:at], act]
+
+
+def followers(port: int, rng: random.Random, count: int) -> Iterator[list[Step]]:
+    """Return what may arrive while a request of the same connection waits.
+
+    The client ends its half after one further request at most. Tornado loses the response to a
+    second one, if it reads the end with it; the lane does not.
+    """
+    found = list(pieces(port).values())
+    for one in found:
+        for end in ([], [Act.END], [Act.RESET]):
+            yield [one, *end]
+            yield [one[:20], *end]
+            yield [one[:20], one[20:], *end]
+    for _ in range(count):
+        one, two = rng.choices(found, k=2)
+        at = rng.randrange(1, len(one + two))
+        yield [(one + two)[:at], (one + two)[at:]]
 
 
 def embedded(port: int) -> Iterator[list[Step]]:

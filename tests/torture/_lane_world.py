@@ -12,8 +12,8 @@ import socket
 import struct
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
@@ -24,6 +24,7 @@ from support.one_server import OneServer, one_server
 from tornado.httputil import format_timestamp
 
 from xots.listening import listen
+from xots.web.tokens import TokenHandler
 
 __all__ = ["Act", "Figures", "Pair", "Step", "World", "world"]
 
@@ -60,6 +61,24 @@ Step = bytes | Act
 
 Heard = list[tuple[bytes, bool]]
 """After each step the bytes that arrived, and whether the connection is still open."""
+
+
+@contextmanager
+def held_handler() -> Iterator[Callable[[], None]]:
+    """Let the handler of tokens wait with each request that names ``slow``, until the function that
+    is yielded is called."""
+    gate, get = asyncio.Event(), TokenHandler.get
+
+    async def held(self: TokenHandler) -> None:
+        if "slow" in (self.request.query or ""):
+            await gate.wait()
+        await get(self)
+
+    TokenHandler.get = held  # type: ignore[method-assign]
+    try:
+        yield gate.set
+    finally:
+        TokenHandler.get = get  # type: ignore[method-assign]
 
 
 class Client:
@@ -193,6 +212,36 @@ class World:
                 await self._look_again(kind, steps_of_all, by_unix, by_status)
         self.figures.cases[kind] += 1
         self.figures.repeated[kind] += self.repeated - before
+
+    async def compare_after(self, kind: str, slow: bytes, steps: Sequence[Step]) -> None:
+        """Take steps while a request of the connection waits for its handler. Note each difference
+        between the responses, the first of which is that of the slow request.
+
+        Args:
+            kind: the class of the case.
+            slow: the request, whose target has a query with ``slow``.
+            steps: the steps.
+        """
+        before, heard = self.repeated, []
+        for address in (self.without[0], self.with_lane[0], self.with_lane[0]):
+            heard.append(await self._play_after(address, slow, steps))
+        for found in heard[1:]:
+            if found != heard[0]:
+                self.note(kind, steps, heard[0], found)
+        self.figures.cases[kind] += 1
+        self.figures.repeated[kind] += self.repeated - before
+
+    async def _play_after(self, address: int | Path, slow: bytes, steps: Sequence[Step]) -> Heard:
+        client = Client(address)
+        with held_handler() as release:
+            for step in (slow, *steps):
+                await client.do(step)
+                for _ in range(2 * QUIET_TURNS):
+                    await asyncio.sleep(0)
+            release()
+            heard = [(await self.quiet(client), client.is_open)]
+        client.close()
+        return heard
 
     async def _look_again(
         self, kind: str, steps: Sequence[Step], by_unix: bool, by_status: bool

@@ -11,6 +11,7 @@ mutated    the requests of ``torture raw_requests``; some act, so only the statu
 splits     every split of a known head in two writes, some in three, and each byte by itself
 pipelines  requests of 14 kinds in each order, in one write, one after the other, and cut anywhere
 ends       half-closed connections and resets
+followers  what arrives while a request of the same connection waits for its handler
 embedded   known heads as bodies and in headers of other requests, and near misses of a known head
 times      the clock passes, and is set, by up to days; the token is refreshed and expires
 login      an organisation is chosen; a login is ended, and begins again; an account is removed
@@ -76,6 +77,10 @@ class Run:
         await self._all("pipelines", rng.sample(pipelines, min(2 * count, len(pipelines))))
         ends = list(requests.ends(port, rng, 1 + count // 500))
         await self._all("ends", ends, times=1)
+        slow = request(port, "/token?slow")
+        followers = list(requests.followers(port, rng, count // 10))
+        for steps in rng.sample(followers, min(2 * count, len(followers))):
+            await self._here.compare_after("followers", slow, steps)
         embedded = list(requests.embedded(port))
         await self._all("embedded", rng.sample(embedded, min(2 * count, len(embedded))))
 

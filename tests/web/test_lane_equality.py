@@ -16,6 +16,7 @@ REPEATED_AT_LEAST = {
     "splits": 150,
     "pipelines": 100,
     "ends": 30,
+    "followers": 60,
     "embedded": 30,
     "times": 15,
     "login": 50,
