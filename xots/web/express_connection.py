@@ -241,5 +241,5 @@ class ExpressConnection(Connection):
             self.close()
         elif self.phase is Phase.WRITE:
             self.enter(Phase.IDLE)
-            # No event does so if the socket took the rest at once.
+            # If the socket took the rest at once, no event has let the event loop watch it again.
             self._add_io_state(READ)
