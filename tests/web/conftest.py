@@ -14,6 +14,8 @@ from xots.errors import StoreUnavailable
 from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Sandbox
 from xots.sandbox.person import Page, Person
 from xots.server import Server
+from xots.web.express import Express
+from xots.web.tokens import TokenHandler
 
 NewServer = Callable[..., Awaitable[Server]]
 
@@ -31,6 +33,26 @@ def decide(send: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[str]]
         return str((await send("POST", page.url, headers, body)).headers["Location"])
 
     return decide
+
+
+@pytest.fixture
+def learns_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the express lane learn a head that comes for the first time."""
+    monkeypatch.setattr(Express, "is_recurring", lambda *_: True)
+
+
+@pytest.fixture
+def handled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The targets of the requests that the handler has responded to."""
+    targets: list[str] = []
+    get = TokenHandler.get
+
+    async def counted(self: TokenHandler) -> None:
+        targets.append(self.request.uri or "")
+        await get(self)
+
+    monkeypatch.setattr(TokenHandler, "get", counted)
+    return targets
 
 
 @pytest.fixture

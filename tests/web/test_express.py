@@ -7,8 +7,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from typing import Any
 import pytest
 from support.bench import eventually
 from support.inside import acceptor_of, open_keepers_of, serving_of
-from support.raw_http import RawResponse, read_response
+from support.keep_alive import connected, head
+from support.raw_http import read_response
 from support.readers import KeyHolder, key_of, reader
 
 from xots.access import Scope
@@ -30,55 +30,14 @@ from xots.web.express import MAX_HEADS
 from xots.web.tokens import TokenHandler
 
 NewServer = Callable[..., Awaitable[Server]]
-Say = Callable[..., Awaitable[RawResponse]]
 
 XERO_LIFE = 1800
 
-
-@asynccontextmanager
-async def connected(server: Server, path: Path | None = None) -> AsyncIterator[Say]:
-    """Open one connection for many requests. Yield a function that sends ``GET /token``, or another
-    target, with further lines of headers, or the bytes that are given instead."""
-    if path is None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    else:
-        reader, writer = await asyncio.open_unix_connection(path)
-
-    async def say(target: str = "/token", *lines: str, raw: bytes = b"") -> RawResponse:
-        writer.write(raw or head(server, target, *lines))
-        async with asyncio.timeout(10):
-            return await read_response(reader)
-
-    try:
-        yield say
-    finally:
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
-
-
-def head(server: Server, target: str = "/token", *lines: str) -> bytes:
-    """Return the bytes of a request without a body."""
-    first = (f"GET {target} HTTP/1.1", f"Host: localhost:{server.port}")
-    return "\r\n".join((*first, *lines, "", "")).encode()
+pytestmark = pytest.mark.usefixtures("learns_at_once")
 
 
 def key(name: str) -> str:
     return f"Authorization: Bearer {key_of(name)}"
-
-
-@pytest.fixture
-def handled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The targets of the requests that the handler has responded to."""
-    targets: list[str] = []
-    get = TokenHandler.get
-
-    async def counted(self: TokenHandler) -> None:
-        targets.append(self.request.uri or "")
-        await get(self)
-
-    monkeypatch.setattr(TokenHandler, "get", counted)
-    return targets
 
 
 # ---------- the requests that are repeated

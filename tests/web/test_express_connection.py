@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from support.bench import eventually
 from support.inside import acceptor_of, tornado_timeout_of
+from support.keep_alive import head
 from support.raw_http import exchange, read_response
 
 from xots.sandbox import Sandbox
@@ -19,11 +20,7 @@ from xots.testing import FakeClock
 from xots.web.connection import Connection, Phase
 from xots.web.tokens import TokenHandler
 
-
-def head(server: Server, *lines: str) -> bytes:
-    """Return the bytes of a request for a token."""
-    first = ("GET /token HTTP/1.1", f"Host: localhost:{server.port}")
-    return "\r\n".join((*first, *lines, "", "")).encode()
+pytestmark = pytest.mark.usefixtures("learns_at_once")
 
 
 class Client:
@@ -92,7 +89,7 @@ async def turns(number: int = 20) -> None:
 
 async def learn(server: Server, *lines: str) -> bytes:
     """Let the lane learn a head, and return it."""
-    raw = head(server, *lines)
+    raw = head(server, "/token", *lines)
     await exchange(server.port, [(raw, False)])
     return raw
 
@@ -102,7 +99,7 @@ async def learn(server: Server, *lines: str) -> bytes:
 
 async def by_tornado(client: Client, server: Server) -> None:
     """Let Tornado serve the connection, by a request that the lane does not know."""
-    client.socket.send(head(server, "X-New: 1"))
+    client.socket.send(head(server, "/token", "X-New: 1"))
     await client.receive(1)
 
 

@@ -154,6 +154,11 @@ class Connection(IOStream):
         else:
             self.close()
 
+    @property
+    def may_repeat(self) -> bool:
+        """True if an express lane would repeat the response to this request."""
+        return False
+
     def offer(self, source: Repeatable) -> None:
         """Let the express lane repeat the response that is written next, if it serves this
         connection."""

@@ -1,10 +1,10 @@
 """The express lane: it repeats the responses of ``/token`` to requests that are known.
 
-The first request of its kind goes through Tornado's parser, the guard, the rules of access and the
-handler. The lane then remembers its head, byte for byte, with the sender: the same user or address,
-over the same transport. The next request with this head gets the current response without being
-parsed again. ``tokens`` defines the response; the lane repeats its bytes, and keeps the headers
-``Date`` and ``Content-Length`` true.
+The first requests of their kind go through Tornado's parser, the guard, the rules of access and the
+handler. At the second one, the lane remembers its head, byte for byte, with the sender: the same
+user or address, over the same transport. The next request with this head gets the current response
+without being parsed again. ``tokens`` defines the response; the lane repeats its bytes, and keeps
+the headers ``Date`` and ``Content-Length`` true.
 
 A response is repeated only as long as all this holds:
 
@@ -37,6 +37,9 @@ MAX_HEAD_BYTES = 2048
 MAX_HEADS = 256
 """Upper bound on the heads that it remembers. With one more it forgets all: those that are in use
 are soon known again."""
+
+MAX_MARKS = 4096
+"""Upper bound on the hashes of heads that it has seen once. With one more it forgets all."""
 
 MAX_BODY_BYTES = 64 << 10
 """Upper bound on the body of a response that it remembers: 16 MiB in all."""
@@ -151,6 +154,8 @@ class Express:
         self._turn = 0
         """The number of the last look: what a response depends on was the same since."""
         self._known: dict[Sender, dict[bytes, _Known]] = {}
+        self._marks: set[int] = set()
+        """The hashes of heads that have come, with their senders."""
         self.is_closed = False
         """True once the server stops."""
 
@@ -179,6 +184,20 @@ class Express:
             known.turn = self._turn
         known.count += 1
         return known
+
+    def is_recurring(self, sender: Sender, head: bytes) -> bool:
+        """Tell if an unknown head has come before, and note that it came.
+
+        Only such heads are worth remembering: those with a number of their own, as tracing adds it,
+        cost no memory and drive out no other.
+        """
+        mark = hash((sender, head))
+        if mark in self._marks:
+            return True
+        if len(self._marks) >= MAX_MARKS:
+            self._marks.clear()
+        self._marks.add(mark)
+        return False
 
     def learn(self, sender: Sender, head: bytes, response: bytes, source: Repeatable) -> None:
         """Remember a head and its response, just sent, if the lane can repeat it.

@@ -88,6 +88,8 @@ class ExpressConnection(Connection):
         """Bytes that the lane has read, and Tornado has not."""
         self._head: bytes | None = None
         """The bytes of the request that Tornado serves, if the lane has read them all."""
+        self._is_recurring = False
+        """True if requests with this head have come before."""
         self._offered: Repeatable | None = None
 
     def begin(self, serve: Callable[[], None]) -> None:
@@ -99,6 +101,11 @@ class ExpressConnection(Connection):
         self._serve = serve
         self._watch.add(self)
         self._is_watched = True
+
+    @property
+    def may_repeat(self) -> bool:
+        """True if the lane would repeat the response to this request."""
+        return self._is_recurring and self._head is not None
 
     def offer(self, source: Repeatable) -> None:
         """Let the lane repeat the response that is written next."""
@@ -192,6 +199,7 @@ class ExpressConnection(Connection):
         known = self._express.find(self._sender, self._unread)
         if known is None:
             self._head = self._unread
+            self._is_recurring = self._express.is_recurring(self._sender, self._head)
             return False
         self._unread = b""
         self._send(known.response, closes=known.closes)

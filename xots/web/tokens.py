@@ -73,7 +73,7 @@ class TokenHandler(Handler):
         self.write(body.content)
         if self.caller is not None and self.request.method != "HEAD":
             self.config.reads.note(keeper.name, self.caller.name, now)
-            if self._may_be_repeated():
+            if self.stream.may_repeat and self._may_be_repeated():
                 self.stream.offer(
                     _Repeated(
                         keeper=keeper,

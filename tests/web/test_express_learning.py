@@ -1,0 +1,49 @@
+"""The heads that the express lane remembers: those that come again."""
+
+from __future__ import annotations
+
+import pytest
+from support.inside import express_of
+from support.keep_alive import connected
+
+from xots.server import Server
+from xots.web.express import MAX_HEADS, MAX_MARKS
+
+
+@pytest.mark.safeguard(
+    file="web/express_connection.py",
+    old="self._is_recurring = self._express.is_recurring(self._sender, self._head)",
+    new="self._is_recurring = True",
+    protects_from="a client that makes the lane forget the heads of the others",
+)
+async def test_a_head_is_known_once_it_has_come_twice(
+    logged_in: Server, handled: list[str]
+) -> None:
+    """Heads with a number of their own, as tracing adds it, drive out no other."""
+    async with connected(logged_in) as say:
+        for _ in range(3):
+            await say()
+        assert len(handled) == 2
+        for number in range(MAX_HEADS + 1):
+            await say("/token", f"X-Number: {number}")
+        handled.clear()
+        await say()
+    assert handled == []
+
+
+async def test_a_head_comes_again_for_its_sender_only(logged_in: Server) -> None:
+    """The others may be refused."""
+    express = express_of(logged_in)
+    one, other = ("TCP", 0, "127.0.0.1"), ("TCP", 1, "127.0.0.1")
+    assert not express.is_recurring(one, b"GET")
+    assert not express.is_recurring(other, b"GET")
+    assert express.is_recurring(one, b"GET")
+
+
+async def test_the_number_of_noted_heads_is_bounded(logged_in: Server) -> None:
+    """With too many, the lane begins to note them anew."""
+    express, one = express_of(logged_in), ("TCP", 0, "127.0.0.1")
+    assert not express.is_recurring(one, b"first")
+    for number in range(MAX_MARKS):
+        express.is_recurring(one, b"%d" % number)
+    assert not express.is_recurring(one, b"first")
