@@ -82,6 +82,13 @@ def acceptor_of(server: Server) -> Acceptor:
     return server._acceptor
 
 
+def watched_of(server: Server) -> int:
+    """Return the number of connections that the event loop sees as one."""
+    watch = acceptor_of(server)._watch
+    assert watch is not None
+    return len(watch._selector.get_map())
+
+
 def express_of(server: Server) -> Express:
     """Return the express lane of a started server that has one."""
     watch = acceptor_of(server)._watch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.inside import express_of
+from support.inside import express_of, watched_of
 from support.keep_alive import connected
 
 from xots.server import Server
@@ -29,6 +29,26 @@ async def test_a_head_is_known_once_it_has_come_twice(
         handled.clear()
         await say()
     assert handled == []
+
+
+@pytest.mark.safeguard(
+    file="web/express_connection.py",
+    old="            self._return_to_watch()\n",
+    new="            pass\n",
+    protects_from="connections that stay slow because their first request was unknown",
+)
+async def test_a_connection_that_tornado_has_served_returns_to_the_lane(
+    logged_in: Server,
+) -> None:
+    """The event loop spends less on it then."""
+    async with connected(logged_in) as say:
+        for _ in range(3):
+            assert (await say()).status == 200
+        assert watched_of(logged_in) == 1
+        assert (await say("/livez")).status == 200
+        assert watched_of(logged_in) == 0
+        assert (await say()).status == 200
+        assert watched_of(logged_in) == 1
 
 
 async def test_a_head_comes_again_for_its_sender_only(logged_in: Server) -> None:

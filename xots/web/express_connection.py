@@ -24,7 +24,7 @@ AHEAD = frozenset({Phase.OPENED, Phase.IDLE, Phase.HANDLING})
 
 
 class Watch:
-    """Watches the connections that Tornado does not serve yet.
+    """Watches the connections whose next request the lane may know.
 
     The event loop sees one descriptor for all of them, and looks at one event for all requests that
     have arrived. A turn for each of them would take as long as the response.
@@ -128,6 +128,8 @@ class ExpressConnection(Connection):
             return
         self._express.look()
         self.read_ahead()
+        if self.phase is Phase.IDLE and not self._unread and not self._read_buffer_size:
+            self._return_to_watch()
 
     def close_fd(self) -> None:
         """Close the socket, or let it linger after a refusal."""
@@ -206,12 +208,20 @@ class ExpressConnection(Connection):
         return True
 
     def _let_tornado_read(self) -> None:
+        self._leave_watch()
         if self._serve is None:
+            self._add_io_state(READ)
             super()._handle_events(self.fileno(), READ)
             return
-        self._leave_watch()
         serve, self._serve = self._serve, None
         serve()
+
+    def _return_to_watch(self) -> None:
+        """Wait for the next request where that costs less. Tornado does not notice it."""
+        self.io_loop.remove_handler(self.fileno())
+        self._state = None
+        self._watch.add(self)
+        self._is_watched = True
 
     def _leave_watch(self) -> None:
         if self._is_watched:
