@@ -123,8 +123,8 @@ async def test_the_rest_of_a_response_is_sent_before_the_next_request_is_read(
 
 @pytest.mark.safeguard(
     file="web/express_connection.py",
-    old="            self._add_io_state(READ)\n",
-    new="            pass\n",
+    old="let the event loop watch it again.\n            self._add_io_state(READ)\n",
+    new="let the event loop watch it again.\n",
     protects_from="a connection that is deaf after a response in two parts",
 )
 @pytest.mark.parametrize("is_of_tornado", [False, True])
