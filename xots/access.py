@@ -12,7 +12,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from enum import Enum, StrEnum
+from enum import StrEnum
 from ipaddress import ip_address
 
 import msgspec
@@ -54,7 +54,7 @@ ALL_SCOPES = frozenset(Scope)
 """The scopes of which an endpoint demands one."""
 
 
-class Transport(Enum):
+class Transport(StrEnum):
     """The ways in which a connection can reach this server."""
 
     TCP = "TCP"

@@ -9,12 +9,10 @@ import socket
 import ssl
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
-
-import msgspec
-from msgspec.structs import replace
 
 from .errors import ServerRefused, ServerUnproved, ServerUnreachable
 from .proof import prove_certificate, prove_tcp, prove_unix
@@ -34,14 +32,16 @@ REQUEST_TIMEOUT_SECONDS = 60.0
 the middle of one."""
 
 
-class _Response(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class _Response:
     status: int
     location: str | None
     content: Any
     """The JSON value of the body; None if the body is not JSON."""
 
 
-class Client(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Client:
     """Sends requests to the xots server at one address, and a key only to a server that has proved
     who it is."""
 
@@ -50,6 +50,7 @@ class Client(msgspec.Struct, frozen=True):
     port: int = 5001
     account: str | None = None
     """The name of the account; None for the one that the paths without a name serve."""
+    _: KW_ONLY
     unix_socket: Path | None = None
     """The Unix socket to connect to, instead of host and port. No key is sent there."""
     key: Secret | None = None
@@ -57,7 +58,7 @@ class Client(msgspec.Struct, frozen=True):
     server_user: str | None = None
     """The name or id of the user that runs the server; None if that is this user or root."""
     uses_tls: bool = False
-    certificate: bytes | None = None
+    certificate: bytes | None = field(default=None, repr=False)
     """The only certificate that the server may have, in DER. With None, TLS accepts one that an
     authority of this system has signed for the host."""
 

@@ -353,4 +353,5 @@ class TokenRead(Event, frozen=True, kw_only=True):
     """How many times. Repeated responses are reported once a second, together."""
 
     def __str__(self) -> str:
-        return f"access token #{self.token} was read, times: {self.count}"
+        times = f" {self.count} times" if self.count > 1 else ""
+        return f"access token #{self.token} was read{times}"

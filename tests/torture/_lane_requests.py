@@ -10,6 +10,7 @@ from support.guard_oracle import Oracle, Verdict
 from torture._lane_world import Act, Step
 from torture._mutated_requests import LINE_ENDS, MUTATIONS, mutated
 from torture.headers import Matrix
+from xots.web.express import MAX_KNOWN_HEAD_BYTES
 
 __all__ = [
     "TARGETS",
@@ -33,9 +34,6 @@ OTHER_TARGETS = (
     *("/accounts/unknown/token", "/accounts/Default/token", "//evil.example/token", "/token/"),
 )
 """Targets of requests that change nothing and respond to equal requests with equal bytes."""
-
-LANE_HEAD_BYTES = 2048
-"""The longest head that the lane remembers."""
 
 
 def request(port: int, target: str = "/token", *lines: str, method: str = "GET") -> bytes:
@@ -194,7 +192,8 @@ def embedded(port: int) -> Iterator[list[Step]]:
         yield [before + known, known]
         yield [before, known]
         yield [known, before, known]
-    for total in (LANE_HEAD_BYTES - 1, LANE_HEAD_BYTES, LANE_HEAD_BYTES + 1, 3 * LANE_HEAD_BYTES):
+    at_bound = (MAX_KNOWN_HEAD_BYTES + further for further in (-1, 0, 1))
+    for total in (*at_bound, 3 * MAX_KNOWN_HEAD_BYTES):
         long = lines + b"X: " + b"x" * (total - len(known) - 5) + b"\r\n\r\n"
         yield [long]
         yield [long + known, known]

@@ -194,26 +194,20 @@ async def test_with_the_log_at_debug_each_request_has_its_line(
 )
 @pytest.mark.safeguard(
     file="web/express.py",
-    old="self._since <= now < self._until and",
-    new="now < self._until and",
+    old="is_now = self._since <= now",
+    new="is_now = now",
     protects_from="the times of the future, when the clock is set back",
 )
 @pytest.mark.safeguard(
     file="web/express.py",
-    old="min(source.made.until, _next_second(source.made_at))",
-    new="source.made_at + timedelta(hours=1)",
-    protects_from="times that stand still after the first request",
-)
-@pytest.mark.safeguard(
-    file="web/express.py",
-    old="        self._until = min(body.until, _next_second(now))\n",
+    old="        self._until = min(body.until, _next_second(body.since))\n",
     new="        self._until = body.until\n",
     protects_from="a Date that stands still",
 )
 @pytest.mark.safeguard(
     file="web/express.py",
-    old="min(body.until, _next_second(now))",
-    new="_next_second(now)",
+    old="min(body.until, _next_second(body.since))",
+    new="_next_second(body.since)",
     protects_from="a lifetime that is given too long",
 )
 async def test_the_times_of_a_repeated_response_are_true(
@@ -262,8 +256,8 @@ async def test_a_token_that_lives_too_short_is_left_to_the_handler(
 
 @pytest.mark.safeguard(
     file="web/express.py",
-    old="is_same = self._edition is self._source.keeper.edition",
-    new="is_same = True",
+    old=" or edition is not self._edition:",
+    new=":",
     protects_from="an old token or organisation that is served after a change",
 )
 async def test_a_token_of_this_very_second_is_served_at_once(
@@ -541,9 +535,9 @@ async def test_nothing_is_repeated_while_the_readers_can_not_be_read(
 
 
 @pytest.mark.safeguard(
-    file="web/express_connection.py",
-    old="watch.express, sender_of(peer)",
-    new='watch.express, ("", None, None)',
+    file="web/express.py",
+    old="self._known.get(sender, NO_HEADS).get(head)",
+    new="next(({**NO_HEADS, **one}.get(head) for one in self._known.values()), None)",
     protects_from="a user who gets a token by the right of another one",
 )
 async def test_the_response_to_one_sender_is_not_repeated_to_another(

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 from support.inside import express_of, watched_of
 from support.keep_alive import connected
 
+from xots.access import Peer, Rules, Transport
 from xots.server import Server
-from xots.web.express import MAX_HEADS, MAX_MARKS
+from xots.testing import FakeClock
+from xots.web.express import MAX_HEADS, MAX_MARKS, Body, Express
+from xots.web.headers import http_date
 
 
 @pytest.mark.safeguard(
     file="web/express_connection.py",
-    old="self._is_recurring = self._express.is_recurring(self._sender, self._head)",
+    old="self._is_recurring = self._express.is_recurring(self.peer, self._head)",
     new="self._is_recurring = True",
     protects_from="a client that makes the lane forget the heads of the others",
 )
@@ -54,7 +61,10 @@ async def test_a_connection_that_tornado_has_served_returns_to_the_lane(
 async def test_a_head_comes_again_for_its_sender_only(logged_in: Server) -> None:
     """The others may be refused."""
     express = express_of(logged_in)
-    one, other = ("TCP", 0, "127.0.0.1"), ("TCP", 1, "127.0.0.1")
+    one, other = (
+        Peer(transport=Transport.TCP, uid=0, address="127.0.0.1"),
+        Peer(transport=Transport.TCP, uid=1, address="127.0.0.1"),
+    )
     assert not express.is_recurring(one, b"GET")
     assert not express.is_recurring(other, b"GET")
     assert express.is_recurring(one, b"GET")
@@ -62,8 +72,36 @@ async def test_a_head_comes_again_for_its_sender_only(logged_in: Server) -> None
 
 async def test_the_number_of_noted_heads_is_bounded(logged_in: Server) -> None:
     """With too many, the lane begins to note them anew."""
-    express, one = express_of(logged_in), ("TCP", 0, "127.0.0.1")
+    express, one = express_of(logged_in), Peer(transport=Transport.TCP, uid=0, address="127.0.0.1")
     assert not express.is_recurring(one, b"first")
     for number in range(MAX_MARKS):
         express.is_recurring(one, b"%d" % number)
     assert not express.is_recurring(one, b"first")
+
+
+@pytest.mark.safeguard(
+    file="web/express.py",
+    old="        if edition is None:\n            return False\n",
+    new="",
+    protects_from="a response that is learned and served while an account serves nothing",
+)
+async def test_nothing_is_repeated_while_an_account_serves_nothing(clock: FakeClock) -> None:
+    """Also a response that is offered by mistake then."""
+    rules, peer = Rules(), Peer(transport=Transport.TCP, uid=0, address="127.0.0.1")
+    head, now = b"GET /token HTTP/1.1\r\nHost: localhost\r\n\r\n", clock.now()
+    keeper = SimpleNamespace(edition=None)
+    source: Any = SimpleNamespace(keeper=keeper, rules=rules, count=lambda number, at: None)
+    express = Express(lambda: rules, clock)
+    date = http_date(int(now.timestamp()))
+    response = f"HTTP/1.1 200 OK\r\nDate: {date}\r\nContent-Length: 2\r\n\r\nhi"
+    body = Body(b"hi", now, now + timedelta(seconds=1))
+    express.learn(peer, head, response.encode(), source, body)
+    keeper.edition = object()
+    express.learn(peer, head, response.encode(), source, body)
+    assert express.find(peer, head) is not None
+    keeper.edition = None
+    express.look()
+    assert express.find(peer, head) is None
+    express.forget()
+    express.learn(peer, head, response.encode(), source, body)
+    assert express.find(peer, head) is None

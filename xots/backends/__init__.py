@@ -8,6 +8,7 @@ points of all installed packages. Only the chosen store is imported.
 
 from __future__ import annotations
 
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from ..errors import StoreError
@@ -28,8 +29,12 @@ __all__ = [
     "scheme_of",
 ]
 
-BUILT_IN = ("file", "memory", "redis", "rediss", "sentinel", "unix")
-"""The schemes of the stores of this package."""
+BUILT_IN = {
+    "file": "file:FileStore",
+    "memory": "memory:MemoryStore",
+    **dict.fromkeys(("redis", "rediss", "sentinel", "unix"), "redis:RedisStore"),
+}
+"""The stores of this package by URL scheme, each as the ``module:class`` beside this one."""
 
 
 def installed_backends() -> dict[str, EntryPoint]:
@@ -60,27 +65,15 @@ def open_store(url: str) -> TokenStore:
         StoreError: no store is installed for the scheme, or that store refuses the URL.
     """
     scheme = scheme_of(url)
-    store_class = _built_in(scheme) if scheme in BUILT_IN else _added(scheme).load()
+    store_class: type[TokenStore] = (
+        resolve_name(f"{__name__}.{BUILT_IN[scheme]}")
+        if scheme in BUILT_IN
+        else _added(scheme).load()
+    )
     try:
         return store_class.from_url(url)
     except ValueError as error:
         raise StoreError(f"the store's URL cannot be used: {error}") from error
-
-
-def _built_in(scheme: str) -> type[TokenStore]:
-    match scheme:
-        case "file":
-            from .file import FileStore
-
-            return FileStore
-        case "memory":
-            from .memory import MemoryStore
-
-            return MemoryStore
-        case _:
-            from .redis import RedisStore
-
-            return RedisStore
 
 
 def _added(scheme: str) -> EntryPoint:

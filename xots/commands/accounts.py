@@ -7,11 +7,10 @@ import argparse
 import asyncio
 import json
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-from msgspec.structs import replace
 
 from ..client import Client
 from ..errors import ServerUnreachable

@@ -94,7 +94,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     def is_foreign(self) -> bool:
         """True if the record's tokens are those of another identity server or grant, or of another
         client without a login. They are neither served nor sent."""
-        account = self.replica.account
+        account = self.replica.account  # no date of it matters here, and dating takes time
         if account.token_url not in (None, self.xero.identity_server.token_url):
             return True
         is_client = self.policy.grant is Grant.CLIENT_CREDENTIALS

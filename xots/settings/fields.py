@@ -292,7 +292,7 @@ class Settings:
     express_lane: bool = setting(
         True,
         parsing.boolean,
-        "whether requests for /token that are known get their response at once",
+        "whether a repeated request for /token gets its response without being parsed again",
         metavar="true|false",
         default_text="true",
     )

@@ -13,7 +13,7 @@ from tornado.iostream import IOStream, UnsatisfiableReadError
 
 from ..access import Peer, Transport
 from ..clock import Clock
-from .express import Repeatable
+from .express import Body, Repeatable
 from .refusals import BAD_REQUEST, HEAD_TOO_LARGE, MAX_BODY_BYTES, MAX_HEAD_BYTES, Refusal
 
 __all__ = ["MAX_LINGERING", "TLS", "Connection", "Connections", "Phase"]
@@ -37,8 +37,8 @@ MAX_DISCARDED_BYTES = 8 << 20
 
 
 CHUNK_BYTES = 4096
-"""The bytes that are read at once: more than most requests have. Each read makes such a buffer."""
-
+"""The bytes that are read at once: more than most requests have, and than the express lane reads.
+Each read makes such a buffer."""
 
 MAX_DISCARDED_AT_ONCE = 64 << 10
 """Upper bound on the bytes that are discarded when a connection closes without a refusal."""
@@ -159,9 +159,9 @@ class Connection(IOStream):
         """True if an express lane would repeat the response to this request."""
         return False
 
-    def offer(self, source: Repeatable) -> None:
-        """Let the express lane repeat the response that is written next, if it serves this
-        connection."""
+    def offer(self, source: Repeatable, body: Body) -> None:
+        """Let the express lane repeat the response with this body, which is written next, if it
+        serves this connection."""
 
     # ---------- called by Tornado
 
@@ -209,7 +209,7 @@ class Connection(IOStream):
         if refusal is None or self.writing() or not _send_last(self.socket, refusal.response()):
             self._connections.move(self, None)
             # Unread bytes would turn the close into a reset: the client could lose a response.
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError):
                 self.socket.recv(MAX_DISCARDED_AT_ONCE)
             super().close_fd()
             return

@@ -1,19 +1,18 @@
 """The express lane: it repeats the responses of ``/token`` to requests that are known.
 
-The first requests of their kind go through Tornado's parser, the guard, the rules of access and the
-handler. At the second one, the lane remembers its head, byte for byte, with the sender: the same
+The first two requests with a head go through Tornado's parser, the guard, the rules of access and
+the handler. At the second, the lane remembers the head, byte for byte, with the sender: the same
 user or address, over the same transport. The next request with this head gets the current response
 without being parsed again. ``tokens`` defines the response; the lane repeats its bytes, and keeps
 the headers ``Date`` and ``Content-Length`` true.
 
 A response is repeated only as long as all this holds:
 
-- the rules of access are the object that the handler checked. They are looked at once a request
-  has arrived, for all that have arrived by then, so that a request that was sent after a change is
-  checked by the new rules;
+- the rules of access are the object that the handler checked. ``look`` reads them after the
+  requests have arrived, and before their responses;
 - the account's record is the one that the response was made of, and no login is being ended;
-- the second in which it was made, also by the clock that cannot be set. Then its body is made
-  anew, by the handler's function.
+- the second in which it was made has not ended, by both clocks. After it, the handler's function
+  makes the body again.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ from ..errors import RulesUnreadable
 from ..keeping.keeper import TokenKeeper
 from .headers import http_date
 
-__all__ = ["MAX_HEAD_BYTES", "Body", "Express", "Repeatable", "Sender", "sender_of"]
+__all__ = ["MAX_KNOWN_HEAD_BYTES", "Body", "Express", "Repeatable"]
 
-MAX_HEAD_BYTES = 2048
+MAX_KNOWN_HEAD_BYTES = 2048
 """Upper bound on a head that the lane remembers. Those of programs have a few hundred bytes."""
 
 MAX_HEADS = 256
@@ -41,7 +40,7 @@ are soon known again."""
 MAX_MARKS = 4096
 """Upper bound on the hashes of heads that it has seen once. With one more it forgets all."""
 
-MAX_BODY_BYTES = 64 << 10
+MAX_KNOWN_BODY_BYTES = 64 << 10
 """Upper bound on the body of a response that it remembers: 16 MiB in all."""
 
 ONE_HEAD = re.compile(rb"GET [^\r\n]+ HTTP/1\.1\r\n(?:[^\r\n]+\r\n)+\r\n")
@@ -50,20 +49,19 @@ ONE_HEAD = re.compile(rb"GET [^\r\n]+ HTTP/1\.1\r\n(?:[^\r\n]+\r\n)+\r\n")
 RESPONSE = re.compile(
     rb"(HTTP/1\.1 200 [^\r]*\r\n(?:[^\r]+\r\n)*?Date: )[^\r]+"
     rb"(\r\n(?:[^\r]+\r\n)*?Content-Length: )[0-9]+"
-    rb"(\r\n(?:[^\r]+\r\n)*\r\n)(.*)",
+    rb"(\r\n(?:[^\r]+\r\n)*\r\n).*",
     re.DOTALL,
 )
 
-Sender = tuple[str, int | None, str | None]
-"""Transport, user and address of a peer: the decision of ``access`` depends on no more of it."""
-
-NONE: Mapping[bytes, _Known] = {}
+NO_HEADS: Mapping[bytes, _Known] = {}
 
 
 class Body(NamedTuple):
     """The body of a response, at one time."""
 
     content: bytes
+    since: datetime
+    """This time."""
     until: datetime
     """Before this time, the body stays the same while the account's edition does."""
 
@@ -74,10 +72,6 @@ class Repeatable(Protocol):
     keeper: TokenKeeper
     rules: Rules
     """The rules that permitted the request."""
-    made_at: datetime
-    """The time at which the handler made its response."""
-    made: Body
-    """The body of that response."""
 
     def body(self, now: datetime) -> Body | None:
         """Return the body at a time; None if the handler has to decide."""
@@ -90,44 +84,42 @@ class _Known:
     """A known head, and the response to it."""
 
     def __init__(
-        self, source: Repeatable, response: bytes, parts: Sequence[bytes], elapsed: float
+        self, source: Repeatable, parts: Sequence[bytes], body: Body, elapsed: float
     ) -> None:
         self.closes = b"\r\nConnection: close\r\n" in parts[2]
         """True if the connection ends with the response."""
-        self.response = response
         self.turn = 0
         """The turn in which the response was found to be that of now."""
         self.count = 0
         """The responses that are not counted elsewhere yet."""
         self._source, self._parts = source, parts
-        self._edition = source.keeper.edition
+        self._make(body, elapsed)
+
+    def _make(self, body: Body, elapsed: float) -> None:
+        """Make the response with this body."""
+        before_date, before_length, rest = self._parts
+        date, length = http_date(int(body.since.timestamp())).encode(), b"%d" % len(body.content)
+        self.response = b"".join((before_date, date, before_length, length, rest, body.content))
+        self._edition = self._source.keeper.edition
         """The account's edition of which the response was made."""
-        self._since = self._last_at = source.made_at
-        self._until = min(source.made.until, _next_second(source.made_at))
+        self._since = self._last_at = body.since
+        self._until = min(body.until, _next_second(body.since))
         self._ends_at = elapsed + 1.0
         """By ``Clock.elapsed``: the clock may be set back into a second that has passed."""
 
-    def is_ready(self, now: datetime, elapsed: float) -> bool:
+    def renew(self, now: datetime, elapsed: float) -> bool:
         """Make ``response`` that of now, if it is not. Return False if the handler has to."""
-        is_same = self._edition is self._source.keeper.edition
-        is_now = self._since <= now < self._until and elapsed < self._ends_at
-        if not ((is_same and is_now) or self._make(now, elapsed)):
-            return False
-        self._last_at = now
-        return True
-
-    def _make(self, now: datetime, elapsed: float) -> bool:
-        self.flush()
         edition = self._source.keeper.edition
-        body = None if edition is None else self._source.body(now)
-        if body is None or len(body.content) > MAX_BODY_BYTES:
+        if edition is None:
             return False
-        before_date, before_length, rest = self._parts
-        date, length = http_date(int(now.timestamp())).encode(), b"%d" % len(body.content)
-        self.response = b"".join((before_date, date, before_length, length, rest, body.content))
-        self._edition, self._since = edition, now
-        self._until = min(body.until, _next_second(now))
-        self._ends_at = elapsed + 1.0
+        is_now = self._since <= now < self._until and elapsed < self._ends_at
+        if not is_now or edition is not self._edition:
+            self.flush()
+            body = self._source.body(now)
+            if body is None or len(body.content) > MAX_KNOWN_BODY_BYTES:
+                return False
+            self._make(body, elapsed)
+        self._last_at = now
         return True
 
     def flush(self) -> None:
@@ -152,8 +144,8 @@ class Express:
         """The rules by which all known heads were permitted."""
         self._now, self._elapsed = clock.now(), clock.elapsed()
         self._turn = 0
-        """The number of the last look: what a response depends on was the same since."""
-        self._known: dict[Sender, dict[bytes, _Known]] = {}
+        """The number of the last look. A response found current in it needs no second check."""
+        self._known: dict[Peer, dict[bytes, _Known]] = {}
         self._marks: set[int] = set()
         """The hashes of heads that have come, with their senders."""
         self.is_closed = False
@@ -172,20 +164,20 @@ class Express:
             self.forget()
             self._rules = rules
 
-    def find(self, sender: Sender, head: bytes) -> _Known | None:
+    def find(self, sender: Peer, head: bytes) -> _Known | None:
         """Return the response to the request with this head, which counts as sent; None if the
         lane does not know it."""
-        known = self._known.get(sender, NONE).get(head)
+        known = self._known.get(sender, NO_HEADS).get(head)
         if known is None:
             return None
         if known.turn != self._turn:
-            if not known.is_ready(self._now, self._elapsed):
+            if not known.renew(self._now, self._elapsed):
                 return None
             known.turn = self._turn
         known.count += 1
         return known
 
-    def is_recurring(self, sender: Sender, head: bytes) -> bool:
+    def is_recurring(self, sender: Peer, head: bytes) -> bool:
         """Tell if an unknown head has come before, and note that it came.
 
         Only such heads are worth remembering: those with a number of their own, as tracing adds it,
@@ -199,28 +191,32 @@ class Express:
         self._marks.add(mark)
         return False
 
-    def learn(self, sender: Sender, head: bytes, response: bytes, source: Repeatable) -> None:
+    def learn(
+        self, sender: Peer, head: bytes, response: bytes, source: Repeatable, body: Body
+    ) -> None:
         """Remember a head and its response, just sent, if the lane can repeat it.
 
         Args:
             sender: the sender of the request.
             head: its head.
             response: the whole response.
-            source: makes the response again.
+            source: makes the body again.
+            body: that of the response.
         """
         self.look()
-        parts, content = RESPONSE.fullmatch(response), source.made.content
-        if parts is None or parts[4] != content or len(content) > MAX_BODY_BYTES:
+        parts = RESPONSE.fullmatch(response)
+        is_one_head = len(head) <= MAX_KNOWN_HEAD_BYTES and ONE_HEAD.fullmatch(head) is not None
+        if self.is_closed or source.rules is not self._rules or not is_one_head or parts is None:
             return
-        is_one_head = len(head) <= MAX_HEAD_BYTES and ONE_HEAD.fullmatch(head) is not None
-        if self.is_closed or source.rules is not self._rules or not is_one_head:
+        known = _Known(source, parts.groups(), body, self._elapsed)
+        if known.response != response or len(body.content) > MAX_KNOWN_BODY_BYTES:
             return
         if sum(map(len, self._known.values())) >= MAX_HEADS:
             self.forget()
         heads = self._known.setdefault(sender, {})
         if head in heads:
             heads[head].flush()
-        heads[head] = _Known(source, response, parts.groups()[:3], self._elapsed)
+        heads[head] = known
 
     def flush(self) -> None:
         """Count all repeated responses."""
@@ -241,8 +237,3 @@ class Express:
 
 def _next_second(now: datetime) -> datetime:
     return now.replace(microsecond=0) + timedelta(seconds=1)
-
-
-def sender_of(peer: Peer) -> Sender:
-    """Return what the decision on a request depends on of its peer."""
-    return (peer.transport.value, peer.uid, peer.address)

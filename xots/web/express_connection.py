@@ -13,7 +13,7 @@ from tornado.ioloop import IOLoop
 
 from ..access import Peer
 from .connection import Connection, Connections, Phase
-from .express import MAX_HEAD_BYTES, Express, Repeatable, sender_of
+from .express import MAX_KNOWN_HEAD_BYTES, Body, Express, Repeatable
 
 __all__ = ["ExpressConnection"]
 
@@ -80,7 +80,7 @@ class ExpressConnection(Connection):
         self, accepted: socket.socket, connections: Connections, peer: Peer, watch: Watch
     ) -> None:
         super().__init__(accepted, connections, peer)
-        self._express, self._sender = watch.express, sender_of(peer)
+        self._express = watch.express
         self._watch, self._is_watched = watch, False
         self._serve: Callable[[], None] | None = None
         """Lets Tornado serve the connection; None once it does."""
@@ -90,7 +90,7 @@ class ExpressConnection(Connection):
         """The bytes of the request that Tornado serves, if the lane has read them all."""
         self._is_recurring = False
         """True if requests with this head have come before."""
-        self._offered: Repeatable | None = None
+        self._offered: tuple[Repeatable, Body] | None = None
 
     def begin(self, serve: Callable[[], None]) -> None:
         """Wait for the first request.
@@ -99,17 +99,16 @@ class ExpressConnection(Connection):
             serve: lets Tornado serve the connection.
         """
         self._serve = serve
-        self._watch.add(self)
-        self._is_watched = True
+        self._enter_watch()
 
     @property
     def may_repeat(self) -> bool:
         """True if the lane would repeat the response to this request."""
         return self._is_recurring and self._head is not None
 
-    def offer(self, source: Repeatable) -> None:
-        """Let the lane repeat the response that is written next."""
-        self._offered = source
+    def offer(self, source: Repeatable, body: Body) -> None:
+        """Let the lane repeat the response with this body, which is written next."""
+        self._offered = source, body
 
     # ---------- called by Tornado
 
@@ -149,25 +148,21 @@ class ExpressConnection(Connection):
             return None
         elif self._head is not self._unread:
             self._express.look()
-            if self._has_responded():
+            if self._respond_if_known():
                 return None
         if not self._unread:
             return super().receive(buf)
         received, self._unread = self._unread, b""
         buf[: len(received)] = received
-        if len(received) <= MAX_HEAD_BYTES:
-            return len(received)
-        # More may have arrived. Unread, it would turn a close into a reset.
-        more = super().receive(memoryview(buf)[len(received) :])
-        return len(received) + (more or 0)
+        return len(received)
 
     def write(self, data: bytes | memoryview) -> Future[None]:
         """Write, and let the lane learn a response that was offered."""
         written = super().write(data)
         if self._offered is not None:
-            source, self._offered = self._offered, None
+            (source, body), self._offered = self._offered, None
             if self._head is not None:
-                self._express.learn(self._sender, self._head, bytes(data), source)
+                self._express.learn(self.peer, self._head, bytes(data), source, body)
         return written
 
     # ---------- the lane
@@ -182,7 +177,7 @@ class ExpressConnection(Connection):
         """Read what has arrived. Respond if it is a known request, or let Tornado read it.
         ``Express.look`` comes before."""
         try:
-            received = self.socket.recv(MAX_HEAD_BYTES + 1)
+            received = self.socket.recv(MAX_KNOWN_HEAD_BYTES + 1)
         except BlockingIOError:
             return
         except OSError:
@@ -193,15 +188,15 @@ class ExpressConnection(Connection):
         self._unread = received
         if self.phase is Phase.HANDLING:
             return  # Tornado looks for this request after its response to the last one
-        if not self._has_responded():
+        if not self._respond_if_known():
             self._let_tornado_read()
 
-    def _has_responded(self) -> bool:
+    def _respond_if_known(self) -> bool:
         """Respond to the request that was read, if the lane knows it."""
-        known = self._express.find(self._sender, self._unread)
+        known = self._express.find(self.peer, self._unread)
         if known is None:
             self._head = self._unread
-            self._is_recurring = self._express.is_recurring(self._sender, self._head)
+            self._is_recurring = self._express.is_recurring(self.peer, self._head)
             return False
         self._unread = b""
         self._send(known.response, closes=known.closes)
@@ -219,7 +214,10 @@ class ExpressConnection(Connection):
     def _return_to_watch(self) -> None:
         """Wait for the next request where that costs less. Tornado does not notice it."""
         self.io_loop.remove_handler(self.fileno())
-        self._state = None
+        self._state = None  # Tornado registers the socket again then
+        self._enter_watch()
+
+    def _enter_watch(self) -> None:
         self._watch.add(self)
         self._is_watched = True
 

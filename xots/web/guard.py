@@ -369,15 +369,12 @@ RULES: tuple[Rule, ...] = (
 
 SIGNS = frozenset(sign for rule in RULES for sign in rule.signs)
 
-RULES_WITHOUT_SIGN = tuple(rule for rule in RULES if not rule.signs)
-"""The rules for a request without any sign, as most programs send it."""
-
 
 def decide(request: Request) -> Refusal | Decision:
     """Return the decision on a request: permitted, refused, or the worker that unregisters
     itself."""
     names = SIGNS.intersection(request.headers)
-    for applies, decision, signs in RULES if names else RULES_WITHOUT_SIGN:
+    for applies, decision, signs in RULES:
         may_apply = not signs or not names.isdisjoint(signs)
         if may_apply and applies(request):
             return decision

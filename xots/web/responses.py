@@ -98,8 +98,8 @@ class Responses(RequestHandler):
     """True once the guard, or the rules of access, have refused the request."""
 
     def clear(self) -> None:
-        """Begin the response with the headers of every one. They replace Tornado's: its name, and
-        the type of an empty body, which is no page's."""
+        """Begin the response with the headers of every response. Unlike Tornado's, it names no
+        Server, and no Content-Type while it has no body."""
         headers = {"Date": http_date(int(time.time())), **SECURITY_HEADERS}
         if guard.looks_like_browser(self.request.headers):
             headers |= BROWSER_HEADERS
@@ -109,10 +109,6 @@ class Responses(RequestHandler):
 
     def compute_etag(self) -> None:
         """Return None: a response that is never stored needs no ETag."""
-
-    def check_etag_header(self) -> bool:
-        """Return False: without an ETag, no response is the one that the client has already."""
-        return False
 
     # ---------- the request
 

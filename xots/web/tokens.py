@@ -78,19 +78,18 @@ class TokenHandler(Handler):
                     _Repeated(
                         keeper=keeper,
                         rules=self.rules,
-                        made_at=now,
-                        made=body,
                         access=access,
                         demand=demand,
                         caller=self.caller,
                         accounts=self.accounts,
                         reads=self.config.reads,
-                    )
+                    ),
+                    body,
                 )
 
     def _may_be_repeated(self) -> bool:
-        """Tell if the express lane may repeat the response: not to browsers, nor without a line in
-        a log at DEBUG."""
+        """Tell if the express lane may repeat the response. It may not if the request has a body, a
+        cookie or a password, or if each request has a line in the log."""
         headers = self.request.headers
         is_basic = headers.get("Authorization", "").lower().startswith("basic")
         has_body_or_cookie = any(name in headers for name in UNREPEATED_HEADERS)
@@ -103,8 +102,6 @@ class _Repeated(msgspec.Struct, kw_only=True):
 
     keeper: TokenKeeper
     rules: Rules
-    made_at: datetime
-    made: Body
     access: AccessToken
     """The token of the last body."""
     demand: _Demand
@@ -155,7 +152,7 @@ def _body(
         timedelta(seconds=seconds_left), keeper.min_life(demand.min_ttl)
     )
     if demand.is_text:
-        return Body(access.value.reveal().encode(), until)
+        return Body(access.value.reveal().encode(), now, until)
     problem = keeper.tenant_problem if demand.tenant is None else None
     content = {
         "accessToken": access.value.reveal(),
@@ -165,7 +162,7 @@ def _body(
         "scopes": keeper.account.scopes_granted,
         "tenantId": keeper.tenant_id if demand.tenant is None else tenant_id,
     } | ({"tenantProblem": problem} if problem else {})
-    return Body(json_text(content), until)
+    return Body(json_text(content), now, until)
 
 
 def _min_ttl(values: list[str]) -> timedelta | None:
