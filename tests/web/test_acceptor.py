@@ -337,6 +337,7 @@ async def test_a_new_client_gets_a_503_if_all_connections_have_a_request_in_prog
         for _ in range(3)
     ]
     await in_phase(server, Phase.HANDLING, 3)
+    await sandbox.held()
     for _ in range(5):
         client = await connect(server, PING)
         response = await client.rest()
