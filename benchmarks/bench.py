@@ -14,11 +14,13 @@ from pathlib import Path
 from signal import SIGKILL, SIGTERM
 from typing import TypeVar
 
-__all__ = ["Bench", "BenchmarkFailed", "Process"]
+__all__ = ["DIRECT", "MEGABYTE", "Bench", "BenchmarkFailed", "Process"]
 
 Result = TypeVar("Result")
 
 READY_TIMEOUT_SECONDS = 30.0
+IDLE_TIMEOUT_SECONDS = 120.0
+RUN_TIMEOUT_SECONDS = 120.0
 STOP_TIMEOUT_SECONDS = 10.0
 POLL_SECONDS = 0.02
 
@@ -29,10 +31,13 @@ IDLE_SHARE = 0.05
 MAX_OUTPUT_SHOWN = 1000
 """The characters of a failed process's output that an error shows, from its end."""
 
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Uses no proxy, whatever the environment says."""
 
+MEGABYTE = 1 << 20
+
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 
 
 class BenchmarkFailed(Exception):
@@ -66,38 +71,45 @@ class Process:
         share of each process: PSS)."""
         return sum(self._pss(pid) for pid in self._pids())
 
+    @property
+    def resident(self) -> int:
+        """The memory of the first process, in bytes, with all pages that it shares (RSS)."""
+        pages = Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()[1]
+        return int(pages) * PAGE_BYTES
+
     def is_running(self) -> bool:
         """Tell if the first process runs."""
         return self.popen.poll() is None
 
-    def wait_until_ready(self, url: str, timeout_seconds: float = READY_TIMEOUT_SECONDS) -> None:
+    def wait_until_ready(self, url: str) -> None:
         """Wait until a GET of this URL gets a response with status 200.
 
         Raises:
             BenchmarkFailed: the process ended, or the time is over.
         """
-        deadline = time.monotonic() + timeout_seconds
+        deadline = time.monotonic() + READY_TIMEOUT_SECONDS
         while time.monotonic() < deadline:
             if not self.is_running():
                 raise self.failure(f"it ended with status {self.popen.returncode}")
-            with suppress(OSError), _DIRECT.open(url, timeout=5):
+            with suppress(OSError), DIRECT.open(url, timeout=5):
                 return
             time.sleep(POLL_SECONDS)
-        raise self.failure(f"{url} has not responded with 200 for {timeout_seconds:g} seconds")
+        waited = f"for {READY_TIMEOUT_SECONDS:g} seconds"
+        raise self.failure(f"{url} has not responded with 200 {waited}")
 
-    def wait_until_idle(self, timeout_seconds: float = 120.0) -> None:
+    def wait_until_idle(self) -> None:
         """Wait until the processes are idle: the work of a start is done.
 
         Raises:
             BenchmarkFailed: the time is over.
         """
-        deadline = time.monotonic() + timeout_seconds
+        deadline = time.monotonic() + IDLE_TIMEOUT_SECONDS
         while time.monotonic() < deadline:
             before = self.cpu_seconds()
             time.sleep(IDLE_SECONDS)
             if self.cpu_seconds() - before <= IDLE_SHARE * IDLE_SECONDS:
                 return
-        raise self.failure(f"it has not become idle for {timeout_seconds:g} seconds")
+        raise self.failure(f"it has not become idle for {IDLE_TIMEOUT_SECONDS:g} seconds")
 
     def failure(self, reason: str) -> BenchmarkFailed:
         """Return an error that names the command, this reason and the end of the output."""
@@ -189,7 +201,6 @@ class Bench:
         command: Sequence[str | Path],
         *,
         env: Mapping[str, str] | None = None,
-        cwd: Path | None = None,
         ready: str | None = None,
         core: int | None = None,
     ) -> Iterator[Process]:
@@ -198,7 +209,6 @@ class Bench:
         Args:
             command: the program and its arguments.
             env: variables of its environment besides those of the run. Those of xots are removed.
-            cwd: its folder.
             ready: the URL that responds with 200 once it is ready; None: do not wait.
             core: the core on which it runs; None: the one of the servers.
 
@@ -211,7 +221,6 @@ class Bench:
             popen = subprocess.Popen(
                 pinned,
                 env=own_environment() | dict(env or {}),
-                cwd=cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
@@ -225,7 +234,7 @@ class Bench:
         finally:
             process.stop()
 
-    def run(self, command: Sequence[str | Path], timeout_seconds: float = 120.0) -> str:
+    def run(self, command: Sequence[str | Path]) -> str:
         """Run a command on the core of the load until it ends, and return its output.
 
         Raises:
@@ -240,12 +249,12 @@ class Bench:
                 stderr=subprocess.STDOUT,
                 text=True,
                 errors="replace",
-                timeout=timeout_seconds,
+                timeout=RUN_TIMEOUT_SECONDS,
                 check=False,
             )
         except subprocess.TimeoutExpired:
             raise BenchmarkFailed(
-                f"{command[0]} has not ended after {timeout_seconds:g} s"
+                f"{command[0]} has not ended after {RUN_TIMEOUT_SECONDS:g} s"
             ) from None
         if done.returncode:
             shown = " ".join(map(str, command))

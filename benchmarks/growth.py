@@ -3,11 +3,11 @@ accounts and of open connections."""
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from http.client import HTTPConnection
 from pathlib import Path
 
 from .bench import Bench, BenchmarkFailed
@@ -15,7 +15,7 @@ from .load import wrk
 from .logins import new_readers, store_logins
 from .report import Cell, Plot, Table
 from .samples import Sample, median_of, sampled
-from .servers import Server, has_express_lane, warm_up, xots
+from .servers import Server, warm_up, xots
 
 __all__ = ["growth_of", "run"]
 
@@ -100,14 +100,15 @@ def _with_connections(bench: Bench, running: ExitStack, count: int, *options: st
 @contextmanager
 def _idle_connections(server: Server, count: int) -> Iterator[None]:
     """Keep so many connections open that have received one response each."""
-    request = f"GET /token HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n\r\n".encode("ascii")
     with ExitStack() as opened:
         for _ in range(count):
             connection = opened.enter_context(
-                socket.create_connection(("127.0.0.1", server.port), timeout=10)
+                closing(HTTPConnection("127.0.0.1", server.port, timeout=10))
             )
-            connection.sendall(request)
-            if not connection.recv(65536).startswith(b"HTTP/1.1 200 "):
+            connection.request("GET", "/token")
+            response = connection.getresponse()
+            response.read()
+            if response.status != 200:
                 raise BenchmarkFailed(f"{server.name} refused an idle connection")
         yield
 
@@ -116,7 +117,7 @@ def run(bench: Bench) -> list[Table | Plot]:
     """Measure the cost of a request over each of these numbers."""
     quick = bench.quick
     lanes = _one if quick else _lanes
-    in_turn = {} if quick else {f"{IN_TURN} accounts in turn": _with_accounts_in_turn}
+    in_turn = {} if quick else {f"xots, {IN_TURN} accounts in turn": _with_accounts_in_turn}
     experiments: list[tuple[str, Sequence[int], Mapping[str, Start]]] = [
         ("kilobytes of token", (1, 16) if quick else (1, 2, 4, 8, 16), lanes(_with_token)),
         ("readers", (1, 1000) if quick else (1, 10, 100, 1000), lanes(_with_readers)),
@@ -147,7 +148,7 @@ def run(bench: Bench) -> list[Table | Plot]:
             Plot(f"Memory over {what}", what, "MB", memory),
         ]
     columns = (
-        *("over", "requests", "from", "to", "CPU: last, times first", "growth"),
+        *("over", "server", "from", "to", "CPU: last, times first", "growth"),
         *("first µs", "last µs", "memory: first MB", "last MB"),
     )
     return [Table("Growth", columns, rows), *plots]
@@ -155,15 +156,15 @@ def run(bench: Bench) -> list[Table | Plot]:
 
 def _one(start: Start) -> dict[str, Start]:
     """Return how to start xots as it is shipped."""
-    return {"one": start}
+    return {"xots": start}
 
 
 def _lanes(start: Callable[..., Target]) -> dict[str, Start]:
-    """Return how to start xots as it is shipped and, if it has an express lane, without it."""
-    starts = _one(start)
-    if has_express_lane():
-        starts["one, lane off"] = lambda *arguments: start(*arguments, "--express-lane", "false")
-    return starts
+    """Return how to start xots as it is shipped, and without the express lane."""
+    return {
+        "xots": start,
+        "xots, lane off": lambda *arguments: start(*arguments, "--express-lane", "false"),
+    }
 
 
 def _measured(bench: Bench, counts: Sequence[int], start: Start) -> dict[int, list[Sample]]:

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from xots.access import digest_of
 from xots.backends import open_store
 from xots.keeping.record_store import RecordStore
+from xots.key_file import KeyRing, read_key_file, write_key_file
 from xots.lifecycle.account import Account, Entry, Organisation
 from xots.lifecycle.logins import after_login
 from xots.lifecycle.outcomes import Issued
@@ -32,7 +33,7 @@ from xots.sealing import Sealer, new_key
 from xots.secret import Secret
 from xots.xero.protocol import Response, read_token_response
 
-__all__ = ["TOKEN_BYTES", "Stored", "new_readers", "store_logins"]
+__all__ = ["TOKEN_BYTES", "Stored", "new_readers", "new_store", "store_logins"]
 
 TOKEN_BYTES = 1500
 """The size of Xero's access tokens."""
@@ -58,16 +59,34 @@ class Stored:
     """The base of the URLs of the simulated Xero."""
 
     @property
+    def token_url(self) -> str:
+        """The URL at which the simulated Xero issues tokens."""
+        return f"{self.xero_url}/connect/token"
+
+    @property
     def options(self) -> list[str]:
         """The options with which xots serves these logins."""
         return [
             *("--store", self.url),
             *("--key-file", str(self.key_file)),
             *("--authorize-url", f"{self.xero_url}/identity/connect/authorize"),
-            *("--token-url", f"{self.xero_url}/connect/token"),
+            *("--token-url", self.token_url),
             *("--revoke-url", f"{self.xero_url}/connect/revocation"),
             *("--connections-url", f"{self.xero_url}/connections"),
         ]
+
+
+def new_store(folder: Path, url: str | None = None, xero_url: str = "http://127.0.0.1:9") -> Stored:
+    """Return an empty store with a new key.
+
+    Args:
+        folder: an empty folder, for the key and, by default, the store.
+        url: the URL of the store; None: a file store in the folder.
+        xero_url: the base of the URLs of the simulated Xero; nothing listens at the default.
+    """
+    key_file = folder / "keys"
+    write_key_file(key_file, KeyRing((new_key(),)), new=True)
+    return Stored(url or (folder / "store").as_uri(), key_file, xero_url)
 
 
 def store_logins(
@@ -76,51 +95,36 @@ def store_logins(
     url: str | None = None,
     names: Iterable[str] = ("default",),
     token_bytes: int = TOKEN_BYTES,
-    life_seconds: int = LIFE_SECONDS,
-    identity: Identity | None = None,
-    xero_url: str = "http://127.0.0.1:9",
 ) -> Stored:
-    """Log in to the simulated Xero, once for each account, and store the logins.
+    """Log in to a simulated Xero, once for each account, and store the logins.
+
+    The simulated Xero only exists for this call, so that nothing responds to a refresh.
 
     Args:
-        folder: an empty folder, for the key and, by default, the store.
-        url: the URL of the store; None: a file store in the folder.
+        folder: as for ``new_store``.
+        url: as for ``new_store``.
         names: the names of the accounts. Each has a user of its own.
         token_bytes: the size of each access token.
-        life_seconds: the life of each access token.
-        identity: the simulated Xero that issues the tokens; None: one that only exists for this
-            call, so that nothing answers a refresh.
-        xero_url: the base of its URLs; nothing listens at the default.
     """
     names = list(names)
-    identity = identity or Identity(
+    identity = Identity(
         users=[User(name) for name in names],
-        switches=Switches(access_token_life_seconds=life_seconds),
+        switches=Switches(access_token_life_seconds=LIFE_SECONDS),
     )
-    key = new_key()
-    key_file = folder / "keys"
-    key_file.touch(mode=0o600)
-    key_file.write_text(f"{key.reveal()}\n", encoding="ascii")
-    stored = Stored(url or (folder / "store").as_uri(), key_file, xero_url)
+    stored = new_store(folder, url)
     shape = Shape(mint=lambda claims: minted(claims, token_bytes))
     now = datetime.now(UTC)
     accounts = {
         name: _account(
             name,
-            identity.log_in(
-                DEFAULT_CLIENT_ID, now, scopes=SCOPES, user_id=_user(identity, name), shape=shape
-            ),
-            f"{xero_url}/connect/token",
+            identity.log_in(DEFAULT_CLIENT_ID, now, scopes=SCOPES, user_id=name, shape=shape),
+            stored.token_url,
             now,
         )
         for name in names
     }
-    asyncio.run(_write(stored.url, Sealer([key]), accounts))
+    asyncio.run(_write(stored.url, Sealer(read_key_file(stored.key_file).keys), accounts))
     return stored
-
-
-def _user(identity: Identity, name: str) -> str:
-    return name if name in identity.users else next(iter(identity.users))
 
 
 def _account(name: str, response: TokenResponse, token_url: str, now: datetime) -> Account:

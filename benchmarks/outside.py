@@ -17,10 +17,9 @@ from typing import Any
 
 from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET
 from xots.sandbox.person import Person
-from xots.sealing import new_key
 
-from .bench import Bench, BenchmarkFailed
-from .logins import Stored
+from .bench import DIRECT, Bench, BenchmarkFailed
+from .logins import Stored, new_store
 from .servers import XOTS, Server, xots
 
 __all__ = [
@@ -33,9 +32,6 @@ __all__ = [
     "redis",
     "simulated_xero",
 ]
-
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Uses no proxy, whatever the environment says."""
 
 DUE_AFTER_PART = 0.4
 """The part of a lifetime before which no refresh is due by time: less than a half, since the two
@@ -86,7 +82,7 @@ class SimulatedXero:
     def _control(self, path: str, content: object = None, method: str | None = None) -> Any:
         data = None if content is None else json.dumps(content).encode()
         request = urllib.request.Request(f"{self.url}/sandbox/{path}", data, method=method)
-        with _DIRECT.open(request, timeout=10) as response:
+        with DIRECT.open(request, timeout=10) as response:
             return json.loads(response.read() or b"{}")
 
 
@@ -134,11 +130,7 @@ def logged_in(
         store: the URL of the store; None: a file store.
         program: as for ``xots``.
     """
-    folder = bench.new_folder("login")
-    key_file = folder / "keys"
-    key_file.touch(mode=0o600)
-    key_file.write_text(f"{new_key().reveal()}\n", encoding="ascii")
-    stored = Stored(store or (folder / "store").as_uri(), key_file, xero.url)
+    stored = new_store(bench.new_folder("login"), store, xero.url)
     forced = ("--refresh-interval", "0", *options)
     with xots(bench, stored, *forced, port=xero.login_ports.pop(), program=program) as server:
         page = asyncio.run(

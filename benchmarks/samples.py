@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from .bench import MEGABYTE
 from .load import Load
 from .servers import Server
 
 __all__ = ["Sample", "Samples", "median_of", "p99s", "rates", "sampled"]
-
-MEGABYTE = 1 << 20
 
 
 @dataclass(frozen=True)

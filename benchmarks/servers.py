@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,7 +18,6 @@ from .logins import Stored
 __all__ = [
     "Server",
     "against",
-    "has_express_lane",
     "nginx",
     "of_same_size",
     "plain",
@@ -58,7 +56,6 @@ def xots(
     name: str = "xots",
     path: str = "/token",
     headers: Sequence[str] = (),
-    core: int | None = None,
     port: int | None = None,
     program: Sequence[str | Path] = XOTS,
 ) -> Iterator[Server]:
@@ -71,7 +68,6 @@ def xots(
         name: the name in the tables.
         path: the path of the token.
         headers: headers that each request needs.
-        core: as for ``Bench.start``.
         port: the TCP port; None: any free one.
         program: the command that stands for ``xots``.
     """
@@ -80,17 +76,9 @@ def xots(
     command = [*program, "serve", *stored.options, *listening, *options]
     # /ping needs neither a key nor a login.
     ready = f"http://127.0.0.1:{port}/ping"
-    with bench.start(command, ready=ready, core=core) as process:
+    with bench.start(command, ready=ready) as process:
         url = f"http://127.0.0.1:{port}{path}"
         yield Server(name, url, process, unix_socket, tuple(headers))
-
-
-@cache
-def has_express_lane() -> bool:
-    """Tell if this version of xots has the setting ``express_lane``."""
-    from xots.settings.fields import Settings
-
-    return "express_lane" in Settings.__annotations__
 
 
 PLAIN = """

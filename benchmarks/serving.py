@@ -15,7 +15,7 @@ from .load import Load, h2load, median_load, ratio, wrk
 from .logins import new_readers, store_logins
 from .report import Cell, Plot, Table
 from .samples import Sample, Samples, median_of, p99s, rates, sampled
-from .servers import Server, against, has_express_lane, nginx, of_same_size, plain, warm_up, xots
+from .servers import Server, against, nginx, of_same_size, plain, warm_up, xots
 
 __all__ = ["run"]
 
@@ -63,9 +63,8 @@ def _running(bench: Bench) -> Iterator[dict[str, Server]]:
             start(USERS, "--allowed-users", getpass.getuser()),
             running.enter_context(of_same_size(plain, bench, first)),
             running.enter_context(of_same_size(nginx, bench, first)),
+            start(NO_LANE, "--express-lane", "false"),
         ]
-        if has_express_lane():
-            servers.append(start(NO_LANE, "--express-lane", "false"))
         if (other := running.enter_context(against(bench))) is not None:
             servers.append(other)
         for server in servers:

@@ -19,7 +19,7 @@ from signal import SIGUSR1
 from statistics import median
 from threading import Event
 
-from .bench import Bench, BenchmarkFailed
+from .bench import MEGABYTE, Bench, BenchmarkFailed
 from .load import wrk
 from .outside import Refresher, SimulatedXero, checked, logged_in, simulated_xero
 from .report import Cell, Plot, Table
@@ -28,7 +28,7 @@ from .servers import Server
 __all__ = ["Limit", "growth", "run"]
 
 ROTATIONS, ROTATIONS_QUICK = 4000, 150
-SAMPLES = 30
+MEASUREMENTS = 30
 
 LIFE_SECONDS = 2
 """The lifetime of the access tokens. Many expire during a run, so that the server also forgets what
@@ -71,8 +71,6 @@ runpy.run_module("xots", run_name="__main__", alter_sys=True)
 """Runs xots, and at a SIGUSR1 writes its figures to a file. It needs the GNU C library, 2.33 or
 later."""
 
-PAGE_BYTES = os.sysconf("SC_PAGESIZE")
-
 
 @dataclass(frozen=True)
 class Limit:
@@ -97,7 +95,7 @@ LIMITS = (
     Limit("threads", 4),
     Limit("tasks", CALLERS),
 )
-"""The figures of each sample in their order.
+"""The figures of each measurement in their order.
 
 The resident memory varies: now and then Python replaces its table of interned strings, which takes
 a megabyte, and the heap has gaps afterwards. The memory in use is exact. The heap has the objects
@@ -114,7 +112,7 @@ def growth(values: Sequence[float]) -> float:
 
 
 def run(bench: Bench) -> list[Table | Plot]:
-    """Force thousands of rotations, and take samples.
+    """Force thousands of rotations, and take measurements.
 
     Raises:
         BenchmarkFailed: a figure grew, a caller got an error, or a refresh failed.
@@ -128,39 +126,42 @@ def run(bench: Bench) -> list[Table | Plot]:
         logged_in(bench, xero, program=program) as (server, _),
         _light_load(bench, server),
     ):
-        samples = list(_samples(bench, server, xero, probe))
-    tables = _results(samples)
+        measurements = list(_measurements(bench, server, xero, probe))
+    tables = _results(measurements)
     failed = [
         f"{limit.name}: {', '.join(f'{value:g}' for value in values)}"
-        for limit, values in zip(LIMITS, _columns(samples), strict=True)
+        for limit, values in zip(LIMITS, _columns(measurements), strict=True)
         if not limit.allows(values)
     ]
     if failed:
-        raise BenchmarkFailed(f"these grew during {samples[-1][0]} rotations: {'; '.join(failed)}")
+        raise BenchmarkFailed(
+            f"these grew during {measurements[-1][0]} rotations: {'; '.join(failed)}"
+        )
     return tables
 
 
-Sample = tuple[int, Sequence[float]]
+Measurement = tuple[int, Sequence[float]]
 """The rotations so far, and the figures in the order of ``LIMITS``."""
 
 
-def _samples(bench: Bench, server: Server, xero: SimulatedXero, probe: Path) -> Iterator[Sample]:
-    """Force the rotations of a run, and yield a sample from time to time."""
+def _measurements(
+    bench: Bench, server: Server, xero: SimulatedXero, probe: Path
+) -> Iterator[Measurement]:
+    """Force the rotations of a run, and yield a measurement from time to time."""
     rotations = 0
-    step = (ROTATIONS_QUICK if bench.quick else ROTATIONS) // SAMPLES
+    step = (ROTATIONS_QUICK if bench.quick else ROTATIONS) // MEASUREMENTS
     with Refresher(server) as refresher:
-        for _ in range(SAMPLES):
+        for _ in range(MEASUREMENTS):
             for _ in range(step):
                 refresher.refresh()
             rotations += len(checked(xero.take_refreshes()))
-            yield rotations, _sample(server, probe)
+            yield rotations, _measure(server, probe)
 
 
-def _sample(server: Server, probe: Path) -> Sequence[float]:
+def _measure(server: Server, probe: Path) -> Sequence[float]:
     if (process := server.process) is None:
         raise BenchmarkFailed("the server runs elsewhere")
     folder = Path(f"/proc/{process.pid}")
-    resident = int((folder / "statm").read_text(encoding="ascii").split()[1])
     os.kill(process.pid, SIGUSR1)
     deadline = time.monotonic() + PROBE_TIMEOUT_SECONDS
     while not probe.exists():
@@ -170,7 +171,7 @@ def _sample(server: Server, probe: Path) -> Sequence[float]:
     figures = json.loads(probe.read_text(encoding="ascii"))
     probe.unlink()
     return (
-        resident * PAGE_BYTES / (1 << 20),
+        process.resident / MEGABYTE,
         figures["heap"],
         figures["blocks"],
         len(list((folder / "fd").iterdir())),
@@ -203,15 +204,15 @@ def _light_load(bench: Bench, server: Server) -> Iterator[None]:
             one.result()
 
 
-def _columns(samples: Sequence[Sample]) -> list[list[float]]:
-    """Return the figures of all samples, a list for each of ``LIMITS``."""
-    return [[figures[place] for _, figures in samples] for place in range(len(LIMITS))]
+def _columns(measurements: Sequence[Measurement]) -> list[list[float]]:
+    """Return the figures of all measurements, a list for each of ``LIMITS``."""
+    return [[figures[place] for _, figures in measurements] for place in range(len(LIMITS))]
 
 
-def _results(samples: Sequence[Sample]) -> list[Table | Plot]:
+def _results(measurements: Sequence[Measurement]) -> list[Table | Plot]:
     rows: list[list[Cell]] = []
     series: dict[str, list[tuple[float, float]]] = {}
-    for limit, values in zip(LIMITS, _columns(samples), strict=True):
+    for limit, values in zip(LIMITS, _columns(measurements), strict=True):
         middle = median(values[len(values) // 3 : -(len(values) // 3)])
         rows.append(
             [
@@ -225,10 +226,10 @@ def _results(samples: Sequence[Sample]) -> list[Table | Plot]:
         )
         series[limit.name] = [
             (rotations, value / middle)
-            for (rotations, _), value in zip(samples, values, strict=True)
+            for (rotations, _), value in zip(measurements, values, strict=True)
         ]
     columns = ("figure", "last third: times second", "first", "last", "maximum", "flat")
-    note = f"{samples[-1][0]:,} rotations; the first third is the warm-up."
+    note = f"{measurements[-1][0]:,} rotations; the first third is the warm-up."
     return [
         Table("Soak", columns, rows, note),
         Plot("Growth in a soak", "rotations", "times the median of the second third", series),

@@ -4,8 +4,6 @@ process to its first response, and the memory afterwards."""
 from __future__ import annotations
 
 import dataclasses
-import resource
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,11 +12,11 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from .bench import Bench, Process
+from .bench import MEGABYTE, Bench, BenchmarkFailed, Process
 from .logins import Stored, store_logins
 from .outside import redis
 from .report import Cell, Table
-from .servers import XOTS
+from .servers import XOTS, Server, response_of
 
 __all__ = ["Start", "rows_of", "run"]
 
@@ -28,8 +26,6 @@ STARTS_A_ROUND = 5
 TIMEOUT_SECONDS = 30.0
 
 POLL_SECONDS = 0.001
-
-MEGABYTE = 1 << 20
 
 WRITES_BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
 """So the modules are compiled at the first start only, as those of an installation are."""
@@ -102,23 +98,22 @@ def _start(bench: Bench, command: Callable[[int], Sequence[str | Path]]) -> Star
     port = bench.free_port()
     began = time.perf_counter()
     with bench.start(command(port), env=WRITES_BYTECODE) as process:
-        while not _serves(port):
+        server = Server("the started one", f"http://127.0.0.1:{port}/token", process)
+        while not _serves(server):
             waited = time.perf_counter() - began
             if not process.is_running() or waited > TIMEOUT_SECONDS:
                 raise process.failure(f"it has served no token after {waited:.1f} seconds")
             time.sleep(POLL_SECONDS)
         seconds = time.perf_counter() - began
         cpu = _cpu_seconds(process)
-        return Start(seconds, cpu, _resident(process), process.memory)
+        return Start(seconds, cpu, process.resident, process.memory)
 
 
-def _serves(port: int) -> bool:
+def _serves(server: Server) -> bool:
     """Request the token, and tell if the response has the status 200."""
-    request = f"GET /token HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-        connection.sendall(request.encode("ascii"))
-        received = b"".join(iter(lambda: connection.recv(65536), b""))
-        return received.startswith(b"HTTP/1.1 200 ")
+    with suppress(OSError, BenchmarkFailed):
+        response_of(server)
+        return True
     return False
 
 
@@ -126,11 +121,6 @@ def _cpu_seconds(process: Process) -> float:
     """Return the processor time of the main thread and all others, to the nanosecond."""
     tasks = Path(f"/proc/{process.pid}/task").glob("*/schedstat")
     return sum(int(task.read_text(encoding="ascii").split()[0]) for task in tasks) / 1e9
-
-
-def _resident(process: Process) -> int:
-    pages = Path(f"/proc/{process.pid}/statm").read_text(encoding="ascii").split()[1]
-    return int(pages) * resource.getpagesize()
 
 
 def rows_of(starts: Mapping[str, Sequence[Start]]) -> list[list[Cell]]:
