@@ -15,7 +15,7 @@ from .load import wrk
 from .logins import new_readers, store_logins
 from .report import Cell, Plot, Table
 from .samples import Sample, median_of, sampled
-from .servers import Server, warm_up, xots
+from .servers import Server, xots
 
 __all__ = ["growth_of", "run"]
 
@@ -173,10 +173,7 @@ def _measured(bench: Bench, counts: Sequence[int], start: Start) -> dict[int, li
         measures: dict[str, Callable[[], Sample]] = {}
         for count in counts:
             target = start(bench, running, count)
-            if target.script:
-                target.sample(bench, seconds=1)
-            else:
-                warm_up(target.server)
+            target.sample(bench, seconds=1)  # the express lane knows its heads from now on
             if target.server.process is not None:
                 target.server.process.wait_until_idle()
             measures[str(count)] = partial(target.sample, bench)

@@ -22,7 +22,6 @@ __all__ = [
     "of_same_size",
     "plain",
     "response_of",
-    "warm_up",
     "xots",
 ]
 
@@ -192,12 +191,6 @@ def response_of(server: Server) -> tuple[bytes, bytes]:
     if head.split()[1:2] != [b"200"]:
         raise BenchmarkFailed(f"{server.name} responded to GET {server.url}: {received[:300]!r}")
     return head, body
-
-
-def warm_up(server: Server, requests: int = 100) -> None:
-    """Request the token so many times, one by one. Raises as ``response_of``."""
-    for _ in range(requests):
-        response_of(server)
 
 
 @contextmanager
