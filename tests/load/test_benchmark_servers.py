@@ -1,4 +1,5 @@
-"""The servers of the benchmarks, without the programs that load them."""
+"""The servers of the benchmarks, and those that xots talks to, without the programs that load
+them."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import pytest
 
 from benchmarks.bench import Bench, BenchmarkFailed
 from benchmarks.logins import new_readers, store_logins
+from benchmarks.outside import Refresher, checked, logged_in, needless, redis, simulated_xero
 from benchmarks.servers import of_same_size, plain, response_of, xots
 
 
@@ -44,3 +46,23 @@ def test_a_server_that_cannot_start_is_told(tmp_path: Path) -> None:
         xots(bench, stored, "--tick", "never"),
     ):
         pass
+
+
+def test_a_forced_refresh_is_one_request_at_xero(tmp_path: Path) -> None:
+    """A user has logged in, and another process on the same Redis serves the token too."""
+    bench = Bench(tmp_path)
+    with (
+        simulated_xero(bench) as xero,
+        redis(bench) as url,
+        logged_in(bench, xero, store=url) as (server, stored),
+        xots(bench, stored) as other,
+    ):
+        assert xero.take_refreshes() == []
+        with Refresher(server) as refresher:
+            refresher.refresh()
+            refresher.refresh()
+        found = checked(xero.take_refreshes())
+        assert len({refresh.token for refresh in found}) == len(found) == 2
+        assert needless(found, 1800) == 1
+        assert xero.take_refreshes() == []
+        assert b'"accessToken"' in response_of(other)[1]
