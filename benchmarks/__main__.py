@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     experiments = "\n".join(f"  {name:10} {text}" for name, text in EXPERIMENTS.items())
     parser = argparse.ArgumentParser(
         prog="make bench",
-        description=__doc__,
+        description="Measure the speed of xots, and print tables.",
         epilog=f"experiments:\n{experiments}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -85,16 +85,26 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--quick", action="store_true", help="one short round of each: less than two minutes"
     )
-    parser.add_argument("--rounds", type=int, help="rounds of each measurement (default: 5)")
-    parser.add_argument("--seconds", type=int, help="duration of a measurement (default: 2)")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        help="rounds of all experiments but processes and soak (default: 5, with --quick 1)",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=int,
+        help="duration of a measurement in serving and growth (default: 2, with --quick 1)",
+    )
     parser.add_argument(
         "--against",
         metavar="COMMAND",
-        help="start another server that serves /token, and measure it too; {port} in the command "
-        "stands for the port",
+        help="start another server that serves /token, and measure it in serving too; {port} in "
+        "the command stands for the port",
     )
     parser.add_argument(
-        "--against-url", metavar="URL", help="measure another server, which runs, at this URL too"
+        "--against-url",
+        metavar="URL",
+        help="measure another server, which runs at this URL, in serving too",
     )
     parser.add_argument(
         "--out",
