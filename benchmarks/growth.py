@@ -13,7 +13,7 @@ from pathlib import Path
 from .bench import Bench, BenchmarkFailed
 from .load import wrk
 from .logins import new_readers, store_logins
-from .report import Cell, Plot, Table
+from .report import Aim, Cell, Plot, Table, table_of_aims
 from .samples import Sample, median_of, sampled
 from .servers import Server, xots
 
@@ -132,6 +132,7 @@ def run(bench: Bench) -> list[Table | Plot]:
             lanes(_with_connections),
         ),
     ]
+    aims: list[Aim] = []
     rows: list[list[Cell]] = []
     plots: list[Plot] = []
     for what, counts, starts in experiments:
@@ -140,6 +141,11 @@ def run(bench: Bench) -> list[Table | Plot]:
         memory = {
             name: _points(found, lambda sample: sample.memory) for name, found in measured.items()
         }
+        aims += [
+            _aim(f"{name}: {cost} over {what}", costs[name])
+            for name in starts
+            for cost, costs in (("CPU", cpu), ("memory", memory))
+        ]
         rows += [_row(what, name, cpu[name], memory[name]) for name in starts]
         plots += [
             Plot(
@@ -148,10 +154,11 @@ def run(bench: Bench) -> list[Table | Plot]:
             Plot(f"Memory over {what}", what, "MB", memory),
         ]
     columns = (
-        *("over", "server", "from", "to", "CPU: last, times first", "growth"),
-        *("first µs", "last µs", "memory: first MB", "last MB"),
+        *("over", "server", "from", "to", "CPU: last, times first"),
+        *("first µs", "last µs", "memory: last, times first", "first MB", "last MB"),
     )
-    return [Table("Growth", columns, rows), *plots]
+    note = "Two points, as in a quick run, are always flat or linear." if quick else ""
+    return [table_of_aims(aims, note), Table("Growth", columns, rows), *plots]
 
 
 def _one(start: Start) -> dict[str, Start]:
@@ -190,12 +197,16 @@ def _points(
 
 
 def _row(what: str, name: str, cpu: Points, memory: Points) -> list[Cell]:
-    (first, least), (last, most) = cpu[0], cpu[-1]
-    growth = growth_of(cpu)
-    return [
-        *(what, name, first, last, most / least, growth),
-        *(least, most, memory[0][1], memory[-1][1]),
-    ]
+    figures: list[float] = []
+    for points in (cpu, memory):
+        least, most = points[0][1], points[-1][1]
+        figures += [most / least, least, most]
+    return [what, name, cpu[0][0], cpu[-1][0], *figures]
+
+
+def _aim(figure: str, points: Points) -> Aim:
+    growth = growth_of(points)
+    return Aim(figure, growth, "flat or linear", growth in ("flat", "linear"))
 
 
 def growth_of(points: Points) -> str:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from .bench import Bench, BenchmarkFailed
 from .load import Load, median_load, ratio, wrk
 from .outside import Refresher, SimulatedXero, checked, logged_in, needless, simulated_xero
-from .report import Cell, Plot, Table
+from .report import Cell, Table, at_most, table_of_aims
 from .servers import Server
 
 __all__ = ["run"]
@@ -54,7 +54,7 @@ class Round:
     """The refresh requests that Xero has received."""
 
 
-def run(bench: Bench) -> list[Table | Plot]:
+def run(bench: Bench) -> list[Table]:
     """Measure rounds without refreshes, with forced ones, and with those that are due by time (not
     in a quick run).
 
@@ -76,7 +76,7 @@ def run(bench: Bench) -> list[Table | Plot]:
         if not bench.quick:  # it takes some seconds until the first is due
             measures[BY_TIME] = lambda: _by_time(bench, server, xero, seconds)
         rounds = bench.in_turn(measures)
-    return [_table(rounds), _target(rounds)]
+    return [_aims(rounds), _table(rounds)]
 
 
 def _forced(bench: Bench, server: Server, xero: SimulatedXero, count: int, seconds: int) -> Round:
@@ -146,11 +146,16 @@ def _table(rounds: dict[str, list[Round]]) -> Table:
     return Table(f"{CALLERS} callers during refreshes", columns, rows, note)
 
 
-def _target(rounds: dict[str, list[Round]]) -> Table:
+def _aims(rounds: dict[str, list[Round]]) -> Table:
     plain = [found.load.p999 for found in rounds[WITHOUT]]
-    rows: list[list[Cell]] = []
-    for name in [name for name in rounds if name != WITHOUT]:
-        found = ratio([one.load.p999 for one in rounds[name]], plain)
-        met = "yes" if found <= MAX_P999_RATIO else "no"
-        rows.append([f"p99.9 with {name}, times without", found, f"at most {MAX_P999_RATIO}", met])
-    return Table("Targets", ("ratio", "measured", "target", "met"), rows)
+    return table_of_aims(
+        [
+            at_most(
+                f"p99.9 with {name}, times without",
+                ratio([one.load.p999 for one in found], plain),
+                MAX_P999_RATIO,
+            )
+            for name, found in rounds.items()
+            if name != WITHOUT
+        ]
+    )

@@ -7,7 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Cell", "Plot", "Table", "shown", "write"]
+__all__ = [
+    "Aim",
+    "Cell",
+    "Plot",
+    "Table",
+    "at_least",
+    "at_most",
+    "shown",
+    "table_of_aims",
+    "write",
+]
 
 Cell = str | float | None
 
@@ -43,6 +53,33 @@ class Table:
         ]
         table = [f"| {' | '.join(line)} |" for line in (padded[0], rule, *padded[1:])]
         return "\n".join([f"### {self.title}", "", *table, *(["", self.note] if self.note else [])])
+
+
+@dataclass(frozen=True)
+class Aim:
+    """A figure of a run, and the aim of the project for it: CONTRIBUTING.md lists all aims."""
+
+    figure: str
+    """The name of the figure."""
+    measured: Cell
+    wanted: str
+    is_met: bool
+
+
+def at_least(figure: str, measured: float, bound: float) -> Aim:
+    """Return the aim that a figure has this value or more."""
+    return Aim(figure, measured, f"at least {bound:g}", measured >= bound)
+
+
+def at_most(figure: str, measured: float, bound: float) -> Aim:
+    """Return the aim that a figure has this value or less."""
+    return Aim(figure, measured, f"at most {bound:g}", measured <= bound)
+
+
+def table_of_aims(aims: Sequence[Aim], note: str = "") -> Table:
+    """Return the table of the aims of an experiment."""
+    rows = [[aim.figure, aim.measured, aim.wanted, "yes" if aim.is_met else "no"] for aim in aims]
+    return Table("Aims", ("figure", "measured", "aim", "met"), rows, note)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,13 +13,13 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import __main__ as command_line
-from benchmarks.bench import Bench, BenchmarkFailed
+from benchmarks.bench import MEGABYTE, Bench, BenchmarkFailed
 from benchmarks.growth import growth_of
 from benchmarks.load import Load, median_load, parse_h2load, parse_wrk, percentile, ratio
 from benchmarks.outside import Refresh, checked, needless
-from benchmarks.report import Plot, Table, shown, write
+from benchmarks.report import Plot, Table, at_least, at_most, shown, table_of_aims, write
 from benchmarks.soak import Limit
-from benchmarks.start import Start, rows_of
+from benchmarks.start import BARE, FILES, REDIS, Start, aims_of, rows_of
 
 WRK = """Running 2s test @ http://127.0.0.1:8099/token
   1 threads and 16 connections
@@ -175,13 +176,34 @@ def test_a_small_growth_is_noise() -> None:
     assert Limit("objects", 1, part=0.02).allows(values)
 
 
+def starts(seconds: Sequence[float], megabytes: float) -> list[Start]:
+    """Starts that took so many seconds, one a round."""
+    return [Start(each, each, megabytes * MEGABYTE, MEGABYTE) for each in seconds]
+
+
+STARTS = {
+    BARE: starts([0.1, 0.2, 0.4], megabytes=1),
+    FILES: starts([0.2, 0.4, 0.4], megabytes=1.5),
+    REDIS: starts([0.1, 0.8, 1.6], megabytes=3),
+}
+
+
 def test_a_start_is_compared_with_that_of_the_same_round() -> None:
     """The ratio is the median of the ratios, since one minute differs from the next."""
-    bare = [Start(seconds, seconds, 1 << 20, 1 << 20) for seconds in (0.1, 0.2, 0.4)]
-    ours = [Start(seconds, seconds, 3 << 20, 2 << 20) for seconds in (0.2, 0.4, 0.4)]
-    assert rows_of({"bare": bare, "ours": ours}) == [
-        ["bare", 200, None, 200, None, 1, None, 1, None],
-        ["ours", 400, 2, 400, 2, 3, 3, 2, 2],
+    assert rows_of(STARTS) == [
+        [BARE, 200, None, 200, None, 1, None, 1, None],
+        [FILES, 400, 2, 400, 2, 1.5, 1.5, 1, 1],
+        [REDIS, 800, 4, 800, 4, 3, 3, 1, 1],
+    ]
+
+
+def test_the_aims_of_a_start_differ_by_store() -> None:
+    """Redis may take longer. The memory has one aim for both."""
+    assert [(aim.wanted, aim.is_met) for aim in aims_of(STARTS)] == [
+        ("at most 2", True),
+        ("at most 3", False),
+        ("at most 1.5", True),
+        ("at most 1.5", False),
     ]
 
 
@@ -204,6 +226,18 @@ def test_a_table_is_markdown() -> None:
         "| nginx  |    155,000 |",
         "| xots   |          - |",
         *("", "A note."),
+    ]
+
+
+def test_the_aims_stand_beside_the_figures() -> None:
+    """A figure that is equal to its bound meets the aim."""
+    aims = [at_least("rate", 0.8, 0.8), at_least("rate", 0.79, 0.8)]
+    aims += [at_most("p99", 2, 2), at_most("p99", 2.01, 2)]
+    assert table_of_aims(aims).rows == [
+        ["rate", 0.8, "at least 0.8", "yes"],
+        ["rate", 0.79, "at least 0.8", "no"],
+        ["p99", 2, "at most 2", "yes"],
+        ["p99", 2.01, "at most 2", "no"],
     ]
 
 
