@@ -33,7 +33,7 @@ from xots.sealing import Sealer, new_key
 from xots.secret import Secret
 from xots.xero.protocol import Response, read_token_response
 
-__all__ = ["TOKEN_BYTES", "Stored", "new_readers", "new_store", "store_logins"]
+__all__ = ["Stored", "new_readers", "new_store", "store_logins"]
 
 TOKEN_BYTES = 1500
 """The size of Xero's access tokens."""

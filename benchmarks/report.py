@@ -94,7 +94,6 @@ class Plot:
     log_x: bool = False
     log_y: bool = False
     """False: the axis begins at 0, so that the eye compares the values themselves."""
-    note: str = ""
 
     @property
     def file(self) -> str:
@@ -106,7 +105,7 @@ class Plot:
         values = {name: dict(points) for name, points in self.series.items()}
         every_x = sorted({x for points in self.series.values() for x, _ in points})
         rows = [[x, *(points.get(x) for points in values.values())] for x in every_x]
-        return Table(f"{self.title}: {self.y_label}", [self.x_label, *values], rows, self.note)
+        return Table(f"{self.title}: {self.y_label}", [self.x_label, *values], rows)
 
     def markdown(self) -> str:
         """Return the points as a table, and the link to the plot."""
