@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
+import platform
 import signal
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 
+import tornado
+
+from xots import __version__
 from xots.server import raise_descriptor_limit
 
 from .bench import Bench, BenchmarkFailed
@@ -33,24 +39,28 @@ DEFAULT_FOLDER = Path("bench-results")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the experiments, print their tables, and return the exit status: 1 if one failed."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    experiments = options.experiments or list(EXPERIMENTS)
+    if (options.against or options.against_url) and "serving" not in experiments:
+        parser.error("another server is measured in serving only: add it to the experiments")
     if find_spec("matplotlib") is None:
         print("benchmarks: matplotlib is missing; run make bench", file=sys.stderr)
         return 1
     failed = []
-    for name in options.experiments or EXPERIMENTS:
+    for name in experiments:
         began = time.monotonic()
         print(f"{name}: started", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(prefix="xots-bench-") as scratch:
             try:
-                results = importlib.import_module(f".{name}", __package__).run(
-                    _bench(options, Path(scratch))
-                )
+                bench = _bench(options, Path(scratch))
+                results = importlib.import_module(f".{name}", __package__).run(bench)
             except BenchmarkFailed as error:
                 print(f"{name}: FAILED: {error}", file=sys.stderr, flush=True)
                 failed.append(name)
+                (options.out / f"{name}.md").unlink(missing_ok=True)  # of another run
                 continue
-        path = write(name, results, options.out)
+        path = write(name, results, options.out, _circumstances(bench.rounds))
         print(path.read_text(encoding="utf-8"), flush=True)
         print(f"{name}: {time.monotonic() - began:.0f} s; {path}", file=sys.stderr, flush=True)
     return 1 if failed else 0
@@ -87,12 +97,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--rounds",
-        type=int,
+        type=_positive,
         help="rounds of all experiments but processes and soak (default: 5, with --quick 1)",
     )
     parser.add_argument(
         "--seconds",
-        type=int,
+        type=_positive,
         help="duration of a measurement in serving and growth (default: 2, with --quick 1)",
     )
     parser.add_argument(
@@ -114,6 +124,23 @@ def _parser() -> argparse.ArgumentParser:
         help="folder for the tables and plots (default: %(default)s)",
     )
     return parser
+
+
+def _circumstances(rounds: int) -> str:
+    """Return the facts about this run that its figures depend on."""
+    facts = [
+        f"xots {__version__}, Python {platform.python_version()}, Tornado {tornado.version}",
+        f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} at the end",
+        f"{datetime.now(UTC):%d %B %Y}",
+    ]
+    few = " One round says little: its ratios differ from run to run." if rounds == 1 else ""
+    return f"Measured with {'; '.join(facts)}.{few}"
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError("must be a whole number from 1 on")
+    return int(text)
 
 
 def _experiment(name: str) -> str:

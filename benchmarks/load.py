@@ -104,6 +104,16 @@ def h2load(
     return _without_errors(parse_h2load(output, latencies), f"h2load {where}")
 
 
+KINDS = {
+    "status": "with a status other than 2xx and 3xx",
+    "connect": "connections that failed",
+    "read": "errors of reading",
+    "write": "errors of writing",
+    "timeout": "without a response in time",
+}
+"""The kinds of failures that wrk counts, in words."""
+
+
 def _without_errors(load: Load, what: str) -> Load:
     if load.errors or not load.requests:
         raise BenchmarkFailed(f"{what}: {load.requests} responses; {load.errors or 'no response'}")
@@ -130,7 +140,7 @@ def parse_wrk(output: str, *, fresh: bool = False) -> Load:
         p50=figures["p50"],
         p99=figures["p99"],
         p999=figures["p999"],
-        errors=", ".join(f"{figures[kind]} of {kind}" for kind in kinds if figures[kind]),
+        errors=", ".join(f"{figures[kind]} {KINDS[kind]}" for kind in kinds if figures[kind]),
     )
 
 

@@ -145,12 +145,15 @@ def shown(cell: Cell) -> str:
     return f"{cell:.3g}"
 
 
-def write(experiment: str, results: Sequence[Table | Plot], folder: Path) -> Path:
-    """Write the results of an experiment to ``NAME.md`` and its plots, and return that file."""
+def write(
+    experiment: str, results: Sequence[Table | Plot], folder: Path, circumstances: str = ""
+) -> Path:
+    """Write the results of an experiment, below the circumstances of its run, to ``NAME.md`` and
+    its plots, and return that file."""
     folder.mkdir(parents=True, exist_ok=True)
-    parts = [f"## {experiment}", *(result.markdown() for result in results)]
+    parts = [f"## {experiment}", circumstances, *(result.markdown() for result in results)]
     path = folder / f"{experiment}.md"
-    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    path.write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
     for result in results:
         if isinstance(result, Plot):
             result.write_svg(folder)

@@ -164,7 +164,9 @@ def nginx(bench: Bench, body: bytes) -> Iterator[Server]:
 def against(bench: Bench) -> Iterator[Server | None]:
     """Run the server of ``--against``, or use the one of ``--against-url``; None without both."""
     if bench.against_url is not None:
-        yield Server("the other", bench.against_url, None)
+        server = Server("the other", bench.against_url, None)
+        response_of(server)
+        yield server
     elif bench.against is not None:
         port = bench.free_port()
         url = f"http://127.0.0.1:{port}/token"
@@ -179,14 +181,17 @@ def response_of(server: Server) -> tuple[bytes, bytes]:
     """Request the token as wrk does, and return the head and the body of the response.
 
     Raises:
-        BenchmarkFailed: its status is not 200.
+        BenchmarkFailed: it does not respond, or its status is not 200.
     """
     host = urlsplit(server.url).netloc
     lines = [f"GET {urlsplit(server.url).path} HTTP/1.1", f"Host: {host}", *server.headers]
     request = "\r\n".join([*lines, "Connection: close", "", ""])
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
-        connection.sendall(request.encode("ascii"))
-        received = b"".join(iter(lambda: connection.recv(65536), b""))
+    try:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+            connection.sendall(request.encode("ascii"))
+            received = b"".join(iter(lambda: connection.recv(65536), b""))
+    except OSError as error:
+        raise BenchmarkFailed(f"{server.name} does not respond at {server.url}: {error}") from None
     head, _, body = received.partition(b"\r\n\r\n")
     if head.split()[1:2] != [b"200"]:
         raise BenchmarkFailed(f"{server.name} responded to GET {server.url}: {received[:300]!r}")

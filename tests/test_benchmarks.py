@@ -44,7 +44,10 @@ def test_the_figures_of_wrk_are_read() -> None:
 def test_the_errors_of_wrk_are_read() -> None:
     """Each kind is named with its number, and a response that is an error is no request."""
     load = parse_wrk(WRK.replace('"status": 0', '"status": 3').replace('"read": 0', '"read": 1'))
-    assert (load.requests, load.errors) == (497, "3 of status, 1 of read")
+    assert (load.requests, load.errors) == (
+        497,
+        "3 with a status other than 2xx and 3xx, 1 errors of reading",
+    )
 
 
 def test_the_end_of_a_fresh_connection_is_no_error() -> None:
