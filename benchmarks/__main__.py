@@ -151,6 +151,7 @@ def _experiment(name: str) -> str:
 
 if __name__ == "__main__":
     # Ended from outside, the run ends its processes too, as it does after a Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     raise_descriptor_limit()  # the processes of the run inherit it
     sys.exit(main())

@@ -95,3 +95,26 @@ def test_the_last_good_value_stays_and_each_fault_is_reported_once(number: Numbe
     number.path.unlink()
     assert found.value() == 23
     assert reported == ["no number", "no number"]
+
+
+@pytest.mark.safeguard(
+    file="reread.py",
+    old="        except OSError as error:  # such as a folder that this user may not search\n",
+    new="        except FileExistsError as error:\n",
+    protects_from="keys that stay valid while their folder can not be searched",
+)
+def test_a_file_in_a_folder_that_may_not_be_searched_can_not_be_read(
+    number: Number, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last value is not that of now."""
+    found = Reread([number.path], number)
+    with monkeypatch.context() as patch:
+
+        def forbidden(self: Path, **_: object) -> os.stat_result:
+            raise PermissionError(13, "Permission denied", str(self))
+
+        patch.setattr(Path, "stat", forbidden)
+        for _ in range(2):
+            with pytest.raises(SettingsError, match="can't be read"):
+                found.value()
+    assert found.value() == 1

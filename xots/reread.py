@@ -59,7 +59,10 @@ class Reread(Generic[T]):
         return self._found
 
     def _outcome(self) -> T | SettingsError:
-        irregular = [path for path in self._paths if path.exists() and not path.is_file()]
+        try:
+            irregular = [path for path in self._paths if path.exists() and not path.is_file()]
+        except OSError as error:  # such as a folder that this user may not search
+            return SettingsError([f"{error.filename} can't be read: {error.strerror}"])
         if irregular:  # a pipe would block the server
             return SettingsError([f"{path} is not a regular file" for path in irregular])
         try:

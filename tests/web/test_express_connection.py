@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from support.bench import eventually
-from support.inside import acceptor_of, tornado_timeout_of
+from support.inside import acceptor_of, tornado_timeout_of, watched_of
 from support.keep_alive import head
 from support.raw_http import exchange, read_response
 
@@ -18,6 +18,7 @@ from xots.sandbox import Sandbox
 from xots.server import Server
 from xots.testing import FakeClock
 from xots.web.connection import Connection, Phase
+from xots.web.express_connection import ExpressConnection
 from xots.web.tokens import TokenHandler
 
 pytestmark = pytest.mark.usefixtures("learns_at_once")
@@ -200,8 +201,8 @@ async def test_a_rest_that_is_sent_during_a_stop_is_the_last_response(logged_in:
 
 @pytest.mark.safeguard(
     file="web/express_connection.py",
-    old="        if events == READ and self._unread:\n",
-    new="        if False:\n",
+    old="(self._unread or self.phase is Phase.WRITE)",
+    new="self.phase is Phase.WRITE",
     protects_from="requests without a response, because their client has ended its half",
 )
 @pytest.mark.parametrize("express_lane", [True, False])
@@ -230,6 +231,95 @@ async def test_a_client_that_ends_its_half_gets_all_responses(
         sandbox.release()
         received = await client.receive(2)
     assert received.count(b"HTTP/1.1 200 OK\r\n") == 2
+
+
+@pytest.mark.safeguard(
+    file="web/express_connection.py",
+    old=" or self.phase is Phase.WRITE):",
+    new="):",
+    protects_from="a response in the middle of another one, to a client that reads slowly",
+)
+async def test_no_request_is_read_while_a_rest_is_sent_part_by_part(logged_in: Server) -> None:
+    """Each part that the socket takes lets the event loop watch it for requests, too."""
+    raw, other = await learn(logged_in), head(logged_in, "/token", "X-Other: 1")
+    async with connected(logged_in) as client:
+        await by_tornado(client, logged_in)
+        client.socket.send(raw)
+        await client.receive(1)
+        client.room = 100
+        client.socket.send(raw)
+        await turns()
+        client.socket.send(other)
+        for _ in range(3):
+            client.room = 100
+            await turns()
+            assert client.unread() == len(other)
+        client.room = 1 << 20
+        received = await client.receive(2)
+    assert received.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert received.count(b"HTTP/1.1 200 OK\r\n") == 2
+
+
+# ---------- many requests at once
+
+
+@pytest.mark.safeguard(
+    file="web/express_connection.py",
+    old="                self.express.look_if_late()\n",
+    new="",
+    protects_from="a token that has expired while the process was suspended",
+)
+async def test_the_time_that_passes_between_two_responses_counts(
+    logged_in: Server, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process may be suspended after the first of those that have arrived together."""
+    raw = await learn(logged_in)
+    connections = acceptor_of(logged_in).connections
+    await eventually(lambda: len(connections) == 0)
+    read_ahead, began = ExpressConnection.read_ahead, clock.elapsed()
+
+    def suspended(self: ExpressConnection) -> None:
+        read_ahead(self)
+        if clock.elapsed() == began:
+            clock.advance(1800)
+
+    monkeypatch.setattr(ExpressConnection, "read_ahead", suspended)
+    address = ("127.0.0.1", logged_in.port)
+    clients = [socket.create_connection(address) for _ in range(2)]
+    await eventually(lambda: watched_of(logged_in) == 2)
+    for client in clients:
+        client.setblocking(False)
+        client.send(raw)
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(10):
+        received = [await loop.sock_recv(client, 1 << 16) for client in clients]
+    for client in clients:
+        client.close()
+    assert all(b'"expiresIn":1800' in response for response in received)
+    assert received[0] != received[1]
+
+
+@pytest.mark.safeguard(
+    file="web/express.py",
+    old="                del self._known[sender][head]\n                return None\n",
+    new="                raise\n",
+    protects_from="clients without a response, if one can not be made",
+)
+async def test_a_response_that_can_not_be_repeated_is_made_by_the_handler(
+    logged_in: Server, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, expected_log: Any
+) -> None:
+    """An observer may raise as it counts the last ones, for example."""
+    expected_log(r"ERROR xots.web: a response could not be repeated")
+    raw = await learn(logged_in)
+    clock.advance(1)
+
+    def fail(self: object, now: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr("xots.web.tokens._Repeated.body", fail)
+    for _ in range(2):
+        [response] = await exchange(logged_in.port, [(raw, False)])
+        assert response.status == 200
 
 
 # ---------- the other limits

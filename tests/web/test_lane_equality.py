@@ -12,7 +12,6 @@ CASES, SEED = 40, 2
 REPEATED_AT_LEAST = {
     "matrix": 5,
     "fuzzed": 1,
-    "mutated": 0,
     "splits": 150,
     "pipelines": 100,
     "ends": 30,
@@ -22,7 +21,8 @@ REPEATED_AT_LEAST = {
     "login": 50,
     "rights": 40,
 }
-"""The responses that the lane gives in each class: a class that it does not meet proves nothing."""
+"""The responses that the lane gives in each class: a class that it does not meet proves nothing. In
+the class ``mutated``, it may meet no request that it knows."""
 
 
 async def test_each_response_is_the_same_with_the_lane_and_without(
@@ -35,4 +35,4 @@ async def test_each_response_is_the_same_with_the_lane_and_without(
         print(f"\nexpress lane: {str(figures).splitlines()[-1]}")
     assert figures.wrong == []
     met = {kind for kind, least in REPEATED_AT_LEAST.items() if figures.repeated[kind] >= least}
-    assert met == set(figures.cases) == set(REPEATED_AT_LEAST)
+    assert met == set(figures.cases) - {"mutated"} == set(REPEATED_AT_LEAST)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec.structs import replace
 
 from xots.clock import SystemClock
 from xots.errors import UpstreamFailed, UpstreamThrottled
@@ -185,7 +185,7 @@ def test_each_field_but_the_tenant_id_may_be_missing_or_of_a_wrong_type(
         entry[field] = value  # type: ignore[assignment]
     [connection] = listed([entry]).connections
     [full] = listed([XEROS]).connections
-    assert connection == replace(full, **{FIELDS[field]: None, "fields": entry})
+    assert connection == replace(full, **{FIELDS[field]: None, "fields": entry})  # type: ignore[arg-type]
 
 
 STRANGE = ["", "a b", "a\nb", "\x1b[2J", "\x9b", "\u202e", "é", "a\n", "x" * 129]

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
-
-import msgspec
 
 __all__ = ["Setting", "default_shown", "setting"]
 
 T = TypeVar("T")
 
 
-class Setting(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True)
+class Setting:
     """The declaration of one setting."""
 
     name: str = ""

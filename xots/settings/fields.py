@@ -8,8 +8,6 @@ from datetime import timedelta
 from functools import cache
 from pathlib import Path
 
-from msgspec import structs
-
 from ..lifecycle.account import Entry
 from ..lifecycle.policy import Grant, Policy
 from ..secret import Secret
@@ -404,5 +402,8 @@ def _own_names() -> tuple[str, ...]:
 
 def declared() -> list[Setting]:
     """Return the declarations of all settings, in the order of the help."""
-    found = {each.name: each.metadata.get("setting") for each in fields(Settings)}
-    return [structs.replace(one, name=name) for name, one in found.items() if one is not None]
+    return [
+        replace(found.metadata["setting"], name=found.name)
+        for found in fields(Settings)
+        if "setting" in found.metadata
+    ]

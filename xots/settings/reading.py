@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from ..file_access import MAX_BYTES, public_file_problems, read_bounded, secret_file_problems
 from ..secret import Secret
@@ -34,16 +33,13 @@ __all__ = [
 SETTINGS = {setting.name: setting for setting in declared()}
 
 
-class Given(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Given:
     """The text that a source gives for a setting."""
 
-    text: str
+    text: str = field(repr=False)
     place: str
     """The source and its key, as messages name them."""
-
-    def __repr__(self) -> str:
-        """Leave out the text, which may be a secret."""
-        return f"Given({self.place!r})"
 
 
 def values_of(given: Mapping[str, Given], problems: list[str]) -> dict[str, Any]:
@@ -136,18 +132,15 @@ def is_secret(name: str, text: str) -> bool:
     return SETTINGS[name].secret or parsing.holds_password(text)
 
 
-class File(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class File:
     """The text of a file, and what other users may do with it."""
 
-    text: str
+    text: str = field(repr=False)
     secret_dangers: list[str]
     """Why other users may know or replace the text."""
     public_dangers: list[str]
     """Why other users may replace it."""
-
-    def __repr__(self) -> str:
-        """Leave out the text, which may be a secret."""
-        return f"File({self.secret_dangers!r}, {self.public_dangers!r})"
 
     def dangers(self, *, secret: bool) -> list[str]:
         """Return the dangers for a text that is secret or not. Another user who can replace it can

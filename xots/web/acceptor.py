@@ -301,8 +301,6 @@ class Acceptor:
 
     def sweep(self) -> None:
         """End the connections that are past a limit, and log what ended since the last sweep."""
-        if self._watch is not None:
-            self._watch.express.flush()
         for _ in range(MAX_ENDED_PER_TURN):
             if not self._end_one():
                 break
@@ -313,6 +311,8 @@ class Acceptor:
             if reason in REPORTS:
                 logger.log(*REPORTS[reason], count)
         self.connections.ended.clear()
+        if self._watch is not None:
+            self._watch.express.flush()
 
     def _end_one(self) -> bool:
         """End one connection that is past the limit of its phase. Return False if none is."""

@@ -9,7 +9,7 @@ the headers ``Date`` and ``Content-Length`` true.
 A response is repeated only as long as all this holds:
 
 - the rules of access are the object that the handler checked. ``look`` reads them after the
-  requests have arrived, and before their responses;
+  requests have arrived and before their responses, two milliseconds before at most;
 - the account's record is the one that the response was made of, and no login is being ended;
 - the second in which it was made has not ended, by both clocks. After it, the handler's function
   makes the body again.
@@ -17,10 +17,11 @@ A response is repeated only as long as all this holds:
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from ..access import Peer, Rules
 from ..clock import Clock
@@ -29,6 +30,12 @@ from ..keeping.keeper import TokenKeeper
 from .headers import http_date
 
 __all__ = ["MAX_KNOWN_HEAD_BYTES", "Body", "Express", "Repeatable"]
+
+logger = logging.getLogger("xots.web")
+
+MAX_LOOK_AGE_SECONDS = 0.002
+"""Upper bound on the age of a look at the rules and the clock, within which many responses share
+it."""
 
 MAX_KNOWN_HEAD_BYTES = 2048
 """Upper bound on a head that the lane remembers. Those of programs have a few hundred bytes."""
@@ -56,14 +63,19 @@ RESPONSE = re.compile(
 NO_HEADS: Mapping[bytes, _Known] = {}
 
 
-class Body(NamedTuple):
-    """The body of a response, at one time."""
+class Body:
+    """The body of a response, at one time. It has no fields that a log would show.
 
-    content: bytes
-    since: datetime
-    """This time."""
-    until: datetime
-    """Before this time, the body stays the same while the account's edition does."""
+    Args:
+        content: the body.
+        since: this time.
+        until: before this time, the body stays the same while the account's edition does.
+    """
+
+    __slots__ = ("content", "since", "until")
+
+    def __init__(self, content: bytes, since: datetime, until: datetime) -> None:
+        self.content, self.since, self.until = content, since, until
 
 
 class Repeatable(Protocol):
@@ -164,6 +176,11 @@ class Express:
             self.forget()
             self._rules = rules
 
+    def look_if_late(self) -> None:
+        """Look again if the last look is old: the process may have been suspended since."""
+        if self._clock.elapsed() - self._elapsed > MAX_LOOK_AGE_SECONDS:
+            self.look()
+
     def find(self, sender: Peer, head: bytes) -> _Known | None:
         """Return the response to the request with this head, which counts as sent; None if the
         lane does not know it."""
@@ -171,7 +188,13 @@ class Express:
         if known is None:
             return None
         if known.turn != self._turn:
-            if not known.renew(self._now, self._elapsed):
+            try:
+                is_ready = known.renew(self._now, self._elapsed)
+            except Exception:
+                logger.error("a response could not be repeated", exc_info=True)
+                del self._known[sender][head]
+                return None
+            if not is_ready:
                 return None
             known.turn = self._turn
         known.count += 1

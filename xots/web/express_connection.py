@@ -60,6 +60,7 @@ class Watch:
         for key, _ in arrived:
             connection: ExpressConnection = key.data
             if not connection.closed():
+                self.express.look_if_late()
                 connection.read_ahead()
 
 
@@ -117,8 +118,9 @@ class ExpressConnection(Connection):
 
         Tornado has no public function for this. It calls this one for each event of the socket.
         """
-        if events == READ and self._unread:
-            # Further bytes, or the client's end, wait until Tornado looks for the next request.
+        if events == READ and (self._unread or self.phase is Phase.WRITE):
+            # Further bytes, or the client's end, wait until Tornado looks for the next request,
+            # or until the last response is sent.
             self._state = (self._state or 0) & ~READ
             self.io_loop.update_handler(fd, self._state)
             return

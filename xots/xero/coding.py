@@ -9,9 +9,8 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
+from dataclasses import replace
 from io import BytesIO
-
-from msgspec.structs import replace
 
 from ..lifecycle.outcomes import Unknown
 from .protocol import Response

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from urllib.parse import urlsplit
 
@@ -38,7 +39,8 @@ MAX_DEPTH = 20
 """Upper bound on the nested values of an entry. Xero's have none."""
 
 
-class Connection(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True)
+class Connection:
     """One organisation that the login is connected to (Xero: "Connections")."""
 
     tenant_id: str
@@ -49,12 +51,8 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     """Any text. Show it with ``safe_text``."""
     auth_event_id: str | None = None
     """The login that connected it."""
-    fields: Mapping[str, object]
+    fields: Mapping[str, object] = field(repr=False)
     """All its fields, as the identity server sent them. Only ``tenantId`` is known to be valid."""
-
-    def __repr__(self) -> str:
-        """Leave out the texts from outside."""
-        return f"Connection({self.tenant_id!r})"
 
 
 class Listed(msgspec.Struct, frozen=True):

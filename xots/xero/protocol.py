@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
@@ -112,29 +113,23 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
     client_secret: Secret | None = None
 
 
-class Request(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Request:
     """One HTTP request."""
 
     method: str
     url: str
-    headers: Mapping[str, str]
-    body: bytes = b""
-
-    def __repr__(self) -> str:
-        """Leave out the headers and the body, which hold secrets."""
-        return f"Request({self.method!r}, {self.url!r})"
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(default=b"", repr=False)
 
 
-class Response(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Response:
     """One HTTP response."""
 
     status: int
     headers: Mapping[str, str]
-    body: bytes
-
-    def __repr__(self) -> str:
-        """Leave out the body, which may hold tokens."""
-        return f"Response({self.status!r}, {self.headers!r})"
+    body: bytes = field(repr=False)
 
 
 def read_token_response(response: Response, now: datetime) -> Outcome:
