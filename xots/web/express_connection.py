@@ -244,12 +244,11 @@ class ExpressConnection(Connection):
             self.enter(Phase.IDLE)
 
     def _send_rest(self, rest: memoryview, *, closes: bool) -> None:
-        """Send the rest to a client that does not read as fast, and read nothing meanwhile."""
+        """Send the rest to a client that does not read as fast. ``_handle_events`` reads nothing
+        meanwhile."""
         self.enter(Phase.WRITE)
         self._leave_watch()
         written = super().write(rest)
-        if self.writing():
-            self.io_loop.update_handler(self.fileno(), self.io_loop.WRITE)
         written.add_done_callback(partial(self._rest_sent, closes=closes))
 
     def _rest_sent(self, written: Future[None], *, closes: bool) -> None:
