@@ -15,9 +15,7 @@ itself, and its effect is looked for in that log.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import logging
 import random
 import time
 from collections import Counter, defaultdict
@@ -38,6 +36,7 @@ from support.guard_oracle import (
 from support.one_server import OneServer, one_server
 from support.raw_http import RawResponse, exchange
 
+from torture._cases import cases_and_seed
 from xots.sandbox import Endpoint
 
 Header = tuple[str, str]
@@ -585,17 +584,8 @@ async def measure(count: int, seed: int) -> Figures:
 
 def main(arguments: list[str]) -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser(
-        prog="torture headers", description=(__doc__ or "").partition("\n")[0]
-    )
-    parser.add_argument(
-        "--cases", type=int, default=30_000, help="number of cases (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
-    options = parser.parse_args(arguments)
-    for name in ("xots", "tornado"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # each refusal is a line otherwise
-    figures = asyncio.run(measure(options.cases, options.seed))
+    cases, seed = cases_and_seed("headers", __doc__, arguments, cases=30_000)
+    figures = asyncio.run(measure(cases, seed))
     print(figures)
     print(figures.report())
     return 1 if figures.wrong else 0

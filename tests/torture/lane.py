@@ -20,9 +20,7 @@ rights     keys are added, changed and removed; users are permitted and not; a s
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import logging
 import math
 import os
 import random
@@ -39,6 +37,7 @@ from support.readers import key_of, reader
 from support.store_programs import AM_ROOT
 
 from torture import _lane_requests as requests
+from torture._cases import cases_and_seed
 from torture._lane_requests import known_heads, request
 from torture._lane_world import Figures, Pair, Step, World, world
 from xots.access import Scope
@@ -277,17 +276,8 @@ async def measure(count: int, seed: int) -> Figures:
 
 def main(arguments: list[str]) -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser(
-        prog="torture lane", description=(__doc__ or "").partition("\n")[0]
-    )
-    parser.add_argument(
-        "--cases", type=int, default=5_000, help="number of generated ones (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
-    options = parser.parse_args(arguments)
-    for name in ("xots", "tornado"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # each refusal is a line otherwise
-    figures = asyncio.run(measure(options.cases, options.seed))
+    cases, seed = cases_and_seed("lane", __doc__, arguments, cases=5_000)
+    figures = asyncio.run(measure(cases, seed))
     print(figures)
     for one in figures.wrong[:20]:
         print(f"WRONG: {one}")
