@@ -32,7 +32,7 @@ EXPERIMENTS = {
     "start": "process start to the first token, and memory, beside a bare Tornado",
     "soak": "memory, descriptors and tasks during thousands of rotations",
 }
-"""The experiments in their order, each a module of this package, and what it measures."""
+"""The experiments in their order, each a module of this package, with the figures of each."""
 
 DEFAULT_FOLDER = Path("bench-results")
 

@@ -162,12 +162,12 @@ def run(bench: Bench) -> list[Table | Plot]:
 
 
 def _one(start: Start) -> dict[str, Start]:
-    """Return how to start xots as it is shipped."""
+    """Return how to start xots with its default settings."""
     return {"xots": start}
 
 
 def _lanes(start: Callable[..., Target]) -> dict[str, Start]:
-    """Return how to start xots as it is shipped, and without the express lane."""
+    """Return how to start xots with its default settings, and without the express lane."""
     return {
         "xots": start,
         "xots, lane off": lambda *arguments: start(*arguments, "--express-lane", "false"),

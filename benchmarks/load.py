@@ -1,4 +1,4 @@
-"""The load: wrk and h2load, and what they print."""
+"""The load: wrk and h2load, and the figures in their output."""
 
 from __future__ import annotations
 

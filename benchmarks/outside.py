@@ -211,7 +211,8 @@ def needless(refreshes: Sequence[Refresh], life_seconds: float) -> int:
 
 @contextmanager
 def redis(bench: Bench, *options: str) -> Iterator[str]:
-    """Run a Redis, as it is shipped but for these options, on the core of the load. Yield its URL.
+    """Run a Redis on the core of the load, with its default settings and these options. Yield its
+    URL.
 
     Raises:
         BenchmarkFailed: it does not start.

@@ -58,7 +58,7 @@ def xots(
     port: int | None = None,
     program: Sequence[str | Path] = XOTS,
 ) -> Iterator[Server]:
-    """Run xots as it is shipped, on stored logins, with a TCP port and a Unix socket.
+    """Run xots with its default settings, on stored logins, with a TCP port and a Unix socket.
 
     Args:
         bench: the run.

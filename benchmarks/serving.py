@@ -76,7 +76,7 @@ def _running(bench: Bench) -> Iterator[dict[str, Server]]:
 def _scenarios(
     bench: Bench, servers: Mapping[str, Server]
 ) -> Iterator[tuple[str, Mapping[str, Callable[[], Sample]]]]:
-    """Yield the title of each table, and what it measures."""
+    """Yield the title of each table, and its measurements."""
     every = (XOTS, NO_LANE, PLAIN, NGINX, OTHER)
     usual = (XOTS, PLAIN, NGINX, OTHER) if bench.quick else every
 

@@ -18,7 +18,7 @@ from ..log_filters import hush_libraries
 from ..sealing import Sealer
 from . import accounts, acts, callback, health, pages, status, tokens
 from .guard import ACCOUNT_NAME
-from .handler import Handler, Subject
+from .handler import Handler, Subject, access_log
 from .in_flight import InFlight
 from .responses import WebConfig
 
@@ -26,8 +26,6 @@ __all__ = ["PATHS_OF_ACCOUNT", "ROUTES", "make_app", "openapi_document", "templa
 
 Route = tuple[str, type[Handler]]
 """The pattern of a path, and its handler."""
-
-access_log = logging.getLogger("xots.access")
 
 
 def templates_folder() -> Path:

@@ -17,7 +17,9 @@ from . import guard
 from .in_flight import InFlight
 from .responses import Refused, Responses, WebConfig, supported_methods
 
-__all__ = ["Handler", "Subject"]
+__all__ = ["Handler", "Subject", "access_log"]
+
+access_log = logging.getLogger("xots.access")
 
 WITHOUT_LOGIN = (
     "nothing was done: this account has no login to start or to end. Its client gets access tokens "

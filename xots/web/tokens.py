@@ -16,14 +16,12 @@ from ..errors import AmbiguousTenant, TokenUnavailable
 from ..keeping.keeper import TokenKeeper
 from ..lifecycle.account import AccessToken
 from .express import Body
-from .handler import Handler
+from .handler import Handler, access_log
 from .headers import http_date
 from .read_log import ReadLog
 from .responses import json_text
 
 __all__ = ["ROUTES"]
-
-access_log = logging.getLogger("xots.access")
 
 MIN_TTL = re.compile(r"[0-9]{1,6}")
 """A whole number of seconds, up to 11 days: far more than the lifetime of any token."""
