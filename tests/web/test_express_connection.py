@@ -150,12 +150,6 @@ async def test_a_rest_that_is_sent_at_once_leaves_no_deaf_connection(
     new="        written",
     protects_from="a client that sends requests, reads no response, and fills the memory",
 )
-@pytest.mark.safeguard(
-    file="web/express_connection.py",
-    old=" or self.phase is Phase.WRITE):",
-    new="):",
-    protects_from="the same client after a request that the lane did not know",
-)
 @pytest.mark.parametrize("is_of_tornado", [False, True])
 async def test_a_client_that_reads_nothing_is_closed_at_the_limit(
     logged_in: Server, clock: FakeClock, is_of_tornado: bool
@@ -237,7 +231,8 @@ async def test_a_client_that_ends_its_half_gets_all_responses(
     file="web/express_connection.py",
     old=" or self.phase is Phase.WRITE):",
     new="):",
-    protects_from="a response in the middle of another one, to a client that reads slowly",
+    protects_from="a response in the middle of another one, or a full memory, by a client that "
+    "reads slowly",
 )
 async def test_no_request_is_read_while_a_rest_is_sent_part_by_part(logged_in: Server) -> None:
     """Each part that the socket takes lets the event loop watch it for requests, too."""
