@@ -451,12 +451,6 @@ async def test_a_key_is_refused_on_a_connection_that_only_the_lane_has_served(
 
 
 @pytest.mark.safeguard(
-    file="web/express_connection.py",
-    old="        self._express.look()\n        self.read_ahead()\n",
-    new="        self.read_ahead()\n",
-    protects_from="a removed key that stays valid on a connection in use",
-)
-@pytest.mark.safeguard(
     file="web/express.py",
     old="            self.forget()\n            self._rules = rules\n",
     new="            self._rules = rules\n",
@@ -475,6 +469,25 @@ async def test_a_key_is_refused_at_the_request_after_its_removal(
         assert (await say("/token", key("first"))).status == 401
         assert (await say("/token", key("second"))).status == 200
         assert (await say("/token")).status == 401
+
+
+@pytest.mark.safeguard(
+    file="web/express_connection.py",
+    old="        self._express.look()\n        self.read_ahead()\n",
+    new="        self.read_ahead()\n",
+    protects_from="a removed key that stays valid on a connection in use",
+)
+async def test_a_key_is_refused_that_is_removed_after_another_request(
+    keyed: Server, readers: Path, expected_log: Any
+) -> None:
+    """Tornado has served the last request of the connection, and the event loop sees it itself."""
+    expected_log(r"WARNING xots.web: GET /token: refused \S+: this key is not valid here")
+    async with connected(keyed) as say:
+        for _ in range(2):
+            assert (await say("/token", key("first"))).status == 200
+        assert (await say("/livez", key("first"))).status == 200
+        remove_reader(readers, "first")
+        assert (await say("/token", key("first"))).status == 401
 
 
 @pytest.mark.safeguard(
