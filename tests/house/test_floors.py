@@ -92,6 +92,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("web.tls_connection", "web.express_connection"),
     ("web.acceptor",),
     ("web.responses",),
+    ("web.checks",),
     ("web.handler",),
     ("web.tokens", "web.health", "web.acts", "web.cookie_handler"),
     ("web.status", "web.pages", "web.callback"),

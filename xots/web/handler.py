@@ -8,12 +8,13 @@ from typing import Any, ClassVar
 
 from tornado.web import Finish, HTTPError
 
-from ..access import ADMIN_SCOPES, Caller, Rules, Scope, Transport, forwarding_header, identify
+from ..access import ADMIN_SCOPES, Caller, Rules, Scope
 from ..accounts.accounts import Accounts
 from ..errors import AccessError, TokenUnavailable
 from ..keeping.keeper import TokenKeeper
 from ..sealing import Sealer
 from . import guard
+from .checks import caller_of, decision_on
 from .in_flight import InFlight
 from .responses import Refused, Responses, WebConfig, supported_methods
 
@@ -25,11 +26,6 @@ WITHOUT_LOGIN = (
     "nothing was done: this account has no login to start or to end. Its client gets access tokens "
     "by itself (grant: client_credentials)"
 )
-
-
-UNIX_HOSTS = frozenset({"localhost"})
-"""The further values of Host over the Unix socket, which has no port: curl sends this one for
-``http://localhost/token``."""
 
 
 class Subject(Enum):
@@ -113,7 +109,10 @@ class Handler(Responses):
             UnknownAccount, AccountUnusable, StoreUnavailable: as for ``Accounts.enter``.
         """
         self.named_account = self.path_kwargs.pop("account", None)
-        decision = guard.decide(self._guard_request())
+        request = self.request
+        decision = decision_on(
+            request.method or "", request.uri or "", request.headers, self.peer, self.config
+        )
         if isinstance(decision, guard.Refusal):
             self.refused = True
             raise Refused(decision.status, decision.detail)
@@ -138,10 +137,7 @@ class Handler(Responses):
         self.refused = True  # until all rules permit it
         rules = self.config.rules()
         if self.caller is None or self.rules is not rules:  # all else stays
-            headers = self.request.headers
-            self.caller = identify(
-                rules, self.peer, headers.get_list("Authorization"), forwarding_header(headers)
-            )
+            self.caller = caller_of(self.request.headers, self.peer, rules)
             self.caller.check_scopes(self.scopes)
             self.rules = rules
         if self.named_account is not None:
@@ -201,18 +197,6 @@ class Handler(Responses):
         found = await self.accounts.enter(name, to_end=self.ends_login)
         self._entered = name
         self.keeper, self.account_config = found.keeper, found.config
-
-    def _guard_request(self) -> guard.Request:
-        request, is_unix = self.request, self.peer.transport is Transport.UNIX
-        return guard.Request(
-            method=request.method or "",
-            target=request.uri or "",
-            hosts=request.headers.get_list("Host"),
-            headers=request.headers,
-            allowed_hosts=self.config.hosts | (UNIX_HOSTS if is_unix else frozenset()),
-            redirect_uri=self.config.redirect_uri,
-            scheme="https" if self.peer.transport is Transport.TLS else "http",
-        )
 
     def check_method(self) -> None:
         """Check that the path supports the method.
