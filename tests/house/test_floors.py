@@ -93,7 +93,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("web.acceptor",),
     ("web.responses",),
     ("web.checks",),
-    ("web.handler",),
+    ("web.handler", "web.express_request"),
     ("web.tokens", "web.health", "web.acts", "web.cookie_handler"),
     ("web.status", "web.pages", "web.callback"),
     ("web.accounts", "web.openapi"),

@@ -11,6 +11,8 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from xots.accounts.accounts import Accounts
 from xots.accounts.keepers import Opened
 from xots.keeping.context import Context
@@ -21,6 +23,7 @@ from xots.lifecycle.account import Account
 from xots.lifecycle.record_json import encode
 from xots.server import Server
 from xots.web.acceptor import Acceptor
+from xots.web.app import make_app
 from xots.web.express import Express
 from xots.web.in_flight import InFlight
 
@@ -103,10 +106,11 @@ def tornado_timeout_of(acceptor: Acceptor) -> float | None:
 
 
 def acceptor_without_lane(server: Server, listening: Sequence[socket.socket]) -> Acceptor:
-    """Return a further accept loop for the application of a started server, without the lane."""
-    acceptor = acceptor_of(server)
-    app: Any = acceptor._http.request_callback
-    clock = server._clock
+    """Return a further accept loop for the accounts of a started server, without the lane."""
+    acceptor, clock = acceptor_of(server), server._clock
+    with_lane: Any = acceptor._http.request_callback
+    config = msgspec.structs.replace(with_lane._config, express=None)
+    app = make_app(**{**with_lane._arguments, "config": config})
     return Acceptor(listening, app, acceptor.limits, uid_of=acceptor._uid_of, clock=clock)
 
 

@@ -1,7 +1,7 @@
 """One server whose requests go through the express lane or past it, and the comparison of both.
 
-The server has a second accept loop, without the lane, for the same application and the same
-accounts. So a difference between the responses is a difference that the lane makes.
+The server has a second accept loop and application, without the lane, for the same accounts. So a
+difference between the responses is a difference that the lane makes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from support.inside import acceptor_without_lane, express_of, in_flight_of
 from support.one_server import OneServer, one_server
 from tornado.httputil import format_timestamp
 
+from xots.access import Caller, Peer
 from xots.listening import listen
 from xots.web.tokens import TokenHandler
 
@@ -134,7 +135,9 @@ class Figures:
 
     cases: Counter[str] = field(default_factory=Counter)
     repeated: Counter[str] = field(default_factory=Counter)
-    """The responses that the lane gave."""
+    """The responses that the lane gave to heads that it knew."""
+    shared: Counter[str] = field(default_factory=Counter)
+    """Those that it gave to other heads, once Tornado had parsed them."""
     wrong: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -142,11 +145,13 @@ class Figures:
         """Add the results of a further run."""
         self.cases += further.cases
         self.repeated += further.repeated
+        self.shared += further.shared
         self.wrong += further.wrong
 
     def __str__(self) -> str:
         lines = [
-            f"{kind:>16} {count:7} cases {self.repeated[kind]:7} responses of the lane"
+            f"{kind:>16} {count:7} cases {self.repeated[kind]:7} responses of the lane to known "
+            f"heads {self.shared[kind]:7} to others"
             for kind, count in self.cases.items()
         ]
         return "\n".join([*lines, f"{self.seconds:.1f} s, {len(self.wrong)} differences"])
@@ -167,17 +172,18 @@ class World:
         self.with_lane: tuple[int, Path] = (running.port, path)
         self.without = without
         self._in_flight = in_flight_of(running.server)
-        self.repeated = 0
-        """The responses that the lane gave."""
+        self.repeated = self.shared = 0
+        """The responses that the lane gave to heads that it knew, and to others."""
         self._count_repeated()
 
     def _count_repeated(self) -> None:
         express = express_of(self.running.server)
         find = express.find
 
-        def counted(sender: Any, head: bytes) -> Any:
-            found = find(sender, head)
-            self.repeated += found is not None
+        def counted(sender: Any, request: Any) -> Any:
+            found = find(sender, request)
+            self.repeated += found is not None and isinstance(sender, Peer)
+            self.shared += found is not None and isinstance(sender, Caller)
             return found
 
         express.find = counted  # type: ignore[method-assign]
@@ -206,14 +212,13 @@ class World:
             by_status: compare only the status of each response.
         """
         steps_of_all = [*steps] * times
-        before = self.repeated
+        before = self.repeated, self.shared
         expected = await self._play(self.without[by_unix], steps_of_all)
         for _ in range(2):
             found = await self._play(self.with_lane[by_unix], steps_of_all)
             if _shown(found, by_status) != _shown(expected, by_status):
                 await self._look_again(kind, steps_of_all, by_unix, by_status)
-        self.figures.cases[kind] += 1
-        self.figures.repeated[kind] += self.repeated - before
+        self.count(kind, before)
 
     async def compare_after(self, kind: str, slow: bytes, steps: Sequence[Step]) -> None:
         """Take steps while a request of the connection waits for its handler. Note each difference
@@ -224,7 +229,7 @@ class World:
             slow: the request, whose target has a query with ``slow``.
             steps: the steps.
         """
-        before, heard = self.repeated, []
+        before, heard = (self.repeated, self.shared), []
         for address in (self.without[0], self.with_lane[0], self.with_lane[0]):
             heard.append(await self._play_after(address, slow, steps))
         for found in heard[1:]:
@@ -235,8 +240,13 @@ class World:
                 ]
                 if again[0] != again[1]:
                     self.note(kind, steps, *again)
+        self.count(kind, before)
+
+    def count(self, kind: str, before: tuple[int, int]) -> None:
+        """Count a case, and the responses of the lane since it began."""
         self.figures.cases[kind] += 1
-        self.figures.repeated[kind] += self.repeated - before
+        self.figures.repeated[kind] += self.repeated - before[0]
+        self.figures.shared[kind] += self.shared - before[1]
 
     async def _play_after(
         self, address: int | Path, slow: bytes, steps: Sequence[Step], turns: int = QUIET_TURNS
@@ -316,25 +326,29 @@ class Pair:
     def __init__(self, world: World, kind: str, *, by_unix: bool = False) -> None:
         self._world, self._kind, self._by_unix = world, kind, by_unix
         self._clients: list[Client | None] = [None, None]
+        self._number = 0
         self._order = [0, 1]
         """The way without the lane, and that with it. After a change, each is the first in turn."""
 
     async def same(self, head: bytes) -> bytes:
-        """Send a request both ways, twice each, and return the response."""
-        world, before = self._world, self._world.repeated
-        world.figures.cases[self._kind] += 1
+        """Send a request both ways, three times each, and return the response. The second time,
+        its head has a number of its own."""
+        world, before = self._world, (self._world.repeated, self._world.shared)
         heard: tuple[list[bytes], list[bytes]] = ([], [])
         self._order.reverse()
-        for number in 2 * self._order:
+        self._number += 1
+        numbered = b"%sX-Number: %d\r\n\r\n" % (head.removesuffix(b"\r\n"), self._number)
+        sent = [head, head, numbered, numbered, head, head]
+        for number, one in zip(3 * self._order, sent, strict=True):
             addresses = (world.without, world.with_lane)[number]
             client = self._clients[number]
             if client is None or not client.is_open:
                 client = self._clients[number] = Client(addresses[self._by_unix])
-            await client.do(head)
+            await client.do(one)
             heard[number].append(await world.quiet(client))
         if len({*heard[0], *heard[1]}) > 1:
             await world.compare(self._kind, [head], by_unix=self._by_unix)
-        world.figures.repeated[self._kind] += world.repeated - before
+        world.count(self._kind, before)
         return heard[0][0]
 
     def close(self) -> None:

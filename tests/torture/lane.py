@@ -2,8 +2,9 @@
 
 One server serves the same accounts in two ways: with the express lane, and without it. Each case
 takes the same steps in both ways, and where the lane is on once more, so that it can repeat what it
-has just learned. Of the responses, only these times may differ: the ``Date`` that Tornado takes
-from the machine, and the reads that ``/status`` counts. The classes of cases:
+has just learned. Between two changes, each request comes with a number of its own in its head too.
+Of the responses, only these times may differ: the ``Date`` that Tornado takes from the machine, and
+the reads that ``/status`` counts. The classes of cases:
 
 matrix     the header matrix of ``torture headers``, most of it at ``/token``
 fuzzed     requests for a token with mutated bytes

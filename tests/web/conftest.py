@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
 from support import inside
+from support.readers import KeyHolder, reader
 from support.web import origin
 
+from xots.access import Scope
 from xots.errors import StoreUnavailable
+from xots.reader_file import add_reader
 from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Sandbox
 from xots.sandbox.person import Page, Person
 from xots.server import Server
 from xots.web.express import Express
+from xots.web.express_request import ExpressRequest
 from xots.web.tokens import TokenHandler
 
 NewServer = Callable[..., Awaitable[Server]]
@@ -36,8 +41,14 @@ def decide(send: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[str]]
 
 
 @pytest.fixture
-def learns_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the express lane learn a head that comes for the first time."""
+def heads_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the express lane respond to heads that it knows, and the handler to all others."""
+    monkeypatch.setattr(ExpressRequest, "_find", lambda *_: None)
+
+
+@pytest.fixture
+def learns_at_once(heads_only: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the express lane learn a head that comes for the first time, and no other request."""
     monkeypatch.setattr(Express, "is_recurring", lambda *_: True)
 
 
@@ -53,6 +64,27 @@ def handled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(TokenHandler, "get", counted)
     return targets
+
+
+@pytest.fixture
+def readers(tmp_path: Path) -> Path:
+    """The path of a file with the readers ``first`` and ``second``."""
+    path = tmp_path / "readers"
+    for name in ("first", "second"):
+        add_reader(path, reader(name, Scope.TOKEN))
+    add_reader(path, reader("owner", Scope.ADMIN))
+    return path
+
+
+@pytest.fixture
+async def keyed(new_server: NewServer, credentials: dict[str, Any], readers: Path) -> Server:
+    """A server with a login that needs these keys."""
+    server = await new_server(readers=readers, **credentials)
+    owner = KeyHolder(server, "owner")
+    await owner.consent(
+        await owner.submit(await owner.open(f"http://localhost:{server.port}/home"))
+    )
+    return server
 
 
 @pytest.fixture

@@ -17,16 +17,15 @@ from support.bench import eventually
 from support.inside import acceptor_of, open_keepers_of, serving_of
 from support.keep_alive import connected, head
 from support.raw_http import read_response
-from support.readers import KeyHolder, key_of, reader
+from support.readers import key_of
 
-from xots.access import Scope
-from xots.reader_file import add_reader, remove_reader
+from xots.reader_file import remove_reader
 from xots.sandbox import Sandbox
 from xots.sandbox.person import Person
 from xots.server import Server
 from xots.testing import FakeClock
 from xots.web.connection import Phase
-from xots.web.express import MAX_HEADS
+from xots.web.express import MAX_REQUESTS
 from xots.web.tokens import TokenHandler
 
 NewServer = Callable[..., Awaitable[Server]]
@@ -91,15 +90,15 @@ async def test_the_parameters_of_a_request_hold_for_its_repetition(
 
 
 @pytest.mark.safeguard(
-    file="web/tokens.py",
+    file="web/express_request.py",
     old="not (is_basic or ",
     new="not (",
     protects_from="a browser's password that is kept in memory",
 )
 @pytest.mark.safeguard(
-    file="web/tokens.py",
-    old="has_body_or_cookie = any(name in headers for name in UNREPEATED_HEADERS)",
-    new="has_body_or_cookie = False",
+    file="web/express_request.py",
+    old=" or _has_body(headers)):",
+    new="):",
     protects_from="a body that is taken for the next request",
 )
 @pytest.mark.parametrize(
@@ -410,27 +409,6 @@ async def test_an_unused_account_that_is_repeated_counts_as_used(
 # ---------- the sender
 
 
-@pytest.fixture
-def readers(tmp_path: Path) -> Path:
-    """The path of a file with the readers ``first`` and ``second``."""
-    path = tmp_path / "readers"
-    for name in ("first", "second"):
-        add_reader(path, reader(name, Scope.TOKEN))
-    add_reader(path, reader("owner", Scope.ADMIN))
-    return path
-
-
-@pytest.fixture
-async def keyed(new_server: NewServer, credentials: dict[str, Any], readers: Path) -> Server:
-    """A server with a login that needs these keys."""
-    server = await new_server(readers=readers, **credentials)
-    owner = KeyHolder(server, "owner")
-    await owner.consent(
-        await owner.submit(await owner.open(f"http://localhost:{server.port}/home"))
-    )
-    return server
-
-
 @pytest.mark.safeguard(
     file="web/express_connection.py",
     old="        self.express.look()\n",
@@ -452,8 +430,8 @@ async def test_a_key_is_refused_on_a_connection_that_only_the_lane_has_served(
 
 @pytest.mark.safeguard(
     file="web/express.py",
-    old="            self.forget()\n            self._rules = rules\n",
-    new="            self._rules = rules\n",
+    old="            self.forget()\n            self.rules = rules\n",
+    new="            self.rules = rules\n",
     protects_from="a removed key that stays valid",
 )
 async def test_a_key_is_refused_at_the_request_after_its_removal(
@@ -527,7 +505,7 @@ async def test_a_key_is_refused_that_is_removed_while_the_request_before_waits(
 @pytest.mark.safeguard(
     file="web/express.py",
     old="            rules = None\n",
-    new="            rules = self._rules\n",
+    new="            rules = self.rules\n",
     protects_from="keys that are valid while their file can not be read",
 )
 async def test_nothing_is_repeated_while_the_readers_can_not_be_read(
@@ -549,8 +527,8 @@ async def test_nothing_is_repeated_while_the_readers_can_not_be_read(
 
 @pytest.mark.safeguard(
     file="web/express.py",
-    old="self._known.get(sender, NO_HEADS).get(head)",
-    new="next(({**NO_HEADS, **one}.get(head) for one in self._known.values()), None)",
+    old="self._known.get(request, NO_SENDERS).get(sender)",
+    new="next(iter(self._known.get(request, NO_SENDERS).values()), None)",
     protects_from="a user who gets a token by the right of another one",
 )
 async def test_the_response_to_one_sender_is_not_repeated_to_another(
@@ -594,8 +572,8 @@ async def test_repeated_reads_are_counted(logged_in: Server, get: Any) -> None:
 
 @pytest.mark.safeguard(
     file="web/express_connection.py",
-    old="closes=known.closes)",
-    new="closes=False)",
+    old="self._send(response, closes=closes)",
+    new="self._send(response, closes=False)",
     protects_from="a connection that stays open against its client's demand",
 )
 async def test_a_request_that_demands_the_end_of_the_connection_gets_it(
@@ -714,19 +692,19 @@ async def test_the_response_to_a_request_is_not_learned_for_the_one_before(
 
 @pytest.mark.safeguard(
     file="web/express.py",
-    old="        if sum(map(len, self._known.values())) >= MAX_HEADS:\n            self.forget()\n",
-    new="",
+    old="if sum(map(len, self._known.values())) >= MAX_REQUESTS:",
+    new="if False:",
     protects_from="a client whose heads fill the memory",
 )
 async def test_the_number_of_known_heads_is_bounded(logged_in: Server, handled: list[str]) -> None:
     """A client that changes its head at each request costs no memory."""
     async with connected(logged_in) as say:
-        for number in range(MAX_HEADS + 1):
+        for number in range(MAX_REQUESTS + 1):
             await say("/token", f"X-Number: {number}")
-        await say("/token", f"X-Number: {MAX_HEADS}")
-        assert len(handled) == MAX_HEADS + 1  # the last one is known
+        await say("/token", f"X-Number: {MAX_REQUESTS}")
+        assert len(handled) == MAX_REQUESTS + 1  # the last one is known
         await say("/token", "X-Number: 0")
-    assert len(handled) == MAX_HEADS + 2
+    assert len(handled) == MAX_REQUESTS + 2
 
 
 async def test_a_long_head_is_not_remembered(logged_in: Server, handled: list[str]) -> None:

@@ -296,7 +296,7 @@ async def test_the_time_that_passes_between_two_responses_counts(
 
 @pytest.mark.safeguard(
     file="web/express.py",
-    old="                del self._known[sender][head]\n                return None\n",
+    old="                del self._known[request][sender]\n                return None\n",
     new="                raise\n",
     protects_from="clients without a response, if one can not be made",
 )
@@ -406,7 +406,7 @@ async def test_the_cap_counts_the_connections_of_the_lane(
 
 @pytest.mark.safeguard(
     file="web/express.py",
-    old="            heads[head].flush()\n",
+    old="            by_sender[sender].flush()\n",
     new="            pass\n",
     protects_from="reads of a token that /status does not show",
 )

@@ -13,8 +13,10 @@ from support.keep_alive import connected
 from xots.access import Peer, Rules, Transport
 from xots.server import Server
 from xots.testing import FakeClock
-from xots.web.express import MAX_HEADS, MAX_MARKS, Body, Express
+from xots.web.express import MAX_MARKS, MAX_REQUESTS, Body, Express
 from xots.web.headers import http_date
+
+pytestmark = pytest.mark.usefixtures("heads_only")
 
 
 @pytest.mark.safeguard(
@@ -31,7 +33,7 @@ async def test_a_head_is_known_once_it_has_come_twice(
         for _ in range(3):
             await say()
         assert len(handled) == 2
-        for number in range(MAX_HEADS + 1):
+        for number in range(MAX_REQUESTS + 1):
             await say("/token", f"X-Number: {number}")
         handled.clear()
         await say()
@@ -95,13 +97,13 @@ async def test_nothing_is_repeated_while_an_account_serves_nothing(clock: FakeCl
     date = http_date(int(now.timestamp()))
     response = f"HTTP/1.1 200 OK\r\nDate: {date}\r\nContent-Length: 2\r\n\r\nhi"
     body = Body(b"hi", now, now + timedelta(seconds=1))
-    express.learn(peer, head, response.encode(), source, body)
+    express.learn_head(peer, head, response.encode(), source, body)
     keeper.edition = object()
-    express.learn(peer, head, response.encode(), source, body)
+    express.learn_head(peer, head, response.encode(), source, body)
     assert express.find(peer, head) is not None
     keeper.edition = None
     express.look()
     assert express.find(peer, head) is None
     express.forget()
-    express.learn(peer, head, response.encode(), source, body)
+    express.learn_head(peer, head, response.encode(), source, body)
     assert express.find(peer, head) is None

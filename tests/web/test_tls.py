@@ -195,6 +195,27 @@ async def test_a_user_logs_in_and_a_program_reads_the_token_over_https(
 
 
 @pytest.mark.safeguard(
+    file="web/express_request.py",
+    old="        self._express.look()\n",
+    new="",
+    protects_from="a response that is out of date, over TLS",
+)
+async def test_the_express_lane_serves_requests_over_https(
+    server: Server, files: Certificates, connect: Connect, clock: FakeClock, handled: list[str]
+) -> None:
+    """Once Tornado has parsed them. Each gets the response of its own time."""
+    person = Person(str(files.ca))
+    page = await person.open(f"https://localhost:{server.port}/home")
+    assert (await person.consent(await person.submit(page))).status == 200
+    client = await connect(server)
+    made = [await client.get("/token") for _ in range(3)]
+    assert made == 3 * [made[0]]
+    clock.advance(60)
+    assert b'"expiresIn":1740' in (await client.get("/token")).body
+    assert handled == 2 * ["/token"]
+
+
+@pytest.mark.safeguard(
     file="tls.py",
     old="    context.minimum_version = ssl.TLSVersion.TLSv1_2\n",
     new="    context.minimum_version = ssl.TLSVersion.TLSv1\n"

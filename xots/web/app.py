@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tornado.httputil import HTTPServerRequest
+from tornado.httputil import HTTPConnection, HTTPMessageDelegate, HTTPServerRequest
 from tornado.web import Application, HTTPError
 
 from ..access import ALL_SCOPES
@@ -17,6 +17,7 @@ from ..accounts.accounts import Accounts
 from ..log_filters import hush_libraries
 from ..sealing import Sealer
 from . import accounts, acts, callback, health, pages, status, tokens
+from .express_request import ExpressRequest
 from .guard import ACCOUNT_NAME
 from .handler import Handler, Subject, access_log
 from .in_flight import InFlight
@@ -135,7 +136,7 @@ def make_app(
         "template_path": str(templates_folder()),
         "compiled_template_cache": True,
     }
-    return _Application([*ROUTES, *ACCOUNT_ROUTES, *ASSETS], arguments, settings)
+    return _Application([*ROUTES, *ACCOUNT_ROUTES, *ASSETS], arguments, settings, config)
 
 
 class _Application(Application):
@@ -145,15 +146,30 @@ class _Application(Application):
         routes: the pattern of each path, with its handler.
         arguments: the arguments of all handlers.
         settings: those of Tornado.
+        config: the settings that the handlers use.
     """
 
     def __init__(
-        self, routes: list[Route], arguments: dict[str, Any], settings: dict[str, Any]
+        self,
+        routes: list[Route],
+        arguments: dict[str, Any],
+        settings: dict[str, Any],
+        config: WebConfig,
     ) -> None:
         super().__init__([(path, handler, arguments) for path, handler in routes], **settings)
-        self._arguments = arguments
+        self._arguments, self._config = arguments, config
         texts = [(pattern.replace("\\", ""), pattern, handler) for pattern, handler in routes]
         self._fixed = {text: to for text, pattern, to in texts if re.escape(text) == pattern}
+
+    def start_request(
+        self, server_conn: object, request_conn: HTTPConnection
+    ) -> HTTPMessageDelegate:
+        """Return the delegate for a request that has not been read yet."""
+        delegate = super().start_request(server_conn, request_conn)
+        express = self._config.express
+        if express is None:
+            return delegate
+        return ExpressRequest(delegate, request_conn, express, self._config)
 
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
         """Return the delegate for a request. Tornado tries the pattern of each route in turn."""

@@ -154,11 +154,6 @@ class Connection(IOStream):
         else:
             self.close()
 
-    @property
-    def may_repeat(self) -> bool:
-        """True if an express lane would repeat the response to this request."""
-        return False
-
     def offer(self, source: Repeatable, body: Body) -> None:
         """Let the express lane repeat the response with this body, which is written next, if it
         serves this connection."""

@@ -3,8 +3,9 @@
 The first two requests with a head go through Tornado's parser, the guard, the rules of access and
 the handler. At the second, the lane remembers the head, byte for byte, with the sender: the same
 user or address, over the same transport. The next request with this head gets the current response
-without being parsed again. ``tokens`` defines the response; the lane repeats its bytes, and keeps
-the headers ``Date`` and ``Content-Length`` true.
+without being parsed again: see ``express_connection``. Of a request whose head differs each time,
+the lane remembers the target: see ``express_request``. ``tokens`` defines the response; the lane
+repeats it, and keeps the headers ``Date`` and ``Content-Length`` true.
 
 A response is repeated only as long as all this holds:
 
@@ -19,17 +20,18 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Protocol
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
 
-from ..access import Peer, Rules
+from ..access import Caller, Peer, Rules
 from ..clock import Clock
 from ..errors import RulesUnreadable
 from ..keeping.keeper import TokenKeeper
 from .headers import http_date
 
-__all__ = ["MAX_KNOWN_HEAD_BYTES", "Body", "Express", "Repeatable"]
+__all__ = ["MAX_KNOWN_HEAD_BYTES", "Body", "Express", "Known", "Repeatable"]
 
 logger = logging.getLogger("xots.web")
 
@@ -40,12 +42,12 @@ it."""
 MAX_KNOWN_HEAD_BYTES = 2048
 """Upper bound on a head that the lane remembers. Those of programs have a few hundred bytes."""
 
-MAX_HEADS = 256
-"""Upper bound on the heads that it remembers. With one more it forgets all: those that are in use
-are soon known again."""
+MAX_REQUESTS = 256
+"""Upper bound on the requests that it remembers. With one more it forgets all: those that are in
+use are soon known again."""
 
 MAX_MARKS = 4096
-"""Upper bound on the hashes of heads that it has seen once. With one more it forgets all."""
+"""Upper bound on the hashes of requests that it has seen once. With one more it forgets all."""
 
 MAX_KNOWN_BODY_BYTES = 64 << 10
 """Upper bound on the body of a response that it remembers: 16 MiB in all."""
@@ -60,7 +62,9 @@ RESPONSE = re.compile(
     re.DOTALL,
 )
 
-NO_HEADS: Mapping[bytes, _Known] = {}
+R = TypeVar("R")
+
+NO_SENDERS: Mapping[Hashable, Known[Any]] = {}
 
 
 class Body:
@@ -84,6 +88,8 @@ class Repeatable(Protocol):
     keeper: TokenKeeper
     rules: Rules
     """The rules that permitted the request."""
+    caller: Caller
+    """The sender of the request."""
 
     def body(self, now: datetime) -> Body | None:
         """Return the body at a time; None if the handler has to decide."""
@@ -92,27 +98,30 @@ class Repeatable(Protocol):
         """Count repeated responses, of which the last was sent at a time."""
 
 
-class _Known:
-    """A known head, and the response to it."""
+class Known(Generic[R]):
+    """A known request, and the response to it.
+
+    Args:
+        source: makes the body again.
+        render: makes the response with a body.
+        body: that of now.
+        elapsed: the time by ``Clock.elapsed``.
+    """
 
     def __init__(
-        self, source: Repeatable, parts: Sequence[bytes], body: Body, elapsed: float
+        self, source: Repeatable, render: Callable[[Body], R], body: Body, elapsed: float
     ) -> None:
-        self.closes = b"\r\nConnection: close\r\n" in parts[2]
-        """True if the connection ends with the response."""
         self.turn = 0
         """The turn in which the response was found to be that of now."""
         self.count = 0
         """The responses that are not counted elsewhere yet."""
-        self._source, self._parts = source, parts
+        self.source, self._render = source, render
         self._make(body, elapsed)
 
     def _make(self, body: Body, elapsed: float) -> None:
         """Make the response with this body."""
-        before_date, before_length, rest = self._parts
-        date, length = http_date(int(body.since.timestamp())).encode(), b"%d" % len(body.content)
-        self.response = b"".join((before_date, date, before_length, length, rest, body.content))
-        self._edition = self._source.keeper.edition
+        self.body, self.response = body, self._render(body)
+        self._edition = self.source.keeper.edition
         """The account's edition of which the response was made."""
         self._since = self._last_at = body.since
         self._until = min(body.until, _next_second(body.since))
@@ -121,13 +130,13 @@ class _Known:
 
     def renew(self, now: datetime, elapsed: float) -> bool:
         """Make ``response`` that of now, if it is not. Return False if the handler has to."""
-        edition = self._source.keeper.edition
+        edition = self.source.keeper.edition
         if edition is None:
             return False
         is_now = self._since <= now < self._until and elapsed < self._ends_at
         if not is_now or edition is not self._edition:
             self.flush()
-            body = self._source.body(now)
+            body = self.source.body(now)
             if body is None or len(body.content) > MAX_KNOWN_BODY_BYTES:
                 return False
             self._make(body, elapsed)
@@ -138,7 +147,7 @@ class _Known:
         """Count the responses since the last call."""
         if self.count:
             number, self.count = self.count, 0
-            self._source.count(number, self._last_at)
+            self.source.count(number, self._last_at)
 
 
 class Express:
@@ -152,14 +161,15 @@ class Express:
 
     def __init__(self, rules: Callable[[], Rules], clock: Clock) -> None:
         self._rules_now, self._clock = rules, clock
-        self._rules: Rules | None = None
-        """The rules by which all known heads were permitted."""
+        self.rules: Rules | None = None
+        """The rules by which all known requests were permitted; None if they can't be read."""
         self._now, self._elapsed = clock.now(), clock.elapsed()
         self._turn = 0
         """The number of the last look. A response found current in it needs no second check."""
-        self._known: dict[Peer, dict[bytes, _Known]] = {}
+        self._known: dict[Hashable, dict[Hashable, Known[Any]]] = {}
+        """By request and sender."""
         self._marks: set[int] = set()
-        """The hashes of heads that have come, with their senders."""
+        """The hashes of requests that have come, with their senders."""
         self.is_closed = False
         """True once the server stops."""
 
@@ -172,19 +182,28 @@ class Express:
             rules = self._rules_now()
         except RulesUnreadable:
             rules = None
-        if rules is None or rules is not self._rules:
+        if rules is None or rules is not self.rules:
             self.forget()
-            self._rules = rules
+            self.rules = rules
 
     def look_if_late(self) -> None:
         """Look again if the last look is old: the process may have been suspended since."""
         if self._clock.elapsed() - self._elapsed > MAX_LOOK_AGE_SECONDS:
             self.look()
 
-    def find(self, sender: Peer, head: bytes) -> _Known | None:
-        """Return the response to the request with this head, which counts as sent; None if the
-        lane does not know it."""
-        known = self._known.get(sender, NO_HEADS).get(head)
+    def knows(self, request: Hashable) -> bool:
+        """Tell if the lane knows a request of any sender."""
+        return request in self._known
+
+    def find(self, sender: Hashable, request: Hashable) -> Known[Any] | None:
+        """Return the response to a request, which counts as sent; None if the lane does not know
+        it.
+
+        Args:
+            sender: the sender, as for ``learn``.
+            request: the request, as for ``learn``.
+        """
+        known = self._known.get(request, NO_SENDERS).get(sender)
         if known is None:
             return None
         if known.turn != self._turn:
@@ -192,7 +211,7 @@ class Express:
                 is_ready = known.renew(self._now, self._elapsed)
             except Exception:
                 logger.error("a response could not be repeated", exc_info=True)
-                del self._known[sender][head]
+                del self._known[request][sender]
                 return None
             if not is_ready:
                 return None
@@ -200,13 +219,13 @@ class Express:
         known.count += 1
         return known
 
-    def is_recurring(self, sender: Peer, head: bytes) -> bool:
-        """Tell if an unknown head has come before, and note that it came.
+    def is_recurring(self, sender: Hashable, request: Hashable) -> bool:
+        """Tell if an unknown request has come before, and note that it came.
 
-        Only such heads are worth remembering: those with a number of their own, as tracing adds it,
-        cost no memory and drive out no other.
+        Only such requests are worth remembering: those with a number of their own, as tracing adds
+        it, cost no memory and drive out no other.
         """
-        mark = hash((sender, head))
+        mark = hash((sender, request))
         if mark in self._marks:
             return True
         if len(self._marks) >= MAX_MARKS:
@@ -214,48 +233,77 @@ class Express:
         self._marks.add(mark)
         return False
 
-    def learn(
+    def learn_head(
         self, sender: Peer, head: bytes, response: bytes, source: Repeatable, body: Body
     ) -> None:
         """Remember a head and its response, just sent, if the lane can repeat it.
 
         Args:
-            sender: the sender of the request.
-            head: its head.
-            response: the whole response.
+            sender: the other end of the connection.
+            head: the bytes of the request.
+            response: those of the whole response.
+            source: makes the body again.
+            body: that of the response.
+        """
+        parts = RESPONSE.fullmatch(response)
+        is_one_head = len(head) <= MAX_KNOWN_HEAD_BYTES and ONE_HEAD.fullmatch(head) is not None
+        if not is_one_head or parts is None:
+            return
+        render = partial(_bytes_of, parts.groups())
+        if render(body)[0] == response:
+            self.learn(sender, head, render, source, body)
+
+    def learn(
+        self,
+        sender: Hashable,
+        request: Hashable,
+        render: Callable[[Body], Any],
+        source: Repeatable,
+        body: Body,
+    ) -> None:
+        """Remember a request and its response, if the lane can repeat it.
+
+        Args:
+            sender: the sender.
+            request: all of the request on which the response to this sender depends.
+            render: makes the response with a body.
             source: makes the body again.
             body: that of the response.
         """
         self.look()
-        parts = RESPONSE.fullmatch(response)
-        is_one_head = len(head) <= MAX_KNOWN_HEAD_BYTES and ONE_HEAD.fullmatch(head) is not None
-        if self.is_closed or source.rules is not self._rules or not is_one_head or parts is None:
+        is_long = len(body.content) > MAX_KNOWN_BODY_BYTES
+        if self.is_closed or source.rules is not self.rules or is_long:
             return
-        known = _Known(source, parts.groups(), body, self._elapsed)
-        if known.response != response or len(body.content) > MAX_KNOWN_BODY_BYTES:
-            return
-        if sum(map(len, self._known.values())) >= MAX_HEADS:
+        if sum(map(len, self._known.values())) >= MAX_REQUESTS:
             self.forget()
-        heads = self._known.setdefault(sender, {})
-        if head in heads:
-            heads[head].flush()
-        heads[head] = known
+        by_sender = self._known.setdefault(request, {})
+        if sender in by_sender:
+            by_sender[sender].flush()
+        by_sender[sender] = Known(source, render, body, self._elapsed)
 
     def flush(self) -> None:
         """Count all repeated responses."""
-        for heads in self._known.values():
-            for known in heads.values():
+        for by_sender in self._known.values():
+            for known in by_sender.values():
                 known.flush()
 
     def forget(self) -> None:
-        """Forget all heads."""
+        """Forget all requests."""
         self.flush()
         self._known.clear()
 
     def close(self) -> None:
-        """Know no head from now on: Tornado's path closes each connection after its response."""
+        """Know no request from now on: Tornado's path closes each connection after its response."""
         self.is_closed = True
         self.forget()
+
+
+def _bytes_of(parts: Sequence[bytes], body: Body) -> tuple[bytes, bool]:
+    """Return a response of these parts with this body. True: the connection ends with it."""
+    before_date, before_length, rest = parts
+    date, length = http_date(int(body.since.timestamp())).encode(), b"%d" % len(body.content)
+    response = b"".join((before_date, date, before_length, length, rest, body.content))
+    return response, b"\r\nConnection: close\r\n" in rest
 
 
 def _next_second(now: datetime) -> datetime:

@@ -102,14 +102,10 @@ class ExpressConnection(Connection):
         self._serve = serve
         self._enter_watch()
 
-    @property
-    def may_repeat(self) -> bool:
-        """True if the lane would repeat the response to this request."""
-        return self._is_recurring and self._head is not None
-
     def offer(self, source: Repeatable, body: Body) -> None:
         """Let the lane repeat the response with this body, which is written next."""
-        self._offered = source, body
+        if self._is_recurring and self._head is not None:
+            self._offered = source, body
 
     # ---------- called by Tornado
 
@@ -164,7 +160,7 @@ class ExpressConnection(Connection):
         if self._offered is not None:
             (source, body), self._offered = self._offered, None
             if self._head is not None:
-                self._express.learn(self.peer, self._head, bytes(data), source, body)
+                self._express.learn_head(self.peer, self._head, bytes(data), source, body)
         return written
 
     # ---------- the lane
@@ -201,7 +197,8 @@ class ExpressConnection(Connection):
             self._is_recurring = self._express.is_recurring(self.peer, self._head)
             return False
         self._unread = b""
-        self._send(known.response, closes=known.closes)
+        response, closes = known.response
+        self._send(response, closes=closes)
         return True
 
     def _let_tornado_read(self) -> None:

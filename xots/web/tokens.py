@@ -16,6 +16,7 @@ from ..errors import AmbiguousTenant, TokenUnavailable
 from ..keeping.keeper import TokenKeeper
 from ..lifecycle.account import AccessToken
 from .express import Body
+from .express_request import learn
 from .handler import Handler, access_log
 from .headers import http_date
 from .read_log import ReadLog
@@ -25,10 +26,6 @@ __all__ = ["ROUTES"]
 
 MIN_TTL = re.compile(r"[0-9]{1,6}")
 """A whole number of seconds, up to 11 days: far more than the lifetime of any token."""
-
-UNREPEATED_HEADERS = ("Content-Length", "Transfer-Encoding", "Expect", "Cookie")
-"""The headers of requests that the express lane does not take: those with a body, and those of
-browsers, which change."""
 
 
 class _Demand(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,27 +68,23 @@ class TokenHandler(Handler):
         self.write(body.content)
         if self.caller is not None and self.request.method != "HEAD":
             self.config.reads.note(keeper.name, self.caller.name, now)
-            if self.stream.may_repeat and self._may_be_repeated():
-                self.stream.offer(
-                    _Repeated(
-                        keeper=keeper,
-                        rules=self.rules,
-                        access=access,
-                        demand=demand,
-                        caller=self.caller,
-                        accounts=self.accounts,
-                        reads=self.config.reads,
-                    ),
-                    body,
-                )
+            self._let_repeat(access, demand, self.caller, body)
 
-    def _may_be_repeated(self) -> bool:
-        """Tell if the express lane may repeat the response. It may not if the request has a body, a
-        cookie or a password, or if each request has a line in the log."""
-        headers = self.request.headers
-        is_basic = headers.get("Authorization", "").lower().startswith("basic")
-        has_body_or_cookie = any(name in headers for name in UNREPEATED_HEADERS)
-        return not (is_basic or has_body_or_cookie or access_log.isEnabledFor(logging.DEBUG))
+    def _let_repeat(self, access: AccessToken, demand: _Demand, caller: Caller, body: Body) -> None:
+        """Let the express lane repeat the response, unless each request has a line in the log."""
+        express = self.config.express
+        if express is None or access_log.isEnabledFor(logging.DEBUG):
+            return
+        source = _Repeated(
+            keeper=self.keeper,
+            rules=self.rules,
+            access=access,
+            demand=demand,
+            caller=caller,
+            accounts=self.accounts,
+            reads=self.config.reads,
+        )
+        learn(express, self.stream, self.request, self._headers, source, body)
 
 
 class _Repeated(msgspec.Struct, kw_only=True):
