@@ -411,7 +411,7 @@ async def test_an_unused_account_that_is_repeated_counts_as_used(
 
 @pytest.mark.safeguard(
     file="web/express_connection.py",
-    old="        self.express.look()\n",
+    old="            self.express.look()\n",
     new="",
     protects_from="a removed key that stays valid on a new connection",
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from typing import Any
 
 import pytest
@@ -18,7 +18,8 @@ from xots.sandbox import Sandbox
 from xots.server import Server
 from xots.testing import FakeClock
 from xots.web.connection import Connection, Phase
-from xots.web.express_connection import ExpressConnection
+from xots.web.express import Express
+from xots.web.express_connection import MAX_REQUESTS_PER_TURN, ExpressConnection
 from xots.web.tokens import TokenHandler
 
 pytestmark = pytest.mark.usefixtures("learns_at_once")
@@ -260,7 +261,7 @@ async def test_no_request_is_read_while_a_rest_is_sent_part_by_part(logged_in: S
 
 @pytest.mark.safeguard(
     file="web/express_connection.py",
-    old="                self.express.look_if_late()\n",
+    old="                    self.express.look_if_late()\n",
     new="",
     protects_from="a token that has expired while the process was suspended",
 )
@@ -295,6 +296,47 @@ async def test_the_time_that_passes_between_two_responses_counts(
 
 
 @pytest.mark.safeguard(
+    file="web/express_connection.py",
+    old="            left -= len(arrived)\n",
+    new="",
+    protects_from="clients without a pause, for which all others wait",
+)
+async def test_the_others_have_their_turn_although_requests_come_without_pause(
+    logged_in: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as the refreshes, and the requests that the lane does not know."""
+    raw, look = await learn(logged_in), Express.look
+    clients = [socket.create_connection(("127.0.0.1", logged_in.port)) for _ in range(2)]
+    resting, looks, turns = {clients[1]}, 0, 0
+
+    def look_and_send(self: Express) -> None:
+        """Send the next request of each client that has its response."""
+        nonlocal looks
+        look(self)
+        looks += 1
+        for client in clients:
+            with suppress(BlockingIOError):
+                if client not in resting:
+                    client.recv(1 << 16)
+                if looks < 10 * MAX_REQUESTS_PER_TURN:
+                    client.send(raw)
+                    resting.discard(client)
+
+    await eventually(lambda: watched_of(logged_in) == 2)
+    for client in clients:
+        client.setblocking(False)
+    with monkeypatch.context() as patched:
+        patched.setattr(Express, "look", look_and_send)
+        clients[0].send(raw)
+        while looks < 10 * MAX_REQUESTS_PER_TURN:
+            await asyncio.sleep(0)
+            turns += 1
+    for client in clients:
+        client.close()
+    assert turns >= 9
+
+
+@pytest.mark.safeguard(
     file="web/express.py",
     old="                del self._known[request][sender]\n                return None\n",
     new="                raise\n",
@@ -322,12 +364,8 @@ async def test_a_response_that_can_not_be_repeated_is_made_by_the_handler(
 
 @pytest.mark.safeguard(
     file="web/express_connection.py",
-    old="""        else:
-            self.enter(Phase.IDLE)
-
-    def _send_rest(""",
-    new="""
-    def _send_rest(""",
+    old="self._connections.move(self, Phase.IDLE, self._express.elapsed)",
+    new="pass",
     protects_from="a program in use that is closed, as if it had sent nothing",
 )
 async def test_the_idle_time_begins_with_each_response_of_the_lane(

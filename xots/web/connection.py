@@ -86,12 +86,21 @@ class Connections:
         """Return the number of connections in a phase."""
         return len(self._entered_at[phase])
 
-    def move(self, connection: Connection, phase: Phase | None) -> None:
-        """Let a connection enter a phase; None if it is closed."""
+    def move(
+        self, connection: Connection, phase: Phase | None, elapsed: float | None = None
+    ) -> None:
+        """Let a connection enter a phase.
+
+        Args:
+            connection: the connection.
+            phase: the phase; None if the connection is closed.
+            elapsed: the time, by ``Clock.elapsed``; None: now.
+        """
         if connection.phase is not None:
             del self._entered_at[connection.phase][connection]
         if phase is not None:
-            self._entered_at[phase][connection] = self._clock.elapsed()
+            at = self._clock.elapsed() if elapsed is None else elapsed
+            self._entered_at[phase][connection] = at
         connection.phase = phase
 
     def first(self, *phases: Phase) -> Connection | None:

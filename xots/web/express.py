@@ -163,7 +163,9 @@ class Express:
         self._rules_now, self._clock = rules, clock
         self.rules: Rules | None = None
         """The rules by which all known requests were permitted; None if they can't be read."""
-        self._now, self._elapsed = clock.now(), clock.elapsed()
+        self._now, self._looked_at = clock.now(), clock.elapsed()
+        self.elapsed = self._looked_at
+        """The time of the request, by ``Clock.elapsed``."""
         self._turn = 0
         """The number of the last look. A response found current in it needs no second check."""
         self._known: dict[Hashable, dict[Hashable, Known[Any]]] = {}
@@ -177,7 +179,8 @@ class Express:
         """Look at the rules and the clock. Called before the requests that have arrived until now,
         and again before those that arrive later."""
         self._turn += 1
-        self._now, self._elapsed = self._clock.now(), self._clock.elapsed()
+        self._now = self._clock.now()
+        self._looked_at = self.elapsed = self._clock.elapsed()
         try:
             rules = self._rules_now()
         except RulesUnreadable:
@@ -188,7 +191,8 @@ class Express:
 
     def look_if_late(self) -> None:
         """Look again if the last look is old: the process may have been suspended since."""
-        if self._clock.elapsed() - self._elapsed > MAX_LOOK_AGE_SECONDS:
+        self.elapsed = self._clock.elapsed()
+        if self.elapsed - self._looked_at > MAX_LOOK_AGE_SECONDS:
             self.look()
 
     def knows(self, request: Hashable) -> bool:
@@ -208,7 +212,7 @@ class Express:
             return None
         if known.turn != self._turn:
             try:
-                is_ready = known.renew(self._now, self._elapsed)
+                is_ready = known.renew(self._now, self._looked_at)
             except Exception:
                 logger.error("a response could not be repeated", exc_info=True)
                 del self._known[request][sender]
@@ -279,7 +283,7 @@ class Express:
         by_sender = self._known.setdefault(request, {})
         if sender in by_sender:
             by_sender[sender].flush()
-        by_sender[sender] = Known(source, render, body, self._elapsed)
+        by_sender[sender] = Known(source, render, body, self._looked_at)
 
     def flush(self) -> None:
         """Count all repeated responses."""

@@ -22,12 +22,16 @@ READ = IOLoop.READ
 AHEAD = frozenset({Phase.OPENED, Phase.IDLE, Phase.HANDLING})
 """The phases in which the lane reads: those before a request, and the one before the next."""
 
+MAX_REQUESTS_PER_TURN = 64
+"""Number of requests after which the event loop has its turn, although others have arrived."""
+
 
 class Watch:
     """Watches the connections whose next request the lane may know.
 
     The event loop sees one descriptor for all of them, and looks at one event for all requests that
-    have arrived. A turn for each of them would take as long as the response.
+    have arrived, and at those that arrive meanwhile. A turn for each of them would take as long as
+    the response.
 
     Args:
         express: the lane.
@@ -55,13 +59,15 @@ class Watch:
         self._selector.unregister(connection.socket)
 
     def _respond(self, selector: int, events: int) -> None:
-        arrived = self._selector.select(0)
-        self.express.look()
-        for key, _ in arrived:
-            connection: ExpressConnection = key.data
-            if not connection.closed():
-                self.express.look_if_late()
-                connection.read_ahead()
+        left = MAX_REQUESTS_PER_TURN
+        while left > 0 and (arrived := self._selector.select(0)):
+            self.express.look()
+            for key, _ in arrived:
+                connection: ExpressConnection = key.data
+                if connection.is_watched:
+                    self.express.look_if_late()
+                    connection.read_ahead()
+            left -= len(arrived)
 
 
 class ExpressConnection(Connection):
@@ -82,7 +88,7 @@ class ExpressConnection(Connection):
     ) -> None:
         super().__init__(accepted, connections, peer)
         self._express = watch.express
-        self._watch, self._is_watched = watch, False
+        self._watch, self.is_watched = watch, False
         self._serve: Callable[[], None] | None = None
         """Lets Tornado serve the connection; None once it does."""
         self._unread = b""
@@ -218,11 +224,11 @@ class ExpressConnection(Connection):
 
     def _enter_watch(self) -> None:
         self._watch.add(self)
-        self._is_watched = True
+        self.is_watched = True
 
     def _leave_watch(self) -> None:
-        if self._is_watched:
-            self._is_watched = False
+        if self.is_watched:
+            self.is_watched = False
             self._watch.remove(self)
 
     def _send(self, response: bytes, *, closes: bool) -> None:
@@ -238,7 +244,7 @@ class ExpressConnection(Connection):
         elif closes:
             self.close()
         else:
-            self.enter(Phase.IDLE)
+            self._connections.move(self, Phase.IDLE, self._express.elapsed)
 
     def _send_rest(self, rest: memoryview, *, closes: bool) -> None:
         """Send the rest to a client that does not read as fast. ``_handle_events`` reads nothing
