@@ -39,12 +39,15 @@ sys.exit(status)
 """The program ``xots``, which tells at its end what it has loaded."""
 
 UNNEEDED = {
+    "bz2": "shutil imports it",
     "curl": "no proxy is set",
     "difflib": "no word is misspelt",
     "importlib.metadata": "the store is one of this package",
+    "lzma": "shutil imports it",
     "platformdirs": "the settings name the store and its key",
     "pycurl": "no proxy is set",
     "redis": "the store is a folder",
+    "shutil": "argparse needs it for the width of the help only",
     "sqlite3": "the store is a folder",
     "xots.backends.memory": "the store is a folder",
     "xots.backends.redis": "the store is a folder",

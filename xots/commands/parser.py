@@ -7,8 +7,11 @@ message ends in a terminal, a journal or a ticket, so it names the option and ne
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any, NoReturn
 
 from ..settings.yaml_file import near_name
@@ -26,6 +29,9 @@ MAX_OPTION = 40
 QUOTES_NO_VALUE = ("expected ", "must ")
 """The beginnings of problems that are shown as they are. Our own ones begin with ``must``."""
 
+DEFAULT_COLUMNS = 80
+"""The width of a terminal that does not tell its own."""
+
 PROBLEMS = {
     "invalid choice": "must be one of those that -h lists",
     "ignored explicit argument": "takes no value",
@@ -33,7 +39,12 @@ PROBLEMS = {
 
 
 class Parser(argparse.ArgumentParser):
-    """Parses a command's arguments. A wrong one ends the process with status 2."""
+    """Parses a command's arguments. A wrong one ends the process with status 2.
+
+    The arguments are those of argparse."""
+
+    def __init__(self, *, formatter_class: Any = argparse.HelpFormatter, **others: Any) -> None:
+        super().__init__(formatter_class=partial(formatter_class, width=_help_width()), **others)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse all arguments, as argparse does."""
@@ -57,6 +68,18 @@ class Parser(argparse.ArgumentParser):
             argument, problem = found.groups()
             message = f"{argument}: {_without_value(problem)}"
         super().error(message)
+
+
+def _help_width() -> int:
+    """Return the width of the help as argparse does: two columns less than ``COLUMNS`` or the
+    terminal. For that, argparse imports shutil with its libraries, at each start."""
+    columns = 0
+    with suppress(KeyError, ValueError):
+        columns = max(0, int(os.environ["COLUMNS"]))
+    if not columns:
+        with suppress(OSError):  # stdout is no terminal
+            columns = os.get_terminal_size().columns
+    return (columns or DEFAULT_COLUMNS) - 2
 
 
 def _without_value(problem: str) -> str:
