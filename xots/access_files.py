@@ -14,7 +14,6 @@ from msgspec.structs import replace
 
 from .access import Reader, Rules
 from .errors import RulesUnreadable, SettingsError
-from .reader_file import read_readers
 from .reread import LastGood, Reread
 from .safe_text import MAX_MESSAGE, safe_text
 from .settings import Settings
@@ -44,6 +43,8 @@ class LiveRules:
         self._users = None if users is None else LastGood(users, _report_users)
         self._readers = None
         if isinstance(path := settings.readers, Path):
+            from .reader_file import read_readers  # here, since a start without readers needs none
+
             place = settings.sources.get("readers", "readers")
             self._readers = Reread([path], lambda: read_readers(path, place))
 

@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack, suppress
+from typing import TYPE_CHECKING
 
 from .access_files import LiveRules
 from .accounts.accounts import Accounts
@@ -23,7 +24,6 @@ from .reread import Reread
 from .rotation import Rotation
 from .settings import Settings, is_loopback
 from .settings.parsing import ANYONE, NO_ADDRESS
-from .tls import LiveTls
 from .web.acceptor import Acceptor, Limits
 from .web.app import make_app
 from .web.express import Express
@@ -31,6 +31,9 @@ from .web.guard import allowed_hosts
 from .web.in_flight import InFlight
 from .web.responses import WebConfig
 from .wiring import open_accounts
+
+if TYPE_CHECKING:
+    from .tls import LiveTls
 
 __all__ = [
     "Server",
@@ -160,6 +163,8 @@ class Server:
         settings = self.settings
         if settings.tls_certificate is None or settings.tls_key is None:
             return None
+        from .tls import LiveTls  # here, since a start without TLS needs none
+
         return LiveTls(settings.tls_certificate, settings.tls_key, settings.sources)
 
     def _uid_of(self, undo: ExitStack) -> Callable[[socket.socket], int | None]:
