@@ -20,7 +20,6 @@ Only the hosts, the path of the socket and the service are required.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -143,6 +142,8 @@ class RedisUrl:
             ValueError: the first problem. The message quotes no part that may be a password.
         """
         if unknown := self.options.keys() - OPTIONS[self.scheme]:
+            import difflib  # here, since only an error needs it
+
             near = difflib.get_close_matches(min(unknown), OPTIONS[self.scheme], n=1, cutoff=0.8)
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise ValueError(
