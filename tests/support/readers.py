@@ -9,7 +9,7 @@ from xots.access import Reader, Scope, digest_of
 from xots.sandbox.person import Person
 from xots.server import Server
 
-__all__ = ["READERS", "KeyHolder", "basic", "bearer", "key_of", "line", "line_of", "reader"]
+__all__ = ["READERS", "KeyHolder", "basic", "bearer", "key", "key_of", "line", "line_of", "reader"]
 
 READERS = {
     "script": ("token", "*"),
@@ -29,6 +29,11 @@ READERS = {
 def key_of(name: str) -> str:
     """Return the key of a reader."""
     return hashlib.sha256(name.encode()).hexdigest()
+
+
+def key(name: str) -> str:
+    """Return the line of a raw request with the key of a reader."""
+    return f"Authorization: Bearer {key_of(name)}"
 
 
 def line_of(name: str, scopes: str, accounts: str = "*") -> str:

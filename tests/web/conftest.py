@@ -18,8 +18,8 @@ from xots.reader_file import add_reader
 from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Sandbox
 from xots.sandbox.person import Page, Person
 from xots.server import Server
+from xots.web import express_request
 from xots.web.express import Express
-from xots.web.express_request import ExpressRequest
 from xots.web.tokens import TokenHandler
 
 NewServer = Callable[..., Awaitable[Server]]
@@ -42,8 +42,8 @@ def decide(send: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[str]]
 
 @pytest.fixture
 def heads_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the express lane respond to heads that it knows, and the handler to all others."""
-    monkeypatch.setattr(ExpressRequest, "_find", lambda *_: None)
+    """Let the express lane know heads only, and the handler respond to all other requests."""
+    monkeypatch.setattr(express_request, "find", lambda *_: None)
 
 
 @pytest.fixture

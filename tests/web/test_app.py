@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,7 +34,8 @@ UNKNOWN = [
 def test_a_path_leads_to_the_handler_of_its_route(path: str, handler: type[Handler]) -> None:
     """The short way to a fixed path leads to the same handler as Tornado's own routing."""
     no_parts: Any = None
-    app: Any = make_app(no_parts, no_parts, no_parts, InFlight())
+    without_lane: Any = SimpleNamespace(express=None)
+    app: Any = make_app(no_parts, no_parts, without_lane, InFlight())
     start_line = RequestStartLine("GET", f"{path}?min_ttl=5", "HTTP/1.1")
     request = HTTPServerRequest(start_line=start_line, headers=HTTPHeaders(Host="localhost"))
     found = app.find_handler(request)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,16 +13,21 @@ from support.keep_alive import connected
 from xots.access import Peer, Rules, Transport
 from xots.server import Server
 from xots.testing import FakeClock
-from xots.web.express import MAX_MARKS, MAX_REQUESTS, Body, Express
-from xots.web.headers import http_date
+from xots.web.express import (
+    MAX_KNOWN_BODY_BYTES,
+    MAX_KNOWN_REQUESTS,
+    MAX_MARKS,
+    Body,
+    Express,
+)
 
 pytestmark = pytest.mark.usefixtures("heads_only")
 
 
 @pytest.mark.safeguard(
     file="web/express_connection.py",
-    old="self._is_recurring = self._express.is_recurring(self.peer, self._head)",
-    new="self._is_recurring = True",
+    old=" or not self._express.is_recurring(self.peer, head):",
+    new=":",
     protects_from="a client that makes the lane forget the heads of the others",
 )
 async def test_a_head_is_known_once_it_has_come_twice(
@@ -33,7 +38,7 @@ async def test_a_head_is_known_once_it_has_come_twice(
         for _ in range(3):
             await say()
         assert len(handled) == 2
-        for number in range(MAX_REQUESTS + 1):
+        for number in range(MAX_KNOWN_REQUESTS + 1):
             await say("/token", f"X-Number: {number}")
         handled.clear()
         await say()
@@ -81,29 +86,137 @@ async def test_the_number_of_noted_heads_is_bounded(logged_in: Server) -> None:
     assert not express.is_recurring(one, b"first")
 
 
+# ---------- what may be repeated
+
+PEER = Peer(transport=Transport.TCP, uid=0, address="127.0.0.1")
+
+HEAD = b"GET /token HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+class Source:
+    """A response whose content a test changes.
+
+    Args:
+        express: the lane.
+        clock: the clock.
+    """
+
+    def __init__(self, express: Express, clock: FakeClock) -> None:
+        self.express, self._clock = express, clock
+        assert express.rules is not None
+        self.rules, self.shared = express.rules, SimpleNamespace(content=b"hi")
+        self.keeper: Any = SimpleNamespace(edition=object())
+        self.caller: Any = None
+
+    def body(self, now: datetime) -> Body:
+        """Return the body at a time."""
+        return Body(self.shared.content, now, now + timedelta(seconds=1), self._clock.elapsed())
+
+    def count(self, number: int, at: datetime) -> None:
+        """Count nothing."""
+
+    def teach(self, *lines: str, sent: bytes | None = None) -> None:
+        """Let the lane learn a response.
+
+        Args:
+            lines: headers beside those of the body.
+            sent: what was sent in place of the body.
+        """
+        body = self.body(self._clock.now())
+        own = (f"Date: {body.date}", f"Content-Length: {len(body.content)}")
+        response = "\r\n".join(("HTTP/1.1 200 OK", *own, *lines, "", "")).encode()
+        response += body.content if sent is None else sent
+        self.express.learn_head(PEER, HEAD, response, self, body)
+
+    @property
+    def is_repeated(self) -> bool:
+        """True if the lane knows the response."""
+        self.express.look()
+        return self.express.find(PEER, HEAD) is not None
+
+
+@pytest.fixture
+def source(clock: FakeClock) -> Source:
+    """A response, and a lane that does not know it yet."""
+    rules = Rules()
+    express = Express(lambda: rules, clock)
+    express.look()
+    return Source(express, clock)
+
+
+def test_a_response_is_known_once_it_was_sent(source: Source, clock: FakeClock) -> None:
+    """Until its body is made again, in the next second."""
+    assert not source.is_repeated
+    source.teach("X-Header: value")
+    assert source.is_repeated
+    clock.advance(1)
+    assert source.is_repeated
+
+
 @pytest.mark.safeguard(
     file="web/express.py",
     old="        if edition is None:\n            return False\n",
     new="",
     protects_from="a response that is learned and served while an account serves nothing",
 )
-async def test_nothing_is_repeated_while_an_account_serves_nothing(clock: FakeClock) -> None:
+def test_nothing_is_repeated_while_an_account_serves_nothing(source: Source) -> None:
     """Also a response that is offered by mistake then."""
-    rules, peer = Rules(), Peer(transport=Transport.TCP, uid=0, address="127.0.0.1")
-    head, now = b"GET /token HTTP/1.1\r\nHost: localhost\r\n\r\n", clock.now()
-    keeper = SimpleNamespace(edition=None)
-    source: Any = SimpleNamespace(keeper=keeper, rules=rules, count=lambda number, at: None)
-    express = Express(lambda: rules, clock)
-    date = http_date(int(now.timestamp()))
-    response = f"HTTP/1.1 200 OK\r\nDate: {date}\r\nContent-Length: 2\r\n\r\nhi"
-    body = Body(b"hi", now, now + timedelta(seconds=1))
-    express.learn_head(peer, head, response.encode(), source, body)
-    keeper.edition = object()
-    express.learn_head(peer, head, response.encode(), source, body)
-    assert express.find(peer, head) is not None
-    keeper.edition = None
-    express.look()
-    assert express.find(peer, head) is None
-    express.forget()
-    express.learn_head(peer, head, response.encode(), source, body)
-    assert express.find(peer, head) is None
+    source.teach()
+    source.keeper.edition = None
+    assert not source.is_repeated
+    source.teach()
+    assert not source.is_repeated
+
+
+@pytest.mark.safeguard(
+    file="web/express.py",
+    old=" or is_long:",
+    new=":",
+    protects_from="long responses that fill the memory",
+)
+def test_a_long_response_is_not_remembered(source: Source) -> None:
+    """The bound is 64 KiB."""
+    source.shared.content = b"x" * (MAX_KNOWN_BODY_BYTES + 1)
+    source.teach()
+    assert not source.is_repeated
+
+
+@pytest.mark.safeguard(
+    file="web/express.py",
+    old=" or len(body.content) > MAX_KNOWN_BODY_BYTES:",
+    new=":",
+    protects_from="responses that have become long and fill the memory",
+)
+def test_a_response_that_becomes_long_is_left_to_the_handler(
+    source: Source, clock: FakeClock
+) -> None:
+    """Such as one of a login with more scopes."""
+    source.teach()
+    source.shared.content = b"x" * (MAX_KNOWN_BODY_BYTES + 1)
+    clock.advance(1)
+    assert not source.is_repeated
+
+
+@pytest.mark.safeguard(
+    file="web/express.py",
+    old="if render(body)[0] == response:",
+    new="if True:",
+    protects_from="a response that differs from the one that was learned",
+)
+def test_only_a_response_that_the_lane_can_make_is_learned(source: Source) -> None:
+    """The body that was sent may be another one than was offered."""
+    source.teach(sent=b"ho")
+    assert not source.is_repeated
+
+
+@pytest.mark.safeguard(
+    file="web/express.py",
+    old="if self.is_closed or ",
+    new="if ",
+    protects_from="a connection that goes on while the server stops",
+)
+def test_nothing_is_learned_during_a_stop(source: Source, clock: FakeClock) -> None:
+    """Requests that were accepted before have their responses then."""
+    source.express.close()
+    source.teach()
+    assert not source.is_repeated

@@ -290,7 +290,7 @@ class Settings:
     express_lane: bool = setting(
         True,
         parsing.boolean,
-        "whether a repeated request for /token gets its response without being parsed again",
+        "whether a repeated request for /token gets the known response without a handler",
         metavar="true|false",
         default_text="true",
     )

@@ -9,15 +9,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tornado.httputil import HTTPConnection, HTTPMessageDelegate, HTTPServerRequest
+from tornado.httputil import HTTPServerRequest
 from tornado.web import Application, HTTPError
 
 from ..access import ALL_SCOPES
 from ..accounts.accounts import Accounts
 from ..log_filters import hush_libraries
 from ..sealing import Sealer
-from . import health, tokens
-from .express_request import ExpressRequest
+from . import express_request, health, tokens
 from .handler import Handler, Subject, access_log
 from .in_flight import InFlight
 from .responses import WebConfig
@@ -93,18 +92,11 @@ class _Application(Application):
         self._fixed = _fixed([*tokens.ROUTES, *health.ROUTES])
         self._has_all = False
 
-    def start_request(
-        self, server_conn: object, request_conn: HTTPConnection
-    ) -> HTTPMessageDelegate:
-        """Return the delegate for a request that has not been read yet."""
-        delegate = super().start_request(server_conn, request_conn)
-        express = self._config.express
-        if express is None:
-            return delegate
-        return ExpressRequest(delegate, request_conn, express, self._config)
-
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
         """Return the delegate for a request. Tornado tries the pattern of each route in turn."""
+        known = express_request.find(request, self._config)
+        if known is not None:
+            return known
         if request.path not in self._fixed and not self._has_all:
             self.add_all_routes()
         handler = self._fixed.get(request.path)

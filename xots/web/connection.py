@@ -163,9 +163,10 @@ class Connection(IOStream):
         else:
             self.close()
 
-    def offer(self, source: Repeatable, body: Body) -> None:
-        """Let the express lane repeat the response with this body, which is written next, if it
-        serves this connection."""
+    def offer(self, source: Repeatable, body: Body) -> bool:
+        """Let the express lane remember the head of the request, and the response with this body,
+        which is written next. Return False if it does not: see ``ExpressConnection``."""
+        return False
 
     # ---------- called by Tornado
 

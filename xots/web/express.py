@@ -1,11 +1,11 @@
 """The express lane: it repeats the responses of ``/token`` to requests that are known.
 
-The first two requests with a head go through Tornado's parser, the guard, the rules of access and
-the handler. At the second, the lane remembers the head, byte for byte, with the sender: the same
-user or address, over the same transport. The next request with this head gets the current response
-without being parsed again: see ``express_connection``. Of a request whose head differs each time,
-the lane remembers the target: see ``express_request``. ``tokens`` defines the response; the lane
-repeats it, and keeps the headers ``Date`` and ``Content-Length`` true.
+The first two requests with a head go through Tornado's parser, the guard and the rules of access.
+At the second, the lane remembers the head, byte for byte, with the sender: the same user or
+address, over the same transport. The next request with this head gets the current response without
+being parsed again: see ``express_connection``. Of a parsed request whose head is not known,
+the lane knows the target, ``Accept`` and the caller: see ``express_request``. ``tokens`` defines
+the response; the lane repeats it, and keeps the headers ``Date`` and ``Content-Length`` true.
 
 A response is repeated only as long as all this holds:
 
@@ -21,6 +21,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from copy import copy
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
@@ -40,9 +41,10 @@ MAX_LOOK_AGE_SECONDS = 0.002
 it."""
 
 MAX_KNOWN_HEAD_BYTES = 2048
-"""Upper bound on a head that the lane remembers. Those of programs have a few hundred bytes."""
+"""Upper bound on a head that the lane remembers, and on a target with Accept. Those of programs
+have a few hundred bytes."""
 
-MAX_REQUESTS = 256
+MAX_KNOWN_REQUESTS = 256
 """Upper bound on the requests that it remembers. With one more it forgets all: those that are in
 use are soon known again."""
 
@@ -74,16 +76,22 @@ class Body:
         content: the body.
         since: this time.
         until: before this time, the body stays the same while the account's edition does.
+        elapsed: the time at which the body was made, by ``Clock.elapsed``.
     """
 
-    __slots__ = ("content", "since", "until")
+    __slots__ = ("content", "elapsed", "since", "until")
 
-    def __init__(self, content: bytes, since: datetime, until: datetime) -> None:
-        self.content, self.since, self.until = content, since, until
+    def __init__(self, content: bytes, since: datetime, until: datetime, elapsed: float) -> None:
+        self.content, self.since, self.until, self.elapsed = content, since, until, elapsed
+
+    @property
+    def date(self) -> str:
+        """The value of the header Date at this time."""
+        return http_date(int(self.since.timestamp()))
 
 
 class Repeatable(Protocol):
-    """A response that may be repeated to requests with the same head from the same sender."""
+    """A response that may be repeated to the same request of the same sender."""
 
     keeper: TokenKeeper
     rules: Rules
@@ -105,27 +113,25 @@ class Known(Generic[R]):
         source: makes the body again.
         render: makes the response with a body.
         body: that of now.
-        elapsed: the time by ``Clock.elapsed``.
     """
 
-    def __init__(
-        self, source: Repeatable, render: Callable[[Body], R], body: Body, elapsed: float
-    ) -> None:
-        self.turn = 0
-        """The turn in which the response was found to be that of now."""
+    def __init__(self, source: Repeatable, render: Callable[[Body], R], body: Body) -> None:
+        self.look = 0
+        """The look after which the response was found to be that of now."""
         self.count = 0
         """The responses that are not counted elsewhere yet."""
-        self.source, self._render = source, render
-        self._make(body, elapsed)
+        self.source = copy(source)  # since each known request counts its own responses
+        self._render = render
+        self._make(body)
 
-    def _make(self, body: Body, elapsed: float) -> None:
+    def _make(self, body: Body) -> None:
         """Make the response with this body."""
-        self.body, self.response = body, self._render(body)
+        self.response = self._render(body)
         self._edition = self.source.keeper.edition
         """The account's edition of which the response was made."""
         self._since = self._last_at = body.since
         self._until = min(body.until, _next_second(body.since))
-        self._ends_at = elapsed + 1.0
+        self._ends_at = body.elapsed + 1.0
         """By ``Clock.elapsed``: the clock may be set back into a second that has passed."""
 
     def renew(self, now: datetime, elapsed: float) -> bool:
@@ -139,7 +145,7 @@ class Known(Generic[R]):
             body = self.source.body(now)
             if body is None or len(body.content) > MAX_KNOWN_BODY_BYTES:
                 return False
-            self._make(body, elapsed)
+            self._make(body)
         self._last_at = now
         return True
 
@@ -166,8 +172,8 @@ class Express:
         self._now, self._looked_at = clock.now(), clock.elapsed()
         self.elapsed = self._looked_at
         """The time of the request, by ``Clock.elapsed``."""
-        self._turn = 0
-        """The number of the last look. A response found current in it needs no second check."""
+        self._looks = 0
+        """The number of looks until now. A response is checked once after each."""
         self._known: dict[Hashable, dict[Hashable, Known[Any]]] = {}
         """By request and sender."""
         self._marks: set[int] = set()
@@ -178,14 +184,14 @@ class Express:
     def look(self) -> None:
         """Look at the rules and the clock. Called before the requests that have arrived until now,
         and again before those that arrive later."""
-        self._turn += 1
+        self._looks += 1
         self._now = self._clock.now()
         self._looked_at = self.elapsed = self._clock.elapsed()
         try:
             rules = self._rules_now()
         except RulesUnreadable:
             rules = None
-        if rules is None or rules is not self.rules:
+        if rules is not self.rules:
             self.forget()
             self.rules = rules
 
@@ -204,22 +210,26 @@ class Express:
         it.
 
         Args:
-            sender: the sender, as for ``learn``.
+            sender: the ``Peer`` of a head, or the ``Caller`` of a parsed request.
             request: the request, as for ``learn``.
         """
         known = self._known.get(request, NO_SENDERS).get(sender)
         if known is None:
             return None
-        if known.turn != self._turn:
+        if known.look != self._looks:
             try:
                 is_ready = known.renew(self._now, self._looked_at)
             except Exception:
-                logger.error("a response could not be repeated", exc_info=True)
+                logger.error(
+                    "the express lane could not repeat a response, and the handler responds; "
+                    "please report this",
+                    exc_info=True,
+                )
                 del self._known[request][sender]
                 return None
             if not is_ready:
                 return None
-            known.turn = self._turn
+            known.look = self._looks
         known.count += 1
         return known
 
@@ -250,8 +260,7 @@ class Express:
             body: that of the response.
         """
         parts = RESPONSE.fullmatch(response)
-        is_one_head = len(head) <= MAX_KNOWN_HEAD_BYTES and ONE_HEAD.fullmatch(head) is not None
-        if not is_one_head or parts is None:
+        if ONE_HEAD.fullmatch(head) is None or parts is None:
             return
         render = partial(_bytes_of, parts.groups())
         if render(body)[0] == response:
@@ -268,7 +277,7 @@ class Express:
         """Remember a request and its response, if the lane can repeat it.
 
         Args:
-            sender: the sender.
+            sender: the sender, as for ``find``.
             request: all of the request on which the response to this sender depends.
             render: makes the response with a body.
             source: makes the body again.
@@ -278,12 +287,12 @@ class Express:
         is_long = len(body.content) > MAX_KNOWN_BODY_BYTES
         if self.is_closed or source.rules is not self.rules or is_long:
             return
-        if sum(map(len, self._known.values())) >= MAX_REQUESTS:
+        if sum(map(len, self._known.values())) >= MAX_KNOWN_REQUESTS:
             self.forget()
         by_sender = self._known.setdefault(request, {})
         if sender in by_sender:
             by_sender[sender].flush()
-        by_sender[sender] = Known(source, render, body, self._looked_at)
+        by_sender[sender] = Known(source, render, body)
 
     def flush(self) -> None:
         """Count all repeated responses."""
@@ -305,7 +314,7 @@ class Express:
 def _bytes_of(parts: Sequence[bytes], body: Body) -> tuple[bytes, bool]:
     """Return a response of these parts with this body. True: the connection ends with it."""
     before_date, before_length, rest = parts
-    date, length = http_date(int(body.since.timestamp())).encode(), b"%d" % len(body.content)
+    date, length = body.date.encode(), b"%d" % len(body.content)
     response = b"".join((before_date, date, before_length, length, rest, body.content))
     return response, b"\r\nConnection: close\r\n" in rest
 

@@ -22,16 +22,16 @@ READ = IOLoop.READ
 AHEAD = frozenset({Phase.OPENED, Phase.IDLE, Phase.HANDLING})
 """The phases in which the lane reads: those before a request, and the one before the next."""
 
-MAX_REQUESTS_PER_TURN = 64
-"""Number of requests after which the event loop has its turn, although others have arrived."""
+REQUESTS_PER_TURN = 64
+"""After so many requests, the event loop has its turn, although further ones have arrived."""
 
 
 class Watch:
     """Watches the connections whose next request the lane may know.
 
-    The event loop sees one descriptor for all of them, and looks at one event for all requests that
-    have arrived, and at those that arrive meanwhile. A turn for each of them would take as long as
-    the response.
+    The event loop sees one descriptor for all of them. At its one event, the lane responds to all
+    requests that have arrived, and to those that arrive meanwhile: an event for each would cost as
+    much as its response.
 
     Args:
         express: the lane.
@@ -59,14 +59,13 @@ class Watch:
         self._selector.unregister(connection.socket)
 
     def _respond(self, selector: int, events: int) -> None:
-        left = MAX_REQUESTS_PER_TURN
+        left = REQUESTS_PER_TURN
         while left > 0 and (arrived := self._selector.select(0)):
             self.express.look()
             for key, _ in arrived:
                 connection: ExpressConnection = key.data
-                if connection.is_watched:
-                    self.express.look_if_late()
-                    connection.read_ahead()
+                self.express.look_if_late()
+                connection.read_ahead()
             left -= len(arrived)
 
 
@@ -88,16 +87,15 @@ class ExpressConnection(Connection):
     ) -> None:
         super().__init__(accepted, connections, peer)
         self._express = watch.express
-        self._watch, self.is_watched = watch, False
+        self._watch, self._is_watched = watch, False
         self._serve: Callable[[], None] | None = None
         """Lets Tornado serve the connection; None once it does."""
         self._unread = b""
         """Bytes that the lane has read, and Tornado has not."""
         self._head: bytes | None = None
         """The bytes of the request that Tornado serves, if the lane has read them all."""
-        self._is_recurring = False
-        """True if requests with this head have come before."""
-        self._offered: tuple[Repeatable, Body] | None = None
+        self._offered: tuple[bytes, Repeatable, Body] | None = None
+        """The head of which the lane learns the response that is written next."""
 
     def begin(self, serve: Callable[[], None]) -> None:
         """Wait for the first request.
@@ -108,10 +106,14 @@ class ExpressConnection(Connection):
         self._serve = serve
         self._enter_watch()
 
-    def offer(self, source: Repeatable, body: Body) -> None:
-        """Let the lane repeat the response with this body, which is written next."""
-        if self._is_recurring and self._head is not None:
-            self._offered = source, body
+    def offer(self, source: Repeatable, body: Body) -> bool:
+        """Let the lane remember the head of the request, and the response with this body, which is
+        written next. Return False if it does not: the head has come for the first time."""
+        head = self._head
+        if head is None or not self._express.is_recurring(self.peer, head):
+            return False
+        self._offered = head, source, body
+        return True
 
     # ---------- called by Tornado
 
@@ -164,9 +166,8 @@ class ExpressConnection(Connection):
         """Write, and let the lane learn a response that was offered."""
         written = super().write(data)
         if self._offered is not None:
-            (source, body), self._offered = self._offered, None
-            if self._head is not None:
-                self._express.learn_head(self.peer, self._head, bytes(data), source, body)
+            (head, source, body), self._offered = self._offered, None
+            self._express.learn_head(self.peer, head, bytes(data), source, body)
         return written
 
     # ---------- the lane
@@ -181,7 +182,7 @@ class ExpressConnection(Connection):
         """Read what has arrived. Respond if it is a known request, or let Tornado read it.
         ``Express.look`` comes before."""
         try:
-            received = self.socket.recv(MAX_KNOWN_HEAD_BYTES + 1)
+            received = self.socket.recv(MAX_KNOWN_HEAD_BYTES)
         except BlockingIOError:
             return
         except OSError:
@@ -200,7 +201,6 @@ class ExpressConnection(Connection):
         known = self._express.find(self.peer, self._unread)
         if known is None:
             self._head = self._unread
-            self._is_recurring = self._express.is_recurring(self.peer, self._head)
             return False
         self._unread = b""
         response, closes = known.response
@@ -224,11 +224,11 @@ class ExpressConnection(Connection):
 
     def _enter_watch(self) -> None:
         self._watch.add(self)
-        self.is_watched = True
+        self._is_watched = True
 
     def _leave_watch(self) -> None:
-        if self.is_watched:
-            self.is_watched = False
+        if self._is_watched:
+            self._is_watched = False
             self._watch.remove(self)
 
     def _send(self, response: bytes, *, closes: bool) -> None:

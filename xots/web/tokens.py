@@ -18,7 +18,6 @@ from ..lifecycle.account import AccessToken
 from .express import Body
 from .express_request import learn
 from .handler import Handler, access_log
-from .headers import http_date
 from .read_log import ReadLog
 from .responses import json_text
 
@@ -63,8 +62,8 @@ class TokenHandler(Handler):
         now = keeper.clock.now()
         media_type = "text/plain" if demand.is_text else "application/json"
         self.set_header("Content-Type", f"{media_type}; charset=utf-8")
-        self.set_header("Date", http_date(int(now.timestamp())))
         body = _body(keeper, demand, access, tenant_id, now)
+        self.set_header("Date", body.date)
         self.write(body.content)
         if self.caller is not None and self.request.method != "HEAD":
             self.config.reads.note(keeper.name, self.caller.name, now)
@@ -88,8 +87,7 @@ class TokenHandler(Handler):
 
 
 class _Repeated(msgspec.Struct, kw_only=True):
-    """The response to requests with the same head from the same sender: see
-    ``express.Repeatable``."""
+    """The response to the same request of the same sender: see ``express.Repeatable``."""
 
     keeper: TokenKeeper
     rules: Rules
@@ -138,12 +136,13 @@ def _body(
         tenant_id: the organisation that ``demand`` names.
         now: the time.
     """
+    elapsed = keeper.clock.elapsed()
     seconds_left = int((access.expires_at - now).total_seconds())
     until = access.expires_at - max(
         timedelta(seconds=seconds_left), keeper.min_life(demand.min_ttl)
     )
     if demand.is_text:
-        return Body(access.value.reveal().encode(), now, until)
+        return Body(access.value.reveal().encode(), now, until, elapsed)
     problem = keeper.tenant_problem if demand.tenant is None else None
     content = {
         "accessToken": access.value.reveal(),
@@ -153,7 +152,7 @@ def _body(
         "scopes": keeper.account.scopes_granted,
         "tenantId": keeper.tenant_id if demand.tenant is None else tenant_id,
     } | ({"tenantProblem": problem} if problem else {})
-    return Body(json_text(content), now, until)
+    return Body(json_text(content), now, until, elapsed)
 
 
 def _min_ttl(values: list[str]) -> timedelta | None:
