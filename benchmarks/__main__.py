@@ -6,14 +6,17 @@ import argparse
 import importlib
 import os
 import platform
+import shlex
 import signal
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import tornado
 
@@ -36,6 +39,8 @@ EXPERIMENTS = {
 
 DEFAULT_FOLDER = Path("bench-results")
 
+EXAMPLE_URL = "http://127.0.0.1:8080/token"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the experiments, print their tables, and return the exit status: 1 if one failed."""
@@ -44,6 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     experiments = options.experiments or list(EXPERIMENTS)
     if (options.against or options.against_url) and "serving" not in experiments:
         parser.error("another server is measured in serving only: add it to the experiments")
+    try:
+        _check_folder(options.out)
+    except OSError as error:
+        parser.error(
+            f"argument --out: cannot write to {options.out}: {error.strerror}; nothing was "
+            "measured; name another folder"
+        )
     if find_spec("matplotlib") is None:
         print("benchmarks: matplotlib is missing; run make bench", file=sys.stderr)
         return 1
@@ -105,16 +117,20 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         help="duration of a measurement in serving and growth (default: 2, with --quick 1)",
     )
-    parser.add_argument(
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument(
         "--against",
+        type=_command,
         metavar="COMMAND",
         help="start another server that serves /token, and measure it in serving too; {port} in "
         "the command stands for the port",
     )
-    parser.add_argument(
+    other.add_argument(
         "--against-url",
+        type=_url,
         metavar="URL",
-        help="measure another server, which runs at this URL, in serving too",
+        help="measure another server, which already runs, in serving too; the full URL of its "
+        f"token, such as {EXAMPLE_URL}",
     )
     parser.add_argument(
         "--out",
@@ -135,6 +151,35 @@ def _circumstances(rounds: int) -> str:
     ]
     few = " One round says little: its ratios differ from run to run." if rounds == 1 else ""
     return f"Measured with {'; '.join(facts)}.{few}"
+
+
+def _check_folder(folder: Path) -> None:
+    """Make the folder of the results, and a file in it, which is deleted.
+
+    Raises:
+        OSError: one of the two cannot be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def _command(text: str) -> str:
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"cannot be split into words: {error}") from None
+    if not any("{port}" in word for word in words):
+        raise argparse.ArgumentTypeError("must contain {port}, which stands for the port")
+    return text
+
+
+def _url(text: str) -> str:
+    with suppress(ValueError):
+        parts = urlsplit(text)
+        if parts.scheme == "http" and parts.hostname and parts.port != 0:
+            return text
+    raise argparse.ArgumentTypeError(f"must be the full URL of the token, such as {EXAMPLE_URL}")
 
 
 def _positive(text: str) -> int:

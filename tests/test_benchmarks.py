@@ -283,6 +283,55 @@ def test_a_failure_is_told_and_the_others_run(
     assert [path.name for path in tmp_path.iterdir()] == ["works.md"]
 
 
+@pytest.mark.parametrize("out", ["/proc/nope", "file/nope"])
+def test_a_folder_that_cannot_be_written_is_refused_before_a_measurement(
+    out: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The message names the option, the folder, the reason and the remedy."""
+    (tmp_path / "file").touch()
+    measured: list[Bench] = []
+    monkeypatch.setitem(sys.modules, "benchmarks.start", SimpleNamespace(run=measured.append))
+    with pytest.raises(SystemExit) as ended:
+        command_line.main(["start", "--out", str(tmp_path / out)])
+    assert ended.value.code == 2
+    assert measured == []
+    error = capsys.readouterr().err
+    assert f"argument --out: cannot write to {tmp_path / out}: " in error
+    assert "nothing was measured; name another folder" in error
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("other-server --port 80", "must contain {port}, which stands for the port"),
+        ("other-server '{port}", "cannot be split into words: No closing quotation"),
+    ],
+)
+def test_a_command_of_another_server_is_checked_first(
+    command: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without the port, the server would listen where no request arrives."""
+    with pytest.raises(SystemExit) as ended:
+        command_line.main(["serving", "--against", command])
+    assert ended.value.code == 2
+    assert f"argument --against: {message}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:80/token", "https://127.0.0.1/token", "http://:1/t"])
+def test_a_url_of_another_server_is_checked_first(
+    url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is the whole URL of the token."""
+    with pytest.raises(SystemExit) as ended:
+        command_line.main(["serving", "--against-url", url])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert "must be the full URL of the token, such as http://127.0.0.1:8080/token" in error
+
+
 def test_an_unknown_experiment_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     """The message names those that exist."""
     with pytest.raises(SystemExit):
