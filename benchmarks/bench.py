@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
 from typing import TypeVar
+from urllib.error import HTTPError
 
 __all__ = ["DIRECT", "MEGABYTE", "Bench", "BenchmarkFailed", "Process"]
 
@@ -84,18 +85,30 @@ class Process:
     def wait_until_ready(self, url: str) -> None:
         """Wait until a GET of this URL gets a response with status 200.
 
+        A status from 500 on is a server that still starts.
+
         Raises:
-            BenchmarkFailed: the process ended, or the time is over.
+            BenchmarkFailed: the process ended, the status is another one, or the time is over.
         """
+        last = ""
         deadline = time.monotonic() + READY_TIMEOUT_SECONDS
         while time.monotonic() < deadline:
             if not self.is_running():
                 raise self.failure(f"it ended with status {self.popen.returncode}")
-            with suppress(OSError), DIRECT.open(url, timeout=5):
-                return
+            try:
+                with DIRECT.open(url, timeout=5):
+                    return
+            except HTTPError as error:
+                error.close()
+                if error.code < 500:
+                    reason = f"GET {url}: the response has the status {error.code}"
+                    raise self.failure(reason) from None
+                last = f"; the status was {error.code}"
+            except OSError:
+                pass  # it does not listen yet
             time.sleep(POLL_SECONDS)
         waited = f"for {READY_TIMEOUT_SECONDS:g} seconds"
-        raise self.failure(f"{url} has not responded with 200 {waited}")
+        raise self.failure(f"{url} has not responded with 200 {waited}{last}")
 
     def wait_until_idle(self) -> None:
         """Wait until the processes are idle: the work of a start is done.

@@ -172,7 +172,9 @@ def against(bench: Bench) -> Iterator[Server | None]:
         url = f"http://127.0.0.1:{port}/token"
         words = [word.replace("{port}", str(port)) for word in shlex.split(bench.against)]
         with bench.start(words, ready=url) as process:
-            yield Server("the other", url, process)
+            server = Server("the other", url, process)
+            response_of(server)
+            yield server
     else:
         yield None
 
@@ -183,18 +185,22 @@ def response_of(server: Server) -> tuple[bytes, bytes]:
     Raises:
         BenchmarkFailed: it does not respond, or its status is not 200.
     """
-    host = urlsplit(server.url).netloc
-    lines = [f"GET {urlsplit(server.url).path} HTTP/1.1", f"Host: {host}", *server.headers]
+    url = urlsplit(server.url)
+    target = f"{url.path or '/'}?{url.query}" if url.query else url.path or "/"
+    lines = [f"GET {target} HTTP/1.1", f"Host: {url.netloc}", *server.headers]
     request = "\r\n".join([*lines, "Connection: close", "", ""])
+    what = f"{server.name}: GET {server.url}"
     try:
-        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        with socket.create_connection((url.hostname, server.port), timeout=10) as connection:
             connection.sendall(request.encode("ascii"))
             received = b"".join(iter(lambda: connection.recv(65536), b""))
     except OSError as error:
-        raise BenchmarkFailed(f"{server.name} does not respond at {server.url}: {error}") from None
+        raise BenchmarkFailed(f"{what}: no response: {error}") from None
     head, _, body = received.partition(b"\r\n\r\n")
-    if head.split()[1:2] != [b"200"]:
-        raise BenchmarkFailed(f"{server.name} responded to GET {server.url}: {received[:300]!r}")
+    status = b"".join(head.split()[1:2]).decode("ascii", "replace")
+    if status != "200":
+        shown = f"the status {status}" if status else "no status"
+        raise BenchmarkFailed(f"{what}: the response has {shown}: {body[:300]!r}")
     return head, body
 
 
