@@ -68,7 +68,6 @@ mutants: $(VENV)/installed-dev
 	@PYTHONPATH=tests exec $(VENV)/bin/python -m torture mutants $(ARGS)
 
 bench: $(VENV)/installed-bench
-	@tests/debian-packages bench
 	@exec $(VENV)/bin/python -m benchmarks $(ARGS)
 
 lint: $(VENV)/installed-dev

@@ -8,11 +8,13 @@ import os
 import platform
 import shlex
 import signal
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,16 +28,47 @@ from xots.server import raise_descriptor_limit
 from .bench import Bench, BenchmarkFailed
 from .report import write
 
+
+@dataclass(frozen=True)
+class Experiment:
+    """What the command line knows of an experiment."""
+
+    figures: str
+    """Its figures, in words."""
+    programs: tuple[str, ...] = ()
+    """The programs that it runs besides Python and xots: rows of ``tests/debian-packages``."""
+    has_plots: bool = False
+    """True: it needs matplotlib."""
+
+
 EXPERIMENTS = {
-    "serving": "requests a second, latency, processor time and memory, beside nginx and Tornado",
-    "growth": "the cost of a request over tokens, readers, accounts and connections",
-    "refreshes": "latency during refreshes, beside that without them",
-    "saves": "a save in each store, and a refresh apart from Xero's time",
-    "processes": "requests to Xero by processes that share one account",
-    "start": "process start to the first token, and memory, beside a bare Tornado",
-    "soak": "memory, descriptors and tasks during thousands of rotations",
+    "serving": Experiment(
+        "requests a second, latency, processor time and memory, beside nginx and Tornado",
+        ("nginx", "wrk", "h2load"),
+        has_plots=True,
+    ),
+    "growth": Experiment(
+        "the cost of a request over tokens, readers, accounts and connections",
+        ("wrk",),
+        has_plots=True,
+    ),
+    "refreshes": Experiment("latency during refreshes, beside that without them", ("wrk",)),
+    "saves": Experiment(
+        "a save in each store, and a refresh apart from Xero's time", ("redis-server",)
+    ),
+    "processes": Experiment(
+        "requests to Xero by processes that share one account", ("wrk", "redis-server")
+    ),
+    "start": Experiment(
+        "process start to the first token, and memory, beside a bare Tornado", ("redis-server",)
+    ),
+    "soak": Experiment(
+        "memory, descriptors and tasks during thousands of rotations", ("wrk",), has_plots=True
+    ),
 }
-"""The experiments in their order, each a module of this package, with the figures of each."""
+"""The experiments in their order, each a module of this package."""
+
+INSTALLER = Path(__file__).parents[1] / "tests" / "debian-packages"
 
 DEFAULT_FOLDER = Path("bench-results")
 
@@ -56,8 +89,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"argument --out: cannot write to {options.out}: {error.strerror}; nothing was "
             "measured; name another folder"
         )
-    if find_spec("matplotlib") is None:
+    chosen = [EXPERIMENTS[name] for name in experiments]
+    if any(each.has_plots for each in chosen) and find_spec("matplotlib") is None:
         print("benchmarks: matplotlib is missing; run make bench", file=sys.stderr)
+        return 1
+    programs = {program for each in chosen for program in each.programs}
+    if not _install(programs):
         return 1
     failed = []
     for name in experiments:
@@ -90,7 +127,7 @@ def _bench(options: argparse.Namespace, scratch: Path) -> Bench:
 
 
 def _parser() -> argparse.ArgumentParser:
-    experiments = "\n".join(f"  {name:10} {text}" for name, text in EXPERIMENTS.items())
+    experiments = "\n".join(f"  {name:10} {each.figures}" for name, each in EXPERIMENTS.items())
     parser = argparse.ArgumentParser(
         prog="make bench",
         description="Measure the speed of xots, and print tables.",
@@ -162,6 +199,11 @@ def _check_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass
+
+
+def _install(programs: Collection[str]) -> bool:
+    """Install those of these programs that are missing, and tell if all are there then."""
+    return subprocess.run([INSTALLER, "bench", *sorted(programs)], check=False).returncode == 0
 
 
 def _command(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import __main__ as command_line
+from benchmarks.__main__ import Experiment
 from benchmarks.bench import MEGABYTE, Bench, BenchmarkFailed
 from benchmarks.growth import growth_of
 from benchmarks.load import Load, median_load, parse_h2load, parse_wrk, percentile, ratio
@@ -276,11 +278,39 @@ def test_a_failure_is_told_and_the_others_run(
     works = SimpleNamespace(run=lambda _: [Table("Speed", ("server",), [("nginx",)])])
     for name, module in {"fails": SimpleNamespace(run=fail), "works": works}.items():
         monkeypatch.setitem(sys.modules, f"benchmarks.{name}", module)
-        monkeypatch.setitem(command_line.EXPERIMENTS, name, "an experiment of this test")
-    monkeypatch.setattr(command_line, "find_spec", lambda _: "matplotlib")
+        monkeypatch.setitem(command_line.EXPERIMENTS, name, Experiment("one of this test"))
     assert command_line.main(["fails", "works", "--out", str(tmp_path)]) == 1
     assert "fails: FAILED: wrk: 3 of status" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["works.md"]
+
+
+@pytest.mark.parametrize(
+    ("experiments", "message"),
+    [
+        (["start"], "the benchmarks need these Debian packages: redis-server \n"),
+        (["growth", "saves"], "the benchmarks need these Debian packages: redis-server wrk \n"),
+        (["serving"], "these Debian packages: nghttp2-client nginx-light wrk \n"),
+    ],
+)
+def test_an_experiment_needs_its_own_programs_only(
+    experiments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """On a machine without any of them, the message names the packages, and nothing is measured."""
+    for name in ("sort", "tr"):
+        (tmp_path / name).symlink_to(str(shutil.which(name)))
+    installer = tmp_path / "installer"
+    without_sbin = command_line.INSTALLER.read_text(encoding="utf-8").replace(":/usr/sbin", "")
+    installer.write_text(without_sbin, encoding="utf-8")
+    installer.chmod(0o700)
+    monkeypatch.setattr(command_line, "INSTALLER", installer)
+    monkeypatch.setattr(command_line, "find_spec", lambda _: "matplotlib")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert command_line.main([*experiments, "--out", str(tmp_path)]) == 1
+    assert message in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("out", ["/proc/nope", "file/nope"])
