@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
-import platform
 import shlex
 import signal
 import subprocess
@@ -15,18 +13,15 @@ import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import tornado
-
-from xots import __version__
 from xots.server import raise_descriptor_limit
 
 from .bench import Bench, BenchmarkFailed
-from .report import write
+from .circumstances import Circumstances
+from .report import document, write
 
 
 @dataclass(frozen=True)
@@ -96,6 +91,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     programs = {program for each in chosen for program in each.programs}
     if not _install(programs):
         return 1
+    circumstances = Circumstances()
+    if circumstances.warning:
+        print(f"benchmarks: {circumstances.warning}", file=sys.stderr)
+    folder = options.out / f"{circumstances.began_at:%Y-%m-%d-%H%M%S}"
     failed = []
     for name in experiments:
         began = time.monotonic()
@@ -107,10 +106,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             except BenchmarkFailed as error:
                 print(f"{name}: FAILED: {error}", file=sys.stderr, flush=True)
                 failed.append(name)
-                (options.out / f"{name}.md").unlink(missing_ok=True)  # of another run
                 continue
-        path = write(name, results, options.out, _circumstances(bench.rounds))
-        print(path.read_text(encoding="utf-8"), flush=True)
+        text = document(name, results, circumstances.text(bench, EXPERIMENTS[name].programs))
+        print(text, flush=True)  # before it is written, which may fail
+        path = write(name, text, results, folder)
         print(f"{name}: {time.monotonic() - began:.0f} s; {path}", file=sys.stderr, flush=True)
     return 1 if failed else 0
 
@@ -174,20 +173,10 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=DEFAULT_FOLDER,
         metavar="FOLDER",
-        help="folder for the tables and plots (default: %(default)s)",
+        help="folder for the results; each run makes a folder in it, named for its time (default: "
+        "%(default)s)",
     )
     return parser
-
-
-def _circumstances(rounds: int) -> str:
-    """Return the facts about this run that its figures depend on."""
-    facts = [
-        f"xots {__version__}, Python {platform.python_version()}, Tornado {tornado.version}",
-        f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} at the end",
-        f"{datetime.now(UTC):%d %B %Y}",
-    ]
-    few = " One round says little: its ratios differ from run to run." if rounds == 1 else ""
-    return f"Measured with {'; '.join(facts)}.{few}"
 
 
 def _check_folder(folder: Path) -> None:

@@ -14,6 +14,7 @@ __all__ = [
     "Table",
     "at_least",
     "at_most",
+    "document",
     "shown",
     "table_of_aims",
     "write",
@@ -145,15 +146,17 @@ def shown(cell: Cell) -> str:
     return f"{cell:.3g}"
 
 
-def write(
-    experiment: str, results: Sequence[Table | Plot], folder: Path, circumstances: str = ""
-) -> Path:
-    """Write the results of an experiment, below the circumstances of its run, to ``NAME.md`` and
-    its plots, and return that file."""
-    folder.mkdir(parents=True, exist_ok=True)
+def document(experiment: str, results: Sequence[Table | Plot], circumstances: str = "") -> str:
+    """Return the results of an experiment, below the circumstances of its run, as Markdown."""
     parts = [f"## {experiment}", circumstances, *(result.markdown() for result in results)]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def write(experiment: str, text: str, results: Sequence[Table | Plot], folder: Path) -> Path:
+    """Write this text to ``NAME.md``, and the plots beside it, and return that file."""
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{experiment}.md"
-    path.write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
     for result in results:
         if isinstance(result, Plot):
             result.write_svg(folder)

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
-import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import __main__ as command_line
-from benchmarks.__main__ import Experiment
 from benchmarks.bench import MEGABYTE, Bench, BenchmarkFailed
 from benchmarks.growth import growth_of
 from benchmarks.load import Load, median_load, parse_h2load, parse_wrk, percentile, ratio
 from benchmarks.outside import Refresh, checked, needless
-from benchmarks.report import Plot, Table, at_least, at_most, shown, table_of_aims, write
+from benchmarks.report import Plot, Table, at_least, at_most, document, shown, table_of_aims, write
 from benchmarks.soak import Limit
 from benchmarks.start import BARE, FILES, REDIS, Start, aims_of, rows_of
 
@@ -256,114 +250,9 @@ def test_a_plot_is_a_table_too() -> None:
 
 def test_the_results_of_an_experiment_are_one_file(tmp_path: Path) -> None:
     """The folder is made, and the file has the name of the experiment."""
-    path = write("serving", [Table("Speed", ("server",), [("nginx",)])], tmp_path / "new")
+    results = [Table("Speed", ("server",), [("nginx",)])]
+    text = document("serving", results, "Measured today.")
+    assert text.startswith("## serving\n\nMeasured today.\n\n### Speed\n")
+    path = write("serving", text, results, tmp_path / "new")
     assert path.name == "serving.md"
-    assert path.read_text(encoding="utf-8").startswith("## serving\n\n### Speed\n")
-
-
-@pytest.mark.parametrize("name", command_line.EXPERIMENTS)
-def test_each_experiment_exists(name: str) -> None:
-    """It is a module with the function ``run``."""
-    assert callable(importlib.import_module(f"benchmarks.{name}").run)
-
-
-def test_a_failure_is_told_and_the_others_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """An error in the load ends its experiment without figures, and the status is 1."""
-
-    def fail(_: Bench) -> list[Table]:
-        raise BenchmarkFailed("wrk: 3 of status")
-
-    works = SimpleNamespace(run=lambda _: [Table("Speed", ("server",), [("nginx",)])])
-    for name, module in {"fails": SimpleNamespace(run=fail), "works": works}.items():
-        monkeypatch.setitem(sys.modules, f"benchmarks.{name}", module)
-        monkeypatch.setitem(command_line.EXPERIMENTS, name, Experiment("one of this test"))
-    assert command_line.main(["fails", "works", "--out", str(tmp_path)]) == 1
-    assert "fails: FAILED: wrk: 3 of status" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["works.md"]
-
-
-@pytest.mark.parametrize(
-    ("experiments", "message"),
-    [
-        (["start"], "the benchmarks need these Debian packages: redis-server \n"),
-        (["growth", "saves"], "the benchmarks need these Debian packages: redis-server wrk \n"),
-        (["serving"], "these Debian packages: nghttp2-client nginx-light wrk \n"),
-    ],
-)
-def test_an_experiment_needs_its_own_programs_only(
-    experiments: list[str],
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    """On a machine without any of them, the message names the packages, and nothing is measured."""
-    for name in ("sort", "tr"):
-        (tmp_path / name).symlink_to(str(shutil.which(name)))
-    installer = tmp_path / "installer"
-    without_sbin = command_line.INSTALLER.read_text(encoding="utf-8").replace(":/usr/sbin", "")
-    installer.write_text(without_sbin, encoding="utf-8")
-    installer.chmod(0o700)
-    monkeypatch.setattr(command_line, "INSTALLER", installer)
-    monkeypatch.setattr(command_line, "find_spec", lambda _: "matplotlib")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert command_line.main([*experiments, "--out", str(tmp_path)]) == 1
-    assert message in capfd.readouterr().err
-
-
-@pytest.mark.parametrize("out", ["/proc/nope", "file/nope"])
-def test_a_folder_that_cannot_be_written_is_refused_before_a_measurement(
-    out: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """The message names the option, the folder, the reason and the remedy."""
-    (tmp_path / "file").touch()
-    measured: list[Bench] = []
-    monkeypatch.setitem(sys.modules, "benchmarks.start", SimpleNamespace(run=measured.append))
-    with pytest.raises(SystemExit) as ended:
-        command_line.main(["start", "--out", str(tmp_path / out)])
-    assert ended.value.code == 2
-    assert measured == []
-    error = capsys.readouterr().err
-    assert f"argument --out: cannot write to {tmp_path / out}: " in error
-    assert "nothing was measured; name another folder" in error
-
-
-@pytest.mark.parametrize(
-    ("command", "message"),
-    [
-        ("other-server --port 80", "must contain {port}, which stands for the port"),
-        ("other-server '{port}", "cannot be split into words: No closing quotation"),
-    ],
-)
-def test_a_command_of_another_server_is_checked_first(
-    command: str, message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Without the port, the server would listen where no request arrives."""
-    with pytest.raises(SystemExit) as ended:
-        command_line.main(["serving", "--against", command])
-    assert ended.value.code == 2
-    assert f"argument --against: {message}" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("url", ["127.0.0.1:80/token", "https://127.0.0.1/token", "http://:1/t"])
-def test_a_url_of_another_server_is_checked_first(
-    url: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """It is the whole URL of the token."""
-    with pytest.raises(SystemExit) as ended:
-        command_line.main(["serving", "--against-url", url])
-    assert ended.value.code == 2
-    error = capsys.readouterr().err
-    assert "must be the full URL of the token, such as http://127.0.0.1:8080/token" in error
-
-
-def test_an_unknown_experiment_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    """The message names those that exist."""
-    with pytest.raises(SystemExit):
-        command_line.main(["speed"])
-    assert "serving" in capsys.readouterr().err
+    assert path.read_text(encoding="utf-8") == text
