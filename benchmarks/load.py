@@ -11,7 +11,7 @@ from statistics import median
 
 from .bench import Bench, BenchmarkFailed
 
-__all__ = ["Load", "h2load", "median_load", "parse_h2load", "parse_wrk", "ratio", "wrk"]
+__all__ = ["Load", "h2load", "median_load", "parse_h2load", "parse_wrk", "ratio", "ratios", "wrk"]
 
 SCRIPT = Path(__file__).with_name("load.lua")
 
@@ -193,7 +193,11 @@ def median_load(loads: Sequence[Load]) -> Load:
     )
 
 
+def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    """Return the ratio of each round. The figures of a round stand at the same place in both."""
+    return [our / their for our, their in zip(ours, theirs, strict=True)]
+
+
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Return the median of the ratios, round by round. The figures of a round stand at the same
-    place in both."""
-    return median(our / their for our, their in zip(ours, theirs, strict=True))
+    """Return the median of the ratios, round by round."""
+    return median(ratios(ours, theirs))

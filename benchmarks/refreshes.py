@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from .bench import Bench, BenchmarkFailed
-from .load import Load, median_load, ratio, wrk
+from .load import Load, median_load, ratio, ratios, wrk
 from .outside import Refresher, SimulatedXero, checked, logged_in, needless, simulated_xero
 from .report import Cell, Table, at_most, table_of_aims
 from .servers import Server
@@ -151,7 +151,7 @@ def _aims(rounds: dict[str, list[Round]]) -> Table:
         [
             at_most(
                 f"p99.9 with {name}, times without",
-                ratio([one.load.p999 for one in found], plain),
+                ratios([one.load.p999 for one in found], plain),
                 MAX_P999_RATIO,
             )
             for name, found in rounds.items()

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 __all__ = [
     "Aim",
@@ -65,22 +66,36 @@ class Aim:
     measured: Cell
     wanted: str
     is_met: bool
+    of_rounds: Sequence[float] = ()
+    """The figure of each round, if ``measured`` is their median."""
+
+    @property
+    def range(self) -> str | None:
+        """The lowest and the highest figure of the rounds; None if there was one round."""
+        if len(self.of_rounds) < 2:
+            return None
+        return f"{shown(min(self.of_rounds))} to {shown(max(self.of_rounds))}"
 
 
-def at_least(figure: str, measured: float, bound: float) -> Aim:
-    """Return the aim that a figure has this value or more."""
-    return Aim(figure, measured, f"at least {bound:g}", measured >= bound)
+def at_least(figure: str, of_rounds: Sequence[float], bound: float) -> Aim:
+    """Return the aim that the median of a figure has this value or more."""
+    measured = median(of_rounds)
+    return Aim(figure, measured, f"at least {bound:g}", measured >= bound, of_rounds)
 
 
-def at_most(figure: str, measured: float, bound: float) -> Aim:
-    """Return the aim that a figure has this value or less."""
-    return Aim(figure, measured, f"at most {bound:g}", measured <= bound)
+def at_most(figure: str, of_rounds: Sequence[float], bound: float) -> Aim:
+    """Return the aim that the median of a figure has this value or less."""
+    measured = median(of_rounds)
+    return Aim(figure, measured, f"at most {bound:g}", measured <= bound, of_rounds)
 
 
 def table_of_aims(aims: Sequence[Aim], note: str = "") -> Table:
     """Return the table of the aims of an experiment."""
-    rows = [[aim.figure, aim.measured, aim.wanted, "yes" if aim.is_met else "no"] for aim in aims]
-    return Table("Aims", ("figure", "measured", "aim", "met"), rows, note)
+    rows = [
+        [aim.figure, aim.measured, aim.range, aim.wanted, "yes" if aim.is_met else "no"]
+        for aim in aims
+    ]
+    return Table("Aims", ("figure", "measured", "lowest to highest", "aim", "met"), rows, note)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 
 from .bench import MEGABYTE, Bench, BenchmarkFailed, Process
-from .load import ratio
+from .load import ratios
 from .logins import Stored, store_logins
 from .outside import redis
 from .report import Aim, Cell, Table, at_most, table_of_aims
@@ -140,7 +140,7 @@ def rows_of(starts: Mapping[str, Sequence[Start]]) -> list[list[Cell]]:
         row: list[Cell] = [name]
         for field, unit in UNITS.items():
             typical = median(getattr(each, field) for each in found) / unit
-            row += [typical, None if name == BARE else _times_bare(starts, name, field)]
+            row += [typical, None if name == BARE else median(_times_bare(starts, name, field))]
         rows.append(row)
     return rows
 
@@ -158,10 +158,10 @@ def aims_of(starts: Mapping[str, Sequence[Start]]) -> list[Aim]:
     return aims
 
 
-def _times_bare(starts: Mapping[str, Sequence[Start]], name: str, field: str) -> float:
-    """Return the median ratio of a figure to that of the bare Tornado in the same round."""
+def _times_bare(starts: Mapping[str, Sequence[Start]], name: str, field: str) -> list[float]:
+    """Return the ratios of a figure to that of the bare Tornado in the same round."""
     ours, bare = ([getattr(each, field) for each in starts[key]] for key in (name, BARE))
-    return ratio(ours, bare)
+    return ratios(ours, bare)
 
 
 UNITS = {"seconds": 1e-3, "cpu_seconds": 1e-3, "resident": MEGABYTE, "memory": MEGABYTE}

@@ -229,14 +229,14 @@ def test_a_table_is_markdown() -> None:
 
 
 def test_the_aims_stand_beside_the_figures() -> None:
-    """A figure that is equal to its bound meets the aim."""
-    aims = [at_least("rate", 0.8, 0.8), at_least("rate", 0.79, 0.8)]
-    aims += [at_most("p99", 2, 2), at_most("p99", 2.01, 2)]
+    """A figure that is equal to its bound meets the aim. Several rounds have a range."""
+    aims = [at_least("rate", [0.8], 0.8), at_least("rate", [0.79], 0.8)]
+    aims += [at_most("p99", [2.5, 1.234, 2], 2), at_most("p99", [1, 4], 2)]
     assert table_of_aims(aims).rows == [
-        ["rate", 0.8, "at least 0.8", "yes"],
-        ["rate", 0.79, "at least 0.8", "no"],
-        ["p99", 2, "at most 2", "yes"],
-        ["p99", 2.01, "at most 2", "no"],
+        ["rate", 0.8, None, "at least 0.8", "yes"],
+        ["rate", 0.79, None, "at least 0.8", "no"],
+        ["p99", 2, "1.23 to 2.5", "at most 2", "yes"],
+        ["p99", 2.5, "1 to 4", "at most 2", "no"],
     ]
 
 
