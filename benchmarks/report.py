@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 
 __all__ = [
+    "PSS_EXPLAINED",
     "Aim",
     "Cell",
     "Plot",
@@ -22,6 +23,12 @@ __all__ = [
 ]
 
 Cell = str | float | None
+
+PSS_EXPLAINED = (
+    "PSS (proportional set size) is the memory of a server: the pages that several processes share "
+    "are divided among them."
+)
+"""The meaning of a column with memory, for a note."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,8 @@ class Aim:
     """The name of the figure."""
     measured: Cell
     wanted: str
-    is_met: bool
+    is_met: bool | None
+    """None: the run cannot tell."""
     of_rounds: Sequence[float] = ()
     """The figure of each round, if ``measured`` is their median."""
 
@@ -89,12 +97,13 @@ def at_most(figure: str, of_rounds: Sequence[float], bound: float) -> Aim:
     return Aim(figure, measured, f"at most {bound:g}", measured <= bound, of_rounds)
 
 
+MET = {True: "yes", False: "no", None: ""}
+"""The column ``met`` of an aim."""
+
+
 def table_of_aims(aims: Sequence[Aim], note: str = "") -> Table:
     """Return the table of the aims of an experiment."""
-    rows = [
-        [aim.figure, aim.measured, aim.range, aim.wanted, "yes" if aim.is_met else "no"]
-        for aim in aims
-    ]
+    rows = [[aim.figure, aim.measured, aim.range, aim.wanted, MET[aim.is_met]] for aim in aims]
     return Table("Aims", ("figure", "measured", "lowest to highest", "aim", "met"), rows, note)
 
 

@@ -102,7 +102,11 @@ def _saves(bench: Bench) -> Table:
                 percentile(every, 99) * 1e6,
             ]
         )
-    note = f"A record of {len(record):,} bytes, {count * bench.rounds:,} saves in each store."
+    note = (
+        f"A record of {len(record):,} bytes, {count * bench.rounds:,} saves in each store. "
+        f"{BARE_FILE.capitalize()} writes, syncs and renames a file, and syncs its folder; "
+        f"{BARE_REDIS} is one command: the fewest steps that make the record as safe."
+    )
     return Table("A save", ("store", "p50: times bare", "p50 µs", "p99 µs"), rows, note)
 
 

@@ -13,9 +13,9 @@ from statistics import median
 from .bench import Bench
 from .load import Load, h2load, median_load, ratio, ratios, wrk
 from .logins import new_readers, store_logins
-from .report import Cell, Plot, Table, at_least, at_most, table_of_aims
+from .report import PSS_EXPLAINED, Cell, Plot, Table, at_least, at_most, table_of_aims
 from .samples import Sample, Samples, median_of, p99s, rates, sampled
-from .servers import Server, against, nginx, of_same_size, plain, xots
+from .servers import Server, against, nginx, of_same_size, plain, response_of, xots
 
 __all__ = ["run"]
 
@@ -34,15 +34,41 @@ FRESH, UNSEEN = "fresh connections", "unseen heads"
 ACCESS = "rules of access"
 H2LOAD, UNIX = "Unix socket and TCP, by h2load", ", Unix socket"
 
+SERVERS = {
+    XOTS: "with its default settings, and a stored login",
+    NO_LANE: "with `express_lane: false`: Tornado parses each request, and a handler responds",
+    READERS: "with 10 readers, one of which sends its key with each request",
+    USERS: "with `allowed_users`: the user of each connection is looked up",
+    PLAIN: "the floor: a Tornado server with one handler that sends the same body, without a log",
+    NGINX: "the ceiling: one worker that returns the same body from memory, without a log",
+    OTHER: "the server of `--against` or `--against-url`",
+}
+"""The servers in words."""
+
+NOTES = {
+    FRESH: "Each request has a new connection.",
+    UNSEEN: (
+        "Each request has the usual target, and a header `X-Request` with a new number, so that no "
+        "request repeats an earlier one byte for byte."
+    ),
+    ACCESS: f"{USUAL} keep-alive connections.",
+    H2LOAD: (
+        f"{USUAL} keep-alive connections. h2load sends the requests, since wrk cannot use a Unix "
+        "socket: compare these figures with each other only."
+    ),
+}
+"""The tables in words, by their titles."""
+
 
 def run(bench: Bench) -> list[Table | Plot]:
     """Measure each way to request a token."""
     with _running(bench) as servers:
+        sizes = {name: _sizes(server) for name, server in servers.items()}
         measured = {
             title: bench.in_turn(measures) for title, measures in _scenarios(bench, servers)
         }
     tables = [_table(title, samples) for title, samples in measured.items()]
-    return [_aims(measured), *_plots(measured), *tables]
+    return [_aims(measured), _servers(sizes), *_plots(measured), *tables]
 
 
 @contextmanager
@@ -156,10 +182,29 @@ def _table(title: str, samples: Samples) -> Table:
             "p99.9 µs",
             "CPU: times plain",
             "CPU µs/request",
-            "memory MB",
+            "memory MB (PSS)",
         ),
     )
-    return Table(title, columns, rows)
+    return Table(title, columns, rows, NOTES.get(title, ""))
+
+
+def _sizes(server: Server) -> tuple[int, int]:
+    """Return the bytes of the head, with the empty line at its end, and of the body."""
+    head, body = response_of(server)
+    return len(head) + len(b"\r\n\r\n"), len(body)
+
+
+def _servers(sizes: Mapping[str, tuple[int, int]]) -> Table:
+    """Explain the names of the servers and the figures, with the sizes of head and body."""
+    rows: list[list[Cell]] = [
+        [name, SERVERS[name], body, head + body] for name, (head, body) in sizes.items()
+    ]
+    columns = ("server", "what it is", "body, bytes", "whole response, bytes")
+    note = (
+        f"{PSS_EXPLAINED} The PSS is taken after the round. The processor time is that of the "
+        "server alone. nginx and plain Tornado have spaces after the body, in place of headers."
+    )
+    return Table("Servers", columns, rows, note)
 
 
 def _ratio_of_cpu(ours: Sequence[Sample], theirs: Sequence[Sample]) -> float | None:

@@ -16,7 +16,7 @@ from .bench import MEGABYTE, Bench, BenchmarkFailed, Process
 from .load import ratios
 from .logins import Stored, store_logins
 from .outside import redis
-from .report import Aim, Cell, Table, at_most, table_of_aims
+from .report import PSS_EXPLAINED, Aim, Cell, Table, at_most, table_of_aims
 from .servers import XOTS, Server, response_of
 
 __all__ = ["Start", "rows_of", "run"]
@@ -55,6 +55,19 @@ asyncio.run(main())
 """A bare Tornado: the least that a start of a server of this kind does."""
 
 
+NOTE = (
+    'Bare Tornado is a Tornado server with one handler, which sends `{"hello": "world"}`: the '
+    "least that a start of a server of this kind does. The first response of xots is a stored "
+    "token. RSS (resident set size) is the memory of a server with all pages that it shares. "
+    f"{PSS_EXPLAINED}"
+)
+
+NOTE_OF_AIMS = (
+    f"Each round has {STARTS_A_ROUND} starts of each server. The median, the lowest and the "
+    "highest ratio are those of all starts."
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Start:
     """The figures of one start."""
@@ -90,8 +103,8 @@ def run(bench: Bench) -> list[Table]:
         *("server", "first response after ms", "time: times bare", "CPU ms", "CPU: times bare"),
         *("RSS MB", "RSS: times bare", "PSS MB", "PSS: times bare"),
     )
-    table = Table("Start: process to first token", columns, rows_of(starts))
-    return [table_of_aims(aims_of(starts)), table]
+    table = Table("Start: process to first token", columns, rows_of(starts), NOTE)
+    return [table_of_aims(aims_of(starts), NOTE_OF_AIMS), table]
 
 
 def _xots(stored: Stored, port: int) -> Sequence[str | Path]:

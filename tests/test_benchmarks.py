@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.bench import MEGABYTE, Bench, BenchmarkFailed
-from benchmarks.growth import growth_of
+from benchmarks.growth import aim_of, growth_of
 from benchmarks.load import Load, median_load, parse_h2load, parse_wrk, percentile, ratio
 from benchmarks.outside import Refresh, checked, needless
 from benchmarks.report import Plot, Table, at_least, at_most, document, shown, table_of_aims, write
@@ -122,6 +122,15 @@ def test_servers_are_measured_in_turn(tmp_path: Path) -> None:
 def test_the_growth_of_a_cost_is_told(points: list[tuple[float, float]], growth: str) -> None:
     """A cost below the line from the first to the last point grows faster than linearly."""
     assert growth_of(points) == growth
+
+
+def test_two_points_are_not_judged() -> None:
+    """They cannot show a curve, so the run neither meets the aim nor misses it."""
+    aims = [aim_of("CPU", [(1, 5), (1000, 9)]), aim_of("CPU", [(1, 5), (10, 5), (1000, 9)])]
+    assert table_of_aims(aims).rows == [
+        ["CPU", None, None, "flat or linear", ""],
+        ["CPU", "linear", None, "flat or linear", "yes"],
+    ]
 
 
 def refreshes(*made: tuple[float, str]) -> list[Refresh]:
