@@ -19,7 +19,11 @@ from xots.server import Server
 from xots.testing import FakeClock
 from xots.web.connection import Connection, Phase
 from xots.web.express import Express
-from xots.web.express_connection import REQUESTS_PER_TURN, ExpressConnection
+from xots.web.express_connection import (
+    IDLE_STEP_SECONDS,
+    REQUESTS_PER_TURN,
+    ExpressConnection,
+)
 from xots.web.tokens import TokenHandler
 
 pytestmark = pytest.mark.usefixtures("learns_at_once")
@@ -365,25 +369,45 @@ async def test_a_response_that_can_not_be_repeated_is_made_by_the_handler(
 
 @pytest.mark.safeguard(
     file="web/express_connection.py",
-    old="self._connections.move(self, Phase.IDLE, self._express.elapsed)",
-    new="pass",
+    old="            self._connections.move(self, Phase.IDLE, self._stays_idle_until)\n",
+    new="            pass\n",
     protects_from="a program in use that is closed, as if it had sent nothing",
+)
+@pytest.mark.safeguard(
+    file="web/express_connection.py",
+    old="move(self, Phase.IDLE, self._stays_idle_until)",
+    new="move(self, Phase.IDLE, self._express.elapsed)",
+    protects_from="a connection that is closed before the idle timeout",
+)
+@pytest.mark.safeguard(
+    file="web/express_connection.py",
+    old="self._head, self._stays_idle_until = self._unread, 0.0",
+    new="self._head = self._unread",
+    protects_from="a connection that is closed before the idle timeout, after Tornado served it",
 )
 async def test_the_idle_time_begins_with_each_response_of_the_lane(
     logged_in: Server, clock: FakeClock
 ) -> None:
-    """A connection that only the lane has served closes at the idle timeout, not before."""
+    """A connection closes at the idle timeout or soon after it, not before."""
     acceptor = acceptor_of(logged_in)
-    raw = await learn(logged_in)
+    raw, other = await learn(logged_in), head(logged_in, "/livez")
+    almost = acceptor.limits.idle_timeout - 0.1
     async with connected(logged_in) as client:
-        for _ in range(3):
+        for seconds in (almost, 0.4, almost):
             client.socket.send(raw)
             await client.receive(1)
             assert client.connection.phase is Phase.IDLE
-            clock.advance(acceptor.limits.idle_timeout - 0.1)
+            clock.advance(seconds)
             acceptor.sweep()
             assert not client.connection.closed()
-        clock.advance(0.2)
+        for sent, seconds in ((raw, 0.1), (other, 0.3), (raw, almost)):
+            client.socket.send(sent)
+            await client.receive(1)
+            await eventually(lambda: client.connection.phase is Phase.IDLE)
+            clock.advance(seconds)
+            acceptor.sweep()
+            assert not client.connection.closed()
+        clock.advance(IDLE_STEP_SECONDS + 0.1)
         acceptor.sweep()
         assert client.connection.closed()
 

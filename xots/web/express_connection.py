@@ -25,6 +25,10 @@ AHEAD = frozenset({Phase.OPENED, Phase.IDLE, Phase.HANDLING})
 REQUESTS_PER_TURN = 64
 """After so many requests, the event loop has its turn, although further ones have arrived."""
 
+IDLE_STEP_SECONDS = 0.5
+"""A connection enters the idle phase anew after this time, and is dated this much ahead, so that it
+is not closed too early. Doing it with each response would take a twentieth of the time."""
+
 
 class Watch:
     """Watches the connections whose next request the lane may know.
@@ -94,6 +98,8 @@ class ExpressConnection(Connection):
         """Bytes that the lane has read, and Tornado has not."""
         self._head: bytes | None = None
         """The bytes of the request that Tornado serves, if the lane has read them all."""
+        self._stays_idle_until = 0.0
+        """Until this time, by ``Clock.elapsed``, a response lets it stay in the idle phase."""
         self._offered: tuple[bytes, Repeatable, Body] | None = None
         """The head of which the lane learns the response that is written next."""
 
@@ -200,7 +206,7 @@ class ExpressConnection(Connection):
         """Respond to the request that was read, if the lane knows it."""
         known = self._express.find(self.peer, self._unread)
         if known is None:
-            self._head = self._unread
+            self._head, self._stays_idle_until = self._unread, 0.0
             return False
         self._unread = b""
         response, closes = known.response
@@ -243,8 +249,9 @@ class ExpressConnection(Connection):
             self._send_rest(memoryview(response)[sent:], closes=closes)
         elif closes:
             self.close()
-        else:
-            self._connections.move(self, Phase.IDLE, self._express.elapsed)
+        elif self.phase is not Phase.IDLE or self._express.elapsed > self._stays_idle_until:
+            self._stays_idle_until = self._express.elapsed + IDLE_STEP_SECONDS
+            self._connections.move(self, Phase.IDLE, self._stays_idle_until)
 
     def _send_rest(self, rest: memoryview, *, closes: bool) -> None:
         """Send the rest to a client that does not read as fast. ``_handle_events`` reads nothing
