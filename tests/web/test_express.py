@@ -112,9 +112,9 @@ async def test_a_request_with_a_cookie_a_body_or_a_password_is_not_remembered(
 
 
 @pytest.mark.safeguard(
-    file="web/express.py",
-    old="ONE_HEAD.fullmatch(head) is None or ",
-    new="",
+    file="web/express_connection.py",
+    old=" or ONE_HEAD.fullmatch(head) is None:",
+    new=":",
     protects_from="two requests in one segment that get one response",
 )
 async def test_only_heads_with_the_ends_of_lines_of_http_are_remembered(

@@ -106,6 +106,16 @@ async def test_a_head_that_comes_again_is_known_soon(
     assert len(handled) == parsed == 2
 
 
+async def test_a_long_head_that_comes_again_is_parsed_but_has_no_handler(
+    logged_in: Server, handled: list[str]
+) -> None:
+    """The lane can't remember it, but its target."""
+    async with connected(logged_in) as say:
+        for _ in range(4):
+            assert (await say("/token", f"X-Long: {2100 * 'x'}")).status == 200
+    assert len(handled) == 2
+
+
 @pytest.mark.safeguard(
     file="web/express_request.py",
     old="if express.is_recurring(source.caller, key):",

@@ -13,7 +13,7 @@ from tornado.ioloop import IOLoop
 
 from ..access import Peer
 from .connection import Connection, Connections, Phase
-from .express import MAX_KNOWN_HEAD_BYTES, Body, Express, Repeatable
+from .express import MAX_KNOWN_HEAD_BYTES, ONE_HEAD, Body, Express, Repeatable
 
 __all__ = ["ExpressConnection"]
 
@@ -114,9 +114,12 @@ class ExpressConnection(Connection):
 
     def offer(self, source: Repeatable, body: Body) -> bool:
         """Let the lane remember the head of the request, and the response with this body, which is
-        written next. Return False if it does not: the head has come for the first time."""
+        written next. Return False if it does not: the head has come for the first time, or is not
+        all that was read."""
         head = self._head
-        if head is None or not self._express.is_recurring(self.peer, head):
+        if head is None or ONE_HEAD.fullmatch(head) is None:
+            return False
+        if not self._express.is_recurring(self.peer, head):
             return False
         self._offered = head, source, body
         return True
