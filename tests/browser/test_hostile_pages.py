@@ -14,7 +14,7 @@ from support.bench import eventually
 
 from xots.sandbox import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Sandbox
 from xots.server import Server
-from xots.web.routes import ROUTES
+from xots.web.app import ROUTES
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -15,9 +15,9 @@ from xots.lifecycle.outlook import Need, Retrying
 from xots.lifecycle.schedule import State
 from xots.settings import declared, default_shown, load
 from xots.web.accounts import ROUTES_OF_ACCOUNT
+from xots.web.app import ROUTES as ROUTE_TABLE
 from xots.web.problems import PROBLEM_TYPES
 from xots.web.refusals import REFUSALS
-from xots.web.routes import ROUTES as ROUTE_TABLE
 
 __all__ = [
     "ACTIONS",

@@ -97,7 +97,6 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("web.tokens", "web.health", "web.acts", "web.cookie_handler"),
     ("web.status", "web.pages", "web.callback"),
     ("web.accounts", "web.openapi"),
-    ("web.routes",),
     ("web.app",),
     ("settings.parsing", "settings.declaring", "settings.accounts"),
     ("settings.fields", "settings.demands"),

@@ -10,7 +10,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator, FormatChecker
 
-from xots.web.routes import openapi_document
+from xots.web.app import openapi_document
 
 __all__ = ["faults_of", "resolved"]
 

@@ -33,7 +33,7 @@ from support.readers import READERS, basic, key_of, line
 from xots.server import Server
 from xots.settings import Settings
 from xots.settings.accounts import Layer
-from xots.web.routes import PATHS_OF_ACCOUNT, ROUTES
+from xots.web.app import PATHS_OF_ACCOUNT, ROUTES
 
 PIPELINE = 20
 """Requests on one connection."""

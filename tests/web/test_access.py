@@ -23,8 +23,8 @@ from xots.access import ADMIN_SCOPES
 from xots.sandbox.person import Page, Person
 from xots.server import Server
 from xots.settings.accounts import Layer
+from xots.web.app import ROUTES
 from xots.web.handler import Handler
-from xots.web.routes import ROUTES
 
 NewServer = Callable[..., Awaitable[Server]]
 

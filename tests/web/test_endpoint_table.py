@@ -11,7 +11,7 @@ from support.web import BROWSER, origin, revocations
 
 from xots.sandbox import Sandbox
 from xots.server import Server
-from xots.web.routes import PATHS_OF_ACCOUNT, ROUTES
+from xots.web.app import PATHS_OF_ACCOUNT, ROUTES
 
 # A row for each path, a column for each state of the login. A cell is a status with a detail: a
 # path is the Location, a word at /livez and /status is the state, and elsewhere the last part of

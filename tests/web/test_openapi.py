@@ -16,12 +16,12 @@ from support.web import BROWSER, origin
 
 from xots.server import Server
 from xots.web.api_operations import OPERATIONS, PARAMETERS
+from xots.web.app import ASSETS, PATHS_OF_ACCOUNT, ROUTES, openapi_document
 from xots.web.handler import Handler
 from xots.web.openapi import PREFIX, problem_names
 from xots.web.problems import PROBLEM_TYPES
 from xots.web.refusals import REFUSALS
 from xots.web.responses import supported_methods
-from xots.web.routes import ASSETS, PATHS_OF_ACCOUNT, ROUTES, openapi_document
 
 DOCUMENT = openapi_document()
 PATHS = DOCUMENT["paths"]

@@ -1,10 +1,10 @@
-"""The web application: the handler of each request."""
+"""The web application: the routes of all handler modules, the style sheet, the OpenAPI document."""
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,16 @@ from ..access import ALL_SCOPES
 from ..accounts.accounts import Accounts
 from ..log_filters import hush_libraries
 from ..sealing import Sealer
-from . import express_request, health, tokens
+from . import accounts, acts, callback, express_request, health, pages, status, tokens
+from .guard import ACCOUNT_NAME
 from .handler import Handler, Subject, access_log
 from .in_flight import InFlight
 from .responses import WebConfig
 
-__all__ = ["NotFoundHandler", "make_app", "templates_folder"]
+__all__ = ["PATHS_OF_ACCOUNT", "ROUTES", "make_app", "openapi_document", "templates_folder"]
 
-ANY_HOST = ".*"
-"""The guard checks the host."""
+Route = tuple[str, type[Handler]]
+"""The pattern of a path, and its handler."""
 
 
 def templates_folder() -> Path:
@@ -33,6 +34,65 @@ def templates_folder() -> Path:
     if found is None or found.origin is None:
         return Path(__file__).parents[2] / "templates"
     return Path(found.origin).parent
+
+
+class StyleHandler(Handler):
+    """``GET /style.css``: the style sheet of all pages, that of a refusal too."""
+
+    scopes = None
+
+    async def get(self) -> None:
+        """Return the style sheet."""
+        self.set_header("Content-Type", "text/css; charset=utf-8")
+        self.write((templates_folder() / "style.css").read_bytes())
+
+
+class OpenApiHandler(Handler):
+    """``GET /openapi.json``: the OpenAPI document of this server."""
+
+    scopes = ALL_SCOPES
+    subject = Subject.NONE
+
+    async def get(self) -> None:
+        """Return the document."""
+        self.write_json(openapi_document())
+
+
+@cache
+def openapi_document() -> dict[str, Any]:
+    """Return the OpenAPI document of all routes."""
+    from . import openapi  # here, since a start needs no description of the API
+
+    return openapi.document([*ROUTES, *ASSETS], PATHS_OF_ACCOUNT)
+
+
+ROUTES: list[Route] = [
+    *tokens.ROUTES,
+    *health.ROUTES,
+    *status.ROUTES,
+    *acts.ROUTES,
+    *pages.ROUTES,
+    *callback.ROUTES,
+    *accounts.ROUTES,
+    (r"/openapi\.json", OpenApiHandler),
+]
+"""The endpoints, each with its handler. Those for an account serve the default one."""
+
+ASSETS: list[Route] = [(r"/style\.css", StyleHandler)]
+"""What the pages need."""
+
+SERVER_PATHS = frozenset({"/code", "/ping", "/ready", "/accounts", r"/openapi\.json"})
+"""The endpoints that exist once: Xero knows one redirect URI, and a probe asks for the process."""
+
+PATHS_OF_ACCOUNT: list[Route] = [
+    *[(path, handler) for path, handler in ROUTES if path not in SERVER_PATHS],
+    *accounts.ROUTES_OF_ACCOUNT,
+]
+"""The endpoints that exist for each account, without the account in front."""
+
+ACCOUNT_ROUTES = [
+    (f"/accounts/(?P<account>{ACCOUNT_NAME}){path}", handler) for path, handler in PATHS_OF_ACCOUNT
+]
 
 
 class NotFoundHandler(Handler):
@@ -75,48 +135,35 @@ def make_app(
         "template_path": str(templates_folder()),
         "compiled_template_cache": True,
     }
-    return _Application(arguments, settings)
+    return _Application([*ROUTES, *ACCOUNT_ROUTES, *ASSETS], arguments, settings)
 
 
 class _Application(Application):
     """Tornado's application, which finds the handler of a fixed path at once.
 
     Args:
+        routes: the pattern of each path, with its handler.
         arguments: the arguments of all handlers.
         settings: those of Tornado.
     """
 
-    def __init__(self, arguments: dict[str, Any], settings: dict[str, Any]) -> None:
-        super().__init__(**settings)
+    def __init__(
+        self, routes: list[Route], arguments: dict[str, Any], settings: dict[str, Any]
+    ) -> None:
+        super().__init__([(path, handler, arguments) for path, handler in routes], **settings)
         self._arguments, self._config = arguments, arguments["config"]
-        self._fixed = _fixed([*tokens.ROUTES, *health.ROUTES])
-        self._has_all = False
+        texts = [(pattern.replace("\\", ""), pattern, handler) for pattern, handler in routes]
+        self._fixed = {text: to for text, pattern, to in texts if re.escape(text) == pattern}
 
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
         """Return the delegate for a request. Tornado tries the pattern of each route in turn."""
         known = express_request.find(request, self._config)
         if known is not None:
             return known
-        if request.path not in self._fixed and not self._has_all:
-            self.add_all_routes()
         handler = self._fixed.get(request.path)
         if handler is not None:
             return self.get_handler_delegate(request, handler, self._arguments)
         return super().find_handler(request, **kwargs)
-
-    def add_all_routes(self) -> None:
-        """Add the routes, most of which a start does not need."""
-        from . import routes
-
-        known = [*routes.ROUTES, *routes.ACCOUNT_ROUTES, *routes.ASSETS]
-        self.add_handlers(ANY_HOST, [(path, to, self._arguments) for path, to in known])
-        self._fixed, self._has_all = _fixed(known), True
-
-
-def _fixed(routes: Iterable[tuple[str, type[Handler]]]) -> dict[str, type[Handler]]:
-    """Return the handlers of the paths that no part of the request changes."""
-    texts = [(pattern.replace("\\", ""), pattern, handler) for pattern, handler in routes]
-    return {text: to for text, pattern, to in texts if re.escape(text) == pattern}
 
 
 def _log_access(handler: Handler) -> None:
