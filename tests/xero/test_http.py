@@ -6,7 +6,6 @@ import asyncio
 import base64
 import socket
 import ssl
-import sys
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -74,19 +73,6 @@ async def test_a_refresh_is_issued_over_the_wire(xero: Sandbox) -> None:
     assert isinstance(outcome, Issued)
     assert outcome.refresh_token is not None
     assert [r.outcome for r in xero.refreshes()] == ["issued"]
-    client.close()
-
-
-async def test_a_token_is_not_sent_if_the_http_client_cannot_be_made(
-    xero: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first request imports it, long after the start: the installation may be damaged then."""
-    client = client_of(xero)
-    with monkeypatch.context() as damaged:
-        damaged.setitem(sys.modules, "tornado.simple_httpclient", None)
-        outcome = await client.refresh(WEB_APP, token_of(xero))
-    assert outcome == NotSent(detail="can't reach 127.0.0.1: ModuleNotFoundError")
-    assert isinstance(await client.refresh(WEB_APP, token_of(xero)), Issued)
     client.close()
 
 

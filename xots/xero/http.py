@@ -101,10 +101,9 @@ class XeroClient:
         self._connect_seconds = connect_seconds
         self._proxy = proxy
         self._ca_file = _curl_ca_file(ca_file) if proxy else ca_file
-        if proxy:
-            _curl_client_class()  # here, so that a missing library ends the start
-        self._max_requests = max_requests
-        self._http: dict[bool, AsyncHTTPClient] = {}
+        new_client = _curl_client if proxy else _simple_client
+        # Two clients, each with its own queue: a slow list of organisations delays no refresh.
+        self._token_http, self._other_http = new_client(max_requests), new_client(max_requests)
         self._slots = asyncio.Semaphore(max_requests)
         # So the lists leave half of the places to refreshes.
         self._list_slots = asyncio.Semaphore(max(1, max_requests // 2))
@@ -212,8 +211,8 @@ class XeroClient:
 
     def close(self) -> None:
         """Close the HTTP clients."""
-        for client in self._http.values():
-            client.close()
+        self._token_http.close()
+        self._other_http.close()
 
     async def _outcome(
         self, request: Request, read: Callable[[Response, datetime], T]
@@ -250,11 +249,10 @@ class XeroClient:
             The response as it arrived. Without one: ``NotSent`` if no byte of the body has left
             this process, since the body is the part that spends a token; else ``Unknown``.
         """
+        from tornado.httpclient import HTTPRequest
+
         body = _Body(request.body)
         try:
-            # Here, since a start sends no request.
-            from tornado.httpclient import HTTPRequest
-
             response = await self._http_for(request).fetch(
                 HTTPRequest(
                     request.url,
@@ -276,20 +274,7 @@ class XeroClient:
         return Response(response.code, response.headers, response.body or b"")
 
     def _http_for(self, request: Request) -> AsyncHTTPClient:
-        """Return the HTTP client for a request, made when it is first needed: a start sends none.
-
-        Requests for tokens have a client and thus a queue of their own: a slow list of
-        organisations delays no refresh.
-        """
-        is_for_tokens = request.method == "POST"
-        if is_for_tokens not in self._http:
-            client_class = _curl_client_class() if self._proxy else _simple_client_class()
-            self._http[is_for_tokens] = client_class(
-                force_instance=True,
-                max_clients=self._max_requests,
-                max_body_size=MAX_RESPONSE_BYTES,
-            )
-        return self._http[is_for_tokens]
+        return self._token_http if request.method == "POST" else self._other_http
 
     def _transfer_options(self, request: Request, body: _Body) -> dict[str, Any]:
         """Return Tornado's options for the headers, the body and the proxy of a request."""
@@ -336,23 +321,28 @@ def _reason(error: Exception) -> str:
     return safe_text(words) if isinstance(words, str) else type(error).__name__
 
 
-def _simple_client_class() -> type[AsyncHTTPClient]:
+def _simple_client(max_requests: int) -> AsyncHTTPClient:
+    # Tornado is imported where it is used: commands that only need the types start fast.
     from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
-    return SimpleAsyncHTTPClient
+    return SimpleAsyncHTTPClient(
+        force_instance=True, max_clients=max_requests, max_body_size=MAX_RESPONSE_BYTES
+    )
 
 
 # ---------- through a proxy
 
 
-def _curl_client_class() -> type[AsyncHTTPClient]:
+def _curl_client(max_requests: int) -> AsyncHTTPClient:
     try:
         from tornado.curl_httpclient import CurlAsyncHTTPClient
     except ImportError:
         raise SettingsError(
             ["proxy: a proxy needs pycurl, which is not installed (pip install 'xots[proxy]')"]
         ) from None
-    return CurlAsyncHTTPClient
+    return CurlAsyncHTTPClient(
+        force_instance=True, max_clients=max_requests, max_body_size=MAX_RESPONSE_BYTES
+    )
 
 
 def _curl_ca_file(ca_file: str | None) -> str | None:
