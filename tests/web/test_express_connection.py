@@ -391,23 +391,24 @@ async def test_the_idle_time_begins_with_each_response_of_the_lane(
     """A connection closes at the idle timeout or soon after it, not before."""
     acceptor = acceptor_of(logged_in)
     raw, other = await learn(logged_in), head(logged_in, "/livez")
-    almost = acceptor.limits.idle_timeout - 0.1
+    almost = acceptor.limits.idle_timeout - 0.1 * IDLE_STEP_SECONDS
     async with connected(logged_in) as client:
-        for seconds in (almost, 0.4, almost):
+        for seconds in (almost, 0.8 * IDLE_STEP_SECONDS, almost):
             client.socket.send(raw)
             await client.receive(1)
             assert client.connection.phase is Phase.IDLE
             clock.advance(seconds)
             acceptor.sweep()
             assert not client.connection.closed()
-        for sent, seconds in ((raw, 0.1), (other, 0.3), (raw, almost)):
+        step = IDLE_STEP_SECONDS
+        for sent, seconds in ((raw, 0.2 * step), (other, 0.6 * step), (raw, almost)):
             client.socket.send(sent)
             await client.receive(1)
             await eventually(lambda: client.connection.phase is Phase.IDLE)
             clock.advance(seconds)
             acceptor.sweep()
             assert not client.connection.closed()
-        clock.advance(IDLE_STEP_SECONDS + 0.1)
+        clock.advance(2 * IDLE_STEP_SECONDS)
         acceptor.sweep()
         assert client.connection.closed()
 

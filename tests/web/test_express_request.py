@@ -16,7 +16,7 @@ import pytest
 from support.bench import eventually
 from support.inside import acceptor_of, express_of
 from support.keep_alive import Say, connected, head
-from support.raw_http import RawResponse, exchange
+from support.raw_http import RawResponse, exchange, read_response
 from support.readers import key, line_of
 
 from xots.keeping.keeper import TokenKeeper
@@ -25,6 +25,7 @@ from xots.reader_file import remove_reader
 from xots.server import Server
 from xots.testing import FakeClock
 from xots.web import express_request
+from xots.web.connection import Phase
 from xots.web.express import MAX_KNOWN_REQUESTS
 
 NewServer = Callable[..., Awaitable[Server]]
@@ -294,6 +295,31 @@ async def test_a_key_counts_for_its_own_rights_only(
         remove_reader(readers, "first")
         assert (await ask("/token", key("first"))).status == 401
         assert (await ask("/token", key("second"))).status == 200
+
+
+@pytest.mark.safeguard(
+    file="web/express_request.py",
+    old='"Transfer-Encoding", ',
+    new="",
+    protects_from="a key that was removed before the end of its request",
+)
+async def test_a_key_that_is_removed_before_the_end_of_a_body_is_refused(
+    keyed: Server, readers: Path, expected_log: Any
+) -> None:
+    """The response comes after the body, and by the rules of that time."""
+    expected_log(r"WARNING xots.web: GET /token: refused \S+: this key is not valid here")
+    async with connected(keyed) as say:
+        ask = numbered(say)
+        for _ in range(3):
+            assert (await ask("/token", key("first"))).status == 200
+    reader, writer = await asyncio.open_connection("127.0.0.1", keyed.port)
+    writer.write(head(keyed, "/token", key("first"), "Transfer-Encoding: chunked"))
+    await eventually(lambda: acceptor_of(keyed).connections.count(Phase.BODY) == 1)
+    remove_reader(readers, "first")
+    writer.write(b"0\r\n\r\n")
+    async with asyncio.timeout(10):
+        assert (await read_response(reader)).status == 401
+    writer.close()
 
 
 async def test_no_key_is_valid_while_the_readers_can_not_be_read(
