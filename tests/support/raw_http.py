@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["NO_RESPONSE", "RawResponse", "exchange", "read_response"]
+__all__ = ["NO_RESPONSE", "RawResponse", "exchange", "read_response", "reset_at_close"]
 
 RESPONSE_TIMEOUT_SECONDS = 20
 """Upper bound on the wait for the responses on one connection. No healthy run comes near it."""
@@ -36,6 +38,11 @@ class RawResponse:
 
 
 NO_RESPONSE = RawResponse(0)
+
+
+def reset_at_close(connected: socket.socket) -> None:
+    """Let the close of a socket reset its connection."""
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 async def read_response(reader: asyncio.StreamReader, *, head_only: bool = False) -> RawResponse:

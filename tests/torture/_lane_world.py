@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-import struct
 import tempfile
 import zlib
 from collections import Counter
@@ -22,6 +21,7 @@ from typing import Any
 
 from support.inside import acceptor_without_lane, express_of, in_flight_of
 from support.one_server import OneServer, one_server
+from support.raw_http import reset_at_close
 from tornado.httputil import format_timestamp
 
 from xots.access import Caller, Peer
@@ -103,8 +103,7 @@ class Client:
                 case Act.END:
                     self._socket.shutdown(socket.SHUT_WR)
                 case Act.RESET:
-                    linger = struct.pack("ii", 1, 0)
-                    self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                    reset_at_close(self._socket)
                     self.close()
                 case _:
                     async with asyncio.timeout(5):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-import struct
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -16,6 +15,7 @@ import msgspec
 import pytest
 from support.bench import eventually
 from support.inside import acceptor_of, in_flight_of
+from support.raw_http import reset_at_close
 
 from xots.server import Server
 from xots.testing import FakeClock
@@ -66,7 +66,7 @@ class Client:
     def reset(self) -> None:
         """Close with a reset."""
         connected: socket.socket = self.writer.get_extra_info("socket")
-        connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reset_at_close(connected)
         self.writer.transport.abort()
 
 

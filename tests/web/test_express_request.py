@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import socket
-import struct
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from contextlib import closing
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import pytest
 from support.bench import eventually
 from support.inside import acceptor_of, express_of
 from support.keep_alive import Say, connected, head
-from support.raw_http import RawResponse, exchange, read_response
+from support.raw_http import RawResponse, exchange, read_response, reset_at_close
 from support.readers import key, line_of
 
 from xots.keeping.keeper import TokenKeeper
@@ -27,8 +26,6 @@ from xots.testing import FakeClock
 from xots.web import express_request
 from xots.web.connection import Phase
 from xots.web.express import MAX_KNOWN_REQUESTS
-
-NewServer = Callable[..., Awaitable[Server]]
 
 Numbered = Callable[..., Awaitable[RawResponse]]
 
@@ -41,6 +38,13 @@ def numbered(say: Say) -> Numbered:
         return await say(target, *lines, f"X-Number: {next(numbers)}")
 
     return say_numbered
+
+
+@asynccontextmanager
+async def asking(server: Server) -> AsyncIterator[Numbered]:
+    """Open one connection for such requests."""
+    async with connected(server) as say:
+        yield numbered(say)
 
 
 # ---------- the requests that are repeated
@@ -59,8 +63,7 @@ async def test_a_new_head_gets_the_bytes_of_the_handler_without_it(
     logged_in: Server, handled: list[str], target: str, line: str
 ) -> None:
     """From the third request for a target on."""
-    async with connected(logged_in) as say:
-        ask = numbered(say)
+    async with asking(logged_in) as ask:
         made = await ask(target, line)
         assert made.status == 200
         assert [await ask(target, line) for _ in range(3)] == 3 * [made]
@@ -73,8 +76,7 @@ async def test_each_target_and_media_type_has_its_own_response(
     """A request that asks for another one is another request."""
     text, json = "Accept: text/plain", "Accept: application/json"
     cases = [("/token", text), ("/token", json, text), ("/token?min_ttl=1", text)]
-    async with connected(logged_in) as say:
-        ask = numbered(say)
+    async with asking(logged_in) as ask:
         made = [await ask(*case) for case in cases]
         for _ in range(2):
             assert [await ask(*case) for case in cases] == made
@@ -84,7 +86,7 @@ async def test_each_target_and_media_type_has_its_own_response(
 
 @pytest.mark.safeguard(
     file="web/express_request.py",
-    old="_offer_head(connection.stream, self._request, self._known.source, body)",
+    old="_offer_head(self._request, self._known.source, body)",
     new="pass",
     protects_from="programs that stay slow because another one was first",
 )
@@ -127,8 +129,7 @@ async def test_targets_that_come_once_drive_out_no_other(
     logged_in: Server, handled: list[str]
 ) -> None:
     """Such as those with a number of their own in the query."""
-    async with connected(logged_in) as say:
-        ask = numbered(say)
+    async with asking(logged_in) as ask:
         for _ in range(2):
             await ask()
         for number in range(MAX_KNOWN_REQUESTS + 1):
@@ -146,8 +147,7 @@ async def test_targets_that_come_once_drive_out_no_other(
 )
 async def test_a_long_target_is_not_remembered(logged_in: Server, handled: list[str]) -> None:
     """The bound is that of a head."""
-    async with connected(logged_in) as say:
-        ask = numbered(say)
+    async with asking(logged_in) as ask:
         for _ in range(3):
             assert (await ask(f"/token?long={2100 * 'x'}")).status == 200
     assert len(handled) == 3
@@ -190,8 +190,7 @@ async def test_a_browser_gets_the_headers_for_browsers(
     logged_in: Server, handled: list[str]
 ) -> None:
     """Also if a program has asked for the same."""
-    async with connected(logged_in) as say:
-        ask = numbered(say)
+    async with asking(logged_in) as ask:
         for _ in range(2):
             assert (await ask()).value("clear-site-data") is None
         for line in ("User-Agent: Mozilla/5.0", "Accept-Language: en"):
@@ -276,8 +275,8 @@ async def test_the_end_of_the_first_connection_is_not_announced_to_others(
         [response] = await exchange(logged_in.port, [(raw, False)])
         assert response.value("connection") == "close"
     clock.advance(1)
-    async with connected(logged_in) as say:
-        assert (await numbered(say)()).value("connection") is None
+    async with asking(logged_in) as ask:
+        assert (await ask()).value("connection") is None
 
 
 async def test_a_key_counts_for_its_own_rights_only(
@@ -285,8 +284,7 @@ async def test_a_key_counts_for_its_own_rights_only(
 ) -> None:
     """No other key, and none, gets the response to it; and it gets none once it is removed."""
     expected_log(r"WARNING xots.web: GET /token: refused \S+: this key is not valid here")
-    async with connected(keyed) as say:
-        ask = numbered(say)
+    async with asking(keyed) as ask:
         for _ in range(3):
             assert (await ask("/token", key("first"))).status == 200
         assert (await ask("/token")).status == 401
@@ -308,8 +306,7 @@ async def test_a_key_that_is_removed_before_the_end_of_a_body_is_refused(
 ) -> None:
     """The response comes after the body, and by the rules of that time."""
     expected_log(r"WARNING xots.web: GET /token: refused \S+: this key is not valid here")
-    async with connected(keyed) as say:
-        ask = numbered(say)
+    async with asking(keyed) as ask:
         for _ in range(3):
             assert (await ask("/token", key("first"))).status == 200
     reader, writer = await asyncio.open_connection("127.0.0.1", keyed.port)
@@ -328,8 +325,7 @@ async def test_no_key_is_valid_while_the_readers_can_not_be_read(
     """Each request gets a response that says so."""
     expected_log("no request is permitted", "no key can be checked")
     text = readers.read_text()  # noqa: ASYNC240 - a small file, here and below
-    async with connected(keyed) as say:
-        ask = numbered(say)
+    async with asking(keyed) as ask:
         for _ in range(3):
             assert (await ask("/token", key("first"))).status == 200
         readers.write_text(text + "no reader\n")  # noqa: ASYNC240
@@ -345,8 +341,7 @@ async def test_the_times_are_those_of_the_request(
     logged_in: Server, clock: FakeClock, handled: list[str]
 ) -> None:
     """``expiresIn`` and ``Date`` pass, and a new token is served at once."""
-    async with connected(logged_in) as say:
-        ask = numbered(say)
+    async with asking(logged_in) as ask:
         for _ in range(2):
             first = await ask()
         clock.advance(60)
@@ -362,8 +357,7 @@ async def test_the_times_are_those_of_the_request(
 
 async def test_the_reads_are_counted(logged_in: Server, get: Any) -> None:
     """By ``/status``, with those that the handler responds to."""
-    async with connected(logged_in) as say:
-        ask = numbered(say)
+    async with asking(logged_in) as ask:
         for _ in range(5):
             await ask()
     [reads] = (await get(f"{logged_in.url}/status")).json["readers"]
@@ -383,7 +377,7 @@ async def test_a_response_to_a_client_that_is_gone_is_not_counted(
     raw = [head(logged_in, "/token", f"X-Number: {number}") for number in range(20)]
     with closing(socket.create_connection(("127.0.0.1", logged_in.port))) as client:
         client.setblocking(False)
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reset_at_close(client)
         for _ in range(2):
             client.send(raw.pop())
             async with asyncio.timeout(10):

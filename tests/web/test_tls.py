@@ -7,7 +7,6 @@ import logging
 import os
 import socket
 import ssl
-import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from support.bench import eventually
 from support.certificates import Certificates, make_certificates
 from support.inside import acceptor_of
 from support.other_user import OTHER_UID
-from support.raw_http import RawResponse, read_response
+from support.raw_http import RawResponse, read_response, reset_at_close
 
 from xots.sandbox import Sandbox
 from xots.sandbox.person import Person
@@ -397,7 +396,7 @@ async def test_no_connection_is_left_after_a_client_that_goes_in_the_handshake(
         client = await plain(server, sent)
         if ending == "reset":
             connected = client.writer.get_extra_info("socket")
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            reset_at_close(connected)
         client.writer.transport.abort()
     await eventually(lambda: count(server) == 0)
     acceptor_of(server).sweep()

@@ -9,6 +9,7 @@ from enum import IntEnum, auto
 from typing import Any
 
 from tornado.concurrent import Future
+from tornado.httputil import HTTPServerRequest
 from tornado.iostream import IOStream, UnsatisfiableReadError
 
 from ..access import Peer, Transport
@@ -16,7 +17,7 @@ from ..clock import Clock
 from .express import Body, Repeatable
 from .refusals import BAD_REQUEST, HEAD_TOO_LARGE, MAX_BODY_BYTES, MAX_HEAD_BYTES, Refusal
 
-__all__ = ["MAX_LINGERING", "TLS", "Connection", "Connections", "Phase"]
+__all__ = ["MAX_LINGERING", "TLS", "Connection", "Connections", "Phase", "stream_of"]
 
 TORNADO_BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\n\r\n"
 """Tornado's response to a malformed request: ``HTTP1Connection`` writes it, then closes."""
@@ -250,6 +251,13 @@ class Connection(IOStream):
         lingering.close()
         self._lingering = None
         self._connections.move(self, None)
+
+
+def stream_of(request: HTTPServerRequest) -> Connection:
+    """Return the connection on which a request has come."""
+    connection: Any = request.connection  # an HTTP1Connection
+    stream: Connection = connection.stream
+    return stream
 
 
 def _send_last(connected: socket.socket, data: bytes) -> bool:

@@ -20,7 +20,7 @@ from tornado.httputil import (
 from ..errors import AccessError
 from . import guard
 from .checks import caller_of, decision_on
-from .connection import Connection
+from .connection import stream_of
 from .express import MAX_KNOWN_HEAD_BYTES, Body, Express, Known, Repeatable
 from .responses import WebConfig
 
@@ -46,9 +46,9 @@ class KnownRequest(HTTPMessageDelegate):
         self._request, self._known = request, known
 
     def finish(self) -> None:
-        connection: Any = self._request.connection  # an HTTP1Connection
+        connection: Any = self._request.connection
         headers, body = self._known.response
-        _offer_head(connection.stream, self._request, self._known.source, body)
+        _offer_head(self._request, self._known.source, body)
         connection.write_headers(OK, headers, body.content)
         headers.pop("Connection", None)  # Tornado may have added it, for this response only
         connection.finish()
@@ -66,8 +66,7 @@ def find(request: HTTPServerRequest, config: WebConfig) -> HTTPMessageDelegate |
     if express is None or not express.knows(key) or not _depends_on_key_only(request):
         return None
     express.look()
-    connection: Any = request.connection  # an HTTP1Connection
-    rules, stream, (target, _) = express.rules, connection.stream, key
+    rules, stream, (target, _) = express.rules, stream_of(request), key
     if rules is None or stream.closed():
         return None
     decision = decision_on("GET", target, request.headers, stream.peer, config)
@@ -83,7 +82,6 @@ def find(request: HTTPServerRequest, config: WebConfig) -> HTTPMessageDelegate |
 
 def learn(
     express: Express,
-    stream: Connection,
     request: HTTPServerRequest,
     headers: HTTPHeaders,
     source: Repeatable,
@@ -94,14 +92,13 @@ def learn(
 
     Args:
         express: the lane.
-        stream: the connection.
         request: the request.
         headers: the headers of the response, with a Date.
         source: makes the body again.
         body: that of the response.
     """
     key = _key(request)
-    is_taken = _offer_head(stream, request, source, body)
+    is_taken = _offer_head(request, source, body)
     if is_taken or not _depends_on_key_only(request) or sum(map(len, key)) > MAX_KNOWN_HEAD_BYTES:
         return
     if express.is_recurring(source.caller, key):
@@ -110,15 +107,13 @@ def learn(
         express.learn(source.caller, key, render, source, body)
 
 
-def _offer_head(
-    stream: Connection, request: HTTPServerRequest, source: Repeatable, body: Body
-) -> bool:
+def _offer_head(request: HTTPServerRequest, source: Repeatable, body: Body) -> bool:
     """Let the lane remember the head of a request, unless it belongs to a browser or has a body.
     Return True if it does."""
     headers = request.headers
     is_basic = headers.get("Authorization", "").lower().startswith("basic")
     may_remember = not (is_basic or "Cookie" in headers or _has_body(headers))
-    return may_remember and stream.offer(source, body)
+    return may_remember and stream_of(request).offer(source, body)
 
 
 def _key(request: HTTPServerRequest) -> tuple[str, str]:

@@ -23,7 +23,7 @@ from ..safe_text import MAX_MESSAGE, safe_text
 from ..wording import time_text
 from ..xero.identity_server import IdentityServer
 from . import accept, guard, problems
-from .connection import Connection
+from .connection import Connection, stream_of
 from .express import Express
 from .headers import BROWSER_HEADERS, SECURITY_HEADERS, http_date
 from .read_log import ReadLog
@@ -115,9 +115,7 @@ class Responses(RequestHandler):
     @property
     def stream(self) -> Connection:
         """The connection."""
-        connection: Any = self.request.connection  # an HTTP1Connection
-        stream: Connection = connection.stream
-        return stream
+        return stream_of(self.request)
 
     @property
     def peer(self) -> Peer:

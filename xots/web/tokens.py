@@ -83,7 +83,7 @@ class TokenHandler(Handler):
             accounts=self.accounts,
             reads=self.config.reads,
         )
-        learn(express, self.stream, self.request, self._headers, source, body)
+        learn(express, self.request, self._headers, source, body)
 
 
 class _Repeated(msgspec.Struct, kw_only=True):
