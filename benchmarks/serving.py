@@ -199,7 +199,7 @@ def _servers(sizes: Mapping[str, tuple[int, int]]) -> Table:
     rows: list[list[Cell]] = [
         [name, SERVERS[name], body, head + body] for name, (head, body) in sizes.items()
     ]
-    columns = ("server", "what it is", "body, bytes", "whole response, bytes")
+    columns = ("server", "description", "body, bytes", "whole response, bytes")
     note = (
         f"{PSS_EXPLAINED} The PSS is taken after the round. The processor time is that of the "
         "server alone. nginx and plain Tornado have spaces after the body, in place of headers."

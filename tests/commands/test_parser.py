@@ -1,4 +1,4 @@
-"""``Parser``: argparse, but for what it imports and quotes."""
+"""``Parser``: argparse with fewer imports, and with messages that quote no value."""
 
 from __future__ import annotations
 

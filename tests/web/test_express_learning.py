@@ -120,7 +120,7 @@ class Source:
 
         Args:
             lines: headers beside those of the body.
-            sent: what was sent in place of the body.
+            sent: the bytes that were sent in place of the body.
         """
         body = self.body(self._clock.now())
         own = (f"Date: {body.date}", f"Content-Length: {len(body.content)}")
